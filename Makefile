@@ -1,0 +1,64 @@
+# One .venv for everything. `make test`, `make check` and `make demo` make it when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+EXTRAS := engine,plan,train,watch,discovery,demo,test,dev
+# Where torch comes from. PyPI's build for Linux on x86-64 brings CUDA, several GB; the build for CPUs alone:
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help install demo test test-all check format bench report clean
+
+help:
+	@echo "install   make $(VENV) with everything in it (once)"
+	@echo "demo      train, compare, deploy on four local workers, from nothing"
+	@echo "test      the test suite without its slow part"
+	@echo "test-all  the whole test suite"
+	@echo "check     lint, format and types"
+	@echo "format    rewrite the code in the project's format"
+	@echo "bench     the benchmarks, quick"
+	@echo "report    the published figures, from what is committed"
+	@echo "clean     remove what the tools wrote; $(VENV) and runs/ stay"
+
+install: $(STAMP)
+
+# torch first: later, among the other packages, the resolver could take another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: install
+	$(BIN)/python experiments/demo.py
+
+test: install
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+
+test-all: install
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	@set -e; for script in experiments/bench/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+
+report: install
+	@set -e; for script in experiments/[!_]*.py; do \
+	  case $$script in experiments/demo.py) continue ;; esac; \
+	  echo "== $$script"; $(BIN)/python $$script --quick; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find distredge/ envs agents profiles experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,8 @@
+"""`python -m distredge` is the `distredge` command."""
+
+from __future__ import annotations
+
+from distredge.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a strategy costs: the simulator and its compiled kernel."""

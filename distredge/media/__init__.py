@@ -1,0 +1,1 @@
+"""Images, labels, sources and sinks."""

@@ -1,0 +1,1 @@
+"""The model: an ONNX graph, its row arithmetic and its sub-models."""

@@ -1,0 +1,1 @@
+"""Planning methods, by name."""

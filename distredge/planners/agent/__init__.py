@@ -1,0 +1,1 @@
+"""The shipped trained agent: its policy and what runs it."""

@@ -1,0 +1,1 @@
+"""Workers, the coordinator and what they say to each other."""

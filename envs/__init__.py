@@ -1,0 +1,1 @@
+"""Gymnasium environments in which an agent splits a CNN over a cluster."""

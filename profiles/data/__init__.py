@@ -1,0 +1,1 @@
+"""Published profiles and tables, each with its source and date."""
