@@ -1,0 +1,154 @@
+"""Which operators form the body and the head of a graph, and where the body may be cut into layer-volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distredge.model.operators import Kind, Verdict, verdict_of
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph
+
+
+@dataclass(frozen=True)
+class Body:
+    """Split of a graph's operators.
+
+    Attributes:
+        operators: body operators in topological order; reductions that feed the head alone are among them, since
+            their partial results are made where the rows are.
+        head: head operators in topological order.
+        verdicts: kind and reason of every operator of the graph, as found by its rule or by what precedes it.
+        vectors: tensors that have no rows left to split, made from a reduction.
+        head_inputs: body tensors (and graph inputs) that head operators read.
+    """
+
+    operators: tuple[int, ...]
+    head: tuple[int, ...]
+    verdicts: tuple[Verdict, ...]
+    vectors: frozenset[str]
+    head_inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A candidate partition location.
+
+    Attributes:
+        index: place in `graph.cuts`.
+        position: number of body operators before it.
+        tensors: tensors made before it that the body after it reads (at the last cut: that head and outputs read).
+        reference: the tallest of them, the last made among equals; a split decision counts its rows.
+        height: rows of the reference.
+    """
+
+    index: int
+    position: int
+    tensors: tuple[str, ...]
+    reference: str
+    height: int
+
+
+def find_body(graph: Graph) -> Body:
+    """Classifies every operator of the graph.
+
+    An operator is in the head if its rule says so, if it reads a head tensor, or if all that is made of it are vectors
+    (results of a reduction over rows) that never meet a feature map of the body again.
+    """
+    in_head: set[str] = set()
+    vectors: set[str] = set()
+    verdicts: list[Verdict] = []
+    for op in graph.operators:
+        verdict = verdict_of(graph, op)
+        reads = op.activation_names
+        late = next((t for t in reads if t in in_head), None)
+        if late is not None:
+            verdict = Verdict(Kind.HEAD, f"reads '{late}' of the head")
+        if verdict.kind is Kind.REDUCE and any(t in vectors for t in reads):
+            verdict = Verdict(Kind.LOCAL, "on a vector")
+        verdicts.append(verdict)
+        if verdict.kind is Kind.HEAD:
+            in_head.update(op.outputs)
+        elif verdict.kind is Kind.REDUCE or all(t in vectors for t in reads):
+            vectors.update(op.outputs)
+    _send_trailing_vectors_to_head(graph, verdicts, vectors)
+    body = tuple(op.index for op in graph.operators if verdicts[op.index].kind is not Kind.HEAD)
+    head = tuple(op.index for op in graph.operators if verdicts[op.index].kind is Kind.HEAD)
+    made_in_head = {out for i in head for out in graph.operators[i].outputs}
+    inputs = dict.fromkeys(t for i in head for t in graph.operators[i].activation_names if t not in made_in_head)
+    return Body(body, head, tuple(verdicts), frozenset(vectors), tuple(inputs))
+
+
+def _send_trailing_vectors_to_head(graph: Graph, verdicts: list[Verdict], vectors: set[str]) -> None:
+    """Vector operators stay in the body only if a body feature map is made from them."""
+    returns: set[str] = set()
+    for op in reversed(graph.operators):
+        if verdicts[op.index].kind is Kind.HEAD:
+            continue
+        is_vector = all(out in vectors for out in op.outputs)
+        if not is_vector or any(out in returns for out in op.outputs):
+            returns.update(t for t in op.activation_names if t in vectors)
+        elif verdicts[op.index].kind is not Kind.REDUCE:
+            verdicts[op.index] = Verdict(Kind.HEAD, "only vectors follow: no rows left to split")
+
+
+def find_cuts(graph: Graph) -> tuple[Cut, ...]:
+    """Candidate partition locations: every place between body operators where only feature maps are alive.
+
+    Not between a convolution and the activation fused into it. The last cut ends the body and names what head and
+    outputs read (for a reduction that feeds the head: the map that it reduces).
+    """
+    body = graph.body
+    order = body.operators
+    place = {index: i for i, index in enumerate(order)}
+    last_use = _last_uses(graph, place)
+    inside_fused = {graph.operators[conv].outputs[0] for conv in graph.fused_into.values()}
+    cuts: dict[tuple[str, ...], Cut] = {}
+    alive: dict[str, None] = {}
+    for position, index in enumerate(order[:-1], start=1):
+        op = graph.operators[index]
+        alive.update((out, None) for out in op.outputs if out and last_use.get(out, -1) >= position)
+        alive = {t: None for t in alive if last_use[t] >= position}
+        if not alive or any(t in body.vectors or t in inside_fused for t in alive):
+            continue
+        cuts[tuple(alive)] = _cut(graph, position, tuple(alive))
+    tensors = final_tensors(graph)
+    if tensors:
+        cuts.pop(tensors, None)
+        cuts[tensors] = _cut(graph, len(order), tensors)
+    ordered = sorted(cuts.values(), key=lambda cut: cut.position)
+    return tuple(
+        Cut(i, cut.position, cut.tensors, cut.reference, cut.height) for i, cut in enumerate(ordered)
+    )
+
+
+def final_tensors(graph: Graph) -> tuple[str, ...]:
+    """Body feature maps that the head, its reductions or the requester read."""
+    body = graph.body
+    wanted: dict[str, None] = {}
+    made = {out for i in body.operators for out in graph.operators[i].outputs}
+    for name in (*body.head_inputs, *graph.output_names):
+        if name not in made:
+            continue
+        producer = graph.operators[graph.producer[name]]
+        if name in body.vectors and body.verdicts[producer.index].kind is Kind.REDUCE:
+            wanted[producer.inputs[0]] = None
+        else:
+            wanted[name] = None
+    return tuple(sorted((t for t in wanted if t in made), key=lambda t: graph.producer[t]))
+
+
+def _last_uses(graph: Graph, place: dict[int, int]) -> dict[str, int]:
+    """Body tensor -> place of the last body operator that reads it."""
+    last: dict[str, int] = {}
+    for index, i in place.items():
+        for tensor in graph.operators[index].activation_names:
+            if tensor in graph.producer:
+                last[tensor] = max(last.get(tensor, -1), i)
+    return last
+
+
+def _cut(graph: Graph, position: int, tensors: tuple[str, ...]) -> Cut:
+    reference = max(tensors, key=lambda t: (graph.tensors[t].height, graph.producer.get(t, -1)))
+    return Cut(0, position, tensors, reference, graph.tensors[reference].height)
