@@ -28,6 +28,8 @@ install: $(STAMP)
 
 # torch first: later, among the other packages, the resolver could take another build of it.
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  f"make needs Python 3.11 or later, found {sys.version.split()[0]}: make install PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
@@ -40,7 +42,7 @@ test: install
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
 
 test-all: install
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=explore $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .
