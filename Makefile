@@ -54,11 +54,13 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	@set -e; for script in experiments/bench/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+	@set -e; for script in experiments/bench/[!_]*.py; do \
+	  test -e $$script || continue; \
+	  echo "== $$script"; $(BIN)/python $$script --quick; done
 
 report: install
 	@set -e; for script in experiments/[!_]*.py; do \
-	  case $$script in experiments/demo.py) continue ;; esac; \
+	  case $$script in experiments/demo.py | "experiments/[!_]*.py") continue ;; esac; \
 	  echo "== $$script"; $(BIN)/python $$script --quick; done
 
 clean:

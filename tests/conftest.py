@@ -25,17 +25,25 @@ settings.load_profile("fixed")
 
 _GRACE_S = 5.0
 
+# Helpers that live as long as the process that first needed them: Python's own, tqdm's and pyzmq's.
+_LASTING_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+_LASTING_THREADS = ("TMonitor", "GarbageCollectorThread")
+
 
 def _children() -> set[psutil.Process]:
     found = set()
     for child in psutil.Process().children(recursive=True):
         try:
-            # Python's own helper, which lives as long as the process that first needed it.
-            if "multiprocessing.resource_tracker" not in " ".join(child.cmdline()):
-                found.add(child)
+            command = " ".join(child.cmdline())
         except psutil.Error:
             continue
+        if not any(name in command for name in _LASTING_PROCESSES):
+            found.add(child)
     return found
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if type(thread).__name__ not in _LASTING_THREADS}
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +54,13 @@ def no_leaks() -> Iterator[None]:
     they were told to.
     """
     children_before = _children()
-    threads_before = set(threading.enumerate())
+    threads_before = _threads()
     yield
     stop_at = time.monotonic() + _GRACE_S
     _, alive = psutil.wait_procs(_children() - children_before, timeout=_GRACE_S)
-    for thread in set(threading.enumerate()) - threads_before:
+    for thread in _threads() - threads_before:
         thread.join(max(0.0, stop_at - time.monotonic()))
-    names = [thread.name for thread in set(threading.enumerate()) - threads_before]
+    names = [thread.name for thread in _threads() - threads_before]
     for process in alive:
         process.kill()
     assert not alive, f"child processes left running (now killed): {alive}"
