@@ -15,26 +15,28 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
 
-# What each layer may import besides itself. A layer is the first name under `distredge`, except that monitor.names,
-# which the runtime needs, stands apart from the rest of monitor.
+# What each layer may import besides itself. A layer is the first name under `distredge`; two modules of monitor stand
+# apart from the rest of it, at the bottom: the metric names, which the runtime needs, and the trace format of a timeline.
+_BOTTOM_OF_MONITOR = ("names", "trace")
 _DOMAIN = {"errors", "model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "monitor.names": set(),
+    "monitor.trace": {"errors"},
     "model": {"errors"},
     "profiles": {"errors", "model"},
     "cluster": {"errors", "model", "profiles"},
     "strategy": {"errors", "model", "profiles", "cluster"},
-    "timeline": {"errors", "model", "profiles", "cluster"},
+    "timeline": {"errors", "model", "profiles", "cluster", "monitor.trace"},
     "problem": {"errors", "model", "profiles", "cluster", "strategy", "timeline"},
     "media": {"errors", "model"},
-    "monitor": _DOMAIN | {"monitor.names"},
+    "monitor": _DOMAIN | {"monitor.names", "monitor.trace"},
     "latency": _DOMAIN,
     "planners": _DOMAIN | {"latency"},
     "envs": _DOMAIN | {"latency", "planners"},
-    "agents": _DOMAIN | {"latency", "planners", "envs", "monitor", "monitor.names"},
+    "agents": _DOMAIN | {"latency", "planners", "envs", "monitor", "monitor.names", "monitor.trace"},
     "runtime": _DOMAIN | {"media", "monitor.names"},
-    "testbed": _DOMAIN | {"media", "monitor", "monitor.names", "runtime"},
+    "testbed": _DOMAIN | {"media", "monitor", "monitor.names", "monitor.trace", "runtime"},
 }
 _ALL = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = _ALL
@@ -65,11 +67,13 @@ MODULES = _modules()
 
 
 def _layer(module: str) -> str:
-    """The layer of a dotted name under `distredge`; `__init__` for `distredge` itself."""
+    """Returns the layer of a dotted name under `distredge`; `__init__` for `distredge` itself."""
     parts = module.split(".")[1:]
     if not parts:
         return "__init__"
-    return "monitor.names" if parts[:2] == ["monitor", "names"] else parts[0]
+    if parts[0] == "monitor" and len(parts) > 1 and parts[1] in _BOTTOM_OF_MONITOR:
+        return f"monitor.{parts[1]}"
+    return parts[0]
 
 
 def _imported(module: str, path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
