@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
 
 # What each layer may import besides itself. A layer is the first name under `distredge`; two modules of monitor stand
-# apart from the rest of it, at the bottom: the metric names, which the runtime needs, and the file format of a timeline.
+# apart from the rest of it, at the bottom: the metric names, which the runtime needs, and the timeline file format.
 _BOTTOM_OF_MONITOR = ("names", "trace")
 _DOMAIN = {"errors", "model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
