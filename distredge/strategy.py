@@ -7,6 +7,7 @@ gives the same bytes. A reader refuses by name what it cannot run.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -141,11 +142,13 @@ class Strategy:
         for name, cuts in (("rows", volume.rows), ("columns", volume.columns)):
             if cuts is None:
                 continue
-            if len(cuts) < 2 or cuts[0] != 0 or any(a > b for a, b in zip(cuts, cuts[1:], strict=False)):
+            if len(cuts) < 2 or cuts[0] != 0 or any(a > b for a, b in itertools.pairwise(cuts)):
                 self._refuse(f"{key}.{name}", list(cuts), "cut points that start at 0 and never fall")
         shares = (len(volume.rows) - 1) * (1 if volume.columns is None else len(volume.columns) - 1)
         if shares != len(self.devices):
-            self._refuse(f"{key}.rows", list(volume.rows), f"cut points that make {len(self.devices)} shares, not {shares}")
+            self._refuse(
+                f"{key}.rows", list(volume.rows), f"cut points that make {len(self.devices)} shares, not {shares}"
+            )
 
     @functools.cached_property
     def lossless(self) -> bool:
@@ -187,7 +190,9 @@ class Strategy:
             found.append(self._decision(graph, cut, volume, key))
         if found[-1].cut.index != len(graph.cuts) - 1:
             self._refuse(
-                f"volumes[{len(found) - 1}].ends_at", list(self.volumes[-1].ends_at), f"the end of the body {graph.cuts[-1].tensors}"
+                f"volumes[{len(found) - 1}].ends_at",
+                list(self.volumes[-1].ends_at),
+                f"the end of the body {graph.cuts[-1].tensors}",
             )
         return tuple(found)
 
@@ -197,7 +202,9 @@ class Strategy:
             self._refuse(f"{key}.reference", volume.reference, f"'{cut.reference}', the tallest tensor of the cut")
             raise AssertionError
         if volume.rows[-1] != tensor.height:
-            self._refuse(f"{key}.rows", list(volume.rows), f"cut points that end at {tensor.height}, the rows of '{tensor.name}'")
+            self._refuse(
+                f"{key}.rows", list(volume.rows), f"cut points that end at {tensor.height}, the rows of '{tensor.name}'"
+            )
         if volume.columns is not None and volume.columns[-1] != tensor.width:
             self._refuse(f"{key}.columns", list(volume.columns), f"cut points that end at {tensor.width}")
         if volume.reference != cut.reference:
@@ -226,7 +233,9 @@ class Strategy:
             devices: names in slab order.
             volumes: (index into `graph.cuts`, cut points (len(devices) + 1,)) of each volume.
             head: head device.
-            method, seed, settings: where it comes from.
+            method: planner that made it.
+            seed: its seed.
+            settings: what else it was told.
             input_dtype: "float32" or "uint8".
             wire: dtype of all exchanges between volumes.
             predicted: expected figures.
@@ -358,7 +367,9 @@ def _unknown_hint(message: str) -> str:
     if marker not in message:
         return ""
     name = message.split(marker)[1].split("`")[0]
-    fields = {f for struct in (_File, _FileVolume, _FileHead, _FileInput, _FilePlanner) for f in struct.__struct_fields__}
+    fields = {
+        f for struct in (_File, _FileVolume, _FileHead, _FileInput, _FilePlanner) for f in struct.__struct_fields__
+    }
     return did_you_mean(name, fields)
 
 

@@ -118,9 +118,7 @@ def find_cuts(graph: Graph) -> tuple[Cut, ...]:
         cuts.pop(tensors, None)
         cuts[tensors] = _cut(graph, len(order), tensors)
     ordered = sorted(cuts.values(), key=lambda cut: cut.position)
-    return tuple(
-        Cut(i, cut.position, cut.tensors, cut.reference, cut.height) for i, cut in enumerate(ordered)
-    )
+    return tuple(Cut(i, cut.position, cut.tensors, cut.reference, cut.height) for i, cut in enumerate(ordered))
 
 
 def final_tensors(graph: Graph) -> tuple[str, ...]:

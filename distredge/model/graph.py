@@ -147,10 +147,9 @@ class Graph:
     def __init__(self, proto: onnx.ModelProto, name: str, preprocess: Preprocess | None = None) -> None:
         self.name = name
         self.proto = proto
+        self._weight_hashes: dict[str, str] = {}
         self.preprocess = preprocess
-        self.constants: dict[str, NDArray[Any]] = {
-            t.name: numpy_helper.to_array(t) for t in proto.graph.initializer
-        }
+        self.constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
         inputs = [v for v in proto.graph.input if v.name not in self.constants]
         self.input_names: tuple[str, ...] = tuple(v.name for v in inputs)
         self.output_names: tuple[str, ...] = tuple(v.name for v in proto.graph.output)
@@ -198,7 +197,7 @@ class Graph:
     @functools.cached_property
     def opset(self) -> int:
         """Version of the default operator set."""
-        return next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
+        return int(next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")))
 
     @functools.cached_property
     def body(self) -> Body:
@@ -290,6 +289,15 @@ class Graph:
                 if tensor in self.constants:
                     digest.update(np.ascontiguousarray(self.constants[tensor]).tobytes())
         return f"sha256:{digest.hexdigest()}"
+
+    def weight_hash(self, name: str) -> str:
+        """Content hash of a constant: SHA-256 over dtype, shape and bytes, computed once."""
+        if name not in self._weight_hashes:
+            value = np.ascontiguousarray(self.constants[name])
+            digest = hashlib.sha256(f"{value.dtype.str}{value.shape}".encode())
+            digest.update(value.data)
+            self._weight_hashes[name] = digest.hexdigest()
+        return self._weight_hashes[name]
 
     def save(self, path: str | Path) -> None:
         """Writes the folded ONNX model."""

@@ -261,7 +261,9 @@ class _Builder:
             self._volume(number, decision, operators)
             start = decision.cut.position
         if start != len(self.graph.body.operators):
-            raise StrategyError(f"{self.graph.name}: the last volume must end the body, at {self.graph.cuts[-1].tensors}")
+            raise StrategyError(
+                f"{self.graph.name}: the last volume must end the body, at {self.graph.cuts[-1].tensors}"
+            )
         has_head = self._head()
         for name in self.graph.output_names:
             self._fetch(len(self.stages), REQUESTER, name, whole(self.graph.tensors[name]))
@@ -283,8 +285,7 @@ class _Builder:
         phases = _phases(graph, operators)
         exports = _exports(graph, operators, inside)
         owned = {
-            name: [self._share(decision, graph.tensors[name], k) for k in range(len(self.devices))]
-            for name in exports
+            name: [self._share(decision, graph.tensors[name], k) for k in range(len(self.devices))] for name in exports
         }
         reductions = [i for i in operators if graph.body.verdicts[i].kind is Kind.REDUCE]
         exclusive = {
@@ -355,7 +356,9 @@ class _Builder:
         """Adds the head stage: head operators, and reductions of which only the head or the requester wants to know."""
         graph = self.graph
         wanted = (*graph.body.head_inputs, *graph.output_names)
-        finishes = tuple(dict.fromkeys(graph.producer[n] for n in wanted if n + PARTIAL in self.made and n not in self.made))
+        finishes = tuple(
+            dict.fromkeys(graph.producer[n] for n in wanted if n + PARTIAL in self.made and n not in self.made)
+        )
         if not graph.body.head and not finishes:
             return False
         inputs: dict[str, Region] = {}

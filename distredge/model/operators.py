@@ -250,9 +250,7 @@ class Windowed:
         for axis in _axes(out):
             dimension = _dimension(tensor, axis)
             assert dimension is not None
-            _, before, after = window_input(
-                window_of(graph, op, axis), _interval(out, axis), axis_size(tensor, axis)
-            )
+            _, before, after = window_input(window_of(graph, op, axis), _interval(out, axis), axis_size(tensor, axis))
             begins[dimension - 2], ends[dimension - 2] = before, after
         return begins, ends
 
@@ -266,9 +264,7 @@ class Windowed:
             changes = {"pads": begins + ends, "auto_pad": None, "ceil_mode": None}
         emitter.copy(op, [source, *op.inputs[1:]], **changes)
 
-    def _ceil_columns(
-        self, graph: Graph, op: Operator, out: Region, begins: list[int], ends: list[int]
-    ) -> list[int]:
+    def _ceil_columns(self, graph: Graph, op: Operator, out: Region, begins: list[int], ends: list[int]) -> list[int]:
         """Writes the ceil extension of the axes that are not split as padding, so that `ceil_mode` can go."""
         source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
         kernel, strides, dilations = window_attributes(graph, op)

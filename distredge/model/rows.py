@@ -103,9 +103,7 @@ class Window(NamedTuple):
         """Input rows that output rows `out` read, not clipped: padding and ceil extension show as excess."""
         if out.empty:
             return EMPTY
-        return Interval(
-            out.start * self.stride - self.pad, (out.stop - 1) * self.stride - self.pad + self.extent
-        )
+        return Interval(out.start * self.stride - self.pad, (out.stop - 1) * self.stride - self.pad + self.extent)
 
 
 def window_input(window: Window, out: Interval, size: int) -> tuple[Interval, int, int]:
