@@ -1,0 +1,352 @@
+"""Clusters: who asks, who computes, and what connects them (file format `distredge.cluster/1`, TOML).
+
+A file::
+
+    format = "distredge.cluster/1"
+    name = "two-boards"
+    link_model = "independent"          # or "shared": concurrent transfers on one access link share it
+
+    [requester]
+    link = { rate_bps = "unbounded" }   # without it: its device's link, else the largest rate of the devices
+
+    [[device]]
+    name = "nano-0"
+    profile = "default:nano"            # shipped, or a path relative to this file
+    address = "192.168.1.11"
+    link = { rate_bps = 50e6, fixed_s = 0.0006, rtt_s = 0.002 }
+
+`link` stands for both directions; `uplink` and `downlink` give them apart. A link has a constant `rate_bps`, or a
+`trace` (a path or a shipped name), scaled to `rate_bps` when that is given too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from distredge.errors import ClusterError, did_you_mean, located
+from distredge.model.graph import Graph
+from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped
+from distredge.profiles.network import Trace, load_trace
+from distredge.profiles.reading import decode_toml, read_bytes
+
+FORMAT = "distredge.cluster/1"
+LinkModel = Literal["independent", "shared"]
+
+CONTROL_PORT = 5700
+DATA_PORT = 5701
+
+_Rate = Annotated[float, Meta(ge=0, lt=1e15)]
+_Seconds = Annotated[float, Meta(ge=0, lt=1e6)]
+_Port = Annotated[int, Meta(ge=0, le=65535)]
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction of a device's access to the network.
+
+    Attributes:
+        rate_bps: bits per second; None unbounded; 0 is a link that is down; the mean when there is a trace.
+        trace: rate over time; None constant.
+        fixed_s: cost of one message at this end.
+        rtt_s: round trip over this link.
+    """
+
+    rate_bps: float | None = None
+    trace: Trace | None = None
+    fixed_s: float = 0.0
+    rtt_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, value in (("rate_bps", self.rate_bps), ("fixed_s", self.fixed_s), ("rtt_s", self.rtt_s)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ClusterError(located("link", key, value, "a finite number >= 0"))
+        if self.trace is not None:
+            if self.rate_bps is None:
+                object.__setattr__(self, "rate_bps", self.trace.mean_bps)
+            elif not math.isclose(self.rate_bps, self.trace.mean_bps, rel_tol=1e-6):
+                raise ClusterError(
+                    located("link", "rate_bps", self.rate_bps, f"its trace's mean {self.trace.mean_bps}")
+                )
+
+
+UNBOUNDED = Link()
+"""A link that costs nothing: what the published experiments assume of the requester."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A provider: computes rows.
+
+    Attributes:
+        name: unique in its cluster.
+        profile: what it computes how fast.
+        uplink, downlink: its access to the network, sending and receiving.
+        address: host name or IP address of its worker.
+        control_port, data_port: TCP ports of its worker; 0 lets the system choose.
+        public_key: CURVE public key, Z85, 40 characters; None before keys are made.
+        threads: threads of its engine.
+        memory_bytes: memory that its worker may use; None takes the profile's.
+    """
+
+    name: str
+    profile: ComputeProfile
+    uplink: Link = UNBOUNDED
+    downlink: Link = UNBOUNDED
+    address: str = "127.0.0.1"
+    control_port: int = CONTROL_PORT
+    data_port: int = DATA_PORT
+    public_key: str | None = None
+    threads: int = 1
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name == "requester" or "/" in self.name:
+            raise ClusterError(located("device", "name", self.name, "a name other than 'requester', without '/'"))
+        if self.threads < 1:
+            raise ClusterError(located(f"device '{self.name}'", "threads", self.threads, "at least 1"))
+        if self.memory_bytes is None:
+            object.__setattr__(self, "memory_bytes", self.profile.memory_bytes)
+
+
+@dataclass(frozen=True)
+class Requester:
+    """Has the input and wants the result.
+
+    Attributes:
+        name: for reports.
+        uplink, downlink: its access to the network.
+        device: name of the device that is the same board (what it exchanges with itself costs nothing); None.
+    """
+
+    name: str = "requester"
+    uplink: Link = UNBOUNDED
+    downlink: Link = UNBOUNDED
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A requester, devices and their links.
+
+    Attributes:
+        name: for reports.
+        requester: who asks.
+        devices: at least one, names unique.
+        link_model: "independent": every pair gets the smaller of the two rates; "shared": what crosses an access link
+            at the same time shares it, max-min fair.
+        shared_medium: whether all links share one medium (Wi-Fi airtime).
+        encrypted: whether encryption's cost per byte is counted.
+        description, source: for people.
+    """
+
+    name: str
+    requester: Requester
+    devices: tuple[Device, ...]
+    link_model: LinkModel = "independent"
+    shared_medium: bool = False
+    encrypted: bool = False
+    description: str = ""
+    source: str = ""
+    _index: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.devices:
+            raise ClusterError(located(f"cluster '{self.name}'", "device", "none", "at least one"))
+        for index, device in enumerate(self.devices):
+            if device.name in self._index:
+                raise ClusterError(f"cluster '{self.name}': device[{index}].name: '{device.name}' stands twice")
+            self._index[device.name] = index
+        if self.requester.device is not None and self.requester.device not in self._index:
+            hint = did_you_mean(self.requester.device, self.names)
+            raise ClusterError(f"cluster '{self.name}': requester.device: no device '{self.requester.device}'{hint}")
+        if self.link_model not in ("independent", "shared"):
+            raise ClusterError(located(self.name, "link_model", self.link_model, "'independent' or 'shared'"))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the devices in their order."""
+        return tuple(device.name for device in self.devices)
+
+    def device(self, name: str) -> Device:
+        """Returns a device by name.
+
+        Raises:
+            ClusterError: if there is none of that name.
+        """
+        if name not in self._index:
+            raise ClusterError(f"cluster '{self.name}' has no device '{name}'{did_you_mean(name, self.names)}")
+        return self.devices[self._index[name]]
+
+    def check_covers(self, models: Iterable[Graph]) -> None:
+        """Raises ProfileError, naming the operator, when a device's profile lacks one of these models' operators."""
+        for graph in models:
+            for signature in graph.signatures:
+                if signature is not None:
+                    for profile in dict.fromkeys(device.profile for device in self.devices):
+                        profile.operator_s(signature, 1)
+
+
+class _LinkFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    rate_bps: _Rate | Literal["unbounded"] | None = None
+    trace: str | None = None
+    fixed_s: _Seconds = 0.0
+    rtt_s: _Seconds = 0.0
+
+
+class _DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: _Name
+    profile: Annotated[str, Meta(min_length=1)]
+    address: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    control_port: _Port = CONTROL_PORT
+    data_port: _Port = DATA_PORT
+    public_key: Annotated[str, Meta(min_length=40, max_length=40)] | None = None
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    memory_bytes: Annotated[int, Meta(ge=1)] | None = None
+    link: _LinkFile | None = None
+    uplink: _LinkFile | None = None
+    downlink: _LinkFile | None = None
+
+
+class _RequesterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: _Name = "requester"
+    device: str | None = None
+    link: _LinkFile | None = None
+    uplink: _LinkFile | None = None
+    downlink: _LinkFile | None = None
+
+
+class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cluster as it stands in its file."""
+
+    format: Literal["distredge.cluster/1"]
+    name: _Name
+    description: str = ""
+    source: str = ""
+    link_model: LinkModel = "independent"
+    shared_medium: bool = False
+    encrypted: bool = False
+    requester: _RequesterFile = msgspec.field(default_factory=_RequesterFile)
+    device: Annotated[tuple[_DeviceFile, ...], Meta(min_length=1)]
+
+
+def shipped_clusters() -> tuple[str, ...]:
+    """Returns the names of the shipped cases."""
+    entries = (resources.files("distredge.profiles.data") / "clusters").iterdir()
+    return tuple(sorted(e.name[: -len(".toml")] for e in entries if e.name.endswith(".toml")))
+
+
+def load_cluster(name_or_path: str | Path, models: Iterable[Graph] = (), profile_set: str | None = None) -> Cluster:
+    """Returns a cluster by the name of a shipped case or by the path of a TOML file.
+
+    Args:
+        name_or_path: for example "db-50", "this-machine", "boards.toml".
+        models: graphs that the devices' profiles must cover. On "this-machine" a modelled profile takes the place of
+            a measured one that lacks some of their operators; elsewhere that is an error.
+        profile_set: "default" or "distredge-paper", instead of the set that the file names; None leaves it.
+
+    Raises:
+        ClusterError, ProfileError, TraceError: naming file and field.
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml") or "/" in text:
+        return _build(read_bytes(text, ClusterError), text, Path(text).parent, tuple(models), profile_set)
+    entry = resources.files("distredge.profiles.data") / "clusters" / f"{text}.toml"
+    if not entry.is_file():
+        hint = did_you_mean(text, shipped_clusters())
+        raise ClusterError(f"there is no shipped cluster '{text}'{hint}; or give the path of a .toml file")
+    return _build(entry.read_bytes(), text, Path("."), tuple(models), profile_set)
+
+
+def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], profile_set: str | None) -> Cluster:
+    file = decode_toml(content, ClusterFile, where, ClusterError)
+    profiles: dict[str, ComputeProfile] = {}
+    devices = []
+    for index, entry in enumerate(file.device):
+        if entry.profile not in profiles:
+            profiles[entry.profile] = _profile(entry.profile, folder, models, profile_set)
+        up, down = _links(entry, f"{where}: device[{index}]", folder, None)
+        devices.append(
+            Device(
+                name=entry.name,
+                profile=profiles[entry.profile],
+                uplink=up,
+                downlink=down,
+                address=entry.address,
+                control_port=entry.control_port,
+                data_port=entry.data_port,
+                public_key=entry.public_key,
+                threads=entry.threads,
+                memory_bytes=entry.memory_bytes,
+            )
+        )
+    own = next((d for d in devices if d.name == file.requester.device), None)
+    largest = (own.uplink, own.downlink) if own else _largest(devices)
+    up, down = _links(file.requester, f"{where}: requester", folder, largest)
+    cluster = Cluster(
+        name=file.name,
+        requester=Requester(file.requester.name, up, down, file.requester.device),
+        devices=tuple(devices),
+        link_model=file.link_model,
+        shared_medium=file.shared_medium,
+        encrypted=file.encrypted,
+        description=file.description,
+        source=file.source,
+    )
+    cluster.check_covers(models)
+    return cluster
+
+
+def _profile(name: str, folder: Path, models: tuple[Graph, ...], profile_set: str | None) -> ComputeProfile:
+    if name.endswith(".json"):
+        return load_profile(folder / name)
+    if name == THIS_MACHINE:
+        profile = load_profile(name)
+        signatures = [s for graph in models for s in graph.signatures if s is not None]
+        return profile if all(map(profile.covers, signatures)) else load_shipped(f"default:{THIS_MACHINE}")
+    return load_profile(f"{profile_set}:{name.rpartition(':')[2]}" if profile_set else name)
+
+
+def _largest(devices: Iterable[Device]) -> tuple[Link, Link]:
+    links = [link for device in devices for link in (device.uplink, device.downlink)]
+    best = max(links, key=lambda link: math.inf if link.rate_bps is None else link.rate_bps)
+    constant = Link(best.rate_bps, None, best.fixed_s, best.rtt_s)
+    return constant, constant
+
+
+def _links(
+    entry: _DeviceFile | _RequesterFile, where: str, folder: Path, default: tuple[Link, Link] | None
+) -> tuple[Link, Link]:
+    if entry.link is not None and (entry.uplink is not None or entry.downlink is not None):
+        raise ClusterError(f"{where}: found 'link' beside 'uplink' or 'downlink', accepted: one or the other")
+    pair = []
+    for index, key in enumerate(("uplink", "downlink")):
+        given: _LinkFile | None = entry.link if entry.link is not None else getattr(entry, key)
+        if given is not None:
+            pair.append(_link(given, f"{where}.{'link' if entry.link is not None else key}", folder))
+        elif default is not None:
+            pair.append(default[index])
+        else:
+            raise ClusterError(f"{where}: found neither 'link' nor '{key}', accepted: one of them")
+    return pair[0], pair[1]
+
+
+def _link(entry: _LinkFile, where: str, folder: Path) -> Link:
+    rate = None if entry.rate_bps == "unbounded" else entry.rate_bps
+    if entry.trace is not None:
+        trace = load_trace(folder / entry.trace if entry.trace.endswith(".csv") else entry.trace)
+        if entry.rate_bps == "unbounded":
+            raise ClusterError(located(where, "rate_bps", "unbounded", "a mean rate, because there is a trace"))
+        trace = trace.scaled(rate) if isinstance(rate, float | int) else trace
+        return Link(trace.mean_bps, trace, entry.fixed_s, entry.rtt_s)
+    if entry.rate_bps is None:
+        raise ClusterError(f"{where}: found neither 'rate_bps' nor 'trace', accepted: one of them")
+    return Link(None if rate is None else float(rate), None, entry.fixed_s, entry.rtt_s)

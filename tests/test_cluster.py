@@ -1,0 +1,150 @@
+"""Cluster files: the shipped cases against the papers' tables, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distredge.cluster import Cluster, Device, Link, Requester, load_cluster, shipped_clusters
+from distredge.errors import ClusterError, ProfileError
+from distredge.profiles.compute import load_profile
+from distredge.profiles.network import Trace
+
+MBPS = 1e6
+# DistrEdge, section V: (board, Mbit/s) of every device.
+PUBLISHED = {
+    "da-50": [("tx2", 50)] * 2 + [("nano", 50)] * 2,
+    "da-300": [("tx2", 300)] * 2 + [("nano", 300)] * 2,
+    "db-50": [("xavier", 50)] * 2 + [("nano", 50)] * 2,
+    "db-300": [("xavier", 300)] * 2 + [("nano", 300)] * 2,
+    "dc-50": [("xavier", 50), ("tx2", 50), ("nano", 50), ("pi3", 50)],
+    "dc-300": [("xavier", 300), ("tx2", 300), ("nano", 300), ("pi3", 300)],
+    "na-nano": [("nano", r) for r in (50, 50, 200, 200)],
+    "nb-nano": [("nano", r) for r in (100, 100, 200, 200)],
+    "nc-nano": [("nano", r) for r in (200, 200, 300, 300)],
+    "nd-nano": [("nano", r) for r in (50, 100, 200, 300)],
+    "na-xavier": [("xavier", r) for r in (50, 50, 200, 200)],
+    "nb-xavier": [("xavier", r) for r in (100, 100, 200, 200)],
+    "nc-xavier": [("xavier", r) for r in (200, 200, 300, 300)],
+    "nd-xavier": [("xavier", r) for r in (50, 100, 200, 300)],
+    "la": [("nano", 300), ("nano", 200), ("nano", 100), ("nano", 50)] * 4,
+    "lb": [("pi3", 300), ("nano", 200), ("tx2", 100), ("xavier", 50)] * 4,
+    "lc": [("pi3", 200), ("nano", 200), ("tx2", 200), ("xavier", 200)] * 4,
+    "ld": [("pi3", 50), ("nano", 100), ("tx2", 200), ("xavier", 300)] * 4,
+}
+HEAD = 'format = "distredge.cluster/1"\nname = "mine"\n'
+DEVICE = '[[device]]\nname = "a"\nprofile = "nano"\nlink = { rate_bps = 1e6 }\n'
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_a_published_case_is_as_published(name: str) -> None:
+    cluster = load_cluster(name)
+    assert [(d.profile.name, d.uplink.rate_bps) for d in cluster.devices] == [
+        (board, rate * MBPS) for board, rate in PUBLISHED[name]
+    ]
+    assert all(d.uplink == d.downlink for d in cluster.devices)
+    assert cluster.requester.uplink.rate_bps is None
+    assert cluster.link_model == "independent"
+    assert "2202.01699" in cluster.source
+
+
+def test_every_shipped_case_loads() -> None:
+    for name in shipped_clusters():
+        cluster = load_cluster(name)
+        assert cluster.name == name
+        assert cluster.description
+        assert cluster.source
+
+
+def test_this_machine_has_four_single_threaded_workers() -> None:
+    cluster = load_cluster("this-machine")
+    assert len(cluster.devices) == 4
+    assert {d.threads for d in cluster.devices} == {1}
+    assert {d.address for d in cluster.devices} == {"127.0.0.1"}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "c.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_requester_gets_the_largest_rate_when_the_file_gives_none(tmp_path: Path) -> None:
+    second = DEVICE.replace('"a"', '"b"').replace("1e6", "7e6, fixed_s = 0.5")
+    cluster = load_cluster(write(tmp_path, HEAD + DEVICE + second))
+    assert cluster.requester.uplink == Link(7e6, None, 0.5)
+    assert cluster.device("b") is cluster.devices[1]
+
+
+def test_a_requester_that_is_a_device_has_that_devices_links(tmp_path: Path) -> None:
+    second = DEVICE.replace('"a"', '"b"').replace("1e6", "7e6")
+    cluster = load_cluster(write(tmp_path, HEAD + '[requester]\ndevice = "a"\n' + DEVICE + second))
+    assert cluster.requester.uplink == cluster.device("a").uplink
+
+
+def test_a_traces_mean_is_the_links_rate(tmp_path: Path) -> None:
+    Trace([0.0, 1.0], [1e6, 3e6], 0.0, 2.0).save(tmp_path / "t.csv")
+    for link, mean in (('{ trace = "t.csv" }', 2e6), ('{ trace = "t.csv", rate_bps = 5e7 }', 5e7)):
+        cluster = load_cluster(write(tmp_path, HEAD + DEVICE.replace("{ rate_bps = 1e6 }", link)))
+        uplink = cluster.devices[0].uplink
+        assert uplink.rate_bps == pytest.approx(mean)
+        assert uplink.trace is not None
+        assert uplink.trace.rate_at(1.5) == pytest.approx(1.5 * mean)
+
+
+def test_a_profile_is_found_beside_the_cluster_file(tmp_path: Path) -> None:
+    load_profile("tx2").save(tmp_path / "board.json")
+    cluster = load_cluster(write(tmp_path, HEAD + DEVICE.replace('"nano"', '"board.json"')))
+    assert cluster.devices[0].profile == load_profile("tx2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD, r"c\.toml: the key 'device' is missing"),
+        (DEVICE, r"c\.toml: the key 'format' is missing"),
+        (HEAD + "link_modell = 1\n" + DEVICE, r"c\.toml: link_modell: unknown key; did you mean 'link_model'"),
+        (HEAD + 'link_model = "fair"\n' + DEVICE, r"c\.toml: link_model: found 'fair', accepted: .*'shared'"),
+        (HEAD + DEVICE.replace("1e6", "-1e6"), r"c\.toml: device\[0\]\.link\.rate_bps: found -1000000\.0"),
+        (HEAD + DEVICE.replace("1e6", "nan"), r"c\.toml: device\[0\]\.link\.rate_bps"),
+        (HEAD + DEVICE.replace("1e6", "inf"), r"c\.toml: device\[0\]\.link\.rate_bps"),
+        (HEAD + DEVICE.replace("link =", "lnik ="), r"c\.toml: device\[0\]\.lnik: unknown key; did you mean 'link'"),
+        (HEAD + DEVICE + DEVICE, r"device\[1\]\.name: 'a' stands twice"),
+        (HEAD + DEVICE + "threads = 0\n", r"device\[0\]\.threads: found 0"),
+        (HEAD + DEVICE + "data_port = 70000\n", r"device\[0\]\.data_port: found 70000"),
+        (HEAD + DEVICE.replace("link = { rate_bps = 1e6 }\n", ""), r"device\[0\]: found neither 'link' nor 'uplink'"),
+        (HEAD + DEVICE.replace("rate_bps = 1e6", "rtt_s = 0.1"), r"device\[0\]\.link: found neither 'rate_bps'"),
+        (HEAD + DEVICE + "uplink = { rate_bps = 1e6 }\n", r"device\[0\]: found 'link' beside 'uplink'"),
+        (HEAD + '[requester]\ndevice = "b"\n' + DEVICE, r"requester\.device: no device 'b'"),
+        ("format = ", r"c\.toml: not TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ClusterError, match=message):
+        load_cluster(write(tmp_path, text))
+
+
+def test_unknown_names_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="did you mean 'db-50'"):
+        load_cluster("db-50s")
+    with pytest.raises(ClusterError, match="cannot be read"):
+        load_cluster(tmp_path / "none.toml")
+    with pytest.raises(ProfileError, match="no shipped profile 'default:nanoo'"):
+        load_cluster(write(tmp_path, HEAD + DEVICE.replace("nano", "nanoo")))
+    with pytest.raises(ClusterError, match="has no device 'xavier-9'; did you mean 'xavier-0'"):
+        load_cluster("db-50").device("xavier-9")
+
+
+def test_objects_check_themselves() -> None:
+    nano = load_profile("nano")
+    with pytest.raises(ClusterError, match="fixed_s: found -1"):
+        Link(1e6, None, -1)
+    with pytest.raises(ClusterError, match="its trace's mean"):
+        Link(1e6, Trace([0.0], [2e6]))
+    with pytest.raises(ClusterError, match="found 'requester'"):
+        Device("requester", nano)
+    with pytest.raises(ClusterError, match="at least one"):
+        Cluster("empty", Requester(), ())
+    assert Link(None, Trace([0.0], [2e6])).rate_bps == 2e6
+    assert hash(load_cluster("db-50").devices[0]) == hash(load_cluster("db-50").devices[0])
