@@ -132,7 +132,7 @@ def test_unknown_names_are_named(tmp_path: Path) -> None:
         load_cluster(tmp_path / "none.toml")
     with pytest.raises(ProfileError, match="no shipped profile 'default:nanoo'"):
         load_cluster(write(tmp_path, HEAD + DEVICE.replace("nano", "nanoo")))
-    with pytest.raises(ClusterError, match="has no device 'xavier-9'; did you mean 'xavier-0'"):
+    with pytest.raises(ClusterError, match="has no device 'xavier-9'; did you mean 'xavier-"):
         load_cluster("db-50").device("xavier-9")
 
 
