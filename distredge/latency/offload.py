@@ -1,0 +1,53 @@
+"""The whole model on one device: the baseline that every strategy is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distredge.errors import Infeasible
+from distredge.latency.simulator import run
+from distredge.model.layout import lay_out
+from distredge.monitor import names
+from distredge.strategy import Strategy
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
+
+
+def single_device(problem: Problem, device: str, input_dtype: str = "float32") -> Strategy:
+    """Returns the strategy that runs everything on one device, as one volume."""
+    graph = problem.graph
+    last = graph.cuts[-1]
+    return Strategy.make(
+        graph, (device,), [(last.index, (0, last.height))], head=device, method="offload", input_dtype=input_dtype
+    )
+
+
+def offload(problem: Problem) -> tuple[Strategy, float]:
+    """Finds the best single device, the requester's own board among them when it is a device of the cluster.
+
+    Args:
+        problem: model and cluster; `input_dtypes` says what may be sent.
+
+    Returns:
+        The strategy, with its predicted latency, and the latency in seconds.
+
+    Raises:
+        Infeasible: if no device can be reached.
+        ProfileError: if a profile lacks an operator of the model.
+    """
+    best: tuple[float, Strategy] | None = None
+    refusal: Infeasible | None = None
+    for device in problem.cluster.names:
+        for dtype in problem.input_dtypes:
+            strategy = single_device(problem, device, dtype)
+            try:
+                latency_s = run(problem, lay_out(problem.graph, strategy)).frames[0].done_s
+            except Infeasible as error:
+                refusal = error
+                continue
+            if best is None or latency_s < best[0]:
+                best = latency_s, strategy
+    if best is None:
+        raise Infeasible(f"no device of cluster '{problem.cluster.name}' can be reached: {refusal}")
+    return best[1].replace(predicted={names.LATENCY_S: best[0]}), best[0]

@@ -1,0 +1,90 @@
+"""From a finished simulation to a `Timeline`: spans, critical path, energy and memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distredge.latency.memory import peak_memory_bytes
+from distredge.latency.simulator import Message, Simulation, Work
+from distredge.timeline import Span, Timeline
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
+
+
+def timeline_of(problem: Problem, simulation: Simulation) -> Timeline:
+    """Returns the timeline of a simulation that has run to its end."""
+    names = simulation.network.names
+    volumes = [stage.volume for stage in simulation.layout.stages]
+    spans: list[Span] = []
+    owner: dict[int, list[Span]] = {}
+    for frame in simulation.frames:
+        for work in frame.works:
+            span = _compute_span(work, names, volumes)
+            spans.append(span)
+            owner[id(work)] = [span]
+        for message in frame.messages:
+            pair = _message_spans(message, names, volumes) if message.size_bytes else []
+            if simulation.network.same_board(message.source, message.destination):
+                pair = []
+            spans.extend(pair)
+            owner[id(message)] = pair
+    spans.sort(key=lambda s: (s.start_s, s.stop_s, s.frame, s.stage, s.device, s.lane, s.peer))
+    place = {id(span): index for index, span in enumerate(spans)}
+    latencies = tuple(frame.done_s - frame.start_s for frame in simulation.frames)
+    end_s = max(frame.done_s for frame in simulation.frames)
+    return Timeline(
+        latency_s=sum(latencies) / len(latencies),
+        spans=tuple(spans),
+        devices=names,
+        frame_latency_s=latencies,
+        critical_path=tuple(place[id(span)] for span in _critical(simulation, owner)),
+        energy_j=energy_j(problem, simulation, end_s),
+        peak_memory_bytes=peak_memory_bytes(problem.graph, simulation.layout),
+        details={"recompute_ratio": simulation.layout.recompute_ratio(problem.graph)},
+    )
+
+
+def energy_j(problem: Problem, simulation: Simulation, end_s: float) -> dict[str, float]:
+    """Joules of each device until the last result is there: idle watts, and busy ones while it computes.
+
+    Devices whose profile has no watts are left out; so are boards of the cluster that the strategy does not name.
+    """
+    busy_s = [0.0] * len(simulation.layout.devices)
+    for frame in simulation.frames:
+        for work in frame.works:
+            busy_s[work.device] += work.seconds
+    found: dict[str, float] = {}
+    for name, seconds in zip(simulation.layout.devices, busy_s, strict=True):
+        profile = problem.cluster.device(name).profile
+        if profile.idle_w is not None and profile.busy_w is not None:
+            found[name] = profile.idle_w * end_s + (profile.busy_w - profile.idle_w) * seconds
+    return found
+
+
+def _compute_span(work: Work, names: tuple[str, ...], volumes: list[int]) -> Span:
+    volume = volumes[work.stage]
+    label = "head" if volume < 0 else f"volume {volume}"
+    return Span(names[work.device], "compute", label, work.start_s, work.stop_s, work.frame, work.stage, volume)
+
+
+def _message_spans(message: Message, names: tuple[str, ...], volumes: list[int]) -> list[Span]:
+    volume = volumes[message.stage] if message.stage < len(volumes) else -1
+    source, destination = names[message.source], names[message.destination]
+    label = ", ".join(message.tensors)
+    rest = (message.frame, message.stage, volume, message.size_bytes)
+    return [
+        Span(source, "send", label, message.leave_s, message.sent_s, *rest, destination),
+        Span(destination, "receive", label, message.wire_s, message.arrived_s, *rest, source),
+    ]
+
+
+def _critical(simulation: Simulation, owner: dict[int, list[Span]]) -> list[Span]:
+    """Follows the causes back from the last image's last result, and returns the chain in time order."""
+    chain: list[Span] = []
+    item: Work | Message | None = simulation.frames[-1].last
+    while item is not None and item.frame == simulation.frames[-1].number:
+        chain.extend(reversed(owner[id(item)]))
+        item = item.cause
+    chain.reverse()
+    return chain

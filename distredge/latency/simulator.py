@@ -1,0 +1,434 @@
+"""What a strategy costs, event by event: the reference that the compiled kernel must equal.
+
+For each image:
+
+- A part starts when its device is free and every message that it needs has arrived. A device takes the parts of one
+  image in the order of the stages; between images, whichever is ready first.
+- What a stage needs from one source is one message. It leaves when the source has done the last stage that makes any
+  of it, and takes: packing (and encrypting) at the source, the fixed cost of both ends, its bits over the connection,
+  (decrypting and) placing at the destination. Messages of one ordered pair of boards follow each other on their
+  connection, those of one image in the order of the stages that need them.
+- What stays on a board costs nothing. The requester packs and places nothing.
+- The image is done when the last of its outputs has arrived at the requester.
+
+The rates of connections are those of `latency.links`. Computing, packing and placing do not disturb each other: a
+device computes, sends and receives at the same time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from distredge.errors import ConfigError, Infeasible, located
+from distredge.latency.links import Network, finish, max_min
+from distredge.model.layout import REQUESTER, Layout, lay_out
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+    from distredge.timeline import Timeline
+
+_Event = Callable[[float], None]
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One non-empty part of one image.
+
+    Attributes:
+        seconds: how long it computes.
+        missing: messages that have not arrived.
+        ready_s, start_s, stop_s: when the last input was there, when it started and ended; NaN before.
+        cause: what its start waited for: the message that arrived last or the part before it.
+    """
+
+    frame: int
+    stage: int
+    device: int
+    seconds: float
+    missing: int
+    outgoing: list[Message] = field(default_factory=list)
+    ready_s: float = math.nan
+    start_s: float = math.nan
+    stop_s: float = math.nan
+    cause: Work | Message | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """What one stage of one image needs from one source.
+
+    Attributes:
+        stage: the stage that needs it; the number of stages for results.
+        destination_work: the part that waits for it; None for results.
+        leave_s: packing starts; ready_s: it could go over the connection; wire_s: it does; sent_s: its last bit is
+            over; arrived_s: it is in place.
+        cause: what its way over the connection waited for.
+    """
+
+    frame: int
+    stage: int
+    source: int
+    destination: int
+    size_bytes: int
+    tensors: tuple[str, ...]
+    destination_work: Work | None
+    leave_s: float = math.nan
+    ready_s: float = math.nan
+    wire_s: float = math.nan
+    sent_s: float = math.nan
+    arrived_s: float = math.nan
+    cause: Work | Message | None = None
+    left_bits: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """An ordered pair of boards: which message is on it, and which come next of each image."""
+
+    source: int
+    destination: int
+    current: Message | None = None
+    last: Message | None = None
+    queues: dict[int, list[Message]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """One image: its parts by device in stage order, first at the end, and what the requester still waits for."""
+
+    number: int
+    start_s: float
+    pending: list[list[Work]]
+    works: list[Work]
+    messages: list[Message]
+    first: list[Message]
+    results: int
+    to_start: int
+    last: Message | Work | None = None
+    done_s: float = math.nan
+
+
+class Simulation:
+    """Runs images through a layout.
+
+    Args:
+        layout: who computes and sends what; a truncated one (without results) is run until nothing is left to do.
+        seconds: compute seconds of each part, by (stage, device).
+        network: links of the layout's devices.
+    """
+
+    def __init__(self, layout: Layout, seconds: dict[tuple[int, int], float], network: Network) -> None:
+        self.layout = layout
+        self.seconds = seconds
+        self.network = network
+        self.fluid = network.shared or network.medium
+        self.frames: list[Frame] = []
+        self._active: dict[int, Frame] = {}
+        self._events: list[tuple[float, int, _Event]] = []
+        self._count = 0
+        self._connections: dict[tuple[int, int], _Connection] = {}
+        self._flowing: list[_Connection] = []
+        self._rates: list[float] = []
+        self._changed = False
+        self._busy: list[Work | None] = [None] * len(layout.devices)
+        self._last: list[Work | None] = [None] * len(layout.devices)
+        self._to_start = 0
+
+    def run(self, frames: int = 1, in_flight: int = 1) -> None:
+        """Runs `frames` images, at most `in_flight` at a time, each started as soon as that allows.
+
+        Raises:
+            Infeasible: if a message has to cross a link that is down.
+        """
+        self._to_start = frames
+        for _ in range(min(frames, in_flight)):
+            self._start_frame(0.0)
+        now = 0.0
+        while self._events or self._flowing:
+            after = self._events[0][0] if self._events else math.inf
+            if self.fluid and self._flowing:
+                after = self._flow(now, after)
+            now = after
+            while self._events and self._events[0][0] <= now:
+                heapq.heappop(self._events)[2](now)
+
+    def _at(self, time_s: float, event: _Event) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (time_s, self._count, event))
+
+    def _start_frame(self, now: float) -> None:
+        frame = self._make_frame(len(self.frames), now)
+        self.frames.append(frame)
+        self._active[frame.number] = frame
+        self._to_start -= 1
+        for message in frame.first:
+            self._send(message, None, now)
+        for device in range(len(self.layout.devices)):
+            self._try_device(device, now)
+
+    def _make_frame(self, number: int, now: float) -> Frame:
+        layout = self.layout
+        pending: list[list[Work]] = [[] for _ in layout.devices]
+        works: dict[tuple[int, int], Work] = {}
+        for stage in layout.stages:
+            for part in stage.parts:
+                if not part.empty:
+                    work = Work(number, stage.index, part.device, self.seconds[stage.index, part.device], 0)
+                    works[stage.index, part.device] = work
+                    pending[part.device].append(work)
+        frame = Frame(number, now, pending, list(works.values()), [], [], 0, len(works))
+        grouped: dict[tuple[int, int, int], list[int]] = {}
+        for index, transfer in enumerate(layout.transfers):
+            if not transfer.local:
+                grouped.setdefault((transfer.stage, transfer.source, transfer.destination), []).append(index)
+        for (needed, source, destination), indices in sorted(grouped.items()):
+            parts = [layout.transfers[i] for i in indices]
+            waits = works[needed, destination] if destination != REQUESTER else None
+            size = sum(t.size_bytes for t in parts)
+            names = tuple(dict.fromkeys(t.tensor for t in parts))
+            message = Message(number, needed, source, destination, size, names, waits)
+            frame.messages.append(message)
+            made = max(t.produced for t in parts)
+            (frame.first if source == REQUESTER else works[made, source].outgoing).append(message)
+            if waits is None:
+                frame.results += 1
+            else:
+                waits.missing += 1
+            if not self.network.same_board(source, destination):
+                connection = self._connections.setdefault((source, destination), _Connection(source, destination))
+                connection.queues.setdefault(number, []).insert(0, message)
+        for queue in pending:
+            queue.reverse()
+        return frame
+
+    def _send(self, message: Message, cause: Work | None, now: float) -> None:
+        message.leave_s = now
+        message.cause = cause
+        if self.network.same_board(message.source, message.destination):
+            message.ready_s = message.wire_s = message.sent_s = now
+            self._arrive(message, now)
+            return
+        ready = now + self.network.pack_s(message.source, message.size_bytes)
+        ready += self.network.fixed_s(message.source, message.destination)
+        self._at(ready, lambda at: self._offer(message, at))
+
+    def _offer(self, message: Message, now: float) -> None:
+        message.ready_s = now
+        self._try_connection(self._connections[message.source, message.destination], now)
+
+    def _try_connection(self, connection: _Connection, now: float) -> None:
+        """Puts the next message on a free connection: the first ready between images, in stage order within one."""
+        if connection.current is not None:
+            return
+        heads = [queue[-1] for queue in connection.queues.values()]
+        offered = [m for m in heads if not math.isnan(m.ready_s)]
+        if not offered:
+            return
+        message = min(offered, key=lambda m: (m.ready_s, m.frame))
+        queue = connection.queues[message.frame]
+        queue.pop()
+        if not queue:
+            del connection.queues[message.frame]
+        connection.current = message
+        message.wire_s = now
+        if connection.last is not None and message.ready_s < now:
+            message.cause = connection.last
+        bits = 8.0 * message.size_bytes
+        if self.fluid:
+            message.left_bits = bits
+            self._flowing.append(connection)
+            self._changed = True
+            return
+        net = self.network
+        end = finish(net.up[message.source], net.down[message.destination], now, bits)
+        if math.isinf(end):
+            raise net.refuse(message.source, message.destination, message.size_bytes)
+        self._at(end, lambda at: self._sent(connection, at))
+
+    def _sent(self, connection: _Connection, now: float) -> None:
+        message = connection.current
+        assert message is not None
+        message.sent_s = now
+        connection.current, connection.last = None, message
+        self._at(
+            now + self.network.place_s(message.destination, message.size_bytes), lambda at: self._arrive(message, at)
+        )
+        self._try_connection(connection, now)
+
+    def _arrive(self, message: Message, now: float) -> None:
+        message.arrived_s = now
+        work = message.destination_work
+        if work is not None:
+            work.missing -= 1
+            work.cause = message
+            work.ready_s = now
+            self._try_device(work.device, now)
+            return
+        frame = self.frames[message.frame]
+        frame.results -= 1
+        if frame.results == 0:
+            frame.last, frame.done_s = message, now
+            if self._to_start > 0:
+                self._start_frame(now)
+
+    def _try_device(self, device: int, now: float) -> None:
+        """Starts the next part on a free device: in stage order within an image, the first ready between images."""
+        if self._busy[device] is not None:
+            return
+        heads = [f.pending[device][-1] for f in self._active.values() if f.pending[device]]
+        ready = [work for work in heads if work.missing == 0]
+        if not ready:
+            return
+        for work in ready:
+            if math.isnan(work.ready_s):
+                work.ready_s = self.frames[work.frame].start_s
+        work = min(ready, key=lambda w: (w.ready_s, w.frame))
+        frame = self.frames[work.frame]
+        frame.pending[device].pop()
+        frame.to_start -= 1
+        if frame.to_start == 0:
+            del self._active[frame.number]
+        work.start_s = now
+        if self._last[device] is not None and work.ready_s < now:
+            work.cause = self._last[device]
+        self._busy[device] = work
+        self._at(now + work.seconds, lambda at: self._computed(work, at))
+
+    def _computed(self, work: Work, now: float) -> None:
+        work.stop_s = now
+        self._busy[work.device], self._last[work.device] = None, work
+        for message in work.outgoing:
+            self._send(message, work, now)
+        self._try_device(work.device, now)
+
+    def _flow(self, now: float, until: float) -> float:
+        """Lets bits flow until the next event, the end of a message or a change of a rate; returns when that is."""
+        if self._changed:
+            self._rates = self._fair_rates(now)
+            self._changed = False
+        ends = [
+            now + c.current.left_bits / rate if rate > 0 else (now if c.current.left_bits == 0 else math.inf)
+            for c, rate in zip(self._flowing, self._rates, strict=True)
+            if c.current is not None
+        ]
+        change = self._next_change(now)
+        at = min(until, change, *ends)
+        if math.isinf(at):
+            stuck = self._flowing[0].current
+            assert stuck is not None
+            raise self.network.refuse(stuck.source, stuck.destination, stuck.size_bytes)
+        flowing, self._flowing = self._flowing, []
+        finished = []
+        for connection, rate, end in zip(flowing, self._rates, ends, strict=True):
+            assert connection.current is not None
+            if end <= at:
+                finished.append(connection)
+            else:
+                connection.current.left_bits -= rate * (at - now)
+                self._flowing.append(connection)
+        if finished or at >= change:
+            self._changed = True
+        for connection in finished:
+            self._sent(connection, at)
+        return at
+
+    def _fair_rates(self, now: float) -> list[float]:
+        """Rates of the connections in use; resources are numbered as they are met."""
+        net = self.network
+        numbers: dict[object, int] = {}
+        capacities: list[float] = []
+        flows: list[tuple[int, ...]] = []
+        weights: list[tuple[float, ...]] = []
+
+        def resource(key: object, capacity: float) -> int:
+            if key not in numbers:
+                numbers[key] = len(capacities)
+                capacities.append(capacity)
+            return numbers[key]
+
+        for c in self._flowing:
+            up, down = net.up[c.source].piece(now)[0], net.down[c.destination].piece(now)[0]
+            if net.shared:
+                used = [
+                    resource(("up", id(net.up[c.source])), up),
+                    resource(("down", id(net.down[c.destination])), down),
+                ]
+            else:
+                used = [resource(id(c), min(up, down))]
+            taken = [1.0] * len(used)
+            if net.medium and up > 0 and down > 0:
+                used.append(resource("medium", 1.0))
+                taken.append(1.0 / up + 1.0 / down)
+            flows.append(tuple(used))
+            weights.append(tuple(taken))
+        return max_min(flows, weights, capacities)
+
+    def _next_change(self, now: float) -> float:
+        net = self.network
+        return min(
+            (min(net.up[c.source].piece(now)[1], net.down[c.destination].piece(now)[1]) for c in self._flowing),
+            default=math.inf,
+        )
+
+
+def part_seconds(problem: Problem, layout: Layout) -> dict[tuple[int, int], float]:
+    """Compute seconds of every non-empty part, by (stage, device).
+
+    Raises:
+        ProfileError: if a device's profile lacks an operator that it has to run.
+    """
+    costs = [problem.part_costs(name) for name in layout.devices]
+    return {
+        (stage.index, part.device): costs[part.device].part_s(part)
+        for stage in layout.stages
+        for part in stage.parts
+        if not part.empty
+    }
+
+
+def simulate(
+    problem: Problem, strategy: Strategy, *, frames: int = 1, in_flight: int = 1, start_s: float = 0.0
+) -> Timeline:
+    """Says what happens when when a strategy runs.
+
+    Args:
+        problem: model and cluster.
+        strategy: what to run; it must fit both.
+        frames: images to run.
+        in_flight: images that may be under way at once; 1 is one at a time.
+        start_s: time on the links' traces at which the first image starts.
+
+    Returns:
+        Spans of every device, the critical path, and what they cost.
+
+    Raises:
+        StrategyError, ClusterError: if the strategy does not fit the model or the cluster.
+        ProfileError: if a profile lacks an operator.
+        Infeasible: if a message has to cross a link that is down.
+        ConfigError: if `frames` or `in_flight` is below 1 or `start_s` negative.
+    """
+    from distredge.latency.report import timeline_of
+
+    for key, value, low in (("frames", frames, 1), ("in_flight", in_flight, 1), ("start_s", start_s, 0)):
+        if not (math.isfinite(value) and value >= low):
+            raise ConfigError(located("simulate", key, value, f"a number >= {low}"))
+    layout = lay_out(problem.graph, strategy)
+    simulation = run(problem, layout, frames, in_flight, start_s)
+    return timeline_of(problem, simulation)
+
+
+def run(problem: Problem, layout: Layout, frames: int = 1, in_flight: int = 1, start_s: float = 0.0) -> Simulation:
+    """Runs a layout, truncated or not, and returns the simulation with all its times."""
+    network = Network.of(problem.cluster, layout.devices, start_s)
+    simulation = Simulation(layout, part_seconds(problem, layout), network)
+    simulation.run(frames, in_flight)
+    unfinished = next((w for f in simulation.frames for w in f.works if math.isnan(w.stop_s)), None)
+    if unfinished is not None:
+        name = layout.devices[unfinished.device]
+        raise Infeasible(f"stage {unfinished.stage} on '{name}' never gets all of its inputs")
+    return simulation
