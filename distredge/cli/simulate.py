@@ -1,0 +1,126 @@
+"""`distredge simulate`: predicts what a strategy costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.monitor import names
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+    from distredge.timeline import Timeline
+
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+@click.command()
+@click.argument("strategy", type=click.Path(path_type=Path))
+@click.option("--cluster", "cluster_name", required=True, help="A shipped case, or a cluster file.")
+@click.option(
+    "--model", "model_name", help="A zoo name, an .onnx file or package.module:callable; default: the strategy's."
+)
+@click.option("--frames", type=click.IntRange(1), default=1, show_default=True, help="Images to run.")
+@click.option("--in-flight", type=click.IntRange(1), default=1, show_default=True, help="Images under way at once.")
+@click.option("--start", "start_s", type=click.FloatRange(0), default=0.0, help="Seconds into the links' traces.")
+@click.option("--timeline", "timeline_path", type=_FILE, help="Write a Chrome trace (opens in ui.perfetto.dev).")
+@click.option("--gantt", "gantt_path", type=_FILE, help="Draw a Gantt chart (.png, .svg or .pdf).")
+@json_option
+@verbose_option
+def simulate(
+    strategy: Path,
+    cluster_name: str,
+    model_name: str | None,
+    frames: int,
+    in_flight: int,
+    start_s: float,
+    timeline_path: Path | None,
+    gantt_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Predict what STRATEGY costs on a cluster."""
+    from distredge.cluster import load_cluster
+    from distredge.latency import simulate as run
+    from distredge.model.capture import load_model
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+    plan = Strategy.load(strategy)
+    graph = load_model(model_name or plan.model.name)
+    plan.check(graph)
+    problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
+    timeline = run(problem, plan, frames=frames, in_flight=in_flight, start_s=start_s)
+    if timeline_path is not None:
+        timeline.save(timeline_path)
+    if gantt_path is not None:
+        from distredge.monitor.gantt import draw
+
+        draw(timeline, gantt_path)
+    if as_json:
+        print_json(figures(problem, plan, timeline))
+        return
+    _print(problem, plan, timeline)
+    for what, path in (("timeline", timeline_path), ("Gantt chart", gantt_path)):
+        if path is not None:
+            click.echo(f"{what}: {path}")
+
+
+def figures(problem: Problem, strategy: Strategy, timeline: Timeline) -> dict[str, Any]:
+    """Returns the figures of a simulation under their names."""
+    return {
+        names.LATENCY_S: timeline.latency_s,
+        names.IMAGES_PER_S: timeline.images_per_s,
+        names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
+        names.SPEEDUP: problem.offload_latency_s / timeline.latency_s,
+        names.THROUGHPUT_PER_S: timeline.throughput_per_s,
+        names.BOTTLENECK: timeline.bottleneck,
+        names.BOUND_BY: timeline.bound_by,
+        names.BYTES_SENT: timeline.bytes_sent // max(1, len(timeline.frame_latency_s)),
+        names.LINK_BYTES: timeline.link_bytes,
+        names.RECOMPUTE_RATIO: timeline.details[names.RECOMPUTE_RATIO],
+        names.ENERGY_J: dict(timeline.energy_j),
+        names.PEAK_MEMORY_BYTES: dict(timeline.peak_memory_bytes),
+        names.UTILISATION: timeline.utilisation,
+        "lossless": strategy.lossless,
+    }
+
+
+def _print(problem: Problem, strategy: Strategy, timeline: Timeline) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from distredge.monitor.gantt import text
+
+    console = Console()
+    kind = "lossless" if strategy.lossless else "LOSSY"
+    console.print(
+        f"{strategy.model.name} on {problem.cluster.name} ({problem.cluster.link_model} links), "
+        f"{len(strategy.volumes)} volumes on {len(strategy.devices)} devices, {kind}, simulated"
+    )
+    offload_s = problem.offload_latency_s
+    console.print(
+        f"latency {1e3 * timeline.latency_s:.2f} ms ({timeline.images_per_s:.2f} images/s); best single device "
+        f"{1e3 * offload_s:.2f} ms: {offload_s / timeline.latency_s:.2f} x"
+    )
+    if timeline.throughput_per_s is not None:
+        console.print(f"steady state {timeline.throughput_per_s:.2f} images/s, bound by {timeline.bottleneck}")
+    shares = ", ".join(f"{place} {1e3 * seconds:.2f} ms" for place, seconds in list(timeline.shares.items())[:4])
+    console.print(f"critical path: {shares}")
+    table = Table(box=None)
+    for heading in ("device", "compute", "send", "receive", "energy (J)", "peak memory (MB)"):
+        table.add_column(heading, justify="left" if heading == "device" else "right")
+    busy = timeline.utilisation
+    for device in timeline.devices:
+        energy, memory = timeline.energy_j.get(device), timeline.peak_memory_bytes.get(device)
+        table.add_row(
+            device,
+            *(f"{100 * busy[device][lane]:.0f} %" for lane in ("compute", "send", "receive")),
+            "-" if energy is None else f"{energy:.2f}",
+            "-" if memory is None else f"{memory / 1e6:.1f}",
+        )
+    console.print(table)
+    click.echo(text(timeline, console.width))
