@@ -1,0 +1,258 @@
+"""A graph while capture works on it: nodes, constants as arrays, types; weights are never copied through protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TypeProto, helper, numpy_helper
+
+from distredge.errors import ModelError, UnsupportedModel
+from distredge.model.infer import (
+    DATA_LIMIT,
+    IR_VERSION,
+    OPSET,
+    infer_node,
+    needed_opset,
+    static_shape,
+    tensor_type,
+)  # fmt: skip
+
+CHECKED_ELEMENTS = 1024
+"""Constants above this many elements are shown to ONNX's checker and converter as inputs: only their type matters."""
+
+
+@dataclass
+class Draft:
+    """A graph being captured.
+
+    Attributes:
+        name: for messages.
+        nodes: in topological order.
+        constants: arrays by name.
+        inputs: type by name, in order.
+        outputs: names, in order.
+        types: of every input and of every output of a node, once `retype` has run.
+        opset: operator set in whose forms the nodes are.
+    """
+
+    name: str
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, NDArray[Any]]
+    inputs: dict[str, TypeProto]
+    outputs: list[str]
+    opset: int
+    types: dict[str, TypeProto] = field(default_factory=dict)
+
+    @classmethod
+    def from_proto(cls, proto: onnx.ModelProto, name: str) -> Draft:
+        """Takes a model apart; inputs that are initializers too are constants."""
+        graph = proto.graph
+        if graph.sparse_initializer:
+            raise UnsupportedModel(f"{name}: sparse initializers are not supported; save the weights dense")
+        constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        inputs = {v.name: v.type for v in graph.input if v.name not in constants}
+        outputs = [v.name for v in graph.output]
+        return cls(name, sorted_nodes(graph.node, name), constants, inputs, outputs, default_opset(proto, name))
+
+    def to_proto(self, *, weights: bool, opset: int | None = None) -> onnx.ModelProto:
+        """Puts the model together.
+
+        Args:
+            weights: whether constants above CHECKED_ELEMENTS are initializers; if not they are inputs.
+            opset: operator set to declare; None: the draft's own.
+        """
+        graph = onnx.GraphProto(name=self.name)
+        graph.node.extend(self.nodes)
+        graph.input.extend(helper.make_value_info(n, t) for n, t in self.inputs.items())
+        ends = set(self.outputs)
+        for output in self.outputs:
+            known = self.types.get(output)
+            graph.output.append(helper.make_value_info(output, known) if known else onnx.ValueInfoProto(name=output))
+        made = [n for node in self.nodes for n in node.output if n and n not in ends and n in self.types]
+        graph.value_info.extend(helper.make_value_info(n, self.types[n]) for n in made)
+        for name, array in self.constants.items():
+            if weights or array.size <= CHECKED_ELEMENTS:
+                graph.initializer.append(numpy_helper.from_array(array, name))
+            else:
+                graph.input.append(helper.make_value_info(name, array_type(array)))
+        imports = [helper.make_opsetid("", opset or self.opset)]
+        return helper.make_model(graph, producer_name="distredge", ir_version=IR_VERSION, opset_imports=imports)
+
+    def finish(self) -> onnx.ModelProto:
+        """Names every node, drops unused constants, checks the model, and returns it with its weights.
+
+        The IR version is 8 and the operator set the lowest in which the nodes mean the same.
+
+        Raises:
+            ModelError: if a tensor has no static shape, or ONNX's checker refuses the model.
+        """
+        self._name_nodes()
+        used = {name for node in self.nodes for name in node.input} | set(self.outputs)
+        self.constants = {n: a for n, a in self.constants.items() if n in used}
+        opset = needed_opset(self.nodes, self.opset) if self.opset <= OPSET else self.opset
+        try:
+            onnx.checker.check_model(self.to_proto(weights=False, opset=opset))
+        except onnx.checker.ValidationError as error:
+            raise ModelError(f"{self.name}: ONNX's checker refuses the captured model: {error}") from error
+        return self.to_proto(weights=True, opset=opset)
+
+    def _name_nodes(self) -> None:
+        taken: set[str] = set()
+        for index, node in enumerate(self.nodes):
+            name = node.name or f"{node.op_type}_{index}"
+            while name in taken:
+                name = f"{name}_{index}"
+            taken.add(name)
+            node.name = name
+
+    def type_of(self, name: str) -> TypeProto | None:
+        """Returns the type of a tensor or constant, None when it is not known."""
+        if name in self.constants:
+            return array_type(self.constants[name])
+        return self.types.get(name) or self.inputs.get(name)
+
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Returns the static shape of a tensor or constant, None when it is not known."""
+        found = self.type_of(name)
+        return None if found is None else static_shape(found)
+
+    def consumers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Returns the nodes that read each tensor; names read inside subgraphs count."""
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in reads(node):
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    def infer(self, node: onnx.NodeProto) -> dict[str, TypeProto]:
+        """Types the outputs of one node from the types so far."""
+        types = {n: t for n in node.input if n and (t := self.type_of(n)) is not None}
+        data = {
+            n: numpy_helper.from_array(self.constants[n], n)
+            for n in node.input
+            if n in self.constants and self.constants[n].size <= DATA_LIMIT
+        }
+        try:
+            return infer_node(node, types, data, self.opset)
+        except KeyError as error:
+            raise ModelError(
+                f"{self.name}: node '{node.name}' ({node.op_type}): its input {error} has no type"
+            ) from None
+        except ModelError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+
+    def retype(self) -> None:
+        """Types every tensor anew.
+
+        Raises:
+            UnsupportedModel: if a node's output has no static shape.
+        """
+        self.types = dict(self.inputs)
+        for node in self.nodes:
+            found = self.infer(node)
+            for name in node.output:
+                if name:
+                    self.types[name] = require_static(found.get(name), node, name, self.name)
+
+
+def require_static(found: TypeProto | None, node: onnx.NodeProto, tensor: str, model: str) -> TypeProto:
+    """Returns the type if its shape is static.
+
+    Raises:
+        UnsupportedModel: if not, naming the node.
+    """
+    if found is None or static_shape(found) is None:
+        raise UnsupportedModel(
+            f"{model}: node '{node.name}' ({node.op_type}): the shape of its output '{tensor}' is not fixed by the "
+            "input's shape; end the model before it with `outputs`, or give every input size with `input_shape`"
+        )
+    return found
+
+
+def array_type(array: NDArray[Any]) -> TypeProto:
+    """Returns the ONNX type of an array."""
+    return tensor_type(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+
+
+def default_opset(proto: onnx.ModelProto, name: str) -> int:
+    """Returns the version of the default operator set.
+
+    Raises:
+        ModelError: if the model declares none.
+    """
+    for imported in proto.opset_import:
+        if imported.domain in ("", "ai.onnx"):
+            return int(imported.version)
+    raise ModelError(f"{name}: declares no version of the default operator set (opset_import)")
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Returns the graphs in a node's attributes."""
+    found = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    for attribute in node.attribute:
+        found.extend(attribute.graphs)
+    return found
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Returns the tensors that a node reads, those that its subgraphs take from outside included."""
+    names = {n for n in node.input if n}
+    for graph in subgraphs(node):
+        inside = {n for inner in graph.node for n in reads(inner)}
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        own |= {n for inner in graph.node for n in inner.output}
+        names |= (inside | {v.name for v in graph.output}) - own
+    return names
+
+
+def sorted_nodes(nodes: Iterable[onnx.NodeProto], model: str) -> list[onnx.NodeProto]:
+    """Returns nodes in topological order, keeping the given order where it is one.
+
+    Raises:
+        ModelError: if nodes depend on each other in a circle.
+    """
+    pending = list(nodes)
+    makers = {n: i for i, node in enumerate(pending) for n in node.output if n}
+    waits = [{makers[n] for n in reads(node) if n in makers} - {i} for i, node in enumerate(pending)]
+    done: set[int] = set()
+    order: list[int] = []
+    stack = [iter(range(len(pending)))]
+    path: list[int] = []
+    while stack:
+        following = next(stack[-1], None)
+        if following is None:
+            stack.pop()
+            if path:
+                finished = path.pop()
+                done.add(finished)
+                order.append(finished)
+            continue
+        if following in done:
+            continue
+        if following in path:
+            raise ModelError(f"{model}: node '{pending[following].name}' depends on its own output")
+        path.append(following)
+        stack.append(iter(sorted(waits[following])))
+    return [pending[i] for i in order]
+
+
+def rename_inputs(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
+    """Renames what nodes read, in their subgraphs too."""
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name in names:
+                node.input[place] = names[name]
+        for graph in subgraphs(node):
+            rename_inputs(graph.node, names)
+            for value in graph.output:
+                value.name = names.get(value.name, value.name)
+
+
+def elements(shape: Iterable[int]) -> int:
+    """Returns the number of elements of a shape."""
+    return int(np.prod(tuple(shape), dtype=np.int64))

@@ -1,0 +1,108 @@
+"""Types of one node's outputs, and the operator set that a model needs.
+
+ONNX's own inference functions are used node by node: a graph is typed in one pass, in which a folded constant is at
+hand for the nodes after it (a computed Reshape target, for instance), and no weight is ever serialised for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+from onnx import TypeProto
+
+from distredge.errors import ModelError
+
+IR_VERSION = 8
+"""What every model that Distredge writes declares, so that ONNX Runtime 1.12 and later of old boards load it."""
+
+OPSET = 17
+"""Operator set in whose forms nodes are kept: the newest one of ONNX 1.12."""
+
+LOWEST_OPSET = 13
+"""Lowest operator set that is declared: constants as inputs (Slice, Split, Pad, ReduceSum, Clip) exist from here."""
+
+DATA_LIMIT = 4096
+"""Elements above which a constant is not offered to shape inference: weights never decide a shape."""
+
+
+def tensor_type(elem_type: int, shape: Iterable[int]) -> TypeProto:
+    """Returns the type of a dense tensor with a static shape."""
+    return onnx.helper.make_tensor_type_proto(elem_type, list(shape))
+
+
+def static_shape(type_proto: TypeProto) -> tuple[int, ...] | None:
+    """Returns the shape when every dimension is known, else None."""
+    if not type_proto.HasField("tensor_type") or not type_proto.tensor_type.HasField("shape"):
+        return None
+    dims = type_proto.tensor_type.shape.dim
+    if any(not d.HasField("dim_value") for d in dims):
+        return None
+    return tuple(d.dim_value for d in dims)
+
+
+def infer_node(
+    node: onnx.NodeProto,
+    types: Mapping[str, TypeProto],
+    data: Mapping[str, onnx.TensorProto],
+    opset: int = OPSET,
+) -> dict[str, TypeProto]:
+    """Types the outputs of one node.
+
+    Args:
+        node: a node of the default domain.
+        types: types of its inputs, by name.
+        data: those of its inputs that are small constants.
+        opset: operator set of the model.
+
+    Returns:
+        Type by output name; an output that the operator's rules cannot type is absent.
+
+    Raises:
+        ModelError: if the operator does not exist in that operator set, or its inputs contradict its rules.
+    """
+    where = f"node '{node.name}' ({node.op_type})"
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError as error:
+        domain = node.domain or "ai.onnx"
+        raise ModelError(f"{where}: no such operator in domain {domain}, operator set {opset}") from error
+    known = {name: types[name] for name in node.input if name and name in types}
+    imports = [onnx.helper.make_opsetid(node.domain, opset)]
+    small = {n: t for n, t in data.items() if n in known}
+    try:
+        found = onnx.shape_inference.infer_node_outputs(schema, node, known, small, opset_imports=imports)
+        if any(static_shape(found.get(n, TypeProto())) is None for n in node.output if n):
+            found = _through_function_body(node, known, small, imports) or found
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
+        raise ModelError(f"{where}: {_first_line(error)}") from error
+    return found
+
+
+def _through_function_body(
+    node: onnx.NodeProto,
+    types: Mapping[str, TypeProto],
+    data: Mapping[str, onnx.TensorProto],
+    imports: list[onnx.OperatorSetIdProto],
+) -> dict[str, TypeProto]:
+    # An operator that ONNX defines by a function may have no rule of its own; whole-model inference expands it.
+    inputs = [onnx.helper.make_value_info(n, t) for n, t in types.items() if n not in data]
+    outputs = [onnx.ValueInfoProto(name=n) for n in node.output if n]
+    graph = onnx.helper.make_graph([node], "one", inputs, outputs, list(data.values()))
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
+    typed = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
+    return {v.name: v.type for v in typed.graph.output if v.type.HasField("tensor_type")}
+
+
+def needed_opset(nodes: Iterable[onnx.NodeProto], opset: int) -> int:
+    """Returns the lowest operator set, at least LOWEST_OPSET, in which every node means what it means in `opset`."""
+    lowest = LOWEST_OPSET
+    for node in nodes:
+        if node.domain in ("", "ai.onnx"):
+            lowest = max(lowest, onnx.defs.get_schema(node.op_type, opset, "").since_version)
+    return lowest
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

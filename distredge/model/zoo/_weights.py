@@ -1,0 +1,192 @@
+"""Where a zoo model's weights come from: a seed, or a file with torchvision's names."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.errors import FileError, MissingDependency, ModelError, located
+
+Array = NDArray[np.float32]
+
+POOL = 1 << 20
+"""Elements from which a seeded weight becomes overlapping windows of one pool of draws instead of draws of its own."""
+
+BIAS_DEVIATION = 0.1
+"""Deviation of seeded biases: not zero, so that rows of padding differ from rows of zeros one layer later."""
+
+
+class Weights(Protocol):
+    """Gives parameters by their torchvision name."""
+
+    def weight(self, key: str, shape: tuple[int, ...], fan_in: int, gain: float) -> Array:
+        """Returns the weight `key` of `shape`; a seeded one has deviation gain * sqrt(2 / fan_in) (He et al. 2015)."""
+
+    def bias(self, key: str, size: int) -> Array:
+        """Returns the bias `key`."""
+
+    def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
+        """Returns scale and shift of the batch normalisation `key`; None when it is to be left out."""
+
+    def finish(self) -> None:
+        """Checks that nothing was left unused.
+
+        Raises:
+            ModelError: if the file holds parameters that the model does not have.
+        """
+
+
+class SeededWeights:
+    """He-normal weights (He et al. 2015), each a function of the seed and of its own name alone.
+
+    Batch normalisation is left out: the scale that it would bring is in the He-normal weights.
+
+    Args:
+        seed: any integer >= 0.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def _draws(self, key: str) -> np.random.Generator:
+        return np.random.Generator(np.random.SFC64([self._seed, zlib.crc32(key.encode())]))
+
+    def weight(self, key: str, shape: tuple[int, ...], fan_in: int, gain: float) -> Array:
+        """See `Weights.weight`; a large one is a strided view of a pool of draws, which costs no memory."""
+        deviation = np.float32(gain * np.sqrt(2.0 / max(1, fan_in)))
+        rows, size = shape[0], int(np.prod(shape, dtype=np.int64))
+        if size <= 4 * POOL:
+            return self._draws(key).standard_normal(shape, dtype=np.float32) * deviation
+        columns = size // rows
+        step = max(1, POOL // rows)
+        pool = self._draws(key).standard_normal(step * (rows - 1) + columns, dtype=np.float32) * deviation
+        view = np.lib.stride_tricks.as_strided(pool, (rows, columns), (4 * step, 4), writeable=False)
+        return view.reshape(shape)
+
+    def bias(self, key: str, size: int) -> Array:
+        """See `Weights.bias`."""
+        return self._draws(key).standard_normal(size, dtype=np.float32) * np.float32(BIAS_DEVIATION)
+
+    def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
+        """Returns None."""
+        return None
+
+    def finish(self) -> None:
+        """Nothing to check."""
+
+
+class LoadedWeights:
+    """Parameters from a file or a mapping.
+
+    Args:
+        parameters: arrays by name, as in a PyTorch state_dict.
+        source: where they come from, for messages.
+    """
+
+    def __init__(self, parameters: Mapping[str, NDArray[np.generic]], source: str) -> None:
+        self._parameters = parameters
+        self._source = source
+        self._unused = {k for k in parameters if not k.endswith("num_batches_tracked")}
+
+    def _take(self, key: str, shape: tuple[int, ...]) -> Array:
+        if key not in self._parameters:
+            some = ", ".join(sorted(self._unused)[:3]) or "none"
+            raise ModelError(located(self._source, key, "nothing", f"shape {shape}; unused so far: {some}"))
+        array = self._parameters[key]
+        if array.shape != shape:
+            raise ModelError(located(self._source, f"{key}: shape", array.shape, str(shape)))
+        self._unused.discard(key)
+        taken: Array = np.ascontiguousarray(array, dtype=np.float32)
+        if not np.isfinite(taken).all():
+            raise ModelError(f"{self._source}: {key}: holds NaN or infinite values")
+        return taken
+
+    def weight(self, key: str, shape: tuple[int, ...], fan_in: int, gain: float) -> Array:
+        """See `Weights.weight`."""
+        return self._take(key, shape)
+
+    def bias(self, key: str, size: int) -> Array:
+        """See `Weights.bias`."""
+        return self._take(key, (size,))
+
+    def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
+        """See `Weights.batch_norm`: scale = weight / sqrt(variance + epsilon), shift = bias - mean * scale."""
+        gamma, beta, mean, variance = (
+            self._take(f"{key}.{part}", (size,)).astype(np.float64)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(variance + epsilon)
+        return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+
+    def finish(self) -> None:
+        """See `Weights.finish`."""
+        if self._unused:
+            some = ", ".join(sorted(self._unused)[:5])
+            raise ModelError(f"{self._source}: holds {len(self._unused)} parameters that the model lacks: {some}")
+
+
+def read_weights(path: str | Path) -> dict[str, NDArray[np.generic]]:
+    """Reads a safetensors, .npz or PyTorch state_dict file (`torch.load(weights_only=True)`).
+
+    Args:
+        path: file; its ending decides: .safetensors, .npz, anything else is PyTorch's.
+
+    Returns:
+        Array by parameter name.
+
+    Raises:
+        FileError: if it is missing or not of its format.
+        MissingDependency: if safetensors or torch is absent.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"{path}: no such weights file; accepted: .safetensors, .npz, or a PyTorch state_dict")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    return _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise MissingDependency("safetensors", f"to read {path}", "train") from error
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise FileError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise FileError(f"{path}: not an .npz file: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependency("torch", f"to read {path}", "train") from error
+    import pickle
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileError(f"{path}: not a PyTorch state_dict that loads with weights_only: {first}") from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise FileError(f"{path}: found {type(loaded).__name__}, accepted: a state_dict (parameter name -> tensor)")
+    return {key: value.detach().numpy() for key, value in loaded.items()}
