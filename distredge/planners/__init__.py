@@ -1,1 +1,87 @@
-"""Planning methods, by name."""
+"""Planning methods, by name.
+
+`plan` runs one of them; `METHODS` says where each is. The methods are strings, resolved when they are called, so that
+naming one imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from distredge.errors import PlannerError, did_you_mean
+
+if TYPE_CHECKING:
+    from distredge.planners.budget import Budget, Progress
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+    Planner = Callable[[Problem, Budget, int], Strategy]
+
+METHODS: dict[str, str] = {
+    "auto": "distredge.planners.auto:plan",
+    "search": "distredge.planners.search:plan",
+    "offload": "distredge.planners.offload:plan",
+    "deepthings": "distredge.planners.deepthings:plan",
+}
+"""Method -> where it is, in the order in which tables show them."""
+
+__all__ = ["METHODS", "plan", "run"]
+
+
+def plan(
+    problem: Problem,
+    method: str = "auto",
+    budget_s: float = 1.0,
+    seed: int = 0,
+    evaluations: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Strategy:
+    """Finds a strategy.
+
+    Args:
+        problem: model, cluster and what is allowed.
+        method: one of `METHODS`.
+        budget_s: wall-clock seconds, > 0; a method that needs less takes less.
+        seed: of every random choice.
+        evaluations: limit on priced strategies instead of the one in seconds; the result then depends on the seed
+            alone.
+        progress: called with the best so far, at most ten times a second.
+
+    Returns:
+        The strategy, with `predicted["latency_s"]` and `predicted["offload_latency_s"]` (simulated).
+
+    Raises:
+        PlannerError: if the method is unknown or does not apply here.
+        Infeasible: if no strategy meets the limits.
+        ConfigError: if the budget is not positive.
+    """
+    from distredge.planners.budget import Budget
+
+    budget = Budget(None if evaluations is not None else budget_s, evaluations, progress)
+    return run(problem, method, budget, seed)
+
+
+def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strategy:
+    """Like `plan`, under a budget that the caller keeps hold of (to interrupt it, or to see what was spent)."""
+    planner = resolve(method)
+    budget.method = method
+    strategy = planner(problem, budget, seed)
+    from distredge.planners.common import predict
+
+    return predict(problem, strategy)
+
+
+def resolve(method: str) -> Planner:
+    """Imports and returns a planner.
+
+    Raises:
+        PlannerError: if there is none of that name.
+    """
+    target = METHODS.get(method)
+    if target is None:
+        raise PlannerError(f"no planning method '{method}'{did_you_mean(method, METHODS)}")
+    module, _, name = target.partition(":")
+    planner: Planner = getattr(importlib.import_module(module), name)
+    return planner

@@ -1,0 +1,112 @@
+"""What `plan` and `compare` share: the problem's options, the progress line, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from distredge.planners.budget import Budget, Progress
+    from distredge.problem import Problem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--model", required=True, help="Zoo name, package.module:callable, or an .onnx file."),
+    click.option("--cluster", required=True, help="Shipped case (such as db-50), or a .toml file."),
+    click.option("--profile-set", help="Set of shipped compute profiles instead of the cluster's own."),
+    click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the cluster's own."),
+    click.option("--input-dtype", type=click.Choice(["float32", "uint8"]), help="What the requester sends."),
+    click.option("--allow-lossy", is_flag=True, help="Also float16 between volumes: the output then differs slightly."),
+    click.option("--boundary-first", is_flag=True, help="Also compute and send first what others wait for."),
+)
+
+
+def problem_options(command: F) -> F:
+    """Adds the options that make a problem; `problem` is passed to the command as a function that loads it."""
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> Any:
+        names = ("model", "cluster", "profile_set", "link_model", "input_dtype", "allow_lossy", "boundary_first")
+        chosen = {name: options.pop(name) for name in names}
+        return command(load=functools.partial(load_problem, **chosen), **options)
+
+    decorated: Any = wrapped
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def load_problem(
+    model: str,
+    cluster: str,
+    profile_set: str | None = None,
+    link_model: Literal["independent", "shared"] | None = None,
+    input_dtype: str | None = None,
+    allow_lossy: bool = False,
+    boundary_first: bool = False,
+) -> Problem:
+    """Loads model and cluster and makes the problem that the options describe."""
+    import dataclasses
+
+    from distredge.cluster import load_cluster
+    from distredge.model.capture import load_model
+    from distredge.problem import Problem
+
+    graph = load_model(model)
+    found = load_cluster(cluster, [graph], profile_set)
+    if link_model is not None:
+        found = dataclasses.replace(found, link_model=link_model)
+    return Problem(
+        graph,
+        found,
+        allow_lossy=allow_lossy,
+        input_dtypes=(input_dtype or "float32",),
+        wires=("float32", "float16") if allow_lossy else ("float32",),
+        boundary_first=boundary_first,
+    )
+
+
+class ProgressLine:
+    """One line on stderr that is written over, only where stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._width = 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Shows where planning stands."""
+        if not self._shown:
+            return
+        best = progress.best_latency_s
+        found = f"best {best * 1e3:.2f} ms, {1 / best:.2f} IPS (simulated)" if best < float("inf") else "nothing yet"
+        text = f"{progress.method}: {progress.elapsed_s:.1f} s, {progress.evaluations} strategies, {found}"
+        click.echo("\r" + text.ljust(self._width), err=True, nl=False)
+        self._width = len(text)
+
+    def clear(self) -> None:
+        """Wipes the line."""
+        if self._width:
+            click.echo("\r" + " " * self._width + "\r", err=True, nl=False)
+            self._width = 0
+
+
+@contextlib.contextmanager
+def interruptible(budget: Budget) -> Iterator[None]:
+    """The first Ctrl-C makes the planner return its best so far; the second one ends the command."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        budget.interrupt()
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,182 @@
+"""`distredge compare`: plans with several methods and shows what each would cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.cli._common import json_option, print_json, seed_option, verbose_option
+from distredge.cli._planning import ProgressLine, interruptible, problem_options
+
+if TYPE_CHECKING:
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+
+
+@click.command()
+@problem_options
+@click.option("--methods", default="all", show_default=True, help="Names with commas between them, or all.")
+@click.option("--budget", "budget_s", type=float, default=10.0, show_default=True, help="Seconds for each method.")
+@click.option("--evaluations", type=int, help="Strategies that each method may price, instead of seconds.")
+@click.option("--plot", metavar="FILE", help="Also draw a bar chart (.png, .svg or .pdf).")
+@seed_option
+@json_option
+@verbose_option
+def compare(
+    load: Callable[[], Problem],
+    methods: str,
+    budget_s: float,
+    evaluations: int | None,
+    plot: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Plan with several methods and print a table; every figure in it is simulated.
+
+    Offload, the best single device, is always among them.
+    """
+    from distredge.planners.budget import Budget
+
+    names = _names(methods)
+    seconds = None if evaluations is not None else budget_s
+    Budget(seconds, evaluations)
+    problem = load()
+    line = ProgressLine()
+    rows = []
+    for name in names:
+        budget = Budget(seconds, evaluations, line)
+        with interruptible(budget):
+            rows.append(_row(problem, name, budget, seed))
+        line.clear()
+        if budget.interrupted:
+            break
+    if as_json:
+        print_json(_as_json(problem, rows, seconds, evaluations, seed))
+    else:
+        _print_table(problem, rows)
+    if plot is not None:
+        _draw(problem, rows, plot)
+        click.echo(f"written: {plot}", err=as_json)
+
+
+def _names(methods: str) -> list[str]:
+    from distredge.planners import METHODS, resolve
+
+    if methods.strip() == "all":
+        return ["offload", *(name for name in METHODS if name != "offload")]
+    wanted = dict.fromkeys(name.strip() for name in methods.split(",") if name.strip())
+    if not wanted:
+        raise click.UsageError("--methods names no method")
+    for name in wanted:
+        resolve(name)
+    return list(dict.fromkeys(["offload", *wanted]))
+
+
+def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, Any]:
+    """Figures of one method, or why it has none."""
+    from distredge.errors import DistredgeError
+    from distredge.latency import simulate
+    from distredge.model.layout import lay_out
+    from distredge.planners import run
+
+    start_s = time.perf_counter()
+    try:
+        strategy = run(problem, method, budget, seed)
+    except DistredgeError as error:
+        return {"method": method, "refused": " ".join(str(error).split())}
+    planning_s = time.perf_counter() - start_s
+    layout = lay_out(problem.graph, strategy)
+    timeline = simulate(problem, strategy)
+    return {
+        "method": method,
+        "latency_s": timeline.latency_s,
+        "images_per_s": timeline.images_per_s,
+        "bytes_sent": layout.bytes_sent,
+        "recompute_ratio": layout.recompute_ratio(problem.graph),
+        "speedup_over_offload": problem.offload_latency_s / timeline.latency_s,
+        "planning_s": planning_s,
+        "volumes": len(strategy.volumes),
+        "lossless": strategy.lossless,
+        "settings": dict(strategy.planner.settings),
+        "cut_short": budget.cut_short,
+    }
+
+
+def _as_json(
+    problem: Problem, rows: list[dict[str, Any]], seconds: float | None, evaluations: int | None, seed: int
+) -> dict[str, Any]:
+    return {
+        "model": problem.graph.name,
+        "cluster": problem.cluster.name,
+        "link_model": problem.cluster.link_model,
+        "simulated": True,
+        "budget_s": seconds,
+        "evaluations": evaluations,
+        "seed": seed,
+        "offload_latency_s": problem.offload_latency_s,
+        "methods": rows,
+    }
+
+
+def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{problem.graph.name} on {problem.cluster.name}: simulated, {problem.cluster.link_model} links"
+    )
+    table.add_column("method")
+    for heading in ("latency ms", "IPS", "x offload", "sent MB", "recomputed %", "volumes", "planning s"):
+        table.add_column(heading, justify="right")
+    done = [row for row in rows if "refused" not in row]
+    best_s = min((row["latency_s"] for row in done), default=0.0)
+    for row in done:
+        table.add_row(
+            row["method"],
+            f"{row['latency_s'] * 1e3:.2f}",
+            f"{row['images_per_s']:.2f}",
+            f"{row['speedup_over_offload']:.2f}",
+            f"{row['bytes_sent'] / 1e6:.2f}",
+            f"{row['recompute_ratio'] * 100:.1f}",
+            str(row["volumes"]),
+            f"{row['planning_s']:.2f}",
+            style="bold" if row["latency_s"] == best_s else None,
+        )
+    Console().print(table)
+    for row in rows:
+        if "refused" in row:
+            click.echo(f"{row['method']} does not apply: {row['refused']}")
+        elif row["cut_short"]:
+            click.echo(f"{row['method']} was cut short: {row['cut_short']}")
+        elif row["speedup_over_offload"] < 1 - 1e-9:
+            click.echo(f"{row['method']} is slower than the best single device")
+
+
+def _draw(problem: Problem, rows: list[dict[str, Any]], path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from distredge.errors import FileError
+
+    done = [row for row in rows if "refused" not in row]
+    figure, axes = plt.subplots(figsize=(1.5 + 0.6 * len(done), 4), layout="constrained")
+    bars = axes.bar([row["method"] for row in done], [row["images_per_s"] for row in done], color="tab:blue")
+    axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.axhline(
+        1 / problem.offload_latency_s, color="tab:red", linestyle="--", linewidth=1, label="best single device"
+    )
+    axes.set_ylabel("images per second (simulated)")
+    axes.set_title(f"{problem.graph.name} on {problem.cluster.name}")
+    axes.tick_params(axis="x", rotation=60)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot write the chart: {error}") from error
+    finally:
+        plt.close(figure)

@@ -1,0 +1,72 @@
+"""What several planners need: pricing, building strategies, and figures to show beside one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distredge.errors import Infeasible
+from distredge.latency import evaluate
+from distredge.model.layout import WIRE_BYTES
+from distredge.strategy import Head, InputSpec, ModelRef, PlannerRef, Strategy, Volume
+
+if TYPE_CHECKING:
+    from distredge.model.cuts import Cut
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+
+
+def price(problem: Problem, strategy: Strategy, budget: Budget) -> float:
+    """Latency of a strategy in seconds, counted against the budget; infinite when it needs a link that is down."""
+    try:
+        latency_s = evaluate(problem, strategy)
+    except Infeasible:
+        latency_s = math.inf
+    budget.spend()
+    budget.report(latency_s)
+    return latency_s
+
+
+def predict(problem: Problem, strategy: Strategy) -> Strategy:
+    """The strategy with its simulated latency and that of the best single device beside it."""
+    figures = {"latency_s": evaluate(problem, strategy), "offload_latency_s": problem.offload_latency_s}
+    return strategy.replace(predicted=figures)
+
+
+def volume(cut: Cut, rows: Sequence[int], columns: Sequence[int] | None = None) -> Volume:
+    """A volume that ends at a cut, its rows (and columns) dealt out as given."""
+    across = None if columns is None else tuple(int(x) for x in columns)
+    return Volume(cut.tensors, cut.reference, tuple(int(x) for x in rows), across)
+
+
+def build(
+    problem: Problem,
+    devices: Sequence[str],
+    volumes: Sequence[Volume],
+    head: str,
+    planner: PlannerRef,
+) -> Strategy:
+    """A strategy for the problem's model; its input travels in the smallest dtype that the problem allows."""
+    graph = problem.graph
+    model = ModelRef(graph.name, graph.topology, graph.input_shapes[0])
+    dtype = min(problem.input_dtypes, key=WIRE_BYTES.__getitem__)
+    return Strategy(model, tuple(devices), tuple(volumes), Head(head), InputSpec(dtype), planner)
+
+
+def whole_on(problem: Problem, device: str, planner: PlannerRef) -> Strategy:
+    """The strategy that leaves everything to one device."""
+    last = problem.graph.cuts[-1]
+    return build(problem, [device], [volume(last, (0, last.height))], device, planner)
+
+
+def best_device(problem: Problem, budget: Budget) -> str:
+    """The device that finishes the whole model soonest, input and result included; the first among equals."""
+    return min(
+        problem.cluster.names, key=lambda name: price(problem, whole_on(problem, name, PlannerRef("offload")), budget)
+    )
+
+
+def named(strategy: Strategy, method: str, seed: int, settings: Mapping[str, Any] | None = None) -> Strategy:
+    """The strategy under another planner's name."""
+    return strategy.replace(planner=PlannerRef(method, seed, dict(settings or {})))

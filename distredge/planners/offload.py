@@ -1,0 +1,24 @@
+"""`offload`: the whole model on the one device that finishes it soonest.
+
+Rule: every device is priced with the input, its own compute and the result; the lowest latency wins.
+Assumptions: none beyond the cost model; it is the line that every distributed strategy must stay under.
+Decided here: DistrEdge (arXiv 2202.01699, section V) names "the provider with the best hardware"; the best latency is
+the stronger baseline, since a fast board behind a slow link may lose. Of equal ones the first in the cluster is taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distredge.planners.common import best_device, whole_on
+from distredge.strategy import PlannerRef
+
+if TYPE_CHECKING:
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+
+def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    """The best single device."""
+    return whole_on(problem, best_device(problem, budget), PlannerRef("offload", seed))

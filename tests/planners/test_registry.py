@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import distredge as de
+from distredge.errors import ConfigError, PlannerError
+from distredge.planners import METHODS, plan, resolve
+from distredge.problem import Problem
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_resolved(method: str) -> None:
+    assert callable(resolve(method))
+
+
+def test_unknown_method_names_the_closest() -> None:
+    with pytest.raises(PlannerError, match="did you mean 'offload'"):
+        resolve("ofload")
+
+
+def test_naming_the_methods_imports_nothing_heavy() -> None:
+    code = "import sys, distredge.planners; print('numpy' in sys.modules, 'distredge.latency' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_budget_of_zero_is_refused(problem: Problem) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        plan(problem, budget_s=0)
+
+
+def test_prediction_stands_beside_the_strategy(problem: Problem) -> None:
+    strategy = de.plan(problem, method="offload")
+    assert strategy.predicted["latency_s"] == de.simulate(problem, strategy).latency_s
+    assert strategy.predicted["latency_s"] == pytest.approx(problem.offload_latency_s, rel=1e-12)
