@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distredge.errors import MediaError
+from distredge.media.images import read_image
+from distredge.media.sources import find_images, random_frames, read_frames
+
+
+def _picture(path: Path, height: int = 4, width: int = 6) -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def test_a_png_is_read_as_it_was_written(tmp_path: Path) -> None:
+    pixels = _picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    for mode in ("L", "P", "RGBA", "1"):
+        Image.new(mode, (5, 3)).save(tmp_path / f"{mode}.png")
+        read = read_image(tmp_path / f"{mode}.png")
+        assert (read.shape, read.dtype) == ((3, 5, 3), np.uint8)
+
+
+def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
+    pixels = _picture(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), pixels)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n garbage", b"GIF89a"])
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"broken\.png"):
+        read_image(path)
+
+
+def test_a_truncated_image_is_named(tmp_path: Path) -> None:
+    _picture(tmp_path / "whole.png", 64, 64)
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(MediaError, match=r"half\.png.*damaged"):
+        read_image(tmp_path / "half.png")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="no such file"):
+        read_image(tmp_path / "absent.jpg")
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_an_image_that_claims_too_many_pixels_is_refused(tmp_path: Path, side: int) -> None:
+    _picture(tmp_path / "small.png")
+    content = bytearray((tmp_path / "small.png").read_bytes())
+    content[16:20] = content[20:24] = side.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(bytes(content))
+    with pytest.raises(MediaError, match=r"bomb\.png"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_a_folder_gives_its_images_by_name(tmp_path: Path) -> None:
+    for name in ("b.png", "a.PNG", "c.jpg"):
+        _picture(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [p.name for p in find_images(tmp_path)] == ["a.PNG", "b.png", "c.jpg"]
+    assert [f.name for f in read_frames([tmp_path], count=4)] == ["a.PNG", "b.png", "c.jpg", "a.PNG"]
+    assert [f.name for f in read_frames([tmp_path / "b.png", tmp_path])] == ["b.png", "a.PNG", "b.png", "c.jpg"]
+
+
+def test_bad_sources_are_named_before_the_first_frame(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="found no image"):
+        read_frames([tmp_path])
+    with pytest.raises(MediaError, match="no such file or folder"):
+        read_frames([tmp_path / "absent"])
+    with pytest.raises(MediaError, match="no source"):
+        read_frames([])
+    with pytest.raises(MediaError, match="count"):
+        read_frames([tmp_path], count=0)
+
+
+def test_random_frames_follow_their_seed() -> None:
+    first, second = random_frames(3, 5, 2, seed=1)
+    again = next(random_frames(3, 5, 1, seed=1))
+    np.testing.assert_array_equal(first.pixels, again.pixels)
+    assert first.pixels.shape == (3, 5, 3)
+    assert not np.array_equal(first.pixels, second.pixels)
+    with pytest.raises(MediaError, match="at least 1"):
+        random_frames(0, 5, 1)
