@@ -14,11 +14,15 @@ from distredge.cli._planning import ProgressLine, interruptible, problem_options
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
     from distredge.problem import Problem
+    from distredge.strategy import Strategy
 
 
 @click.command()
 @problem_options
 @click.option("--methods", default="all", show_default=True, help="Names with commas between them, or all.")
+@click.option(
+    "--strategy", "files", multiple=True, metavar="FILE", help="Also this strategy file, such as a run's; repeatable."
+)
 @click.option("--budget", "budget_s", type=float, default=10.0, show_default=True, help="Seconds for each method.")
 @click.option("--evaluations", type=int, help="Strategies that each method may price, instead of seconds.")
 @click.option("--plot", metavar="FILE", help="Also draw a bar chart (.png, .svg or .pdf).")
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 def compare(
     load: Callable[[], Problem],
     methods: str,
+    files: tuple[str, ...],
     budget_s: float,
     evaluations: int | None,
     plot: str | None,
@@ -45,7 +50,7 @@ def compare(
     Budget(seconds, evaluations)
     problem = load()
     line = ProgressLine()
-    rows = []
+    rows = [_file_row(problem, path) for path in files]
     for name in names:
         budget = Budget(seconds, evaluations, line)
         with interruptible(budget):
@@ -75,11 +80,22 @@ def _names(methods: str) -> list[str]:
     return list(dict.fromkeys(["offload", *wanted]))
 
 
+def _file_row(problem: Problem, path: str) -> dict[str, Any]:
+    """Figures of a strategy that was planned before; its planning time is not known here."""
+    from pathlib import Path
+
+    from distredge.strategy import Strategy
+
+    strategy = Strategy.load(path)
+    strategy.check(problem.graph)
+    name = Path(path)
+    label = f"{strategy.planner.method}: {name.parent.name or name.stem}"
+    return {"method": label, "file": path, **_figures(problem, strategy), "planning_s": None, "cut_short": None}
+
+
 def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, Any]:
     """Figures of one method, or why it has none."""
     from distredge.errors import DistredgeError
-    from distredge.latency import simulate
-    from distredge.model.layout import lay_out
     from distredge.planners import run
 
     start_s = time.perf_counter()
@@ -88,20 +104,25 @@ def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, 
     except DistredgeError as error:
         return {"method": method, "refused": " ".join(str(error).split())}
     planning_s = time.perf_counter() - start_s
+    figures = _figures(problem, strategy)
+    return {"method": method, **figures, "planning_s": planning_s, "cut_short": budget.cut_short}
+
+
+def _figures(problem: Problem, strategy: Strategy) -> dict[str, Any]:
+    from distredge.latency import simulate
+    from distredge.model.layout import lay_out
+
     layout = lay_out(problem.graph, strategy)
     timeline = simulate(problem, strategy)
     return {
-        "method": method,
         "latency_s": timeline.latency_s,
         "images_per_s": timeline.images_per_s,
         "bytes_sent": layout.bytes_sent,
         "recompute_ratio": layout.recompute_ratio(problem.graph),
         "speedup_over_offload": problem.offload_latency_s / timeline.latency_s,
-        "planning_s": planning_s,
         "volumes": len(strategy.volumes),
         "lossless": strategy.lossless,
         "settings": dict(strategy.planner.settings),
-        "cut_short": budget.cut_short,
     }
 
 
@@ -142,7 +163,7 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
             f"{row['bytes_sent'] / 1e6:.2f}",
             f"{row['recompute_ratio'] * 100:.1f}",
             str(row["volumes"]),
-            f"{row['planning_s']:.2f}",
+            "" if row["planning_s"] is None else f"{row['planning_s']:.2f}",
             style="bold" if row["latency_s"] == best_s else None,
         )
     Console().print(table)
