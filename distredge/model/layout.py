@@ -12,16 +12,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from distredge.errors import StrategyError
 from distredge.model.cuts import Cut, final_tensors
 from distredge.model.graph import Graph, Tensor
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import EMPTY, Interval, Region, intersect_region, region_hull, scaled_cuts
-
-if TYPE_CHECKING:
-    from distredge.strategy import Strategy
 
 REQUESTER = -1
 """Place of the requester among the devices of a layout."""
@@ -210,7 +207,35 @@ class Decision:
     wire: str = "float32"
 
 
-def lay_out(graph: Graph, strategy: Strategy) -> Layout:
+class _Named(Protocol):
+    @property
+    def device(self) -> str: ...
+
+
+class _Typed(Protocol):
+    @property
+    def dtype(self) -> str: ...
+
+
+class StrategyLike(Protocol):
+    """What a layout reads of a `distredge.strategy.Strategy`, which stands above this module."""
+
+    @property
+    def devices(self) -> tuple[str, ...]: ...
+
+    @property
+    def head(self) -> _Named: ...
+
+    @property
+    def input(self) -> _Typed: ...
+
+    @property
+    def source(self) -> str: ...
+
+    def decisions(self, graph: Graph) -> tuple[Decision, ...]: ...
+
+
+def lay_out(graph: Graph, strategy: StrategyLike) -> Layout:
     """Lays a strategy out on its graph.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,12 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import StrategyError
 from distredge.model.graph import Graph, Operator
-from distredge.model.layout import PARTIAL, Layout, Part, lay_out, region_shape
+from distredge.model.layout import PARTIAL, Layout, Part, StrategyLike, lay_out, region_shape
 from distredge.model.operators import RULES, Reduction
 from distredge.model.rows import Region
-
-if TYPE_CHECKING:
-    from distredge.strategy import Strategy
 
 INLINE_BYTES = 1024
 """Constants up to this size stay inside the sub-model: shapes, axes, limits, scalars."""
@@ -80,7 +77,7 @@ class DeviceProgram:
         return frozenset(h for segment in self.segments for h in segment.weights.values())
 
 
-def build(graph: Graph, strategy: Strategy, device: str, layout: Layout | None = None) -> DeviceProgram:
+def build(graph: Graph, strategy: StrategyLike, device: str, layout: Layout | None = None) -> DeviceProgram:
     """Builds the sub-models of one device.
 
     Args:
