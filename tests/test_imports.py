@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "monitor": _DOMAIN | {"monitor.names", "monitor.trace"},
     "latency": _DOMAIN,
     "planners": _DOMAIN | {"latency"},
-    "envs": _DOMAIN | {"latency", "planners"},
+    "envs": _DOMAIN | {"latency", "planners", "monitor", "monitor.names", "monitor.trace"},
     "agents": _DOMAIN | {"latency", "planners", "envs", "monitor", "monitor.names", "monitor.trace"},
     "runtime": _DOMAIN | {"media", "monitor.names"},
     "testbed": _DOMAIN | {"media", "monitor", "monitor.names", "monitor.trace", "runtime"},

@@ -1,0 +1,62 @@
+"""Arguments that environments share: models, clusters and partition schemes, taken in and checked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from distredge.cluster import Cluster, load_cluster
+from distredge.errors import ConfigError, did_you_mean, located
+from distredge.model.graph import Graph
+from distredge.problem import Problem
+
+Model = str | Path | Graph
+Clusters = str | Path | Cluster | Sequence[str | Path | Cluster]
+
+
+def check_choice(where: str, key: str, found: str, accepted: Iterable[str]) -> None:
+    """Raises ConfigError, with the closest accepted value, unless `found` is one of `accepted`."""
+    names = list(accepted)
+    if found not in names:
+        raise ConfigError(f"{where}: {key}: found {found!r}{did_you_mean(str(found), names)}")
+
+
+def check_partition(where: str, graph: Graph, partition: Sequence[int]) -> tuple[int, ...]:
+    """Returns a partition scheme, indices into `graph.cuts`, or raises ConfigError."""
+    found = tuple(int(index) for index in partition)
+    last = len(graph.cuts) - 1
+    if not found or found[0] < 0 or found[-1] != last or any(a >= b for a, b in itertools.pairwise(found)):
+        raise ConfigError(located(where, "partition", list(found), f"rising indices of cuts, the last one {last}"))
+    return found
+
+
+def load_model(model: Model) -> Graph:
+    """Returns the graph of a zoo name, a path or a graph."""
+    if isinstance(model, Graph):
+        return model
+    from distredge.model.capture import load_model as load
+
+    return load(model)
+
+
+def load_problems(where: str, graph: Graph, cluster: Clusters, input_dtype: str) -> tuple[Problem, ...]:
+    """Returns the problem of each cluster.
+
+    Raises:
+        ConfigError: unless there is a cluster, and all have the same number of devices, at least 2.
+    """
+    given = [cluster] if isinstance(cluster, (str, Path, Cluster)) else list(cluster)
+    clusters = [item if isinstance(item, Cluster) else load_cluster(item, [graph]) for item in given]
+    counts = {len(item.devices) for item in clusters}
+    if len(counts) != 1 or min(counts) < 2:
+        found = {item.name: len(item.devices) for item in clusters}
+        raise ConfigError(located(where, "cluster", found, "clusters of equally many devices, at least 2"))
+    return tuple(Problem(graph, item, input_dtypes=(input_dtype,)) for item in clusters)
+
+
+def longest_period_s(cluster: Cluster) -> float:
+    """Period of the longest trace on a cluster's links; 0 when all rates are constant."""
+    requester, devices = cluster.requester, cluster.devices
+    links = [requester.uplink, requester.downlink, *(d.uplink for d in devices), *(d.downlink for d in devices)]
+    return max((link.trace.period_s for link in links if link.trace is not None), default=0.0)

@@ -1,0 +1,73 @@
+"""What an agent sees of a cluster and of the next volume, scaled to [-1, 1] by fixed ranges."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from distredge.model.cuts import Cut
+    from distredge.model.graph import Graph
+    from distredge.problem import Problem
+
+MAX_HEIGHT = 4096
+MAX_CHANNELS = 4096
+MAX_KERNEL = 15
+MAX_STRIDE = 8
+
+LAYER_FEATURES = 4
+"""Height, channels, kernel and stride."""
+
+
+def scale_time(time_s: NDArray[np.float64], unit_s: float) -> NDArray[np.float64]:
+    """Maps seconds, 0 to infinity, to [-1, 1]: x / (1 + x) of x = time / unit, doubled, minus 1."""
+    x = np.asarray(time_s, np.float64) / unit_s
+    with np.errstate(invalid="ignore"):
+        share = np.where(np.isinf(x), 1.0, x / (1.0 + x))
+    return 2.0 * share - 1.0
+
+
+def layer_features(graph: Graph, cut: Cut) -> NDArray[np.float64]:
+    """Height, channels, kernel and stride of the last layer before a cut, (4,), each in [-1, 1].
+
+    Height and channels on a logarithmic scale up to 4096, the kernel's and the stride's rows on a linear one up to 15
+    and 8; larger values are cut off. A layer without a window counts as one with kernel and stride 1.
+    """
+    tensor = graph.tensors[cut.reference]
+    maker = graph.producer[cut.reference]
+    signature = graph.signatures[graph.fused_into.get(maker, maker)]
+    kernel = signature.kernel[0] if signature is not None and signature.kernel else 1
+    stride = signature.strides[0] if signature is not None and signature.strides else 1
+    channels = tensor.shape[1] if len(tensor.shape) > 1 else 1
+    shares = [
+        math.log2(cut.height) / math.log2(MAX_HEIGHT),
+        math.log2(channels) / math.log2(MAX_CHANNELS),
+        kernel / MAX_KERNEL,
+        stride / MAX_STRIDE,
+    ]
+    return 2.0 * np.clip(shares, 0.0, 1.0) - 1.0
+
+
+def cluster_features(problem: Problem, start_s: float = 0.0) -> NDArray[np.float64]:
+    """How fast each device computes and can be reached, (2 * n_devices,), each in [-1, 1].
+
+    First the seconds of every operator of the whole model on each device, then the seconds in which the model's input
+    crosses the slower of the requester's uplink and the device's downlink at `start_s`; both scaled by `scale_time`.
+    """
+    graph, cluster = problem.graph, problem.cluster
+    compute_s = []
+    reach_s = []
+    bits = 8.0 * sum(graph.tensors[name].size_bytes for name in graph.input_names)
+    for device in cluster.devices:
+        whole = [s for s in graph.signatures if s is not None]
+        compute_s.append(sum(float(device.profile.operator_s(s, s.rows)) for s in whole))
+        rates = [
+            link.trace.rate_at(start_s) if link.trace is not None else link.rate_bps
+            for link in (cluster.requester.uplink, device.downlink)
+        ]
+        slowest = min(math.inf if rate is None else rate for rate in rates)
+        reach_s.append(bits / slowest if slowest > 0 else math.inf)
+    return scale_time(np.array(compute_s + reach_s), problem.offload_latency_s)
