@@ -117,7 +117,7 @@ def from_onnx(
     fold(draft)
     lower_opset(draft)
     simplify(draft)
-    return Graph(draft.finish(), name, preprocess)
+    return draft.finish(preprocess)
 
 
 def read_onnx(path: str | Path) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TypeProto, helper, numpy_helper
 
 from distredge.errors import ModelError, UnsupportedModel
+from distredge.model.graph import Graph
 from distredge.model.infer import (
     DATA_LIMIT,
     IR_VERSION,
@@ -20,7 +21,8 @@ from distredge.model.infer import (
     needed_opset,
     static_shape,
     tensor_type,
-)  # fmt: skip
+)
+from distredge.model.preprocess import Preprocess
 
 CHECKED_ELEMENTS = 1024
 """Constants above this many elements are shown to ONNX's checker and converter as inputs: only their type matters."""
@@ -59,11 +61,10 @@ class Draft:
         outputs = [v.name for v in graph.output]
         return cls(name, sorted_nodes(graph.node, name), constants, inputs, outputs, default_opset(proto, name))
 
-    def to_proto(self, *, weights: bool, opset: int | None = None) -> onnx.ModelProto:
-        """Puts the model together.
+    def to_proto(self, opset: int | None = None) -> onnx.ModelProto:
+        """Puts the model together, with constants above CHECKED_ELEMENTS as inputs.
 
         Args:
-            weights: whether constants above CHECKED_ELEMENTS are initializers; if not they are inputs.
             opset: operator set to declare; None: the draft's own.
         """
         graph = onnx.GraphProto(name=self.name)
@@ -76,15 +77,15 @@ class Draft:
         made = [n for node in self.nodes for n in node.output if n and n not in ends and n in self.types]
         graph.value_info.extend(helper.make_value_info(n, self.types[n]) for n in made)
         for name, array in self.constants.items():
-            if weights or array.size <= CHECKED_ELEMENTS:
+            if array.size <= CHECKED_ELEMENTS:
                 graph.initializer.append(numpy_helper.from_array(array, name))
             else:
                 graph.input.append(helper.make_value_info(name, array_type(array)))
         imports = [helper.make_opsetid("", opset or self.opset)]
         return helper.make_model(graph, producer_name="distredge", ir_version=IR_VERSION, opset_imports=imports)
 
-    def finish(self) -> onnx.ModelProto:
-        """Names every node, drops unused constants, checks the model, and returns it with its weights.
+    def finish(self, preprocess: Preprocess | None = None) -> Graph:
+        """Names every node, drops unused constants, has ONNX's checker look at the model, and wraps it.
 
         The IR version is 8 and the operator set the lowest in which the nodes mean the same.
 
@@ -95,11 +96,14 @@ class Draft:
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         self.constants = {n: a for n, a in self.constants.items() if n in used}
         opset = needed_opset(self.nodes, self.opset) if self.opset <= OPSET else self.opset
+        proto = self.to_proto(opset)
         try:
-            onnx.checker.check_model(self.to_proto(weights=False, opset=opset))
+            onnx.checker.check_model(proto)
         except onnx.checker.ValidationError as error:
             raise ModelError(f"{self.name}: ONNX's checker refuses the captured model: {error}") from error
-        return self.to_proto(weights=True, opset=opset)
+        del proto.graph.initializer[:]
+        del proto.graph.input[len(self.inputs) :]
+        return Graph(proto, self.name, preprocess, self.constants)
 
     def _name_nodes(self) -> None:
         taken: set[str] = set()

@@ -139,17 +139,28 @@ class Graph:
             shapes for every tensor.
         name: name in strategies and reports.
         preprocess: how an image becomes the input; None when unknown.
+        constants: array by initializer name, when `proto` holds none: the weights of VGG-16 cost seconds to copy into
+            a model and out again, and planning needs only their shapes.
 
     Raises:
         ModelError: if a shape is missing or dynamic.
     """
 
-    def __init__(self, proto: onnx.ModelProto, name: str, preprocess: Preprocess | None = None) -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        name: str,
+        preprocess: Preprocess | None = None,
+        constants: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
         self.name = name
-        self.proto = proto
+        self.skeleton = proto
+        """Nodes and types; the weights are not necessarily in it."""
         self._weight_hashes: dict[str, str] = {}
         self.preprocess = preprocess
-        self.constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+        if constants is None:
+            constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+        self.constants: dict[str, NDArray[Any]] = dict(constants)
         inputs = [v for v in proto.graph.input if v.name not in self.constants]
         self.input_names: tuple[str, ...] = tuple(v.name for v in inputs)
         self.output_names: tuple[str, ...] = tuple(v.name for v in proto.graph.output)
@@ -195,9 +206,20 @@ class Graph:
         return tuple(self.tensors[n].shape for n in self.output_names)
 
     @functools.cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The whole model with its weights as initializers."""
+        if len(self.skeleton.graph.initializer) == len(self.constants):
+            return self.skeleton
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self.skeleton)
+        del whole.graph.initializer[:]
+        whole.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in self.constants.items())
+        return whole
+
+    @functools.cached_property
     def opset(self) -> int:
         """Version of the default operator set."""
-        return int(next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")))
+        return int(next(o.version for o in self.skeleton.opset_import if o.domain in ("", "ai.onnx")))
 
     @functools.cached_property
     def body(self) -> Body:

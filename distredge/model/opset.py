@@ -54,7 +54,7 @@ def raise_opset(draft: Draft) -> None:
     if draft.opset < OLDEST_OPSET:
         raise ModelError(f"{draft.name}: operator set: found {draft.opset}, accepted: {OLDEST_OPSET} and later")
     try:
-        converted = onnx.version_converter.convert_version(draft.to_proto(weights=False), OPSET)
+        converted = onnx.version_converter.convert_version(draft.to_proto(), OPSET)
     except (RuntimeError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
         first = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ModelError(f"{draft.name}: cannot be converted from operator set {draft.opset}: {first}") from error

@@ -250,7 +250,7 @@ class _Emitter:
 
     def copy(self, op: Operator, inputs: Sequence[str], **attributes: Any) -> None:
         node = onnx.NodeProto()
-        node.CopyFrom(self.graph.proto.graph.node[op.index])
+        node.CopyFrom(self.graph.skeleton.graph.node[op.index])
         del node.input[:]
         node.input.extend(inputs)
         for name in inputs:
@@ -275,7 +275,7 @@ class _Emitter:
             self.nodes, "segment", [value(p) for p in inputs], [value(p) for p in outputs],
             list(self.initializers.values()),
         )  # fmt: skip
-        source = self.graph.proto
+        source = self.graph.skeleton
         return helper.make_model(body, ir_version=source.ir_version, opset_imports=list(source.opset_import))
 
 

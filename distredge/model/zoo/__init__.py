@@ -75,9 +75,8 @@ def build(
         raise ModelError(located(f"zoo: {name}", "width", factor, "a number above 0 and at most 4"))
     shape = _input_shape(entry, input_shape, resolution)
     builder = Builder(name, _weights(entry, weights, seed, factor), factor)
-    proto = builder.finish(entry.write(builder, shape))
     preprocess = entry.preprocess(shape[-2], shape[-1]) if entry.preprocess else None
-    return Graph(proto, name, preprocess)
+    return builder.finish(entry.write(builder, shape), preprocess)
 
 
 def _input_shape(entry: Entry, wanted: Sequence[int] | None, resolution: int | None) -> tuple[int, ...]:

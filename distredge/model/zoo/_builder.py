@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 from distredge.errors import ModelError
+from distredge.model.graph import Graph
 from distredge.model.infer import IR_VERSION, OPSET, infer_node, needed_opset, static_shape, tensor_type
+from distredge.model.preprocess import Preprocess
 from distredge.model.zoo._weights import Weights
 
 Pads = int | tuple[int, int] | tuple[int, int, int, int] | str
@@ -286,8 +288,8 @@ class Builder:
         reads: list[Value | str] = [x, self.constant(f"{key}.weight", weight), self.constant(f"{key}.bias", bias)]
         return self.node("Gemm", reads, name or key, transB=1)
 
-    def finish(self, outputs: Sequence[Value]) -> onnx.ModelProto:
-        """Returns the model: initializers, types of every tensor, IR version 8, the lowest operator set."""
+    def finish(self, outputs: Sequence[Value], preprocess: Preprocess | None = None) -> Graph:
+        """Returns the graph: types of every tensor, IR version 8, the lowest operator set that its operators allow."""
         self.weights.finish()
         made = {name for node in self._nodes for name in node.output}
         ends = [v.name for v in outputs]
@@ -298,12 +300,9 @@ class Builder:
         graph.value_info.extend(
             helper.make_value_info(n, t) for n, t in self._types.items() if n in made and n not in ends
         )
-        for name, array in self._constants.items():
-            graph.initializer.append(numpy_helper.from_array(array, name))
-        opset = needed_opset(self._nodes, OPSET)
-        return helper.make_model(
-            graph, producer_name="distredge", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", opset)]
-        )
+        imports = [helper.make_opsetid("", needed_opset(self._nodes, OPSET))]
+        proto = helper.make_model(graph, producer_name="distredge", ir_version=IR_VERSION, opset_imports=imports)
+        return Graph(proto, self.name, preprocess, self._constants)
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
