@@ -30,7 +30,9 @@ BEST_LATENCY_S: Final = "best/latency_s"
 BEST_IMAGES_PER_S: Final = "best/images_per_s"
 OFFLOAD_IMAGES_PER_S: Final = "best/offload_images_per_s"
 EXPLORATION: Final = "exploration/epsilon"
+EVALUATION_LATENCY_S: Final = "evaluation/latency_s"
 BEST_TIMELINE: Final = "best/timeline"
+RUN_CONFIG: Final = "config"
 
 # TensorBoard: a run.
 RUN_LATENCY_S: Final = "run/latency_s"
