@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distredge.model.operators import Kind, Verdict, verdict_of
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph
+    from distredge.model.graph import Graph, Operator
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Body:
             their partial results are made where the rows are.
         head: head operators in topological order.
         verdicts: kind and reason of every operator of the graph, as found by its rule or by what precedes it.
-        vectors: tensors that have no rows left to split, made from a reduction.
+        vectors: tensors that have no rows left to split, made from a reduction or from an input without rows.
+        everywhere: body operators on vectors alone; every device that needs their result computes them whole.
         head_inputs: body tensors (and graph inputs) that head operators read.
     """
 
@@ -28,6 +30,7 @@ class Body:
     head: tuple[int, ...]
     verdicts: tuple[Verdict, ...]
     vectors: frozenset[str]
+    everywhere: frozenset[int]
     head_inputs: tuple[str, ...]
 
 
@@ -57,7 +60,8 @@ def find_body(graph: Graph) -> Body:
     (results of a reduction over rows) that never meet a feature map of the body again.
     """
     in_head: set[str] = set()
-    vectors: set[str] = set()
+    vectors = {name for name in graph.input_names if graph.tensors[name].row_axis is None}
+    everywhere: set[int] = set()
     verdicts: list[Verdict] = []
     for op in graph.operators:
         verdict = verdict_of(graph, op)
@@ -65,19 +69,26 @@ def find_body(graph: Graph) -> Body:
         late = next((t for t in reads if t in in_head), None)
         if late is not None:
             verdict = Verdict(Kind.HEAD, f"reads '{late}' of the head")
-        if verdict.kind is Kind.REDUCE and any(t in vectors for t in reads):
-            verdict = Verdict(Kind.LOCAL, "on a vector")
+        elif reads and all(t in vectors for t in reads) and not _makes_rows(graph, op, verdict):
+            verdict = Verdict(Kind.LOCAL, "on a vector: every device computes it")
+            everywhere.add(op.index)
+            vectors.update(op.outputs)
         verdicts.append(verdict)
         if verdict.kind is Kind.HEAD:
             in_head.update(op.outputs)
-        elif verdict.kind is Kind.REDUCE or all(t in vectors for t in reads):
+        elif verdict.kind is Kind.REDUCE:
             vectors.update(op.outputs)
     _send_trailing_vectors_to_head(graph, verdicts, vectors)
     body = tuple(op.index for op in graph.operators if verdicts[op.index].kind is not Kind.HEAD)
-    head = tuple(op.index for op in graph.operators if verdicts[op.index].kind is Kind.HEAD)
-    made_in_head = {out for i in head for out in graph.operators[i].outputs}
-    inputs = dict.fromkeys(t for i in head for t in graph.operators[i].activation_names if t not in made_in_head)
-    return Body(body, head, tuple(verdicts), frozenset(vectors), tuple(inputs))
+    rest = tuple(op.index for op in graph.operators if verdicts[op.index].kind is Kind.HEAD)
+    made_in_head = {out for i in rest for out in graph.operators[i].outputs}
+    inputs = dict.fromkeys(t for i in rest for t in graph.operators[i].activation_names if t not in made_in_head)
+    return Body(body, rest, tuple(verdicts), frozenset(vectors), frozenset(everywhere & set(body)), tuple(inputs))
+
+
+def _makes_rows(graph: Graph, op: Operator, verdict: Verdict) -> bool:
+    """Whether a row-local operator spreads a vector over rows again (Resize, Expand, transposed convolution)."""
+    return verdict.kind is Kind.LOCAL and any(graph.tensors[out].height > 1 for out in op.outputs if out)
 
 
 def _send_trailing_vectors_to_head(graph: Graph, verdicts: list[Verdict], vectors: set[str]) -> None:
@@ -86,7 +97,7 @@ def _send_trailing_vectors_to_head(graph: Graph, verdicts: list[Verdict], vector
     for op in reversed(graph.operators):
         if verdicts[op.index].kind is Kind.HEAD:
             continue
-        is_vector = all(out in vectors for out in op.outputs)
+        is_vector = all(out in vectors for out in op.outputs if out)
         if not is_vector or any(out in returns for out in op.outputs):
             returns.update(t for t in op.activation_names if t in vectors)
         elif verdicts[op.index].kind is not Kind.REDUCE:
@@ -122,19 +133,42 @@ def find_cuts(graph: Graph) -> tuple[Cut, ...]:
 
 
 def final_tensors(graph: Graph) -> tuple[str, ...]:
-    """Body feature maps that the head, its reductions or the requester read."""
+    """Body feature maps that the head, its reductions or the requester read, in the order in which they are made."""
+    _, reductions, _ = vector_sources(graph, (*graph.body.head_inputs, *graph.output_names))
+    made = {out for i in graph.body.operators for out in graph.operators[i].outputs}
+    wanted = {graph.operators[index].inputs[0] for index in reductions}
+    wanted.update(name for name in (*graph.body.head_inputs, *graph.output_names) if name not in graph.body.vectors)
+    return tuple(sorted((t for t in wanted if t in made), key=lambda t: _birth(graph, t)))
+
+
+def _birth(graph: Graph, tensor: str) -> tuple[int, int]:
+    """Place of a tensor in the order in which tensors are made."""
+    maker = graph.producer[tensor]
+    return maker, graph.operators[maker].outputs.index(tensor)
+
+
+def vector_sources(graph: Graph, names: Iterable[str]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+    """What it takes to compute some of the body's vectors anew, feature maps among the names left out.
+
+    Returns:
+        Operators on vectors, reductions to complete, and graph inputs; each in topological order.
+    """
     body = graph.body
-    wanted: dict[str, None] = {}
-    made = {out for i in body.operators for out in graph.operators[i].outputs}
-    for name in (*body.head_inputs, *graph.output_names):
-        if name not in made:
-            continue
-        producer = graph.operators[graph.producer[name]]
-        if name in body.vectors and body.verdicts[producer.index].kind is Kind.REDUCE:
-            wanted[producer.inputs[0]] = None
-        else:
-            wanted[name] = None
-    return tuple(sorted((t for t in wanted if t in made), key=lambda t: graph.producer[t]))
+    operators: set[int] = set()
+    reductions: set[int] = set()
+    inputs: dict[str, None] = {}
+    stack = [name for name in names if name in body.vectors]
+    while stack:
+        name = stack.pop()
+        maker = graph.producer.get(name)
+        if maker is None:
+            inputs[name] = None
+        elif body.verdicts[maker].kind is Kind.REDUCE:
+            reductions.add(maker)
+        elif maker in body.everywhere and maker not in operators:
+            operators.add(maker)
+            stack.extend(graph.operators[maker].activation_names)
+    return tuple(sorted(operators)), tuple(sorted(reductions)), tuple(inputs)
 
 
 def _last_uses(graph: Graph, place: dict[int, int]) -> dict[str, int]:

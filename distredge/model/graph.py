@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from distredge.errors import ModelError
+from distredge.model.axes import assign_axes
+from distredge.model.rewrite import rewritten
 
 if TYPE_CHECKING:
     from distredge.model.cuts import Body, Cut
@@ -154,13 +156,16 @@ class Graph:
         constants: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.name = name
+        proto, new = rewritten(proto)
         self.skeleton = proto
         """Nodes and types; the weights are not necessarily in it."""
+        self.memo: dict[tuple[Any, ...], Any] = {}
+        """What the modules beside this one compute once per graph."""
         self._weight_hashes: dict[str, str] = {}
         self.preprocess = preprocess
         if constants is None:
             constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-        self.constants: dict[str, NDArray[Any]] = dict(constants)
+        self.constants: dict[str, NDArray[Any]] = {**constants, **new}
         inputs = [v for v in proto.graph.input if v.name not in self.constants]
         self.input_names: tuple[str, ...] = tuple(v.name for v in inputs)
         self.output_names: tuple[str, ...] = tuple(v.name for v in proto.graph.output)
@@ -176,6 +181,7 @@ class Graph:
         for op in self.operators:
             for tensor in dict.fromkeys(op.activation_names):
                 self.consumers[tensor] = (*self.consumers.get(tensor, ()), op.index)
+        assign_axes(self)
         for tensor in self.output_names:
             if tensor not in self.tensors:
                 raise ModelError(f"{name}: output '{tensor}' is a constant")
@@ -336,10 +342,7 @@ def _tensor(value: onnx.ValueInfoProto, model: str) -> Tensor:
             )
         shape.append(dim.dim_value)
     dtype = str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-    rank = len(shape)
-    row_axis = None if rank < 3 else (2 if rank <= 4 else rank - 2)
-    col_axis = rank - 1 if rank >= 4 else None
-    return Tensor(value.name, tuple(shape), dtype, row_axis, col_axis)
+    return Tensor(value.name, tuple(shape), dtype, None, None)
 
 
 def _plain(value: Any) -> str:

@@ -14,11 +14,43 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from distredge.errors import StrategyError
-from distredge.model.cuts import Cut, final_tensors
+from distredge.model.cuts import vector_sources
 from distredge.model.graph import Graph, Tensor
-from distredge.model.operators import RULES, Kind, Reduction, whole
-from distredge.model.rows import EMPTY, Interval, Region, intersect_region, region_hull, scaled_cuts
+from distredge.model.operators import RULES, Reduction, whole
+from distredge.model.rows import Interval, Region, intersect_region
+from distredge.model.volumes import (
+    Decision,
+    OperatorRegion,
+    Piece,
+    VolumeGraph,
+    plan_device,
+    region_shape,
+    region_size,
+    shares,
+    volume_between,
+)
+
+__all__ = [
+    "HEAD",
+    "PARTIAL",
+    "REQUESTER",
+    "WIRE_BYTES",
+    "Decision",
+    "Layout",
+    "OperatorRegion",
+    "Part",
+    "Stage",
+    "StrategyLike",
+    "Transfer",
+    "lay_out",
+    "lay_out_decisions",
+    "part_macs",
+    "region_shape",
+    "region_size",
+]
 
 REQUESTER = -1
 """Place of the requester among the devices of a layout."""
@@ -26,18 +58,14 @@ REQUESTER = -1
 HEAD = -1
 """Volume number of the head stage."""
 
-WIRE_BYTES: Mapping[str, float] = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
-"""Bytes of one element on the wire."""
+PARTIAL = "#partial"
+"""Suffix of the virtual tensor that stacks the partial results of a reduction."""
 
-_NOTHING = Region(EMPTY)
-
-
-@dataclass(frozen=True)
-class OperatorRegion:
-    """One operator and the region of its output that a device computes, halo included."""
-
-    operator: int
-    region: Region
+WIRE_BYTES: Mapping[str, int] = {
+    dtype: np.dtype(dtype).itemsize
+    for dtype in "float32 float16 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
+}
+"""Bytes of one element on the wire. Tensors other than float32 travel as they are, whatever a strategy says."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +135,7 @@ class Transfer:
     @property
     def size_bytes(self) -> int:
         """Bytes on the wire."""
-        return round(self.elements * WIRE_BYTES[self.wire])
+        return self.elements * WIRE_BYTES[self.wire]
 
 
 @dataclass(frozen=True)
@@ -158,29 +186,6 @@ def _group(items: Iterable[tuple[int, int, Transfer]]) -> dict[tuple[int, int], 
     return {key: tuple(value) for key, value in groups.items()}
 
 
-def region_size(tensor: Tensor, region: Region) -> int:
-    """Elements of a region of a tensor."""
-    elements = 1
-    for axis, size in enumerate(tensor.shape):
-        if axis == tensor.row_axis:
-            elements *= region.rows.size
-        elif axis == tensor.col_axis and region.cols is not None:
-            elements *= region.cols.size
-        else:
-            elements *= size
-    return 0 if region.empty else elements
-
-
-def region_shape(tensor: Tensor, region: Region) -> tuple[int, ...]:
-    """Shape of the buffer that holds a region of a tensor."""
-    return tuple(
-        region.rows.size
-        if axis == tensor.row_axis
-        else (region.cols.size if axis == tensor.col_axis and region.cols is not None else size)
-        for axis, size in enumerate(tensor.shape)
-    )
-
-
 def part_macs(graph: Graph, part: Part) -> int:
     """Multiply-adds of a part."""
     total = 0
@@ -188,23 +193,6 @@ def part_macs(graph: Graph, part: Part) -> int:
         out = graph.tensors[graph.operators[item.operator].outputs[0]]
         total += graph.macs[item.operator] * region_size(out, item.region) // max(1, region_size(out, whole(out)))
     return total
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One volume: where it ends and how its reference rows (and columns) are dealt out.
-
-    Attributes:
-        cut: where it ends.
-        rows: cut points of the reference's rows, 0 first, its height last.
-        columns: cut points of its columns for a grid of tiles, devices in row-major order; None for rows alone.
-        wire: dtype in which its outputs cross the network.
-    """
-
-    cut: Cut
-    rows: tuple[int, ...]
-    columns: tuple[int, ...] | None = None
-    wire: str = "float32"
 
 
 class _Named(Protocol):
@@ -282,128 +270,82 @@ class _Builder:
     def build(self) -> Layout:
         start = 0
         for number, decision in enumerate(self.decisions):
-            operators = self.graph.body.operators[start : decision.cut.position]
-            self._volume(number, decision, operators)
+            self._volume(number, decision, volume_between(self.graph, start, decision.cut.position))
             start = decision.cut.position
         if start != len(self.graph.body.operators):
-            raise StrategyError(
-                f"{self.graph.name}: the last volume must end the body, at {self.graph.cuts[-1].tensors}"
-            )
+            ends = self.graph.cuts[-1].tensors if self.graph.cuts else "its only operators: none can be split by rows"
+            raise StrategyError(f"{self.graph.name}: the last volume must end the body, at {ends}")
         has_head = self._head()
         for name in self.graph.output_names:
             self._fetch(len(self.stages), REQUESTER, name, whole(self.graph.tensors[name]))
         return Layout(self.devices, tuple(self.stages), tuple(self.transfers), self.tensors, has_head)
 
-    def _share(self, decision: Decision, tensor: Tensor, device: int) -> Region:
-        """Region of a tensor that a device owns under a decision: floor(x * H / H_ref)."""
-        rows = scaled_cuts(decision.rows, tensor.height, decision.cut.height)
-        if decision.columns is None:
-            return Region(Interval(rows[device], rows[device + 1]))
-        width = self.graph.tensors[decision.cut.reference].width
-        cols = scaled_cuts(decision.columns, tensor.width, width)
-        i, j = divmod(device, len(cols) - 1)
-        return Region(Interval(rows[i], rows[i + 1]), Interval(cols[j], cols[j + 1]))
-
-    def _volume(self, number: int, decision: Decision, operators: tuple[int, ...]) -> None:
-        graph = self.graph
-        inside = set(operators)
-        phases = _phases(graph, operators)
-        exports = _exports(graph, operators, inside)
-        owned = {
-            name: [self._share(decision, graph.tensors[name], k) for k in range(len(self.devices))] for name in exports
-        }
-        reductions = [i for i in operators if graph.body.verdicts[i].kind is Kind.REDUCE]
-        exclusive = {
-            i: [self._share(decision, graph.tensors[graph.operators[i].inputs[0]], k) for k in range(len(self.devices))]
-            for i in reductions
-        }
-        plans = [
-            _plan_device(
-                graph,
-                operators,
-                phases,
-                {name: owned[name][k] for name in exports},
-                {i: exclusive[i][k] for i in reductions},
-            )
-            for k in range(len(self.devices))
-        ]
+    def _volume(self, number: int, decision: Decision, volume: VolumeGraph) -> None:
+        plans = [plan_device(self.graph, volume, share) for share in shares(self.graph, decision)]
         first = len(self.stages)
-        last_phase = max(phases.values(), default=0)
-        for phase in range(last_phase + 1):
-            self._add_stage(number, phase, operators, phases, plans, exclusive)
-        for name in exports:
-            made = first + phases[graph.producer[name]]
-            owners = tuple((k, region) for k, region in enumerate(owned[name]) if not region.empty)
-            self.made[name] = _Made(made, decision.wire, owners)
+        contributors = {
+            index: [k for k, plan in enumerate(plans) if index in plan.exclusive] for index in volume.reductions
+        }
+        for phase in range(volume.phases):
+            parts = tuple(
+                self._part(device, plan.pieces[phase], first, contributors) for device, plan in enumerate(plans)
+            )
+            self.stages.append(Stage(first + phase, number, phase, parts))
+            for index in volume.reductions_of[phase]:
+                self._register_partial(first + phase, index, contributors[index])
+        for name, phase in volume.exports.items():
+            owners = tuple((k, plan.owned[name]) for k, plan in enumerate(plans) if not plan.owned[name].empty)
+            self.made[name] = _Made(first + phase, decision.wire, owners)
 
-    def _add_stage(
-        self,
-        number: int,
-        phase: int,
-        operators: tuple[int, ...],
-        phases: Mapping[int, int],
-        plans: Sequence[_DevicePlan],
-        exclusive: Mapping[int, Sequence[Region]],
-    ) -> None:
-        graph = self.graph
+    def _part(self, device: int, piece: Piece, first: int, contributors: Mapping[int, Sequence[int]]) -> Part:
         stage = len(self.stages)
-        parts = []
-        for device, plan in enumerate(plans):
-            part = plan.part(graph, device, phase, operators, phases, exclusive)
-            carried = {
-                name for name in part.inputs
-                if name in graph.producer and graph.producer[name] in phases and not name.endswith(PARTIAL)
-            }  # fmt: skip
-            for name, region in part.inputs.items():
-                if name in carried:
-                    made = stage - phase + phases[graph.producer[name]]
-                    self._add(stage, name, device, device, region, made, "float32")
-                else:
-                    self._fetch(stage, device, name, region)
-            parts.append(part)
-        self.stages.append(Stage(stage, number, phase, tuple(parts)))
-        for index in operators:
-            if graph.body.verdicts[index].kind is Kind.REDUCE and phases[index] == phase:
-                self._register_partial(stage, index, exclusive[index])
+        inputs = dict(piece.inputs)
+        for index in piece.finishes:
+            inputs[self._partial(index)] = Region(Interval(0, len(contributors[index])))
+        for name, region in inputs.items():
+            carried = piece.carried.get(name)
+            if carried is None:
+                self._fetch(stage, device, name, region)
+            else:
+                self._add(stage, name, device, device, region, first + carried, "float32")
+        outputs = dict(piece.outputs)
+        for item in piece.partials:
+            rank = contributors[item.operator].index(device)
+            outputs[self._partial(item.operator)] = Region(Interval(rank, rank + 1))
+        return Part(device, piece.operators, piece.partials, piece.finishes, inputs, outputs)
 
-    def _register_partial(self, stage: int, index: int, exclusive: Sequence[Region]) -> None:
+    def _partial(self, index: int) -> str:
+        return self.graph.operators[index].outputs[0] + PARTIAL
+
+    def _register_partial(self, stage: int, index: int, contributors: Sequence[int]) -> None:
         op = self.graph.operators[index]
-        contributors = [k for k, region in enumerate(exclusive) if not region.empty]
         rule = RULES[op.op_type]
         assert isinstance(rule, Reduction)
-        name = op.outputs[0] + PARTIAL
+        name = self._partial(index)
         shape = rule.partial_shape(self.graph, op, len(contributors))
         self.tensors[name] = Tensor(name, shape, self.graph.tensors[op.outputs[0]].dtype, 0, None)
         owners = tuple((k, Region(Interval(i, i + 1))) for i, k in enumerate(contributors))
         self.made[name] = _Made(stage, "float32", owners)
 
     def _head(self) -> bool:
-        """Adds the head stage: head operators, and reductions of which only the head or the requester wants to know."""
+        """Adds the head stage: head operators, and the vectors that only they or the requester want to know."""
         graph = self.graph
-        wanted = (*graph.body.head_inputs, *graph.output_names)
-        finishes = tuple(
-            dict.fromkeys(graph.producer[n] for n in wanted if n + PARTIAL in self.made and n not in self.made)
-        )
-        if not graph.body.head and not finishes:
+        again, finishes, vector_inputs = vector_sources(graph, (*graph.body.head_inputs, *graph.output_names))
+        if not graph.body.head and not finishes and not again:
             return False
-        inputs: dict[str, Region] = {}
-        for index in finishes:
-            name = graph.operators[index].outputs[0] + PARTIAL
-            inputs[name] = whole(self.tensors[name])
-        finished = {graph.operators[index].outputs[0] for index in finishes}
-        for name in graph.body.head_inputs:
-            if name not in finished:
+        inputs = {self._partial(index): whole(self.tensors[self._partial(index)]) for index in finishes}
+        for name in (*vector_inputs, *graph.body.head_inputs):
+            if name in graph.input_names or name not in graph.body.vectors:
                 inputs[name] = whole(graph.tensors[name])
+        operators = (*again, *graph.body.head)
+        regions = tuple(OperatorRegion(i, whole(graph.tensors[graph.operators[i].outputs[0]])) for i in operators)
+        made = {out for i in (*operators, *finishes) for out in graph.operators[i].outputs}
+        outputs = {n: whole(graph.tensors[n]) for n in graph.output_names if n in made}
         stage = len(self.stages)
-        operators = tuple(
-            OperatorRegion(i, whole(graph.tensors[graph.operators[i].outputs[0]])) for i in graph.body.head
-        )
-        made = [out for i in graph.body.head for out in graph.operators[i].outputs]
-        outputs = {n: whole(graph.tensors[n]) for n in graph.output_names if n in made or n in finished}
         for name, region in inputs.items():
             self._fetch(stage, self.head, name, region)
         parts = tuple(
-            Part(k, operators, (), finishes, inputs, outputs) if k == self.head else Part(k)
+            Part(k, regions, (), finishes, inputs, outputs) if k == self.head else Part(k)
             for k in range(len(self.devices))
         )
         self.stages.append(Stage(stage, HEAD, 0, parts))
@@ -422,154 +364,8 @@ class _Builder:
     def _add(
         self, stage: int, name: str, source: int, destination: int, region: Region, produced: int, wire: str
     ) -> None:
-        elements = region_size(self.tensors[name], region)
-        if self.tensors[name].dtype != "float32":
-            wire = "float32" if wire == "float16" else wire
+        tensor = self.tensors[name]
+        if tensor.dtype != "float32":
+            wire = tensor.dtype
+        elements = region_size(tensor, region)
         self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire))
-
-
-PARTIAL = "#partial"
-"""Suffix of the virtual tensor that stacks the partial results of a reduction."""
-
-
-def _phases(graph: Graph, operators: tuple[int, ...]) -> dict[int, int]:
-    """Phase of each operator of a volume; a reduction belongs to the phase in which its partials are made."""
-    phases: dict[int, int] = {}
-    for index in operators:
-        phase = 0
-        for name in graph.operators[index].activation_names:
-            maker = graph.producer.get(name)
-            if maker in phases:
-                assert maker is not None
-                after = 1 if graph.body.verdicts[maker].kind is Kind.REDUCE else 0
-                phase = max(phase, phases[maker] + after)
-        phases[index] = phase
-    return phases
-
-
-def _exports(graph: Graph, operators: tuple[int, ...], inside: set[int]) -> tuple[str, ...]:
-    """Feature maps made in a volume that anybody outside it reads."""
-    finals = set(final_tensors(graph))
-    outputs = set(graph.output_names)
-    exports = []
-    for index in operators:
-        op = graph.operators[index]
-        if graph.body.verdicts[index].kind is Kind.REDUCE:
-            continue
-        for name in op.outputs:
-            later = [c for c in graph.consumers.get(name, ()) if c not in inside]
-            reads_rows = [
-                c for c in later
-                if c in graph.body.head or graph.body.verdicts[c].kind is not Kind.REDUCE or name not in finals
-            ]  # fmt: skip
-            if name and (reads_rows or name in outputs):
-                exports.append(name)
-    return tuple(exports)
-
-
-@dataclass
-class _DevicePlan:
-    """Regions that one device computes in one volume."""
-
-    regions: dict[int, Region]
-    needs: dict[str, Region]
-    external: dict[int, dict[str, Region]]
-    kept: dict[str, Region]
-
-    def part(
-        self,
-        graph: Graph,
-        device: int,
-        phase: int,
-        operators: tuple[int, ...],
-        phases: Mapping[int, int],
-        exclusive: Mapping[int, Sequence[Region]],
-    ) -> Part:
-        mine = [i for i in operators if phases[i] == phase and i in self.regions]
-        computed = tuple(
-            OperatorRegion(i, self.regions[i]) for i in mine if graph.body.verdicts[i].kind is not Kind.REDUCE
-        )
-        partials = tuple(
-            OperatorRegion(i, exclusive[i][device])
-            for i in operators
-            if phases[i] == phase and i in exclusive and not exclusive[i][device].empty
-        )
-        inputs = dict(self.external.get(phase, {}))
-        finishes = []
-        for index in operators:
-            name = graph.operators[index].outputs[0]
-            if index not in exclusive or phases[index] >= phase or name not in inputs:
-                continue
-            # Finished anew in each phase that reads it: the partials are small and already here.
-            count = sum(not region.empty for region in exclusive[index])
-            inputs.pop(name)
-            inputs[name + PARTIAL] = Region(Interval(0, count))
-            finishes.append(index)
-        outputs = {
-            name: region
-            for name, region in self.kept.items()
-            if graph.producer[name] in phases and phases[graph.producer[name]] == phase
-            and graph.body.verdicts[graph.producer[name]].kind is not Kind.REDUCE
-        }  # fmt: skip
-        ranks = {i: sum(not r.empty for r in exclusive[i][:device]) for i in exclusive}
-        outputs |= {
-            graph.operators[item.operator].outputs[0] + PARTIAL: Region(
-                Interval(ranks[item.operator], ranks[item.operator] + 1)
-            )
-            for item in partials
-        }
-        return Part(device, computed, partials, tuple(finishes), inputs, outputs)
-
-
-def _plan_device(
-    graph: Graph,
-    operators: tuple[int, ...],
-    phases: Mapping[int, int],
-    owned: Mapping[str, Region],
-    exclusive: Mapping[int, Region],
-) -> _DevicePlan:
-    """Walks a volume backwards: which region of every tensor this device computes or needs from outside.
-
-    Args:
-        graph: the graph.
-        operators: the volume's operators in topological order.
-        phases: phase of each operator.
-        owned: exported tensors and the region that this device owns.
-        exclusive: reductions of the volume and the region of their input that this device contributes.
-    """
-    wanted: dict[str, list[Region]] = {name: [region] for name, region in owned.items() if not region.empty}
-    kept: dict[str, list[Region]] = {name: [region] for name, region in owned.items() if not region.empty}
-    plan = _DevicePlan({}, {}, {}, {})
-    external: dict[int, dict[str, list[Region]]] = {}
-    inside = set(operators)
-    for index in reversed(operators):
-        op = graph.operators[index]
-        reduction = index in exclusive
-        out = region_hull(r for name in op.outputs for r in wanted.get(name, ()))
-        if reduction:
-            plan.regions[index] = out
-            if exclusive[index].empty:
-                continue
-        elif out.empty:
-            continue
-        else:
-            plan.regions[index] = out
-        for position in op.activations:
-            name = op.inputs[position]
-            need = exclusive[index] if reduction else RULES[op.op_type].needs(graph, op, position, out)
-            if need.empty:
-                continue
-            maker = graph.producer.get(name)
-            if maker not in inside:
-                external.setdefault(phases[index], {}).setdefault(name, []).append(need)
-                continue
-            assert maker is not None
-            wanted.setdefault(name, []).append(need)
-            if phases[maker] != phases[index] or maker in exclusive:
-                external.setdefault(phases[index], {}).setdefault(name, []).append(need)
-                kept.setdefault(name, []).append(need)
-    plan.external = {
-        phase: {name: region_hull(regions) for name, regions in tensors.items()} for phase, tensors in external.items()
-    }
-    plan.kept = {name: region_hull(regions) for name, regions in kept.items()}
-    return plan

@@ -122,6 +122,16 @@ def window_input(window: Window, out: Interval, size: int) -> tuple[Interval, in
     return clipped, max(0, -reach.start) if not reach.empty else 0, max(0, reach.stop - size)
 
 
+def touching(window: Window, out: Interval, size: int) -> Interval:
+    """The smallest interval that holds `out` and reads at least one row of an input of `size` rows."""
+    reach = window.reach(out)
+    if reach.empty or (reach.stop > 0 and reach.start < size):
+        return out
+    if reach.stop <= 0:
+        return Interval(out.start, -((window.extent - window.pad - 1) // window.stride) + 1)
+    return Interval((size - 1 + window.pad) // window.stride, out.stop)
+
+
 def scaled_cuts(cuts: Sequence[int], height: int, reference: int) -> tuple[int, ...]:
     """Cut points of a tensor of `height` rows from the cut points of the reference tensor: floor(x * H / H_ref).
 

@@ -129,15 +129,13 @@ def _reduction(op: Operator) -> Reduction:
 
 
 def _emit_operator(emitter: _Emitter, op: Operator, region: Region) -> None:
-    """Emits a body operator by its rule and a head operator as it is."""
-    if op.index in emitter.head:
+    """Emits a body operator by its rule; one of the head, or on vectors alone, as it is."""
+    if op.index in emitter.as_they_are:
         emitter.copy(op, op.inputs)
         emitter.hold(op.outputs)
     else:
-        RULES[op.op_type].emit(emitter, op, region)
-        for name in op.outputs:
-            if name:
-                emitter.held[name] = region
+        made = RULES[op.op_type].emit(emitter, op, region)
+        emitter.held.update((name, made) for name in op.outputs if name)
 
 
 class _Emitter:
@@ -146,7 +144,7 @@ class _Emitter:
     def __init__(self, graph: Graph, layout: Layout) -> None:
         self.graph = graph
         self.layout = layout
-        self.head = frozenset(graph.body.head)
+        self.as_they_are = graph.body.everywhere.union(graph.body.head)
         self.held: dict[str, Region | None] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
@@ -248,11 +246,13 @@ class _Emitter:
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], **attributes))
 
-    def copy(self, op: Operator, inputs: Sequence[str], **attributes: Any) -> None:
+    def copy(self, op: Operator, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(self.graph.skeleton.graph.node[op.index])
         del node.input[:]
         node.input.extend(inputs)
+        if output is not None:
+            node.output[0] = output
         for name in inputs:
             self._original(name)
         for key, value in attributes.items():

@@ -1,0 +1,141 @@
+"""How each ONNX operator behaves when only some rows of its output are wanted.
+
+A rule answers four questions: where the rows of its output are (`axes`), may the operator be split by rows and why not
+(`verdict`), which region of an input an output region needs (`needs`), and which nodes compute that output region from
+those input regions (`emit`). `RULES` maps operator types to rules; an operator without one belongs to the head, with
+its name in the reason. Semantics follow the ONNX operator specifications (Conv-11, MaxPool-12, AveragePool-11, ...).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distredge.model.operators.base import (
+    LOCAL,
+    Axes,
+    Emitter,
+    Kind,
+    Rule,
+    Verdict,
+    axes_by_rank,
+    axis_size,
+    dimension_of,
+    head,
+    whole,
+)
+from distredge.model.operators.moving import (
+    Concat,
+    DepthToSpace,
+    Expand,
+    Gather,
+    Pad,
+    Slice,
+    SpaceToDepth,
+    Split,
+    Tile,
+)
+from distredge.model.operators.pointwise import AlongAxis, LastAxisProduct, PerRow, Pointwise
+from distredge.model.operators.reductions import ONLY_LOCAL, PARTIAL_SUMS, Reduction
+from distredge.model.operators.reshape import Reshape, Squeeze, Transpose
+from distredge.model.operators.resize import Resize
+from distredge.model.operators.windows import AveragePooling, Transposed, Windowed
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph, Operator
+    from distredge.model.rows import Region
+
+__all__ = [
+    "LOCAL",
+    "RULES",
+    "Axes",
+    "Emitter",
+    "Kind",
+    "Reduction",
+    "Rule",
+    "Verdict",
+    "axes_of",
+    "axis_size",
+    "dimension_of",
+    "needs_of",
+    "verdict_of",
+    "whole",
+]
+
+_POINTWISE = (
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor "
+    "Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean "
+    "Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign "
+    "Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+).split()
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_POINTWISE, Pointwise()),
+    "Conv": Windowed(),
+    "MaxPool": Windowed(),
+    "LpPool": Windowed(),
+    "AveragePool": AveragePooling(),
+    "ConvTranspose": Transposed(),
+    "BatchNormalization": PerRow(),
+    "LRN": PerRow(),
+    "LayerNormalization": AlongAxis(-1, to_last=True),
+    "LpNormalization": AlongAxis(-1),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), AlongAxis(-1)),
+    "MatMul": LastAxisProduct(),
+    "Concat": Concat(),
+    "Slice": Slice(),
+    "Split": Split(),
+    "Pad": Pad(),
+    "Gather": Gather(),
+    "Expand": Expand(),
+    "Tile": Tile(),
+    "SpaceToDepth": SpaceToDepth(),
+    "DepthToSpace": DepthToSpace(),
+    "Resize": Resize(),
+    "Reshape": Reshape(),
+    "Transpose": Transpose(),
+    "Squeeze": Squeeze(),
+    "Unsqueeze": Squeeze(),
+    **dict.fromkeys((*PARTIAL_SUMS, *ONLY_LOCAL), Reduction()),
+}
+
+
+HEAD_REASONS: dict[str, str] = {
+    "Flatten": "flattens the rows",
+    "Gemm": "is fully connected",
+    "InstanceNormalization": "normalises over all rows",
+    "GroupNormalization": "normalises over all rows",
+    "MeanVarianceNormalization": "normalises over all rows",
+    "LSTM": "is recurrent",
+    "GRU": "is recurrent",
+    "RNN": "is recurrent",
+}
+"""Why known operators stay whole; any other without a rule is named as such."""
+
+
+def verdict_of(graph: Graph, op: Operator) -> Verdict:
+    """Whether an operator may be split by rows; an operator without a rule goes to the head by name."""
+    rule = RULES.get(op.op_type)
+    if rule is None:
+        return head(f"{op.op_type} {HEAD_REASONS.get(op.op_type, 'has no row rule')}")
+    if not op.activations:
+        return head(f"{op.op_type} of constants only")
+    return rule.verdict(graph, op)
+
+
+def axes_of(graph: Graph, op: Operator, output: str) -> Axes:
+    """Row and column axis of an output; by its rank where no rule knows better."""
+    rule = RULES.get(op.op_type)
+    shape = graph.tensors[output].shape
+    axes = axes_by_rank(len(shape)) if rule is None or not op.activations else rule.axes(graph, op, output)
+    if axes.rows is None or not 0 <= axes.rows < len(shape):
+        return Axes(None, None)
+    if axes.cols is None or not 0 <= axes.cols < len(shape) or axes.cols == axes.rows:
+        return Axes(axes.rows, None)
+    return axes
+
+
+def needs_of(graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    """Region of the activation `op.inputs[position]` that output region `out` of a body operator reads."""
+    if op.index in graph.body.everywhere:
+        return whole(graph.tensors[op.inputs[position]])
+    return RULES[op.op_type].needs(graph, op, position, out)

@@ -1,0 +1,249 @@
+"""Resize-13 by rows: nearest and linear, with the scale, coordinates and edges of the whole tensor kept.
+
+Two ways. Where a slice that starts at input row r has output rows that start at a whole number (r*scale), the same
+Resize on the slice makes the same rows, and what it makes too much is cut off. Elsewhere the rows are gathered by
+constant indices (and weighted, for linear), computed here with the arithmetic of the whole tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.model.operators.base import (
+    Emitter,
+    Rule,
+    Verdict,
+    constant_input,
+    dimension_of,
+    head,
+    interval_of,
+    split_axes,
+    with_interval,
+)
+from distredge.model.rows import Interval, Region
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph, Operator
+
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+LARGEST_STEP = 2
+"""Input rows per phase of the scale up to which a slice is resized as it is; above, aligned slices are too tall."""
+
+
+class Sampling(NamedTuple):
+    """Which two input rows every output row mixes, and how much of the second.
+
+    Attributes:
+        low, high: row of the input (H_out,).
+        weight: share of `high`, float32 (H_out,); all 0 for nearest.
+    """
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+
+class Resize(Rule):
+    """Nearest and linear resizing of rows and columns."""
+
+    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+        mode, coordinates = _text(op, "mode", "nearest"), _coordinates(op)
+        source = graph.tensors[op.inputs[0]]
+        if op.activations != (0,):
+            return head("Resize to a size that is not constant")
+        if mode not in ("nearest", "linear") or coordinates not in COORDINATES:
+            return head(f"Resize in mode '{mode}' with '{coordinates}' coordinates")
+        if _text(op, "nearest_mode", ROUNDINGS[0]) not in ROUNDINGS:
+            return head(f"Resize with nearest_mode '{_text(op, 'nearest_mode', '')}'")
+        if any(op.attributes.get(name) for name in ("axes", "antialias", "keep_aspect_ratio_policy")):
+            return head("Resize with attributes of operator set 18")
+        if source.row_axis is None or (mode == "linear" and np.dtype(source.dtype).kind != "f"):
+            return head("Resize of a tensor without rows, or of integers")
+        return super().verdict(graph, op)
+
+    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+        need = out
+        for axis in split_axes(out):
+            need = with_interval(need, axis, _reads(graph, op, axis, interval_of(out, axis)))
+        return need
+
+    def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
+        graph = emitter.graph
+        source, made = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+        need = self.needs(graph, op, 0, out)
+        sizes, computed, gathered = list(made.shape), out, []
+        for axis in split_axes(out):
+            dimension = dimension_of(source, axis)
+            if dimension is None:
+                continue
+            reads = interval_of(need, axis)
+            if aligned_step(graph, op, axis) is None:
+                gathered.append((axis, dimension))
+                sizes[dimension] = reads.size
+            else:
+                before, after = source.shape[dimension], made.shape[dimension]
+                rows = Interval(reads.start * after // before, reads.stop * after // before)
+                sizes[dimension] = rows.size
+                computed = with_interval(computed, axis, rows)
+        value = emitter.take(op.inputs[0], need)
+        resized = emitter.fresh(f"{made.name}@resized") if gathered else made.name
+        _emit_resize(emitter, op, value, resized, sizes, {dimension for _, dimension in gathered})
+        for i, (axis, _) in enumerate(gathered):
+            name = made.name if i == len(gathered) - 1 else emitter.fresh(f"{made.name}@gathered")
+            _emit_gather(emitter, op, axis, resized, name, interval_of(need, axis), interval_of(out, axis))
+            resized = name
+        return computed
+
+
+def _emit_resize(emitter: Emitter, op: Operator, value: str, output: str, sizes: list[int], gathered: set[int]) -> None:
+    """Appends a Resize of the slice: the whole tensor's scale, but 1 along axes that are gathered afterwards."""
+    graph = emitter.graph
+    scales = _scales(graph, op)
+    if scales is None:
+        inputs = [value, "", "", emitter.constant("sizes", np.array(sizes, dtype=np.int64))]
+    else:
+        local = [1.0 if axis in gathered else scale for axis, scale in enumerate(scales.tolist())]
+        inputs = [value, "", emitter.constant("scales", np.array(local, dtype=np.float32))]
+    # The two differ only for an output of size 1, which a slice must not decide.
+    half = _coordinates(op) == "pytorch_half_pixel" and not _has_point(graph, op)
+    node = {"coordinate_transformation_mode": "half_pixel"} if half else {}
+    emitter.copy(op, inputs, output=output, **node)
+
+
+def _emit_gather(
+    emitter: Emitter, op: Operator, axis: str, value: str, output: str, held: Interval, out: Interval
+) -> None:
+    """Appends the nodes that pick (and mix) input rows `held` into output rows `out`."""
+    graph = emitter.graph
+    source = graph.tensors[op.inputs[0]]
+    dimension = dimension_of(source, axis)
+    assert dimension is not None
+    sampling = sampling_of(graph, op, axis)
+    rows = slice(out.start, out.stop)
+
+    def picked(indices: NDArray[np.int64], name: str) -> str:
+        emitter.node("Gather", [value, emitter.constant("rows", indices[rows] - held.start)], name, axis=dimension)
+        return name
+
+    if not sampling.weight[rows].any():
+        picked(sampling.low, output)
+        return
+    shape = [-1] + [1] * (len(source.shape) - dimension - 1)
+    terms = []
+    for indices, weight in ((sampling.low, 1 - sampling.weight), (sampling.high, sampling.weight)):
+        share = emitter.constant("weight", weight[rows].reshape(shape).astype(source.dtype))
+        term = emitter.fresh(output)
+        emitter.node("Mul", [picked(indices, emitter.fresh(output)), share], term)
+        terms.append(term)
+    emitter.node("Add", terms, output)
+
+
+def _reads(graph: Graph, op: Operator, axis: str, out: Interval) -> Interval:
+    if out.empty:
+        return out
+    sampling = sampling_of(graph, op, axis)
+    low = int(sampling.low[out.start : out.stop].min())
+    high = int(sampling.high[out.start : out.stop].max()) + 1
+    step = aligned_step(graph, op, axis)
+    if step is None:
+        return Interval(low, high)
+    return Interval(low // step * step, -(-high // step) * step)
+
+
+def aligned_step(graph: Graph, op: Operator, axis: str) -> int | None:
+    """Number of input rows after which the scale is in phase again, if a slice of such steps can be resized as it is.
+
+    None: the rows have to be gathered, since the scale is not the ratio of the heights, its phase is too long, or
+    the coordinates depend on the height of the whole tensor.
+    """
+    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+    if dimension is None or _coordinates(op) == "align_corners":
+        return None
+    if _coordinates(op) == "pytorch_half_pixel" and _has_point(graph, op):
+        return None
+    before = graph.tensors[op.inputs[0]].shape[dimension]
+    after = graph.tensors[op.outputs[0]].shape[dimension]
+    scales = _scales(graph, op)
+    step = before // math.gcd(before, after)
+    if step > LARGEST_STEP or (scales is not None and float(scales[dimension]) * before != after):
+        return None
+    return step
+
+
+def sampling_of(graph: Graph, op: Operator, axis: str) -> Sampling:
+    """What the output rows (or columns) of the whole tensor read, computed once per operator."""
+    key = ("sampling", op.index, axis)
+    if key not in graph.memo:
+        graph.memo[key] = _sampling(graph, op, axis)
+    found = graph.memo[key]
+    assert isinstance(found, Sampling)
+    return found
+
+
+def _sampling(graph: Graph, op: Operator, axis: str) -> Sampling:
+    """Coordinates in float32 as ONNX Runtime computes them, so that ties fall to the same side."""
+    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+    if dimension is None:
+        return Sampling(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32))
+    before = graph.tensors[op.inputs[0]].shape[dimension]
+    after = graph.tensors[op.outputs[0]].shape[dimension]
+    scales = _scales(graph, op)
+    scale = np.float32(after) / np.float32(before) if scales is None else np.float32(scales[dimension])
+    x = _source_coordinates(_coordinates(op), before, after, np.float32(scale))
+    if _text(op, "mode", "nearest") == "nearest":
+        row = np.clip(_rounded(x, _text(op, "nearest_mode", ROUNDINGS[0])), 0, before - 1).astype(np.int64)
+        return Sampling(row, row, np.zeros(after, np.float32))
+    x = np.clip(x, np.float32(0), np.float32(before - 1))
+    low = np.floor(x).astype(np.int64)
+    return Sampling(low, np.minimum(low + 1, before - 1), x - low.astype(np.float32))
+
+
+def _source_coordinates(coordinates: str, before: int, after: int, scale: np.float32) -> NDArray[np.float32]:
+    i = np.arange(after, dtype=np.float32)
+    half = np.float32(0.5)
+    if scale == 1:
+        return i
+    if coordinates == "asymmetric":
+        return np.asarray(i / scale, np.float32)
+    if coordinates == "align_corners":
+        return np.asarray(i * np.float32(before - 1) / np.float32(max(1, after - 1)), np.float32)
+    if coordinates == "pytorch_half_pixel" and after == 1:
+        return np.zeros(1, np.float32)
+    return np.asarray((i + half) / scale - half, np.float32)
+
+
+def _rounded(x: NDArray[np.float32], rounding: str) -> NDArray[np.float32]:
+    below = np.floor(x)
+    if rounding == "floor":
+        return below
+    if rounding == "ceil":
+        return np.ceil(x)
+    tie_up = rounding == "round_prefer_ceil"
+    fraction = x - below
+    up = (fraction > 0.5) | ((fraction == 0.5) & tie_up)
+    return np.asarray(below + up, np.float32)
+
+
+def _scales(graph: Graph, op: Operator) -> NDArray[np.float32] | None:
+    scales = constant_input(graph, op, 2)
+    return None if scales is None or not scales.size else scales.astype(np.float32)
+
+
+def _has_point(graph: Graph, op: Operator) -> bool:
+    """Whether an axis shrinks to one point."""
+    before, after = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
+    return any(a == 1 < b for b, a in zip(before[2:], after[2:], strict=True))
+
+
+def _coordinates(op: Operator) -> str:
+    return _text(op, "coordinate_transformation_mode", "half_pixel")
+
+
+def _text(op: Operator, name: str, default: str) -> str:
+    value = op.attributes.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,261 @@
+"""Sliding windows: convolution, pooling and transposed convolution.
+
+Semantics: Conv-11, MaxPool-12, AveragePool-11, LpPool-11, ConvTranspose-11.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from distredge.model.operators.base import (
+    LOCAL,
+    Axes,
+    Emitter,
+    Rule,
+    Verdict,
+    axes_by_rank,
+    axis_size,
+    dimension_of,
+    head,
+    interval_of,
+    split_axes,
+    with_interval,
+)
+from distredge.model.rows import Interval, Region, Window, touching, window_input
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph, Operator
+
+
+class Geometry(NamedTuple):
+    """Attributes of a window along each spatial axis, with `auto_pad` resolved."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def extent(self, axis: int) -> int:
+        """Inputs from the first to the last that one window covers."""
+        return self.dilations[axis] * (self.kernel[axis] - 1) + 1
+
+
+def geometry(graph: Graph, op: Operator) -> Geometry:
+    """The window of a convolution or pooling, computed once per operator."""
+    found = graph.memo.get(("geometry", op.index))
+    if found is None:
+        found = graph.memo["geometry", op.index] = _geometry(graph, op)
+    assert isinstance(found, Geometry)
+    return found
+
+
+def _geometry(graph: Graph, op: Operator) -> Geometry:
+    source = graph.tensors[op.inputs[0]].shape[2:]
+    count = len(source)
+    kernel = tuple(op.attributes.get("kernel_shape", ())) or tuple(graph.constants[op.inputs[1]].shape[2:])
+    strides = tuple(op.attributes.get("strides", ())) or (1,) * count
+    dilations = tuple(op.attributes.get("dilations", ())) or (1,) * count
+    plain = Geometry(kernel, strides, dilations, (0,) * count, (0,) * count)
+    auto = auto_pad(op)
+    if auto == "VALID":
+        return plain
+    if auto == "NOTSET":
+        pads = tuple(op.attributes.get("pads", ())) or (0,) * 2 * count
+        return plain._replace(begins=pads[:count], ends=pads[count:])
+    begins, ends = [], []
+    for axis, (size, stride) in enumerate(zip(source, strides, strict=True)):
+        total = max(0, (-(-size // stride) - 1) * stride + plain.extent(axis) - size)
+        small, large = total // 2, total - total // 2
+        begins.append(small if auto == "SAME_UPPER" else large)
+        ends.append(large if auto == "SAME_UPPER" else small)
+    return plain._replace(begins=tuple(begins), ends=tuple(ends))
+
+
+def auto_pad(op: Operator) -> str:
+    """The `auto_pad` attribute as text."""
+    value = op.attributes.get("auto_pad", "NOTSET")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def window_of(graph: Graph, op: Operator, axis: str) -> Window:
+    """The sliding window of a convolution or pooling along rows or columns."""
+    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+    assert dimension is not None
+    shape = geometry(graph, op)
+    return Window(shape.strides[dimension - 2], shape.begins[dimension - 2], shape.extent(dimension - 2))
+
+
+class Spatial(Rule):
+    """Operators on (batch, channels, spatial axes...): axes by rank, weights constant."""
+
+    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+        return axes_by_rank(len(graph.tensors[output].shape))
+
+    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+        if len([o for o in op.outputs if o]) > 1:
+            return head(f"{op.op_type} with an index output")
+        if op.activations != (0,):
+            return head(f"{op.op_type} with weights that are not constant")
+        tensor = graph.tensors[op.inputs[0]]
+        expected = axes_by_rank(len(tensor.shape))
+        if expected.rows is None or (tensor.row_axis, tensor.col_axis) != expected:
+            return head(f"{op.op_type} where the rows are not on axis {expected.rows}")
+        return LOCAL
+
+
+class Windowed(Spatial):
+    """Convolution and maximum pooling: what is clipped becomes explicit padding of this split-part alone."""
+
+    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+        if out.empty:
+            return out
+        tensor = graph.tensors[op.inputs[position]]
+        made = self.computable(graph, op, out)
+        rows = window_input(window_of(graph, op, "rows"), made.rows, tensor.height)[0]
+        if made.cols is None:
+            return Region(rows)
+        return Region(rows, window_input(window_of(graph, op, "cols"), made.cols, tensor.width)[0])
+
+    def computable(self, graph: Graph, op: Operator, out: Region) -> Region:
+        """`out`, extended where it reads padding alone: no engine computes that from an input without rows."""
+        tensor = graph.tensors[op.inputs[0]]
+        for axis in split_axes(out):
+            wanted = interval_of(out, axis)
+            extended = touching(window_of(graph, op, axis), wanted, axis_size(tensor, axis))
+            if extended != wanted:
+                out = with_interval(out, axis, extended)
+        return out
+
+    def padding(self, graph: Graph, op: Operator, out: Region) -> tuple[list[int], list[int]]:
+        """Explicit padding of each spatial axis for a computable output region."""
+        tensor = graph.tensors[op.inputs[0]]
+        shape = geometry(graph, op)
+        begins, ends = list(shape.begins), list(shape.ends)
+        for axis in split_axes(out):
+            dimension = dimension_of(tensor, axis)
+            assert dimension is not None
+            _, before, after = window_input(window_of(graph, op, axis), interval_of(out, axis), axis_size(tensor, axis))
+            begins[dimension - 2], ends[dimension - 2] = before, after
+        return begins, ends
+
+    def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
+        graph = emitter.graph
+        made = self.computable(graph, op, out)
+        begins, ends = self.padding(graph, op, made)
+        source = emitter.take(op.inputs[0], self.needs(graph, op, 0, made))
+        changes: dict[str, Any] = {"auto_pad": None}
+        if op.op_type == "MaxPool":
+            ends = self.with_ceil_extension(graph, op, made, begins, ends)
+            changes["ceil_mode"] = None
+        emitter.copy(op, [source, *op.inputs[1:]], pads=begins + ends, **changes)
+        return made
+
+    def with_ceil_extension(
+        self, graph: Graph, op: Operator, out: Region, begins: list[int], ends: list[int]
+    ) -> list[int]:
+        """End padding with the ceil extension of the axes that are not split in it, so that `ceil_mode` can go."""
+        source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
+        shape = geometry(graph, op)
+        split = {dimension_of(graph.tensors[op.inputs[0]], axis) for axis in split_axes(out)}
+        return [
+            end
+            if axis + 2 in split
+            else max(0, (made[axis] - 1) * shape.strides[axis] + shape.extent(axis) - source[axis] - begins[axis])
+            for axis, end in enumerate(ends)
+        ]
+
+
+class AveragePooling(Windowed):
+    """Average pooling, where only declared padding may count in the divisor (AveragePool-11).
+
+    Rows that a ceil extension adds never count; declared padding counts with `count_include_pad`. The split-part gets
+    its declared padding as zeros from a Pad node in that case, and keeps `ceil_mode` for the extension.
+    """
+
+    def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
+        graph = emitter.graph
+        made = self.computable(graph, op, out)
+        source = emitter.take(op.inputs[0], self.needs(graph, op, 0, made))
+        begins, ends = self.padding(graph, op, made)
+        if not op.attributes.get("count_include_pad", 0):
+            ends = self.with_ceil_extension(graph, op, made, begins, ends)
+            emitter.copy(op, [source], pads=begins + ends, auto_pad=None, ceil_mode=None)
+            return made
+        declared = geometry(graph, op).ends
+        zeros = [min(end, limit) for end, limit in zip(ends, declared, strict=True)]
+        if any(begins) or any(zeros):
+            pads = np.array([0, 0, *begins, 0, 0, *zeros], dtype=np.int64)
+            padded = emitter.fresh(f"{op.outputs[0]}@padded")
+            emitter.node("Pad", [source, emitter.constant("pads", pads)], padded, mode="constant")
+            source = padded
+        emitter.copy(op, [source], pads=[0] * 2 * len(begins), auto_pad=None)
+        return made
+
+
+class Transposed(Spatial):
+    """Transposed convolution: output row o reads the input rows i with o = i*stride + tap*dilation - pad."""
+
+    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+        if out.empty:
+            return out
+        rows = self._reads(graph, op, "rows", out.rows)
+        return Region(rows, None if out.cols is None else self._reads(graph, op, "cols", out.cols))
+
+    def _reads(self, graph: Graph, op: Operator, axis: str, out: Interval) -> Interval:
+        size = axis_size(graph.tensors[op.inputs[0]], axis)
+        stride, pad, extent = _transposed_window(graph, op, axis)
+        first, last = out.start + pad, out.stop - 1 + pad
+        # A row between two contributions (stride > extent) holds the bias alone: the input row before it makes it.
+        start = min(-((extent - 1 - first) // stride), first // stride)
+        return Interval(min(max(start, 0), size - 1), min(max(last // stride + 1, 1), size))
+
+    def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
+        graph = emitter.graph
+        tensor = graph.tensors[op.inputs[0]]
+        need = self.needs(graph, op, 0, out)
+        begins, ends, extra = _transposed_pads(graph, op)
+        for axis in split_axes(out):
+            dimension = dimension_of(tensor, axis)
+            assert dimension is not None
+            stride, pad, extent = _transposed_window(graph, op, axis)
+            source, wanted = interval_of(need, axis), interval_of(out, axis)
+            begin = wanted.start + pad - source.start * stride
+            end = (source.size - 1) * stride + extent - begin - wanted.size
+            begins[dimension - 2], ends[dimension - 2], extra[dimension - 2] = begin, max(0, end), max(0, -end)
+        emitter.copy(
+            op,
+            [emitter.take(op.inputs[0], need), *op.inputs[1:]],
+            pads=begins + ends, output_padding=extra, output_shape=None, auto_pad=None,
+        )  # fmt: skip
+        return out
+
+
+def _transposed_window(graph: Graph, op: Operator, axis: str) -> Window:
+    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+    assert dimension is not None
+    shape = geometry(graph, op)
+    begins, _, _ = _transposed_pads(graph, op)
+    return Window(shape.strides[dimension - 2], begins[dimension - 2], shape.extent(dimension - 2))
+
+
+def _transposed_pads(graph: Graph, op: Operator) -> tuple[list[int], list[int], list[int]]:
+    """Begin padding, end padding and output padding of each spatial axis, as the static output shape implies."""
+    source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
+    shape = geometry(graph, op)
+    count = len(source)
+    extra = list(op.attributes.get("output_padding", ())) or [0] * count
+    auto = auto_pad(op)
+    if auto == "NOTSET" and not op.attributes.get("output_shape"):
+        pads = list(op.attributes.get("pads", ())) or [0] * 2 * count
+        return pads[:count], pads[count:], extra
+    begins, ends = [], []
+    for axis in range(count):
+        full = (source[axis] - 1) * shape.strides[axis] + extra[axis] + shape.extent(axis)
+        total = 0 if auto == "VALID" else max(0, full - made[axis])
+        small, large = total // 2, total - total // 2
+        begins.append(small if auto == "SAME_UPPER" else large)
+        ends.append(large if auto == "SAME_UPPER" else small)
+    return begins, ends, extra
