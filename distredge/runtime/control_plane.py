@@ -1,0 +1,342 @@
+"""A worker's control plane: who may use it, what plans it prepares, how it is. A thread of its own.
+
+So a worker that computes for seconds still answers, and a new plan is prepared while frames of the old one run:
+sub-models are loaded in a thread per plan, since that can take seconds too.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from distredge.errors import DistredgeError, EngineError, ProtocolError, TransportError
+from distredge.runtime.data_plane import AddPlan, DataPlane, LoadedPlan, PlanStands, RemovePlan, load_plan
+from distredge.runtime.engine import Engine
+from distredge.runtime.messages import (
+    About,
+    Ask,
+    Failed,
+    Fetch,
+    Goodbye,
+    Hello,
+    Measure,
+    Measured,
+    Missing,
+    Ping,
+    Pong,
+    Prepare,
+    Progress,
+    Ready,
+    Records,
+    Refused,
+    Retire,
+    ToCoordinator,
+    Told,
+    Weight,
+    Welcome,
+    decode_to_worker,
+    encode,
+)
+from distredge.runtime.plan import Bytes, DevicePlan
+from distredge.runtime.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.weights import WeightStore
+
+PROGRESS_BYTES: Final = 8 * 1024 * 1024
+"""How much of the constants comes in between two signs of life."""
+
+MAX_PLANS: Final = 4
+
+_MEASURING: Final = -1
+"""Where the thread that measures a link stands among those that load plans."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Preparing:
+    plan: DevicePlan
+    models: tuple[bytes, ...]
+    missing: set[str]
+    received_bytes: int = 0
+    told_bytes: int = 0
+
+
+class _LoadEnd(NamedTuple):
+    plan: int
+    loaded: LoadedPlan | None
+    error: DistredgeError | None
+
+
+class ControlPlane:
+    """Serves one coordinator at a time; the latest that says hello has the worker.
+
+    Args:
+        name: of the worker.
+        version: of the package.
+        network: makes sockets.
+        endpoint: the bound control endpoint.
+        pipe: end of a pipe to the data plane's thread.
+        data: the data plane.
+        engine: loads sub-models.
+        store: constants.
+        memory_bytes: what plans and constants may take together; None for no limit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        network: Network,
+        endpoint: Endpoint,
+        pipe: Endpoint,
+        data: DataPlane,
+        engine: Engine,
+        store: WeightStore,
+        memory_bytes: int | None,
+    ) -> None:
+        self._name = name
+        self._version = version
+        self._network = network
+        self._endpoint = endpoint
+        self._pipe = pipe
+        self._data = data
+        self._engine = engine
+        self._store = store
+        self._memory_bytes = memory_bytes
+        self._waiter = network.waiter([endpoint, pipe])
+        self._peer = b""
+        self._session = b""
+        self._preparing: dict[int, _Preparing] = {}
+        self._plans: dict[int, DevicePlan] = {}
+        self._loads: queue.SimpleQueue[_LoadEnd | Callable[[], None]] = queue.SimpleQueue()
+        self._loaders: dict[int, threading.Thread] = {}
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Makes `run` return soon; called by any thread."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serves until `stop`."""
+        while not self._stopping:
+            # Loaders have no socket to wake this thread with.
+            self._waiter.wait(0.005 if self._loaders else 1.0)
+            while (received := self._endpoint.receive()) is not None:
+                self._message(received)
+            while self._pipe.receive() is not None:
+                pass
+            self._take_outcomes()
+        for thread in self._loaders.values():
+            thread.join()
+
+    def _message(self, received: Received) -> None:
+        try:
+            if not received.parts:
+                raise ProtocolError("an empty message")
+            message = decode_to_worker(received.parts[0])
+            if isinstance(message, Ping):
+                dropped = {**self._data.dropped, "refused connections": self._network.refused}
+                self._reply(received.peer, Pong(message.token, time.monotonic_ns(), self._about(), dropped))
+            elif isinstance(message, Hello):
+                self._hello(received.peer, message)
+            elif isinstance(message, Measure):
+                self._measure(received.peer, message)
+            elif received.peer != self._peer:
+                raise ProtocolError("this worker serves another session: a later coordinator has taken it over")
+            else:
+                self._serve(message, received.parts[1:])
+        except ProtocolError as error:
+            self._data.dropped["control"] += 1
+            self._reply(received.peer, Refused(str(error)[:2000]))
+
+    def _serve(self, message: Prepare | Weight | Retire | Ask | Fetch | Goodbye, parts: list[Bytes]) -> None:
+        if isinstance(message, Prepare):
+            self._prepare(message.plan, parts)
+        elif isinstance(message, Weight):
+            self._weight(message, parts)
+        elif isinstance(message, Ask):
+            situation = self._data.situation(message.plan, message.frame)
+            self._tell(Told(message.plan, message.frame, situation))
+        elif isinstance(message, Fetch):
+            self._tell(Records(message.plan, self._data.records(message.plan, message.since)))
+        elif isinstance(message, Retire):
+            self._retire(message.plan)
+        else:
+            self._end_session()
+
+    def _about(self) -> About:
+        return About(
+            self._name,
+            self._version,
+            self._engine.name,
+            self._engine.providers,
+            self._engine.threads,
+            self._memory_bytes or 0,
+            self._data.endpoint.address,
+            self._data.plans,
+        )
+
+    def _hello(self, peer: bytes, message: Hello) -> None:
+        if message.name != self._name:
+            raise ProtocolError(f"this is worker '{self._name}', not '{message.name}'")
+        if message.session != self._session:
+            self._end_session()
+        self._peer, self._session = peer, message.session
+        self._tell(Welcome(self._about()))
+
+    def _end_session(self) -> None:
+        for plan in [*self._plans, *self._preparing]:
+            self._retire(plan)
+        self._peer = self._session = b""
+
+    def _prepare(self, plan: DevicePlan, parts: list[Bytes]) -> None:
+        if plan.session != self._session:
+            raise ProtocolError("a plan of another session")
+        if plan.plan in {*self._plans, *self._preparing, *self._loaders}:
+            raise ProtocolError(f"plan {plan.plan} is here already")
+        if len(self._plans) + len(self._preparing) >= MAX_PLANS:
+            self._fail(plan.plan, "memory", f"{MAX_PLANS} plans are here already; retire one first")
+            return
+        if not 0 <= plan.device < len(plan.devices) or plan.devices[plan.device] != self._name:
+            raise ProtocolError(f"a plan for device {plan.device} of {list(plan.devices)}: this is '{self._name}'")
+        if len(parts) != len(plan.segments):
+            raise ProtocolError(f"{len(parts)} sub-models for {len(plan.segments)} segments")
+        digests = {digest for segment in plan.segments for digest in segment.weights.values()}
+        missing = self._store.pin(plan.plan, digests)
+        models = tuple(bytes(part) for part in parts)
+        preparing = _Preparing(plan, models, set(missing))
+        self._preparing[plan.plan] = preparing
+        needed = sum(b.size_bytes for s in plan.segments for b in (*s.inputs, *s.outputs)) * plan.slots
+        if self._memory_bytes is not None and needed + self._store.size_bytes > self._memory_bytes:
+            held = self._store.size_bytes
+            self._fail(
+                plan.plan,
+                "memory",
+                f"needs {needed} bytes beside {held} of constants; the limit is {self._memory_bytes}",
+            )
+            return
+        self._tell(Missing(plan.plan, missing))
+        if not missing:
+            self._load(preparing)
+
+    def _weight(self, message: Weight, parts: list[Bytes]) -> None:
+        preparing = self._preparing.get(message.plan)
+        if preparing is None:
+            return
+        if len(parts) != 1:
+            raise ProtocolError(f"{len(parts)} parts with a piece of a constant")
+        preparing.received_bytes += memoryview(parts[0]).nbytes
+        if preparing.received_bytes - preparing.told_bytes >= PROGRESS_BYTES:
+            preparing.told_bytes = preparing.received_bytes
+            self._tell(Progress(message.plan, preparing.received_bytes))
+        try:
+            complete = self._store.receive(message, parts[0])
+        except ProtocolError as error:
+            self._fail(message.plan, "protocol", str(error))
+            return
+        if complete and message.digest in preparing.missing:
+            preparing.missing.discard(message.digest)
+            if not preparing.missing:
+                self._load(preparing)
+
+    def _load(self, preparing: _Preparing) -> None:
+        plan = preparing.plan
+        weights = self._store.take(plan.plan)
+
+        def goes_on() -> None:
+            self._loads.put(lambda: self._tell(Progress(plan.plan, preparing.received_bytes)))
+
+        def work() -> None:
+            loaded, error = None, None
+            try:
+                loaded = load_plan(plan, preparing.models, weights, self._engine, goes_on)
+            except DistredgeError as found:
+                error = found
+            except MemoryError:
+                error = EngineError("not enough memory for the plan")
+            self._loads.put(_LoadEnd(plan.plan, loaded, error))
+
+        thread = threading.Thread(target=work, name=f"load-{plan.plan}", daemon=True)
+        self._loaders[plan.plan] = thread
+        thread.start()
+
+    def _take_outcomes(self) -> None:
+        while not self._loads.empty():
+            end = self._loads.get()
+            if not isinstance(end, _LoadEnd):
+                end()
+                continue
+            self._loaders.pop(end.plan).join()
+            if end.plan not in self._preparing:
+                self._store.unpin(end.plan)
+            elif end.loaded is None:
+                kind = "engine" if isinstance(end.error, EngineError) else "protocol"
+                self._fail(end.plan, kind, str(end.error))
+            else:
+                self._plans[end.plan] = self._preparing.pop(end.plan).plan
+                self._data.order(AddPlan(end.loaded))
+                self._wake()
+        while self._data.outcomes:
+            outcome = self._data.outcomes.popleft()
+            if isinstance(outcome, PlanStands):
+                loaded = outcome.loaded
+                if loaded.plan.plan in self._plans:
+                    self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s))
+            elif outcome.plan in self._plans:
+                del self._plans[outcome.plan]
+                self._store.unpin(outcome.plan)
+                self._tell(Failed(outcome.plan, "peer", outcome.reason[:2000]))
+
+    def _retire(self, plan: int) -> None:
+        self._preparing.pop(plan, None)
+        if self._plans.pop(plan, None) is not None:
+            self._data.order(RemovePlan(plan))
+            self._wake()
+        if plan not in self._loaders:
+            self._store.unpin(plan)
+
+    def _fail(self, plan: int, kind: str, reason: str) -> None:
+        self._preparing.pop(plan, None)
+        self._store.unpin(plan)
+        _log.warning("plan %d: %s", plan, reason)
+        self._tell(Failed(plan, kind, reason[:2000]))
+
+    def _wake(self) -> None:
+        self._pipe.send([b""])
+
+    def _tell(self, message: ToCoordinator) -> None:
+        if self._peer:
+            self._reply(self._peer, message)
+
+    def _reply(self, peer: bytes, message: ToCoordinator) -> None:
+        try:
+            self._endpoint.send([encode(message)], peer)
+        except NotConnected:
+            _log.info("the coordinator is gone; a %s for it is lost", type(message).__name__)
+
+    def _measure(self, peer: bytes, message: Measure) -> None:
+        from distredge.runtime.probe import measure_link
+
+        def work() -> None:
+            try:
+                times_s = measure_link(self._network, message.peer, message.sizes, message.repeats, message.timeout_s)
+                answer = Measured(message.token, times_s, "")
+            except TransportError as error:
+                answer = Measured(message.token, (), str(error)[:2000])
+            self._loads.put(lambda: finish(answer))
+
+        def finish(answer: Measured) -> None:
+            self._loaders.pop(_MEASURING).join()
+            self._reply(peer, answer)
+
+        if _MEASURING in self._loaders:
+            self._reply(peer, Measured(message.token, (), "this worker is measuring another link"))
+            return
+        thread = threading.Thread(target=work, name="measure", daemon=True)
+        self._loaders[_MEASURING] = thread
+        thread.start()

@@ -1,0 +1,533 @@
+"""The requester's side: prepares plans on workers, sends frames, gets results.
+
+A coordinator has no thread of its own. Whoever waits for something moves everything on meanwhile: that is the shortest
+way for a frame, with no hand-over between threads. Calls from several threads take turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from distredge.errors import DistredgeError, EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
+from distredge.runtime.buffers import Array, Inbox, Outbox, whole
+from distredge.runtime.frames import (
+    Answered,
+    Fail,
+    Finish,
+    FrameAction,
+    FrameBook,
+    FrameBroken,
+    Ignore,
+    Inquire,
+    OutputArrived,
+    PeerGone,
+    Preparation,
+    Submitted,
+    Tick,
+)
+from distredge.runtime.messages import (
+    Ask,
+    Failed,
+    Fetch,
+    FrameFailed,
+    Missing,
+    Prepare,
+    Ready,
+    Record,
+    Records,
+    Retire,
+    Rows,
+    ToCoordinator,
+    Told,
+    Weight,
+    encode,
+)
+from distredge.runtime.peers import Peer, Peers, WorkerAddress
+from distredge.runtime.plan import REQUESTER, Bytes, parts_of
+from distredge.runtime.transport import Network, NotConnected
+from distredge.runtime.weights import weight_messages
+
+if TYPE_CHECKING:
+    from distredge.runtime.deployment import Deployment
+    from distredge.timeline import Timeline
+
+CONNECT_S: Final = 5.0
+PATIENCE_S: Final = 30.0
+DEADLINE_S: Final = 10.0
+ANSWER_S: Final = 2.0
+CHUNKS_AT_ONCE: Final = 16
+
+_log = logging.getLogger(__name__)
+
+
+class Pending:
+    """A frame that was submitted.
+
+    Attributes:
+        latency_s: seconds from submitting to the last output, once it has ended well.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self.outputs: dict[str, Array] | None = None
+        self.error: DistredgeError | None = None
+        self.latency_s: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.outputs is not None or self.error is not None
+
+    def result(self) -> dict[str, Array]:
+        """Waits for the outputs, name -> array.
+
+        Raises:
+            PeerTimeout: at the frame's deadline, or at once when a worker is lost.
+            EngineError, TransportError: what a worker reported.
+        """
+        self._coordinator.wait(self)
+        if self.error is not None:
+            raise self.error
+        assert self.outputs is not None
+        return self.outputs
+
+
+@dataclass(eq=False)
+class _Frame:
+    """A frame in flight."""
+
+    pending: Pending
+    outputs: dict[str, Array]
+    inboxes: dict[int, Inbox]
+    started_ns: int
+
+
+class Plan:
+    """A deployment on its way to the workers, or standing there.
+
+    Args:
+        number: unique within the session.
+        deployment: what is run.
+        slots: frames that may be in flight.
+    """
+
+    def __init__(self, number: int, deployment: Deployment, slots: int, patience_s: float) -> None:
+        self.number = number
+        self.deployment = deployment
+        self.slots = slots
+        self.indices = {deployment.devices[i]: i for i in deployment.busy}
+        outputs = [link.source for link in deployment.output_links]
+        self.book = FrameBook(deployment.devices, deployment.busy, outputs, slots)
+        names = {i: name for name, i in self.indices.items()}
+        self.preparation = Preparation(names, patience_s, time.monotonic())
+        self.frames: dict[int, _Frame] = {}
+        self.numbers = itertools.count()
+        self.error: ExecutionError | None = None
+        self.retiring = False
+        self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
+        self.unsent: dict[str, tuple[Weight, Bytes]] = {}
+        self.records: deque[Record] = deque(maxlen=8192)
+        self.output_forms = {link.source: parts_of(link.pieces) for link in deployment.output_links}
+        self._outboxes: list[list[Outbox]] | None = None
+
+    def outboxes(self, slot: int, inputs: Mapping[str, Array]) -> list[Outbox]:
+        """What packs the inputs; the packs of a slot are used again."""
+        if self._outboxes is None:
+            self._outboxes = [
+                [
+                    Outbox(link, [whole(inputs[piece.tensor]) for piece in link.pieces])
+                    for link in self.deployment.input_links
+                ]
+                for _ in range(self.slots)
+            ]
+        for outbox in self._outboxes[slot]:
+            outbox.take_from([whole(inputs[piece.tensor]) for piece in outbox.link.pieces])
+        return self._outboxes[slot]
+
+
+class Coordinator:
+    """Runs frames on workers.
+
+    Args:
+        network: makes sockets; stays open when the coordinator closes.
+        workers: where the workers are.
+        deadline_s: within which a frame ends, one way or the other.
+        connect_s: within which workers must be reached.
+        patience_s: how long a worker may be silent while it prepares a plan.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        workers: Iterable[WorkerAddress],
+        *,
+        deadline_s: float = DEADLINE_S,
+        connect_s: float = CONNECT_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._peers = Peers(network, workers, self)
+        self._deadline_s = deadline_s
+        self._connect_s = connect_s
+        self._patience_s = patience_s
+        self._plans: dict[int, Plan] = {}
+        self._active: Plan | None = None
+        self._next: Plan | None = None
+        self._plan_numbers = itertools.count(1)
+        self._lock = threading.RLock()
+        self._dropped: Counter[str] = Counter()
+        self.last_latency_s: float | None = None
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Messages that were dropped, by reason."""
+        return self._dropped + self._peers.dropped
+
+    # Plans.
+
+    def deploy(self, deployment: Deployment, in_flight: int = 1) -> None:
+        """Prepares a deployment on its workers and runs frames on it from then on.
+
+        Frames in flight under the plan before it come to their end there.
+
+        Args:
+            deployment: what to run.
+            in_flight: how many frames may be in flight.
+
+        Raises:
+            PeerTimeout: if a worker cannot be reached or goes silent.
+            AuthError, ProtocolError, EngineError: what a worker refuses, with its name.
+        """
+        with self._lock:
+            plan = self._begin(deployment, in_flight)
+            while not self._ready(plan):
+                self._pump(0.5)
+            self._activate(plan)
+
+    def deploy_beside(self, deployment: Deployment, in_flight: int = 1) -> None:
+        """Begins to prepare a deployment while frames go on; the first frame after it is ready runs on it.
+
+        What goes wrong meanwhile leaves the plan that runs in place and is in `beside_error`.
+        """
+        with self._lock:
+            if self._next is not None and self._next.error is None:
+                self._retire(self._next)
+            self._next = self._begin(deployment, in_flight)
+
+    @property
+    def beside_error(self) -> ExecutionError | None:
+        """Why the plan that is being prepared beside the active one cannot run; None while it may."""
+        return self._next.error if self._next is not None else None
+
+    def _begin(self, deployment: Deployment, slots: int) -> Plan:
+        names = [deployment.devices[i] for i in deployment.busy]
+        unknown = [name for name in names if name not in self._peers]
+        if unknown:
+            raise TransportError(f"no address of worker '{unknown[0]}'")
+        self._peers.connect(names, self._connect_s)
+        addresses = [self._peers[name].for_others() for name in names]
+        plan = Plan(next(self._plan_numbers), deployment, slots, self._patience_s)
+        self._plans[plan.number] = plan
+        for name, index in plan.indices.items():
+            device_plan = deployment.device_plan(index, plan.number, self._peers.session, slots, addresses)
+            if not self._peers.tell(self._peers[name], Prepare(device_plan), deployment.models(index)):
+                plan.error = PeerTimeout(f"worker '{name}' is gone")
+        return plan
+
+    def _ready(self, plan: Plan) -> bool:
+        """Whether a plan can run; raises what keeps it from that."""
+        plan.error = plan.error or plan.preparation.overdue(time.monotonic())
+        if plan.error is not None:
+            self._retire(plan)
+            raise plan.error
+        return plan.preparation.done and all(self._peers[name].stands for name in plan.indices)
+
+    def _activate(self, plan: Plan) -> None:
+        old, self._active = self._active, plan
+        if old is not None:
+            old.retiring = True
+            self._retire_ended()
+
+    def _retire(self, plan: Plan) -> None:
+        self._plans.pop(plan.number, None)
+        if self._active is plan:
+            self._active = None
+        for name in plan.indices:
+            if self._peers[name].greeted:
+                self._peers.tell(self._peers[name], Retire(plan.number))
+
+    def _retire_ended(self) -> None:
+        for plan in [p for p in self._plans.values() if p.retiring and not p.book.open_frames]:
+            self._retire(plan)
+
+    # Frames.
+
+    def infer(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> dict[str, Array]:
+        """Runs one frame.
+
+        Args:
+            inputs: tensor name -> array, shapes as in the graph (uint8 pixels when the strategy sends those).
+            deadline_s: for this frame; the coordinator's own by default.
+
+        Returns:
+            Output name -> array.
+
+        Raises:
+            ModelError: if the inputs do not fit the graph.
+            PeerTimeout: if it has not ended within its deadline, or a worker is lost.
+            EngineError, TransportError: what a worker reported.
+        """
+        return self.submit(inputs, deadline_s).result()
+
+    def submit(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> Pending:
+        """Starts a frame, once there is room for one more; arguments and errors as for `infer`."""
+        limit_s = self._deadline_s if deadline_s is None else deadline_s
+        with self._lock:
+            until_s = time.monotonic() + limit_s
+            plan = self._usable(until_s)
+            arrays = plan.deployment.check_inputs(inputs)
+            number = next(plan.numbers)
+            while not plan.book.room_for(number):
+                self._pump(0.5)
+            return self._start(plan, number, arrays, limit_s)
+
+    def stream(
+        self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None
+    ) -> Iterator[dict[str, Array]]:
+        """Runs frames with as many in flight as the plan allows; yields their outputs in order."""
+        waiting: deque[Pending] = deque()
+        for inputs in frames:
+            waiting.append(self.submit(inputs, deadline_s))
+            while waiting and (waiting[0].done or len(waiting) > (self._active.slots if self._active else 1)):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def wait(self, pending: Pending) -> None:
+        """Waits until a frame has ended."""
+        while not pending.done:
+            with self._lock:
+                if not pending.done:
+                    self._pump(0.5)
+
+    def _usable(self, until_s: float) -> Plan:
+        """The plan for the next frame; prepared anew when a worker was lost meanwhile."""
+        if self._next is not None and self._next.error is None:
+            following = self._next
+            try:
+                ready = self._ready(following)
+            except ExecutionError as error:
+                _log.warning("the plan beside the active one cannot run: %s", error)
+            else:
+                if ready:
+                    self._next = None
+                    self._activate(following)
+        plan = self._active
+        if plan is None:
+            raise ExecutionError("nothing is deployed: call deploy first")
+        self._peers.pump(0.0)
+        if plan.error is None:
+            return plan
+        names = list(plan.indices)
+        left_s = max(0.0, until_s - time.monotonic())
+        self._peers.connect(names, min(left_s, self._connect_s))
+        again = self._begin(plan.deployment, plan.slots)
+        while not self._ready(again):
+            if time.monotonic() >= until_s:
+                self._retire(again)
+                raise PeerTimeout(f"the plan cannot be prepared again in time after: {plan.error}")
+            self._pump(0.5)
+        self._activate(again)
+        return again
+
+    def _start(self, plan: Plan, number: int, inputs: Mapping[str, Array], limit_s: float) -> Pending:
+        pending = Pending(self)
+        deployment = plan.deployment
+        outputs = deployment.empty_outputs(inputs)
+        inboxes = {
+            link.source: Inbox(link, [whole(outputs[p.tensor]) for p in link.pieces], plan.output_forms[link.source])
+            for link in deployment.output_links
+        }
+        started_ns = time.monotonic_ns()
+        plan.frames[number] = _Frame(pending, outputs, inboxes, started_ns)
+        now_s = started_ns / 1e9
+        plan.book.handle(Submitted(number, now_s, now_s + limit_s))
+        for outbox in plan.outboxes(number % plan.slots, inputs):
+            self._send_rows(plan, number, outbox)
+            if pending.done:
+                break
+        if not deployment.output_links and not pending.done:
+            self._perform(plan, (Finish(number),))
+        return pending
+
+    def _send_rows(self, plan: Plan, number: int, outbox: Outbox) -> None:
+        link = outbox.link
+        peer = self._peers[plan.deployment.devices[link.destination]]
+        packing_ns = time.monotonic_ns()
+        pack = outbox.pack()
+        sent_ns = time.monotonic_ns()
+        head = encode(Rows(plan.number, number, link.stage, REQUESTER, sent_ns, link.pieces))
+        try:
+            assert peer.data is not None
+            pack.tracker = peer.data.send([head, *pack.parts], b"", outbox.shared)
+        except NotConnected as error:
+            event = FrameBroken(number, link.destination, "peer", f"cannot be sent its rows: {error}")
+            self._perform(plan, plan.book.handle(event))
+            return
+        times_ns = (packing_ns, time.monotonic_ns(), sent_ns)
+        plan.records.append(Record("send", number, link.stage, link.destination, *times_ns, outbox.size_bytes))
+
+    def _pump(self, timeout_s: float) -> None:
+        now_s = time.monotonic()
+        due_s = [s for plan in self._plans.values() if (s := plan.book.next_s) is not None]
+        due_s += [plan.preparation.next_s for plan in self._plans.values() if not plan.preparation.done]
+        wait_s = max(0.0, min([timeout_s, *(s - now_s for s in due_s)]))
+        writable = [self._peers[name].control for plan in self._plans.values() for name in plan.weights]
+        self._peers.pump(wait_s, writable)
+        for plan in tuple(self._plans.values()):
+            self._send_weights(plan)
+            if plan.book.open_frames:
+                self._perform(plan, plan.book.handle(Tick(time.monotonic())))
+        self._retire_ended()
+
+    def _perform(self, plan: Plan, actions: Sequence[FrameAction]) -> None:
+        for action in actions:
+            if isinstance(action, Finish):
+                frame = plan.frames.pop(action.frame)
+                frame.pending.latency_s = (time.monotonic_ns() - frame.started_ns) / 1e9
+                frame.pending.outputs = frame.outputs
+                self.last_latency_s = frame.pending.latency_s
+            elif isinstance(action, Fail):
+                plan.frames.pop(action.frame).pending.error = action.error
+            elif isinstance(action, Inquire):
+                for name in plan.indices:
+                    self._peers.tell(self._peers[name], Ask(plan.number, action.frame))
+            elif isinstance(action, Ignore):
+                self._dropped[action.why] += 1
+
+    def _send_weights(self, plan: Plan) -> None:
+        for name in tuple(plan.weights):
+            peer = self._peers[name]
+            for _ in range(CHUNKS_AT_ONCE):
+                item = plan.unsent.pop(name, None) or next(plan.weights[name], None)
+                if item is None:
+                    del plan.weights[name]
+                    break
+                if not self._peers.tell(peer, item[0], [item[1]]):
+                    plan.unsent[name] = item
+                    break
+                plan.preparation.heard(plan.indices[name], time.monotonic())
+
+    # What comes in (`peers.Handler`).
+
+    def control_message(self, peer: Peer, message: ToCoordinator) -> None:
+        """Takes a control message in."""
+        plan = self._plans.get(getattr(message, "plan", -1))
+        index = plan.indices.get(peer.name) if plan is not None else None
+        if plan is None or index is None:
+            return
+        plan.preparation.heard(index, time.monotonic())
+        if isinstance(message, Missing):
+            store = plan.deployment.weights(index)
+            unknown = [digest for digest in message.digests if digest not in store]
+            if unknown:
+                plan.error = ProtocolError(f"worker '{peer.name}' asks for constants that are not in its plan")
+                return
+            plan.weights[peer.name] = itertools.chain.from_iterable(
+                weight_messages(plan.number, digest, store[digest]) for digest in message.digests
+            )
+        elif isinstance(message, Ready):
+            plan.preparation.ready(index)
+        elif isinstance(message, Failed):
+            plan.weights.pop(peer.name, None)
+            kinds: dict[str, type[ExecutionError]] = {"engine": EngineError, "peer": PeerTimeout}
+            plan.error = kinds.get(message.kind, ExecutionError)(f"worker '{peer.name}': {message.reason}")
+        elif isinstance(message, Told):
+            self._perform(plan, plan.book.handle(Answered(message.frame, index, message.situation)))
+
+    def data_message(self, peer: Peer, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+        """Takes rows of a result in, or the report that there will be none."""
+        arrived_ns = time.monotonic_ns()
+        plan = self._plans.get(message.plan)
+        index = plan.indices.get(peer.name) if plan is not None else None
+        if plan is None or index is None:
+            self._dropped["unknown plan"] += 1
+            return
+        if isinstance(message, FrameFailed):
+            event = FrameBroken(message.frame, index, message.kind, message.reason)
+            self._perform(plan, plan.book.handle(event))
+            return
+        frame = plan.frames.get(message.frame)
+        inbox = frame.inboxes.get(index) if frame is not None else None
+        if inbox is None or message.source != index or message.stage != inbox.link.stage:
+            self._dropped["late" if frame is None else "not in the plan"] += 1
+            return
+        try:
+            opened = inbox.open(message.pieces, parts)
+        except ProtocolError as error:
+            self._dropped["not in the plan"] += 1
+            _log.debug("dropped rows of worker '%s': %s", peer.name, error)
+            return
+        inbox.place(opened)
+        times_ns = (message.sent_ns, time.monotonic_ns(), arrived_ns)
+        plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, inbox.size_bytes))
+        self._perform(plan, plan.book.handle(OutputArrived(message.frame, index)))
+
+    def lost(self, peer: Peer, reason: str) -> None:
+        """Ends the frames of plans in which a lost worker takes part."""
+        for plan in tuple(self._plans.values()):
+            index = plan.indices.get(peer.name)
+            if index is None:
+                continue
+            plan.weights.pop(peer.name, None)
+            plan.error = plan.error or PeerTimeout(f"worker '{peer.name}' is gone: {reason}")
+            self._perform(plan, plan.book.handle(PeerGone(index, reason)))
+
+    # Looking back.
+
+    def timeline(self, frames: int = 1) -> Timeline:
+        """What happened in the latest frames that ended well, in one clock.
+
+        Raises:
+            ExecutionError: if there is none.
+            PeerTimeout: if a worker does not answer.
+        """
+        from distredge.runtime.measured import Recorded, build_timeline, latest_frames
+
+        with self._lock:
+            plan = self._active
+            wanted = latest_frames(plan.records, frames) if plan is not None else ()
+            if plan is None or not wanted:
+                raise ExecutionError("no frame has been run yet: there is no timeline")
+            recorded = {REQUESTER: Recorded(0, tuple(plan.records))}
+            for name, index in plan.indices.items():
+                peer = self._peers[name]
+                offset_ns, _ = self._peers.clock_offset_ns(peer, ANSWER_S)
+                answer = self._peers.ask(peer, Fetch(plan.number, wanted[0]), Records, ANSWER_S)
+                recorded[index] = Recorded(offset_ns, answer.records)
+            return build_timeline(plan.deployment.layout, recorded, wanted)
+
+    def close(self) -> None:
+        """Says goodbye to the workers; frames in flight end with an error."""
+        with self._lock:
+            for plan in self._plans.values():
+                for frame in plan.frames.values():
+                    frame.pending.error = ExecutionError("the coordinator was closed")
+            self._plans.clear()
+            self._active = self._next = None
+            self._peers.close()

@@ -1,0 +1,391 @@
+"""A worker's data plane: rows come in, stages run, rows go out. One thread does it all and owns the sockets.
+
+Receiving, encrypting and sending happen in libzmq's own thread meanwhile; a thread of ours for each would only add
+hand-overs to the way of every message.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+
+from distredge.errors import EngineError, ProtocolError
+from distredge.runtime.buffers import Array, Slot
+from distredge.runtime.engine import Engine
+from distredge.runtime.messages import (
+    Echo,
+    FrameFailed,
+    Record,
+    Rows,
+    Situation,
+    VersionMismatch,
+    decode_on_data,
+    encode,
+)
+from distredge.runtime.plan import REQUESTER, DevicePlan, PeerAddress
+from distredge.runtime.security import REQUESTER_NAME
+from distredge.runtime.state import (
+    Drop,
+    Idle,
+    Keep,
+    Place,
+    Report,
+    RowsArrived,
+    Run,
+    Send,
+    SendFailed,
+    StageDone,
+    StageFailed,
+    WorkerAction,
+    WorkerState,
+)
+from distredge.runtime.transport import Endpoint, Network, NotConnected, Received
+
+RECORDS_KEPT: Final = 8192
+PEER_S: Final = 10.0
+"""How long a plan waits for connections to the peers that it sends to."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPlan:
+    """A plan with its arrays and its sub-models.
+
+    Attributes:
+        runs: per slot: stage -> what computes it.
+        load_s: seconds that loading took.
+    """
+
+    plan: DevicePlan
+    slots: tuple[Slot, ...]
+    runs: tuple[Mapping[int, Callable[[], None]], ...]
+    memory_bytes: int
+    load_s: float
+    records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
+
+
+def load_plan(
+    plan: DevicePlan, models: Sequence[bytes], weights: Mapping[str, Array], engine: Engine, goes_on: Callable[[], None]
+) -> LoadedPlan:
+    """Loads the sub-models of a plan and makes its arrays.
+
+    Args:
+        plan: what to load.
+        models: one sub-model per segment.
+        weights: constants by content hash.
+        engine: what runs them.
+        goes_on: called after every sub-model.
+
+    Raises:
+        EngineError: if the engine refuses a sub-model.
+        ProtocolError: if the plan contradicts itself.
+    """
+    started_s = time.monotonic()
+    slots = tuple(Slot(plan) for _ in range(plan.slots))
+    runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
+    for segment, model in zip(plan.segments, models, strict=True):
+        named = {name: weights[digest] for name, digest in segment.weights.items()}
+        loaded = engine.load(model, named, segment.stage)
+        for slot, run in zip(slots, runs, strict=True):
+            run[segment.stage] = loaded.bind(slot.inputs[segment.stage], slot.outputs[segment.stage])
+        goes_on()
+    memory_bytes = sum(slot.size_bytes for slot in slots) + sum(array.nbytes for array in weights.values())
+    return LoadedPlan(plan, slots, tuple(runs), memory_bytes, time.monotonic() - started_s)
+
+
+class AddPlan(NamedTuple):
+    """Take a plan in, connect to its peers, and say so."""
+
+    loaded: LoadedPlan
+
+
+class RemovePlan(NamedTuple):
+    """Forget a plan."""
+
+    plan: int
+
+
+class Stop(NamedTuple):
+    """End."""
+
+
+Order: TypeAlias = AddPlan | RemovePlan | Stop
+
+
+class PlanStands(NamedTuple):
+    """A plan is ready for frames."""
+
+    loaded: LoadedPlan
+
+
+class PlanFails(NamedTuple):
+    """A plan cannot be run: a peer is not there."""
+
+    plan: int
+    reason: str
+
+
+Outcome: TypeAlias = PlanStands | PlanFails
+
+
+@dataclass
+class _Peer:
+    address: PeerAddress
+    endpoint: Endpoint
+    connected: bool = False
+    trouble: str = ""
+
+
+@dataclass
+class _Pending:
+    loaded: LoadedPlan
+    until_s: float
+
+
+class DataPlane:
+    """Runs plans.
+
+    Args:
+        network: makes sockets.
+        address: where to bind.
+        control: end of a pipe to the control plane's thread, over which either wakes the other.
+        bells: ends of more pipes that wake this thread.
+    """
+
+    def __init__(self, network: Network, address: str, control: Endpoint, bells: Sequence[Endpoint] = ()) -> None:
+        self._network = network
+        self.endpoint = network.bind(address, "data")
+        self._control = control
+        self._pipes = (control, *bells)
+        self._orders: deque[Order] = deque()
+        self.outcomes: deque[Outcome] = deque()
+        self.dropped: Counter[str] = Counter()
+        self._state = WorkerState()
+        self._plans: dict[int, LoadedPlan] = {}
+        self._pending: list[_Pending] = []
+        self._peers: dict[PeerAddress, _Peer] = {}
+        self._waiter = network.waiter([self.endpoint, *self._pipes])
+        self._stopping = False
+
+    def order(self, order: Order) -> None:
+        """Leaves an order; called by another thread, which then sends anything over its end of the pipe."""
+        self._orders.append(order)
+
+    def records(self, plan: int, since: int) -> tuple[Record, ...]:
+        """What was done for frames from `since` on; called by another thread."""
+        loaded = self._plans.get(plan)
+        return tuple(r for r in list(loaded.records) if r.frame >= since) if loaded is not None else ()
+
+    def situation(self, plan: int, frame: int) -> Situation | None:
+        """How far a frame has come; called by another thread."""
+        return self._state.situation(plan, frame)
+
+    @property
+    def plans(self) -> tuple[int, ...]:
+        """Numbers of the plans that stand."""
+        return tuple(self._plans)
+
+    def run(self) -> None:
+        """Works until it is told to stop."""
+        while not self._stopping:
+            ready = self._waiter.wait(0.05 if self._pending else 1.0)
+            self._take_orders(ready)
+            self._watch_peers()
+            self._work()
+
+    def _work(self) -> None:
+        """Takes in what has come, runs what can run, until nothing is left to do."""
+        while not self._stopping:
+            while (received := self.endpoint.receive()) is not None:
+                self._message(received)
+            actions = self._state.handle(Idle())
+            if not actions:
+                return
+            self._perform(actions)
+            if self._orders or self._pending:
+                self._take_orders(())
+                self._watch_peers()
+
+    def _message(self, received: Received) -> None:
+        try:
+            if not received.parts:
+                raise ProtocolError("an empty message")
+            message = decode_on_data(received.parts[0])
+        except VersionMismatch as error:
+            self._drop("version", error)
+            return
+        except ProtocolError as error:
+            self._drop("unreadable", error)
+            return
+        if isinstance(message, Rows):
+            self._rows(received, message)
+        elif isinstance(message, Echo) and not message.answer:
+            self._answer(received.peer, message)
+        else:
+            self._drop("not for a worker", type(message).__name__)
+
+    def _rows(self, received: Received, rows: Rows) -> None:
+        arrived_ns = time.monotonic_ns()
+        loaded = self._plans.get(rows.plan)
+        if loaded is None:
+            self._drop("unknown plan", rows.plan)
+            return
+        inbox = loaded.slots[0].inboxes.get((rows.stage, rows.source))
+        if inbox is None:
+            self._drop("not in the plan", (rows.stage, rows.source))
+            return
+        sender = REQUESTER_NAME if rows.source == REQUESTER else loaded.plan.devices[rows.source]
+        if received.user and received.user != sender:
+            self._drop("imposter", f"'{received.user}' speaks as '{sender}'")
+            return
+        try:
+            opened = inbox.open(rows.pieces, received.parts[1:])
+        except ProtocolError as error:
+            self._drop("not in the plan", error)
+            return
+        for action in self._state.handle(RowsArrived(rows.plan, rows.frame, rows.stage, rows.source)):
+            if isinstance(action, Place):
+                loaded.slots[action.slot].inboxes[rows.stage, rows.source].place(opened)
+                times_ns = (rows.sent_ns, time.monotonic_ns(), arrived_ns)
+                record = Record("receive", rows.frame, rows.stage, rows.source, *times_ns, inbox.size_bytes)
+                loaded.records.append(record)
+            elif isinstance(action, Drop):
+                self._drop(action.why, rows.frame)
+
+    def _perform(self, actions: Sequence[WorkerAction]) -> None:
+        for action in actions:
+            if isinstance(action, Run):
+                self._run(action)
+            elif isinstance(action, Send):
+                self._send(action)
+            elif isinstance(action, Keep):
+                self._plans[action.plan].slots[action.slot].keepers[action.stage, action.made_in].keep()
+            elif isinstance(action, Report):
+                self._report(action)
+
+    def _run(self, action: Run) -> None:
+        loaded = self._plans[action.plan]
+        started_ns = time.monotonic_ns()
+        try:
+            loaded.runs[action.slot][action.stage]()
+        except EngineError as error:
+            self._perform(self._state.handle(StageFailed(action.plan, action.frame, action.stage, str(error)[:2000])))
+            return
+        stopped_ns = time.monotonic_ns()
+        times_ns = (started_ns, stopped_ns, stopped_ns)
+        loaded.records.append(Record("compute", action.frame, action.stage, REQUESTER, *times_ns, 0))
+        self._perform(self._state.handle(StageDone(action.plan, action.frame, action.stage)))
+
+    def _send(self, action: Send) -> None:
+        loaded = self._plans[action.plan]
+        plan = loaded.plan
+        outbox = loaded.slots[action.slot].outboxes[action.outbox]
+        link = outbox.link
+        started_ns = time.monotonic_ns()
+        pack = outbox.pack()
+        sent_ns = time.monotonic_ns()
+        head = encode(Rows(plan.plan, action.frame, link.stage, plan.device, sent_ns, link.pieces))
+        try:
+            if link.destination == REQUESTER:
+                pack.tracker = self.endpoint.send([head, *pack.parts], plan.session, outbox.shared)
+            else:
+                peer = self._peers[plan.peers[str(link.destination)]]
+                pack.tracker = peer.endpoint.send([head, *pack.parts], b"", outbox.shared)
+        except NotConnected as error:
+            event = SendFailed(action.plan, action.frame, link.destination, str(error))
+            self._perform(self._state.handle(event))
+            return
+        times_ns = (started_ns, time.monotonic_ns(), sent_ns)
+        record = Record("send", action.frame, link.stage, link.destination, *times_ns, outbox.size_bytes)
+        loaded.records.append(record)
+
+    def _report(self, action: Report) -> None:
+        plan = self._plans[action.plan].plan
+        _log.warning("frame %d: %s", action.frame, action.reason)
+        message = FrameFailed(action.plan, action.frame, plan.device, action.kind, action.reason)
+        try:
+            self.endpoint.send([encode(message)], plan.session)
+        except NotConnected:
+            self._drop("requester gone", action.frame)
+
+    def _answer(self, peer: bytes, message: Echo) -> None:
+        try:
+            self.endpoint.send([encode(Echo(message.token, True))], peer)
+        except NotConnected:
+            self._drop("requester gone", "echo")
+
+    def _drop(self, why: str, detail: object) -> None:
+        self.dropped[why] += 1
+        _log.debug("dropped a message: %s: %s", why, detail)
+
+    # Orders and peers.
+
+    def _take_orders(self, ready: Sequence[Endpoint]) -> None:
+        for pipe in self._pipes:
+            while pipe in ready and pipe.receive() is not None:
+                pass
+        while self._orders:
+            order = self._orders.popleft()
+            if isinstance(order, Stop):
+                self._stopping = True
+            elif isinstance(order, RemovePlan):
+                self._remove(order.plan)
+            else:
+                self._add(order.loaded)
+
+    def _add(self, loaded: LoadedPlan) -> None:
+        self._plans[loaded.plan.plan] = loaded
+        self._state.add(loaded.plan)
+        for address in loaded.plan.peers.values():
+            if address not in self._peers:
+                endpoint = self._network.connect(address.endpoint, "data", address.public_key)
+                self._peers[address] = _Peer(address, endpoint)
+        self._rebuild()
+        self._pending.append(_Pending(loaded, time.monotonic() + PEER_S))
+
+    def _remove(self, plan: int) -> None:
+        self._plans.pop(plan, None)
+        self._state.remove(plan)
+        self._pending = [p for p in self._pending if p.loaded.plan.plan != plan]
+        wanted = {address for loaded in self._plans.values() for address in loaded.plan.peers.values()}
+        for address in [a for a in self._peers if a not in wanted]:
+            self._network.drop(self._peers.pop(address).endpoint)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._waiter = self._network.waiter(
+            [self.endpoint, *self._pipes, *(peer.endpoint for peer in self._peers.values())]
+        )
+
+    def _watch_peers(self) -> None:
+        for peer in self._peers.values():
+            for event in peer.endpoint.events():
+                peer.connected = event.kind == "connected"
+                peer.trouble = event.reason
+        for pending in tuple(self._pending):
+            peers = [self._peers[address] for address in pending.loaded.plan.peers.values()]
+            absent = [peer for peer in peers if not peer.connected]
+            if not absent:
+                self._pending.remove(pending)
+                self.outcomes.append(PlanStands(pending.loaded))
+                self.wake_control()
+            elif time.monotonic() >= pending.until_s:
+                self._pending.remove(pending)
+                first = absent[0]
+                why = f": {first.trouble}" if first.trouble else ""
+                reason = f"cannot reach '{first.address.name}' at {first.address.endpoint} within {PEER_S:g} s{why}"
+                self.outcomes.append(PlanFails(pending.loaded.plan.plan, reason))
+                self._remove(pending.loaded.plan.plan)
+                self.wake_control()
+
+    def wake_control(self) -> None:
+        """Wakes the control plane's thread; called by this one."""
+        try:
+            self._control.send([b""])
+        except NotConnected:
+            self._drop("control thread gone", "")

@@ -1,0 +1,228 @@
+"""From a graph and a strategy to the plans of its devices (`plan.DevicePlan`) and of the requester."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distredge.errors import ModelError, StrategyError
+from distredge.model.layout import HEAD, Layout, Transfer, lay_out, region_shape
+from distredge.model.rows import Region
+from distredge.model.segments import DeviceProgram, Port, build, weight_store
+from distredge.runtime.plan import REQUESTER, Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph, Tensor
+    from distredge.runtime.buffers import Array
+    from distredge.strategy import Strategy
+
+RUNNABLE_WIRES = ("float32", "float16", "uint8")
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """What a strategy means for each device and for the requester.
+
+    Attributes:
+        graph, strategy, layout: what it was made from.
+        programs: the sub-models of each device, in the strategy's order.
+        links: every message of one frame, and what stays on a device (source == destination).
+    """
+
+    graph: Graph
+    strategy: Strategy
+    layout: Layout
+    programs: tuple[DeviceProgram, ...]
+    links: tuple[Link, ...]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices in their order."""
+        return self.layout.devices
+
+    @functools.cached_property
+    def busy(self) -> tuple[int, ...]:
+        """Devices that have something to do."""
+        return tuple(index for index, program in enumerate(self.programs) if program.segments)
+
+    @functools.cached_property
+    def input_links(self) -> tuple[Link, ...]:
+        """What the requester sends."""
+        return tuple(link for link in self.links if link.source == REQUESTER != link.destination)
+
+    @functools.cached_property
+    def output_links(self) -> tuple[Link, ...]:
+        """What the requester gets."""
+        return tuple(link for link in self.links if link.destination == REQUESTER != link.source)
+
+    @functools.cached_property
+    def input_dtypes(self) -> Mapping[str, str]:
+        """Element type of each input of the model, as the strategy wants it from the user."""
+        return {name: _input_dtype(self.graph, self.strategy, name) for name in self.graph.input_names}
+
+    @functools.cached_property
+    def passed_through(self) -> tuple[str, ...]:
+        """Outputs of the model that are inputs of it: they never leave the requester."""
+        return tuple(name for name in self.graph.output_names if name in self.graph.input_names)
+
+    def weights(self, device: int) -> dict[str, Array]:
+        """The constants that a device must hold, by content hash."""
+        return weight_store(self.graph, self.programs[device])
+
+    def models(self, device: int) -> tuple[bytes, ...]:
+        """The sub-models of a device, in stage order."""
+        return tuple(segment.model for segment in self.programs[device].segments)
+
+    def device_plan(
+        self, device: int, plan: int = 0, session: bytes = b"-", slots: int = 1, peers: Iterable[PeerAddress] = ()
+    ) -> DevicePlan:
+        """Returns the plan of one device.
+
+        Args:
+            device: index among `devices`.
+            plan: number of the plan.
+            session: routing id of the requester on the data plane.
+            slots: frames that may be in flight.
+            peers: data addresses, by name, of at least the devices that it sends to.
+        """
+        volumes = {stage.index: stage.volume for stage in self.layout.stages}
+        by_name = {peer.name: peer for peer in peers}
+        outgoing = tuple(k for k in self.links if k.source == device and k.destination != device)
+        receivers = sorted({k.destination for k in outgoing} - {REQUESTER})
+        return DevicePlan(
+            plan,
+            session,
+            self.graph.name,
+            device,
+            self.devices,
+            slots,
+            tuple(
+                SegmentPlan(
+                    segment.stage,
+                    volumes[segment.stage],
+                    dict(segment.weights),
+                    tuple(self._buffer(port) for port in segment.inputs),
+                    tuple(self._buffer(port) for port in segment.outputs),
+                )
+                for segment in self.programs[device].segments
+            ),
+            tuple(k for k in self.links if k.destination == device and k.source != device),
+            outgoing,
+            tuple(k for k in self.links if k.source == k.destination == device),
+            {str(i): by_name[self.devices[i]] for i in receivers if self.devices[i] in by_name},
+        )
+
+    def check_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns the inputs as C-ordered arrays of the dtype that the strategy sends.
+
+        Raises:
+            ModelError: if a name, a shape or a dtype is not the model's.
+        """
+        found: dict[str, Array] = {}
+        unknown = sorted(set(inputs) - set(self.graph.input_names))
+        if unknown:
+            raise ModelError(
+                f"{self.graph.name}: no input '{unknown[0]}'; accepted: {', '.join(self.graph.input_names)}"
+            )
+        for name in self.graph.input_names:
+            shape, dtype = self.graph.tensors[name].shape, np.dtype(self.input_dtypes[name])
+            if name not in inputs:
+                raise ModelError(f"{self.graph.name}: input '{name}' of shape {shape} is missing")
+            array = np.asarray(inputs[name])
+            if array.shape != shape:
+                raise ModelError(f"{self.graph.name}: input '{name}': found shape {array.shape}, accepted: {shape}")
+            if not np.can_cast(array.dtype, dtype, casting="same_kind"):
+                hint = " (the strategy sends pixels as uint8)" if dtype == np.uint8 else ""
+                raise ModelError(
+                    f"{self.graph.name}: input '{name}': found dtype {array.dtype}, accepted: {dtype}{hint}"
+                )
+            found[name] = np.ascontiguousarray(array, dtype=dtype)
+        return found
+
+    def empty_outputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns arrays for the outputs of one frame; what is an input of the model as well is filled in already."""
+        tensors = self.graph.tensors
+        return {
+            name: inputs[name].copy()
+            if name in self.passed_through
+            else np.zeros(tensors[name].shape, tensors[name].dtype)
+            for name in self.graph.output_names
+        }
+
+    def _buffer(self, port: Port) -> Buffer:
+        tensor = self.layout.tensors[port.tensor]
+        return Buffer(port.name, port.tensor, _corner(tensor, port.region), port.shape, port.dtype)
+
+
+def deploy(graph: Graph, strategy: Strategy) -> Deployment:
+    """Works out what every device has to do.
+
+    Raises:
+        StrategyError: if the strategy does not fit the graph or asks for what this version cannot run.
+    """
+    strategy.check(graph)
+    _check_runnable(strategy)
+    layout = lay_out(graph, strategy)
+    programs = tuple(build(graph, strategy, name, layout) for name in layout.devices)
+    groups: dict[tuple[int, int, int], list[Transfer]] = {}
+    for transfer in layout.transfers:
+        groups.setdefault((transfer.stage, transfer.source, transfer.destination), []).append(transfer)
+    links = tuple(
+        Link(
+            stage,
+            source,
+            destination,
+            tuple(_piece(graph, strategy, layout, transfer) for transfer in transfers),
+            tuple(transfer.produced for transfer in transfers),
+        )
+        for (stage, source, destination), transfers in groups.items()
+    )
+    return Deployment(graph, strategy, layout, programs, links)
+
+
+def volume_of(layout: Layout, stage: int) -> int:
+    """Layer-volume of a stage; -1 for the head and for what only the requester needs."""
+    return layout.stages[stage].volume if stage < len(layout.stages) else HEAD
+
+
+def _check_runnable(strategy: Strategy) -> None:
+    for index, volume in enumerate(strategy.volumes):
+        if volume.wire not in RUNNABLE_WIRES:
+            raise StrategyError(
+                f"{strategy.source}: volumes[{index}].wire: found '{volume.wire}', "
+                "accepted: 'float32' or 'float16' (what this version can run)"
+            )
+        if volume.boundary_first:
+            raise StrategyError(
+                f"{strategy.source}: volumes[{index}].boundary_first: found true, "
+                "accepted: false (what this version can run)"
+            )
+
+
+def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer) -> Piece:
+    tensor = layout.tensors[transfer.tensor]
+    if transfer.tensor in graph.input_names:
+        dtype = _input_dtype(graph, strategy, transfer.tensor)
+    elif transfer.local or tensor.dtype != "float32":
+        dtype = tensor.dtype
+    else:
+        dtype = transfer.wire
+    return Piece(transfer.tensor, _corner(tensor, transfer.region), region_shape(tensor, transfer.region), dtype)
+
+
+def _input_dtype(graph: Graph, strategy: Strategy, name: str) -> str:
+    return "uint8" if strategy.input.dtype == "uint8" else graph.tensors[name].dtype
+
+
+def _corner(tensor: Tensor, region: Region) -> tuple[int, ...]:
+    """Where a region starts, on every axis of its tensor."""
+    return tuple(
+        region.rows.start
+        if axis == tensor.row_axis
+        else (region.cols.start if axis == tensor.col_axis and region.cols is not None else 0)
+        for axis in range(len(tensor.shape))
+    )

@@ -1,0 +1,212 @@
+"""Inference engines: what runs the sub-models of a plan.
+
+An `Engine` loads sub-models and binds them to arrays that live as long as the plan; running one then reads and writes
+these arrays in place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from distredge.errors import EngineError, MissingDependency
+from distredge.runtime.buffers import Array
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+TENSORRT: Final = "TensorrtExecutionProvider"
+
+PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
+    "cpu": (CPU,),
+    "cuda": (CUDA, CPU),
+    "tensorrt": (TENSORRT, CUDA, CPU),
+}
+"""What an operator not supported by the first provider falls back to."""
+
+
+class Loaded(Protocol):
+    """A loaded sub-model."""
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """Returns a function that reads `inputs`, computes, and writes `outputs`; the arrays must stay where they are.
+
+        Args:
+            inputs: every input of the sub-model by name, C-ordered.
+            outputs: every output likewise.
+        """
+
+
+class Engine(Protocol):
+    """Loads sub-models; used by one thread at a time for loading and by one for running."""
+
+    @property
+    def name(self) -> str:
+        """Name and version."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What it computes with, the preferred one first."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that one sub-model uses."""
+
+    def load(self, model: bytes, weights: Mapping[str, Array], stage: int) -> Loaded:
+        """Loads a sub-model.
+
+        Args:
+            model: serialised ONNX model without its large constants.
+            weights: those constants by name; their memory is shared where the engine can.
+            stage: the stage that it is for.
+
+        Raises:
+            EngineError: if the engine refuses the model.
+        """
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime, one session per sub-model, lossless: float32 throughout, TF32 off.
+
+    Args:
+        threads: threads inside an operator.
+        provider: "cpu", "cuda" or "tensorrt".
+        spinning: whether idle threads burn their core while waiting; only worth it on a core of one's own.
+
+    Raises:
+        MissingDependency: if onnxruntime is not installed.
+        EngineError: if this build has not the provider.
+    """
+
+    def __init__(self, threads: int = 1, provider: str = "cpu", spinning: bool = False) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingDependency("onnxruntime", "to run models", "engine") from None
+        if provider not in PROVIDERS:
+            raise EngineError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
+        available = onnxruntime.get_available_providers()
+        if PROVIDERS[provider][0] not in available:
+            raise EngineError(
+                f"this build of ONNX Runtime {onnxruntime.__version__} has no {PROVIDERS[provider][0]}; "
+                f"it has: {', '.join(available)}"
+            )
+        self._ort = onnxruntime
+        self._threads = threads
+        self._spinning = spinning
+        self._providers = tuple(p for p in PROVIDERS[provider] if p in available)
+
+    @property
+    def name(self) -> str:
+        """Name and version."""
+        return f"onnxruntime {self._ort.__version__}"
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers, the preferred one first."""
+        return self._providers
+
+    @property
+    def threads(self) -> int:
+        """Threads inside an operator."""
+        return self._threads
+
+    def load(self, model: bytes, weights: Mapping[str, Array], stage: int) -> Loaded:
+        """Makes a session; see `Engine.load`."""
+        options = self._options()
+        values = [self._ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        if values:
+            options.add_external_initializers(list(weights), values)
+        providers = [(p, {"use_tf32": "0"}) if p == CUDA else p for p in self._providers]
+        try:
+            session = self._ort.InferenceSession(model, options, providers=providers)
+        except Exception as error:
+            raise EngineError(f"{self.name} refuses the sub-model of stage {stage}: {_brief(error)}") from error
+        return _OnnxRuntimeLoaded(self._ort, session, stage, (values, tuple(weights.values())))
+
+    def _options(self) -> ort.SessionOptions:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        return options
+
+
+class _OnnxRuntimeLoaded:
+    """One session; `keep` holds the memory that it reads."""
+
+    def __init__(self, runtime: Any, session: ort.InferenceSession, stage: int, keep: object) -> None:
+        self._ort = runtime
+        self._session = session
+        self._stage = stage
+        self._keep = keep
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """Binds arrays; see `Loaded.bind`."""
+        _check_ports(self._session.get_inputs(), inputs, self._stage, "input")
+        _check_ports(self._session.get_outputs(), outputs, self._stage, "output")
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_numpy(array))
+        session, stage = self._session, self._stage
+
+        def run() -> None:
+            try:
+                session.run_with_iobinding(binding)
+            except Exception as error:
+                raise EngineError(f"stage {stage}: {_brief(error)}") from error
+
+        return run
+
+
+def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], stage: int, what: str) -> None:
+    """The engine would write beyond an array that is too small: shapes must be exactly the model's."""
+    shapes = {node.name: tuple(node.shape) for node in declared}
+    found = {name: array.shape for name, array in arrays.items()}
+    if shapes != found:
+        raise EngineError(f"stage {stage}: the sub-model's {what}s are {shapes}, the plan's {found}")
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else f"{text[:400]}..."
+
+
+class SleepEngine:
+    """Computes nothing and takes the time that it is told: for boards that are emulated, and for tests.
+
+    Args:
+        seconds: stage -> seconds; a stage that is not there takes none.
+    """
+
+    name = "sleep"
+    providers = ("none",)
+    threads = 1
+
+    def __init__(self, seconds: Mapping[int, float] | None = None) -> None:
+        self._seconds = dict(seconds or {})
+
+    def load(self, model: bytes, weights: Mapping[str, Array], stage: int) -> Loaded:
+        """Accepts any sub-model."""
+        return _SleepLoaded(self._seconds.get(stage, 0.0))
+
+
+class _SleepLoaded:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        def run() -> None:
+            if self._seconds > 0:
+                time.sleep(self._seconds)
+
+        return run

@@ -1,0 +1,168 @@
+"""A cluster of worker processes on this machine: the real runtime over the loopback interface."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from distredge.runtime.buffers import Array
+from distredge.runtime.coordinator import DEADLINE_S, PATIENCE_S, Coordinator, Pending
+from distredge.runtime.deployment import Deployment, deploy
+from distredge.runtime.peers import WorkerAddress
+from distredge.runtime.process import Order, WorkerProcess, local_order, stop_all
+from distredge.runtime.security import REQUESTER_NAME, Keys, make_keys
+from distredge.runtime.transport import ZmqNetwork
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+    from distredge.timeline import Timeline
+
+START_S: Final = 60.0
+"""Within which all workers must be up: a loaded machine can take long to start Python several times."""
+
+
+class LocalCluster:
+    """Workers of this machine that run a strategy; a context manager.
+
+    Each worker is a process of its own. Keys are made afresh for every run and reach the workers through pipes; ports
+    are chosen by the system. The workers end with the `with` block, on Ctrl-C, and when this process dies.
+
+    Args:
+        problem: graph and cluster; the cluster's devices of the strategy's names say how many threads to use.
+        strategy: what to run.
+        deadline_s: within which a frame ends, one way or the other.
+        in_flight: frames that may be in flight.
+        plaintext: run without encryption and authentication, for measuring what these cost.
+
+    Raises:
+        StrategyError: if the strategy does not fit the problem.
+        PeerTimeout, ExecutionError: if a worker does not come up.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        strategy: Strategy,
+        *,
+        deadline_s: float = DEADLINE_S,
+        in_flight: int = 1,
+        plaintext: bool = False,
+    ) -> None:
+        self._deployment = deploy(problem.graph, strategy)
+        names = [strategy.devices[i] for i in self._deployment.busy]
+        threads = {name: problem.cluster.device(name).threads for name in names}
+        keys = make_keys(names)
+        orders = [
+            local_order(name, None if plaintext else keys[name].for_worker(), threads=threads[name]) for name in names
+        ]
+        self._workers = Workers(orders)
+        self._network: ZmqNetwork | None = None
+        self._coordinator: Coordinator | None = None
+        try:
+            addresses = self._workers.wait(START_S, None if plaintext else keys[REQUESTER_NAME])
+            self._network = ZmqNetwork(None if plaintext else keys[REQUESTER_NAME].for_requester())
+            self._coordinator = Coordinator(self._network, addresses, deadline_s=deadline_s, connect_s=PATIENCE_S)
+            self._coordinator.deploy(self._deployment, in_flight)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """What runs the frames."""
+        if self._coordinator is None:
+            raise RuntimeError("the cluster is closed")
+        return self._coordinator
+
+    @property
+    def deployment(self) -> Deployment:
+        """What is run."""
+        return self._deployment
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id of each worker."""
+        return self._workers.pids
+
+    def infer(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> dict[str, Array]:
+        """Runs one frame; see `Coordinator.infer`."""
+        return self.coordinator.infer(inputs, deadline_s)
+
+    def submit(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> Pending:
+        """Starts a frame; see `Coordinator.submit`."""
+        return self.coordinator.submit(inputs, deadline_s)
+
+    def stream(
+        self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None
+    ) -> Iterator[dict[str, Array]]:
+        """Runs frames with several in flight; see `Coordinator.stream`."""
+        return self.coordinator.stream(frames, deadline_s)
+
+    @property
+    def timeline(self) -> Timeline:
+        """What happened in the latest frame."""
+        return self.coordinator.timeline()
+
+    @property
+    def last_latency_s(self) -> float | None:
+        """Seconds from submitting the latest finished frame to its last output; None before the first."""
+        return self.coordinator.last_latency_s
+
+    def close(self) -> None:
+        """Ends the workers."""
+        coordinator, self._coordinator = self._coordinator, None
+        if coordinator is not None:
+            coordinator.close()
+        network, self._network = self._network, None
+        if network is not None:
+            network.close()
+        self._workers.close()
+
+
+class Workers:
+    """Several worker processes; they end when this object is closed, collected, or its process dies."""
+
+    def __init__(self, orders: Iterable[Order]) -> None:
+        self._processes: list[WorkerProcess] = []
+        self._finalizer = weakref.finalize(self, stop_all, self._processes)
+        try:
+            for order in orders:
+                self._processes.append(WorkerProcess(order))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id of each worker."""
+        return {process.name: process.pid for process in self._processes}
+
+    def wait(self, timeout_s: float, keys: Keys | None) -> tuple[WorkerAddress, ...]:
+        """Waits until all listen; returns where.
+
+        Raises:
+            PeerTimeout, ExecutionError: naming one that does not.
+        """
+        until_s = time.monotonic() + timeout_s
+        addresses = []
+        for process in self._processes:
+            bound = process.wait_bound(until_s)
+            key = keys.public[process.name] if keys is not None else ""
+            addresses.append(WorkerAddress(process.name, bound.control, bound.data, key))
+        return tuple(addresses)
+
+    def close(self) -> None:
+        """Ends them."""
+        self._finalizer()

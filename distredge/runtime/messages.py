@@ -1,0 +1,360 @@
+"""What coordinator and workers say to each other: typed, bounded, and checked before anything is read from them.
+
+Frame layouts (ZeroMQ multipart; routing ids of ROUTER sockets are not counted). Frame 0 of every message::
+
+    bytes 0..2   b"DRE"
+    byte  3      PROTOCOL, unsigned
+    bytes 4..    one msgpack array [tag, field, ...] of the structs below
+
+    control plane   [head]                            all but two
+                    [head, model, ...]                Prepare: one ONNX sub-model per segment, in the plan's order
+                    [head, bytes]                     Weight: one piece of one constant
+    data plane      [head, part, ...]                 Rows: raw C-ordered elements, cut as `parts_of` says
+                    [head] or [head, bytes]           Echo, FrameFailed
+
+Nothing is pickled. A header is decoded into its type or refused; rows are compared with what the plan announces
+(tensor, place, shape, dtype, number and size of the parts) before `numpy.frombuffer` sees them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Annotated, Final, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from distredge.errors import ProtocolError
+from distredge.runtime.plan import (
+    DTYPES,
+    MAX_PART_BYTES,
+    MAX_PARTS,
+    Bytes,
+    Count,
+    DevicePlan,
+    Digest,
+    Dimensions,
+    Dtype,
+    Index,
+    Name,
+    PeerAddress,
+    Piece,
+)
+
+PROTOCOL: Final = 1
+"""Version of everything in this module; both ends must have the same."""
+
+MAGIC: Final = b"DRE"
+PREFIX: Final = MAGIC + bytes([PROTOCOL])
+
+MAX_DATA_HEAD_BYTES: Final = 256 * 1024
+MAX_CONTROL_HEAD_BYTES: Final = 32 * 1024 * 1024
+
+WEIGHT_CHUNK_BYTES: Final = 1024 * 1024
+
+Text: TypeAlias = Annotated[str, Meta(max_length=4096)]
+
+
+class VersionMismatch(ProtocolError):
+    """The peer speaks another version of the protocol."""
+
+    def __init__(self, found: int) -> None:
+        self.found = found
+        super().__init__(
+            f"the peer speaks protocol {found}, this is protocol {PROTOCOL}; "
+            "install the same version of distredge on both"
+        )
+
+
+class About(Struct, frozen=True, array_like=True):
+    """What a worker says of itself."""
+
+    name: Name
+    version: Name
+    engine: Text
+    providers: tuple[Name, ...]
+    threads: Count
+    memory_bytes: Count
+    data_endpoint: Name
+    plans: tuple[Count, ...]
+
+
+class Situation(Struct, frozen=True, array_like=True):
+    """How far a frame has come on one device: stages done, and what the first unfinished one waits for."""
+
+    plan: Count
+    frame: Count
+    done: tuple[Count, ...]
+    waits_in: Annotated[int, Meta(ge=-1, lt=2**31)]
+    waits_for: tuple[Index, ...]
+    running: bool
+
+
+class Record(Struct, frozen=True, array_like=True):
+    """One thing that a worker did; times are its own monotonic clock's.
+
+    `kind` is "compute", "send" (packing until libzmq has it), or "receive" (from the sender's hand-over, in the
+    sender's clock, until placed; `arrived_ns` is when the message came in).
+    """
+
+    kind: Annotated[str, Meta(max_length=8)]
+    frame: Count
+    stage: Count
+    peer: Index
+    start_ns: Annotated[int, Meta(ge=-(2**62), lt=2**62)]
+    stop_ns: Annotated[int, Meta(ge=-(2**62), lt=2**62)]
+    arrived_ns: Annotated[int, Meta(ge=-(2**62), lt=2**62)]
+    size_bytes: Count
+
+
+# Control plane, coordinator to worker.
+
+
+class Hello(Struct, frozen=True, array_like=True, tag=1):
+    """Takes the worker for a session; an older session of the same requester ends."""
+
+    session: Annotated[bytes, Meta(min_length=1, max_length=64)]
+    version: Name
+    name: Name
+
+
+class Prepare(Struct, frozen=True, array_like=True, tag=2):
+    """Asks to prepare a plan beside those that run; its sub-models follow as parts."""
+
+    plan: DevicePlan
+
+
+class Weight(Struct, frozen=True, array_like=True, tag=3):
+    """One piece of a constant that the worker lacks; its bytes follow as a part."""
+
+    plan: Count
+    digest: Digest
+    dtype: Dtype
+    shape: Dimensions
+    offset: Count
+    total_bytes: Count
+
+
+class Retire(Struct, frozen=True, array_like=True, tag=4):
+    """Forgets a plan and its buffers; the weights stay."""
+
+    plan: Count
+
+
+class Ping(Struct, frozen=True, array_like=True, tag=5):
+    """Asks for a `Pong`; anybody authorised may ask, without taking the worker."""
+
+    token: Count
+
+
+class Ask(Struct, frozen=True, array_like=True, tag=6):
+    """Asks for the situation of a frame."""
+
+    plan: Count
+    frame: Count
+
+
+class Fetch(Struct, frozen=True, array_like=True, tag=7):
+    """Asks for the records of the latest frames from `since` on."""
+
+    plan: Count
+    since: Count
+
+
+class Goodbye(Struct, frozen=True, array_like=True, tag=8):
+    """Ends the session: its plans are forgotten."""
+
+
+class Measure(Struct, frozen=True, array_like=True, tag=9):
+    """Asks to measure the link to another worker's data port (`runtime.probe`)."""
+
+    token: Count
+    peer: PeerAddress
+    sizes: Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_PART_BYTES)], ...], Meta(max_length=64)]
+    repeats: Annotated[int, Meta(ge=1, le=1000)]
+    timeout_s: Annotated[float, Meta(gt=0, le=600)]
+
+
+# Control plane, worker to coordinator.
+
+
+class Welcome(Struct, frozen=True, array_like=True, tag=21):
+    """Answers `Hello`."""
+
+    about: About
+
+
+class Missing(Struct, frozen=True, array_like=True, tag=22):
+    """Names the constants that the worker does not hold."""
+
+    plan: Count
+    digests: tuple[Digest, ...]
+
+
+class Progress(Struct, frozen=True, array_like=True, tag=23):
+    """Says that preparing goes on; the coordinator's patience starts anew."""
+
+    plan: Count
+    received_bytes: Count
+
+
+class Ready(Struct, frozen=True, array_like=True, tag=24):
+    """Sub-models loaded, buffers made, every peer that it sends to connected."""
+
+    plan: Count
+    memory_bytes: Count
+    load_s: float
+
+
+class Failed(Struct, frozen=True, array_like=True, tag=25):
+    """Preparing failed; `kind` is "engine", "peer", "memory" or "protocol"."""
+
+    plan: Count
+    kind: Annotated[str, Meta(max_length=16)]
+    reason: Text
+
+
+class Pong(Struct, frozen=True, array_like=True, tag=26):
+    """Answers `Ping` with the worker's monotonic clock."""
+
+    token: Count
+    clock_ns: Count
+    about: About
+    dropped: dict[Name, Count]
+
+
+class Told(Struct, frozen=True, array_like=True, tag=27):
+    """Answers `Ask`; None when the worker does not know the plan or the frame."""
+
+    plan: Count
+    frame: Count
+    situation: Situation | None
+
+
+class Records(Struct, frozen=True, array_like=True, tag=28):
+    """Answers `Fetch`."""
+
+    plan: Count
+    records: tuple[Record, ...]
+
+
+class Refused(Struct, frozen=True, array_like=True, tag=29):
+    """The worker does not do what was asked: it serves another session, or cannot read the message."""
+
+    reason: Text
+
+
+class Measured(Struct, frozen=True, array_like=True, tag=30):
+    """Answers `Measure`: seconds there and back of each repeat, by size; or why not."""
+
+    token: Count
+    round_trips_s: tuple[tuple[float, ...], ...]
+    error: Text
+
+
+# Data plane.
+
+
+class Rows(Struct, frozen=True, array_like=True, tag=41):
+    """Heads the rows of one link for one frame; the sender's clock says when it was handed over."""
+
+    plan: Count
+    frame: Count
+    stage: Count
+    source: Index
+    sent_ns: Count
+    pieces: Annotated[tuple[Piece, ...], Meta(max_length=MAX_PARTS)]
+
+
+class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
+    """Tells the requester that a frame cannot be finished; `kind` is "engine" or "peer"."""
+
+    plan: Count
+    frame: Count
+    device: Index
+    kind: Annotated[str, Meta(max_length=16)]
+    reason: Text
+
+
+class Echo(Struct, frozen=True, array_like=True, tag=43):
+    """Comes back as it is, without the bytes that followed: shows that a data link works, and measures it."""
+
+    token: Count
+    answer: bool
+
+
+ToWorker: TypeAlias = Hello | Prepare | Weight | Retire | Ping | Ask | Fetch | Goodbye | Measure
+ToCoordinator: TypeAlias = Welcome | Missing | Progress | Ready | Failed | Pong | Told | Records | Refused | Measured
+OnData: TypeAlias = Rows | FrameFailed | Echo
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_to_coordinator: msgspec.msgpack.Decoder[ToCoordinator] = msgspec.msgpack.Decoder(ToCoordinator)
+_on_data: msgspec.msgpack.Decoder[OnData] = msgspec.msgpack.Decoder(OnData)
+
+
+def encode(message: ToWorker | ToCoordinator | OnData) -> bytes:
+    """Returns frame 0 of a message."""
+    return PREFIX + _encoder.encode(message)
+
+
+def decode_to_worker(head: Bytes) -> ToWorker:
+    """Reads frame 0 of a control message at a worker.
+
+    Raises:
+        VersionMismatch: if the peer speaks another protocol.
+        ProtocolError: if it is no message of this direction, or a field is out of bounds.
+    """
+    return _decode(_to_worker, head, MAX_CONTROL_HEAD_BYTES)
+
+
+def decode_to_coordinator(head: Bytes) -> ToCoordinator:
+    """Reads frame 0 of a control message at the coordinator; raises as `decode_to_worker` does."""
+    return _decode(_to_coordinator, head, MAX_CONTROL_HEAD_BYTES)
+
+
+def decode_on_data(head: Bytes) -> OnData:
+    """Reads frame 0 of a data message; raises as `decode_to_worker` does."""
+    return _decode(_on_data, head, MAX_DATA_HEAD_BYTES)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], head: Bytes, limit: int) -> T:
+    view = memoryview(head)
+    if view.nbytes > limit:
+        raise ProtocolError(f"a header of {view.nbytes} bytes; at most {limit} are accepted")
+    if view.nbytes < len(PREFIX) or bytes(view[: len(MAGIC)]) != MAGIC:
+        raise ProtocolError("not a message of distredge")
+    if view[3] != PROTOCOL:
+        raise VersionMismatch(view[3])
+    try:
+        return decoder.decode(view[4:])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"a header that cannot be read: {error}") from error
+
+
+def content_digest(dtype: str, shape: Sequence[int], content: Bytes) -> str:
+    """Returns the content hash of a constant: SHA-256 over dtype, shape and bytes (as `Graph.weight_hash`)."""
+    digest = hashlib.sha256(f"{np.dtype(dtype).str}{tuple(shape)}".encode())
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def check_weight(message: Weight, size_bytes: int) -> None:
+    """Refuses a piece of a constant that contradicts itself.
+
+    Raises:
+        ProtocolError: if dtype, shape, offset and size do not fit together.
+    """
+    if message.dtype not in DTYPES:
+        raise ProtocolError(f"a constant of dtype '{message.dtype}'")
+    whole_bytes = math.prod(message.shape) * np.dtype(message.dtype).itemsize
+    if whole_bytes != message.total_bytes or message.offset + size_bytes > whole_bytes or size_bytes == 0:
+        raise ProtocolError(
+            f"{size_bytes} bytes at {message.offset} of a constant of {message.total_bytes} bytes "
+            f"and shape {message.shape}"
+        )

@@ -1,0 +1,337 @@
+"""The coordinator's connections to its workers: greeting, liveness, and what comes in, decoded."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from distredge.errors import AuthError, ExecutionError, PeerTimeout, ProtocolError
+from distredge.runtime.messages import (
+    About,
+    Echo,
+    FrameFailed,
+    Goodbye,
+    Hello,
+    Ping,
+    Pong,
+    Refused,
+    Rows,
+    ToCoordinator,
+    ToWorker,
+    VersionMismatch,
+    Welcome,
+    decode_on_data,
+    decode_to_coordinator,
+    encode,
+)
+from distredge.runtime.plan import Bytes, PeerAddress
+from distredge.runtime.transport import Endpoint, Network, NotConnected, Received
+
+PINGS: Final = 8
+
+_log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=ToCoordinator)
+
+
+@dataclass(frozen=True)
+class WorkerAddress:
+    """Where a worker is.
+
+    Attributes:
+        name: its name in the strategy.
+        control: its control address, such as ``tcp://192.168.1.11:5700``.
+        data: its data address; with port 0 the port that the worker names.
+        public_key: Z85; "" without encryption.
+    """
+
+    name: str
+    control: str
+    data: str
+    public_key: str = ""
+
+
+class Peer:
+    """One worker as the coordinator sees it.
+
+    Attributes:
+        about: what it said of itself, once greeted.
+        data: endpoint to its data port, once greeted.
+        stands: whether both planes are up, in both directions.
+        trouble: why not, as far as known.
+        fatal: an error that waiting does not mend.
+    """
+
+    def __init__(self, address: WorkerAddress, control: Endpoint) -> None:
+        self.address = address
+        self.control = control
+        self.data: Endpoint | None = None
+        self.about: About | None = None
+        self.greeted = False
+        self.echoed = False
+        self.trouble = ""
+        self.fatal: ExecutionError | None = None
+        self.asked: dict[type, ToCoordinator] = {}
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self.address.name
+
+    @property
+    def stands(self) -> bool:
+        """Whether it can be given work."""
+        return self.greeted and self.echoed
+
+    @property
+    def data_address(self) -> str:
+        """Where its data port is."""
+        if self.address.data.endswith(":0") and self.about is not None:
+            return self.address.data[:-1] + self.about.data_endpoint.rpartition(":")[2]
+        return self.address.data
+
+    def for_others(self) -> PeerAddress:
+        """Its data address as other workers need it."""
+        return PeerAddress(self.name, self.data_address, self.address.public_key)
+
+
+class Handler(Protocol):
+    """What the owner of the connections does with what comes in."""
+
+    def control_message(self, peer: Peer, message: ToCoordinator) -> None:
+        """A control message that is none of the connections' own business."""
+
+    def data_message(self, peer: Peer, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+        """Rows of a result, or the report that there will be none."""
+
+    def lost(self, peer: Peer, reason: str) -> None:
+        """A worker that stood does no longer."""
+
+
+class Peers:
+    """Connections to several workers; all methods belong to one thread at a time.
+
+    Args:
+        network: makes sockets.
+        addresses: the workers.
+        handler: gets what comes in.
+    """
+
+    def __init__(self, network: Network, addresses: Iterable[WorkerAddress], handler: Handler) -> None:
+        self._network = network
+        self._handler = handler
+        self._version = _version()
+        # Never starts with a zero byte, which libzmq keeps for ids of its own.
+        self.session = b"S" + os.urandom(15)
+        self.dropped: Counter[str] = Counter()
+        self._by_name = {
+            address.name: Peer(address, network.connect(address.control, "control", address.public_key))
+            for address in addresses
+        }
+        self._tokens = itertools.count(1)
+        self._rebuild()
+
+    def __getitem__(self, name: str) -> Peer:
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def pump(self, timeout_s: float, writable: Iterable[Endpoint] = ()) -> None:
+        """Waits for something to come in, for `timeout_s` at most, and handles all of it."""
+        for endpoint in self._waiter.wait(timeout_s, writable):
+            peer, is_control = self._owners[id(endpoint)]
+            self._events(peer, endpoint, is_control)
+            while (received := endpoint.receive()) is not None:
+                if is_control:
+                    self._control(peer, received)
+                else:
+                    self._data(peer, received)
+
+    def connect(self, names: Iterable[str], timeout_s: float) -> None:
+        """Waits until these workers stand.
+
+        Raises:
+            PeerTimeout: naming those that cannot be reached.
+            AuthError: if one refuses this side's key.
+            ProtocolError: if one speaks another version.
+        """
+        wanted = [self._by_name[name] for name in names]
+        until_s = time.monotonic() + timeout_s
+        for peer in wanted:
+            if not peer.greeted and peer.fatal is None:
+                self._greet(peer)
+        while absent := [peer for peer in wanted if not peer.stands]:
+            fatal = next((peer.fatal for peer in absent if peer.fatal is not None), None)
+            if fatal is not None:
+                raise fatal
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                raise PeerTimeout(_absent(absent, timeout_s))
+            self.pump(min(left_s, 0.5))
+
+    def tell(self, peer: Peer, message: ToWorker, parts: Sequence[Bytes] = ()) -> bool:
+        """Sends a control message; returns whether it could be sent."""
+        try:
+            peer.control.send([encode(message), *parts])
+        except NotConnected:
+            return False
+        return True
+
+    def ask(self, peer: Peer, message: ToWorker, answer: type[M], timeout_s: float) -> M:
+        """Sends a control message and waits for its answer.
+
+        Raises:
+            PeerTimeout: if none comes.
+        """
+        peer.asked.pop(answer, None)
+        until_s = time.monotonic() + timeout_s
+        sent = self.tell(peer, message)
+        while answer not in peer.asked:
+            left_s = until_s - time.monotonic()
+            if not sent or left_s <= 0 or peer.fatal is not None:
+                raise peer.fatal or PeerTimeout(f"worker '{peer.name}' at {peer.address.control} does not answer")
+            self.pump(left_s)
+        found = peer.asked.pop(answer)
+        assert isinstance(found, answer)
+        return found
+
+    def clock_offset_ns(self, peer: Peer, timeout_s: float) -> tuple[int, int]:
+        """Measures a worker's monotonic clock against this process's.
+
+        Returns:
+            (worker's clock minus this one, shortest round trip), nanoseconds; the offset is wrong by half of the
+            latter at most.
+        """
+        best = (0, 1 << 62)
+        for _ in range(PINGS):
+            token = next(self._tokens)
+            sent_ns = time.monotonic_ns()
+            pong = self.ask(peer, Ping(token), Pong, timeout_s)
+            round_trip_ns = time.monotonic_ns() - sent_ns
+            if pong.token == token and round_trip_ns < best[1]:
+                best = (pong.clock_ns - sent_ns - round_trip_ns // 2, round_trip_ns)
+        return best
+
+    def close(self) -> None:
+        """Says goodbye and closes everything."""
+        for peer in self._by_name.values():
+            if peer.greeted:
+                self.tell(peer, Goodbye())
+            self._network.drop(peer.control)
+            if peer.data is not None:
+                self._network.drop(peer.data)
+        self._by_name.clear()
+
+    def _rebuild(self) -> None:
+        self._owners: Mapping[int, tuple[Peer, bool]] = {
+            id(endpoint): (peer, endpoint is peer.control)
+            for peer in self._by_name.values()
+            for endpoint in (peer.control, peer.data)
+            if endpoint is not None
+        }
+        endpoints = [e for p in self._by_name.values() for e in (p.control, p.data) if e is not None]
+        self._waiter = self._network.waiter(endpoints)
+
+    def _greet(self, peer: Peer) -> None:
+        self.tell(peer, Hello(self.session, self._version, peer.name))
+
+    def _events(self, peer: Peer, endpoint: Endpoint, is_control: bool) -> None:
+        for event in endpoint.events():
+            if event.kind == "connected":
+                peer.fatal = None
+                if is_control:
+                    self._greet(peer)
+                else:
+                    self._echo(peer)
+            else:
+                self._lose(peer, event.reason, is_control)
+                if event.kind == "refused":
+                    address = peer.address.control if is_control else peer.data_address
+                    peer.fatal = AuthError(f"worker '{peer.name}' at {address}: {event.reason}")
+
+    def _lose(self, peer: Peer, reason: str, is_control: bool) -> None:
+        stood = peer.stands
+        peer.trouble = reason
+        peer.echoed = False
+        if is_control:
+            peer.greeted = False
+        if stood:
+            self._handler.lost(peer, reason)
+
+    def _echo(self, peer: Peer) -> None:
+        if peer.data is not None:
+            try:
+                peer.data.send([encode(Echo(next(self._tokens), False))])
+            except NotConnected as error:
+                peer.trouble = str(error)
+
+    def _control(self, peer: Peer, received: Received) -> None:
+        try:
+            message = decode_to_coordinator(received.parts[0] if received.parts else b"")
+        except VersionMismatch as error:
+            peer.fatal = ProtocolError(f"worker '{peer.name}' at {peer.address.control}: {error}")
+            return
+        except ProtocolError as error:
+            self._drop(peer, str(error))
+            return
+        if isinstance(message, Welcome):
+            self._welcome(peer, message.about)
+        elif isinstance(message, Refused):
+            self._lose(peer, message.reason, True)
+            peer.fatal = ProtocolError(f"worker '{peer.name}' at {peer.address.control}: {message.reason}")
+        else:
+            peer.asked[type(message)] = message
+            self._handler.control_message(peer, message)
+
+    def _welcome(self, peer: Peer, about: About) -> None:
+        if about.version != self._version:
+            _log.warning("worker '%s' runs distredge %s, this is %s", peer.name, about.version, self._version)
+        peer.about, peer.greeted, peer.fatal, peer.trouble = about, True, None, ""
+        if peer.data is not None and peer.data.address != peer.data_address:
+            # It started again at another port.
+            self._network.drop(peer.data)
+            peer.data, peer.echoed = None, False
+        if peer.data is None:
+            peer.data = self._network.connect(
+                peer.data_address, "data", peer.address.public_key, routing_id=self.session
+            )
+            self._rebuild()
+        elif not peer.echoed:
+            self._echo(peer)
+
+    def _data(self, peer: Peer, received: Received) -> None:
+        try:
+            message = decode_on_data(received.parts[0] if received.parts else b"")
+        except ProtocolError as error:
+            self._drop(peer, str(error))
+            return
+        if isinstance(message, Echo):
+            peer.echoed = peer.echoed or message.answer
+        else:
+            self._handler.data_message(peer, message, received.parts[1:])
+
+    def _drop(self, peer: Peer, reason: str) -> None:
+        self.dropped["unreadable"] += 1
+        _log.debug("dropped a message of worker '%s': %s", peer.name, reason)
+
+
+def _absent(peers: Sequence[Peer], timeout_s: float) -> str:
+    told = []
+    for peer in peers:
+        where = peer.data_address if peer.greeted else peer.address.control
+        told.append(f"'{peer.name}' at {where}" + (f" ({peer.trouble})" if peer.trouble else ""))
+    noun = "worker" if len(told) == 1 else "workers"
+    return f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("distredge")

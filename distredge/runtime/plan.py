@@ -1,0 +1,215 @@
+"""What one device, or the requester, needs to know of a strategy: the plan that travels in `messages.Prepare`.
+
+A plan names boxes of tensors (start and shape, in elements of the whole tensor): the buffers that each segment reads
+and makes, and the pieces that each message carries. Both ends derive from it how the rows of a message are cut into
+parts (`parts_of`), so that a message has one valid form and everything else is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from distredge.errors import ProtocolError
+
+REQUESTER: Final = -1
+"""Index of the requester among the devices of a plan."""
+
+MAX_PART_BYTES: Final = 64 * 1024 * 1024
+MAX_PARTS: Final = 4096
+
+PART_BYTES: Final = 1024 * 1024
+"""Rows travel in parts of about this size, so that encrypting, sending and decrypting overlap."""
+
+DTYPES: Final = frozenset(
+    {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
+)
+"""Element types that may cross the network."""
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=512)]
+Dtype: TypeAlias = Annotated[str, Meta(max_length=16)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**62)]
+Dimensions: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=8)]
+Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Index: TypeAlias = Annotated[int, Meta(ge=-1, lt=4096)]
+"""A device of the strategy; -1 is the requester."""
+
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+
+
+class Piece(Struct, frozen=True, array_like=True):
+    """A box of one tensor on the wire: `start` and `shape` count elements of the whole tensor."""
+
+    tensor: Name
+    start: Dimensions
+    shape: Dimensions
+    dtype: Dtype
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on the wire."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class Buffer(Struct, frozen=True, array_like=True):
+    """An input or output of a segment: value `name` of the sub-model holds a box of `tensor`."""
+
+    name: Name
+    tensor: Name
+    start: Dimensions
+    shape: Dimensions
+    dtype: Dtype
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the buffer."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class SegmentPlan(Struct, frozen=True, array_like=True):
+    """What a device runs in one stage; the sub-model itself travels as a part of its own.
+
+    `weights` maps constants that the sub-model lacks to their content hashes.
+    """
+
+    stage: Count
+    volume: Annotated[int, Meta(ge=-1, lt=4096)]
+    weights: dict[Name, Digest]
+    inputs: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]
+
+
+class Link(Struct, frozen=True, array_like=True):
+    """Everything that one stage needs from one source: one message.
+
+    `made_in` says for each piece in which stage the source makes it (-1: an input of the model).
+    """
+
+    stage: Count
+    source: Index
+    destination: Index
+    pieces: tuple[Piece, ...]
+    made_in: tuple[Annotated[int, Meta(ge=-1, lt=2**31)], ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the rows, without the header."""
+        return sum(piece.size_bytes for piece in self.pieces)
+
+
+class PeerAddress(Struct, frozen=True, array_like=True):
+    """Where a device's data port is; an empty key means that the cluster runs without encryption."""
+
+    name: Name
+    endpoint: Name
+    public_key: Annotated[str, Meta(max_length=40)]
+
+
+class DevicePlan(Struct, frozen=True, array_like=True):
+    """All that one device needs to know of a strategy.
+
+    Attributes:
+        plan: number of the plan, unique within the session.
+        session: routing id of the requester on the data plane.
+        graph: name of the model, for messages.
+        device: index of this device among `devices`.
+        devices: the strategy's devices in their order.
+        slots: how many frames may be in flight.
+        segments: what it runs, in stage order.
+        incoming: messages that it gets; outgoing: that it sends; kept: rows that stay on it from stage to stage.
+        peers: device index (as text) -> data address, of those that it sends to.
+    """
+
+    plan: Count
+    session: Annotated[bytes, Meta(min_length=1, max_length=64)]
+    graph: Name
+    device: Index
+    devices: tuple[Name, ...]
+    slots: Annotated[int, Meta(ge=1, le=256)]
+    segments: tuple[SegmentPlan, ...]
+    incoming: tuple[Link, ...]
+    outgoing: tuple[Link, ...]
+    kept: tuple[Link, ...]
+    peers: dict[str, PeerAddress]
+
+
+class PartForm(NamedTuple):
+    """One part of a message of rows: its shape and size, and where it stands along `axis` of its piece."""
+
+    piece: int
+    axis: int
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    size_bytes: int
+
+
+def parts_of(pieces: Sequence[Piece]) -> tuple[PartForm, ...]:
+    """Says how pieces are cut into parts of about PART_BYTES: along the first axis longer than 1, C order.
+
+    Both ends compute it from the plan, so that a message has one valid form.
+
+    Raises:
+        ProtocolError: if a piece has an unknown dtype, no elements, or would need a part beyond MAX_PART_BYTES.
+    """
+    forms: list[PartForm] = []
+    for number, piece in enumerate(pieces):
+        if piece.dtype not in DTYPES:
+            raise ProtocolError(f"rows of '{piece.tensor}' with dtype '{piece.dtype}'; accepted: {sorted(DTYPES)}")
+        if len(piece.shape) != len(piece.start) or not piece.size_bytes:
+            raise ProtocolError(f"rows of '{piece.tensor}' at {piece.start} with shape {piece.shape}")
+        dtype = np.dtype(piece.dtype)
+        axis = next((i for i, size in enumerate(piece.shape) if size > 1), 0)
+        length = piece.shape[axis] if piece.shape else 1
+        each_bytes = piece.size_bytes // length
+        step = max(1, PART_BYTES // each_bytes)
+        if each_bytes > MAX_PART_BYTES:
+            raise ProtocolError(f"rows of '{piece.tensor}': {each_bytes} bytes in one part; at most {MAX_PART_BYTES}")
+        for start in range(0, length, step):
+            stop = min(length, start + step)
+            shape = (*piece.shape[:axis], stop - start, *piece.shape[axis + 1 :]) if piece.shape else ()
+            forms.append(PartForm(number, axis, start, stop, shape, dtype, (stop - start) * each_bytes))
+    if len(forms) > MAX_PARTS:
+        raise ProtocolError(f"a message of {len(forms)} parts; at most {MAX_PARTS} are accepted")
+    return tuple(forms)
+
+
+def read_parts(
+    found: tuple[Piece, ...], parts: Sequence[Bytes], pieces: tuple[Piece, ...], forms: Sequence[PartForm]
+) -> list[NDArray[Any]]:
+    """Returns the parts of a message as read-only arrays, after comparing everything with the plan.
+
+    Args:
+        found: the pieces that the header announces.
+        parts: the frames after it.
+        pieces: what the plan says this link carries.
+        forms: `parts_of(pieces)`.
+
+    Raises:
+        ProtocolError: naming the first difference.
+    """
+    if found != pieces:
+        raise ProtocolError(f"rows {_brief(found)} where the plan has {_brief(pieces)}")
+    if len(parts) != len(forms):
+        raise ProtocolError(f"{len(parts)} parts where the plan has {len(forms)}")
+    arrays = []
+    for part, form in zip(parts, forms, strict=True):
+        view = memoryview(part)
+        if view.nbytes != form.size_bytes:
+            raise ProtocolError(
+                f"a part of {view.nbytes} bytes where {form.size_bytes} of '{pieces[form.piece].tensor}' are due"
+            )
+        arrays.append(np.frombuffer(view, dtype=form.dtype).reshape(form.shape))
+    return arrays
+
+
+def _brief(pieces: Sequence[Piece]) -> str:
+    shown = [f"{p.tensor}{list(p.start)}+{list(p.shape)} {p.dtype}" for p in pieces[:2]]
+    return ", ".join(shown) + (f" and {len(pieces) - 2} more" if len(pieces) > 2 else "")

@@ -1,0 +1,274 @@
+"""Worker processes of this machine: how a parent starts one, and what the child does.
+
+Secrets go through the child's standard input, never through arguments or the environment. The parent holds that pipe
+open; when it closes, because the parent closed it or is no more, the worker ends. Ports are chosen by the child's
+system and told to the parent, so that two runs cannot meet at one port.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, Final, NoReturn
+
+import msgspec
+from msgspec import Struct
+
+from distredge.errors import DistredgeError, ExecutionError, PeerTimeout, ProtocolError
+from distredge.runtime.security import Security
+
+MAX_ORDER_BYTES: Final = 1024 * 1024
+STOP_S: Final = 3.0
+"""How long a worker may take to end before it is ended."""
+
+ENGINES: Final = ("onnxruntime", "sleep")
+
+
+class Order(Struct, frozen=True):
+    """What a parent tells its worker.
+
+    Attributes:
+        name: of the worker.
+        control, data: addresses to bind.
+        threads, provider, engine: see `engine`.
+        memory_bytes: limit, or None.
+        public_key, secret_key, allowed: see `security.Security`; empty keys mean no encryption.
+        seconds: stage -> seconds, for the sleep engine.
+        parent: process id of the parent.
+    """
+
+    name: str
+    control: str
+    data: str
+    threads: int
+    provider: str
+    engine: str
+    memory_bytes: int | None
+    public_key: str
+    secret_key: str
+    allowed: dict[str, dict[str, str]]
+    seconds: dict[int, float]
+    parent: int
+
+
+class Bound(Struct, frozen=True):
+    """What a worker answers: where it listens, or why it does not."""
+
+    control: str = ""
+    data: str = ""
+    error: str = ""
+
+
+class WorkerProcess:
+    """A worker process seen from its parent.
+
+    Args:
+        order: what it is told.
+
+    Attributes:
+        name: of the worker.
+        bound: where it listens, after `wait_bound`.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self.name = order.name
+        self.bound = Bound()
+        # To a file, not a pipe: nobody has to read it while the worker runs.
+        self._log: IO[bytes] = tempfile.TemporaryFile(prefix="distredge-worker-")  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "distredge.runtime.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            # Ctrl-C at a terminal goes to the whole group: the parent ends its workers itself.
+            start_new_session=True,
+        )
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def wait_bound(self, until_s: float) -> Bound:
+        """Waits until the worker says where it listens.
+
+        Args:
+            until_s: when to give up, on `time.monotonic`'s clock.
+
+        Raises:
+            ExecutionError: if it ended or refused instead.
+            PeerTimeout: if it said nothing in time.
+        """
+        assert self._process.stdout is not None
+        line = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, until_s - time.monotonic())):
+                    raise PeerTimeout(f"worker '{self.name}' does not come up in time{self._last_words()}")
+                piece = os.read(self._process.stdout.fileno(), 65536)
+                if not piece:
+                    raise ExecutionError(f"worker '{self.name}' ended at once{self._last_words()}")
+                line += piece
+        try:
+            self.bound = msgspec.json.decode(line, type=Bound)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"worker '{self.name}' said: {line[:200]!r}") from error
+        if self.bound.error:
+            raise ExecutionError(f"worker '{self.name}': {self.bound.error}")
+        return self.bound
+
+    def begin_stop(self) -> None:
+        """Tells it to end."""
+        with contextlib.suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        if self.alive:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Ends it and waits until it has ended."""
+        self.begin_stop()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._log.close()
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            self._log.seek(0)
+            lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return f": {lines[-1].strip()}"
+        return ""
+
+
+def local_order(name: str, security: Security | None, *, threads: int = 1, provider: str = "cpu") -> Order:
+    """The order for a worker that this machine alone can reach, at ports that the system chooses."""
+    return Order(
+        name,
+        "tcp://127.0.0.1:0",
+        "tcp://127.0.0.1:0",
+        threads,
+        provider,
+        "onnxruntime",
+        None,
+        security.public_key if security is not None else "",
+        security.secret_key if security is not None else "",
+        {plane: dict(names) for plane, names in security.allowed.items()} if security is not None else {},
+        {},
+        os.getpid(),
+    )
+
+
+def stop_all(processes: Sequence[WorkerProcess]) -> None:
+    """Ends several workers at the same time."""
+    for process in processes:
+        process.begin_stop()
+    for process in processes:
+        process.stop()
+
+
+# In the child.
+
+
+def child_main() -> NoReturn:
+    """Runs the worker that standard input describes; ends with the process."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    order = _read_order()
+    try:
+        _serve(order)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except DistredgeError as error:
+        _say(Bound(error=str(error)))
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _read_order() -> Order:
+    # Read without Python's buffering: the watching thread reads the same descriptor later.
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 65536)
+        if not piece or len(line) > MAX_ORDER_BYTES:
+            sys.exit("no order on standard input; this module is started by a parent")
+        line += piece
+    try:
+        return msgspec.json.decode(bytes(line), type=Order)
+    except msgspec.DecodeError as error:
+        sys.exit(f"not an order: {error}")
+
+
+def _serve(order: Order) -> None:
+    from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
+    from distredge.runtime.transport import ZmqNetwork
+    from distredge.runtime.worker import Worker, WorkerSettings
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    engine: Engine = (
+        SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
+    )
+    security = Security(order.name, order.public_key, order.secret_key, order.allowed) if order.secret_key else None
+    network = ZmqNetwork(security)
+    try:
+        worker = Worker(WorkerSettings(order.name, order.control, order.data, order.memory_bytes), network, engine)
+    except BaseException:
+        network.close()
+        raise
+    watch_parent(order.parent, worker.stop)
+    _say(Bound(worker.control_address, worker.data_address))
+    worker.run()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(bound: Bound) -> None:
+    os.write(1, msgspec.json.encode(bound) + b"\n")
+
+
+def watch_parent(parent: int, stop: Callable[[], None]) -> None:
+    """Starts a thread that calls `stop` when standard input closes or the parent is another, and then ends the process.
+
+    The second test is for a parent whose pipe lives on in a process that it forked.
+    """
+
+    def watch() -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(0, selectors.EVENT_READ)
+            while True:
+                if selector.select(1.0) and not os.read(0, 65536):
+                    break
+                if os.getppid() != parent:
+                    break
+        stop()
+        time.sleep(STOP_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()

@@ -1,0 +1,380 @@
+"""The only user of sockets: ZeroMQ endpoints that never block (`twin` has the same without sockets, for tests).
+
+A worker *binds* two endpoints (ROUTER): control and data. Who wants something from it *connects* (DEALER): the
+coordinator to both, other workers to the data endpoint. So a requester needs no open port, and either side may start
+or start again first.
+
+What libzmq does by default and must not do here: ROUTER drops silently what it cannot deliver (ROUTER_MANDATORY turns
+that into an error); DEALER queues for peers that are not there (IMMEDIATE) and blocks at its high-water mark (every
+call here is non-blocking); messages have no size limit (MAXMSGSIZE); closing waits for ever (LINGER); a silent peer is
+noticed only by the heartbeats set below. A socket belongs to one thread; `pipe` connects two.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+
+import zmq
+
+from distredge.errors import AuthError, TransportError
+from distredge.runtime.plan import MAX_PART_BYTES, MAX_PARTS, Bytes
+from distredge.runtime.security import Security, start_authenticator
+
+Plane: TypeAlias = Literal["control", "data"]
+
+COPY_BYTES: Final = 256 * 1024
+"""Parts below this size are copied into libzmq: cheaper than telling when it has done with ours."""
+
+HEARTBEAT_S: Final = 1.0
+HEARTBEAT_TIMEOUT_S: Final = 6.0
+HANDSHAKE_S: Final = 10.0
+RECONNECT_S: Final = 0.1
+RECONNECT_MAX_S: Final = 2.0
+SILENT_TCP_S: Final = 15.0
+HIGH_WATER: Final[dict[Plane, int]] = {"control": 64, "data": 1000}
+CONTROL_SEND_BUFFER_BYTES: Final = 512 * 1024
+"""Bounds what a heartbeat must queue behind on the control plane, which carries the weights."""
+
+
+class NotConnected(TransportError):
+    """Nobody is there to send to, or the peer takes nothing more."""
+
+
+class Tracker(Protocol):
+    """Tells when a sent buffer may be written again."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the transport has finished with the buffers of a message."""
+
+
+class Received(NamedTuple):
+    """One message.
+
+    Attributes:
+        peer: routing id of the sender at a bound endpoint, b"" at a connecting one.
+        user: whose key the sender has; "" on a network without encryption.
+        parts: the frames; valid as long as somebody holds them.
+    """
+
+    peer: bytes
+    user: str
+    parts: list[Bytes]
+
+
+class LinkEvent(NamedTuple):
+    """What happened to the connection of a connecting endpoint: "connected", "lost" or "refused" (with the reason)."""
+
+    kind: Literal["connected", "lost", "refused"]
+    reason: str = ""
+
+
+class Endpoint(Protocol):
+    """One end of a connection, or of many at a bound address. Nothing here blocks."""
+
+    address: str
+
+    def send(self, parts: Sequence[Bytes], to: bytes = b"", tracked: bool = False) -> Tracker | None:
+        """Sends one message; `to` is a routing id at a bound endpoint.
+
+        With `tracked` large parts are shared with the transport until the returned tracker is done.
+
+        Raises:
+            NotConnected: if nobody is there, or the queue is full; nothing has been sent.
+        """
+
+    def receive(self) -> Received | None:
+        """Returns the next message, or None."""
+
+    def events(self) -> list[LinkEvent]:
+        """Returns what happened to the connection since the last call; always empty at a bound endpoint."""
+
+    def close(self) -> None:
+        """Closes it; what is not sent yet may get lost."""
+
+
+class Waiter(Protocol):
+    """Waits on a fixed set of endpoints."""
+
+    def wait(self, timeout_s: float, writable: Iterable[Endpoint] = ()) -> list[Endpoint]:
+        """Returns, after `timeout_s` at most, those with a message or event, and those of `writable` that can send."""
+
+
+class Network(Protocol):
+    """Makes endpoints. Closing it closes them all."""
+
+    def bind(self, address: str, plane: Plane) -> Endpoint:
+        """Binds an address such as ``tcp://192.168.1.11:5700``; port 0 lets the system choose."""
+
+    def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> Endpoint:
+        """Connects to a bound address, whose public key is `server_key`; returns before the connection stands."""
+
+    def pipe(self) -> tuple[Endpoint, Endpoint]:
+        """Returns two ends of a connection between two threads."""
+
+    def waiter(self, endpoints: Sequence[Endpoint]) -> Waiter:
+        """Returns a waiter on these endpoints."""
+
+    def drop(self, endpoint: Endpoint) -> None:
+        """Closes one endpoint."""
+
+    @property
+    def refused(self) -> int:
+        """Connections turned away because their key is not allowed."""
+
+    def close(self) -> None:
+        """Closes every endpoint that is left."""
+
+
+# ZeroMQ.
+
+_WATCHED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_DISCONNECTED
+)
+_REFUSALS = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not accept this side's key",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake broke off: the keys may not fit",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the handshake failed: one side encrypts and the other does not",
+}
+
+
+class ZmqEndpoint:
+    """An endpoint on a ZeroMQ socket."""
+
+    def __init__(self, socket: zmq.Socket[bytes], address: str, named: bool, monitored: bool) -> None:
+        self.address = address
+        self.socket = socket
+        self._named = named
+        self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(_WATCHED) if monitored else None
+        if self.monitor is not None:
+            self.monitor.linger = 0
+
+    def send(self, parts: Sequence[Bytes], to: bytes = b"", tracked: bool = False) -> Tracker | None:
+        frames = [to, *parts] if to else parts
+        try:
+            if tracked:
+                return self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False, track=True)
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                raise NotConnected(f"{self.address}: the peer is not connected") from None
+            if error.errno == zmq.EAGAIN:
+                raise NotConnected(f"{self.address}: not connected, or its queue is full") from None
+            raise TransportError(f"{self.address}: {error.strerror}") from error
+        return None
+
+    def receive(self) -> Received | None:
+        try:
+            frames: list[zmq.Frame] = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        user = ""
+        peer = b""
+        if self._named:
+            peer = frames[0].bytes
+            user = _user(frames[-1])
+            del frames[0]
+        return Received(peer, user, [frame.buffer for frame in frames[: MAX_PARTS + 2]])
+
+    def events(self) -> list[LinkEvent]:
+        found: list[LinkEvent] = []
+        while self.monitor is not None:
+            try:
+                head, _ = self.monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            event = int.from_bytes(head[:2], "little" if _LITTLE else "big")
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                found.append(LinkEvent("connected"))
+            elif event == zmq.EVENT_DISCONNECTED:
+                found.append(LinkEvent("lost", "the connection broke"))
+            elif event in _REFUSALS:
+                found.append(LinkEvent("refused", _REFUSALS[zmq.Event(event)]))
+        return found
+
+    def close(self) -> None:
+        if self.socket.closed:
+            return
+        if self.monitor is not None:
+            self.socket.disable_monitor()
+            self.monitor.close(linger=0)
+        self.socket.close()
+
+
+_LITTLE = memoryview(b"\x01\x00").cast("H")[0] == 1
+
+
+def _user(frame: zmq.Frame) -> str:
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
+class _ZmqWaiter:
+    def __init__(self, endpoints: Sequence[ZmqEndpoint]) -> None:
+        self._by_socket: dict[Any, ZmqEndpoint] = {}
+        self._poller = zmq.Poller()
+        for endpoint in endpoints:
+            self._by_socket[endpoint.socket] = endpoint
+            self._poller.register(endpoint.socket, zmq.POLLIN)
+            if endpoint.monitor is not None:
+                self._by_socket[endpoint.monitor] = endpoint
+                self._poller.register(endpoint.monitor, zmq.POLLIN)
+
+    def wait(self, timeout_s: float, writable: Iterable[Endpoint] = ()) -> list[Endpoint]:
+        also = [e for e in writable if isinstance(e, ZmqEndpoint)]
+        for endpoint in also:
+            self._poller.register(endpoint.socket, zmq.POLLIN | zmq.POLLOUT)
+        try:
+            # Rounded up: a wait of 0.4 ms must not become a busy loop.
+            found = self._poller.poll(max(0, -int(-timeout_s * 1000)))
+        finally:
+            for endpoint in also:
+                self._poller.register(endpoint.socket, zmq.POLLIN)
+        return list(dict.fromkeys(self._by_socket[socket] for socket, _ in found))
+
+
+class ZmqNetwork:
+    """ZeroMQ over TCP, encrypted and authenticated by CURVE unless `security` is None.
+
+    Args:
+        security: own keys and who may connect; None for plaintext, which only an explicit choice may lead to.
+
+    Raises:
+        AuthError: if libzmq has no CURVE.
+    """
+
+    def __init__(self, security: Security | None) -> None:
+        self.security = security
+        if security is not None and not zmq.has("curve"):
+            raise AuthError("this libzmq was built without CURVE; install the pyzmq wheel from PyPI")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._endpoints: list[ZmqEndpoint] = []
+        self._lock = threading.Lock()
+        self._pipes = 0
+        # Before anything is bound: without an authenticator libzmq lets every key in.
+        self._authenticator = start_authenticator(self._context, security) if security is not None else None
+
+    @property
+    def refused(self) -> int:
+        """Connections that the authenticator turned away."""
+        return self._authenticator.refused if self._authenticator is not None else 0
+
+    def bind(self, address: str, plane: Plane) -> ZmqEndpoint:
+        if self.security is None and _is_wildcard(address):
+            raise AuthError(f"{address}: every interface is bound only with encryption; name one interface's address")
+        socket = self._socket(zmq.ROUTER, address, plane)
+        socket.router_mandatory = True
+        socket.router_handover = True
+        if self.security is not None:
+            socket.curve_server = True
+            socket.curve_secretkey = self.security.secret_key.encode()
+            socket.zap_domain = plane.encode()
+            socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        try:
+            socket.bind(_system_port(address))
+        except zmq.ZMQError as error:
+            socket.close(linger=0)
+            raise TransportError(f"cannot bind {address}: {error.strerror}") from error
+        bound = socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(bound, bytes)
+        return self._keep(ZmqEndpoint(socket, bound.rstrip(b"\0").decode(), True, False))
+
+    def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> ZmqEndpoint:
+        if self.security is not None and not server_key:
+            raise AuthError(f"{address}: no public key is known for it; make keys with: distredge keys")
+        socket = self._socket(zmq.DEALER, address, plane)
+        socket.immediate = True
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, int(HANDSHAKE_S * 1000))
+        socket.reconnect_ivl = int(RECONNECT_S * 1000)
+        socket.reconnect_ivl_max = int(RECONNECT_MAX_S * 1000)
+        if routing_id:
+            socket.routing_id = routing_id
+        if self.security is not None:
+            socket.curve_serverkey = server_key.encode()
+            socket.curve_publickey = self.security.public_key.encode()
+            socket.curve_secretkey = self.security.secret_key.encode()
+        # The monitor must stand before connecting, or the first events are missed.
+        endpoint = self._keep(ZmqEndpoint(socket, address, False, True))
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            self.drop(endpoint)
+            raise TransportError(f"cannot connect to {address}: {error.strerror}") from error
+        return endpoint
+
+    def pipe(self) -> tuple[ZmqEndpoint, ZmqEndpoint]:
+        with self._lock:
+            self._pipes += 1
+            address = f"inproc://pipe-{self._pipes}"
+        ends = [self._context.socket(zmq.PAIR) for _ in range(2)]
+        for end in ends:
+            end.linger = 0
+        ends[0].bind(address)
+        ends[1].connect(address)
+        first, second = (self._keep(ZmqEndpoint(end, address, False, False)) for end in ends)
+        return first, second
+
+    def waiter(self, endpoints: Sequence[Endpoint]) -> _ZmqWaiter:
+        return _ZmqWaiter([e for e in endpoints if isinstance(e, ZmqEndpoint)])
+
+    def drop(self, endpoint: Endpoint) -> None:
+        with self._lock:
+            self._endpoints = [kept for kept in self._endpoints if kept is not endpoint]
+        endpoint.close()
+
+    def close(self) -> None:
+        with self._lock:
+            endpoints, self._endpoints = self._endpoints, []
+        for endpoint in endpoints:
+            endpoint.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+            self._authenticator = None
+        self._context.term()
+
+    def _socket(self, kind: int, address: str, plane: Plane) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.linger = 200 if plane == "control" else 0
+        socket.sndtimeo = 0
+        socket.rcvtimeo = 0
+        socket.sndhwm = HIGH_WATER[plane]
+        socket.rcvhwm = HIGH_WATER[plane]
+        socket.maxmsgsize = MAX_PART_BYTES
+        socket.copy_threshold = COPY_BYTES
+        socket.handshake_ivl = int(HANDSHAKE_S * 1000)
+        socket.tcp_keepalive = 1
+        socket.tcp_keepalive_idle = 10
+        socket.tcp_keepalive_intvl = 5
+        socket.tcp_keepalive_cnt = 3
+        socket.setsockopt(zmq.TCP_MAXRT, int(SILENT_TCP_S * 1000))
+        if "[" in address:
+            socket.ipv6 = True
+        if plane == "control":
+            # Not on the data plane: a heartbeat queued behind megabytes of rows on a slow link would end it.
+            socket.heartbeat_ivl = int(HEARTBEAT_S * 1000)
+            socket.heartbeat_timeout = int(HEARTBEAT_TIMEOUT_S * 1000)
+            socket.sndbuf = CONTROL_SEND_BUFFER_BYTES
+        return socket
+
+    def _keep(self, endpoint: ZmqEndpoint) -> ZmqEndpoint:
+        with self._lock:
+            self._endpoints.append(endpoint)
+        return endpoint
+
+
+def _is_wildcard(address: str) -> bool:
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    return host in ("", "*", "0.0.0.0", "[::]", "::", "[*]")
+
+
+def _system_port(address: str) -> str:
+    """ZeroMQ writes "any port" as ``*``."""
+    return f"{address[:-1]}*" if address.endswith(":0") else address

@@ -1,0 +1,165 @@
+"""The twin of `transport` without sockets: threads of one process, and messages that can be lost on purpose."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from distredge.errors import TransportError
+from distredge.runtime.plan import Bytes
+from distredge.runtime.transport import Endpoint, LinkEvent, NotConnected, Plane, Received, Tracker
+
+
+@dataclass
+class Exchange:
+    """What in-process networks share: bound addresses, and a say in what happens to every message.
+
+    Attributes:
+        tamper: called with (from address, to address, parts); returns the messages that arrive instead: an empty list
+            loses it, two deliver it twice.
+    """
+
+    tamper: Callable[[str, str, list[bytes]], list[list[bytes]]] | None = None
+    bound: dict[str, InProcessEndpoint] = field(default_factory=dict)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    count: int = 0
+
+
+class InProcessEndpoint:
+    """An endpoint of the twin: queues under one lock."""
+
+    def __init__(self, exchange: Exchange, address: str, user: str, routing_id: bytes = b"") -> None:
+        self.address = address
+        self.exchange = exchange
+        self.user = user
+        self.routing_id = routing_id
+        self.inbox: deque[Received] = deque()
+        self.noticed: deque[LinkEvent] = deque()
+        self.clients: dict[bytes, InProcessEndpoint] = {}
+        self.peer: InProcessEndpoint | None = None
+        self.target = ""
+        self.closed = False
+
+    def send(self, parts: Sequence[Bytes], to: bytes = b"", tracked: bool = False) -> Tracker | None:
+        with self.exchange.changed:
+            other = self.clients.get(to) if to else self.attach()
+            if other is None or other.closed or self.closed:
+                raise NotConnected(f"{self.address}: the peer is not connected")
+            content = [bytes(part) for part in parts]
+            tamper = self.exchange.tamper
+            for message in [content] if tamper is None else tamper(self.address, other.address, content):
+                name = self.routing_id if not to and other.target == "" else b""
+                other.inbox.append(Received(name, self.user, list(message)))
+            self.exchange.changed.notify_all()
+        return None
+
+    def attach(self) -> InProcessEndpoint | None:
+        """Connects, when what it connects to is there (under the exchange's lock)."""
+        if self.peer is not None and self.peer.closed:
+            self.peer = None
+        if self.peer is None and self.target:
+            server = self.exchange.bound.get(self.target)
+            if server is not None:
+                self.peer = server
+                server.clients[self.routing_id] = self
+                self.noticed.append(LinkEvent("connected"))
+        return self.peer
+
+    def receive(self) -> Received | None:
+        with self.exchange.changed:
+            return self.inbox.popleft() if self.inbox else None
+
+    def events(self) -> list[LinkEvent]:
+        with self.exchange.changed:
+            found = list(self.noticed)
+            self.noticed.clear()
+            return found
+
+    def close(self) -> None:
+        with self.exchange.changed:
+            self.closed = True
+            if self.exchange.bound.get(self.address) is self:
+                del self.exchange.bound[self.address]
+            for client in self.clients.values():
+                client.noticed.append(LinkEvent("lost", "the connection broke"))
+            if self.peer is not None:
+                self.peer.clients.pop(self.routing_id, None)
+            self.exchange.changed.notify_all()
+
+
+class _InProcessWaiter:
+    def __init__(self, exchange: Exchange, endpoints: Sequence[InProcessEndpoint]) -> None:
+        self._exchange = exchange
+        self._endpoints = list(endpoints)
+
+    def wait(self, timeout_s: float, writable: Iterable[Endpoint] = ()) -> list[Endpoint]:
+        until = time.monotonic() + timeout_s
+        wanted = set(map(id, writable))
+        with self._exchange.changed:
+            while True:
+                ready: list[Endpoint] = []
+                for endpoint in self._endpoints:
+                    peer = endpoint.attach()
+                    if endpoint.inbox or endpoint.noticed or (id(endpoint) in wanted and peer is not None):
+                        ready.append(endpoint)
+                left_s = until - time.monotonic()
+                if ready or left_s <= 0:
+                    return ready
+                self._exchange.changed.wait(left_s)
+
+
+class InProcessNetwork:
+    """The twin: same interface, threads of one process, no sockets, and messages that can be lost on purpose."""
+
+    def __init__(self, exchange: Exchange, user: str = "") -> None:
+        self._exchange = exchange
+        self._user = user
+        self._endpoints: list[InProcessEndpoint] = []
+
+    @property
+    def refused(self) -> int:
+        """Nobody is turned away here."""
+        return 0
+
+    def bind(self, address: str, plane: Plane) -> InProcessEndpoint:
+        with self._exchange.changed:
+            if address.endswith(":0"):
+                self._exchange.count += 1
+                address = f"{address[:-1]}{self._exchange.count}"
+            if address in self._exchange.bound:
+                raise TransportError(f"cannot bind {address}: Address already in use")
+            endpoint = self._new(address)
+            self._exchange.bound[address] = endpoint
+            self._exchange.changed.notify_all()
+        return endpoint
+
+    def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> InProcessEndpoint:
+        with self._exchange.changed:
+            self._exchange.count += 1
+            endpoint = self._new(f"client-{self._exchange.count}")
+            endpoint.routing_id = routing_id or endpoint.address.encode()
+            endpoint.target = address
+        return endpoint
+
+    def pipe(self) -> tuple[InProcessEndpoint, InProcessEndpoint]:
+        first, second = self._new("pipe"), self._new("pipe")
+        first.peer, second.peer = second, first
+        return first, second
+
+    def waiter(self, endpoints: Sequence[Endpoint]) -> _InProcessWaiter:
+        return _InProcessWaiter(self._exchange, [e for e in endpoints if isinstance(e, InProcessEndpoint)])
+
+    def drop(self, endpoint: Endpoint) -> None:
+        endpoint.close()
+
+    def close(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+    def _new(self, address: str) -> InProcessEndpoint:
+        endpoint = InProcessEndpoint(self._exchange, address, self._user)
+        self._endpoints.append(endpoint)
+        return endpoint

@@ -1,0 +1,121 @@
+"""The constants that a worker holds: by content hash, kept from plan to plan, the least recently used dropped first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from distredge.errors import ProtocolError
+from distredge.runtime.buffers import Array, allocate
+from distredge.runtime.messages import WEIGHT_CHUNK_BYTES, Weight, check_weight, content_digest
+from distredge.runtime.plan import Bytes
+
+
+@dataclass
+class _Arriving:
+    dtype: str
+    shape: tuple[int, ...]
+    content: Array
+    received_bytes: int = 0
+
+
+class WeightStore:
+    """Constants by content hash.
+
+    Args:
+        cap_bytes: what may be held; constants of plans that live are never dropped, so these can exceed it.
+    """
+
+    def __init__(self, cap_bytes: int) -> None:
+        self._cap_bytes = cap_bytes
+        self._held: OrderedDict[str, Array] = OrderedDict()
+        self._pins: dict[int, frozenset[str]] = {}
+        self._arriving: dict[str, _Arriving] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        with self._lock:
+            return sum(array.nbytes for array in self._held.values())
+
+    def pin(self, plan: int, digests: Iterable[str]) -> tuple[str, ...]:
+        """Notes what a plan needs; returns what is missing."""
+        wanted = frozenset(digests)
+        with self._lock:
+            self._pins[plan] = wanted
+            for digest in wanted & self._held.keys():
+                self._held.move_to_end(digest)
+            return tuple(sorted(wanted - self._held.keys()))
+
+    def unpin(self, plan: int) -> None:
+        """Notes that a plan is over; its constants stay while there is room."""
+        with self._lock:
+            self._pins.pop(plan, None)
+            wanted = frozenset[str]().union(*self._pins.values())
+            self._arriving = {d: a for d, a in self._arriving.items() if d in wanted}
+            self._make_room()
+
+    def receive(self, message: Weight, content: Bytes) -> bool:
+        """Takes one piece in; returns whether its constant is complete now.
+
+        Raises:
+            ProtocolError: if no plan asked for it, pieces come out of order, or the content is not what the hash says.
+        """
+        chunk = np.frombuffer(content, dtype=np.uint8)
+        check_weight(message, chunk.nbytes)
+        with self._lock:
+            if message.digest in self._held:
+                return True
+            if not any(message.digest in pins for pins in self._pins.values()):
+                raise ProtocolError("a constant that no plan asked for")
+            arriving = self._arriving.get(message.digest)
+            if message.offset == 0 or arriving is None:
+                arriving = _Arriving(message.dtype, message.shape, allocate((message.total_bytes,), "uint8"))
+                self._arriving[message.digest] = arriving
+            if message.offset != arriving.received_bytes or message.total_bytes != arriving.content.nbytes:
+                raise ProtocolError(f"a piece of a constant at {message.offset} where {arriving.received_bytes} is due")
+            arriving.content[message.offset : message.offset + chunk.nbytes] = chunk
+            arriving.received_bytes += chunk.nbytes
+            if arriving.received_bytes < arriving.content.nbytes:
+                return False
+            del self._arriving[message.digest]
+        if content_digest(arriving.dtype, arriving.shape, arriving.content.data) != message.digest:
+            raise ProtocolError("a constant whose content does not match its hash")
+        with self._lock:
+            self._held[message.digest] = arriving.content.view(arriving.dtype).reshape(arriving.shape)
+            self._make_room()
+        return True
+
+    def take(self, plan: int) -> Mapping[str, Array]:
+        """The constants of a plan, by content hash.
+
+        Raises:
+            ProtocolError: if some are missing.
+        """
+        with self._lock:
+            missing = self._pins[plan] - self._held.keys()
+            if missing:
+                raise ProtocolError(f"{len(missing)} constants of the plan are missing")
+            return {digest: self._held[digest] for digest in self._pins[plan]}
+
+    def _make_room(self) -> None:
+        pinned = frozenset[str]().union(*self._pins.values())
+        total_bytes = sum(array.nbytes for array in self._held.values())
+        for digest in list(self._held):
+            if total_bytes <= self._cap_bytes:
+                return
+            if digest not in pinned:
+                total_bytes -= self._held.pop(digest).nbytes
+
+
+def weight_messages(plan: int, digest: str, array: Array) -> Iterator[tuple[Weight, Bytes]]:
+    """Yields a constant in pieces of WEIGHT_CHUNK_BYTES."""
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for offset in range(0, content.nbytes, WEIGHT_CHUNK_BYTES):
+        message = Weight(plan, digest, array.dtype.name, array.shape, offset, content.nbytes)
+        yield message, content[offset : offset + WEIGHT_CHUNK_BYTES].data

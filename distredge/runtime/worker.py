@@ -1,0 +1,101 @@
+"""A worker: computes its part of the plans that a coordinator gives it.
+
+Nothing here, and nothing that it imports, needs torch, gymnasium, stable-baselines3, numba, scipy, matplotlib or onnx.
+Run as a module it is the process that `local.LocalCluster` and ``distredge cluster start`` start::
+
+    stdin    one line of JSON, `process.Order`; then nothing, until the parent closes it: the worker ends
+    stdout   one line of JSON, `process.Bound`: where it listens
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from distredge.runtime.control_plane import ControlPlane
+from distredge.runtime.data_plane import DataPlane, Stop
+from distredge.runtime.engine import Engine
+from distredge.runtime.transport import Network
+from distredge.runtime.weights import WeightStore
+
+WEIGHTS_BYTES: Final = 2 * 1024**3
+"""Constants that a worker keeps from plan to plan unless it is told otherwise."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker runs.
+
+    Attributes:
+        name: its name in the cluster file.
+        control, data: addresses to bind, such as ``tcp://192.168.1.11:5700``.
+        memory_bytes: what plans and constants may take together; None for no limit.
+        weights_bytes: constants kept from plan to plan.
+    """
+
+    name: str
+    control: str
+    data: str
+    memory_bytes: int | None = None
+    weights_bytes: int = WEIGHTS_BYTES
+
+
+class Worker:
+    """Two threads: the caller's runs the data plane and computes, another one the control plane.
+
+    Args:
+        settings: name, addresses and limits.
+        network: makes sockets; closed by `close`.
+        engine: runs sub-models.
+
+    Raises:
+        TransportError: if an address cannot be bound.
+    """
+
+    def __init__(self, settings: WorkerSettings, network: Network, engine: Engine) -> None:
+        self._network = network
+        control = network.bind(settings.control, "control")
+        mine, theirs = network.pipe()
+        self._bell, rings = network.pipe()
+        self._data = DataPlane(network, settings.data, theirs, [rings])
+        cap_bytes = settings.weights_bytes
+        if settings.memory_bytes is not None:
+            cap_bytes = min(cap_bytes, settings.memory_bytes)
+        self._control = ControlPlane(
+            settings.name, _version(), network, control, mine, self._data, engine, WeightStore(cap_bytes),
+            settings.memory_bytes,
+        )  # fmt: skip
+        self.control_address = control.address
+        self.data_address = self._data.endpoint.address
+        self._stopped = threading.Lock()
+
+    def run(self) -> None:
+        """Works until `stop`; sockets are closed then."""
+        thread = threading.Thread(target=self._control.run, name="control")
+        thread.start()
+        try:
+            self._data.run()
+        finally:
+            self._control.stop()
+            self._data.wake_control()
+            thread.join()
+            self._network.close()
+
+    def stop(self) -> None:
+        """Makes `run` return as soon as the stage that is being computed is done; called by any thread, once."""
+        if self._stopped.acquire(blocking=False):
+            self._data.order(Stop())
+            self._bell.send([b""])
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("distredge")
+
+
+if __name__ == "__main__":
+    from distredge.runtime.process import child_main
+
+    child_main()
