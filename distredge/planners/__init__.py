@@ -20,10 +20,21 @@ if TYPE_CHECKING:
     Planner = Callable[[Problem, Budget, int], Strategy]
 
 METHODS: dict[str, str] = {
-    "auto": "distredge.planners.auto:plan",
-    "search": "distredge.planners.search:plan",
     "offload": "distredge.planners.offload:plan",
+    "modnn": "distredge.planners.modnn:plan",
+    "mednn": "distredge.planners.mednn:plan",
+    "coedge": "distredge.planners.coedge:plan",
     "deepthings": "distredge.planners.deepthings:plan",
+    "deeperthings": "distredge.planners.deeperthings:plan",
+    "aofl": "distredge.planners.aofl:plan",
+    "deepslicing": "distredge.planners.deepslicing:plan",
+    "edgeld": "distredge.planners.edgeld:plan",
+    "pico": "distredge.planners.pico:plan",
+    "dpfp": "distredge.planners.dpfp:plan",
+    "halp": "distredge.planners.halp:plan",
+    "distredge": "distredge.agents.osds:plan",
+    "search": "distredge.planners.search:plan",
+    "auto": "distredge.planners.auto:plan",
 }
 """Method -> where it is, in the order in which tables show them."""
 

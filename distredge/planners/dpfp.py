@@ -1,0 +1,122 @@
+"""`dpfp`: dynamic programming over fused blocks (Li, Iosifidis and Zhang, Computer Networks 214, 2022, 109150).
+
+Rule: receptive-field segmentation: a server that owns rows of a block's output gets exactly the input rows that they
+depend on and recomputes the halo. t(i, j), the time of a block, is the transfers before it over one shared pipe (the
+first block: everybody's input rows; later ones: only the rows beyond one copy of the map; the last one also: gathering
+the result at the host) plus the slowest server's computing. T(i) = min over j >= i of t(i, j) + T(j + 1). Rows follow
+the effective capacity of heterogeneous servers. Subset: servers are ranked by effective capacity and added one at a
+time, and the prefix with the lowest T(0) is kept.
+Assumptions: the transfers are serial; compute times are measured.
+Decided here: only abstracts and third-party code with the method could be read. Effective capacity is the profile's
+speed on the whole body. Blocks of one layer are allowed, and a block may end at the last layer (that code allows
+neither). Blocks hold whole residual blocks. Each server's bytes take its own link's time in the pipe. What follows the
+body runs on the first server of the ranking, the host. All K prefixes are tried, not only as long as they improve.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distredge.errors import Infeasible
+from distredge.planners.aofl import Block, fuse
+from distredge.planners.chain import Chain, Floats
+from distredge.planners.common import build, volume
+from distredge.planners.linear import cut_points, s_per_byte
+from distredge.strategy import PlannerRef
+
+if TYPE_CHECKING:
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+
+def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    """The best prefix of servers with its best blocks."""
+    chain = Chain(problem)
+    ranking = rank(chain)
+    best_s, best = np.inf, None
+    for size in range(1, len(ranking) + 1):
+        scheme = fuse(chain.whole_blocks, blocks(chain, ranking[:size]))
+        seconds = sum(block.seconds for _, block in scheme)
+        if seconds < best_s:
+            best_s, best = seconds, (size, scheme)
+    assert best is not None
+    size, scheme = best
+    volumes = [volume(chain.graph.cuts[end - 1], block.points) for end, block in scheme]
+    settings = {"servers": [chain.devices[k] for k in ranking[:size]]}
+    return build(problem, chain.devices, volumes, chain.devices[ranking[0]], PlannerRef("dpfp", seed, settings))
+
+
+def rank(chain: Chain) -> list[int]:
+    """Devices that can be reached, by falling effective capacity.
+
+    Raises:
+        Infeasible: if there is none.
+    """
+    reachable = np.flatnonzero(np.isfinite(s_per_byte(chain.problem, chain.devices)))
+    if len(reachable) == 0:
+        raise Infeasible(f"dpfp: the link of every device of '{chain.problem.cluster.name}' is down")
+    return sorted((int(k) for k in reachable), key=lambda k: (-chain.speed[k], k))
+
+
+def blocks(chain: Chain, servers: list[int]) -> dict[tuple[int, int], Block]:
+    """t(i, j) of every possible block on some servers, the first of which is the host."""
+    per_byte = s_per_byte(chain.problem, chain.devices)
+    capacity = np.zeros(len(chain.devices))
+    capacity[servers] = chain.speed[servers]
+    points = {end: np.array([cut_points(chain.height(end), capacity)]) for end in chain.whole_blocks[1:]}
+    found = {}
+    for end in points:
+        for piece in chain.walk(end, points[end]):
+            if piece.start not in points and piece.start != 0:
+                continue
+            before = points.get(piece.start, points[end])
+            seconds = _pipe_s(chain.fetched_bytes(piece, before)[0], per_byte)
+            if end == chain.last:
+                result = chain.owned_bytes(end, points[end])[0]
+                result[servers[0]] = 0.0
+                seconds += _pipe_s(result, per_byte)
+            seconds += float(piece.compute_s.max())
+            found[piece.start, end] = Block(seconds, tuple(int(x) for x in points[end][0]))
+    return found
+
+
+def _pipe_s(moved: Floats, per_byte: Floats) -> float:
+    """Seconds of some devices' bytes one after another."""
+    return float((moved[moved > 0] * per_byte[moved > 0]).sum())
+
+
+def speedup_estimate(problem: Problem, strategy: Strategy) -> float:
+    """DPFP's estimate of how much faster a strategy is than its head device alone.
+
+    Total multiply-adds over effective capacity, against the sum over the blocks of the largest sub-task over its
+    server's effective capacity, halo included, plus the transfers over the serial pipe. Effective capacity is
+    multiply-adds per second on the whole body, so that neither staircases nor overlap are seen: the simulator's
+    speed-up is what it is to be compared with.
+
+    Args:
+        problem: model and cluster.
+        strategy: row-split strategy for it.
+    """
+    chain = Chain(problem, strategy.devices)
+    per_byte = s_per_byte(problem, chain.devices)
+    total = float(chain.layer_macs.sum())
+    capacity = total * chain.speed
+    host = chain.devices.index(strategy.head.device)
+    seconds = 0.0
+    start = 0
+    before = np.zeros((1, len(chain.devices) + 1), np.int64)
+    for decision in strategy.decisions(problem.graph):
+        end = decision.cut.index + 1
+        points = np.array([decision.rows])
+        piece = chain.slices(end, points)[start]
+        seconds += _pipe_s(chain.fetched_bytes(piece, before)[0], per_byte)
+        seconds += float((piece.macs[0] / capacity).max())
+        start, before = end, points
+    result = chain.owned_bytes(start, before)[0]
+    result[host] = 0.0
+    seconds += _pipe_s(result, per_byte) + float(chain.head_s[host])
+    alone_s = chain.alive_bytes(0) * per_byte[host] + total / capacity[host] + chain.head_s[host]
+    return float(alone_s / seconds)

@@ -1,0 +1,210 @@
+"""What every method must do, and what each one's own rule says."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from distredge.cluster import Cluster, load_cluster
+from distredge.errors import Infeasible, PlannerError
+from distredge.latency import simulate
+from distredge.model import zoo
+from distredge.model.graph import Graph
+from distredge.planners import METHODS, plan, resolve
+from distredge.planners.aofl import Block, fuse
+from distredge.planners.budget import Budget
+from distredge.planners.chain import Chain
+from distredge.planners.dpfp import blocks, rank, speedup_estimate
+from distredge.problem import Problem
+
+OTHERS = [method for method in METHODS if method not in ("search", "auto", "distredge", "agent")]
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Graph]:
+    return {
+        "vgg": zoo.build("vgg16", (1, 3, 64, 48), width=0.25),
+        "mobilenet": zoo.build("mobilenet-v2", (1, 3, 65, 65), width=0.25),
+    }
+
+
+@pytest.mark.parametrize("case", ["db-50", "dc-300", "this-machine"])
+@pytest.mark.parametrize("model", ["vgg", "mobilenet"])
+@pytest.mark.parametrize("method", OTHERS)
+def test_gives_a_strategy_that_runs(models: dict[str, Graph], method: str, model: str, case: str) -> None:
+    problem = Problem(models[model], load_cluster(case))
+    strategy = plan(problem, method, evaluations=30)
+    assert strategy.planner.method == method
+    assert simulate(problem, strategy).latency_s == pytest.approx(strategy.predicted["latency_s"], rel=1e-9)
+    assert strategy.to_json() == plan(problem, method, evaluations=30).to_json()
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_works_on_one_device_or_says_which_do(vgg: Graph, method: str) -> None:
+    cluster = load_cluster("db-50")
+    alone = dataclasses.replace(cluster, devices=cluster.devices[:1])
+    if method == "halp":
+        with pytest.raises(PlannerError, match="auto"):
+            plan(Problem(vgg, alone), method)
+        return
+    strategy = plan(Problem(vgg, alone), method, evaluations=30)
+    assert strategy.predicted["latency_s"] == pytest.approx(strategy.predicted["offload_latency_s"], rel=0.5)
+
+
+@pytest.mark.parametrize("method", ["coedge", "aofl", "dpfp", "edgeld"])
+def test_a_device_whose_link_is_down_gets_no_rows(vgg: Graph, method: str) -> None:
+    cluster = load_cluster("db-50")
+    dead = dataclasses.replace(cluster.devices[1].uplink, rate_bps=0.0)
+    devices = list(cluster.devices)
+    devices[1] = dataclasses.replace(devices[1], uplink=dead, downlink=dead)
+    strategy = plan(Problem(vgg, dataclasses.replace(cluster, devices=tuple(devices))), method)
+    for volume in strategy.volumes:
+        rows = dict(zip(strategy.devices, np.diff(volume.rows), strict=True))
+        assert rows["xavier-1"] == 0
+
+
+def test_no_reachable_device_is_said(vgg: Graph) -> None:
+    cluster = load_cluster("db-50")
+    devices = [
+        dataclasses.replace(
+            d,
+            uplink=dataclasses.replace(d.uplink, rate_bps=0.0),
+            downlink=dataclasses.replace(d.downlink, rate_bps=0.0),
+        )
+        for d in cluster.devices
+    ]
+    dead = Problem(vgg, dataclasses.replace(cluster, devices=tuple(devices)))
+    for method in ("coedge", "aofl", "dpfp", "pico"):
+        with pytest.raises(Infeasible, match="down"):
+            resolve(method)(dead, Budget(1.0), 0)
+
+
+def test_modnn_deals_rows_by_capability_layer_by_layer(problem: Problem) -> None:
+    strategy = plan(problem, "modnn")
+    assert len(strategy.volumes) == len(problem.graph.cuts)
+    speed = Chain(problem).speed
+    first = np.diff(strategy.volumes[0].rows)
+    np.testing.assert_allclose(first / first.sum(), speed / speed.sum(), atol=1 / first.sum())
+
+
+def test_mednn_is_balanced_at_least_as_well_as_modnn(problem: Problem) -> None:
+    # Three devices have no grid but strips of rows or of columns.
+    cluster = problem.cluster
+    slow_links = dataclasses.replace(problem, cluster=dataclasses.replace(cluster, devices=cluster.devices[1:]))
+    chain = Chain(slow_links)
+    seconds = {}
+    for method in ("modnn", "mednn"):
+        strategy = plan(slow_links, method)
+        assert strategy.volumes[0].columns is None
+        seconds[method] = [next(chain.walk(i + 1, [v.rows])).compute_s.max() for i, v in enumerate(strategy.volumes)]
+    assert all(m <= n for m, n in zip(seconds["mednn"], seconds["modnn"], strict=True))
+
+
+def test_coedge_keeps_one_ratio_and_every_share_above_the_halo(problem: Problem) -> None:
+    strategy = plan(problem, "coedge")
+    shares = np.array(strategy.planner.settings["shares"])
+    for volume in strategy.volumes:
+        rows = np.diff(volume.rows)
+        np.testing.assert_allclose(rows, shares * rows.sum(), atol=1.0)
+
+
+def test_deeperthings_points_are_the_best_of_their_number(models: dict[str, Graph]) -> None:
+    from distredge.planners import deeperthings
+
+    problem = Problem(models["vgg"], load_cluster("db-50"))
+    chain = Chain(problem)
+    exchanged = deeperthings._exchanged(chain)
+    inner = chain.whole_blocks[1:-1]
+    for count in (1, 2, 3):
+        scheme = deeperthings._solve(chain, exchanged, count)
+        every = [(*chosen, chain.last) for chosen in itertools.combinations(inner, count - 1)]
+
+        def cost(ends: tuple[int, ...]) -> float:
+            return sum(exchanged[arc] for arc in zip((0, *ends), ends, strict=False))
+
+        assert len(scheme) == count
+        assert cost(scheme) == pytest.approx(min(map(cost, every)))
+
+
+def test_fuse_finds_the_cheapest_path() -> None:
+    rng = np.random.default_rng(3)
+    locations = (0, 1, 2, 3, 4, 5)
+    blocks_ = {(i, j): Block(float(rng.random()), (j,)) for i in locations for j in locations if i < j}
+    found = sum(block.seconds for _, block in fuse(locations, blocks_))
+    every = []
+    for size in range(5):
+        for inner in itertools.combinations(locations[1:-1], size):
+            path = (0, *inner, 5)
+            every.append(sum(blocks_[arc].seconds for arc in itertools.pairwise(path)))
+    assert found == pytest.approx(min(every))
+
+
+def test_aofl_uses_a_prefix_of_the_fastest(vgg: Graph) -> None:
+    problem = Problem(vgg, load_cluster("dc-300"))
+    strategy = plan(problem, "aofl")
+    order = np.argsort(-Chain(problem).speed)
+    for volume in strategy.volumes:
+        working = np.diff(volume.rows)[order] > 0
+        assert not np.any(np.diff(working.astype(int)) > 0)
+
+
+def _edge_servers(devices: int, rate_bps: float) -> Cluster:
+    """Equal boards on fast wires, as in DPFP's setting."""
+    cluster = load_cluster("da-300")
+    link = dataclasses.replace(cluster.devices[0].uplink, rate_bps=rate_bps, fixed_s=0.0, rtt_s=0.0)
+    board = dataclasses.replace(cluster.devices[0], uplink=link, downlink=link)
+    return dataclasses.replace(
+        cluster, devices=tuple(dataclasses.replace(board, name=f"es-{i}") for i in range(devices))
+    )
+
+
+def test_dpfp_uses_more_servers_on_faster_wires() -> None:
+    graph = zoo.build("vgg16", (1, 3, 128, 128))
+    counts = [
+        len(plan(Problem(graph, _edge_servers(6, rate)), "dpfp").planner.settings["servers"]) for rate in (1e7, 4e10)
+    ]
+    assert counts[0] == 1
+    assert counts[1] > 2
+
+
+def test_dpfp_blocks_hold_the_recurrence(problem: Problem) -> None:
+    chain = Chain(problem)
+    servers = rank(chain)
+    found = blocks(chain, servers)
+    best = sum(block.seconds for _, block in fuse(chain.whole_blocks, found))
+    one_each = sum(found[arc].seconds for arc in zip(chain.whole_blocks, chain.whole_blocks[1:], strict=False))
+    assert best <= min(found[0, chain.last].seconds, one_each)
+
+
+def test_dpfp_estimate_is_one_on_the_host_alone(problem: Problem) -> None:
+    assert speedup_estimate(problem, plan(problem, "offload")) == pytest.approx(1.0)
+
+
+def test_pico_stages_have_devices_of_their_own(vgg: Graph) -> None:
+    problem = Problem(vgg, _edge_servers(4, 1e9), objective="throughput")
+    strategy = plan(problem, "pico")
+    stages = strategy.planner.settings["stages"]
+    used = [name for stage in stages for name in stage]
+    assert len(used) == len(set(used))
+    for volume, stage in zip(strategy.volumes, stages, strict=True):
+        rows = dict(zip(strategy.devices, np.diff(volume.rows), strict=True))
+        assert {name for name, count in rows.items() if count} <= set(stage)
+
+
+def test_pico_refuses_a_latency_limit_that_its_pipeline_breaks(vgg: Graph) -> None:
+    problem = Problem(vgg, load_cluster("db-50"), objective="throughput", latency_limit_s=1e-3)
+    with pytest.raises(Infeasible, match="search"):
+        plan(problem, "pico")
+
+
+def test_halp_keeps_secondaries_apart(problem: Problem) -> None:
+    strategy = plan(problem, "halp", evaluations=40)
+    hosts = strategy.planner.settings["hosts"]
+    assert [strategy.devices.index(name) % 2 for name in hosts] == [1] * len(hosts)
+    assert strategy.head.device in hosts
+    for volume in strategy.volumes:
+        rows = np.diff(volume.rows)
+        assert all(rows[k] >= 1 for k in range(1, len(rows), 2)) or volume.rows[-1] < 3
