@@ -1,0 +1,179 @@
+"""Who is told of every episode: a CSV file, TensorBoard, a progress bar."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from distredge.latency import simulate
+from distredge.monitor import names
+from distredge.monitor.tensorboard import TRAINING_CHARTS, TensorboardWriter
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from distredge.agents.settings import TrainingConfig
+    from distredge.agents.training import EpisodeReport
+    from distredge.problem import Problem
+
+_PICTURE_SHARE = 20
+"""Drawing the best strategy's timeline takes at most one part in so many of the time."""
+
+
+def figures(report: EpisodeReport) -> dict[str, float]:
+    """The figures of an episode by their names; those that there are not are left out."""
+    found = {
+        names.EPISODE_REWARD: report.reward,
+        names.EPISODE_LATENCY_S: report.latency_s,
+        names.EPISODE_IMAGES_PER_S: 1.0 / report.latency_s,
+        names.BEST_LATENCY_S: report.best.latency_s,
+        names.BEST_IMAGES_PER_S: 1.0 / report.best.latency_s,
+        names.OFFLOAD_IMAGES_PER_S: 1.0 / report.offload_latency_s,
+        names.EXPLORATION: report.epsilon,
+        names.EVALUATION_LATENCY_S: report.evaluation_latency_s,
+        **report.training,
+    }
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+class ProgressCsv:
+    """Writes `progress.csv`, a row per episode; a context manager.
+
+    Args:
+        path: file to write.
+    """
+
+    COLUMNS = (
+        "episode",
+        names.EPISODE_REWARD,
+        names.EPISODE_LATENCY_S,
+        names.BEST_LATENCY_S,
+        names.EVALUATION_LATENCY_S,
+        names.EXPLORATION,
+        "train/n_updates",
+        "train/actor_loss",
+        "train/critic_loss",
+    )
+
+    def __init__(self, path: str | Path) -> None:
+        # Written line by line, so that a run can be followed.
+        self._file = Path(path).open("w", buffering=1, encoding="utf-8", newline="")  # noqa: SIM115 - see __exit__
+        self._rows = csv.DictWriter(self._file, self.COLUMNS, extrasaction="ignore")
+        self._rows.writeheader()
+
+    def __enter__(self) -> ProgressCsv:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def episode(self, report: EpisodeReport) -> None:
+        """Adds a row."""
+        self._rows.writerow({"episode": report.number, **figures(report)})
+
+
+class TensorboardLog:
+    """Writes an event file; a context manager. Steps are episodes.
+
+    Args:
+        folder: where it goes.
+        problem: model and cluster.
+        config: shown as text.
+        clock: seconds, monotonic; the timeline of the best strategy is drawn only as often as that takes little time.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        problem: Problem,
+        config: TrainingConfig,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._problem = problem
+        self._clock = clock
+        self._writer = TensorboardWriter(folder)
+        self._writer.text(names.RUN_CONFIG, f"```yaml\n{config.to_yaml()}```")
+        self._writer.charts(TRAINING_CHARTS)
+        self._last: EpisodeReport | None = None
+        self._to_draw = False
+        self._draw_from_s = -math.inf
+
+    def __enter__(self) -> TensorboardLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._to_draw and error is None:
+            self._draw()
+        self._writer.close()
+
+    def episode(self, report: EpisodeReport) -> None:
+        """Adds the figures of an episode, and a picture when the best strategy is a new one."""
+        for name, value in figures(report).items():
+            self._writer.scalar(name, value, report.number)
+        self._last = report
+        self._to_draw = self._to_draw or report.improved
+        if self._to_draw and self._clock() >= self._draw_from_s:
+            self._draw()
+
+    def _draw(self) -> None:
+        assert self._last is not None
+        best = self._last.best
+        assert best.strategy is not None
+        start_s = self._clock()
+        timeline = simulate(self._problem, best.strategy)
+        title = (
+            f"{self._problem.graph.name} on {self._problem.cluster.name}, episode {best.episode}: "
+            f"{1e3 * best.latency_s:.2f} ms, offload {1e3 * self._last.offload_latency_s:.2f} ms (simulated)"
+        )
+        self._writer.timeline(names.BEST_TIMELINE, timeline, best.episode, title)
+        self._to_draw = False
+        end_s = self._clock()
+        self._draw_from_s = end_s + _PICTURE_SHARE * (end_s - start_s)
+
+
+class ProgressBar:
+    """A bar on stderr with the best latency and the time left; a context manager.
+
+    Args:
+        episodes: length of the run.
+    """
+
+    def __init__(self, episodes: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar: Progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("episodes, {task.fields[best]}, left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("training", total=episodes, best="nothing yet")
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def episode(self, report: EpisodeReport) -> None:
+        """Moves on by one episode."""
+        best_s = report.best.latency_s
+        found = "nothing yet"
+        if math.isfinite(best_s):
+            found = f"best {1e3 * best_s:.2f} ms, {report.offload_latency_s / best_s:.2f} x offload"
+        self._bar.update(self._task, advance=1, best=found)

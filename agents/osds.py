@@ -1,0 +1,97 @@
+"""OSDS: learn the split decisions of one model on one cluster (Hou et al., "DistrEdge", IPDPS 2022, Algorithm 2).
+
+LC-PSS chooses the partition scheme, an agent then plays `distredge/SplitRows-v0`, and the fastest strategy of all its
+episodes is the result. The paper's agent, DDPG with its settings, is the default.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distredge.agents.settings import EPISODES, TrainingConfig
+from distredge.envs.split_rows import SplitRowsEnv
+from distredge.errors import Infeasible, PlannerError
+from distredge.latency import offload
+from distredge.planners.common import predict
+from distredge.strategy import PlannerRef
+
+if TYPE_CHECKING:
+    from distredge.agents.training import EpisodeReport, Trained
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+METHOD = "distredge"
+"""Name of the planning method."""
+
+
+def make_env(problem: Problem, config: TrainingConfig) -> SplitRowsEnv:
+    """Returns the environment of a problem: LC-PSS's partition, and the input's dtype that suits offloading best."""
+    return SplitRowsEnv(
+        problem.graph,
+        problem.cluster,
+        alpha=config.alpha,
+        partition_seed=config.seed,
+        reward_scale=config.hyperparameters["reward_scale"],
+        input_dtype=offload(problem)[0].input.dtype,
+    )
+
+
+def found_strategy(problem: Problem, config: TrainingConfig, trained: Trained, **settings: Any) -> Strategy:
+    """Returns what a training run found, with where it comes from and what it is predicted to cost.
+
+    Args:
+        problem: model and cluster.
+        config: of the run.
+        trained: what it found.
+        **settings: more to write down about its origin.
+
+    Raises:
+        Infeasible: if no episode reached the end.
+    """
+    if trained.best.strategy is None:
+        raise Infeasible(f"no strategy for {problem}: every episode had to cross a link that is down")
+    origin = {
+        "algo": config.algo,
+        "alpha": config.alpha,
+        "episodes": trained.episodes,
+        "eval_freq": config.eval_freq,
+        "hyperparameters": dict(sorted(config.hyperparameters.items())),
+        **settings,
+    }
+    return predict(problem, trained.best.strategy.replace(planner=PlannerRef(METHOD, config.seed, origin)))
+
+
+def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    """Plans by training for as long as the budget lasts; one evaluation is one episode.
+
+    Without a limit in evaluations it ends after the paper's number of episodes at the latest.
+
+    Raises:
+        PlannerError: if the cluster has a single device.
+        Infeasible: if every strategy tried needs a link that is down.
+    """
+    from distredge.agents.training import run_training
+
+    if len(problem.cluster.devices) < 2:
+        raise PlannerError(f"distredge: found 1 device in cluster '{problem.cluster.name}', accepted: at least 2")
+    config = TrainingConfig(
+        model=problem.graph.name,
+        cluster=problem.cluster.name,
+        episodes=budget.left or EPISODES,
+        seed=seed,
+    )
+    env = make_env(problem, config)
+    trained = run_training(env, config, observers=[_Spender(budget)], should_stop=budget.expired)
+    return found_strategy(problem, config, trained)
+
+
+class _Spender:
+    """Counts episodes against a budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+
+    def episode(self, report: EpisodeReport) -> None:
+        self.budget.spend()
+        self.budget.report(report.best.latency_s)

@@ -1,0 +1,200 @@
+"""Runs the training of an agent and tells observers of every episode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from distredge.agents.algorithms import load_parameters, make_agent, one_torch_thread
+from distredge.agents.memory import BestStrategy
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    from distredge.agents.settings import TrainingConfig
+    from distredge.envs.split_rows import SplitRowsEnv
+
+
+@dataclass(frozen=True)
+class EpisodeReport:
+    """What observers hear of an episode.
+
+    Attributes:
+        number: of the episode, from 1.
+        reward: sum over its steps.
+        latency_s: end-to-end latency of its strategy; infinite when a link is down.
+        improved: whether its strategy is the fastest so far.
+        best: the fastest so far.
+        offload_latency_s: latency of the best single device.
+        epsilon: probability of exploration noise; None when the algorithm explores otherwise.
+        evaluation_latency_s: latency without exploration, when it was evaluated after this episode.
+        training: what the algorithm reports of its updates, such as `train/critic_loss`.
+    """
+
+    number: int
+    reward: float
+    latency_s: float
+    improved: bool
+    best: BestStrategy
+    offload_latency_s: float
+    epsilon: float | None
+    evaluation_latency_s: float | None
+    training: Mapping[str, float]
+
+
+class Observer(Protocol):
+    """Is told of every episode."""
+
+    def episode(self, report: EpisodeReport) -> None:
+        """Called after every episode."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run found.
+
+    Attributes:
+        best: the fastest strategy; `best.strategy` is None when every episode met a link that is down.
+        agent: as it was when that was found.
+        episodes: finished ones.
+        steps: split decisions taken in all episodes.
+        updates: of the networks.
+        seconds: that it took.
+        stopped: whether it was stopped before its last episode.
+    """
+
+    best: BestStrategy
+    agent: BaseAlgorithm
+    episodes: int
+    steps: int
+    updates: int
+    seconds: float
+    stopped: bool
+
+
+def run_training(
+    env: SplitRowsEnv,
+    config: TrainingConfig,
+    *,
+    observers: Sequence[Observer] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+    checkpoint: Callable[[BaseAlgorithm, int], None] | None = None,
+    trained_agent: str | Path | None = None,
+) -> Trained:
+    """Trains an agent in an environment.
+
+    Args:
+        env: of one cluster.
+        config: algorithm, length, seed and hyper-parameters.
+        observers: told of every episode.
+        should_stop: asked after every episode.
+        checkpoint: called with the agent and the episode's number every `config.save_freq` episodes.
+        trained_agent: saved agent whose networks to begin with.
+
+    Raises:
+        ConfigError, MissingDependency: if the agent cannot be made.
+    """
+    with one_torch_thread():
+        # Without SB3's Monitor: episodes are counted here, and its records would hold the time of day.
+        vector = DummyVecEnv([lambda: env])
+        agent = make_agent(config.algo, vector, config.hyperparameters, config.seed, config.device)
+        agent.set_logger(Logger(None, []))
+        if trained_agent is not None:
+            load_parameters(agent, trained_agent)
+        callback = _EpisodeCallback(env, config, observers, should_stop, checkpoint)
+        start_s = time.perf_counter()
+        # On-policy algorithms collect whole rollouts; the callback ends the run at its last episode.
+        agent.learn(config.episodes * len(env.partition), callback, log_interval=None)  # type: ignore[arg-type]
+        seconds = time.perf_counter() - start_s
+        callback.best.restore(agent)
+    return Trained(
+        callback.best,
+        agent,
+        callback.episodes,
+        agent.num_timesteps,
+        int(getattr(agent, "_n_updates", 0)),
+        seconds,
+        callback.episodes < config.episodes,
+    )
+
+
+class _EpisodeCallback(BaseCallback):
+    """Turns SB3's steps into episodes."""
+
+    def __init__(
+        self,
+        env: SplitRowsEnv,
+        config: TrainingConfig,
+        observers: Sequence[Observer],
+        should_stop: Callable[[], bool],
+        checkpoint: Callable[[BaseAlgorithm, int], None] | None,
+    ) -> None:
+        super().__init__()
+        self.env = env
+        self.config = config
+        self.observers = observers
+        self.should_stop = should_stop
+        self.checkpoint = checkpoint
+        self.best = BestStrategy()
+        self.episodes = 0
+        self._reward = 0.0
+        self._twin: SplitRowsEnv | None = None
+
+    def _on_step(self) -> bool:
+        self._reward += float(self.locals["rewards"][0])
+        if not self.locals["dones"][0]:
+            return True
+        self.episodes += 1
+        number = self.episodes
+        assert self.env.last_episode is not None
+        latency_s = self.env.last_episode.latency_s
+        improved = self.best.offer(self.env, number, self.model)
+        evaluation_s = None
+        if self.config.eval_freq and number % self.config.eval_freq == 0:
+            evaluation_s, better = self._evaluate(number)
+            improved = improved or better
+        if self.checkpoint and self.config.save_freq and number % self.config.save_freq == 0:
+            self.checkpoint(self.model, number)
+        report = EpisodeReport(
+            number,
+            self._reward,
+            latency_s,
+            improved,
+            self.best,
+            self.env.problem.offload_latency_s,
+            getattr(getattr(self.model, "action_noise", None), "epsilon", None),
+            evaluation_s,
+            {k: float(v) for k, v in self.logger.name_to_value.items() if k.startswith("train/")},
+        )
+        self._reward = 0.0
+        for observer in self.observers:
+            observer.episode(report)
+        return number < self.config.episodes and not self.should_stop()
+
+    def _evaluate(self, number: int) -> tuple[float, bool]:
+        """Plays an episode without exploration; returns its latency and whether it is the fastest so far."""
+        if self._twin is None:
+            env = self.env
+            self._twin = type(env)(
+                env.graph,
+                [problem.cluster for problem in env.problems],
+                partition=env.partition,
+                reward_scale=env.reward_scale,
+                observe_cluster=env.observe_cluster,
+                input_dtype=env.input_dtype,
+            )
+        obs, _ = self._twin.reset(options={"start_s": 0.0})
+        done = False
+        while not done:
+            action: Any = self.model.predict(obs, deterministic=True)[0]
+            obs, _, done, _, _ = self._twin.step(np.asarray(action, np.float32))
+        assert self._twin.last_episode is not None
+        return self._twin.last_episode.latency_s, self.best.offer(self._twin, number, self.model)

@@ -1,0 +1,163 @@
+"""`train-agent`: trains an agent to split a CNN over a cluster and writes the best strategy that it found."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.cli._common import EXIT_INTERRUPTED, json_option, print_json, seed_option, verbose_option, version_option
+from distredge.cli._planning import interruptible, load_problem
+
+if TYPE_CHECKING:
+    from distredge.agents.run_folder import RunFolder
+    from distredge.agents.settings import TrainingConfig
+    from distredge.agents.training import Observer, Trained
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+_CONFIG_OPTIONS = ("model", "cluster", "algo", "episodes", "seed", "alpha", "device", "eval_freq", "save_freq")
+
+
+@click.command()
+@click.option("--algo", default="ddpg", show_default=True, help="Algorithm: ddpg (the paper's), td3, sac, ppo, tqc.")
+@click.option("--model", help="Zoo name, package.module:callable, or an .onnx file.")
+@click.option("--cluster", help="Shipped case (such as db-50), or a .toml file.")
+@click.option("-n", "--episodes", type=int, default=4000, show_default=True, help="Strategies to play.")
+@click.option("--alpha", type=float, default=0.75, show_default=True, help="LC-PSS: weight of transmission, 0 to 1.")
+@seed_option
+@click.option("--device", default="cpu", show_default=True, help="Where the networks are: cpu, cuda, auto.")
+@click.option("--eval-freq", type=int, default=0, show_default=True, help="Also play without exploration every N.")
+@click.option("--save-freq", type=int, default=0, show_default=True, help="Save the agent every N episodes; 0: never.")
+@click.option("-f", "--log-folder", default="runs", show_default=True, help="Folder of all runs.")
+@click.option("--config", "config_file", help="YAML file with any of these options, such as a run's config.yaml.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyper-parameter; may be repeated.")
+@click.option("-i", "--trained-agent", help="Run folder (or its model.zip) whose networks to begin with.")
+@click.option("--progress/--no-progress", default=None, help="Show a progress bar; by default on a terminal.")
+@json_option
+@verbose_option
+@version_option
+def train_agent(
+    log_folder: str,
+    config_file: str | None,
+    assignments: tuple[str, ...],
+    trained_agent: str | None,
+    progress: bool | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train an agent to split a CNN over a cluster; write the best strategy.
+
+    LC-PSS chooses where the model is cut, the agent which rows each device computes. Every episode is one strategy,
+    priced by simulation. Hyper-parameters are the shipped ones, then those of --config, then those of --set.
+
+    Ctrl-C ends the training early and writes the best strategy so far.
+    """
+    config = _config(config_file, assignments, options)
+    from distredge.agents.run_folder import agent_file
+
+    start_from = None if trained_agent is None else str(agent_file(trained_agent))
+    problem = load_problem(config.model, config.cluster)
+    shown = sys.stderr.isatty() if progress is None else progress
+    folder, strategy, trained = _train(problem, config, log_folder, start_from, shown)
+    _tell(problem, folder, strategy, trained, as_json)
+    if trained.stopped:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _config(config_file: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> TrainingConfig:
+    """Merges the defaults, the file and the command line."""
+    from distredge.agents.settings import (
+        TrainingConfig,
+        check_algorithm,
+        merge_hyperparameters,
+        parse_assignments,
+        read_config,
+    )
+
+    context = click.get_current_context()
+    values = read_config(config_file) if config_file is not None else {}
+    for name in _CONFIG_OPTIONS:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            values[name] = options[name]
+    for name in ("model", "cluster"):
+        if not values.get(name):
+            raise click.UsageError(f"missing option '--{name}'")
+    algo = values.get("algo", options["algo"])
+    check_algorithm(algo)
+    own = merge_hyperparameters(algo, values.get("hyperparameters", {}), parse_assignments(assignments))
+    return TrainingConfig(**{**values, "hyperparameters": own})
+
+
+def _train(
+    problem: Problem, config: TrainingConfig, log_folder: str, start_from: str | None, shown: bool
+) -> tuple[RunFolder, Strategy, Trained]:
+    """Trains in a new run folder and saves there what was found."""
+    from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog
+    from distredge.agents.osds import found_strategy, make_env
+    from distredge.agents.run_folder import RunFolder, run_name
+    from distredge.agents.training import run_training
+    from distredge.planners.budget import Budget
+
+    env = make_env(problem, config)
+    budget = Budget(evaluations=config.episodes)
+    folder = RunFolder(log_folder, run_name(problem, config))
+    with _removed_on_failure(folder), interruptible(budget), contextlib.ExitStack() as stack:
+        folder.save_config(config)
+        observers: list[Observer] = [
+            stack.enter_context(ProgressCsv(folder.progress)),
+            stack.enter_context(TensorboardLog(folder.path, problem, config)),
+        ]
+        if shown:
+            observers.append(stack.enter_context(ProgressBar(config.episodes)))
+        trained = run_training(
+            env,
+            config,
+            observers=observers,
+            should_stop=budget.expired,
+            checkpoint=folder.save_checkpoint,
+            trained_agent=start_from,
+        )
+        settings = {} if start_from is None else {"continued": True}
+        strategy = found_strategy(problem, config, trained, **settings)
+        folder.save_result(problem, strategy, trained, start_from)
+    return folder, strategy, trained
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folder: RunFolder) -> Iterator[None]:
+    """Leaves no folder of a run that came to nothing."""
+    try:
+        yield
+    except BaseException:
+        if not folder.strategy.exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def _tell(problem: Problem, folder: RunFolder, strategy: Strategy, trained: Trained, as_json: bool) -> None:
+    from distredge.agents.run_folder import describe
+
+    if as_json:
+        print_json({"run": str(folder.path), "strategy": str(folder.strategy), **describe(problem, strategy, trained)})
+        return
+    if trained.stopped:
+        click.echo(f"interrupted after {trained.episodes} episodes: this is the best so far", err=True)
+    latency_s, alone_s = strategy.predicted["latency_s"], problem.offload_latency_s
+    click.echo(
+        f"best strategy   {latency_s * 1e3:.2f} ms, {1 / latency_s:.2f} IPS, {alone_s / latency_s:.2f} x the best "
+        f"single device ({alone_s * 1e3:.2f} ms, {1 / alone_s:.2f} IPS); simulated"
+    )
+    click.echo(
+        f"found           in episode {trained.best.episode} of {trained.episodes}, {len(strategy.volumes)} volumes; "
+        f"{trained.seconds:.1f} s, {trained.episodes / trained.seconds:.1f} episodes/s"
+    )
+    if latency_s > alone_s * (1 + 1e-9):
+        click.echo("warning: this strategy is slower than the best single device; train longer", err=True)
+    click.echo(f"strategy        {folder.strategy}")
+    click.echo(f"TensorBoard     tensorboard --logdir {folder.path}")
+    click.echo(f"next            deploy-strategy {folder.strategy} --cluster {problem.cluster.name} --image FILE")
