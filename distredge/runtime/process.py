@@ -82,6 +82,7 @@ class WorkerProcess:
     def __init__(self, order: Order) -> None:
         self.name = order.name
         self.bound = Bound()
+        self._stopping = False
         # To a file, not a pipe: nobody has to read it while the worker runs.
         self._log: IO[bytes] = tempfile.TemporaryFile(prefix="distredge-worker-")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
@@ -140,6 +141,9 @@ class WorkerProcess:
 
     def begin_stop(self) -> None:
         """Tells it to end."""
+        if self._stopping:
+            return
+        self._stopping = True
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -246,6 +250,8 @@ def _serve(order: Order) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    # Once: a second signal must not break off the closing that the first one began.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

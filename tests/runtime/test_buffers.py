@@ -1,0 +1,124 @@
+"""Rows arrive where they belong, whatever the box; plans that contradict themselves are refused."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distredge.errors import ProtocolError
+from distredge.runtime.buffers import Box, Inbox, Keeper, Outbox, Slot, allocate, copy
+from distredge.runtime.deployment import deploy
+from distredge.runtime.plan import Link, Piece
+from tests.runtime.conftest import make_strategy
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], ...]:
+    """(shape of a tensor, start and shape of a source box, of a target box, and of a piece inside both)."""
+    whole, piece_start, piece_shape = [], [], []
+    bounds: list[list[int]] = [[], [], [], []]
+    for _ in range(draw(st.integers(1, 4))):
+        size = draw(st.integers(1, 9))
+        start = draw(st.integers(0, size - 1))
+        stop = draw(st.integers(start + 1, size))
+        whole.append(size)
+        piece_start.append(start)
+        piece_shape.append(stop - start)
+        for box in (0, 2):
+            first, last = draw(st.integers(0, start)), draw(st.integers(stop, size))
+            bounds[box].append(first)
+            bounds[box + 1].append(last - first)
+    return tuple(map(tuple, (whole, *bounds, piece_start, piece_shape)))
+
+
+@given(box=boxes(), wire=st.sampled_from(["float32", "float16"]))
+def test_packed_rows_are_placed_where_they_belong(box, wire: str) -> None:
+    whole, from_start, from_shape, to_start, to_shape, start, shape = box
+    tensor = np.random.default_rng(0).standard_normal(whole).astype(np.float32)
+
+    def cut(first, size):
+        return tuple(slice(a, a + n) for a, n in zip(first, size, strict=True))
+
+    source = Box(np.ascontiguousarray(tensor[cut(from_start, from_shape)]), from_start)
+    target = Box(np.full(to_shape, np.nan, np.float32), to_start)
+    link = Link(1, 0, 1, (Piece("t", start, shape, wire),), (0,))
+    inbox = Inbox(link, [target])
+    inbox.place(inbox.open(link.pieces, Outbox(link, [source]).pack().parts))
+    expected = np.full(whole, np.nan, np.float32)
+    expected[cut(start, shape)] = tensor[cut(start, shape)].astype(wire)
+    np.testing.assert_array_equal(target.array, expected[cut(to_start, to_shape)])
+
+
+def test_uint8_pixels_are_widened_where_they_are_placed() -> None:
+    target = np.zeros((1, 4), np.float32)
+    copy(target, np.array([[0, 1, 254, 255]], np.uint8))
+    assert target.tolist() == [[0.0, 1.0, 254.0, 255.0]]
+
+
+def test_values_beyond_float16_become_infinite_without_a_warning() -> None:
+    target = np.zeros(2, np.float16)
+    copy(target, np.array([1e6, -1e6], np.float32))
+    assert target.tolist() == [np.inf, -np.inf]
+
+
+def test_arrays_start_on_a_cache_line() -> None:
+    arrays = [allocate((3, 5), "float32") for _ in range(20)]
+    assert all(array.ctypes.data % 64 == 0 and not array.any() for array in arrays)
+
+
+def test_a_pack_in_use_is_not_written_again() -> None:
+    class Tracker:
+        done = False
+
+    link = Link(1, 0, 1, (Piece("t", (0,), (4,), "float32"),), (0,))
+    source = np.arange(4, dtype=np.float32)
+    outbox = Outbox(link, [Box(source, (0,))])
+    first = outbox.pack()
+    first.tracker = tracker = Tracker()
+    source += 10
+    second = outbox.pack()
+    assert second is not first
+    assert first.arrays[0].tolist() == [0, 1, 2, 3]
+    second.tracker = None
+    tracker.done = True
+    assert outbox.pack() is first
+
+
+def test_kept_rows_that_share_an_array_are_not_copied() -> None:
+    array = np.zeros(3)
+    Keeper([(array, array)]).keep()
+    target = np.zeros(3)
+    Keeper([(target, array + 1)]).keep()
+    assert target.tolist() == [1, 1, 1]
+
+
+def test_one_device_alone_shares_arrays_between_its_volumes(graph) -> None:
+    alone = deploy(graph, make_strategy(graph, [(1,), (1,)], head="alpha")).device_plan(0)
+    slot = Slot(alone)
+    made = {id(array) for arrays in slot.outputs.values() for array in arrays.values()}
+    read = {id(array) for arrays in slot.inputs.values() for array in arrays.values()}
+    assert made & read
+
+
+def _change(plan, **changes):
+    return msgspec.structs.replace(plan, **changes)
+
+
+@pytest.mark.parametrize("what", ["beyond the box", "unknown tensor", "unknown stage", "dtype"])
+def test_plans_that_contradict_themselves_are_refused(graph, strategy, what: str) -> None:
+    plan = deploy(graph, strategy).device_plan(0)
+    link = plan.incoming[0]
+    piece = link.pieces[0]
+    if what == "beyond the box":
+        bad = _change(link, pieces=(_change(piece, start=tuple(s + 1 for s in piece.start)),))
+    elif what == "unknown tensor":
+        bad = _change(link, pieces=(_change(piece, tensor="nothing"),))
+    elif what == "unknown stage":
+        bad = _change(link, stage=99)
+    else:
+        bad = _change(link, pieces=(_change(piece, dtype="object"),))
+    with pytest.raises(ProtocolError):
+        Slot(_change(plan, incoming=(bad,)))

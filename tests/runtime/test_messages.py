@@ -1,0 +1,155 @@
+"""The decoder reads what the encoder writes, and refuses everything else without falling over."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distredge.errors import ProtocolError
+from distredge.runtime import messages as m
+from distredge.runtime.plan import Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
+
+PIECE = Piece("conv1", (0, 0, 3, 0), (1, 64, 2, 224), "float32")
+PLAN = DevicePlan(
+    7, b"session", "vgg16", 1, ("a", "b"), 2,
+    (SegmentPlan(0, 0, {"w": "0" * 64}, (Buffer("x", "x", (0,), (4,), "float32"),), ()),),
+    (Link(0, -1, 1, (PIECE,), (-1,)),), (), (), {"0": PeerAddress("a", "tcp://10.0.0.1:5701", "k" * 40)},
+)  # fmt: skip
+ABOUT = m.About("a", "0.1.0", "onnxruntime 1.31", ("CPUExecutionProvider",), 4, 0, "tcp://127.0.0.1:5", (1,))
+
+TO_WORKER = [
+    m.Hello(b"s", "0.1.0", "a"),
+    m.Prepare(PLAN),
+    m.Weight(7, "0" * 64, "float32", (3, 3), 0, 36),
+    m.Retire(7),
+    m.Ping(1),
+    m.Ask(7, 0),
+    m.Fetch(7, 0),
+    m.Goodbye(),
+    m.Measure(1, PeerAddress("b", "tcp://10.0.0.2:5701", ""), (0, 1024), 3, 1.0),
+]
+TO_COORDINATOR = [
+    m.Welcome(ABOUT),
+    m.Missing(7, ("0" * 64,)),
+    m.Progress(7, 100),
+    m.Ready(7, 1000, 0.1),
+    m.Failed(7, "engine", "no"),
+    m.Pong(1, 5, ABOUT, {"late": 2}),
+    m.Told(7, 0, m.Situation(7, 0, (0,), 1, (-1,), False)),
+    m.Told(7, 0, None),
+    m.Records(7, (m.Record("send", 0, 1, -1, 1, 2, 2, 10),)),
+    m.Refused("no"),
+    m.Measured(1, ((0.1, 0.2),), ""),
+]
+ON_DATA = [m.Rows(7, 3, 0, -1, 12, (PIECE,)), m.FrameFailed(7, 3, 1, "engine", "no"), m.Echo(1, False)]
+
+DECODERS = {
+    m.decode_to_worker: TO_WORKER,
+    m.decode_to_coordinator: TO_COORDINATOR,
+    m.decode_on_data: ON_DATA,
+}
+CASES = [(decode, message) for decode, messages in DECODERS.items() for message in messages]
+ENCODED = [m.encode(message) for _, message in CASES]
+
+
+@pytest.mark.parametrize(("decode", "message"), CASES)
+def test_round_trip(decode, message) -> None:
+    assert decode(m.encode(message)) == message
+
+
+@pytest.mark.parametrize(("decode", "message"), CASES)
+def test_messages_of_another_direction_are_refused(decode, message) -> None:
+    for other in DECODERS.keys() - {decode}:
+        with pytest.raises(ProtocolError):
+            other(m.encode(message))
+
+
+def test_every_message_is_tested() -> None:
+    tested = {type(message) for _, message in CASES}
+    kinds = {
+        kind for kind in vars(m).values()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.tag is not None
+    }  # fmt: skip
+    assert tested == kinds
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@given(content=st.binary(max_size=200))
+def test_noise_is_refused(decode, content: bytes) -> None:
+    for head in (content, m.PREFIX + content):
+        try:
+            decode(head)
+        except ProtocolError:
+            continue
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@given(data=st.data())
+def test_damaged_messages_are_read_as_valid_or_refused(decode, data: st.DataObject) -> None:
+    """A changed byte may give another valid message; it never gives one beyond the bounds, nor another error."""
+    head = bytearray(data.draw(st.sampled_from(ENCODED)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
+    del head[data.draw(st.integers(0, len(head))) :]
+    try:
+        message = decode(head)
+    except ProtocolError:
+        return
+    again = decode(m.encode(message))
+    # NaN is a float that msgpack may carry, and is not equal to itself.
+    assert repr(again) == repr(message)
+
+
+def test_another_version_is_named() -> None:
+    head = m.encode(m.Ping(1))
+    with pytest.raises(m.VersionMismatch, match="speaks protocol 9, this is protocol 1; install the same version"):
+        m.decode_to_worker(head[:3] + b"\x09" + head[4:])
+
+
+def test_oversized_headers_are_refused_unread() -> None:
+    with pytest.raises(ProtocolError, match="bytes; at most"):
+        m.decode_on_data(m.PREFIX + bytes(m.MAX_DATA_HEAD_BYTES))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (-1, 3, 0, -1, 12, []),
+        (7, 2**62, 0, -1, 12, []),
+        (7, 3, 0, -2, 12, []),
+        (7, 3, 0, 5000, 12, []),
+        (7, 3, "0", -1, 12, []),
+        (7, 3, 0, -1, 12, [["x", [0], [-4], "float32"]]),
+        (7, 3, 0, -1, 12, [["x", [0], [2**31], "float32"]]),
+        (7, 3, 0, -1, 12, [["x", [0] * 9, [1] * 9, "float32"]]),
+        (7, 3, 0, -1, 12, [["", [0], [1], "float32"]]),
+        (7, 3, 0, -1, 12, [["x", [0], [1], "f" * 17]]),
+        (7, 3, 0, -1, 12, [["x", [0], [1.5], "float32"]]),
+        (7, 3, 0, -1, 12),
+    ],
+)
+def test_fields_out_of_bounds_are_refused(fields) -> None:
+    with pytest.raises(ProtocolError):
+        m.decode_on_data(m.PREFIX + msgspec.msgpack.encode([41, *fields]))
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        m.decode_on_data(m.PREFIX + b"\x91" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        (m.Weight(1, "0" * 64, "object", (1,), 0, 8), 8),
+        (m.Weight(1, "0" * 64, "float32", (2, 2), 0, 17), 4),
+        (m.Weight(1, "0" * 64, "float32", (2, 2), 13, 16), 4),
+        (m.Weight(1, "0" * 64, "float32", (2, 2), 0, 16), 0),
+        (m.Weight(1, "0" * 64, "float32", (2**31 - 1, 2**31 - 1, 2**31 - 1), 0, 16), 4),
+    ],
+)
+def test_pieces_of_constants_that_contradict_themselves_are_refused(message: m.Weight, size: int) -> None:
+    with pytest.raises(ProtocolError):
+        m.check_weight(message, size)
