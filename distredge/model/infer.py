@@ -76,7 +76,34 @@ def infer_node(
             found = _through_function_body(node, known, small, imports) or found
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ModelError(f"{where}: {_first_line(error)}") from error
+    _require_window(node, types, where)
     return found
+
+
+def _require_window(node: onnx.NodeProto, types: Mapping[str, TypeProto], where: str) -> None:
+    # ONNX's rule rounds (size - kernel) / stride towards zero, which makes one output of a window that does not fit.
+    if node.op_type not in WINDOWS:
+        return
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return
+    shape = static_shape(types[node.input[0]])
+    kernel = attributes.get("kernel_shape")
+    if kernel is None and node.op_type == "Conv":
+        weight = static_shape(types[node.input[1]])
+        kernel = None if weight is None else weight[2:]
+    if shape is None or kernel is None:
+        return
+    axes = len(kernel)
+    pads = attributes.get("pads", [0] * (2 * axes))
+    dilations = attributes.get("dilations", [1] * axes)
+    for axis in range(axes):
+        size = shape[2 + axis] + pads[axis] + pads[axis + axes]
+        extent = dilations[axis] * (kernel[axis] - 1) + 1
+        if extent > size:
+            raise ModelError(
+                f"{where}: its window of {extent} does not fit in {size} rows or columns, padding included"
+            )
 
 
 def _through_function_body(
@@ -94,12 +121,25 @@ def _through_function_body(
     return {v.name: v.type for v in typed.graph.output if v.type.HasField("tensor_type")}
 
 
+WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
+
+MORE_TYPES = {
+    "Add": 14, "BatchNormalization": 15, "Div": 14, "GreaterOrEqual": 16, "Identity": 16, "LeakyRelu": 16,
+    "LessOrEqual": 16, "Mul": 14, "PRelu": 16, "Relu": 14, "Reshape": 14, "Shape": 15, "Sub": 14, "Where": 16,
+}  # fmt: skip
+"""Versions (up to 17) that added only element types, or attributes whose defaults change nothing."""
+
+
 def needed_opset(nodes: Iterable[onnx.NodeProto], opset: int) -> int:
     """Returns the lowest operator set, at least LOWEST_OPSET, in which every node means what it means in `opset`."""
     lowest = LOWEST_OPSET
     for node in nodes:
-        if node.domain in ("", "ai.onnx"):
-            lowest = max(lowest, onnx.defs.get_schema(node.op_type, opset, "").since_version)
+        version = onnx.defs.get_schema(node.op_type, opset, node.domain).since_version
+        if version == MORE_TYPES.get(node.op_type):
+            older = onnx.defs.get_schema(node.op_type, LOWEST_OPSET, node.domain)
+            if all(a.name in older.attributes for a in node.attribute):
+                version = older.since_version
+        lowest = max(lowest, version)
     return lowest
 
 

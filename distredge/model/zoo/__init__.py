@@ -93,8 +93,8 @@ def _input_shape(entry: Entry, wanted: Sequence[int] | None, resolution: int | N
 def _weights(entry: Entry, given: WeightsSource | None, seed: int, width: float) -> Weights:
     if given is not None:
         if isinstance(given, Mapping):
-            return LoadedWeights(given, "weights")
-        return LoadedWeights(read_weights(given), str(given))
+            return LoadedWeights(given, "weights", entry.unneeded)
+        return LoadedWeights(read_weights(given), str(given), entry.unneeded)
     if entry.trained is not None and width == 1.0:
         return entry.trained()
     if seed < 0:

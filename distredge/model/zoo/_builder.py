@@ -20,7 +20,7 @@ from distredge.model.infer import IR_VERSION, OPSET, infer_node, needed_opset, s
 from distredge.model.preprocess import Preprocess
 from distredge.model.zoo._weights import Weights
 
-Pads = int | tuple[int, int] | tuple[int, int, int, int] | str
+Pads = int | str | tuple[int, ...]
 
 
 class Value(NamedTuple):
@@ -184,14 +184,14 @@ class Builder:
         fan_in = int(np.prod(shape[1:]))
         weight = self.weights.weight(f"{key}.weight", shape, fan_in, gain)
         self.parameters += weight.size
-        shift = self.weights.bias(f"{key}.bias", outputs) if own_bias else None
+        shift = self.weights.vector(f"{key}.bias", outputs) if own_bias else None
         self.parameters += outputs if own_bias else 0
         if bn is None:
             return weight, shift
         self.parameters += 2 * outputs
         norm = self.weights.batch_norm(bn, outputs, epsilon)
         if norm is None:
-            return weight, shift if shift is not None else self.weights.bias(f"{bn}.bias", outputs)
+            return weight, shift if shift is not None else self.weights.vector(f"{bn}.bias", outputs)
         scale, offset = norm
         folded = (weight.astype(np.float64) * scale.reshape(-1, *(1,) * (len(shape) - 1))).astype(np.float32)
         return folded, offset if shift is None else (shift.astype(np.float64) * scale + offset).astype(np.float32)
@@ -267,6 +267,80 @@ class Builder:
         """Adds a global average pooling (batch, channels, 1, 1)."""
         return self.node("GlobalAveragePool", [x], name)
 
+    def batch_norm(self, x: Value, key: str, name: str, *, epsilon: float = 1e-5) -> Value:
+        """Adds a batch normalisation that no convolution precedes: a scale and a shift per channel."""
+        self.parameters += 2 * x.channels
+        size = x.channels
+        scale, shift = self.weights.batch_norm(key, size, epsilon) or (
+            self.weights.vector(f"{key}.weight", size, mean=1.0),
+            self.weights.vector(f"{key}.bias", size),
+        )
+        constants = (
+            ("scale", scale),
+            ("shift", shift),
+            ("mean", np.zeros_like(scale)),
+            ("variance", np.ones_like(scale)),
+        )
+        reads = [self.constant(f"{key}.{part}", array) for part, array in constants]
+        return self.node("BatchNormalization", [x, *reads], name, epsilon=0.0)
+
+    def conv_transpose(
+        self,
+        x: Value,
+        channels: int,
+        kernel: int,
+        key: str,
+        *,
+        stride: int,
+        pad: int = 0,
+        bn: str | None = None,
+        act: str | None = None,
+        act_name: str | None = None,
+        name: str | None = None,
+    ) -> Value:
+        """Adds a transposed convolution over two axes, its batch normalisation (folded in) and its activation.
+
+        It has a bias of its own unless it has a batch normalisation.
+        """
+        shape = (x.channels, channels, kernel, kernel)
+        fan_in = max(1, x.channels * kernel * kernel // stride**2)
+        weight = self.weights.weight(f"{key}.weight", shape, fan_in, 1.0)
+        norm = None if bn is None else self.weights.batch_norm(bn, channels, 1e-5)
+        self.parameters += weight.size + (channels if bn is None else 2 * channels)
+        if norm is None:
+            bias = self.weights.vector(f"{bn or key}.bias", channels)
+        else:
+            weight, bias = (weight * norm[0].astype(np.float64).reshape(1, -1, 1, 1)).astype(np.float32), norm[1]
+        inputs: list[Value | str] = [x, self.constant(f"{key}.weight", weight), self.constant(f"{key}.bias", bias)]
+        out = self.node(
+            "ConvTranspose", inputs, name or key, kernel_shape=(kernel,) * 2, strides=(stride,) * 2, pads=(pad,) * 4
+        )
+        return self.act(out, act, act_name) if act else out
+
+    def squeeze_excite(self, x: Value, squeezed: int, key: str) -> Value:
+        """Multiplies the channels by weights in 0..1 that come from their means (Hu et al. 2018; hard sigmoid)."""
+        y = self.global_pool(x, f"{key}.avgpool")
+        y = self.conv(y, squeezed, 1, f"{key}.fc1", act="relu")
+        y = self.conv(y, x.channels, 1, f"{key}.fc2", act="hardsigmoid")
+        return self.node("Mul", [x, y], f"{key}.scaled")
+
+    def channel_shuffle(self, x: Value, groups: int, name: str) -> Value:
+        """Interleaves groups of channels: Reshape, Transpose, Reshape (Zhang et al. 2018)."""
+        batch, channels, height, width = x.shape
+        y = self.reshape(x, (batch, groups, channels // groups, height, width), f"{name}.grouped")
+        y = self.node("Transpose", [y], f"{name}.swapped", perm=(0, 2, 1, 3, 4))
+        return self.reshape(y, x.shape, name)
+
+    def reshape(self, x: Value, shape: Sequence[int], name: str) -> Value:
+        """Adds a Reshape to a fixed shape."""
+        return self.node("Reshape", [x, self.constant(f"{name}.shape", np.array(shape, np.int64))], name)
+
+    def halves(self, x: Value, name: str) -> tuple[Value, Value]:
+        """Splits the channels in two."""
+        sizes = self.constant(f"{name}.sizes", np.array([x.channels // 2] * 2, np.int64))
+        first, second = self.nodes("Split", [x, sizes], [f"{name}.0", f"{name}.1"], axis=1)
+        return first, second
+
     def add(self, x: Value, y: Value, name: str) -> Value:
         """Adds an elementwise sum."""
         return self.node("Add", [x, y], name)
@@ -283,7 +357,7 @@ class Builder:
         """Adds a fully connected layer with a bias; `x` has shape (batch, inputs)."""
         inputs = x.shape[1]
         weight = self.weights.weight(f"{key}.weight", (outputs, inputs), inputs, gain)
-        bias = self.weights.bias(f"{key}.bias", outputs)
+        bias = self.weights.vector(f"{key}.bias", outputs)
         self.parameters += weight.size + bias.size
         reads: list[Value | str] = [x, self.constant(f"{key}.weight", weight), self.constant(f"{key}.bias", bias)]
         return self.node("Gemm", reads, name or key, transB=1)

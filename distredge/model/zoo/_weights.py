@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +21,11 @@ POOL = 1 << 20
 """Elements from which a seeded weight becomes overlapping windows of one pool of draws instead of draws of its own."""
 
 BIAS_DEVIATION = 0.1
-"""Deviation of seeded biases: not zero, so that rows of padding differ from rows of zeros one layer later."""
+"""Deviation of seeded biases: not zero, so that a row of padding does not look like a row that was computed."""
+
+
+OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+"""DenseNet's names in torchvision's checkpoints: `denselayer1.norm.1.weight` for what is now `norm1.weight`."""
 
 
 class Weights(Protocol):
@@ -27,8 +34,8 @@ class Weights(Protocol):
     def weight(self, key: str, shape: tuple[int, ...], fan_in: int, gain: float) -> Array:
         """Returns the weight `key` of `shape`; a seeded one has deviation gain * sqrt(2 / fan_in) (He et al. 2015)."""
 
-    def bias(self, key: str, size: int) -> Array:
-        """Returns the bias `key`."""
+    def vector(self, key: str, size: int, mean: float = 0.0) -> Array:
+        """Returns the bias or other vector `key`; a seeded one has deviation BIAS_DEVIATION about `mean`."""
 
     def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
         """Returns scale and shift of the batch normalisation `key`; None when it is to be left out."""
@@ -68,9 +75,9 @@ class SeededWeights:
         view = np.lib.stride_tricks.as_strided(pool, (rows, columns), (4 * step, 4), writeable=False)
         return view.reshape(shape)
 
-    def bias(self, key: str, size: int) -> Array:
-        """See `Weights.bias`."""
-        return self._draws(key).standard_normal(size, dtype=np.float32) * np.float32(BIAS_DEVIATION)
+    def vector(self, key: str, size: int, mean: float = 0.0) -> Array:
+        """See `Weights.vector`."""
+        return np.float32(mean) + self._draws(key).standard_normal(size, dtype=np.float32) * np.float32(BIAS_DEVIATION)
 
     def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
         """Returns None."""
@@ -86,12 +93,17 @@ class LoadedWeights:
     Args:
         parameters: arrays by name, as in a PyTorch state_dict.
         source: where they come from, for messages.
+        unneeded: prefixes of parameters that only training needs.
     """
 
-    def __init__(self, parameters: Mapping[str, NDArray[np.generic]], source: str) -> None:
-        self._parameters = parameters
+    def __init__(
+        self, parameters: Mapping[str, NDArray[np.generic]], source: str, unneeded: tuple[str, ...] = ()
+    ) -> None:
+        self._parameters = {OLD_NAME.sub(r"\1\2", key): array for key, array in parameters.items()}
         self._source = source
-        self._unused = {k for k in parameters if not k.endswith("num_batches_tracked")}
+        self._unused = {
+            k for k in self._parameters if not k.endswith("num_batches_tracked") and not k.startswith(unneeded)
+        }
 
     def _take(self, key: str, shape: tuple[int, ...]) -> Array:
         if key not in self._parameters:
@@ -110,8 +122,8 @@ class LoadedWeights:
         """See `Weights.weight`."""
         return self._take(key, shape)
 
-    def bias(self, key: str, size: int) -> Array:
-        """See `Weights.bias`."""
+    def vector(self, key: str, size: int, mean: float = 0.0) -> Array:
+        """See `Weights.vector`."""
         return self._take(key, (size,))
 
     def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
@@ -167,9 +179,10 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[np.generic]]:
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a file that is no archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise FileError(f"{path}: not an .npz file: {error}") from error
 
 
@@ -181,7 +194,9 @@ def _read_torch(path: Path) -> dict[str, NDArray[np.generic]]:
     import pickle
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # guesses about old or foreign pickles
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileError(f"{path}: not a PyTorch state_dict that loads with weights_only: {first}") from error

