@@ -1,0 +1,223 @@
+"""Endpoints never block, say when nobody is there, and the twin behaves as the sockets do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from distredge.errors import TransportError
+from distredge.runtime.transport import Endpoint, Network, NotConnected, Received, ZmqNetwork
+from distredge.runtime.twin import Exchange, InProcessNetwork
+
+
+class Nets:
+    """Two networks that can reach each other, and an address to bind."""
+
+    def __init__(self, first: Network, second: Network, address: str) -> None:
+        self.first, self.second, self.address = first, second, address
+
+
+@pytest.fixture(params=["zmq", "twin"])
+def nets(request: pytest.FixtureRequest) -> Iterator[Nets]:
+    if request.param == "zmq":
+        made = Nets(ZmqNetwork(None), ZmqNetwork(None), "tcp://127.0.0.1:0")
+    else:
+        exchange = Exchange()
+        made = Nets(InProcessNetwork(exchange), InProcessNetwork(exchange), "twin://a:0")
+    yield made
+    made.first.close()
+    made.second.close()
+
+
+def _receive(network: Network, endpoint: Endpoint) -> Received:
+    waiter = network.waiter([endpoint])
+    for _ in range(50):
+        received = endpoint.receive()
+        if received is not None:
+            return received
+        waiter.wait(0.2)
+    raise AssertionError("nothing came in")
+
+
+def _connect(nets: Nets, bound: Endpoint, routing_id: bytes = b"") -> Endpoint:
+    endpoint = nets.second.connect(bound.address, "data", routing_id=routing_id)
+    _until(nets.second, endpoint, lambda: any(e.kind == "connected" for e in endpoint.events()))
+    return endpoint
+
+
+def _until(network: Network, endpoint: Endpoint, true: Callable[[], bool]) -> None:
+    waiter = network.waiter([endpoint])
+    for _ in range(50):
+        if true():
+            return
+        waiter.wait(0.2)
+    raise AssertionError("it did not happen")
+
+
+def test_there_and_back(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    assert not bound.address.endswith(":0")
+    client = _connect(nets, bound, b"client")
+    client.send([b"a", b"", b"b" * 100_000])
+    received = _receive(nets.first, bound)
+    assert received.peer == b"client"
+    assert [bytes(part) for part in received.parts] == [b"a", b"", b"b" * 100_000]
+    bound.send([b"answer"], received.peer)
+    assert [bytes(part) for part in _receive(nets.second, client).parts] == [b"answer"]
+    assert client.receive() is None
+    assert bound.receive() is None
+
+
+def test_nobody_there_is_an_error_and_not_a_queue(nets: Nets) -> None:
+    address = nets.first.bind(nets.address, "data")
+    nets.first.drop(address)
+    client = nets.second.connect(address.address, "data")
+    with pytest.raises(NotConnected):
+        client.send([b"lost"])
+
+
+def test_an_unknown_peer_is_an_error(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    with pytest.raises(NotConnected):
+        bound.send([b"to nobody"], b"nobody")
+
+
+def test_connecting_may_come_first(nets: Nets) -> None:
+    gone = nets.first.bind(nets.address, "data")
+    nets.first.drop(gone)
+    client = nets.second.connect(gone.address, "data")
+    bound: list[Endpoint] = []
+    # libzmq closes a socket in its own thread: the port may be taken for a moment more.
+    _until(nets.second, client, lambda: _binds(nets, gone.address, bound))
+    _until(nets.second, client, lambda: any(e.kind == "connected" for e in client.events()))
+    client.send([b"there"])
+    assert [bytes(part) for part in _receive(nets.first, bound[0]).parts] == [b"there"]
+
+
+def _binds(nets: Nets, address: str, bound: list[Endpoint]) -> bool:
+    try:
+        bound.append(nets.first.bind(address, "data"))
+    except TransportError:
+        return False
+    return True
+
+
+def test_a_closed_peer_is_noticed(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    client = _connect(nets, bound)
+    nets.first.drop(bound)
+    _until(nets.second, client, lambda: any(e.kind == "lost" for e in client.events()))
+    # libzmq tells of the loss before it takes the queue away: what is sent in between is lost.
+    _until(nets.second, client, lambda: _is_refused(client))
+
+
+def _is_refused(endpoint: Endpoint) -> bool:
+    try:
+        endpoint.send([b"lost"])
+    except NotConnected:
+        return True
+    return False
+
+
+def test_an_address_in_use_is_an_error(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    with pytest.raises(TransportError, match="cannot bind"):
+        nets.second.bind(bound.address, "data")
+
+
+def test_waiting_ends_in_time(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    assert nets.first.waiter([bound]).wait(0.01) == []
+    assert nets.first.waiter([bound]).wait(0.0) == []
+
+
+def test_a_pipe_wakes_another_thread(nets: Nets) -> None:
+    mine, theirs = nets.first.pipe()
+    heard: list[Received | None] = []
+
+    def listen() -> None:
+        nets.first.waiter([theirs]).wait(10.0)
+        heard.append(theirs.receive())
+        theirs.send([b"heard"])
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    mine.send([b"wake up"])
+    thread.join(10)
+    assert [bytes(part) for part in heard[0].parts] == [b"wake up"]
+    assert _receive(nets.first, mine) is not None
+
+
+def test_large_parts_are_shared_until_they_are_sent(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    client = _connect(nets, bound)
+    content = bytearray(b"x" * 3_000_000)
+    tracker = client.send([b"head", memoryview(content)], b"", True)
+    received = _receive(nets.first, bound)
+    assert bytes(received.parts[1]) == content
+    if tracker is not None:
+        _until(nets.second, client, lambda: tracker.done)
+
+
+def test_reconnecting_with_the_same_routing_id_takes_the_route_over(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    first = _connect(nets, bound, b"same")
+    first.send([b"1"])
+    _receive(nets.first, bound)
+    nets.second.drop(first)
+    second = _connect(nets, bound, b"same")
+    second.send([b"2"])
+    _receive(nets.first, bound)
+    bound.send([b"for the second"], b"same")
+    assert [bytes(part) for part in _receive(nets.second, second).parts] == [b"for the second"]
+
+
+def test_a_part_beyond_the_limit_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distredge.runtime import transport
+
+    monkeypatch.setattr(transport, "MAX_PART_BYTES", 1000)
+    server, client_network = ZmqNetwork(None), ZmqNetwork(None)
+    try:
+        bound = server.bind("tcp://127.0.0.1:0", "data")
+        client = _connect(Nets(server, client_network, ""), bound)
+        client.send([b"x" * 1001])
+        _until(client_network, client, lambda: any(e.kind == "lost" for e in client.events()))
+        assert bound.receive() is None
+    finally:
+        client_network.close()
+        server.close()
+
+
+def test_a_full_queue_is_an_error_and_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distredge.runtime import transport
+
+    monkeypatch.setitem(transport.HIGH_WATER, "data", 2)
+    server, client_network = ZmqNetwork(None), ZmqNetwork(None)
+    try:
+        bound = server.bind("tcp://127.0.0.1:0", "data")
+        client = _connect(Nets(server, client_network, ""), bound)
+        assert any(_is_full(client) for _ in range(1000))
+    finally:
+        client_network.close()
+        server.close()
+
+
+def _is_full(endpoint: Endpoint) -> bool:
+    try:
+        endpoint.send([bytes(200_000)])
+    except NotConnected as error:
+        return "queue is full" in str(error)
+    return False
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    network = ZmqNetwork(None)
+    try:
+        with pytest.raises(TransportError, match="cannot connect to nonsense"):
+            network.connect("nonsense", "data")
+        with pytest.raises(TransportError, match="cannot bind tcp://no-such-host"):
+            network.bind("tcp://no-such-host.invalid:1", "data")
+    finally:
+        network.close()
