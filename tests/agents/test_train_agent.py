@@ -1,0 +1,146 @@
+"""The command `train-agent`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distredge.agents import observers
+from distredge.agents.settings import read_config
+from distredge.agents.training import EpisodeReport
+from distredge.cli._common import run
+from distredge.errors import did_you_mean
+from distredge.latency import evaluate
+from distredge.problem import Problem
+from distredge.strategy import Strategy
+
+QUICK = ("--model", "vgg16", "--cluster", "db-50", "--set", "actor_layers=[16]", "--set", "critic_layers=[16]")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem) -> Path:
+    """An empty folder to work in; VGG-16 is a narrow one, which loads at once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("distredge.cli.train_agent.load_problem", lambda model, cluster: problem)
+    return tmp_path
+
+
+def _run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        run("distredge.cli.train_agent:train_agent", "train-agent", arguments)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_twice_the_same_bytes_in_two_folders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert _run(*QUICK, "--episodes", "5", "--seed", "1", "-f", "runs") == 0
+    one, two = folder / "runs" / "vgg16_db-50_ddpg_1", folder / "runs" / "vgg16_db-50_ddpg_1_2"
+    assert (one / "strategy.json").read_bytes() == (two / "strategy.json").read_bytes()
+    out = capsys.readouterr().out
+    assert "runs/vgg16_db-50_ddpg_1/strategy.json" in out
+    assert "tensorboard --logdir runs/vgg16_db-50_ddpg_1_2" in out
+    assert "deploy-strategy runs/vgg16_db-50_ddpg_1/strategy.json --cluster db-50" in out
+    assert "x the best single device" in out
+    assert {p.name for p in one.iterdir() if not p.name.startswith("events")} == {
+        "strategy.json",
+        "config.yaml",
+        "run.json",
+        "model.zip",
+        "progress.csv",
+    }
+
+
+def test_json(folder: Path, capsys: pytest.CaptureFixture[str], problem: Problem) -> None:
+    assert _run(*QUICK, "-n", "4", "--json", "--eval-freq", "2", "--save-freq", "2") == 0
+    said = json.loads(capsys.readouterr().out)
+    strategy = Strategy.load(said["strategy"])
+    assert said["latency_s"] == evaluate(problem, strategy) == strategy.predicted["latency_s"]
+    assert said["speedup_over_offload"] == pytest.approx(problem.offload_latency_s / said["latency_s"])
+    assert (said["episodes"], said["interrupted"]) == (4, False)
+    assert {p.name for p in Path(said["run"]).glob("*.zip")} == {"model.zip", "checkpoint_2.zip", "checkpoint_4.zip"}
+
+
+def test_ctrl_c_keeps_what_was_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = observers.ProgressCsv.episode
+
+    def interrupt(self: Any, report: EpisodeReport) -> None:
+        write(self, report)
+        if report.number == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(observers.ProgressCsv, "episode", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    assert _run(*QUICK, "-n", "50", "--seed", "2") == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    made = folder / "runs" / "vgg16_db-50_ddpg_2"
+    about = json.loads((made / "run.json").read_text())
+    assert (about["episodes"], about["interrupted"]) == (3, True)
+    assert Strategy.load(made / "strategy.json").predicted["latency_s"] == about["latency_s"]
+    assert (made / "model.zip").exists()
+    assert "interrupted after 3 episodes" in capsys.readouterr().err
+
+
+def test_file_and_command_line(folder: Path) -> None:
+    Path("my.yaml").write_text("episodes: 7\nseed: 9\nhyperparameters: {gamma: 0.5, tau: 0.1}\n")
+    assert _run(*QUICK, "--config", "my.yaml", "-n", "3", "--set", "tau=0.2") == 0
+    saved = read_config(folder / "runs" / "vgg16_db-50_ddpg_9" / "config.yaml")
+    assert (saved["episodes"], saved["seed"], saved["model"]) == (3, 9, "vgg16")
+    own = saved["hyperparameters"]
+    assert (own["gamma"], own["tau"], own["batch_size"], own["actor_layers"]) == (0.5, 0.2, 64, [16])
+
+
+def test_a_runs_own_configuration_repeats_it(folder: Path) -> None:
+    assert _run(*QUICK, "-n", "4") == 0
+    first = folder / "runs" / "vgg16_db-50_ddpg_0"
+    assert _run("--config", str(first / "config.yaml")) == 0
+    second = folder / "runs" / "vgg16_db-50_ddpg_0_2"
+    assert (first / "strategy.json").read_bytes() == (second / "strategy.json").read_bytes()
+
+
+def test_goes_on_from_a_run(folder: Path) -> None:
+    assert _run(*QUICK, "-n", "4") == 0
+    assert _run(*QUICK, "-n", "2", "-i", "runs/vgg16_db-50_ddpg_0") == 0
+    made = folder / "runs" / "vgg16_db-50_ddpg_0_2"
+    assert Strategy.load(made / "strategy.json").planner.settings["continued"] is True
+    assert json.loads((made / "run.json").read_text())["trained_agent"].endswith("vgg16_db-50_ddpg_0/model.zip")
+
+
+def test_progress_bar_only_when_asked_for_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*QUICK, "-n", "2") == 0
+    assert capsys.readouterr().err == ""
+    assert _run(*QUICK, "-n", "2", "--progress") == 0
+    assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--cluster", "db-50"), "missing option '--model'"),
+        (("--model", "vgg16"), "missing option '--cluster'"),
+        ((*QUICK, "--algo", "ddgp"), did_you_mean("ddgp", ["ddpg"])),
+        ((*QUICK, "--set", "batchsize=3"), "did you mean 'batch_size'"),
+        ((*QUICK, "--set", "batch_size"), "key=value"),
+        ((*QUICK, "--algo", "sac", "--set", "epsilon_decay=0.1"), "sac has no hyper-parameter 'epsilon_decay'"),
+        ((*QUICK, "-n", "0"), "episodes: found 0"),
+        ((*QUICK, "--alpha", "2"), "alpha: found 2.0"),
+        ((*QUICK, "--config", "none.yaml"), "none.yaml: cannot read"),
+        ((*QUICK, "-i", "none"), "none: no saved agent here"),
+        ((*QUICK, "--device", "gpu"), "device: found 'gpu'"),
+    ],
+)
+def test_one_line_and_2_on_bad_usage(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert _run(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not list((folder / "runs").glob("*"))
