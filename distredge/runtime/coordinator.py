@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -114,7 +115,7 @@ class Plan:
     """A deployment on its way to the workers, or standing there.
 
     Args:
-        number: unique within the session.
+        number: unique among all plans.
         deployment: what is run.
         slots: frames that may be in flight.
     """
@@ -180,7 +181,6 @@ class Coordinator:
         self._plans: dict[int, Plan] = {}
         self._active: Plan | None = None
         self._next: Plan | None = None
-        self._plan_numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._dropped: Counter[str] = Counter()
         self.last_latency_s: float | None = None
@@ -241,7 +241,8 @@ class Coordinator:
             raise TransportError(f"no address of worker '{unknown[0]}'")
         self._peers.connect(names, self._connect_s)
         addresses = [self._peers[name].for_others() for name in names]
-        plan = Plan(next(self._plan_numbers), deployment, slots, self._patience_s)
+        # Never the number of another coordinator's plan: what that one still sends must find no plan here.
+        plan = Plan(secrets.randbits(61), deployment, slots, self._patience_s)
         self._plans[plan.number] = plan
         for name, index in plan.indices.items():
             device_plan = deployment.device_plan(index, plan.number, self._peers.session, slots, addresses)

@@ -63,6 +63,7 @@ class Peer:
     Attributes:
         about: what it said of itself, once greeted.
         data: endpoint to its data port, once greeted.
+        dialled: the address that `data` connects to.
         stands: whether both planes are up, in both directions.
         trouble: why not, as far as known.
         fatal: an error that waiting does not mend.
@@ -72,6 +73,7 @@ class Peer:
         self.address = address
         self.control = control
         self.data: Endpoint | None = None
+        self.dialled = ""
         self.about: About | None = None
         self.greeted = False
         self.echoed = False
@@ -146,6 +148,8 @@ class Peers:
     def pump(self, timeout_s: float, writable: Iterable[Endpoint] = ()) -> None:
         """Waits for something to come in, for `timeout_s` at most, and handles all of it."""
         for endpoint in self._waiter.wait(timeout_s, writable):
+            if id(endpoint) not in self._owners:
+                continue
             peer, is_control = self._owners[id(endpoint)]
             self._events(peer, endpoint, is_control)
             while (received := endpoint.receive()) is not None:
@@ -294,14 +298,13 @@ class Peers:
         if about.version != self._version:
             _log.warning("worker '%s' runs distredge %s, this is %s", peer.name, about.version, self._version)
         peer.about, peer.greeted, peer.fatal, peer.trouble = about, True, None, ""
-        if peer.data is not None and peer.data.address != peer.data_address:
+        if peer.data is not None and peer.dialled != peer.data_address:
             # It started again at another port.
             self._network.drop(peer.data)
             peer.data, peer.echoed = None, False
         if peer.data is None:
-            peer.data = self._network.connect(
-                peer.data_address, "data", peer.address.public_key, routing_id=self.session
-            )
+            peer.dialled = peer.data_address
+            peer.data = self._network.connect(peer.dialled, "data", peer.address.public_key, routing_id=self.session)
             self._rebuild()
         elif not peer.echoed:
             self._echo(peer)

@@ -115,7 +115,7 @@ class DevicePlan(Struct, frozen=True, array_like=True):
     """All that one device needs to know of a strategy.
 
     Attributes:
-        plan: number of the plan, unique within the session.
+        plan: number of the plan, unique among all plans (random).
         session: routing id of the requester on the data plane.
         graph: name of the model, for messages.
         device: index of this device among `devices`.
