@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from distredge.errors import EngineError, ExecutionError, PeerTimeout, TransportError
+from distredge.errors import EngineError, ExecutionError, PeerTimeout
 from distredge.runtime.messages import Situation
 from distredge.runtime.plan import REQUESTER
 
@@ -173,7 +173,8 @@ class FrameBook:
         if event.frame not in self._open:
             return (Ignore("late"),)
         name = self._devices[event.device]
-        kind = EngineError if event.kind == "engine" else TransportError
+        # What cannot be sent cannot because its receiver is lost, seen by another worker first.
+        kind = EngineError if event.kind == "engine" else PeerTimeout
         return (self._end(event.frame, kind(f"frame {event.frame}: worker '{name}': {event.reason}")),)
 
     def _tick(self, now_s: float) -> tuple[FrameAction, ...]:
