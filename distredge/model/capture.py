@@ -166,7 +166,7 @@ def from_torch(
         raise MissingDependency(error.name or "torch", "to take in a torch module", "train") from error
     name = name or type(module).__name__.lower()
     arguments = example if isinstance(example, tuple) else (example,)
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -178,7 +178,8 @@ def from_torch(
     except Exception as error:  # the exporter wraps whatever the module raises
         raise ModelError(f"{name}: torch.onnx.export cannot export this module: {_reason(error)}") from error
     finally:
-        module.train(was_training)
+        for part, training in modes:
+            part.training = training
     if program is None:
         raise ModelError(f"{name}: torch.onnx.export returned nothing")
     return from_onnx(program.model_proto, name=name, preprocess=preprocess)
@@ -205,7 +206,12 @@ def _from_callable(what: str, input_shape: Shapes | None, weights: str | Path | 
     except ImportError as error:
         raise MissingDependency("torch", f"to take in {what}", "train") from error
     torch.manual_seed(seed)
-    module = made()
+    module: Any = made
+    if not isinstance(made, torch.nn.Module):
+        try:
+            module = made()
+        except Exception as error:  # the user's own code
+            raise ModelError(f"model '{what}': calling it failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise ModelError(located(what, "what the callable returns", type(module).__name__, "a torch.nn.Module"))
     if weights is not None:

@@ -17,6 +17,7 @@ from distredge.model.infer import (
     DATA_LIMIT,
     IR_VERSION,
     OPSET,
+    describe,
     infer_node,
     needed_opset,
     static_shape,
@@ -59,7 +60,8 @@ class Draft:
         constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         inputs = {v.name: v.type for v in graph.input if v.name not in constants}
         outputs = [v.name for v in graph.output]
-        return cls(name, sorted_nodes(graph.node, name), constants, inputs, outputs, default_opset(proto, name))
+        nodes = [node if node.op_type == "Constant" else _copied(node) for node in graph.node]
+        return cls(name, sorted_nodes(nodes, name), constants, inputs, outputs, default_opset(proto, name))
 
     def to_proto(self, opset: int | None = None) -> onnx.ModelProto:
         """Puts the model together, with constants above CHECKED_ELEMENTS as inputs.
@@ -141,14 +143,14 @@ class Draft:
             for n in node.input
             if n in self.constants and self.constants[n].size <= DATA_LIMIT
         }
+        for name in node.input:
+            if name and name not in types:
+                raise ModelError(f"{self.name}: {describe(node)} reads '{name}', which nothing before it makes")
         try:
             return infer_node(node, types, data, self.opset)
-        except KeyError as error:
-            raise ModelError(
-                f"{self.name}: node '{node.name}' ({node.op_type}): its input {error} has no type"
-            ) from None
         except ModelError as error:
-            raise type(error)(f"{self.name}: {error}") from error
+            shapes = ", ".join(f"'{n}' {static_shape(t)}" for n, t in self.inputs.items())
+            raise type(error)(f"{self.name}: {error} (with input {shapes})") from error
 
     def retype(self) -> None:
         """Types every tensor anew.
@@ -172,8 +174,8 @@ def require_static(found: TypeProto | None, node: onnx.NodeProto, tensor: str, m
     """
     if found is None or static_shape(found) is None:
         raise UnsupportedModel(
-            f"{model}: node '{node.name}' ({node.op_type}): the shape of its output '{tensor}' is not fixed by the "
-            "input's shape; end the model before it with `outputs`, or give every input size with `input_shape`"
+            f"{model}: {describe(node)}: the shape of its output '{tensor}' is not fixed by the input's shape; end "
+            "the model before it with `outputs`"
         )
     return found
 
@@ -193,6 +195,12 @@ def default_opset(proto: onnx.ModelProto, name: str) -> int:
         if imported.domain in ("", "ai.onnx"):
             return int(imported.version)
     raise ModelError(f"{name}: declares no version of the default operator set (opset_import)")
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
@@ -222,25 +230,28 @@ def sorted_nodes(nodes: Iterable[onnx.NodeProto], model: str) -> list[onnx.NodeP
     """
     pending = list(nodes)
     makers = {n: i for i, node in enumerate(pending) for n in node.output if n}
-    waits = [{makers[n] for n in reads(node) if n in makers} - {i} for i, node in enumerate(pending)]
+    waits = [{makers[n] for n in reads(node) if n in makers} for node in pending]
     done: set[int] = set()
     order: list[int] = []
     stack = [iter(range(len(pending)))]
     path: list[int] = []
+    on_path: set[int] = set()
     while stack:
         following = next(stack[-1], None)
         if following is None:
             stack.pop()
             if path:
                 finished = path.pop()
+                on_path.discard(finished)
                 done.add(finished)
                 order.append(finished)
             continue
         if following in done:
             continue
-        if following in path:
-            raise ModelError(f"{model}: node '{pending[following].name}' depends on its own output")
+        if following in on_path:
+            raise ModelError(f"{model}: {describe(pending[following])} depends on its own output")
         path.append(following)
+        on_path.add(following)
         stack.append(iter(sorted(waits[following])))
     return [pending[i] for i in order]
 

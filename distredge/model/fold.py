@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from distredge.errors import ModelError, UnsupportedModel
 from distredge.model.draft import Draft, elements, rename_inputs, require_static, subgraphs
-from distredge.model.infer import static_shape
+from distredge.model.infer import describe, static_shape
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -48,17 +48,20 @@ def fold(draft: Draft) -> None:
             branch = _branch(draft, node, aliases)
             spliced += len(branch)
             if spliced > MAX_SPLICED:
-                raise UnsupportedModel(f"{draft.name}: node '{node.name}' (If): its branches bring too many nodes")
+                raise UnsupportedModel(f"{draft.name}: {describe(node)}: its branches bring too many nodes")
             pending.extend(reversed(branch))
             continue
         if subgraphs(node):
             raise UnsupportedModel(
-                f"{draft.name}: node '{node.name}' ({node.op_type}): control flow that depends on data cannot be split"
+                f"{draft.name}: {describe(node)}: control flow that depends on data cannot be split; end the model "
+                "before it with `outputs`"
             )
         if _fold_node(draft, node):
             continue
         found = draft.infer(node)
         for name in node.output:
+            if name in draft.types or name in draft.constants:
+                raise ModelError(f"{draft.name}: {describe(node)}: another node makes '{name}' too")
             if name:
                 draft.types[name] = require_static(found.get(name), node, name, draft.name)
         kept.append(node)
@@ -84,6 +87,8 @@ def _branch(draft: Draft, node: onnx.NodeProto, aliases: dict[str, str]) -> list
     wanted = "then_branch" if taken else "else_branch"
     graph = next(a.g for a in node.attribute if a.name == wanted)
     for initializer in graph.initializer:
+        if initializer.name in draft.constants or initializer.name in draft.types:
+            raise ModelError(f"{draft.name}: {describe(node)}: the name '{initializer.name}' is used twice")
         draft.constants[initializer.name] = numpy_helper.to_array(initializer)
     for outer, inner in zip(node.output, graph.output, strict=True):
         aliases[outer] = aliases.get(inner.name, inner.name)
@@ -115,7 +120,7 @@ def _fold_node(draft: Draft, node: onnx.NodeProto) -> bool:
 def _evaluate(draft: Draft, node: onnx.NodeProto) -> Sequence[NDArray[Any]]:
     if node.op_type == "Constant":
         return [_constant(draft, node)]
-    where = f"{draft.name}: node '{node.name}' ({node.op_type})"
+    where = f"{draft.name}: {describe(node)}"
     for name, found in draft.infer(node).items():
         shape = static_shape(found)
         if shape is not None and elements(shape) > FOLD_LIMIT:
@@ -140,7 +145,7 @@ def _constant(draft: Draft, node: onnx.NodeProto) -> NDArray[Any]:
         return numpy_helper.to_array(value)
     dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     if attribute.name not in dtypes:
-        raise UnsupportedModel(f"{draft.name}: node '{node.name}' (Constant): found a {attribute.name} attribute")
+        raise UnsupportedModel(f"{draft.name}: {describe(node)}: found a {attribute.name} attribute")
     return np.array(value, dtypes[attribute.name])
 
 

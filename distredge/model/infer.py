@@ -17,13 +17,19 @@ IR_VERSION = 8
 """What every model that Distredge writes declares, so that ONNX Runtime 1.12 and later of old boards load it."""
 
 OPSET = 17
-"""Operator set in whose forms nodes are kept: the newest one of ONNX 1.12."""
+"""Highest operator set that is declared where the operators allow it: the newest one of ONNX 1.12."""
 
 LOWEST_OPSET = 13
-"""Lowest operator set that is declared: constants as inputs (Slice, Split, Pad, ReduceSum, Clip) exist from here."""
+"""Lowest operator set that is declared. Operators have one form from here to OPSET: what changed is types."""
 
 DATA_LIMIT = 4096
 """Elements above which a constant is not offered to shape inference: weights never decide a shape."""
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """Returns how messages call a node: by its name, or its first output when it has none."""
+    name = node.name or next((n for n in node.output if n), "")
+    return f"node '{name}' ({node.op_type})"
 
 
 def tensor_type(elem_type: int, shape: Iterable[int]) -> TypeProto:
@@ -61,7 +67,7 @@ def infer_node(
     Raises:
         ModelError: if the operator does not exist in that operator set, or its inputs contradict its rules.
     """
-    where = f"node '{node.name}' ({node.op_type})"
+    where = describe(node)
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError as error:

@@ -10,7 +10,7 @@ from onnx import TypeProto
 
 from distredge.errors import ModelError, UnsupportedModel, did_you_mean
 from distredge.model.draft import Draft, subgraphs
-from distredge.model.infer import tensor_type
+from distredge.model.infer import describe, tensor_type
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
@@ -39,7 +39,7 @@ def refuse_unsplittable(proto: onnx.ModelProto, name: str) -> None:
     for node in nodes:
         if node.domain not in ("", "ai.onnx"):
             raise UnsupportedModel(
-                f"{name}: node '{node.name}' ({node.op_type}): found the operator domain '{node.domain}', accepted: "
+                f"{name}: {describe(node)}: found the operator domain '{node.domain}', accepted: "
                 "ONNX's own operators; save the model without a runtime's optimisations"
             )
 
@@ -52,8 +52,7 @@ def _refuse_fake_quantised(proto: onnx.ModelProto, name: str) -> None:
     for node in proto.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in made:
             raise UnsupportedModel(
-                f"{name}: node '{node.name}' (QuantizeLinear): a quantised graph; give the float32 model that it was "
-                "made from"
+                f"{name}: {describe(node)}: a quantised graph; give the float32 model that it was made from"
             )
 
 

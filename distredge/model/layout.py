@@ -19,7 +19,7 @@ import numpy as np
 from distredge.errors import StrategyError
 from distredge.model.cuts import vector_sources
 from distredge.model.graph import Graph, Tensor
-from distredge.model.operators import RULES, Reduction, whole
+from distredge.model.operators import RULES, Reduction, region_shape, region_size, whole
 from distredge.model.rows import Interval, Region, intersect_region
 from distredge.model.volumes import (
     Decision,
@@ -27,8 +27,6 @@ from distredge.model.volumes import (
     Piece,
     VolumeGraph,
     plan_device,
-    region_shape,
-    region_size,
     shares,
     volume_between,
 )

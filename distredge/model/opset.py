@@ -1,4 +1,4 @@
-"""Brings a model to the forms of one operator set (17), so that the rest of Distredge knows one form of each operator.
+"""Brings a model to the operator sets 13 to 17, in which every operator has one form.
 
 Older models are raised by ONNX's own converter. Newer ones are lowered node by node: an operator whose newer version
 only adds types or options that the node does not use is the same operator; a few are rewritten.
@@ -17,7 +17,7 @@ from onnx import helper
 
 from distredge.errors import ModelError
 from distredge.model.draft import Draft, sorted_nodes
-from distredge.model.infer import OPSET
+from distredge.model.infer import LOWEST_OPSET, OPSET, describe
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +44,28 @@ IGNORED: dict[str, dict[str, Any]] = {
 
 
 def raise_opset(draft: Draft) -> None:
-    """Converts a draft of an operator set below 17 to 17.
+    """Converts a draft of an operator set below 13 to 13.
 
     Raises:
-        ModelError: if its operator set is too old, or the converter cannot convert an operator.
+        ModelError: if its operator set is too old or too new, or the converter cannot convert an operator.
     """
-    if draft.opset >= OPSET:
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= draft.opset <= newest:
+        raise ModelError(
+            f"{draft.name}: operator set: found {draft.opset}, accepted: {OLDEST_OPSET} to {newest} (the newest that "
+            f"the installed onnx {onnx.__version__} knows)"
+        )
+    if draft.opset >= LOWEST_OPSET:
         return
-    if draft.opset < OLDEST_OPSET:
-        raise ModelError(f"{draft.name}: operator set: found {draft.opset}, accepted: {OLDEST_OPSET} and later")
     try:
-        converted = onnx.version_converter.convert_version(draft.to_proto(), OPSET)
+        converted = onnx.version_converter.convert_version(draft.to_proto(), LOWEST_OPSET)
     except (RuntimeError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
         first = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ModelError(f"{draft.name}: cannot be converted from operator set {draft.opset}: {first}") from error
     names = set(draft.constants)
     raised = Draft.from_proto(converted, draft.name)
     draft.constants.update((n, a) for n, a in raised.constants.items() if n not in names)
-    draft.nodes, draft.opset = raised.nodes, OPSET
+    draft.nodes, draft.opset = raised.nodes, LOWEST_OPSET
 
 
 def lower_opset(draft: Draft) -> None:
@@ -77,8 +81,8 @@ def lower_opset(draft: Draft) -> None:
         nodes = _lower(draft, node, constants)
         if nodes is None:
             logger.warning(
-                "%s: node '%s' (%s) has no form in operator set %d: the model stays at %d, which old boards' ONNX "
-                "Runtime may refuse", draft.name, node.name, node.op_type, OPSET, draft.opset,
+                "%s: %s has no form in operator set %d: the model stays at %d, which old boards' ONNX Runtime may "
+                "refuse", draft.name, describe(node), OPSET, draft.opset,
             )  # fmt: skip
             return
         lowered.extend(nodes)

@@ -252,7 +252,7 @@ class _Emitter:
         del node.input[:]
         node.input.extend(inputs)
         if output is not None:
-            node.output[0] = output
+            node.output[0] = node.name = output
         for name in inputs:
             self._original(name)
         for key, value in attributes.items():

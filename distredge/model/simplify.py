@@ -12,6 +12,7 @@ from onnx import helper
 from distredge.errors import UnsupportedModel
 from distredge.model.draft import Draft, rename_inputs
 from distredge.model.fold import drop_dead
+from distredge.model.infer import describe
 
 SAME_SHAPE = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Expand", "Slice", "Flatten"})
 """Operators that do nothing when their output has their input's shape."""
@@ -60,9 +61,7 @@ def _does_nothing(draft: Draft, node: onnx.NodeProto) -> bool:
     if kind == "Dropout":
         training = draft.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if training is not None and bool(training.reshape(-1)[0]):
-            raise UnsupportedModel(
-                f"{draft.name}: node '{node.name}' (Dropout) is in training mode; export for inference"
-            )
+            raise UnsupportedModel(f"{draft.name}: {describe(node)} is in training mode; export for inference")
         return len(node.output) == 1 or not node.output[1] or not _is_read(draft, node.output[1])
     if not node.input or not node.output or node.input[0] in draft.constants:
         return False
@@ -157,9 +156,7 @@ def _affine(
 def _batch_norm(draft: Draft, node: onnx.NodeProto) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if attributes.get("training_mode", 0) or any(n for n in node.output[1:]):
-        raise UnsupportedModel(
-            f"{draft.name}: node '{node.name}' (BatchNormalization) is in training mode; export for inference"
-        )
+        raise UnsupportedModel(f"{draft.name}: {describe(node)} is in training mode; export for inference")
     if any(n not in draft.constants for n in node.input[1:5]):
         return None
     gamma, beta, mean, variance = (draft.constants[n].astype(np.float64) for n in node.input[1:5])

@@ -302,23 +302,3 @@ class _Walk:
 def _widen(regions: dict[str, Region], name: str, region: Region) -> None:
     held = regions.get(name)
     regions[name] = region if held is None or held == region else region_hull((held, region))
-
-
-def region_size(tensor: Tensor, region: Region) -> int:
-    """Elements of a region of a tensor."""
-    if region.empty:
-        return 0
-    elements = 1
-    for size in region_shape(tensor, region):
-        elements *= size
-    return elements
-
-
-def region_shape(tensor: Tensor, region: Region) -> tuple[int, ...]:
-    """Shape of the buffer that holds a region of a tensor."""
-    shape = list(tensor.shape)
-    if tensor.row_axis is not None:
-        shape[tensor.row_axis] = region.rows.size
-    if tensor.col_axis is not None and region.cols is not None:
-        shape[tensor.col_axis] = region.cols.size
-    return tuple(shape)

@@ -21,6 +21,8 @@ from distredge.model.operators.base import (
     axis_size,
     dimension_of,
     head,
+    region_shape,
+    region_size,
     whole,
 )
 from distredge.model.operators.moving import (
@@ -38,7 +40,7 @@ from distredge.model.operators.pointwise import AlongAxis, LastAxisProduct, PerR
 from distredge.model.operators.reductions import ONLY_LOCAL, PARTIAL_SUMS, Reduction
 from distredge.model.operators.reshape import Reshape, Squeeze, Transpose
 from distredge.model.operators.resize import Resize
-from distredge.model.operators.windows import AveragePooling, Transposed, Windowed
+from distredge.model.operators.windows import Transposed, Windowed
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Operator
@@ -57,6 +59,8 @@ __all__ = [
     "axis_size",
     "dimension_of",
     "needs_of",
+    "region_shape",
+    "region_size",
     "verdict_of",
     "whole",
 ]
@@ -70,10 +74,7 @@ _POINTWISE = (
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_POINTWISE, Pointwise()),
-    "Conv": Windowed(),
-    "MaxPool": Windowed(),
-    "LpPool": Windowed(),
-    "AveragePool": AveragePooling(),
+    **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool"), Windowed()),
     "ConvTranspose": Transposed(),
     "BatchNormalization": PerRow(),
     "LRN": PerRow(),

@@ -1,8 +1,8 @@
 """Resize-13 by rows: nearest and linear, with the scale, coordinates and edges of the whole tensor kept.
 
 Two ways. Where a slice that starts at input row r has output rows that start at a whole number (r*scale), the same
-Resize on the slice makes the same rows, and what it makes too much is cut off. Elsewhere the rows are gathered by
-constant indices (and weighted, for linear), computed here with the arithmetic of the whole tensor.
+Resize on the slice makes the same rows, and what it makes too much is cut off. Elsewhere the rows are gathered: by
+the indices that the engine itself finds for the whole tensor (nearest), or in pairs that are weighted (linear).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from distredge.model.operators.base import (
@@ -21,6 +22,7 @@ from distredge.model.operators.base import (
     dimension_of,
     head,
     interval_of,
+    region_shape,
     split_axes,
     with_interval,
 )
@@ -31,16 +33,20 @@ if TYPE_CHECKING:
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+DOUBT = np.float32(1e-3)
+"""How far an engine's coordinates may be off, in input rows: the rounding of float32, with room to spare."""
+
 LARGEST_STEP = 2
 """Input rows per phase of the scale up to which a slice is resized as it is; above, aligned slices are too tall."""
 
 
 class Sampling(NamedTuple):
-    """Which two input rows every output row mixes, and how much of the second.
+    """Which input rows every output row reads.
 
     Attributes:
-        low, high: row of the input (H_out,).
-        weight: share of `high`, float32 (H_out,); all 0 for nearest.
+        low, high: first and last row of the input (H_out,). Linear resizing mixes the two; nearest takes one of them,
+            two where engines may round to different sides.
+        weight: share of `high` in linear resizing, float32 (H_out,).
     """
 
     low: NDArray[np.int64]
@@ -64,6 +70,11 @@ class Resize(Rule):
             return head("Resize with attributes of operator set 18")
         if source.row_axis is None or (mode == "linear" and np.dtype(source.dtype).kind != "f"):
             return head("Resize of a tensor without rows, or of integers")
+        scales, made = _scales(graph, op), graph.tensors[op.outputs[0]]
+        for axis, scale in enumerate(() if scales is None else scales.tolist()):
+            if scale != 1 and source.shape[axis] == made.shape[axis]:
+                # Engines differ here: some copy, some resample.
+                return head(f"Resize by {scale:g} that leaves axis {axis} as long as it is")
         return super().verdict(graph, op)
 
     def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
@@ -91,16 +102,25 @@ class Resize(Rule):
                 sizes[dimension] = rows.size
                 computed = with_interval(computed, axis, rows)
         value = emitter.take(op.inputs[0], need)
-        resized = emitter.fresh(f"{made.name}@resized") if gathered else made.name
-        _emit_resize(emitter, op, value, resized, sizes, {dimension for _, dimension in gathered})
+        scales = _scales(graph, op)
+        picked = [dimension for _, dimension in gathered]
+        scaled = scales is not None and bool((np.delete(scales, picked) != 1).any())
+        if gathered and list(region_shape(source, need)) == sizes and not scaled:
+            resized = value
+        else:
+            resized = emitter.fresh(f"{made.name}@resized") if gathered else made.name
+            _emit_resize(emitter, op, value, resized, sizes, picked)
         for i, (axis, _) in enumerate(gathered):
             name = made.name if i == len(gathered) - 1 else emitter.fresh(f"{made.name}@gathered")
-            _emit_gather(emitter, op, axis, resized, name, interval_of(need, axis), interval_of(out, axis))
+            emit = _emit_pick if _is_nearest(op) else _emit_mix
+            emit(emitter, op, axis, resized, name, interval_of(need, axis), interval_of(out, axis))
             resized = name
         return computed
 
 
-def _emit_resize(emitter: Emitter, op: Operator, value: str, output: str, sizes: list[int], gathered: set[int]) -> None:
+def _emit_resize(
+    emitter: Emitter, op: Operator, value: str, output: str, sizes: list[int], gathered: list[int]
+) -> None:
     """Appends a Resize of the slice: the whole tensor's scale, but 1 along axes that are gathered afterwards."""
     graph = emitter.graph
     scales = _scales(graph, op)
@@ -115,32 +135,56 @@ def _emit_resize(emitter: Emitter, op: Operator, value: str, output: str, sizes:
     emitter.copy(op, inputs, output=output, **node)
 
 
-def _emit_gather(
+def _emit_mix(
     emitter: Emitter, op: Operator, axis: str, value: str, output: str, held: Interval, out: Interval
 ) -> None:
-    """Appends the nodes that pick (and mix) input rows `held` into output rows `out`."""
+    """Appends the nodes that mix input rows `held` linearly into output rows `out`."""
+    source = emitter.graph.tensors[op.inputs[0]]
+    dimension = dimension_of(source, axis)
+    assert dimension is not None
+    sampling = sampling_of(emitter.graph, op, axis)
+    rows = slice(out.start, out.stop)
+    shape = [-1] + [1] * (len(source.shape) - dimension - 1)
+    terms = []
+    for indices, weight in ((sampling.low, 1 - sampling.weight), (sampling.high, sampling.weight)):
+        picked, term = emitter.fresh(output), emitter.fresh(output)
+        emitter.node("Gather", [value, emitter.constant("rows", indices[rows] - held.start)], picked, axis=dimension)
+        share = emitter.constant("weight", weight[rows].reshape(shape).astype(source.dtype))
+        emitter.node("Mul", [picked, share], term)
+        terms.append(term)
+    emitter.node("Add", terms, output)
+
+
+def _emit_pick(
+    emitter: Emitter, op: Operator, axis: str, value: str, output: str, held: Interval, out: Interval
+) -> None:
+    """Appends the nodes that pick output rows `out` among input rows `held`.
+
+    Which row is nearest at a tie depends on the engine's rounding. So the engine is asked, when it loads the model: it
+    resizes the row numbers of the whole tensor, and what it makes of them are the indices.
+    """
     graph = emitter.graph
     source = graph.tensors[op.inputs[0]]
     dimension = dimension_of(source, axis)
     assert dimension is not None
-    sampling = sampling_of(graph, op, axis)
-    rows = slice(out.start, out.stop)
-
-    def picked(indices: NDArray[np.int64], name: str) -> str:
-        emitter.node("Gather", [value, emitter.constant("rows", indices[rows] - held.start)], name, axis=dimension)
-        return name
-
-    if not sampling.weight[rows].any():
-        picked(sampling.low, output)
-        return
-    shape = [-1] + [1] * (len(source.shape) - dimension - 1)
-    terms = []
-    for indices, weight in ((sampling.low, 1 - sampling.weight), (sampling.high, sampling.weight)):
-        share = emitter.constant("weight", weight[rows].reshape(shape).astype(source.dtype))
-        term = emitter.fresh(output)
-        emitter.node("Mul", [picked(indices, emitter.fresh(output)), share], term)
-        terms.append(term)
-    emitter.node("Add", terms, output)
+    before, after = _lengths(graph, op, axis)
+    line = [1] * len(source.shape)
+    numbers = np.arange(before, dtype=np.float32).reshape([before if d == dimension else 1 for d in range(len(line))])
+    scales = _scales(graph, op)
+    if scales is None:
+        sizes = np.array([after if d == dimension else 1 for d in range(len(line))], dtype=np.int64)
+        inputs = [emitter.constant("numbers", numbers), "", "", emitter.constant("sizes", sizes)]
+    else:
+        factors = np.array([scales[d] if d == dimension else 1 for d in range(len(line))], dtype=np.float32)
+        inputs = [emitter.constant("numbers", numbers), "", emitter.constant("scales", factors)]
+    names = [emitter.fresh(output) for _ in range(5)]
+    emitter.copy(op, inputs, output=names[0])
+    emitter.node("Reshape", [names[0], emitter.constant("shape", np.array([-1], dtype=np.int64))], names[1])
+    bounds = [emitter.constant("bound", np.array([bound], dtype=np.int64)) for bound in out]
+    emitter.node("Slice", [names[1], *bounds], names[2])
+    emitter.node("Sub", [names[2], emitter.constant("first", np.array(held.start, dtype=np.float32))], names[3])
+    emitter.node("Cast", [names[3]], names[4], to=onnx.TensorProto.INT64)
+    emitter.node("Gather", [value, names[4]], output, axis=dimension)
 
 
 def _reads(graph: Graph, op: Operator, axis: str, out: Interval) -> Interval:
@@ -152,7 +196,17 @@ def _reads(graph: Graph, op: Operator, axis: str, out: Interval) -> Interval:
     step = aligned_step(graph, op, axis)
     if step is None:
         return Interval(low, high)
+    # The slice must hold what is read, and stand where it makes the wanted rows.
+    before, after = _lengths(graph, op, axis)
+    low, high = min(low, out.start * before // after), max(high, -(-out.stop * before // after))
     return Interval(low // step * step, -(-high // step) * step)
+
+
+def _lengths(graph: Graph, op: Operator, axis: str) -> tuple[int, int]:
+    """Rows (or columns) of the whole tensor before and after."""
+    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+    assert dimension is not None
+    return graph.tensors[op.inputs[0]].shape[dimension], graph.tensors[op.outputs[0]].shape[dimension]
 
 
 def aligned_step(graph: Graph, op: Operator, axis: str) -> int | None:
@@ -166,8 +220,7 @@ def aligned_step(graph: Graph, op: Operator, axis: str) -> int | None:
         return None
     if _coordinates(op) == "pytorch_half_pixel" and _has_point(graph, op):
         return None
-    before = graph.tensors[op.inputs[0]].shape[dimension]
-    after = graph.tensors[op.outputs[0]].shape[dimension]
+    before, after = _lengths(graph, op, axis)
     scales = _scales(graph, op)
     step = before // math.gcd(before, after)
     if step > LARGEST_STEP or (scales is not None and float(scales[dimension]) * before != after):
@@ -186,18 +239,17 @@ def sampling_of(graph: Graph, op: Operator, axis: str) -> Sampling:
 
 
 def _sampling(graph: Graph, op: Operator, axis: str) -> Sampling:
-    """Coordinates in float32 as ONNX Runtime computes them, so that ties fall to the same side."""
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     if dimension is None:
         return Sampling(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32))
-    before = graph.tensors[op.inputs[0]].shape[dimension]
-    after = graph.tensors[op.outputs[0]].shape[dimension]
+    before, after = _lengths(graph, op, axis)
     scales = _scales(graph, op)
     scale = np.float32(after) / np.float32(before) if scales is None else np.float32(scales[dimension])
     x = _source_coordinates(_coordinates(op), before, after, np.float32(scale))
-    if _text(op, "mode", "nearest") == "nearest":
-        row = np.clip(_rounded(x, _text(op, "nearest_mode", ROUNDINGS[0])), 0, before - 1).astype(np.int64)
-        return Sampling(row, row, np.zeros(after, np.float32))
+    if _is_nearest(op):
+        rounding = _text(op, "nearest_mode", ROUNDINGS[0])
+        low, high = (np.clip(_rounded(x + side, rounding), 0, before - 1).astype(np.int64) for side in (-DOUBT, DOUBT))
+        return Sampling(low, high, np.zeros(after, np.float32))
     x = np.clip(x, np.float32(0), np.float32(before - 1))
     low = np.floor(x).astype(np.int64)
     return Sampling(low, np.minimum(low + 1, before - 1), x - low.astype(np.float32))
@@ -223,10 +275,7 @@ def _rounded(x: NDArray[np.float32], rounding: str) -> NDArray[np.float32]:
         return below
     if rounding == "ceil":
         return np.ceil(x)
-    tie_up = rounding == "round_prefer_ceil"
-    fraction = x - below
-    up = (fraction > 0.5) | ((fraction == 0.5) & tie_up)
-    return np.asarray(below + up, np.float32)
+    return np.asarray(below + (x - below > 0.5), np.float32)
 
 
 def _scales(graph: Graph, op: Operator) -> NDArray[np.float32] | None:
@@ -238,6 +287,10 @@ def _has_point(graph: Graph, op: Operator) -> bool:
     """Whether an axis shrinks to one point."""
     before, after = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
     return any(a == 1 < b for b, a in zip(before[2:], after[2:], strict=True))
+
+
+def _is_nearest(op: Operator) -> bool:
+    return _text(op, "mode", "nearest") == "nearest"
 
 
 def _coordinates(op: Operator) -> str:

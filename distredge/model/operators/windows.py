@@ -5,9 +5,7 @@ Semantics: Conv-11, MaxPool-12, AveragePool-11, LpPool-11, ConvTranspose-11.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from distredge.model.operators.base import (
     LOCAL,
@@ -107,7 +105,7 @@ class Spatial(Rule):
 
 
 class Windowed(Spatial):
-    """Convolution and maximum pooling: what is clipped becomes explicit padding of this split-part alone."""
+    """Convolution and pooling: what is clipped becomes explicit padding of this split-part alone."""
 
     def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
         if out.empty:
@@ -130,7 +128,7 @@ class Windowed(Spatial):
         return out
 
     def padding(self, graph: Graph, op: Operator, out: Region) -> tuple[list[int], list[int]]:
-        """Explicit padding of each spatial axis for a computable output region."""
+        """Explicit padding of each spatial axis for a computable output region; a ceil extension is none."""
         tensor = graph.tensors[op.inputs[0]]
         shape = geometry(graph, op)
         begins, ends = list(shape.begins), list(shape.ends)
@@ -138,7 +136,7 @@ class Windowed(Spatial):
             dimension = dimension_of(tensor, axis)
             assert dimension is not None
             _, before, after = window_input(window_of(graph, op, axis), interval_of(out, axis), axis_size(tensor, axis))
-            begins[dimension - 2], ends[dimension - 2] = before, after
+            begins[dimension - 2], ends[dimension - 2] = before, min(after, ends[dimension - 2])
         return begins, ends
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
@@ -146,52 +144,9 @@ class Windowed(Spatial):
         made = self.computable(graph, op, out)
         begins, ends = self.padding(graph, op, made)
         source = emitter.take(op.inputs[0], self.needs(graph, op, 0, made))
-        changes: dict[str, Any] = {"auto_pad": None}
-        if op.op_type == "MaxPool":
-            ends = self.with_ceil_extension(graph, op, made, begins, ends)
-            changes["ceil_mode"] = None
-        emitter.copy(op, [source, *op.inputs[1:]], pads=begins + ends, **changes)
-        return made
-
-    def with_ceil_extension(
-        self, graph: Graph, op: Operator, out: Region, begins: list[int], ends: list[int]
-    ) -> list[int]:
-        """End padding with the ceil extension of the axes that are not split in it, so that `ceil_mode` can go."""
-        source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
-        shape = geometry(graph, op)
-        split = {dimension_of(graph.tensors[op.inputs[0]], axis) for axis in split_axes(out)}
-        return [
-            end
-            if axis + 2 in split
-            else max(0, (made[axis] - 1) * shape.strides[axis] + shape.extent(axis) - source[axis] - begins[axis])
-            for axis, end in enumerate(ends)
-        ]
-
-
-class AveragePooling(Windowed):
-    """Average pooling, where only declared padding may count in the divisor (AveragePool-11).
-
-    Rows that a ceil extension adds never count; declared padding counts with `count_include_pad`. The split-part gets
-    its declared padding as zeros from a Pad node in that case, and keeps `ceil_mode` for the extension.
-    """
-
-    def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
-        graph = emitter.graph
-        made = self.computable(graph, op, out)
-        source = emitter.take(op.inputs[0], self.needs(graph, op, 0, made))
-        begins, ends = self.padding(graph, op, made)
-        if not op.attributes.get("count_include_pad", 0):
-            ends = self.with_ceil_extension(graph, op, made, begins, ends)
-            emitter.copy(op, [source], pads=begins + ends, auto_pad=None, ceil_mode=None)
-            return made
-        declared = geometry(graph, op).ends
-        zeros = [min(end, limit) for end, limit in zip(ends, declared, strict=True)]
-        if any(begins) or any(zeros):
-            pads = np.array([0, 0, *begins, 0, 0, *zeros], dtype=np.int64)
-            padded = emitter.fresh(f"{op.outputs[0]}@padded")
-            emitter.node("Pad", [source, emitter.constant("pads", pads)], padded, mode="constant")
-            source = padded
-        emitter.copy(op, [source], pads=[0] * 2 * len(begins), auto_pad=None)
+        # `ceil_mode` stays: the part that holds the last window extends its end as the whole tensor does, and the rows
+        # of that extension must not count as padding (AveragePool-11 with `count_include_pad`).
+        emitter.copy(op, [source, *op.inputs[1:]], pads=begins + ends, auto_pad=None)
         return made
 
 

@@ -182,7 +182,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
         # Opened here, because numpy leaves a file that is no archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise FileError(f"{path}: not an .npz file: {error}") from error
 
 
