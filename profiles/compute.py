@@ -81,8 +81,13 @@ class ComputeProfile:
 
     @property
     def segment_overhead_s(self) -> float:
-        """A part takes segment_overhead_s + segment_factor * (sum of its operators)."""
+        """A part takes segment_overhead_s + segment_factor * (sum of its operators) + segment_s_per_byte * bytes."""
         return self.data.segments.overhead_s
+
+    @property
+    def segment_s_per_byte(self) -> float:
+        """Seconds for each byte that enters or leaves a part; see `segment_overhead_s`."""
+        return self.data.segments.s_per_byte
 
     @property
     def copy_fixed_s(self) -> float:
@@ -150,7 +155,7 @@ class ComputeProfile:
         rows = np.arange(max_rows + 1, dtype=np.int64)
         if self.data.coefficients is not None:
             return modelled_s(self.data.coefficients, signature, rows)
-        return _interpolate(self._measured(signature), rows)
+        return interpolated(self._measured(signature), rows)
 
     def _measured(self, signature: Signature) -> Measured:
         operators = self.data.operators or {}
@@ -178,7 +183,8 @@ class ComputeProfile:
         return cls(decode_json(read_bytes(path, ProfileError), ProfileFile, path, ProfileError), str(path))
 
 
-def _interpolate(entry: Measured, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def interpolated(entry: Measured, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns a measured operator's seconds at ascending row counts that start at 0: linear between measured ones."""
     known = np.asarray(entry.rows, dtype=np.float64)
     seconds = np.asarray(entry.median_s, dtype=np.float64)
     table: NDArray[np.float64] = np.interp(rows, known, seconds)

@@ -32,7 +32,9 @@ class Board(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         governor: Linux frequency governor, "" unknown.
         threads: threads of the engine.
         temperature_c: highest temperature while measuring.
-        load: highest share of the processors that other programs used while measuring, 0 to 1.
+        load: mean share of the processors that other programs used while measuring, 0 to 1.
+        pace: how much slower than at its best a fixed kernel ran, the 95th percentile while measuring; 1 is none.
+        throttled: whether the board reported throttling while measuring; None when it cannot say.
     """
 
     name: Name
@@ -43,6 +45,8 @@ class Board(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threads: Count = 1
     temperature_c: float | None = None
     load: Annotated[float, Meta(ge=0, le=1)] | None = None
+    pace: Ratio | None = None
+    throttled: bool | None = None
 
 
 class Runtime(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,10 +100,17 @@ class Origin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Segments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fused segment against the sum of its operators: part_s = overhead_s + factor * sum."""
+    """What a part takes: overhead_s + factor * (sum of its operators) + s_per_byte * (bytes that enter and leave it).
+
+    Attributes:
+        factor: fused segment over the sum of its operators.
+        overhead_s: starting one.
+        s_per_byte: changing its inputs and outputs to the layout in which the engine computes, and back.
+    """
 
     factor: Positive = 1.0
     overhead_s: Seconds = 0.0
+    s_per_byte: Seconds = 0.0
 
 
 class Copy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,6 +137,7 @@ class Measured(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         p95_s: 95th percentile.
         spread: half the distance between the quartiles, over the median.
         repeats: runs that the median is of.
+        complete: False while the operator is being measured.
     """
 
     rows: tuple[Count, ...]
@@ -133,6 +145,7 @@ class Measured(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     p95_s: tuple[Seconds, ...]
     spread: tuple[Ratio, ...]
     repeats: tuple[Count, ...]
+    complete: bool = True
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -192,7 +205,7 @@ class Coefficients(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ProfileFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A compute profile as it stands in its file."""
+    """A compute profile as it stands in its file; `models` names those whose operators were measured."""
 
     format: Literal["distredge.profile/1"] = "distredge.profile/1"
     name: Name
@@ -202,6 +215,7 @@ class ProfileFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     segments: Segments = msgspec.field(default_factory=Segments)
     copy: Copy = msgspec.field(default_factory=Copy)
     encrypt_s_per_byte: Seconds = 0.0
+    models: tuple[Name, ...] = ()
     memory_bytes: Count | None = None
     power: Power | None = None
     operators: dict[str, Measured] | None = None

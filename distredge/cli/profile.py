@@ -1,0 +1,316 @@
+"""`distredge profile`: measures, checks, compares and draws compute profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.cli._common import json_option, print_json, seed_option, verbose_option
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph
+    from distredge.profiles.compute import ComputeProfile
+    from distredge.profiles.measuring import Progress
+    from distredge.profiles.schema import ProfileFile
+    from distredge.profiles.verify import Verdict
+
+_OUT = click.Path(dir_okay=False, path_type=Path)
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_model_option = click.option(
+    "--model", "models", multiple=True, help="Zoo name, package.module:callable or .onnx file; may stand several times."
+)
+
+
+@click.group()
+@verbose_option
+def profile() -> None:
+    """Measure, check and compare compute profiles: how long a board takes for so many rows of an operator."""
+
+
+@profile.command()
+@_model_option
+@click.option("--out", type=_OUT, help="Profile to write, or to go on with; default: this machine's own.")
+@click.option("--name", help="Name of the profile; default: the file's, or this-machine.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the engine.")
+@click.option("--provider", type=click.Choice(list(_PROVIDERS)), default="cpu", show_default=True)
+@click.option("--budget-s", type=click.FloatRange(0.1), help="Seconds for all operators; default: 120, or 20 if quick.")
+@click.option("--quick", is_flag=True, help="Fewer row counts and repeats.")
+@click.option("--restart", is_flag=True, help="Measure everything anew, whatever the file holds.")
+@json_option
+@verbose_option
+def run(
+    models: tuple[str, ...],
+    out: Path | None,
+    name: str | None,
+    threads: int,
+    provider: str,
+    budget_s: float | None,
+    quick: bool,
+    restart: bool,
+    as_json: bool,
+) -> None:
+    """Measure this board: every operator of the models, at row counts chosen on the way.
+
+    An interrupted run is saved; the same command goes on with it. Keep the machine idle meanwhile.
+    """
+    from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path
+    from distredge.profiles.kernels import EngineSettings
+    from distredge.profiles.measuring import QUICK, Measuring, Plan, warnings_of
+
+    if not models:
+        raise click.UsageError("give at least one --model")
+    settings = EngineSettings(_PROVIDERS[provider], threads)
+    settings.check()
+    path = out or user_profile_path()
+    plan = QUICK if quick else Plan()
+    plan = plan if budget_s is None else replace(plan, budget_s=budget_s)
+    start = load_profile(path).data if path.is_file() and not restart else None
+    names = name or (path.stem if out is not None else THIS_MACHINE)
+    graphs = _load(models)
+    with _bar(quiet=as_json) as bar:
+        measuring = Measuring(
+            graphs, settings, plan, path, names, models, start, lambda p: _show(bar, p) if bar is not None else None
+        )
+        try:
+            data = measuring.run()
+        except KeyboardInterrupt:
+            if path.is_file():
+                click.echo(f"saved what was measured so far: {path}", err=True)
+            raise
+    for warning in warnings_of(data):
+        click.echo(f"warning: {warning}", err=True)
+    _report_run(data, path, as_json)
+
+
+def _report_run(data: ProfileFile, path: Path, as_json: bool) -> None:
+    operators = data.operators or {}
+    points = sum(len(entry.rows) for entry in operators.values())
+    if as_json:
+        print_json(
+            {
+                "profile": str(path),
+                "operators": len(operators),
+                "points": points,
+                "size_bytes": path.stat().st_size,
+                "segment_factor": data.segments.factor,
+                "pace": data.device.pace,
+                "load": data.device.load,
+                "throttled": data.device.throttled,
+            }
+        )
+        return
+    device, segments = data.device, data.segments
+    click.echo(f"{path}: {len(operators)} operators at {points} row counts, {path.stat().st_size / 1e3:.0f} kB")
+    click.echo(f"  board {device.name}, {device.processor}, {device.threads} thread(s); {data.runtime.provider}")
+    click.echo(
+        f"  a segment takes {1e6 * segments.overhead_s:.1f} us + {segments.factor:.3f} x its operators + "
+        f"{1e9 * segments.s_per_byte:.3f} ns per byte in and out"
+    )
+    click.echo(
+        f"  a copy takes {1e6 * data.copy.fixed_s:.1f} us + {1e9 * data.copy.s_per_byte:.3f} ns per byte, "
+        f"encryption {1e9 * data.encrypt_s_per_byte:.3f} ns per byte, each end"
+    )
+    if data.power is not None:
+        click.echo(f"  {data.power.idle_w:.1f} W idle, {data.power.busy_w:.1f} W busy ({data.power.where})")
+
+
+@profile.command()
+@click.argument("file", metavar="PROFILE")
+@_model_option
+@click.option("--segments", type=click.IntRange(1), default=20, show_default=True, help="Segments of each model.")
+@seed_option
+@json_option
+@verbose_option
+def verify(file: str, models: tuple[str, ...], segments: int, seed: int, as_json: bool) -> None:
+    """Time segments that PROFILE has not seen, and show how far off its predictions are."""
+    from distredge.profiles.compute import load_profile
+    from distredge.profiles.verify import settings_of
+    from distredge.profiles.verify import verify as check
+
+    measured = load_profile(file)
+    settings_of(measured)
+    graphs = _load(models or measured.data.models)
+    if not graphs:
+        raise click.UsageError(f"{file} names no model; give one with --model")
+    with _bar(quiet=as_json) as bar:
+        verdict = check(
+            measured,
+            graphs,
+            segments,
+            seed,
+            report=lambda done, total, what: (
+                bar.update(0, completed=done, total=total, description=what) if bar is not None else None
+            ),
+        )
+    _report_verdict(verdict, as_json)
+
+
+def _report_verdict(verdict: Verdict, as_json: bool) -> None:
+    if verdict.pace > 1.1 or verdict.load > 0.1:
+        click.echo(
+            f"warning: disturbed machine: a fixed kernel ran up to {100 * (verdict.pace - 1):.0f} % slower than at its "
+            f"best, other programs used {100 * verdict.load:.0f} % of the processors",
+            err=True,
+        )
+    if as_json:
+        print_json(
+            {
+                "verify_mean_error": verdict.mean_error,
+                "verify_p95_error": verdict.p95_error,
+                "bias": verdict.bias,
+                "segments": len(verdict.checks),
+                "pace": verdict.pace,
+                "load": verdict.load,
+            }
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for heading in ("segment", "measured (ms)", "predicted (ms)", "error"):
+        table.add_column(heading, justify="left" if heading == "segment" else "right")
+    for item in verdict.checks:
+        table.add_row(
+            item.name, f"{1e3 * item.measured_s:.3f}", f"{1e3 * item.predicted_s:.3f}", f"{100 * item.error:+.1f} %"
+        )
+    Console().print(table)
+    click.echo(
+        f"mean error {100 * verdict.mean_error:.1f} %, 95th percentile {100 * verdict.p95_error:.1f} %, "
+        f"bias {100 * verdict.bias:+.1f} % over {len(verdict.checks)} segments"
+    )
+
+
+@profile.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@_model_option
+@json_option
+@verbose_option
+def diff(first: str, second: str, models: tuple[str, ...], as_json: bool) -> None:
+    """Compare two profiles operator by operator."""
+    from distredge.profiles.comparing import diff as compare
+
+    found = compare(_profile(first), _profile(second), _load(models))
+    if as_json:
+        print_json(
+            {
+                "operators": [
+                    {"key": d.key, "first_s": d.first_s, "second_s": d.second_s, "ratio": d.ratio} for d in found.common
+                ],
+                "only_first": list(found.only_first),
+                "only_second": list(found.only_second),
+                "mean_ratio": found.mean_ratio if found.common else None,
+            }
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    for what, a, b in found.fields:
+        click.echo(f"{what}: {a} | {b}")
+    table = Table(box=None)
+    for heading in ("operator", "A (ms)", "B (ms)", "B / A", "most", "at rows"):
+        table.add_column(heading, justify="left" if heading == "operator" else "right")
+    for d in found.common:
+        table.add_row(
+            d.key, f"{1e3 * d.first_s:.3f}", f"{1e3 * d.second_s:.3f}", f"{d.ratio:.2f}", f"{d.most_ratio:.2f}",
+            str(d.most_rows),
+        )  # fmt: skip
+    Console().print(table)
+    for which, keys in (("A", found.only_first), ("B", found.only_second)):
+        if keys:
+            click.echo(f"only in {which}: {len(keys)} operators, as '{keys[0]}'")
+    if found.common:
+        click.echo(f"B / A over {len(found.common)} operators, geometric mean: {found.mean_ratio:.3f}")
+    else:
+        click.echo("no operator is in both")
+
+
+@profile.command()
+@click.argument("files", metavar="PROFILE...", nargs=-1, required=True)
+@_model_option
+@click.option("--out", type=_OUT, required=True, help="Picture to write: .png, .svg or .pdf.")
+@verbose_option
+def plot(files: tuple[str, ...], models: tuple[str, ...], out: Path) -> None:
+    """Draw latency against rows, operator by operator."""
+    from distredge.profiles.comparing import plot as draw
+
+    count = draw([_profile(file) for file in files], out, _load(models))
+    click.echo(f"{out}: {count} operators")
+
+
+@profile.command()
+@click.argument("files", metavar="PROFILE...", nargs=-1, required=True)
+@_model_option
+@json_option
+@verbose_option
+def validate(files: tuple[str, ...], models: tuple[str, ...], as_json: bool) -> None:
+    """Check profiles: form, values, and that they hold the operators of the models."""
+    from distredge.profiles.measuring import warnings_of
+
+    graphs = _load(models)
+    results: dict[str, Any] = {}
+    for file in files:
+        found = _profile(file)
+        for graph in graphs:
+            for signature in graph.signatures:
+                if signature is not None:
+                    found.operator_s(signature, 1)
+        warnings = warnings_of(found.data)
+        results[file] = {"kind": found.source.kind, "warnings": warnings}
+        if not as_json:
+            count = f", {len(found.data.operators)} operators" if found.data.operators is not None else ""
+            click.echo(f"{file}: {found.source.kind} profile of {found.board.name}{count}: valid")
+            for warning in warnings:
+                click.echo(f"warning: {file}: {warning}", err=True)
+    if as_json:
+        print_json(results)
+
+
+def _profile(file: str) -> ComputeProfile:
+    from distredge.profiles.compute import load_profile
+
+    return load_profile(file)
+
+
+def _load(models: Sequence[str]) -> list[Graph]:
+    if not models:
+        return []
+    from distredge.model.capture import load_model
+
+    return [load_model(model) for model in models]
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Any]:
+    """A progress bar on stderr with one task, number 0; None when it would disturb."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (
+        TextColumn("{task.description:48.48}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task("", total=1, left="")
+        yield bar
+
+
+def _show(bar: Any, progress: Progress) -> None:
+    left = f"at most {progress.left_s:.0f} s left"
+    bar.update(0, completed=progress.done, total=progress.total, description=progress.what, left=left)

@@ -1,0 +1,346 @@
+"""Timing parts of a model under ONNX Runtime: single operators at chosen rows, or whole segments.
+
+A part is built by the same code that builds what a worker runs (`model.segments`): the middle rows of the output, with
+the explicit padding that a real split-part would have. An operator's time is that of its own kernels, taken from ONNX
+Runtime's profiler. What surrounds them at the edge of a segment (changing to the layout in which convolutions compute,
+and back) belongs to the segment and is reported apart: inside a volume it does not occur.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.errors import EngineError, ProfileError
+from distredge.model.graph import Graph, Tensor
+from distredge.model.layout import PARTIAL, Layout, OperatorRegion, Part
+from distredge.model.operators import RULES, Kind, Reduction, whole
+from distredge.model.rows import Interval, Region, region_hull
+from distredge.model.segments import Segment, build_segment
+from distredge.profiles.series import spread_of
+
+CPU = "CPUExecutionProvider"
+_EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape"}
+"""ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
+
+_WARM_UP = 2
+
+_CHAIN = 64
+"""Operators of the model that shows what the profiler adds to each kernel's time."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How ONNX Runtime runs here; the same as in a worker.
+
+    Args:
+        provider: execution provider.
+        threads: threads within an operator.
+    """
+
+    provider: str = CPU
+    threads: int = 1
+
+    def check(self) -> None:
+        """Raises ProfileError when this ONNX Runtime lacks the provider."""
+        import onnxruntime
+
+        available = onnxruntime.get_available_providers()
+        if self.provider not in available:
+            raise ProfileError(
+                f"provider: found '{self.provider}', accepted on this machine: {', '.join(available)}; for a GPU of "
+                "the Jetson line install NVIDIA's build of ONNX Runtime, elsewhere onnxruntime-gpu"
+            )
+
+    def options(self) -> Any:
+        """Returns new session options."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+
+@dataclass(frozen=True)
+class Effort:
+    """When to stop repeating one measurement.
+
+    Args:
+        least: repeats at least.
+        most: repeats at most.
+        least_s: time at least, so that what takes microseconds is repeated often.
+        seconds: time after which no repeat beyond `least` starts.
+        spread: half the interquartile range over the median at which it is enough.
+    """
+
+    least: int = 5
+    most: int = 200
+    least_s: float = 0.004
+    seconds: float = 0.12
+    spread: float = 0.01
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one measurement found.
+
+    Attributes:
+        kernels_s: (repeats,) seconds in the part's own kernels; the whole time where the provider tells none.
+        total_s: (repeats,) seconds of whole runs, without profiler.
+        edges: (bytes, seconds) of every change of layout at the part's edge.
+    """
+
+    kernels_s: NDArray[np.float64]
+    total_s: NDArray[np.float64]
+    edges: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class Bench:
+    """Times parts of one graph.
+
+    Args:
+        graph: the model.
+        settings: how to run.
+    """
+
+    graph: Graph
+    settings: EngineSettings = field(default_factory=EngineSettings)
+
+    def __post_init__(self) -> None:
+        self.settings.check()
+        self.layout = Layout(("here",), (), (), {**self.graph.tensors, **_partials(self.graph)}, False)
+        self._values: dict[str, Any] = {}
+        self._rng = np.random.default_rng(0)
+        self._added_s = profiler_adds_s(self.settings) if self.settings.provider == CPU else 0.0
+
+    def operator_part(self, members: Sequence[int], rows: int) -> Part:
+        """Returns the part that computes the middle `rows` output rows of the last of some consecutive operators.
+
+        Activations that are fused into a member come with it; a reduction over rows gives its partial result.
+        """
+        graph = self.graph
+        everything = sorted({*members, *(a for a, c in graph.fused_into.items() if c in members)})
+        last = members[-1]
+        if graph.body.verdicts[last].kind is Kind.REDUCE:
+            source = graph.operators[last].inputs[0]
+            name = graph.operators[last].outputs[0] + PARTIAL
+            region = _middle_rows(graph, source, rows)
+            part = OperatorRegion(last, region)
+            return Part(0, (), (part,), (), {source: region}, {name: Region(Interval(0, 1))})
+        wanted: dict[str, list[Region]] = {}
+        ends = [a for a, c in graph.fused_into.items() if c == last] or [last]
+        outputs = {name: _middle_rows(graph, name, rows) for name in graph.operators[ends[0]].outputs if name}
+        wanted.update((name, [region]) for name, region in outputs.items())
+        computed = []
+        made = {name for index in everything for name in graph.operators[index].outputs}
+        inputs: dict[str, Region] = {}
+        for index in reversed(everything):
+            op = graph.operators[index]
+            out = region_hull(r for name in op.outputs for r in wanted.get(name, ()))
+            computed.append(OperatorRegion(index, out))
+            for position in op.activations:
+                name = op.inputs[position]
+                in_head = graph.body.verdicts[index].kind is Kind.HEAD
+                need = whole(graph.tensors[name]) if in_head else RULES[op.op_type].needs(graph, op, position, out)
+                wanted.setdefault(name, []).append(need)
+                if name not in made:
+                    inputs[name] = region_hull(wanted[name])
+        return Part(0, tuple(reversed(computed)), (), (), inputs, outputs)
+
+    def segment(self, part: Part, layout: Layout | None = None) -> Segment:
+        """Builds a part's sub-model."""
+        return build_segment(self.graph, layout or self.layout, 0, part)
+
+    def run(self, segment: Segment, effort: Effort, kernels: bool = True) -> Sample:
+        """Times a segment.
+
+        One thread on the CPU is timed by its own processor time, which stands still while another program has the
+        core; anything else by the wall clock.
+
+        Args:
+            segment: what to run.
+            effort: when to stop.
+            kernels: also take the kernels' own times from the profiler (CPU provider).
+        """
+        own, wall = self._times(self._session(segment, None), segment, effort)
+        if not kernels or self.settings.provider != CPU:
+            return Sample(own, own)
+        repeats = min(max(effort.least, len(own)), effort.most)
+        with tempfile.TemporaryDirectory(prefix="distredge-profile-") as folder:
+            session = self._session(segment, Path(folder) / "run")
+            profiled, wall = self._times(session, segment, Effort(repeats, repeats))
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        found, edges = _kernels(events, segment, self._added_s, repeats)
+        return Sample(found * (profiled / wall), own, edges)
+
+    def _session(self, segment: Segment, profile: Path | None) -> Any:
+        import onnxruntime
+
+        options = self.settings.options()
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        names = list(segment.weights)
+        options.add_external_initializers(names, [self._value(name) for name in names])
+        providers = [self.settings.provider] if self.settings.provider == CPU else [self.settings.provider, CPU]
+        try:
+            return onnxruntime.InferenceSession(segment.model, options, providers=providers)
+        except Exception as reason:  # ONNX Runtime raises classes of its own that share no public base
+            raise EngineError(f"{self.graph.name}: ONNX Runtime refused a part: {reason}") from reason
+
+    def _value(self, name: str) -> Any:
+        import onnxruntime
+
+        if name not in self._values:
+            array = np.ascontiguousarray(self.graph.constants[name])
+            self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        return self._values[name]
+
+    def _times(self, session: Any, segment: Segment, effort: Effort) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Runs until the effort is spent; returns seconds of every run by the chosen clock and by the wall clock.
+
+        Inputs and outputs lie in buffers that stay, as in a worker.
+        """
+        binding, buffers = self._binding(session, segment)
+        clock = time.thread_time if self.settings.provider == CPU and self.settings.threads == 1 else time.perf_counter
+        for _ in range(_WARM_UP):
+            session.run_with_iobinding(binding)
+        own: list[float] = []
+        wall: list[float] = []
+        first = time.perf_counter()
+        while len(own) < effort.most:
+            passed = time.perf_counter() - first
+            enough = len(own) >= effort.least and passed >= effort.least_s
+            if enough and (passed >= effort.seconds or spread_of(np.array(own[-100:])) <= effort.spread):
+                break
+            begin_wall, begin = time.perf_counter(), clock()
+            session.run_with_iobinding(binding)
+            own.append(clock() - begin)
+            wall.append(time.perf_counter() - begin_wall)
+        del buffers
+        return np.array(own), np.array(wall)
+
+    def _binding(self, session: Any, segment: Segment) -> tuple[Any, list[Any]]:
+        import onnxruntime
+
+        binding = session.io_binding()
+        buffers = []
+        for port in segment.inputs:
+            array = self._rng.standard_normal(port.shape, dtype=np.float32).astype(port.dtype, copy=False)
+            buffers.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
+            binding.bind_ortvalue_input(port.name, buffers[-1])
+        for port in segment.outputs:
+            buffers.append(onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(port.shape, dtype=port.dtype)))
+            binding.bind_ortvalue_output(port.name, buffers[-1])
+        return binding, buffers
+
+
+def _partials(graph: Graph) -> dict[str, Tensor]:
+    """The partial results of one device, by name, of every reduction over rows."""
+    found = {}
+    for op in graph.operators:
+        rule = RULES.get(op.op_type)
+        if graph.body.verdicts[op.index].kind is Kind.REDUCE and isinstance(rule, Reduction):
+            name = op.outputs[0] + PARTIAL
+            dtype = graph.tensors[op.outputs[0]].dtype
+            found[name] = Tensor(name, rule.partial_shape(graph, op, 1), dtype, 0, None)
+    return found
+
+
+def _middle_rows(graph: Graph, name: str, rows: int) -> Region:
+    tensor = graph.tensors[name]
+    if tensor.height <= rows:
+        return whole(tensor)
+    start = (tensor.height - rows) // 2
+    return Region(Interval(start, start + rows))
+
+
+@functools.cache
+def profiler_adds_s(settings: EngineSettings) -> float:
+    """Returns what ONNX Runtime's profiler adds to a kernel's time: some microseconds, as much as a small kernel takes.
+
+    A chain of operators on a few numbers is timed as a whole without the profiler, and one by one with it.
+    """
+    import onnx
+    import onnxruntime
+
+    names = [f"t{i}" for i in range(_CHAIN + 1)]
+    # Two operators in turn, so that no optimisation merges neighbours.
+    nodes = [onnx.helper.make_node(("Neg", "Abs")[i % 2], [names[i]], [names[i + 1]]) for i in range(_CHAIN)]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8]) for name in (names[0], names[-1])]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "chain", ends[:1], ends[1:]),
+        ir_version=8,
+        opset_imports=[onnx.helper.make_opsetid("", 13)],
+    )
+    feed = {names[0]: np.ones((1, 8), dtype=np.float32)}
+    with tempfile.TemporaryDirectory(prefix="distredge-profile-") as folder:
+        plain, profiled = settings.options(), settings.options()
+        profiled.enable_profiling = True
+        profiled.profile_file_prefix = str(Path(folder) / "chain")
+        sessions = [
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+            for options in (plain, profiled)
+        ]
+        whole = []
+        for _ in range(200):
+            begin = time.perf_counter()
+            sessions[0].run(None, feed)
+            whole.append(time.perf_counter() - begin)
+            sessions[1].run(None, feed)
+        events = json.loads(Path(sessions[1].end_profiling()).read_bytes())
+    kernels = [float(e["dur"]) * 1e-6 for e in events if _is_kernel(e)]
+    return max(0.0, float(np.mean(sorted(kernels)[: len(kernels) * 9 // 10])) - float(np.median(whole)) / _CHAIN)
+
+
+def _is_kernel(event: Mapping[str, Any]) -> bool:
+    return event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
+
+
+def _kernels(
+    events: Sequence[Mapping[str, Any]], segment: Segment, added_s: float, repeats: int
+) -> tuple[NDArray[np.float64], tuple[tuple[int, float], ...]]:
+    """Reads ONNX Runtime's profile: each run's time in kernels, without changes of layout at the edge, and those."""
+    nodes: dict[str, list[float]] = {}
+    details: dict[str, Mapping[str, Any]] = {}
+    for event in filter(_is_kernel, events):
+        name = str(event["name"])
+        nodes.setdefault(name, []).append(max(0.0, float(event["dur"]) * 1e-6 - added_s))
+        details[name] = event["args"]
+    shapes = {
+        "ReorderInput": Counter(port.shape for port in segment.inputs),
+        "ReorderOutput": Counter(port.shape for port in segment.outputs),
+    }
+    total = np.zeros(repeats)
+    edges = []
+    for name, times in nodes.items():
+        kind = str(details[name].get("op_name", ""))
+        shape = _shape(details[name], _EDGE[kind]) if kind in _EDGE else None
+        if shape is not None and shapes[kind][shape] > 0:
+            shapes[kind][shape] -= 1
+            edges.append((4 * int(np.prod(shape)), float(np.median(times[_WARM_UP:]))))
+        elif len(times) == repeats + _WARM_UP:
+            total += np.array(times[_WARM_UP:])
+        else:
+            raise EngineError(f"ONNX Runtime's profile has {len(times)} runs of '{name}', not {repeats + _WARM_UP}")
+    return total, tuple(edges)
+
+
+def _shape(details: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
+    entries = details.get(key) or []
+    return tuple(next(iter(entries[0].values()))) if entries else None

@@ -1,0 +1,203 @@
+"""Segments against the sum of their operators: random ones are timed, to correct a profile or to check it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distredge.model.graph import Graph
+from distredge.model.layout import Decision, Layout, Part, lay_out_decisions, region_size
+from distredge.model.operators import Kind
+from distredge.profiles.fitting import fit_nonnegative
+from distredge.profiles.modelled import profile_rows
+from distredge.profiles.schema import Segments
+from distredge.profiles.series import Series
+
+if TYPE_CHECKING:
+    from distredge.profiles.compute import ComputeProfile
+    from distredge.profiles.kernels import Bench, Effort
+
+_ELEMENT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One segment of a model: a split-part of the volume between two cuts.
+
+    Attributes:
+        first, last: the volume starts after cut `first` (-1: at the input) and ends at cut `last`.
+        rows: the split-part's rows of the volume's output.
+        layout, part: what it computes.
+        stage: its stage in the layout.
+    """
+
+    first: int
+    last: int
+    rows: tuple[int, int]
+    layout: Layout
+    part: Part
+    stage: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """A segment as measured, and what was predicted for it."""
+
+    name: str
+    measured_s: float
+    predicted_s: float
+    sum_s: float
+    edge_bytes: int
+
+    @property
+    def error(self) -> float:
+        """Signed relative error of the prediction."""
+        return self.predicted_s / self.measured_s - 1.0
+
+
+def random_cases(graph: Graph, count: int, seed: int) -> Iterator[Case]:
+    """Yields random split-parts: any two cuts, any rows, of any of one to four devices.
+
+    Args:
+        graph: the model.
+        count: how many.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    cuts = graph.cuts
+    found = 0
+    for _ in range(50 * count):
+        if found >= count:
+            return
+        last = int(rng.integers(len(cuts)))
+        first = int(rng.integers(-1, last))
+        devices = int(rng.integers(1, 5))
+        height = cuts[last].height
+        inner = np.sort(rng.integers(0, height + 1, devices - 1)).tolist()
+        rows = (0, *inner, height)
+        place = int(rng.integers(devices))
+        case = make_case(graph, first, last, rows, place)
+        if case is not None:
+            found += 1
+            yield case
+
+
+def make_case(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> Case | None:
+    """Returns the split-part of one device, or None when it has nothing to compute there."""
+    names = [f"d{i}" for i in range(len(rows) - 1)]
+    decisions = []
+    if first >= 0:
+        height = graph.cuts[first].height
+        decisions.append(Decision(graph.cuts[first], (0,) * len(names) + (height,)))
+    decisions.append(Decision(graph.cuts[last], rows))
+    if last < len(graph.cuts) - 1:
+        height = graph.cuts[-1].height
+        decisions.append(Decision(graph.cuts[-1], (0,) * len(names) + (height,)))
+    layout = lay_out_decisions(graph, names, decisions, 0)
+    volume = 1 if first >= 0 else 0
+    for stage in layout.stages:
+        part = stage.parts[place]
+        if stage.volume == volume and stage.phase == 0 and part.operators:
+            return Case(first, last, (rows[place], rows[place + 1]), layout, part, stage.index)
+    return None
+
+
+def operators_s(profile: ComputeProfile, graph: Graph, part: Part) -> float:
+    """Returns the sum of a part's operators, halo rows included."""
+    total = 0.0
+    for item in (*part.operators, *part.partials):
+        signature = graph.signatures[item.operator]
+        if signature is None:
+            continue
+        whole = graph.body.verdicts[item.operator].kind is Kind.HEAD
+        rows = profile_rows(signature) if whole else item.region.rows.size
+        seconds = profile.operator_s(signature, rows)
+        if item.region.cols is not None and not whole:
+            seconds *= item.region.cols.size / graph.tensors[graph.operators[item.operator].outputs[0]].width
+        total += seconds
+    return total
+
+
+def edge_bytes(layout: Layout, part: Part) -> int:
+    """Returns the bytes that enter and leave a part."""
+    regions = [*part.inputs.items(), *part.outputs.items()]
+    return _ELEMENT_BYTES * sum(region_size(layout.tensors[name], region) for name, region in regions)
+
+
+def part_s(profile: ComputeProfile, graph: Graph, layout: Layout, part: Part) -> float:
+    """Returns what a profile predicts for a part; 0 for an empty one."""
+    if part.empty:
+        return 0.0
+    total = profile.segment_factor * operators_s(profile, graph, part)
+    return profile.segment_overhead_s + total + profile.segment_s_per_byte * edge_bytes(layout, part)
+
+
+class SegmentTimes:
+    """Segments of one model that are timed in sweeps, so that the bursts of each lie apart.
+
+    Args:
+        bench: of the model.
+        cases: what to time.
+        effort: repeats of one burst.
+    """
+
+    def __init__(self, bench: Bench, cases: Iterable[Case], effort: Effort) -> None:
+        self.bench = bench
+        self.effort = effort
+        self.cases = tuple(cases)
+        self._series = [Series() for _ in self.cases]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every segment's time can be believed."""
+        return all(series.settled for series in self._series)
+
+    def sweep(self) -> Iterator[int]:
+        """Times every segment once more that is not settled; yields their numbers as they are done."""
+        for index, (case, series) in enumerate(zip(self.cases, self._series, strict=True)):
+            if not series.settled:
+                segment = self.bench.segment(case.part, case.layout)
+                series.add(self.bench.run(segment, self.effort, kernels=False).total_s)
+                yield index
+
+    def checks(self, profile: ComputeProfile) -> list[Check]:
+        """Compares what was timed with a profile's predictions."""
+        graph = self.bench.graph
+        return [
+            Check(
+                f"{graph.name} {_cut_name(graph, case.first)}..{_cut_name(graph, case.last)} rows {case.rows}",
+                series.seconds,
+                part_s(profile, graph, case.layout, case.part),
+                operators_s(profile, graph, case.part),
+                edge_bytes(case.layout, case.part),
+            )
+            for case, series in zip(self.cases, self._series, strict=True)
+            if series.bursts
+        ]
+
+
+def _cut_name(graph: Graph, cut: int) -> str:
+    return graph.cuts[cut].reference if cut >= 0 else "input"
+
+
+def correction(checks: Sequence[Check], s_per_byte: float | None = None) -> Segments:
+    """Returns the coefficients that bring the sums of operators nearest to the measured segments.
+
+    Args:
+        checks: measured segments.
+        s_per_byte: cost of a byte at a segment's edge where it was seen by itself; None finds it with the others.
+    """
+    if not checks:
+        return Segments(s_per_byte=s_per_byte or 0.0)
+    measured = [c.measured_s for c in checks]
+    columns = [[1.0] * len(checks), [c.sum_s for c in checks]]
+    edges = [float(c.edge_bytes) for c in checks]
+    if s_per_byte is None:
+        overhead_s, factor, s_per_byte = fit_nonnegative([*columns, edges], measured)
+    else:
+        known = [s_per_byte * e for e in edges]
+        overhead_s, factor = fit_nonnegative(columns, measured, known)
+    return Segments(factor=factor or 1.0, overhead_s=overhead_s, s_per_byte=s_per_byte)
