@@ -209,7 +209,7 @@ def test_a_lost_worker_ends_the_frame_at_once(cell: Cell, running, image) -> Non
     pending = running.submit(image, deadline_s=60.0)
     assert blocked.wait(10)
     cell.stop("gamma")
-    with pytest.raises(PeerTimeout, match="worker 'gamma' is gone|cannot send rows to 'gamma'"):
+    with pytest.raises(PeerTimeout, match=r"worker 'gamma' is gone|cannot send rows to 'gamma'"):
         pending.result()
 
 

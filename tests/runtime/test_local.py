@@ -102,8 +102,10 @@ def test_a_killed_worker_ends_the_frame_at_once_and_the_others_afterwards(proble
         pending = local.submit(image)
         os.kill(local.pids["gamma"], signal.SIGKILL)
         # Either the requester or a worker that has rows for it sees it first.
-        with pytest.raises(PeerTimeout, match="worker 'gamma' is gone|cannot send rows to 'gamma'"):
+        with pytest.raises(PeerTimeout, match=r"worker 'gamma' is gone|cannot send rows to 'gamma'"):
             pending.result()
+        with pytest.raises(PeerTimeout, match="'gamma'"):
+            local.infer(image, deadline_s=0.5)
         with pytest.raises(PeerTimeout, match="cannot reach worker 'gamma'"):
             local.infer(image, deadline_s=0.5)
     assert _gone(pids)
