@@ -13,11 +13,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
-from distredge.errors import FileError, StrategyError, did_you_mean, located
+from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you_mean, located
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
 from distredge.model.layout import Decision
@@ -111,7 +111,7 @@ class Strategy:
     source: str = field(default="strategy", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.devices or len(set(self.devices)) != len(self.devices):
+        if not self.devices or len(set(self.devices)) != len(self.devices) or "" in self.devices:
             self._refuse("devices", list(self.devices), "at least one device, each named once")
         if not self.volumes:
             self._refuse("volumes", [], "at least one volume")
@@ -127,7 +127,7 @@ class Strategy:
             if not math.isfinite(value):
                 self._refuse(f"predicted.{key}", value, "a finite number")
 
-    def _refuse(self, key: str, found: object, accepted: str) -> None:
+    def _refuse(self, key: str, found: object, accepted: str) -> NoReturn:
         raise StrategyError(located(self.source, key, found, accepted))
 
     def _check_volume(self, key: str, volume: Volume) -> None:
@@ -175,7 +175,7 @@ class Strategy:
         Raises:
             StrategyError: if a volume ends where the graph cannot be cut, or its rows do not cover the tensor.
         """
-        by_tensors = {frozenset(cut.tensors): cut for cut in graph.cuts}
+        by_tensors = {frozenset(cut.tensors): cut for cut in _cuts_of(graph)}
         found: list[Decision] = []
         for i, volume in enumerate(self.volumes):
             key = f"volumes[{i}]"
@@ -184,7 +184,6 @@ class Strategy:
                 names = [t for c in graph.cuts for t in c.tensors]
                 hint = did_you_mean(volume.ends_at[0], names) if len(volume.ends_at) == 1 else ""
                 self._refuse(f"{key}.ends_at", list(volume.ends_at), f"the tensors of one of {graph.name}'s cuts{hint}")
-                raise AssertionError
             if found and cut.position <= found[-1].cut.position:
                 self._refuse(f"{key}.ends_at", list(volume.ends_at), "a cut after that of the volume before")
             found.append(self._decision(graph, cut, volume, key))
@@ -200,7 +199,6 @@ class Strategy:
         tensor = graph.tensors.get(volume.reference)
         if tensor is None or tensor.height != cut.height:
             self._refuse(f"{key}.reference", volume.reference, f"'{cut.reference}', the tallest tensor of the cut")
-            raise AssertionError
         if volume.rows[-1] != tensor.height:
             self._refuse(
                 f"{key}.rows", list(volume.rows), f"cut points that end at {tensor.height}, the rows of '{tensor.name}'"
@@ -240,9 +238,9 @@ class Strategy:
             wire: dtype of all exchanges between volumes.
             predicted: expected figures.
         """
+        cuts = _cuts_of(graph)
         made = tuple(
-            Volume(graph.cuts[i].tensors, graph.cuts[i].reference, tuple(int(x) for x in rows), wire=wire)
-            for i, rows in volumes
+            Volume(cuts[i].tensors, cuts[i].reference, tuple(int(x) for x in rows), wire=wire) for i, rows in volumes
         )
         return cls(
             ModelRef(graph.name, graph.topology, graph.input_shapes[0]),
@@ -278,8 +276,15 @@ class Strategy:
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Writes the strategy file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Writes the strategy file.
+
+        Raises:
+            FileError: if it cannot be written.
+        """
+        try:
+            Path(path).write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{path}: cannot write the strategy: {error.strerror or error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Strategy:
@@ -310,7 +315,7 @@ class Strategy:
         except msgspec.ValidationError as error:
             raise StrategyError(f"{source}: {error}{_unknown_hint(str(error))}") from error
         return cls(
-            parsed.model,
+            ModelRef(parsed.model.name, parsed.model.topology, parsed.model.input_shape),
             parsed.devices,
             tuple(Volume(**{f: getattr(v, f) for f in v.__struct_fields__}) for v in parsed.volumes),
             Head(parsed.head.device, parsed.head.split),
@@ -319,6 +324,12 @@ class Strategy:
             parsed.predicted,
             source,
         )
+
+
+class _FileModel(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    topology: str
+    input_shape: tuple[int, ...]
 
 
 class _FileVolume(msgspec.Struct, forbid_unknown_fields=True):
@@ -348,13 +359,28 @@ class _FilePlanner(msgspec.Struct, forbid_unknown_fields=True):
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     format: str
-    model: ModelRef
+    model: _FileModel
     devices: tuple[str, ...]
     volumes: tuple[_FileVolume, ...]
     head: _FileHead
     input: _FileInput = msgspec.field(default_factory=_FileInput)
     planner: _FilePlanner = msgspec.field(default_factory=_FilePlanner)
     predicted: dict[str, float] = {}
+
+
+def _cuts_of(graph: Graph) -> tuple[Cut, ...]:
+    """The graph's cuts.
+
+    Raises:
+        UnsupportedModel: if it has none.
+    """
+    if not graph.cuts:
+        first = graph.operators[0]
+        raise UnsupportedModel(
+            f"{graph.name}: no operator can be split by rows, so no strategy can run it "
+            f"('{first.name}': {graph.body.verdicts[0].reason})"
+        )
+    return graph.cuts
 
 
 def _no_constant(name: str) -> float:
@@ -367,10 +393,8 @@ def _unknown_hint(message: str) -> str:
     if marker not in message:
         return ""
     name = message.split(marker)[1].split("`")[0]
-    fields = {
-        f for struct in (_File, _FileVolume, _FileHead, _FileInput, _FilePlanner) for f in struct.__struct_fields__
-    }
-    return did_you_mean(name, fields)
+    structs = (_File, _FileModel, _FileVolume, _FileHead, _FileInput, _FilePlanner)
+    return did_you_mean(name, {f for struct in structs for f in struct.__struct_fields__})
 
 
 def _plain(item: Any) -> dict[str, Any]:

@@ -177,7 +177,9 @@ class _Emitter:
             raise StrategyError(
                 f"{self.graph.name}: input.dtype: 'uint8' needs a model with a preprocessing spec; use 'float32'"
             )
-        channels = (1, -1) + (1,) * (len(port.shape) - 2)
+        tensor = self.graph.tensors[port.tensor]
+        spatial = (0, tensor.row_axis, tensor.col_axis)
+        channels = [1 if axis in spatial else size for axis, size in enumerate(port.shape)]
         mean = self.constant("mean", np.array(spec.mean, dtype=np.float32).reshape(channels))
         scale = self.constant("scale", np.array(spec.scale, dtype=np.float32).reshape(channels))
         real, centred = self.fresh(port.tensor), self.fresh(port.tensor)
