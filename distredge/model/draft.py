@@ -94,6 +94,9 @@ class Draft:
         Raises:
             ModelError: if a tensor has no static shape, or ONNX's checker refuses the model.
         """
+        for output in self.outputs:
+            if output in self.constants:
+                raise ModelError(f"{self.name}: output '{output}' is a constant: it does not depend on the input")
         self._name_nodes()
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         self.constants = {n: a for n, a in self.constants.items() if n in used}

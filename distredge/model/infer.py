@@ -78,12 +78,28 @@ def infer_node(
     small = {n: t for n, t in data.items() if n in known}
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, node, known, small, opset_imports=imports)
-        if any(static_shape(found.get(n, TypeProto())) is None for n in node.output if n):
+        if node.op_type in TYPED_AS_INPUT:
+            found = {node.output[0]: known[node.input[0]]}
+        elif any(static_shape(found.get(n, TypeProto())) is None for n in node.output if n):
             found = _through_function_body(node, known, small, imports) or found
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ModelError(f"{where}: {_first_line(error)}") from error
+    _require_channels(node, types, where)
     _require_window(node, types, where)
     return found
+
+
+def _require_channels(node: onnx.NodeProto, types: Mapping[str, TypeProto], where: str) -> None:
+    # ONNX's rule for Conv does not compare the input's channels with the weight's.
+    if node.op_type not in ("Conv", "ConvTranspose"):
+        return
+    shape, weight = static_shape(types[node.input[0]]), static_shape(types[node.input[1]])
+    if shape is None or weight is None:
+        return
+    group = next((a.i for a in node.attribute if a.name == "group"), 1)
+    wanted = weight[1] * group if node.op_type == "Conv" else weight[0]
+    if shape[1] != wanted:
+        raise ModelError(f"{where}: its input has {shape[1]} channels, its weight is for {wanted}")
 
 
 def _require_window(node: onnx.NodeProto, types: Mapping[str, TypeProto], where: str) -> None:
@@ -126,6 +142,9 @@ def _through_function_body(
     typed = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
     return {v.name: v.type for v in typed.graph.output if v.type.HasField("tensor_type")}
 
+
+TYPED_AS_INPUT = frozenset({"GroupNormalization"})
+"""Operators for which ONNX has no rule, whose output has the type of their first input."""
 
 WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
 

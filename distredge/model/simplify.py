@@ -27,9 +27,23 @@ def simplify(draft: Draft) -> None:
     Raises:
         UnsupportedModel: if a batch normalisation or dropout is in training mode.
     """
+    _refuse_training(draft)
     _remove_no_ops(draft)
     _fold_affine(draft)
     drop_dead(draft)
+
+
+def _refuse_training(draft: Draft) -> None:
+    for node in draft.nodes:
+        if node.op_type == "Dropout":
+            value = draft.constants.get(node.input[2]) if len(node.input) > 2 else None
+            training = value is not None and bool(value.reshape(-1)[0])
+        elif node.op_type == "BatchNormalization":
+            training = any(node.output[1:]) or any(a.name == "training_mode" and a.i for a in node.attribute)
+        else:
+            continue
+        if training:
+            raise UnsupportedModel(f"{draft.name}: {describe(node)} is in training mode; export for inference")
 
 
 def _remove_no_ops(draft: Draft) -> None:
@@ -59,9 +73,6 @@ def _does_nothing(draft: Draft, node: onnx.NodeProto) -> bool:
     if kind == "Identity":
         return True
     if kind == "Dropout":
-        training = draft.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if training is not None and bool(training.reshape(-1)[0]):
-            raise UnsupportedModel(f"{draft.name}: {describe(node)} is in training mode; export for inference")
         return len(node.output) == 1 or not node.output[1] or not _is_read(draft, node.output[1])
     if not node.input or not node.output or node.input[0] in draft.constants:
         return False
@@ -155,8 +166,6 @@ def _affine(
 
 def _batch_norm(draft: Draft, node: onnx.NodeProto) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if attributes.get("training_mode", 0) or any(n for n in node.output[1:]):
-        raise UnsupportedModel(f"{draft.name}: {describe(node)} is in training mode; export for inference")
     if any(n not in draft.constants for n in node.input[1:5]):
         return None
     gamma, beta, mean, variance = (draft.constants[n].astype(np.float64) for n in node.input[1:5])

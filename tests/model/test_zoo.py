@@ -327,3 +327,14 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_bad_requests_are_named(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(ModelError, match=words):
         zoo.build(name, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_size_runs(name: str) -> None:
+    graph = zoo.build(name)
+    assert graph.input_shapes == (next(e for e in zoo.entries() if e.name == name).input_shape,)
+    for out in _run(graph):
+        assert np.isfinite(out).all()
+        assert 1e-3 < np.abs(out).max() < 1e4
+        assert len(np.unique(out)) > 0.7 * min(out.size, 1000)
