@@ -34,6 +34,8 @@ _EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape
 """ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
 
 _WARM_UP = 2
+_OLD_BYTES = 8 << 20
+"""Bytes that drive old data out of the caches next to a core, on any board that this is for."""
 
 _CHAIN = 64
 """Operators of the model that shows what the profiler adds to each kernel's time."""
@@ -99,13 +101,18 @@ class Sample:
     """What one measurement found.
 
     Attributes:
-        kernels_s: (repeats,) seconds in the part's own kernels; the whole time where the provider tells none.
-        total_s: (repeats,) seconds of whole runs, without profiler.
+        total_s: (repeats,) seconds of whole runs.
+        kernels_s: (repeats,) seconds in kernels, without changes of layout at the part's edge; the whole runs' where
+            the provider tells none.
+        others_s: (repeats,) the same without convolutions.
+        op_types: kinds of operators that had a kernel of their own.
         edges: (bytes, seconds) of every change of layout at the part's edge.
     """
 
-    kernels_s: NDArray[np.float64]
     total_s: NDArray[np.float64]
+    kernels_s: NDArray[np.float64]
+    others_s: NDArray[np.float64]
+    op_types: frozenset[str] = frozenset()
     edges: tuple[tuple[int, float], ...] = ()
 
 
@@ -126,41 +133,75 @@ class Bench:
         self.layout = Layout(("here",), (), (), {**self.graph.tensors, **_partials(self.graph)}, False)
         self._values: dict[str, Any] = {}
         self._rng = np.random.default_rng(0)
+        # Read before every run: in a worker, too, a whole frame's data has passed since the last one.
+        self._old = np.zeros(min(_OLD_BYTES, max(graph_bytes(self.graph), 1)), dtype=np.uint8)
         self._added_s = profiler_adds_s(self.settings) if self.settings.provider == CPU else 0.0
 
-    def operator_part(self, members: Sequence[int], rows: int) -> Part:
-        """Returns the part that computes the middle `rows` output rows of the last of some consecutive operators.
+    def operator_part(self, operator: int, rows: int, before: Sequence[int] = (), after: Sequence[int] = ()) -> Part:
+        """Returns the part that computes the middle `rows` output rows of an operator.
 
-        Activations that are fused into a member come with it; a reduction over rows gives its partial result.
+        Activations that are fused into an operator come with it; a reduction over rows gives its partial result.
+
+        Args:
+            operator: index of the operator.
+            rows: its output rows.
+            before: operators before it to run with it; then what else it reads comes with a row more at either side,
+                as a shortcut around convolutions does in a split-part.
+            after: operators after it to run with it, on these rows.
         """
         graph = self.graph
-        everything = sorted({*members, *(a for a, c in graph.fused_into.items() if c in members)})
-        last = members[-1]
-        if graph.body.verdicts[last].kind is Kind.REDUCE:
-            source = graph.operators[last].inputs[0]
-            name = graph.operators[last].outputs[0] + PARTIAL
+        if graph.body.verdicts[operator].kind is Kind.REDUCE:
+            source = graph.operators[operator].inputs[0]
+            name = graph.operators[operator].outputs[0] + PARTIAL
             region = _middle_rows(graph, source, rows)
-            part = OperatorRegion(last, region)
-            return Part(0, (), (part,), (), {source: region}, {name: Region(Interval(0, 1))})
-        wanted: dict[str, list[Region]] = {}
-        ends = [a for a, c in graph.fused_into.items() if c == last] or [last]
-        outputs = {name: _middle_rows(graph, name, rows) for name in graph.operators[ends[0]].outputs if name}
-        wanted.update((name, [region]) for name, region in outputs.items())
-        computed = []
-        made = {name for index in everything for name in graph.operators[index].outputs}
+            return Part(
+                0, (), (OperatorRegion(operator, region),), (), {source: region}, {name: Region(Interval(0, 1))}
+            )
+        members = [*before, operator, *after]
+        everything = sorted({*members, *(a for a, c in graph.fused_into.items() if c in members)})
+        own = _middle_rows(graph, graph.operators[operator].outputs[0], rows)
+        wanted = self._outputs(members[-1], operator, own)
+        outputs = dict(wanted)
         inputs: dict[str, Region] = {}
+        made = {name for index in everything for name in graph.operators[index].outputs}
+        computed = []
         for index in reversed(everything):
             op = graph.operators[index]
-            out = region_hull(r for name in op.outputs for r in wanted.get(name, ()))
+            out = region_hull(wanted[name] for name in op.outputs if name in wanted)
             computed.append(OperatorRegion(index, out))
-            for position in op.activations:
-                name = op.inputs[position]
-                in_head = graph.body.verdicts[index].kind is Kind.HEAD
-                need = whole(graph.tensors[name]) if in_head else RULES[op.op_type].needs(graph, op, position, out)
-                wanted.setdefault(name, []).append(need)
+            for name, need in self._needs(index, out).items():
+                wanted[name] = region_hull([need, wanted[name]]) if name in wanted else need
                 if name not in made:
-                    inputs[name] = region_hull(wanted[name])
+                    wide = before and index == operator
+                    inputs[name] = _wider(wanted[name], graph.tensors[name].height) if wide else wanted[name]
         return Part(0, tuple(reversed(computed)), (), (), inputs, outputs)
+
+    def _needs(self, index: int, out: Region) -> dict[str, Region]:
+        graph = self.graph
+        op = graph.operators[index]
+        in_head = graph.body.verdicts[index].kind is Kind.HEAD
+        found: dict[str, Region] = {}
+        for position in op.activations:
+            name = op.inputs[position]
+            need = whole(graph.tensors[name]) if in_head else RULES[op.op_type].needs(graph, op, position, out)
+            found[name] = region_hull([need, found[name]]) if name in found else need
+        return found
+
+    def _outputs(self, last: int, operator: int, own: Region) -> dict[str, Region]:
+        """Regions of the outputs of `last` that need no more than the region `own` of the operator before it."""
+        graph = self.graph
+        ends = [a for a, c in graph.fused_into.items() if c == last] or [last]
+        names = [name for name in graph.operators[ends[0]].outputs if name]
+        if last == operator:
+            return {name: _middle_rows(graph, name, own.rows.size) for name in names}
+        height = graph.tensors[names[0]].height
+        read = graph.operators[last].activation_names
+        for rows in range(min(height, own.rows.size), 0, -1):
+            region = _middle_rows(graph, names[0], rows)
+            needs = [need for name, need in self._needs(last, region).items() if name in read]
+            if all(own.contains(need) for need in needs):
+                return dict.fromkeys(names, region)
+        return {name: _middle_rows(graph, name, 1) for name in names}
 
     def segment(self, part: Part, layout: Layout | None = None) -> Segment:
         """Builds a part's sub-model."""
@@ -177,16 +218,14 @@ class Bench:
             effort: when to stop.
             kernels: also take the kernels' own times from the profiler (CPU provider).
         """
-        own, wall = self._times(self._session(segment, None), segment, effort)
         if not kernels or self.settings.provider != CPU:
-            return Sample(own, own)
-        repeats = min(max(effort.least, len(own)), effort.most)
+            own, _ = self._times(self._session(segment, None), segment, effort)
+            return Sample(own, own, np.zeros(len(own)))
         with tempfile.TemporaryDirectory(prefix="distredge-profile-") as folder:
             session = self._session(segment, Path(folder) / "run")
-            profiled, wall = self._times(session, segment, Effort(repeats, repeats))
+            own, wall = self._times(session, segment, effort)
             events = json.loads(Path(session.end_profiling()).read_bytes())
-        found, edges = _kernels(events, segment, self._added_s, repeats)
-        return Sample(found * (profiled / wall), own, edges)
+        return _read_profile(events, segment, self._added_s, own, wall)
 
     def _session(self, segment: Segment, profile: Path | None) -> Any:
         import onnxruntime
@@ -228,6 +267,7 @@ class Bench:
             enough = len(own) >= effort.least and passed >= effort.least_s
             if enough and (passed >= effort.seconds or spread_of(np.array(own[-100:])) <= effort.spread):
                 break
+            self._old.max()
             begin_wall, begin = time.perf_counter(), clock()
             session.run_with_iobinding(binding)
             own.append(clock() - begin)
@@ -260,6 +300,15 @@ def _partials(graph: Graph) -> dict[str, Tensor]:
             dtype = graph.tensors[op.outputs[0]].dtype
             found[name] = Tensor(name, rule.partial_shape(graph, op, 1), dtype, 0, None)
     return found
+
+
+def graph_bytes(graph: Graph) -> int:
+    """Returns the bytes of a model's weights."""
+    return sum(value.nbytes for value in graph.constants.values())
+
+
+def _wider(region: Region, height: int) -> Region:
+    return Region(Interval(max(0, region.rows.start - 1), min(height, region.rows.stop + 1)), region.cols)
 
 
 def _middle_rows(graph: Graph, name: str, rows: int) -> Region:
@@ -312,10 +361,14 @@ def _is_kernel(event: Mapping[str, Any]) -> bool:
     return event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
 
 
-def _kernels(
-    events: Sequence[Mapping[str, Any]], segment: Segment, added_s: float, repeats: int
-) -> tuple[NDArray[np.float64], tuple[tuple[int, float], ...]]:
-    """Reads ONNX Runtime's profile: each run's time in kernels, without changes of layout at the edge, and those."""
+def _read_profile(
+    events: Sequence[Mapping[str, Any]],
+    segment: Segment,
+    added_s: float,
+    own: NDArray[np.float64],
+    wall: NDArray[np.float64],
+) -> Sample:
+    """Reads ONNX Runtime's profile of some runs after the warm-up, whose own and wall time is known."""
     nodes: dict[str, list[float]] = {}
     details: dict[str, Mapping[str, Any]] = {}
     for event in filter(_is_kernel, events):
@@ -326,19 +379,23 @@ def _kernels(
         "ReorderInput": Counter(port.shape for port in segment.inputs),
         "ReorderOutput": Counter(port.shape for port in segment.outputs),
     }
-    total = np.zeros(repeats)
+    total, others = np.zeros(len(own)), np.zeros(len(own))
     edges = []
     for name, times in nodes.items():
+        if len(times) != len(own) + _WARM_UP:
+            raise EngineError(f"ONNX Runtime's profile has {len(times)} runs of '{name}', not {len(own) + _WARM_UP}")
         kind = str(details[name].get("op_name", ""))
         shape = _shape(details[name], _EDGE[kind]) if kind in _EDGE else None
         if shape is not None and shapes[kind][shape] > 0:
             shapes[kind][shape] -= 1
             edges.append((4 * int(np.prod(shape)), float(np.median(times[_WARM_UP:]))))
-        elif len(times) == repeats + _WARM_UP:
-            total += np.array(times[_WARM_UP:])
-        else:
-            raise EngineError(f"ONNX Runtime's profile has {len(times)} runs of '{name}', not {repeats + _WARM_UP}")
-    return total, tuple(edges)
+            continue
+        total += np.array(times[_WARM_UP:])
+        if not kind.endswith("Conv"):
+            others += np.array(times[_WARM_UP:])
+    kinds = frozenset(str(d.get("op_name", "")) for d in details.values())
+    awake = own / wall
+    return Sample(own, total * awake, others * awake, kinds, tuple(edges))
 
 
 def _shape(details: Mapping[str, Any], key: str) -> tuple[int, ...] | None:

@@ -17,10 +17,11 @@ import psutil
 
 from distredge.errors import ProfileError
 from distredge.model.graph import Graph
+from distredge.model.layout import Part
 from distredge.profiles.compute import ComputeProfile, write_profile
 from distredge.profiles.copies import measure_copy, measure_encryption
 from distredge.profiles.jobs import Job, jobs_of
-from distredge.profiles.kernels import Bench, Effort, EngineSettings
+from distredge.profiles.kernels import Bench, Effort, EngineSettings, Sample
 from distredge.profiles.machine import Watch, describe, pinned, temperature_c, throttled
 from distredge.profiles.power import Sensor, find_sensor
 from distredge.profiles.sampling import RowSampler
@@ -36,7 +37,6 @@ CORRECTION_SEED = 1_000_003
 _SAVE_EVERY_S = 5.0
 _ROWS_AT_ONCE = 4
 _REST_S = 6.0
-_LARGE_EDGE_BYTES = 50_000
 _FEW_EDGES = 5
 
 
@@ -79,24 +79,26 @@ class Progress:
 
 @dataclass
 class _Point:
-    """An operator at one row count: in its company, and (unless it has none) that company alone."""
+    """An operator at one row count: what it takes with its company, and what of that is the company's."""
 
-    together: Series = field(default_factory=Series)
-    alone: Series | None = None
+    all_s: Series = field(default_factory=Series)
+    company_s: dict[int, Series] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
-        return self.together.settled and (self.alone is None or self.alone.settled)
+        return self.all_s.settled and all(series.settled for series in self.company_s.values())
+
+    @property
+    def company_seconds(self) -> float:
+        return sum(series.seconds for series in self.company_s.values())
 
     @property
     def seconds(self) -> float:
-        alone_s = self.alone.seconds if self.alone is not None else 0.0
-        return max(0.0, self.together.seconds - alone_s)
+        return max(0.0, self.all_s.seconds - self.company_seconds)
 
     @property
     def p95_s(self) -> float:
-        alone_s = self.alone.seconds if self.alone is not None else 0.0
-        return max(self.seconds, self.together.p95_s - alone_s)
+        return max(self.seconds, self.all_s.p95_s - self.company_seconds)
 
 
 class Measuring:
@@ -230,17 +232,27 @@ class Measuring:
             self._keep(job, complete=False)
 
     def _burst(self, job: Job, rows: int, points: dict[int, _Point]) -> None:
-        point = points.setdefault(rows, _Point(alone=Series() if len(job.members) > 1 else None))
-        bench = job.bench
+        point = points.setdefault(rows, _Point())
         # An operator that always runs whole has but one row count, whatever its tensors' height.
-        counted = rows if job.rows > 1 else job.signature.rows
-        segment = bench.segment(bench.operator_part(job.members, counted))
-        sample = bench.run(segment, self.plan.effort)
-        point.together.add(sample.kernels_s)
-        self._edges.extend(sample.edges)
-        if point.alone is not None:
-            segment = bench.segment(bench.operator_part(job.members[:-1], counted))
-            point.alone.add(bench.run(segment, self.plan.effort).kernels_s)
+        rows = rows if job.rows > 1 else job.signature.rows
+        part = job.bench.operator_part(job.operator, rows, job.before, job.after)
+        sample = self._time(job.bench, part)
+        alone = job.bench.graph.operators[job.operator].op_type in sample.op_types
+        if not job.before:
+            point.all_s.add(sample.kernels_s)
+            self._edges.extend(sample.edges)
+            return
+        # Where it has a kernel of its own, the convolutions around it show apart; else it made one of them longer.
+        point.all_s.add(sample.others_s if alone else sample.kernels_s)
+        computed = {item.operator: item.region.rows.size for item in part.operators}
+        for other in (*job.before, *job.after):
+            if alone and job.bench.graph.operators[other].op_type == "Conv":
+                continue
+            sample = self._time(job.bench, job.bench.operator_part(other, computed[other]))
+            point.company_s.setdefault(other, Series()).add(sample.kernels_s)
+
+    def _time(self, bench: Bench, part: Part) -> Sample:
+        return bench.run(bench.segment(part), self.plan.effort)
 
     def _keep(self, job: Job, complete: bool) -> None:
         points = self._points.get(job.signature.key)
@@ -273,7 +285,7 @@ class Measuring:
 
         bench = self.benches[0]
         longest = max(jobs_of([bench]), key=lambda job: max(self.operators[job.signature.key].median_s))
-        segment = bench.segment(bench.operator_part(longest.members, longest.rows))
+        segment = bench.segment(bench.operator_part(longest.operator, longest.signature.rows))
         effort = Effort(1, 1_000_000, seconds=self.plan.power_s + 0.5, spread=0.0)
         thread = threading.Thread(target=bench.run, args=(segment, effort, False))
         thread.start()
@@ -301,12 +313,16 @@ class Measuring:
 
 
 def edge_s_per_byte(edges: Sequence[tuple[int, float]]) -> float | None:
-    """Returns what a byte costs at the edge of a segment, from (bytes, seconds) of many; None when none is known.
+    """Returns what a byte costs at the edge of a segment, from (bytes, seconds) of many; None when few were seen.
 
-    Lower half of the larger ones' rates: small ones show their fixed cost, slow ones a disturbed machine.
+    The median over bytes, not over edges: small ones show what starting one costs.
     """
-    rates = [seconds / size for size, seconds in edges if size >= _LARGE_EDGE_BYTES]
-    return float(np.quantile(rates, 0.4)) if len(rates) >= _FEW_EDGES else None
+    if len(edges) < _FEW_EDGES:
+        return None
+    ordered = sorted(edges, key=lambda edge: edge[1] / edge[0])
+    sizes = np.cumsum([size for size, _ in ordered])
+    size, seconds = ordered[int(np.searchsorted(sizes, sizes[-1] / 2))]
+    return seconds / size
 
 
 def runtime_of(settings: EngineSettings) -> Runtime:
@@ -361,8 +377,8 @@ def _measured(points: dict[int, _Point], complete: bool) -> Measured:
         rows=tuple(rows),
         median_s=tuple(_round(points[r].seconds) for r in rows),
         p95_s=tuple(_round(points[r].p95_s) for r in rows),
-        spread=tuple(_round(points[r].together.spread) for r in rows),
-        repeats=tuple(points[r].together.repeats for r in rows),
+        spread=tuple(_round(points[r].all_s.spread) for r in rows),
+        repeats=tuple(points[r].all_s.repeats for r in rows),
         complete=complete,
     )
 

@@ -59,7 +59,7 @@ class Check:
 
 
 def random_cases(graph: Graph, count: int, seed: int) -> Iterator[Case]:
-    """Yields random split-parts: any two cuts, any rows, of any of one to four devices.
+    """Yields random split-parts with a convolution in them: any two cuts, any rows, of any of one to four devices.
 
     Args:
         graph: the model.
@@ -80,7 +80,7 @@ def random_cases(graph: Graph, count: int, seed: int) -> Iterator[Case]:
         rows = (0, *inner, height)
         place = int(rng.integers(devices))
         case = make_case(graph, first, last, rows, place)
-        if case is not None:
+        if case is not None and any(graph.macs[item.operator] for item in case.part.operators):
             found += 1
             yield case
 
