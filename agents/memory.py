@@ -10,7 +10,7 @@ from distredge.latency import evaluate
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from distredge.envs.split_rows import Episode, SplitRowsEnv
+    from distredge.envs.volumes import Episode, VolumesEnv
     from distredge.strategy import Strategy
 
 
@@ -29,7 +29,7 @@ class BestStrategy:
         self.episode = 0
         self._weights: dict[str, Any] = {}
 
-    def offer(self, env: SplitRowsEnv, number: int, agent: BaseAlgorithm | None = None) -> bool:
+    def offer(self, env: VolumesEnv, number: int, agent: BaseAlgorithm | None = None) -> bool:
         """Keeps the strategy of the episode that has just ended, if it is faster than all before.
 
         Args:
@@ -41,7 +41,7 @@ class BestStrategy:
             Whether it is faster.
         """
         episode = env.last_episode
-        if episode is None or not math.isfinite(episode.latency_s):
+        if episode is None or not episode.complete:
             return False
         latency_s = _latency_s(env, episode)
         if latency_s >= self.latency_s:
@@ -57,7 +57,7 @@ class BestStrategy:
             agent.policy.load_state_dict(self._weights)
 
 
-def _latency_s(env: SplitRowsEnv, episode: Episode) -> float:
+def _latency_s(env: VolumesEnv, episode: Episode) -> float:
     """Latency of an image that starts at time 0, so that episodes at other times of a trace compare."""
     if episode.start_s == 0.0:
         return episode.latency_s

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from distredge.agents.settings import EPISODES, TrainingConfig
+from distredge.envs import PARTITION
+from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency import offload
@@ -17,6 +19,7 @@ from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
     from distredge.agents.training import EpisodeReport, Trained
+    from distredge.envs.volumes import VolumesEnv
     from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
@@ -25,15 +28,23 @@ METHOD = "distredge"
 """Name of the planning method."""
 
 
-def make_env(problem: Problem, config: TrainingConfig) -> SplitRowsEnv:
-    """Returns the environment of a problem: LC-PSS's partition, and the input's dtype that suits offloading best."""
+METHOD_PARTITION = "distredge-partition"
+"""The same with the agent choosing the partition scheme as well, in place of LC-PSS."""
+
+
+def make_env(problem: Problem, config: TrainingConfig) -> VolumesEnv:
+    """Returns the environment of a problem; the input is sent in the dtype that suits offloading best."""
+    reward_scale = config.hyperparameters["reward_scale"]
+    dtype = offload(problem)[0].input.dtype
+    if config.env == PARTITION:
+        return PartitionEnv(problem.graph, problem.cluster, reward_scale=reward_scale, input_dtype=dtype)
     return SplitRowsEnv(
         problem.graph,
         problem.cluster,
         alpha=config.alpha,
         partition_seed=config.seed,
-        reward_scale=config.hyperparameters["reward_scale"],
-        input_dtype=offload(problem)[0].input.dtype,
+        reward_scale=reward_scale,
+        input_dtype=dtype,
     )
 
 
@@ -51,15 +62,17 @@ def found_strategy(problem: Problem, config: TrainingConfig, trained: Trained, *
     """
     if trained.best.strategy is None:
         raise Infeasible(f"no strategy for {problem}: every episode had to cross a link that is down")
+    partitions = config.env == PARTITION
     origin = {
         "algo": config.algo,
-        "alpha": config.alpha,
+        **({} if partitions else {"alpha": config.alpha}),
         "episodes": trained.episodes,
         "eval_freq": config.eval_freq,
         "hyperparameters": dict(sorted(config.hyperparameters.items())),
         **settings,
     }
-    return predict(problem, trained.best.strategy.replace(planner=PlannerRef(METHOD, config.seed, origin)))
+    planner = PlannerRef(METHOD_PARTITION if partitions else METHOD, config.seed, origin)
+    return predict(problem, trained.best.strategy.replace(planner=planner))
 
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:

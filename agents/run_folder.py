@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distredge.envs import SPLIT_ROWS
 from distredge.errors import FileError
 from distredge.monitor import names
 
@@ -80,8 +81,9 @@ class RunFolder:
 
 
 def run_name(problem: Problem, config: TrainingConfig) -> str:
-    """Model, cluster, algorithm and seed, as in `vgg16_db-50_ddpg_1`."""
-    parts = (problem.graph.name, problem.cluster.name, config.algo, str(config.seed))
+    """Model, cluster, algorithm and seed, as in `vgg16_db-50_ddpg_1`; an environment other than OSDS's is named too."""
+    environment = [] if config.env == SPLIT_ROWS else [re.sub(r".*/|-v\d+$", "", config.env).lower()]
+    parts = [problem.graph.name, problem.cluster.name, *environment, config.algo, str(config.seed)]
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part).strip("-.") or "x" for part in parts)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from distredge.envs import SPLIT_ROWS
+from distredge.envs import PARTITION, SPLIT_ROWS
 from distredge.errors import ConfigError, FileError, did_you_mean, located
 from distredge.planners import lc_pss
 
@@ -28,6 +28,9 @@ ALGORITHMS: Mapping[str, str] = {
     "tqc": "sb3_contrib:TQC",
 }
 """Algorithm -> its class; the first is OSDS's."""
+
+ENVIRONMENTS = (SPLIT_ROWS, PARTITION)
+"""Environments that agents are trained in; the first is OSDS's."""
 
 EPISODES = 4000
 """Length of a training run (DistrEdge, section V)."""
@@ -50,9 +53,10 @@ class TrainingConfig:
         model: zoo name, path of an ONNX file, or `package.module:callable`.
         cluster: name of a shipped case, or path of a TOML file.
         algo: one of `ALGORITHMS`.
+        env: one of `ENVIRONMENTS`.
         episodes: length of the run.
         seed: of every random choice.
-        alpha: LC-PSS's weight of transmission, 0 to 1.
+        alpha: LC-PSS's weight of transmission, 0 to 1 (where the environment leaves the partition to LC-PSS).
         device: where the networks are, as torch names it.
         eval_freq: episodes between two episodes without exploration; 0 for none.
         save_freq: episodes between two checkpoints; 0 for none.
@@ -65,6 +69,7 @@ class TrainingConfig:
     model: str = "vgg16"
     cluster: str = "db-50"
     algo: str = "ddpg"
+    env: str = SPLIT_ROWS
     episodes: int = EPISODES
     seed: int = 0
     alpha: float = lc_pss.ALPHA
@@ -75,6 +80,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_algorithm(self.algo)
+        check_environment(self.env)
         for key, low, high in (
             ("episodes", 1, 10**9),
             ("seed", 0, 2**32 - 1),
@@ -90,7 +96,10 @@ class TrainingConfig:
         for key in ("model", "cluster", "device"):
             if not isinstance(getattr(self, key), str):
                 raise ConfigError(located("configuration", key, getattr(self, key), "a text"))
-        object.__setattr__(self, "hyperparameters", merge_hyperparameters(self.algo, self.hyperparameters))
+        object.__setattr__(self, "hyperparameters", self._merged())
+
+    def _merged(self) -> dict[str, Any]:
+        return merge_hyperparameters(self.algo, self.hyperparameters, env_id=self.env)
 
     def to_yaml(self) -> str:
         """The text of `config.yaml`: everything, defaults included."""
@@ -144,6 +153,12 @@ def check_algorithm(algo: str) -> None:
     """Raises ConfigError unless there is an algorithm of that name."""
     if algo not in ALGORITHMS:
         raise ConfigError(f"no algorithm {algo!r}{did_you_mean(str(algo), ALGORITHMS)}")
+
+
+def check_environment(env: str) -> None:
+    """Raises ConfigError unless agents are trained in an environment of that name."""
+    if env not in ENVIRONMENTS:
+        raise ConfigError(f"no environment {env!r}{did_you_mean(str(env), ENVIRONMENTS)}")
 
 
 @functools.cache

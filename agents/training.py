@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     from distredge.agents.settings import TrainingConfig
-    from distredge.envs.split_rows import SplitRowsEnv
+    from distredge.envs.volumes import VolumesEnv
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Trained:
 
 
 def run_training(
-    env: SplitRowsEnv,
+    env: VolumesEnv,
     config: TrainingConfig,
     *,
     observers: Sequence[Observer] = (),
@@ -112,7 +112,7 @@ def run_training(
         callback = _EpisodeCallback(env, config, observers, should_stop, checkpoint)
         start_s = time.perf_counter()
         # On-policy algorithms collect whole rollouts; the callback ends the run at its last episode.
-        agent.learn(config.episodes * len(env.partition), callback, log_interval=None)  # type: ignore[arg-type]
+        agent.learn(config.episodes * env.max_volumes, callback, log_interval=None)  # type: ignore[arg-type]
         seconds = time.perf_counter() - start_s
         callback.best.restore(agent)
     return Trained(
@@ -131,7 +131,7 @@ class _EpisodeCallback(BaseCallback):
 
     def __init__(
         self,
-        env: SplitRowsEnv,
+        env: VolumesEnv,
         config: TrainingConfig,
         observers: Sequence[Observer],
         should_stop: Callable[[], bool],
@@ -146,7 +146,7 @@ class _EpisodeCallback(BaseCallback):
         self.best = BestStrategy()
         self.episodes = 0
         self._reward = 0.0
-        self._twin: SplitRowsEnv | None = None
+        self._twin: VolumesEnv | None = None
 
     def _on_step(self) -> bool:
         self._reward += float(self.locals["rewards"][0])
@@ -182,15 +182,7 @@ class _EpisodeCallback(BaseCallback):
     def _evaluate(self, number: int) -> tuple[float, bool]:
         """Plays an episode without exploration; returns its latency and whether it is the fastest so far."""
         if self._twin is None:
-            env = self.env
-            self._twin = type(env)(
-                env.graph,
-                [problem.cluster for problem in env.problems],
-                partition=env.partition,
-                reward_scale=env.reward_scale,
-                observe_cluster=env.observe_cluster,
-                input_dtype=env.input_dtype,
-            )
+            self._twin = self.env.twin()
         obs, _ = self._twin.reset(options={"start_s": 0.0})
         done = False
         while not done:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from distredge.model.cuts import Cut
     from distredge.model.graph import Graph
     from distredge.problem import Problem
 
@@ -30,20 +29,20 @@ def scale_time(time_s: NDArray[np.float64], unit_s: float) -> NDArray[np.float64
     return 2.0 * share - 1.0
 
 
-def layer_features(graph: Graph, cut: Cut) -> NDArray[np.float64]:
-    """Height, channels, kernel and stride of the last layer before a cut, (4,), each in [-1, 1].
+def layer_features(graph: Graph, tensor_name: str) -> NDArray[np.float64]:
+    """Height, channels, kernel and stride of the layer that makes a tensor, (4,), each in [-1, 1].
 
     Height and channels on a logarithmic scale up to 4096, the kernel's and the stride's rows on a linear one up to 15
-    and 8; larger values are cut off. A layer without a window counts as one with kernel and stride 1.
+    and 8; larger values are cut off. What has no window, such as the graph's input, counts as kernel and stride 1.
     """
-    tensor = graph.tensors[cut.reference]
-    maker = graph.producer[cut.reference]
-    signature = graph.signatures[graph.fused_into.get(maker, maker)]
+    tensor = graph.tensors[tensor_name]
+    maker = graph.producer.get(tensor_name)
+    signature = None if maker is None else graph.signatures[graph.fused_into.get(maker, maker)]
     kernel = signature.kernel[0] if signature is not None and signature.kernel else 1
     stride = signature.strides[0] if signature is not None and signature.strides else 1
     channels = tensor.shape[1] if len(tensor.shape) > 1 else 1
     shares = [
-        math.log2(cut.height) / math.log2(MAX_HEIGHT),
+        math.log2(tensor.height) / math.log2(MAX_HEIGHT),
         math.log2(channels) / math.log2(MAX_CHANNELS),
         kernel / MAX_KERNEL,
         stride / MAX_STRIDE,

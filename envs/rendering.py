@@ -18,32 +18,31 @@ if TYPE_CHECKING:
 
 
 def decided_timeline(
-    problem: Problem, partition: Sequence[int], rows: Sequence[Sequence[int]], head: int, start_s: float, dtype: str
+    problem: Problem, volumes: Sequence[tuple[int, Sequence[int]]], head: int, start_s: float, dtype: str
 ) -> Timeline:
     """The timeline of the volumes decided so far; of the whole strategy when that is all of them.
 
     Args:
         problem: model and cluster.
-        partition: indices into `graph.cuts` of all volumes.
-        rows: cut points of the volumes decided.
+        volumes: (index into `graph.cuts`, cut points) of the volumes decided.
         head: index of the head device.
         start_s: time on the links' traces at which the image starts.
         dtype: dtype in which the requester sends the input.
     """
     names = problem.cluster.names
-    decided = list(zip(partition, rows, strict=False))
-    if not decided:
+    last = problem.graph.cuts[-1]
+    if not volumes:
         return Timeline(0.0, (), (*names, problem.cluster.requester.name))
-    whole = len(decided) == len(partition)
+    decided = list(volumes)
+    whole = decided[-1][0] == last.index
     if not whole:
         # A strategy has to reach the end of the body: what is not decided goes to the first device, and is not shown.
-        last = problem.graph.cuts[-1]
         decided.append((last.index, (0, *[last.height] * len(names))))
     strategy = Strategy.make(problem.graph, names, decided, head=names[head], input_dtype=dtype)
     timeline = simulate(problem, strategy, start_s=start_s)
     if whole:
         return timeline
-    spans = tuple(span for span in timeline.spans if 0 <= span.volume < len(rows))
+    spans = tuple(span for span in timeline.spans if 0 <= span.volume < len(volumes))
     return Timeline(max((s.stop_s for s in spans), default=0.0), spans, timeline.devices)
 
 

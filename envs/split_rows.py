@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from collections.abc import Sequence
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
-from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils import EzPickle
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from distredge.envs import rendering
-from distredge.envs._setup import (
-    Clusters,
-    Model,
-    check_choice,
-    check_partition,
-    load_model,
-    load_problems,
-    longest_period_s,
-)
-from distredge.envs.observation import LAYER_FEATURES, cluster_features, layer_features, scale_time
-from distredge.errors import ConfigError, Infeasible, located
-from distredge.latency import StepSimulator
-from distredge.monitor import names
+from distredge.envs._setup import Clusters, Model, check_partition
+from distredge.envs.observation import LAYER_FEATURES, layer_features
+from distredge.envs.volumes import Episode, VolumesEnv, cut_points
 from distredge.planners import lc_pss
-from distredge.problem import Problem
-from distredge.strategy import INPUT_DTYPES, Strategy
 
-REWARD_SCALES = ("offload", "paper")
-OPTIONS = ("cluster", "start_s")
-_WHERE = "SplitRows"
-
-Observation = NDArray[np.float32]
+__all__ = ["Episode", "SplitRowsEnv", "cut_points"]
 
 
-@dataclass(frozen=True)
-class Episode:
-    """What an episode decided.
-
-    Attributes:
-        problem: model and cluster that it was about.
-        rows: cut points of each volume, (n_devices + 1,) each.
-        head: index of the head device.
-        latency_s: end-to-end latency; infinite when a link is down.
-        start_s: time on the links' traces at which the image started.
-    """
-
-    problem: Problem
-    rows: tuple[tuple[int, ...], ...]
-    head: int
-    latency_s: float
-    start_s: float
-
-
-def cut_points(action: ArrayLike, height: int) -> tuple[int, ...]:
-    """Maps an action to the cut points of a volume: sorted, -1 to 0 and 1 to `height`, rounded half up.
-
-    Args:
-        action: (n_devices - 1,), each in [-1, 1].
-        height: rows of the volume's reference tensor.
-
-    Returns:
-        (n_devices + 1,) cut points, 0 first and `height` last (DistrEdge, equation of the action's mapping).
-    """
-    shares = (np.sort(np.asarray(action, np.float64)) + 1.0) / 2.0
-    inner = np.floor(np.clip(shares, 0.0, 1.0) * height + 0.5).astype(np.int64)
-    return (0, *inner.tolist(), height)
-
-
-class SplitRowsEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle):
+class SplitRowsEnv(VolumesEnv):
     """Deal the rows of each layer-volume out over the devices of a cluster.
 
     ## Description
@@ -153,8 +96,6 @@ class SplitRowsEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle):
         ConfigError: if an argument is not one of those above.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}  # noqa: RUF012
-
     def __init__(
         self,
         model: Model = "vgg16",
@@ -182,153 +123,30 @@ class SplitRowsEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle):
             input_dtype=input_dtype,
             render_mode=render_mode,
         )
-        check_choice(_WHERE, "reward_scale", reward_scale, REWARD_SCALES)
-        check_choice(_WHERE, "input_dtype", input_dtype, INPUT_DTYPES)
-        if render_mode is not None:
-            check_choice(_WHERE, "render_mode", render_mode, self.metadata["render_modes"])
-        self.render_mode = render_mode
-        self.reward_scale = reward_scale
-        self.observe_cluster = observe_cluster
-        self.input_dtype = input_dtype
-        self.graph = load_model(model)
-        self.problems = load_problems(_WHERE, self.graph, cluster, input_dtype)
-        self.n_devices = len(self.problems[0].cluster.devices)
+        super().__init__(
+            model,
+            cluster,
+            reward_scale=reward_scale,
+            observe_cluster=observe_cluster,
+            input_dtype=input_dtype,
+            render_mode=render_mode,
+            n_values=0,
+            n_features=LAYER_FEATURES,
+        )
         self.partition = (
             lc_pss.partition(self.graph, self.n_devices, alpha, n_random, partition_seed)
             if partition is None
-            else check_partition(_WHERE, self.graph, partition)
+            else check_partition(self._name, self.graph, partition)
         )
-        self._layers = [layer_features(self.graph, self.graph.cuts[index]) for index in self.partition]
-        self._simulators = [StepSimulator(problem, input_dtype=input_dtype) for problem in self.problems]
-        size = self.n_devices * (3 if observe_cluster else 1) + LAYER_FEATURES
-        self.observation_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (self.n_devices - 1,), np.float32)
-        self.last_episode: Episode | None = None
-        self._cluster = 0
-        self._start_s = 0.0
-        self._about_cluster = np.zeros(0)
-        self._rows: list[tuple[int, ...]] = []
-        self._running = False
+        layers = [layer_features(self.graph, self.graph.cuts[index].reference) for index in self.partition]
+        self._layers = [*layers, np.full(LAYER_FEATURES, -1.0)]
 
     @property
-    def problem(self) -> Problem:
-        """Model and cluster of the current episode."""
-        return self.problems[self._cluster]
+    def max_volumes(self) -> int:
+        return len(self.partition)
 
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
-        given = dict(options or {})
-        for key in given:
-            check_choice(f"{_WHERE}.reset", "options", key, OPTIONS)
-        self._cluster = self._choose_cluster(given.get("cluster"))
-        self._start_s = self._choose_start_s(given.get("start_s"))
-        self._simulators[self._cluster].reset(self._start_s)
-        if self.observe_cluster:
-            self._about_cluster = cluster_features(self.problem, self._start_s)
-        self._rows = []
-        self._running = True
-        finish_s = np.zeros(self.n_devices)
-        return self._observe(finish_s), self._info(0.0, done=False)
+    def _decide(self, action: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
+        return self.partition[len(self._volumes)], action
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        if not self._running:
-            raise ResetNeeded("the episode is over (or none has started): call reset() before step()")
-        index = self.partition[len(self._rows)]
-        rows = cut_points(self._check_action(action), self.graph.cuts[index].height)
-        self._rows.append(rows)
-        last = len(self._rows) == len(self.partition)
-        simulator = self._simulators[self._cluster]
-        head = int(np.argmax(np.diff(rows))) if last else 0
-        try:
-            finish_s = simulator.advance(index, rows)
-            latency_s = simulator.finish(head) if last else float(finish_s.max())
-        except Infeasible:
-            finish_s, latency_s = np.full(self.n_devices, math.inf), math.inf
-        done = last or math.isinf(latency_s)
-        if done:
-            self._running = False
-            self.last_episode = Episode(self.problem, tuple(self._rows), head, latency_s, self._start_s)
-        reward = self._reward(latency_s) if done else 0.0
-        return self._observe(finish_s), reward, done, False, self._info(latency_s, done=done)
-
-    def render(self) -> Any:
-        """The timeline of the volumes decided so far, as text or as a picture, by `render_mode`."""
-        if self.render_mode is None:
-            return None
-        rows = self._rows
-        title = (
-            f"{self.graph.name} on {self.problem.cluster.name}, {len(rows)} of {len(self.partition)} volumes decided"
-        )
-        episode = self.last_episode
-        if not self._running and episode is not None:
-            title += f": {1e3 * episode.latency_s:.2f} ms, offload {1e3 * self.problem.offload_latency_s:.2f} ms"
-            # Where a link is down nothing can be simulated.
-            rows = [] if math.isinf(episode.latency_s) else rows
-        head = int(np.argmax(np.diff(rows[-1]))) if rows else 0
-        timeline = rendering.decided_timeline(self.problem, self.partition, rows, head, self._start_s, self.input_dtype)
-        return getattr(rendering, self.render_mode)(timeline, title)
-
-    def strategy(self, episode: Episode | None = None, **origin: Any) -> Strategy:
-        """The strategy of an episode.
-
-        Args:
-            episode: a whole one; None takes the last one that ended.
-            **origin: `method`, `seed`, `settings` and `predicted` of `Strategy.make`.
-
-        Raises:
-            ResetNeeded: if no episode has reached its last volume.
-        """
-        episode = self.last_episode if episode is None else episode
-        if episode is None or len(episode.rows) != len(self.partition):
-            raise ResetNeeded("there is no strategy yet: run an episode to its last volume")
-        devices = episode.problem.cluster.names
-        volumes = list(zip(self.partition, episode.rows, strict=True))
-        return Strategy.make(
-            self.graph, devices, volumes, head=devices[episode.head], input_dtype=self.input_dtype, **origin
-        )
-
-    def _reward(self, latency_s: float) -> float:
-        unit_s = self.problem.offload_latency_s if self.reward_scale == "offload" else 1.0
-        return unit_s / latency_s
-
-    def _observe(self, finish_s: NDArray[np.float64]) -> Observation:
-        times = scale_time(finish_s, self.problem.offload_latency_s)
-        done = len(self._rows)
-        layer = self._layers[done] if done < len(self._layers) else np.full(LAYER_FEATURES, -1.0)
-        return np.concatenate([times, layer, self._about_cluster], dtype=np.float32)
-
-    def _info(self, latency_s: float, *, done: bool) -> dict[str, Any]:
-        offload_s = self.problem.offload_latency_s
-        return {
-            names.LATENCY_S: latency_s,
-            names.IMAGES_PER_S: 1.0 / latency_s if done else 0.0,
-            names.SPEEDUP: offload_s / latency_s if done else 0.0,
-            names.OFFLOAD_LATENCY_S: offload_s,
-            "volume": len(self._rows),
-            "cluster": self._cluster,
-            "start_s": self._start_s,
-            "feasible": not math.isinf(latency_s),
-        }
-
-    def _check_action(self, action: ArrayLike) -> NDArray[np.float64]:
-        values = np.asarray(action, np.float64)
-        if values.shape != self.action_space.shape or not np.isfinite(values).all():
-            raise InvalidAction(f"action: found {action!r}, accepted: {self.n_devices - 1} numbers from -1 to 1")
-        return values
-
-    def _choose_cluster(self, wanted: int | None) -> int:
-        if wanted is None:
-            return int(self.np_random.integers(len(self.problems))) if len(self.problems) > 1 else 0
-        if not 0 <= wanted < len(self.problems):
-            raise ConfigError(located(f"{_WHERE}.reset", "options: cluster", wanted, f"0 to {len(self.problems) - 1}"))
-        return wanted
-
-    def _choose_start_s(self, wanted: float | None) -> float:
-        if wanted is None:
-            period_s = longest_period_s(self.problem.cluster)
-            return float(self.np_random.uniform(0.0, period_s)) if period_s else 0.0
-        if not (math.isfinite(wanted) and wanted >= 0):
-            raise ConfigError(located(f"{_WHERE}.reset", "options: start_s", wanted, "a number of seconds >= 0"))
-        return float(wanted)
+    def _about_next(self) -> NDArray[np.float64]:
+        return self._layers[len(self._volumes)]

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
-_CONFIG_OPTIONS = ("model", "cluster", "algo", "episodes", "seed", "alpha", "device", "eval_freq", "save_freq")
+_CONFIG_OPTIONS = ("model", "cluster", "algo", "env", "episodes", "seed", "alpha", "device", "eval_freq", "save_freq")
 
 
 @click.command()
 @click.option("--algo", default="ddpg", show_default=True, help="Algorithm: ddpg (the paper's), td3, sac, ppo, tqc.")
 @click.option("--model", help="Zoo name, package.module:callable, or an .onnx file.")
 @click.option("--cluster", help="Shipped case (such as db-50), or a .toml file.")
+@click.option(
+    "--env",
+    default="distredge/SplitRows-v0",
+    show_default=True,
+    help="distredge/Partition-v0: the agent also chooses where the model is cut.",
+)
 @click.option("-n", "--episodes", type=int, default=4000, show_default=True, help="Strategies to play.")
 @click.option("--alpha", type=float, default=0.75, show_default=True, help="LC-PSS: weight of transmission, 0 to 1.")
 @seed_option
@@ -74,6 +80,7 @@ def _config(config_file: str | None, assignments: tuple[str, ...], options: dict
     from distredge.agents.settings import (
         TrainingConfig,
         check_algorithm,
+        check_environment,
         merge_hyperparameters,
         parse_assignments,
         read_config,
@@ -87,9 +94,11 @@ def _config(config_file: str | None, assignments: tuple[str, ...], options: dict
     for name in ("model", "cluster"):
         if not values.get(name):
             raise click.UsageError(f"missing option '--{name}'")
-    algo = values.get("algo", options["algo"])
+    algo, env = values.get("algo", options["algo"]), values.get("env", options["env"])
     check_algorithm(algo)
-    own = merge_hyperparameters(algo, values.get("hyperparameters", {}), parse_assignments(assignments))
+    check_environment(env)
+    file_values = values.get("hyperparameters", {})
+    own = merge_hyperparameters(algo, file_values, parse_assignments(assignments), env_id=env)
     return TrainingConfig(**{**values, "hyperparameters": own})
 
 

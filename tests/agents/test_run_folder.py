@@ -12,6 +12,7 @@ from distredge.agents.run_folder import RunFolder, agent_file, run_name
 from distredge.agents.settings import TrainingConfig, read_config
 from distredge.agents.training import run_training
 from distredge.cluster import Cluster, Requester
+from distredge.envs import PARTITION
 from distredge.errors import FileError
 from distredge.monitor import names
 from distredge.problem import Problem
@@ -25,6 +26,7 @@ def test_runs_never_share_a_folder(tmp_path: Path) -> None:
 
 def test_name(problem: Problem, config: TrainingConfig) -> None:
     assert run_name(problem, config) == "vgg16_db-50_ddpg_3"
+    assert run_name(problem, TrainingConfig(env=PARTITION)) == "vgg16_db-50_partition_ddpg_0"
     odd = Problem(problem.graph, Cluster("../my boards", Requester(), problem.cluster.devices))
     assert run_name(odd, TrainingConfig(algo="sac", seed=3)) == "vgg16_my-boards_sac_3"
 

@@ -17,6 +17,7 @@ from distredge.agents.settings import (
     parse_assignments,
     read_config,
 )
+from distredge.envs import PARTITION
 from distredge.errors import ConfigError, FileError
 
 
@@ -55,7 +56,7 @@ def test_later_values_win() -> None:
 
 
 def test_file_of_a_run_makes_the_same_configuration(tmp_path: Path) -> None:
-    config = TrainingConfig("resnet50", "na-nano", "sac", 12, 5, 0.5, hyperparameters={"gamma": 0.5})
+    config = TrainingConfig("resnet50", "na-nano", "sac", PARTITION, 12, 5, hyperparameters={"gamma": 0.5})
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert TrainingConfig(**read_config(tmp_path / "config.yaml")) == config
     assert list(yaml.safe_load(config.to_yaml()))[:3] == ["model", "cluster", "algo"]
@@ -94,6 +95,7 @@ def test_wrong_hyperparameters(values: dict[str, Any], message: str) -> None:
     ("values", "message"),
     [
         ({"algo": "dpg"}, "no algorithm 'dpg'; did you mean 'ddpg'"),
+        ({"env": "distredge/Partitions-v0"}, "did you mean 'distredge/Partition-v0'"),
         ({"episodes": 0}, "episodes: found 0, accepted: a whole number from 1"),
         ({"episodes": 1.5}, "episodes: found 1.5"),
         ({"seed": -1}, "seed: found -1"),

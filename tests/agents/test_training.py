@@ -23,6 +23,7 @@ from distredge.agents.osds import found_strategy, make_env, plan
 from distredge.agents.settings import ALGORITHMS, TrainingConfig, merge_hyperparameters
 from distredge.agents.training import EpisodeReport, Trained, run_training
 from distredge.cluster import Cluster, Device, Link, Requester
+from distredge.envs import PARTITION
 from distredge.errors import ConfigError, FileError, Infeasible, PlannerError
 from distredge.latency import evaluate
 from distredge.monitor import names
@@ -153,6 +154,16 @@ def test_other_algorithms(problem: Problem, algo: str) -> None:
     assert (heard.reports[0].epsilon is not None) == (algo == "td3")
     again, _ = _train(problem, config)
     assert again.best.strategy == trained.best.strategy
+
+
+def test_the_agent_may_choose_the_partition(problem: Problem, config: TrainingConfig) -> None:
+    chosen = dataclasses.replace(config, env=PARTITION)
+    trained, heard = _train(problem, chosen)
+    strategy = found_strategy(problem, chosen, trained)
+    assert strategy.planner.method == "distredge-partition"
+    assert "alpha" not in strategy.planner.settings
+    assert evaluate(problem, strategy) == trained.best.latency_s == min(r.latency_s for r in heard.reports)
+    assert trained.episodes == 8
 
 
 def test_learns_to_beat_the_best_device(problem: Problem) -> None:

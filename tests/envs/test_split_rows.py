@@ -269,16 +269,16 @@ def test_uint8_input_is_cheaper_and_in_the_strategy(graph: Graph, db50: Cluster)
 def test_ansi_shows_what_is_decided(graph: Graph, db50: Cluster) -> None:
     env = SplitRowsEnv(graph, db50, partition=[9, 13, 17], render_mode="ansi")
     env.reset()
-    assert "0 of 3 volumes" in env.render()
+    assert "volumes decided: 0, up to cut 0 of 18" in env.render()
     env.step(np.array([-0.5, 0.0, 0.5], np.float32))
     first = env.render()
-    assert "1 of 3 volumes" in first
+    assert "volumes decided: 1, up to cut 10 of 18" in first
     assert "0" in _bars(first, "nano-0")
     assert "1" not in _bars(first, "nano-0")
     env.step(np.array([-0.5, 0.0, 0.5], np.float32))
     env.step(np.array([-0.5, 0.0, 0.5], np.float32))
     whole = env.render()
-    assert "3 of 3 volumes" in whole
+    assert "volumes decided: 3, up to cut 18 of 18" in whole
     assert "H" in "".join(_bars(whole, name) for name in db50.names)
 
 

@@ -1,0 +1,157 @@
+"""A decision process in which the agent also chooses the partition scheme."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
+
+from distredge.envs._setup import Clusters, Model
+from distredge.envs.observation import LAYER_FEATURES, layer_features
+from distredge.envs.volumes import VolumesEnv
+
+PLACE_FEATURES = 2
+"""Shares of the candidate locations and of the multiply-adds that are behind."""
+
+
+def volume_end(action: float, first: int, last: int) -> int:
+    """Maps an action, -1 to 1, to one of the locations `first` to `last`, equal shares of the range for each."""
+    count = last - first + 1
+    return first + min(count - 1, int((min(1.0, max(-1.0, action)) + 1.0) / 2.0 * count))
+
+
+class PartitionEnv(VolumesEnv):
+    """Choose where each layer-volume ends, and deal its rows out over the devices of a cluster.
+
+    ## Description
+
+    As `distredge/SplitRows-v0`, but the partition scheme is not given: a step decides both where the next volume ends
+    and which rows of its output each device computes. An episode has as many steps as the agent makes volumes. What an
+    episode costs is said by `distredge.latency`; the head device is the one with most rows of the last volume, the
+    first of them on a tie. Devices keep the order of the cluster file.
+
+    ## Action Space
+
+    `Box(-1, 1, (n_devices,), float32)`. The first value chooses the end of the volume: the range from -1 to 1 is
+    divided into equal shares for the candidate locations that are left, the end of the CNN's body among them. The
+    others are sorted; value a becomes the cut point `round(height * (a + 1) / 2)` of the rows of the volume's output.
+    Device i computes the rows between cut points i and i + 1, counted with 0 before and `height` after them; two equal
+    cut points leave a device without work.
+
+    ## Observation Space
+
+    `Box(-1, 1, (n_devices + 6,), float32)`, `(3 * n_devices + 6,)` with `observe_cluster`. D = n_devices.
+
+    | Index  | Meaning                                      | Min | Max      | Unit            | Scaled as          |
+    |--------|----------------------------------------------|-----|----------|-----------------|--------------------|
+    | 0      | D values: when each device has done its part | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | D      | height of the last layer decided             | 1   | 4096     | rows            | log x / log 64 - 1 |
+    | D + 1  | its channels                                 | 1   | 4096     | channels        | log x / log 64 - 1 |
+    | D + 2  | its kernel                                   | 0   | 15       | rows            | 2 x / 15 - 1       |
+    | D + 3  | its stride                                   | 0   | 8        | rows            | x / 4 - 1          |
+    | D + 4  | candidate locations that are behind          | 0   | 1        | share of all    | 2 x - 1            |
+    | D + 5  | multiply-adds that are behind                | 0   | 1        | share of body's | 2 x - 1            |
+    | D + 6  | D values (†): the whole model on each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | 2D + 6 | D values (†): the input's way to each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+
+    (†) only with `observe_cluster`. An offload time is the latency of the whole model on the best single device of the
+    cluster, in seconds. Values above the maximum are cut off. The last layer decided is the one that makes the tensor
+    at the end of the last volume; before the first volume it is the CNN's input, with kernel and stride 1.
+
+    ## Rewards
+
+    0 before the last volume; then T_offload / T, the speed-up over the best single device (`reward_scale="offload"`),
+    or 1 / T in images per second (`reward_scale="paper"`). 0 if a link that is needed is down.
+
+    ## Starting State
+
+    No volume decided, all times 0. With several clusters one is drawn uniformly; with traces on its links, the time on
+    them at which the image starts is drawn uniformly from the longest trace's period. `reset(options=...)` takes
+    `cluster` (index) and `start_s` (seconds) instead.
+
+    ## Episode End
+
+    Terminated when a volume ends where the CNN's body does, or as soon as a link that is needed is down. Never
+    truncated.
+
+    ## Arguments
+
+    | Argument          | Default     | Meaning                                                                       |
+    |-------------------|-------------|-------------------------------------------------------------------------------|
+    | `model`           | `"vgg16"`   | zoo name, path of an ONNX file, or a `Graph`                                  |
+    | `cluster`         | `"db-50"`   | name, path or `Cluster`, or a sequence of them with equally many devices      |
+    | `reward_scale`    | `"offload"` | `"offload"` or `"paper"`                                                      |
+    | `observe_cluster` | `False`     | whether the observation describes the devices (needed for several clusters)   |
+    | `input_dtype`     | `"float32"` | what the requester sends, `"float32"` or `"uint8"`                            |
+    | `render_mode`     | `None`      | `"ansi"` or `"rgb_array"`                                                     |
+
+    `info` is that of `distredge/SplitRows-v0`.
+
+    ## Vectorized environment
+
+    `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` runs copies of this environment.
+
+    ## Version History
+
+    * v0: initial version.
+
+    Raises:
+        ConfigError: if an argument is not one of those above.
+    """
+
+    def __init__(
+        self,
+        model: Model = "vgg16",
+        cluster: Clusters = "db-50",
+        *,
+        reward_scale: str = "offload",
+        observe_cluster: bool = False,
+        input_dtype: str = "float32",
+        render_mode: str | None = None,
+    ) -> None:
+        EzPickle.__init__(
+            self,
+            model,
+            cluster,
+            reward_scale=reward_scale,
+            observe_cluster=observe_cluster,
+            input_dtype=input_dtype,
+            render_mode=render_mode,
+        )
+        super().__init__(
+            model,
+            cluster,
+            reward_scale=reward_scale,
+            observe_cluster=observe_cluster,
+            input_dtype=input_dtype,
+            render_mode=render_mode,
+            n_values=1,
+            n_features=LAYER_FEATURES + PLACE_FEATURES,
+        )
+        graph = self.graph
+        body = graph.body.operators
+        done_macs = np.cumsum([0, *(graph.macs[index] for index in body)], dtype=np.float64)
+        positions = [0, *(cut.position for cut in graph.cuts)]
+        starts = [graph.input_names[0], *(cut.reference for cut in graph.cuts)]
+        self._places = [
+            np.append(
+                layer_features(graph, start),
+                [2.0 * i / len(graph.cuts) - 1.0, 2.0 * done_macs[position] / max(done_macs[-1], 1.0) - 1.0],
+            )
+            for i, (start, position) in enumerate(zip(starts, positions, strict=True))
+        ]
+
+    @property
+    def max_volumes(self) -> int:
+        return len(self.graph.cuts)
+
+    def _decide(self, action: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
+        return volume_end(float(action[0]), self._next_location, len(self.graph.cuts) - 1), action[1:]
+
+    def _about_next(self) -> NDArray[np.float64]:
+        return self._places[self._next_location]
+
+    @property
+    def _next_location(self) -> int:
+        """The first location at which the next volume may end."""
+        return self._volumes[-1][0] + 1 if self._volumes else 0

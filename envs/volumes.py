@@ -1,0 +1,270 @@
+"""What environments share in which an agent decides a strategy volume by volume."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsFloat, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.utils import EzPickle
+from numpy.typing import ArrayLike, NDArray
+
+from distredge.envs import rendering
+from distredge.envs._setup import Clusters, Model, check_choice, load_model, load_problems, longest_period_s
+from distredge.envs.observation import cluster_features, scale_time
+from distredge.errors import ConfigError, Infeasible, located
+from distredge.latency import StepSimulator
+from distredge.monitor import names
+from distredge.problem import Problem
+from distredge.strategy import INPUT_DTYPES, Strategy
+
+REWARD_SCALES = ("offload", "paper")
+OPTIONS = ("cluster", "start_s")
+
+Observation = NDArray[np.float32]
+Self = TypeVar("Self", bound="VolumesEnv")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What an episode decided.
+
+    Attributes:
+        problem: model and cluster that it was about.
+        volumes: (index into `graph.cuts`, cut points (n_devices + 1,)) of each volume.
+        head: index of the head device.
+        latency_s: end-to-end latency; infinite when a link is down.
+        start_s: time on the links' traces at which the image started.
+    """
+
+    problem: Problem
+    volumes: tuple[tuple[int, tuple[int, ...]], ...]
+    head: int
+    latency_s: float
+    start_s: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether it reached the end of the body, and so is a strategy."""
+        return self.volumes[-1][0] == len(self.problem.graph.cuts) - 1 and math.isfinite(self.latency_s)
+
+
+def cut_points(action: ArrayLike, height: int) -> tuple[int, ...]:
+    """Maps an action to the cut points of a volume: sorted, -1 to 0 and 1 to `height`, rounded half up.
+
+    Args:
+        action: (n_devices - 1,), each in [-1, 1].
+        height: rows of the volume's reference tensor.
+
+    Returns:
+        (n_devices + 1,) cut points, 0 first and `height` last (DistrEdge, equation of the action's mapping).
+    """
+    shares = (np.sort(np.asarray(action, np.float64)) + 1.0) / 2.0
+    inner = np.floor(np.clip(shares, 0.0, 1.0) * height + 0.5).astype(np.int64)
+    return (0, *inner.tolist(), height)
+
+
+class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
+    """Steps through the volumes of a strategy; subclasses say what an action means and what is seen of the next volume.
+
+    Args:
+        model, cluster, reward_scale, observe_cluster, input_dtype, render_mode: as in the environments' texts.
+        n_values: numbers of an action besides the n_devices - 1 cut points.
+        n_features: numbers that `_about_next` returns.
+
+    Raises:
+        ConfigError: if an argument is not one of those that the environments' texts accept.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}  # noqa: RUF012 - as in Env
+
+    def __init__(
+        self,
+        model: Model,
+        cluster: Clusters,
+        *,
+        reward_scale: str,
+        observe_cluster: bool,
+        input_dtype: str,
+        render_mode: str | None,
+        n_values: int,
+        n_features: int,
+    ) -> None:
+        where = self._name
+        check_choice(where, "reward_scale", reward_scale, REWARD_SCALES)
+        check_choice(where, "input_dtype", input_dtype, INPUT_DTYPES)
+        if render_mode is not None:
+            check_choice(where, "render_mode", render_mode, self.metadata["render_modes"])
+        self.render_mode = render_mode
+        self.reward_scale = reward_scale
+        self.observe_cluster = observe_cluster
+        self.input_dtype = input_dtype
+        self.graph = load_model(model)
+        self.problems = load_problems(where, self.graph, cluster, input_dtype)
+        self.n_devices = len(self.problems[0].cluster.devices)
+        self._simulators = [StepSimulator(problem, input_dtype=input_dtype) for problem in self.problems]
+        size = self.n_devices * (3 if observe_cluster else 1) + n_features
+        self.observation_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (self.n_devices - 1 + n_values,), np.float32)
+        self.last_episode: Episode | None = None
+        self._cluster = 0
+        self._start_s = 0.0
+        self._about_cluster = np.zeros(0)
+        self._volumes: list[tuple[int, tuple[int, ...]]] = []
+        self._running = False
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__.removesuffix("Env")
+
+    @property
+    @abc.abstractmethod
+    def max_volumes(self) -> int:
+        """Largest number of steps of an episode."""
+
+    @abc.abstractmethod
+    def _decide(self, action: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
+        """Returns where the next volume ends, an index into `graph.cuts`, and the action's cut points."""
+
+    @abc.abstractmethod
+    def _about_next(self) -> NDArray[np.float64]:
+        """Returns what is seen of the next volume, (n_features,), each in [-1, 1]."""
+
+    @property
+    def problem(self) -> Problem:
+        """Model and cluster of the current episode."""
+        return self.problems[self._cluster]
+
+    def twin(self: Self) -> Self:
+        """Another environment made with the same arguments."""
+        arguments: Any = self
+        return type(self)(*arguments._ezpickle_args, **arguments._ezpickle_kwargs)
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        given = dict(options or {})
+        for key in given:
+            check_choice(f"{self._name}.reset", "options", key, OPTIONS)
+        self._cluster = self._choose_cluster(given.get("cluster"))
+        self._start_s = self._choose_start_s(given.get("start_s"))
+        self._simulators[self._cluster].reset(self._start_s)
+        if self.observe_cluster:
+            self._about_cluster = cluster_features(self.problem, self._start_s)
+        self._volumes = []
+        self._running = True
+        return self._observe(np.zeros(self.n_devices)), self._info(0.0, done=False)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        if not self._running:
+            raise ResetNeeded("the episode is over (or none has started): call reset() before step()")
+        index, values = self._decide(self._check_action(action))
+        rows = cut_points(values, self.graph.cuts[index].height)
+        self._volumes.append((index, rows))
+        last = index == len(self.graph.cuts) - 1
+        simulator = self._simulators[self._cluster]
+        head = _largest_share(rows) if last else 0
+        try:
+            finish_s = simulator.advance(index, rows)
+            latency_s = simulator.finish(head) if last else float(finish_s.max())
+        except Infeasible:
+            finish_s, latency_s = np.full(self.n_devices, math.inf), math.inf
+        done = last or math.isinf(latency_s)
+        if done:
+            self._running = False
+            self.last_episode = Episode(self.problem, tuple(self._volumes), head, latency_s, self._start_s)
+        reward = self._reward(latency_s) if done else 0.0
+        return self._observe(finish_s), reward, done, False, self._info(latency_s, done=done)
+
+    def render(self) -> Any:
+        """The timeline of the volumes decided so far, as text or as a picture, by `render_mode`."""
+        if self.render_mode is None:
+            return None
+        volumes = self._volumes
+        done = volumes[-1][0] + 1 if volumes else 0
+        title = (
+            f"{self.graph.name} on {self.problem.cluster.name}, volumes decided: {len(volumes)}, up to cut {done} of "
+            f"{len(self.graph.cuts)}"
+        )
+        episode = self.last_episode
+        if not self._running and episode is not None:
+            title += f": {1e3 * episode.latency_s:.2f} ms, offload {1e3 * self.problem.offload_latency_s:.2f} ms"
+            # Where a link is down nothing can be simulated.
+            volumes = [] if math.isinf(episode.latency_s) else volumes
+        head = _largest_share(volumes[-1][1]) if volumes else 0
+        timeline = rendering.decided_timeline(self.problem, volumes, head, self._start_s, self.input_dtype)
+        return getattr(rendering, self.render_mode)(timeline, title)
+
+    def strategy(self, episode: Episode | None = None, **origin: Any) -> Strategy:
+        """The strategy of an episode.
+
+        Args:
+            episode: a complete one; None takes the last one that ended.
+            **origin: `method`, `seed`, `settings` and `predicted` of `Strategy.make`.
+
+        Raises:
+            ResetNeeded: if no episode has reached its last volume.
+        """
+        episode = self.last_episode if episode is None else episode
+        if episode is None or not episode.complete:
+            raise ResetNeeded("there is no strategy yet: run an episode to its last volume")
+        devices = episode.problem.cluster.names
+        head = devices[episode.head]
+        return Strategy.make(self.graph, devices, episode.volumes, head=head, input_dtype=self.input_dtype, **origin)
+
+    def _reward(self, latency_s: float) -> float:
+        unit_s = self.problem.offload_latency_s if self.reward_scale == "offload" else 1.0
+        return unit_s / latency_s
+
+    def _observe(self, finish_s: NDArray[np.float64]) -> Observation:
+        times = scale_time(finish_s, self.problem.offload_latency_s)
+        return np.concatenate([times, self._about_next(), self._about_cluster], dtype=np.float32)
+
+    def _info(self, latency_s: float, *, done: bool) -> dict[str, Any]:
+        offload_s = self.problem.offload_latency_s
+        return {
+            names.LATENCY_S: latency_s,
+            names.IMAGES_PER_S: 1.0 / latency_s if done else 0.0,
+            names.SPEEDUP: offload_s / latency_s if done else 0.0,
+            names.OFFLOAD_LATENCY_S: offload_s,
+            "volume": len(self._volumes),
+            "cluster": self._cluster,
+            "start_s": self._start_s,
+            "feasible": not math.isinf(latency_s),
+        }
+
+    def _check_action(self, action: ArrayLike) -> NDArray[np.float64]:
+        values = np.asarray(action, np.float64)
+        shape = self.action_space.shape
+        if values.shape != shape or not np.isfinite(values).all():
+            assert shape is not None
+            raise InvalidAction(f"action: found {action!r}, accepted: {shape[0]} numbers from -1 to 1")
+        return values
+
+    def _choose_cluster(self, wanted: int | None) -> int:
+        count = len(self.problems)
+        if wanted is None:
+            return int(self.np_random.integers(count)) if count > 1 else 0
+        if not 0 <= wanted < count:
+            raise ConfigError(located(f"{self._name}.reset", "options: cluster", wanted, f"0 to {count - 1}"))
+        return wanted
+
+    def _choose_start_s(self, wanted: float | None) -> float:
+        if wanted is None:
+            period_s = longest_period_s(self.problem.cluster)
+            return float(self.np_random.uniform(0.0, period_s)) if period_s else 0.0
+        if not (math.isfinite(wanted) and wanted >= 0):
+            raise ConfigError(located(f"{self._name}.reset", "options: start_s", wanted, "a number of seconds >= 0"))
+        return float(wanted)
+
+
+def _largest_share(rows: tuple[int, ...]) -> int:
+    """Who has most rows, the first among equals."""
+    return int(np.argmax(np.diff(rows)))
