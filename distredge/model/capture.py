@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from distredge.errors import FileError, MissingDependency, ModelError, did_you_mean, located
 from distredge.model import zoo
+from distredge.model.canonical import canonicalise
 from distredge.model.draft import Draft
 from distredge.model.fold import drop_dead, fold
 from distredge.model.graph import Graph
@@ -117,6 +118,7 @@ def from_onnx(
     fold(draft)
     lower_opset(draft)
     simplify(draft)
+    canonicalise(draft)
     return draft.finish(preprocess)
 
 

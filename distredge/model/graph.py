@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,15 @@ class Tensor:
         """Columns; 1 when it has no column axis."""
         return 1 if self.col_axis is None else self.shape[self.col_axis]
 
-    @property
+    @functools.cached_property
+    def elements(self) -> int:
+        """Elements of the whole tensor."""
+        return math.prod(self.shape)
+
+    @functools.cached_property
     def size_bytes(self) -> int:
         """Bytes of the whole tensor."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return self.elements * np.dtype(self.dtype).itemsize
 
     @property
     def row_bytes(self) -> int:

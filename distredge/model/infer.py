@@ -47,6 +47,19 @@ def static_shape(type_proto: TypeProto) -> tuple[int, ...] | None:
     return tuple(d.dim_value for d in dims)
 
 
+def get_schema(node: onnx.NodeProto, opset: int) -> onnx.defs.OpSchema:
+    """Returns ONNX's definition of a node's operator.
+
+    Raises:
+        ModelError: if there is none in that operator set.
+    """
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, node.domain)
+    except onnx.defs.SchemaError as error:
+        domain = node.domain or "ai.onnx"
+        raise ModelError(f"{describe(node)}: no such operator in domain {domain}, operator set {opset}") from error
+
+
 def infer_node(
     node: onnx.NodeProto,
     types: Mapping[str, TypeProto],
@@ -67,12 +80,7 @@ def infer_node(
     Raises:
         ModelError: if the operator does not exist in that operator set, or its inputs contradict its rules.
     """
-    where = describe(node)
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    except onnx.defs.SchemaError as error:
-        domain = node.domain or "ai.onnx"
-        raise ModelError(f"{where}: no such operator in domain {domain}, operator set {opset}") from error
+    where, schema = describe(node), get_schema(node, opset)
     known = {name: types[name] for name in node.input if name and name in types}
     imports = [onnx.helper.make_opsetid(node.domain, opset)]
     small = {n: t for n, t in data.items() if n in known}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -102,8 +102,7 @@ class Stage:
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True)
-class Transfer:
+class Transfer(NamedTuple):
     """A region of one tensor that a stage needs from one owner.
 
     Attributes:
@@ -354,7 +353,11 @@ class _Builder:
     def _fetch(self, stage: int, device: int, name: str, region: Region) -> None:
         """Adds the transfers that bring a region of a tensor to a device from its owners."""
         made = self.made[name]
+        first, stop = region.rows
         for source, owned in made.owners:
+            # Most owners hold other rows: looked at first, since layouts are made by the thousand.
+            if owned.rows.stop <= first or stop <= owned.rows.start:
+                continue
             piece = intersect_region(owned, region)
             if not piece.empty:
                 self._add(stage, name, source, device, piece, made.stage, made.wire)

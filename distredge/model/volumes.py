@@ -39,8 +39,7 @@ class Decision:
     wire: str = "float32"
 
 
-@dataclass(frozen=True)
-class OperatorRegion:
+class OperatorRegion(NamedTuple):
     """One operator and the region of its output that a device computes, halo included."""
 
     operator: int

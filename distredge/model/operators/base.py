@@ -111,9 +111,11 @@ def region_size(tensor: Tensor, region: Region) -> int:
     """Elements of a region of a tensor."""
     if region.empty:
         return 0
-    elements = 1
-    for size in region_shape(tensor, region):
-        elements *= size
+    elements = tensor.elements
+    if tensor.row_axis is not None:
+        elements = elements // tensor.shape[tensor.row_axis] * region.rows.size
+    if tensor.col_axis is not None and region.cols is not None:
+        elements = elements // tensor.shape[tensor.col_axis] * region.cols.size
     return elements
 
 

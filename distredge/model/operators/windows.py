@@ -80,10 +80,16 @@ def auto_pad(op: Operator) -> str:
 
 def window_of(graph: Graph, op: Operator, axis: str) -> Window:
     """The sliding window of a convolution or pooling along rows or columns."""
-    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
-    assert dimension is not None
-    shape = geometry(graph, op)
-    return Window(shape.strides[dimension - 2], shape.begins[dimension - 2], shape.extent(dimension - 2))
+    key = ("window", op.index, axis)
+    found = graph.memo.get(key)
+    if found is None:
+        dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+        assert dimension is not None
+        shape = geometry(graph, op)
+        found = Window(shape.strides[dimension - 2], shape.begins[dimension - 2], shape.extent(dimension - 2))
+        graph.memo[key] = found
+    assert isinstance(found, Window)
+    return found
 
 
 class Spatial(Rule):
@@ -110,7 +116,12 @@ class Windowed(Spatial):
     def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
         if out.empty:
             return out
+        stride, pad, extent = window_of(graph, op, "rows")
         tensor = graph.tensors[op.inputs[position]]
+        start, stop = out.rows.start * stride - pad, (out.rows.stop - 1) * stride - pad + extent
+        if out.cols is None and stop > 0 and start < tensor.height:
+            # The usual case, spelt out: layouts are made by the thousand.
+            return Region(Interval(max(start, 0), min(stop, tensor.height)))
         made = self.computable(graph, op, out)
         rows = window_input(window_of(graph, op, "rows"), made.rows, tensor.height)[0]
         if made.cols is None:

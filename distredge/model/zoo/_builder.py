@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 from distredge.errors import ModelError
+from distredge.model.canonical import canonical_attributes
 from distredge.model.graph import Graph
 from distredge.model.infer import IR_VERSION, OPSET, infer_node, needed_opset, static_shape, tensor_type
 from distredge.model.preprocess import Preprocess
@@ -97,6 +98,7 @@ class Builder:
             found = infer_node(node, self._types, data)
         except ModelError as error:
             raise ModelError(f"{self.name}: {error}; is the input too small?") from error
+        canonical_attributes(node, self._shape_of, OPSET)
         self._nodes.append(node)
         values = []
         for name in names:
@@ -106,6 +108,9 @@ class Builder:
             self._types[name] = found[name]
             values.append(Value(name, shape))
         return values
+
+    def _shape_of(self, name: str) -> tuple[int, ...] | None:
+        return static_shape(self._types[name])
 
     def conv(
         self,
