@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 from gymnasium.utils import EzPickle
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from distredge.envs._setup import Clusters, Model
-from distredge.envs.observation import LAYER_FEATURES, layer_features
+from distredge.envs.observation import layer_features
 from distredge.envs.volumes import VolumesEnv
 
-PLACE_FEATURES = 2
-"""Shares of the candidate locations and of the multiply-adds that are behind."""
 
-
-def volume_end(action: float, first: int, last: int) -> int:
-    """Maps an action, -1 to 1, to one of the locations `first` to `last`, equal shares of the range for each."""
-    count = last - first + 1
-    return first + min(count - 1, int((min(1.0, max(-1.0, action)) + 1.0) / 2.0 * count))
+def volume_end(action: ArrayLike, first: ArrayLike, last: int) -> NDArray[np.int64]:
+    """Maps actions, -1 to 1, to one of the locations `first` to `last`, equal shares of the range for each."""
+    count = last - np.asarray(first, np.int64) + 1
+    share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
+    return np.asarray(first + np.minimum(count - 1, np.floor(share * count).astype(np.int64)), np.int64)
 
 
 class PartitionEnv(VolumesEnv):
@@ -125,33 +123,22 @@ class PartitionEnv(VolumesEnv):
             observe_cluster=observe_cluster,
             input_dtype=input_dtype,
             render_mode=render_mode,
-            n_values=1,
-            n_features=LAYER_FEATURES + PLACE_FEATURES,
         )
         graph = self.graph
-        body = graph.body.operators
-        done_macs = np.cumsum([0, *(graph.macs[index] for index in body)], dtype=np.float64)
+        done_macs = np.cumsum([0, *(graph.macs[index] for index in graph.body.operators)], dtype=np.float64)
         positions = [0, *(cut.position for cut in graph.cuts)]
         starts = [graph.input_names[0], *(cut.reference for cut in graph.cuts)]
-        self._places = [
+        features = [
             np.append(
                 layer_features(graph, start),
                 [2.0 * i / len(graph.cuts) - 1.0, 2.0 * done_macs[position] / max(done_macs[-1], 1.0) - 1.0],
             )
             for i, (start, position) in enumerate(zip(starts, positions, strict=True))
         ]
+        self._set_spaces(1, np.array(features), len(graph.cuts))
 
-    @property
-    def max_volumes(self) -> int:
-        return len(self.graph.cuts)
+    def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
+        return np.asarray(last_cut, np.int64) + 1
 
-    def _decide(self, action: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
-        return volume_end(float(action[0]), self._next_location, len(self.graph.cuts) - 1), action[1:]
-
-    def _about_next(self) -> NDArray[np.float64]:
-        return self._places[self._next_location]
-
-    @property
-    def _next_location(self) -> int:
-        """The first location at which the next volume may end."""
-        return self._volumes[-1][0] + 1 if self._volumes else 0
+    def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+        return volume_end(action[..., 0], place, len(self.graph.cuts) - 1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from gymnasium.utils import EzPickle
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from distredge.envs._setup import Clusters, Model, check_partition
 from distredge.envs.observation import LAYER_FEATURES, layer_features
@@ -130,23 +130,18 @@ class SplitRowsEnv(VolumesEnv):
             observe_cluster=observe_cluster,
             input_dtype=input_dtype,
             render_mode=render_mode,
-            n_values=0,
-            n_features=LAYER_FEATURES,
         )
         self.partition = (
             lc_pss.partition(self.graph, self.n_devices, alpha, n_random, partition_seed)
             if partition is None
-            else check_partition(self._name, self.graph, partition)
+            else check_partition(self.name, self.graph, partition)
         )
+        self._ends = np.array(self.partition, np.int64)
         layers = [layer_features(self.graph, self.graph.cuts[index].reference) for index in self.partition]
-        self._layers = [*layers, np.full(LAYER_FEATURES, -1.0)]
+        self._set_spaces(0, np.array([*layers, np.full(LAYER_FEATURES, -1.0)]), len(self.partition))
 
-    @property
-    def max_volumes(self) -> int:
-        return len(self.partition)
+    def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
+        return np.asarray(n_volumes, np.int64)
 
-    def _decide(self, action: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
-        return self.partition[len(self._volumes)], action
-
-    def _about_next(self) -> NDArray[np.float64]:
-        return self._layers[len(self._volumes)]
+    def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._ends[place]

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from distredge.envs import rendering
 from distredge.envs._setup import Clusters, Model, check_choice, load_model, load_problems, longest_period_s
 from distredge.envs.observation import cluster_features, scale_time
-from distredge.errors import ConfigError, Infeasible, located
-from distredge.latency import StepSimulator
+from distredge.envs.pricing import make_pricer
+from distredge.errors import ConfigError, located
 from distredge.monitor import names
 from distredge.problem import Problem
 from distredge.strategy import INPUT_DTYPES, Strategy
@@ -55,19 +55,20 @@ class Episode:
         return self.volumes[-1][0] == len(self.problem.graph.cuts) - 1 and math.isfinite(self.latency_s)
 
 
-def cut_points(action: ArrayLike, height: int) -> tuple[int, ...]:
-    """Maps an action to the cut points of a volume: sorted, -1 to 0 and 1 to `height`, rounded half up.
+def cut_points(action: ArrayLike, height: ArrayLike) -> NDArray[np.int64]:
+    """Maps actions to the cut points of volumes: sorted, -1 to 0 and 1 to `height`, rounded half up.
 
     Args:
-        action: (n_devices - 1,), each in [-1, 1].
-        height: rows of the volume's reference tensor.
+        action: (..., n_devices - 1), each in [-1, 1].
+        height: (...) rows of the volumes' reference tensors.
 
     Returns:
-        (n_devices + 1,) cut points, 0 first and `height` last (DistrEdge, equation of the action's mapping).
+        (..., n_devices + 1) cut points, 0 first and `height` last (DistrEdge, equation of the action's mapping).
     """
-    shares = (np.sort(np.asarray(action, np.float64)) + 1.0) / 2.0
-    inner = np.floor(np.clip(shares, 0.0, 1.0) * height + 0.5).astype(np.int64)
-    return (0, *inner.tolist(), height)
+    shares = np.clip((np.sort(np.asarray(action, np.float64), axis=-1) + 1.0) / 2.0, 0.0, 1.0)
+    heights = np.asarray(height, np.int64)[..., None]
+    inner = np.floor(shares * heights + 0.5).astype(np.int64)
+    return np.concatenate([np.zeros_like(heights), inner, heights], axis=-1)
 
 
 class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
@@ -75,8 +76,6 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
 
     Args:
         model, cluster, reward_scale, observe_cluster, input_dtype, render_mode: as in the environments' texts.
-        n_values: numbers of an action besides the n_devices - 1 cut points.
-        n_features: numbers that `_about_next` returns.
 
     Raises:
         ConfigError: if an argument is not one of those that the environments' texts accept.
@@ -93,25 +92,19 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         observe_cluster: bool,
         input_dtype: str,
         render_mode: str | None,
-        n_values: int,
-        n_features: int,
     ) -> None:
-        where = self._name
-        check_choice(where, "reward_scale", reward_scale, REWARD_SCALES)
-        check_choice(where, "input_dtype", input_dtype, INPUT_DTYPES)
+        check_choice(self.name, "reward_scale", reward_scale, REWARD_SCALES)
+        check_choice(self.name, "input_dtype", input_dtype, INPUT_DTYPES)
         if render_mode is not None:
-            check_choice(where, "render_mode", render_mode, self.metadata["render_modes"])
+            check_choice(self.name, "render_mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
         self.reward_scale = reward_scale
         self.observe_cluster = observe_cluster
         self.input_dtype = input_dtype
         self.graph = load_model(model)
-        self.problems = load_problems(where, self.graph, cluster, input_dtype)
+        self.problems = load_problems(self.name, self.graph, cluster, input_dtype)
         self.n_devices = len(self.problems[0].cluster.devices)
-        self._simulators = [StepSimulator(problem, input_dtype=input_dtype) for problem in self.problems]
-        size = self.n_devices * (3 if observe_cluster else 1) + n_features
-        self.observation_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (self.n_devices - 1 + n_values,), np.float32)
+        self.pricer = make_pricer(self.problems, input_dtype)
         self.last_episode: Episode | None = None
         self._cluster = 0
         self._start_s = 0.0
@@ -119,22 +112,45 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         self._volumes: list[tuple[int, tuple[int, ...]]] = []
         self._running = False
 
+    def _set_spaces(self, n_values: int, features: NDArray[np.float64], max_volumes: int) -> None:
+        """Called by a subclass when it is made.
+
+        Args:
+            n_values: numbers of an action before the n_devices - 1 cut points.
+            features: (n_places, n_features), what is seen of the next volume at each place, in [-1, 1].
+            max_volumes: largest number of steps of an episode.
+        """
+        self.features = features
+        self.max_volumes = max_volumes
+        size = self.n_devices * (3 if self.observe_cluster else 1) + features.shape[1]
+        self.observation_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (n_values + self.n_devices - 1,), np.float32)
+
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The environment's name without namespace and version."""
         return type(self).__name__.removesuffix("Env")
 
-    @property
     @abc.abstractmethod
-    def max_volumes(self) -> int:
-        """Largest number of steps of an episode."""
+    def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
+        """Returns the row of `features` that belongs to what is decided.
+
+        Args:
+            n_volumes: (...) volumes decided.
+            last_cut: (...) index into `graph.cuts` where the last one ends, -1 before the first.
+        """
 
     @abc.abstractmethod
-    def _decide(self, action: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:
-        """Returns where the next volume ends, an index into `graph.cuts`, and the action's cut points."""
+    def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns where the next volume ends.
 
-    @abc.abstractmethod
-    def _about_next(self) -> NDArray[np.float64]:
-        """Returns what is seen of the next volume, (n_features,), each in [-1, 1]."""
+        Args:
+            action: (..., n_values + n_devices - 1).
+            place: (...) as `place` returns it.
+
+        Returns:
+            (...) index into `graph.cuts`.
+        """
 
     @property
     def problem(self) -> Problem:
@@ -152,10 +168,9 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         super().reset(seed=seed)
         given = dict(options or {})
         for key in given:
-            check_choice(f"{self._name}.reset", "options", key, OPTIONS)
+            check_choice(f"{self.name}.reset", "options", key, OPTIONS)
         self._cluster = self._choose_cluster(given.get("cluster"))
         self._start_s = self._choose_start_s(given.get("start_s"))
-        self._simulators[self._cluster].reset(self._start_s)
         if self.observe_cluster:
             self._about_cluster = cluster_features(self.problem, self._start_s)
         self._volumes = []
@@ -165,17 +180,14 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         if not self._running:
             raise ResetNeeded("the episode is over (or none has started): call reset() before step()")
-        index, values = self._decide(self._check_action(action))
-        rows = cut_points(values, self.graph.cuts[index].height)
-        self._volumes.append((index, rows))
+        values = self._check_action(action)
+        index = int(self.decide(values, self._place))
+        rows = cut_points(values[1 - self.n_devices :], self.graph.cuts[index].height)
+        self._volumes.append((index, tuple(rows.tolist())))
         last = index == len(self.graph.cuts) - 1
-        simulator = self._simulators[self._cluster]
         head = _largest_share(rows) if last else 0
-        try:
-            finish_s = simulator.advance(index, rows)
-            latency_s = simulator.finish(head) if last else float(finish_s.max())
-        except Infeasible:
-            finish_s, latency_s = np.full(self.n_devices, math.inf), math.inf
+        finish_s, whole_s = self._price(head)
+        latency_s = whole_s if last else float(finish_s.max())
         done = last or math.isinf(latency_s)
         if done:
             self._running = False
@@ -219,13 +231,26 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         head = devices[episode.head]
         return Strategy.make(self.graph, devices, episode.volumes, head=head, input_dtype=self.input_dtype, **origin)
 
+    @property
+    def _place(self) -> NDArray[np.int64]:
+        return self.place(len(self._volumes), self._volumes[-1][0] if self._volumes else -1)
+
+    def _price(self, head: int) -> tuple[NDArray[np.float64], float]:
+        """When each device has done the volumes decided, (n_devices,), and the latency of the whole strategy."""
+        cuts = np.array([[index for index, _ in self._volumes]], np.int64)
+        rows = np.array([[points for _, points in self._volumes]], np.int64)
+        finish_s, latency_s = self.pricer(
+            cuts, rows, np.array([head]), np.array([self._cluster]), np.array([self._start_s])
+        )
+        return finish_s[0], float(latency_s[0])
+
     def _reward(self, latency_s: float) -> float:
         unit_s = self.problem.offload_latency_s if self.reward_scale == "offload" else 1.0
         return unit_s / latency_s
 
     def _observe(self, finish_s: NDArray[np.float64]) -> Observation:
         times = scale_time(finish_s, self.problem.offload_latency_s)
-        return np.concatenate([times, self._about_next(), self._about_cluster], dtype=np.float32)
+        return np.concatenate([times, self.features[self._place], self._about_cluster], dtype=np.float32)
 
     def _info(self, latency_s: float, *, done: bool) -> dict[str, Any]:
         offload_s = self.problem.offload_latency_s
@@ -253,7 +278,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         if wanted is None:
             return int(self.np_random.integers(count)) if count > 1 else 0
         if not 0 <= wanted < count:
-            raise ConfigError(located(f"{self._name}.reset", "options: cluster", wanted, f"0 to {count - 1}"))
+            raise ConfigError(located(f"{self.name}.reset", "options: cluster", wanted, f"0 to {count - 1}"))
         return wanted
 
     def _choose_start_s(self, wanted: float | None) -> float:
@@ -261,10 +286,10 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
             period_s = longest_period_s(self.problem.cluster)
             return float(self.np_random.uniform(0.0, period_s)) if period_s else 0.0
         if not (math.isfinite(wanted) and wanted >= 0):
-            raise ConfigError(located(f"{self._name}.reset", "options: start_s", wanted, "a number of seconds >= 0"))
+            raise ConfigError(located(f"{self.name}.reset", "options: start_s", wanted, "a number of seconds >= 0"))
         return float(wanted)
 
 
-def _largest_share(rows: tuple[int, ...]) -> int:
+def _largest_share(rows: ArrayLike) -> int:
     """Who has most rows, the first among equals."""
     return int(np.argmax(np.diff(rows)))
