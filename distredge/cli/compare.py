@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,7 @@ def _file_row(problem: Problem, path: str) -> dict[str, Any]:
 
     strategy = Strategy.load(path)
     strategy.check(problem.graph)
-    name = Path(path)
-    label = f"{strategy.planner.method}: {name.parent.name or name.stem}"
+    label = f"{strategy.planner.method} ({Path(path).name})"
     return {"method": label, "file": path, **_figures(problem, strategy), "planning_s": None, "cut_short": None}
 
 
@@ -149,8 +149,8 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
     table = Table(
         title=f"{problem.graph.name} on {problem.cluster.name}: simulated, {problem.cluster.link_model} links"
     )
-    table.add_column("method")
-    for heading in ("latency ms", "IPS", "x offload", "sent MB", "recomputed %", "volumes", "planning s"):
+    table.add_column("method", no_wrap=True)
+    for heading in ("latency ms", "IPS", "x offload", "sent MB", "halo %", "volumes", "planning s"):
         table.add_column(heading, justify="right")
     done = [row for row in rows if "refused" not in row]
     best_s = min((row["latency_s"] for row in done), default=0.0)
@@ -166,7 +166,8 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
             "" if row["planning_s"] is None else f"{row['planning_s']:.2f}",
             style="bold" if row["latency_s"] == best_s else None,
         )
-    Console().print(table)
+    # A pipe has no width of its own, and 80 columns are too few.
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
     for row in rows:
         if "refused" in row:
             click.echo(f"{row['method']} does not apply: {row['refused']}")

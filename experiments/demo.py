@@ -1,0 +1,66 @@
+"""The main job from nothing: train on modelled boards, compare, deploy on four local workers.
+
+Runs the commands that a user would type and shows them. Exits 0 only if the deployment's output equals the whole
+model's to 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+CLUSTER, MODEL = "db-50", "vgg16"
+DEPLOYED = "efficientnet-lite0"
+
+
+def run(*command: str) -> str:
+    """Runs one of this environment's commands, prints it and what it says, and returns its standard output."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    result = subprocess.run([str(BIN / command[0]), *command[1:]], stdout=subprocess.PIPE, text=True, check=False)
+    print(result.stdout, end="", flush=True)
+    if result.returncode:
+        sys.exit(f"demo: '{shlex.join(command)}' ended with exit code {result.returncode}")
+    return result.stdout
+
+
+def photograph() -> str:
+    """The photograph of Grace Hopper that matplotlib ships (public domain, U.S. Navy)."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--episodes", type=int, default=200, help="training episodes")
+    parser.add_argument("--runs", default="runs", help="folder of the run folders")
+    options = parser.parse_args()
+
+    print("1. Train an agent: VGG-16 on two Xavier and two Nano at 50 Mbit/s (modelled boards, simulated)")
+    said = run("train-agent", "--model", MODEL, "--cluster", CLUSTER, "--episodes", str(options.episodes),
+               "--seed", "1", "-f", options.runs)  # fmt: skip
+    trained = Path(next(line.split(maxsplit=1)[1] for line in said.splitlines() if line.startswith("strategy")))
+
+    print("\n2. Compare it with the other methods on the same footing (simulated)")
+    run("distredge", "compare", "--model", MODEL, "--cluster", CLUSTER, "--methods", "offload,deepthings,auto",
+        "--strategy", str(trained), "--budget", "5")  # fmt: skip
+
+    print(f"\n3. Deploy {DEPLOYED} on four worker processes of this machine, with a real photograph")
+    run("distredge", "profile", "run", "--model", DEPLOYED, "--quick")
+    strategy = str(Path(options.runs) / f"{DEPLOYED}_this-machine.json")
+    run("distredge", "plan", "--model", DEPLOYED, "--cluster", "this-machine", "--method", "deepthings",
+        "--out", strategy)  # fmt: skip
+    timeline = str(Path(options.runs) / f"{DEPLOYED}_timeline.json")
+    run("deploy-strategy", strategy, "--cluster", "this-machine", "--image", photograph(), "--check",
+        "--repeat", "10", "--timeline", timeline)  # fmt: skip
+
+    print(f"\nTensorBoard:  tensorboard --logdir {trained.parent}")
+    print(f"Timeline:     open {timeline} at https://ui.perfetto.dev")
+
+
+if __name__ == "__main__":
+    main()
