@@ -324,7 +324,14 @@ class ControlPlane:
 
         def work() -> None:
             try:
-                times_s = measure_link(self._network, message.peer, message.sizes, message.repeats, message.timeout_s)
+                times_s = measure_link(
+                    self._network,
+                    message.peer,
+                    message.sizes,
+                    message.repeats,
+                    message.timeout_s,
+                    back=message.back,
+                )
                 answer = Measured(message.token, times_s, "")
             except TransportError as error:
                 answer = Measured(message.token, (), str(error)[:2000])

@@ -24,6 +24,7 @@ from distredge.runtime.messages import (
     Situation,
     VersionMismatch,
     decode_on_data,
+    echo_parts,
     encode,
 )
 from distredge.runtime.plan import REQUESTER, DevicePlan, PeerAddress
@@ -315,7 +316,7 @@ class DataPlane:
 
     def _answer(self, peer: bytes, message: Echo) -> None:
         try:
-            self.endpoint.send([encode(Echo(message.token, True))], peer)
+            self.endpoint.send([encode(Echo(message.token, True)), *echo_parts(message.answer_bytes)], peer)
         except NotConnected:
             self._drop("requester gone", "echo")
 

@@ -10,7 +10,8 @@ Frame layouts (ZeroMQ multipart; routing ids of ROUTER sockets are not counted).
                     [head, model, ...]                Prepare: one ONNX sub-model per segment, in the plan's order
                     [head, bytes]                     Weight: one piece of one constant
     data plane      [head, part, ...]                 Rows: raw C-ordered elements, cut as `parts_of` says
-                    [head] or [head, bytes]           Echo, FrameFailed
+                    [head, part, ...]                 Echo: any bytes
+                    [head]                            FrameFailed
 
 Nothing is pickled. A header is decoded into its type or refused; rows are compared with what the plan announces
 (tensor, place, shape, dtype, number and size of the parts) before `numpy.frombuffer` sees them.
@@ -30,8 +31,8 @@ from msgspec import Meta, Struct
 from distredge.errors import ProtocolError
 from distredge.runtime.plan import (
     DTYPES,
-    MAX_PART_BYTES,
     MAX_PARTS,
+    PART_BYTES,
     Bytes,
     Count,
     DevicePlan,
@@ -54,6 +55,7 @@ MAX_DATA_HEAD_BYTES: Final = 256 * 1024
 MAX_CONTROL_HEAD_BYTES: Final = 32 * 1024 * 1024
 
 WEIGHT_CHUNK_BYTES: Final = 1024 * 1024
+MAX_ECHO_BYTES: Final = 16 * 1024 * 1024
 
 Text: TypeAlias = Annotated[str, Meta(max_length=4096)]
 
@@ -169,11 +171,12 @@ class Goodbye(Struct, frozen=True, array_like=True, tag=8):
 
 
 class Measure(Struct, frozen=True, array_like=True, tag=9):
-    """Asks to measure the link to another worker's data port (`runtime.probe`)."""
+    """Asks to measure the link to another worker's data port (`runtime.probe`); `back` the way from there."""
 
     token: Count
     peer: PeerAddress
-    sizes: Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_PART_BYTES)], ...], Meta(max_length=64)]
+    back: bool
+    sizes: Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_ECHO_BYTES)], ...], Meta(max_length=64)]
     repeats: Annotated[int, Meta(ge=1, le=1000)]
     timeout_s: Annotated[float, Meta(gt=0, le=600)]
 
@@ -280,10 +283,11 @@ class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
 
 
 class Echo(Struct, frozen=True, array_like=True, tag=43):
-    """Comes back as it is, without the bytes that followed: shows that a data link works, and measures it."""
+    """Comes back as an answer with that many bytes: shows that a data link works, and measures it."""
 
     token: Count
     answer: bool
+    answer_bytes: Annotated[int, Meta(ge=0, le=MAX_ECHO_BYTES)] = 0
 
 
 ToWorker: TypeAlias = Hello | Prepare | Weight | Retire | Ping | Ask | Fetch | Goodbye | Measure
@@ -335,6 +339,12 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], head: Bytes, limit: int) -> T:
         return decoder.decode(view[4:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a header that cannot be read: {error}") from error
+
+
+def echo_parts(size_bytes: int) -> list[Bytes]:
+    """Returns that many bytes in parts of the size in which rows travel."""
+    whole = memoryview(bytes(min(size_bytes, PART_BYTES)))
+    return [whole[: min(PART_BYTES, size_bytes - start)] for start in range(0, size_bytes, PART_BYTES)]
 
 
 def content_digest(dtype: str, shape: Sequence[int], content: Bytes) -> str:

@@ -11,13 +11,13 @@ import contextlib
 import logging
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, Final, NoReturn
 
 import msgspec
@@ -43,7 +43,7 @@ class Order(Struct, frozen=True):
         memory_bytes: limit, or None.
         public_key, secret_key, allowed: see `security.Security`; empty keys mean no encryption.
         seconds: stage -> seconds, for the sleep engine.
-        parent: process id of the parent.
+        parent: process id of the parent; 0 for a worker that outlives it.
     """
 
     name: str
@@ -73,18 +73,19 @@ class WorkerProcess:
 
     Args:
         order: what it is told.
+        log: file for what it has to say; None for a temporary one.
 
     Attributes:
         name: of the worker.
         bound: where it listens, after `wait_bound`.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, log: Path | None = None) -> None:
         self.name = order.name
         self.bound = Bound()
         self._stopping = False
         # To a file, not a pipe: nobody has to read it while the worker runs.
-        self._log: IO[bytes] = tempfile.TemporaryFile(prefix="distredge-worker-")  # noqa: SIM115 - lives as long as the process
+        self._log = _open_log(log)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "distredge.runtime.worker"],
             stdin=subprocess.PIPE,
@@ -139,6 +140,15 @@ class WorkerProcess:
             raise ExecutionError(f"worker '{self.name}': {self.bound.error}")
         return self.bound
 
+    def let_go(self) -> None:
+        """Closes what leads to it; it goes on."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._log.close()
+        # The child is not waited for: without this, Popen warns about it when it is collected.
+        self._process.returncode = 0
+
     def begin_stop(self) -> None:
         """Tells it to end."""
         if self._stopping:
@@ -171,7 +181,20 @@ class WorkerProcess:
         return ""
 
 
-def local_order(name: str, security: Security | None, *, threads: int = 1, provider: str = "cpu") -> Order:
+def _open_log(path: Path | None) -> IO[bytes]:
+    if path is not None:
+        return path.open("w+b")
+    return tempfile.TemporaryFile(prefix="distredge-worker-")
+
+
+def local_order(
+    name: str,
+    security: Security | None,
+    *,
+    threads: int = 1,
+    provider: str = "cpu",
+    outlive_parent: bool = False,
+) -> Order:
     """The order for a worker that this machine alone can reach, at ports that the system chooses."""
     return Order(
         name,
@@ -185,7 +208,7 @@ def local_order(name: str, security: Security | None, *, threads: int = 1, provi
         security.secret_key if security is not None else "",
         {plane: dict(names) for plane, names in security.allowed.items()} if security is not None else {},
         {},
-        os.getpid(),
+        0 if outlive_parent else os.getpid(),
     )
 
 
@@ -206,8 +229,6 @@ def child_main() -> NoReturn:
     order = _read_order()
     try:
         _serve(order)
-    except KeyboardInterrupt:
-        sys.exit(0)
     except DistredgeError as error:
         _say(Bound(error=str(error)))
         sys.exit(error.exit_code)
@@ -233,7 +254,6 @@ def _serve(order: Order) -> None:
     from distredge.runtime.transport import ZmqNetwork
     from distredge.runtime.worker import Worker, WorkerSettings
 
-    signal.signal(signal.SIGTERM, _interrupt)
     engine: Engine = (
         SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
     )
@@ -244,15 +264,11 @@ def _serve(order: Order) -> None:
     except BaseException:
         network.close()
         raise
-    watch_parent(order.parent, worker.stop)
+    worker.stop_on_signals()
+    if order.parent:
+        watch_parent(order.parent, worker.stop)
     _say(Bound(worker.control_address, worker.data_address))
     worker.run()
-
-
-def _interrupt(number: int, frame: object) -> None:
-    # Once: a second signal must not break off the closing that the first one began.
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _say(bound: Bound) -> None:

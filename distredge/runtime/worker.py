@@ -9,6 +9,7 @@ Run as a module it is the process that `local.LocalCluster` and ``distredge clus
 
 from __future__ import annotations
 
+import signal
 import threading
 from dataclasses import dataclass
 from typing import Final
@@ -73,14 +74,33 @@ class Worker:
     def run(self) -> None:
         """Works until `stop`; sockets are closed then."""
         thread = threading.Thread(target=self._control.run, name="control")
-        thread.start()
         try:
+            thread.start()
             self._data.run()
         finally:
             self._control.stop()
             self._data.wake_control()
             thread.join()
             self._network.close()
+
+    def stop_on_signals(self) -> list[int]:
+        """Lets SIGTERM and SIGINT stop it, once; a second one does what it does by default.
+
+        No exception is raised out of the middle of something. Called by the main thread.
+
+        Returns:
+            A list to which the signals are appended that have come.
+        """
+        came: list[int] = []
+
+        def handle(number: int, frame: object) -> None:
+            signal.signal(number, signal.SIG_DFL)
+            came.append(number)
+            self.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+        return came
 
     def stop(self) -> None:
         """Makes `run` return as soon as the stage that is being computed is done; called by any thread, once."""

@@ -28,7 +28,7 @@ TO_WORKER = [
     m.Ask(7, 0),
     m.Fetch(7, 0),
     m.Goodbye(),
-    m.Measure(1, PeerAddress("b", "tcp://10.0.0.2:5701", ""), (0, 1024), 3, 1.0),
+    m.Measure(1, PeerAddress("b", "tcp://10.0.0.2:5701", ""), True, (0, 1024), 3, 1.0),
 ]
 TO_COORDINATOR = [
     m.Welcome(ABOUT),
@@ -43,7 +43,12 @@ TO_COORDINATOR = [
     m.Refused("no"),
     m.Measured(1, ((0.1, 0.2),), ""),
 ]
-ON_DATA = [m.Rows(7, 3, 0, -1, 12, (PIECE,)), m.FrameFailed(7, 3, 1, "engine", "no"), m.Echo(1, False)]
+ON_DATA = [
+    m.Rows(7, 3, 0, -1, 12, (PIECE,)),
+    m.FrameFailed(7, 3, 1, "engine", "no"),
+    m.Echo(1, False),
+    m.Echo(1, False, 100),
+]
 
 DECODERS = {
     m.decode_to_worker: TO_WORKER,

@@ -1,0 +1,200 @@
+"""`distredge cluster`: writes a cluster file; starts, stops and lists workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.cli._common import json_option, print_json, verbose_option
+
+if TYPE_CHECKING:
+    from distredge.cluster import Cluster
+    from distredge.runtime.peers import WorkerAddress
+    from distredge.runtime.security import Keys
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_KEYS_HELP = "Folder of keys; default: 'keys' beside the cluster file."
+
+
+@click.group()
+@verbose_option
+def cluster() -> None:
+    """Write a cluster file; start, stop and list its workers."""
+
+
+@cluster.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--device",
+    "devices",
+    metavar="NAME=ADDRESS[,PROFILE]",
+    multiple=True,
+    required=True,
+    help="A board, its address and its compute profile (default: default:pi3); once per board.",
+)
+@click.option("--rate-mbps", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
+              help="Rate of every board's link, until you measure it.")  # fmt: skip
+@click.option("--rtt-ms", type=click.FloatRange(0), default=2.0, show_default=True, help="Its round trip.")
+@verbose_option
+def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) -> None:
+    """Write a cluster file to start from."""
+    from distredge.cluster import FORMAT, load_cluster
+    from distredge.errors import ConfigError, FileError
+
+    if path.exists():
+        raise FileError(f"{path}: is there already; give another name")
+    lines = [f'format = "{FORMAT}"', f'name = "{path.stem}"', 'link_model = "shared"', "", "[requester]"]
+    lines += [f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"]
+    for text in devices:
+        name, equals, rest = text.partition("=")
+        address, _, profile = rest.partition(",")
+        if not (name and equals and address):
+            raise ConfigError(f"--device: found '{text}', accepted: NAME=ADDRESS or NAME=ADDRESS,PROFILE")
+        lines += ["", "[[device]]", f'name = "{name}"', f'profile = "{profile or "default:pi3"}"']
+        lines += [f'address = "{address}"', "threads = 4"]
+        lines += [f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        load_cluster(str(path) if path.suffix == ".toml" else f"./{path}")
+    except BaseException:
+        path.unlink()
+        raise
+    click.echo(f"wrote {path}; next: distredge keys {path}, then on each board: distredge worker --cluster {path.name}")
+
+
+@cluster.command()
+@click.argument("cluster_name", metavar="CLUSTER")
+@json_option
+@verbose_option
+def start(cluster_name: str, as_json: bool) -> None:
+    """Start the workers of a cluster of this machine; they go on until `cluster stop`.
+
+    For boards it says what to run on each.
+    """
+    from distredge.cluster import load_cluster
+    from distredge.errors import ClusterError
+    from distredge.runtime.background import start_background
+    from distredge.runtime.boards import is_local
+
+    made = load_cluster(cluster_name)
+    if not is_local(made, made.names):
+        commands = "; ".join(
+            f"on {device.address}: distredge worker --cluster {Path(cluster_name).name} --name {device.name}"
+            for device in made.devices
+        )
+        raise ClusterError(f"cluster '{made.name}' has boards of their own; start their workers there: {commands}")
+    workers = start_background(made.name, {device.name: device.threads for device in made.devices})
+    if as_json:
+        print_json({name: {"pid": w.pid, "control": w.control, "data": w.data} for name, w in workers.items()})
+        return
+    for name, worker in workers.items():
+        click.echo(f"{name}: process {worker.pid}, control {worker.control}, data {worker.data}")
+    click.echo(
+        f"deploy-strategy --cluster {cluster_name} uses them; end them with: distredge cluster stop {cluster_name}"
+    )
+
+
+@cluster.command()
+@click.argument("cluster_name", metavar="CLUSTER")
+@json_option
+@verbose_option
+def stop(cluster_name: str, as_json: bool) -> None:
+    """End the workers that `cluster start` started."""
+    from distredge.cluster import load_cluster
+    from distredge.runtime.background import stop_background
+
+    names = stop_background(load_cluster(cluster_name).name)
+    if as_json:
+        print_json({"stopped": list(names)})
+    else:
+        click.echo(f"ended {', '.join(names)}" if names else "no workers of this cluster run in the background")
+
+
+@cluster.command()
+@click.argument("cluster_name", metavar="CLUSTER")
+@click.option("--keys", "keys_path", type=_FOLDER, help=_KEYS_HELP)
+@click.option("--plaintext", is_flag=True, help="No encryption, no authentication.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True,
+              help="Seconds to wait for each worker.")  # fmt: skip
+@json_option
+@verbose_option
+def status(cluster_name: str, keys_path: Path | None, plaintext: bool, timeout_s: float, as_json: bool) -> None:
+    """Ask every worker how it is; exit code 1 when one does not answer."""
+    from distredge.cluster import load_cluster
+
+    made = load_cluster(cluster_name)
+    addresses, keys = _reach(made, cluster_name, keys_path, plaintext)
+    found = _ask_all(addresses, keys, timeout_s)
+    if as_json:
+        print_json(found)
+    else:
+        for name, state in found.items():
+            click.echo(f"{name}: {_line(state)}")
+    if any("error" in state for state in found.values()):
+        raise SystemExit(1)
+
+
+def _reach(
+    made: Cluster, cluster_name: str, keys_path: Path | None, plaintext: bool
+) -> tuple[tuple[WorkerAddress, ...], Keys | None]:
+    from distredge.errors import ExecutionError
+    from distredge.runtime.background import background_addresses
+    from distredge.runtime.boards import cluster_keys, is_local, keys_folder, worker_addresses
+
+    if is_local(made, made.names):
+        running = background_addresses(made.name, made.names)
+        if running is None:
+            raise ExecutionError(
+                f"no workers of '{made.name}' run; start them with: distredge cluster start {made.name}"
+            )
+        return running
+    keys = None if plaintext else cluster_keys(made, keys_folder(cluster_name, keys_path))
+    return worker_addresses(made, made.names, keys.public if keys is not None else None), keys
+
+
+def _ask_all(addresses: tuple[WorkerAddress, ...], keys: Keys | None, timeout_s: float) -> dict[str, dict[str, Any]]:
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    from distredge.errors import ExecutionError
+    from distredge.runtime.probe import ping
+    from distredge.runtime.transport import ZmqNetwork
+
+    network = ZmqNetwork(keys.for_requester() if keys is not None else None)
+
+    def ask(address: WorkerAddress) -> dict[str, Any]:
+        started_s = time.monotonic()
+        try:
+            pong = ping(network, address, timeout_s)
+        except ExecutionError as error:
+            return {"control": address.control, "error": str(error)}
+        about = pong.about
+        return {
+            "control": address.control,
+            "answered_s": time.monotonic() - started_s,
+            "version": about.version,
+            "engine": about.engine,
+            "providers": list(about.providers),
+            "threads": about.threads,
+            "plans": len(about.plans),
+            "dropped": dict(pong.dropped),
+        }
+
+    try:
+        # A thread and a socket each: one that does not answer keeps nobody waiting.
+        with ThreadPoolExecutor(len(addresses)) as pool:
+            return dict(zip([a.name for a in addresses], pool.map(ask, addresses), strict=True))
+    finally:
+        network.close()
+
+
+def _line(state: dict[str, Any]) -> str:
+    if "error" in state:
+        return str(state["error"])
+    dropped = {why: count for why, count in state["dropped"].items() if count}
+    return (
+        f"distredge {state['version']}, {state['engine']} ({state['providers'][0]}), {state['threads']} threads, "
+        f"{state['plans']} plans" + (f", dropped {dropped}" if dropped else "")
+    )

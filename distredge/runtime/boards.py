@@ -1,0 +1,118 @@
+"""From a cluster file to the workers that it names: addresses, keys, and whether they are this machine's own."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distredge.errors import AuthError, ClusterError, TransportError
+from distredge.runtime.peers import WorkerAddress
+from distredge.runtime.security import REQUESTER_NAME, Keys, read_keys
+
+if TYPE_CHECKING:
+    from distredge.cluster import Cluster, Device
+
+KEYS_FOLDER = "keys"
+
+
+def is_local(cluster: Cluster, names: Iterable[str]) -> bool:
+    """Whether these devices are worker processes that this machine starts itself: loopback addresses, port 0."""
+    devices = [cluster.device(name) for name in names]
+    return all(device.control_port == 0 and _is_loopback(device.address) for device in devices)
+
+
+def tcp(host: str, port: int) -> str:
+    """Returns a ZeroMQ address."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def keys_folder(cluster_name: str | Path, folder: Path | None) -> Path:
+    """The folder of keys of a cluster: as given, or `keys` beside the cluster file."""
+    if folder is not None:
+        return folder
+    path = Path(cluster_name)
+    return (path.parent if path.suffix == ".toml" else Path()) / KEYS_FOLDER
+
+
+def cluster_keys(cluster: Cluster, folder: Path, name: str = REQUESTER_NAME) -> Keys:
+    """Reads the keys of a cluster for one of its members and compares them with the cluster file.
+
+    Raises:
+        FileError: if a file is missing or wrong.
+        AuthError: if the cluster file names another public key, or a device has none.
+    """
+    keys = read_keys(folder, name)
+    for device in cluster.devices:
+        if device.public_key is not None and keys.public.get(device.name, device.public_key) != device.public_key:
+            raise AuthError(f"device '{device.name}': the cluster file and {folder} have different public keys")
+    return keys
+
+
+def worker_addresses(
+    cluster: Cluster, names: Iterable[str], public_keys: Mapping[str, str] | None
+) -> tuple[WorkerAddress, ...]:
+    """Where the workers of a cluster file are.
+
+    Args:
+        cluster: the cluster.
+        names: devices wanted.
+        public_keys: name -> key; None without encryption.
+
+    Raises:
+        ClusterError: if a device has no fixed control port.
+        AuthError: if a device has no key.
+    """
+    found = []
+    for name in names:
+        device = cluster.device(name)
+        if device.control_port == 0:
+            raise ClusterError(
+                f"cluster '{cluster.name}': device '{name}': control_port: found 0, accepted: the port of its worker, "
+                "because other devices are not this machine's"
+            )
+        if public_keys is not None and name not in public_keys:
+            raise AuthError(f"no public key of '{name}': make keys for this cluster with: distredge keys")
+        key = public_keys[name] if public_keys is not None else ""
+        control, data = tcp(device.address, device.control_port), tcp(device.address, device.data_port)
+        found.append(WorkerAddress(name, control, data, key))
+    return tuple(found)
+
+
+def bind_addresses(device: Device, host: str | None) -> tuple[str, str]:
+    """What a worker binds: the address of the cluster file, or another interface's.
+
+    Args:
+        device: the worker's own.
+        host: address, name, or ``*`` for every interface; None for the cluster file's.
+
+    Raises:
+        TransportError: if the name has no address.
+    """
+    wanted = device.address if host is None else host
+    return tcp(_numeric(wanted), device.control_port), tcp(_numeric(wanted), device.data_port)
+
+
+def _numeric(host: str) -> str:
+    """ZeroMQ binds numeric addresses and interfaces, not names."""
+    if host == "*" or _is_address(host):
+        return host
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise TransportError(f"'{host}' has no address: {error.strerror or error}") from error
+    return str(found[0][4][0])
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -1,0 +1,90 @@
+"""Deploying on whatever a cluster name stands for: worker processes of this machine, or boards."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from distredge.runtime.background import background_addresses
+from distredge.runtime.boards import cluster_keys, is_local, keys_folder, worker_addresses
+from distredge.runtime.coordinator import Coordinator
+from distredge.runtime.deployment import deploy
+from distredge.runtime.local import LocalCluster
+from distredge.runtime.security import Keys
+from distredge.runtime.transport import ZmqNetwork
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Session:
+    """A deployed strategy.
+
+    Attributes:
+        coordinator: runs frames.
+        where: "local" (worker processes started for this session), "background" (that ran before), or "boards".
+        encrypted: whether rows travel encrypted.
+    """
+
+    coordinator: Coordinator
+    where: Literal["local", "background", "boards"]
+    encrypted: bool
+
+
+@contextlib.contextmanager
+def open_session(
+    problem: Problem,
+    strategy: Strategy,
+    cluster_name: str,
+    *,
+    keys_path: Path | None = None,
+    plaintext: bool = False,
+    deadline_s: float = 10.0,
+    connect_s: float = 5.0,
+    in_flight: int = 1,
+) -> Iterator[Session]:
+    """Deploys a strategy, starting workers where the cluster is this machine.
+
+    Args:
+        problem: graph and cluster.
+        strategy: what to deploy.
+        cluster_name: name or path by which the cluster was loaded.
+        keys_path: folder of keys; None for the usual place.
+        plaintext: no encryption.
+        deadline_s: of a frame.
+        connect_s: within which boards must be reached.
+        in_flight: frames in flight.
+
+    Raises:
+        InputError: if strategy, model or keys do not fit.
+        PeerTimeout: naming the workers that cannot be reached.
+    """
+    cluster = problem.cluster
+    deployment = deploy(problem.graph, strategy)
+    names = [deployment.devices[i] for i in deployment.busy]
+    for name in names:
+        cluster.device(name)
+    local = is_local(cluster, names)
+    running = background_addresses(cluster.name, names) if local and not plaintext else None
+    if local and running is None:
+        with LocalCluster(problem, strategy, deadline_s=deadline_s, in_flight=in_flight, plaintext=plaintext) as made:
+            yield Session(made.coordinator, "local", not plaintext)
+        return
+    keys: Keys | None
+    if running is not None:
+        addresses, keys = running
+    else:
+        keys = None if plaintext else cluster_keys(cluster, keys_folder(cluster_name, keys_path))
+        addresses = worker_addresses(cluster, names, keys.public if keys is not None else None)
+    network = ZmqNetwork(keys.for_requester() if keys is not None else None)
+    try:
+        with Coordinator(network, addresses, deadline_s=deadline_s, connect_s=connect_s) as coordinator:
+            coordinator.deploy(deployment, in_flight)
+            yield Session(coordinator, "background" if running is not None else "boards", keys is not None)
+    finally:
+        network.close()

@@ -1,0 +1,313 @@
+"""The commands, as processes: on this machine, on "boards" at fixed ports, and with everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from distredge.cli._common import load_object, run
+from tests.runtime.conftest import DEVICES, make_strategy, small_cnn
+
+
+def _run(*args: str, folder: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    program, *rest = args
+    code = f"from distredge.cli.main import {program}; {program}()"
+    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+    return subprocess.run(
+        [sys.executable, "-c", code, *rest], capture_output=True, text=True, timeout=timeout_s, cwd=folder, check=False,
+        env=environment,
+    )  # fmt: skip
+
+
+def deploy(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return _run("deploy_strategy_main", *args, folder=folder)
+
+
+def distredge(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return _run("main", *args, folder=folder)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _cluster_file(path: Path, ports: list[int]) -> None:
+    lines = ['format = "distredge.cluster/1"', 'name = "test"', "[requester]", 'link = { rate_bps = "unbounded" }']
+    for index, name in enumerate(DEVICES):
+        lines += ["[[device]]", f'name = "{name}"', 'profile = "default:nano"', "link = { rate_bps = 1e9 }"]
+        control, data = ports[2 * index : 2 * index + 2]
+        lines += [f"control_port = {control}", f"data_port = {data}"]
+    path.write_text("\n".join(lines))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, graph) -> Path:
+    """A model, a strategy for three devices, and a cluster of this machine with their names."""
+    onnx.save(small_cnn(), str(tmp_path / "small.onnx"))
+    make_strategy(graph, [(2, 1, 1), (1, 1, 2)]).save(tmp_path / "s.json")
+    _cluster_file(tmp_path / "local.toml", [0] * 6)
+    return tmp_path
+
+
+@pytest.fixture
+def boards(folder: Path) -> Iterator[tuple[Path, list[subprocess.Popen[str]]]]:
+    """Three workers at fixed ports, with keys, each its own `distredge worker`."""
+    _cluster_file(folder / "boards.toml", _free_ports(6))
+    made = distredge(folder, "keys", "boards.toml")
+    assert made.returncode == 0, made.stderr
+    workers = []
+    try:
+        for name in DEVICES:
+            command = [sys.executable, "-m", "distredge", "worker", "--cluster", "boards.toml", "--name", name]
+            workers.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+            )
+        yield folder, workers
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.communicate(timeout=20)
+
+
+STRATEGY = ("s.json", "--model", "small.onnx")
+
+
+def test_on_this_machine(folder: Path) -> None:
+    done = deploy(
+        folder, *STRATEGY, "--cluster", "local.toml", "--repeat", "3", "--in-flight", "2", "--json",
+        "--timeline", "t.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["largest_relative_difference"] <= 1e-5
+    assert (found["workers"], found["encrypted"], found["lossless"]) == ("local", True, True)
+    assert len(found["latencies_s"]) == 3
+    assert min(found["latency_s"], found["predicted_latency_s"], found["throughput_per_s"]) > 0
+    assert found["outputs"] == {"scores": [1, 40]}
+    assert json.loads((folder / "t.json").read_text())["traceEvents"]
+
+
+def test_for_people_and_in_plaintext(folder: Path) -> None:
+    done = deploy(folder, *STRATEGY, "--cluster", "local.toml", "--plaintext")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "small on test: 3 worker processes of this machine, 2 volumes, lossless, PLAINTEXT"
+    assert lines[1].startswith("  output scores: shape 1x40, largest ")
+    assert lines[2].startswith("largest difference from the whole model in one piece: ")
+    assert lines[3].startswith("measured ")
+
+
+def test_on_boards(boards) -> None:
+    folder, _ = boards
+    for _ in range(2):
+        done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--json", "--connect", "30")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["largest_relative_difference"] <= 1e-5
+        assert (found["workers"], found["encrypted"]) == ("boards", True)
+    status = distredge(folder, "cluster", "status", "boards.toml", "--json")
+    assert status.returncode == 0, status.stderr
+    states = json.loads(status.stdout)
+    assert {name: state["plans"] for name, state in states.items()} == dict.fromkeys(DEVICES, 0)
+    probed = distredge(
+        folder, "probe", "--cluster", "boards.toml", "--between", "alpha", "beta", "--repeats", "2", "--json"
+    )
+    assert probed.returncode == 0, probed.stderr
+    links = json.loads(probed.stdout)["links"]
+    assert [(link["source"], link["destination"]) for link in links] == [("alpha", "beta"), ("beta", "alpha")]
+    assert all(link["rtt_s"] > 0 for link in links)
+
+
+def test_a_board_that_stays_away_is_named_in_time(boards) -> None:
+    folder, workers = boards
+    assert "worker 'beta': control tcp://127.0.0.1:" in workers[1].stdout.readline()
+    workers[1].terminate()
+    workers[1].wait(20)
+    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--connect", "3")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot reach worker 'beta' at tcp://127.0.0.1:" in done.stderr
+    assert "within 3 s" in done.stderr
+    status = distredge(folder, "cluster", "status", "boards.toml", "--timeout", "1")
+    assert status.returncode == 1
+    assert "beta: worker 'beta' at tcp://127.0.0.1:" in status.stdout
+
+
+def test_keys_of_another_set_are_refused(boards) -> None:
+    folder, _ = boards
+    assert distredge(folder, "keys", "boards.toml", "--out", "other").returncode == 0
+    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--keys", "other", "--connect", "20")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "the handshake broke off: the keys may not fit" in done.stderr or "cannot reach workers" in done.stderr
+
+
+def test_background_workers(folder: Path) -> None:
+    missing = distredge(folder, "cluster", "status", "local.toml")
+    assert missing.returncode == 1
+    assert "no workers of 'test' run" in missing.stderr
+    try:
+        started = distredge(folder, "cluster", "start", "local.toml", "--json")
+        assert started.returncode == 0, started.stderr
+        assert set(json.loads(started.stdout)) == set(DEVICES)
+        again = distredge(folder, "cluster", "start", "local.toml")
+        assert again.returncode == 1
+        assert "run already" in again.stderr
+        for path in (folder / "state").rglob("*.secret"):
+            assert path.stat().st_mode & 0o777 == 0o600
+        for _ in range(2):
+            done = deploy(folder, *STRATEGY, "--cluster", "local.toml", "--json")
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["workers"] == "background"
+        assert distredge(folder, "cluster", "status", "local.toml").returncode == 0
+    finally:
+        stopped = distredge(folder, "cluster", "stop", "local.toml", "--json")
+    assert sorted(json.loads(stopped.stdout)["stopped"]) == sorted(DEVICES)
+    assert not list((folder / "state").rglob("*.secret"))
+    assert distredge(folder, "cluster", "status", "local.toml").returncode == 1
+
+
+def test_probing_this_machine(folder: Path) -> None:
+    done = distredge(folder, "probe", "--cluster", "local.toml", "--repeats", "2")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2 * len(DEVICES)
+
+
+def test_a_cluster_file_to_start_from(folder: Path) -> None:
+    done = distredge(
+        folder, "cluster", "init", "new.toml", "--device", "a=192.168.1.11", "--device", "b=pi.local,default:pi3"
+    )
+    assert done.returncode == 0, done.stderr
+    from distredge.cluster import load_cluster
+
+    made = load_cluster(folder / "new.toml")
+    assert [(d.name, d.address) for d in made.devices] == [("a", "192.168.1.11"), ("b", "pi.local")]
+    assert distredge(folder, "cluster", "init", "new.toml", "--device", "a=b").returncode == 2
+    wrong = distredge(folder, "cluster", "init", "other.toml", "--device", "a=1.2.3.4,default:abacus")
+    assert wrong.returncode == 2
+    assert not (folder / "other.toml").exists()
+
+
+@pytest.fixture
+def cases(folder: Path, graph) -> Path:
+    (folder / "broken.json").write_text("{")
+    (folder / "note.png").write_text("no picture")
+    (folder / "broken.onnx").write_bytes(b"no model")
+    (folder / "broken.toml").write_text("= nothing")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "picture.png")
+    make_strategy(graph, [(1, 1)]).replace(devices=("alpha", "nobody"), head=_head("alpha")).save(folder / "who.json")
+    _cluster_file(folder / "away.toml", _free_ports(6))
+    return folder
+
+
+def _head(name: str):
+    from distredge.strategy import Head
+
+    return Head(name)
+
+
+LOCAL = ("--cluster", "local.toml")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (("nothing.json", *LOCAL), 2, "nothing.json: cannot read the strategy: No such file"),
+        (("broken.json", *LOCAL), 2, "broken.json: not a strategy file"),
+        ((*STRATEGY, "--cluster", "nothing.toml"), 2, "nothing.toml"),
+        ((*STRATEGY, "--cluster", "broken.toml"), 2, "broken.toml: not TOML"),
+        ((*STRATEGY, "--cluster", "db-51"), 2, "did you mean"),
+        (("s.json", "--model", "broken.onnx", *LOCAL), 2, "broken.onnx"),
+        (("s.json", "--model", "nothing.onnx", *LOCAL), 2, "nothing.onnx"),
+        (("s.json", *LOCAL), 2, "found 'small'"),
+        (("s.json", "--model", "mobilenet-v2", *LOCAL), 2, "the strategy is for another model"),
+        (("who.json", "--model", "small.onnx", *LOCAL), 2, "has no device 'nobody'"),
+        ((*STRATEGY, *LOCAL, "--image", "nothing.png"), 2, "small: does not say how a picture becomes its input"),
+        ((*STRATEGY, "--cluster", "away.toml"), 2, "cannot read the public keys"),
+        (
+            (*STRATEGY, "--cluster", "away.toml", "--plaintext", "--connect", "0.5"),
+            1,
+            "cannot reach workers 'alpha' at",
+        ),
+        ((*STRATEGY, *LOCAL, "--deadline", "0"), 2, "deadline"),
+        ((*STRATEGY, *LOCAL, "--repeat", "0"), 2, "repeat"),
+    ],
+)
+def test_one_line_for_what_is_wrong(
+    cases: Path, monkeypatch, capsys, args: tuple[str, ...], code: int, text: str
+) -> None:
+    monkeypatch.chdir(cases)
+    with pytest.raises(SystemExit) as ended:
+        run("distredge.cli.deploy_strategy:deploy_strategy", "deploy-strategy", args)
+    said = capsys.readouterr()
+    assert ended.value.code == code, said.err
+    assert text in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (("worker", "--cluster", "away.toml", "--name", "alpha"), 2, "public.json: cannot read the public keys"),
+        (("worker", "--cluster", "away.toml", "--name", "delta"), 2, "has no device 'delta'"),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--bind", "*"),
+            1,
+            "only with encryption",
+        ),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--bind", "192.0.2.77"),
+            1,
+            "cannot bind",
+        ),
+        (("worker", "--cluster", "away.toml", "--name", "alpha", "--provider", "cuda"), 2, "public.json"),
+        (("keys", "nothing.toml"), 2, "nothing.toml"),
+        (("cluster", "start", "away.toml"), 2, "start their workers there: on 127.0.0.1: distredge worker"),
+        (("probe", "--cluster", "away.toml", "--plaintext", "--timeout", "0.5"), 1, "cannot be reached within 0.5 s"),
+        (("probe", "--cluster", "local.toml", "--between", "alpha", "delta"), 2, "has no device 'delta'"),
+    ],
+)
+def test_one_line_for_what_is_wrong_elsewhere(
+    cases: Path, monkeypatch, capsys, args: tuple[str, ...], code: int, text: str
+) -> None:
+    monkeypatch.chdir(cases)
+    with pytest.raises(SystemExit) as ended:
+        run("distredge.cli.main:distredge", "distredge", args)
+    said = capsys.readouterr()
+    assert ended.value.code == code, said.err
+    assert text in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_the_doctor(folder: Path) -> None:
+    done = distredge(folder, "doctor", "--json")
+    findings = {f["what"]: f for f in json.loads(done.stdout)["findings"]}
+    for what in ("python", "onnxruntime", "encryption", "engine", "worker", "interfaces", "machine"):
+        assert findings[what]["state"] == "ok", findings[what]
+    assert "a worker answers in" in findings["worker"]["detail"]
+
+
+@pytest.mark.parametrize("name", ["worker", "keys", "cluster", "probe", "doctor", "deploy_strategy"])
+def test_options_are_explained(name: str) -> None:
+    command = load_object(f"distredge.cli.{name}:{name}")
+    for one in [command, *getattr(command, "commands", {}).values()]:
+        for option in one.params:
+            assert option.param_type_name == "argument" or option.help, f"{one.name} {option.name}"
