@@ -33,6 +33,8 @@ class Problem:
         objective: "latency" of one image, "throughput" of many, or "energy" of one image.
         latency_limit_s: longest latency that a plan may have; None unlimited.
         respect_memory: whether plans must fit the devices' memory.
+        free_order: whether a plan may take the devices in another order than the cluster's (rows from top to bottom)
+            and leave some out of it; the published systems do not.
 
     Raises:
         ConfigError: if an option is not one of those.
@@ -47,6 +49,7 @@ class Problem:
     objective: Objective = "latency"
     latency_limit_s: float | None = None
     respect_memory: bool = False
+    free_order: bool = True
 
     def __post_init__(self) -> None:
         _check_names("input_dtypes", self.input_dtypes, INPUT_DTYPES)
