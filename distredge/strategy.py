@@ -13,14 +13,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
+from msgspec import Meta, Struct
 
 from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you_mean, located
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
 from distredge.model.layout import Decision
+from distredge.profiles.reading import convert, decode_json
 
 FORMAT = "distredge.strategy/1"
 WIRES = ("float32", "float16", "int8")
@@ -302,18 +304,16 @@ class Strategy:
 
     @classmethod
     def from_json(cls, text: str, source: str = "strategy") -> Strategy:
-        """Parses the text of a strategy file; `source` names it in errors."""
-        try:
-            content = json.loads(text, parse_constant=_no_constant)
-        except ValueError as error:
-            raise FileError(f"{source}: not a strategy file: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        """Parses the text of a strategy file; `source` names it in errors.
+
+        Raises:
+            StrategyError: naming the field that is wrong.
+        """
+        content: Any = decode_json(text, object, source, StrategyError)
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        if found != FORMAT:
             raise StrategyError(located(source, "format", found, repr(FORMAT)))
-        try:
-            parsed = msgspec.convert(content, _File, strict=True)
-        except msgspec.ValidationError as error:
-            raise StrategyError(f"{source}: {error}{_unknown_hint(str(error))}") from error
+        parsed = convert(content, StrategyFile, source, StrategyError)
         return cls(
             ModelRef(parsed.model.name, parsed.model.topology, parsed.model.input_shape),
             parsed.devices,
@@ -326,42 +326,49 @@ class Strategy:
         )
 
 
-class _FileModel(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    topology: str
-    input_shape: tuple[int, ...]
+Name = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0)]
+CutPoints = Annotated[tuple[Count, ...], Meta(min_length=2)]
 
 
-class _FileVolume(msgspec.Struct, forbid_unknown_fields=True):
-    ends_at: tuple[str, ...]
-    reference: str
-    rows: tuple[int, ...]
-    columns: tuple[int, ...] | None = None
-    split: str = "rows"
-    wire: str = "float32"
+class _FileModel(Struct, forbid_unknown_fields=True):
+    name: Name
+    topology: Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
+    input_shape: tuple[Count, ...]
+
+
+class _FileVolume(Struct, forbid_unknown_fields=True):
+    ends_at: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    reference: Name
+    rows: CutPoints
+    columns: CutPoints | None = None
+    split: Literal["rows", "out_channels", "in_channels"] = "rows"
+    wire: Literal["float32", "float16", "int8"] = "float32"
     boundary_first: bool = False
 
 
-class _FileHead(msgspec.Struct, forbid_unknown_fields=True):
-    device: str
-    split: str = "whole"
+class _FileHead(Struct, forbid_unknown_fields=True):
+    device: Name
+    split: Literal["whole", "out_channels"] = "whole"
 
 
-class _FileInput(msgspec.Struct, forbid_unknown_fields=True):
-    dtype: str = "float32"
+class _FileInput(Struct, forbid_unknown_fields=True):
+    dtype: Literal["float32", "uint8"] = "float32"
 
 
-class _FilePlanner(msgspec.Struct, forbid_unknown_fields=True):
-    method: str = "manual"
+class _FilePlanner(Struct, forbid_unknown_fields=True):
+    method: Name = "manual"
     seed: int = 0
     settings: dict[str, Any] = {}
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    format: str
+class StrategyFile(Struct, forbid_unknown_fields=True):
+    """A strategy as it stands in its file."""
+
+    format: Literal["distredge.strategy/1"]
     model: _FileModel
-    devices: tuple[str, ...]
-    volumes: tuple[_FileVolume, ...]
+    devices: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    volumes: Annotated[tuple[_FileVolume, ...], Meta(min_length=1)]
     head: _FileHead
     input: _FileInput = msgspec.field(default_factory=_FileInput)
     planner: _FilePlanner = msgspec.field(default_factory=_FilePlanner)
@@ -381,20 +388,6 @@ def _cuts_of(graph: Graph) -> tuple[Cut, ...]:
             f"('{first.name}': {graph.body.verdicts[0].reason})"
         )
     return graph.cuts
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not allowed")
-
-
-def _unknown_hint(message: str) -> str:
-    """Adds the closest field name to msgspec's message on an unknown field."""
-    marker = "unknown field `"
-    if marker not in message:
-        return ""
-    name = message.split(marker)[1].split("`")[0]
-    structs = (_File, _FileModel, _FileVolume, _FileHead, _FileInput, _FilePlanner)
-    return did_you_mean(name, {f for struct in structs for f in struct.__struct_fields__})
 
 
 def _plain(item: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _COMMANDS = {
     "plan": _Entry("distredge.cli.plan:plan", "Find a strategy for a model on a cluster."),
     "compare": _Entry("distredge.cli.compare:compare", "Plan with several methods and print a table."),
     "simulate": _Entry("distredge.cli.simulate:simulate", "Predict what a strategy costs."),
-    "show": _Entry("distredge.cli.show:show", "Describe a model, cluster, strategy or profile."),
+    "show": _Entry("distredge.cli.show:show", "Describe a model: its operators, and where it may be cut."),
     "cluster": _Entry("distredge.cli.cluster:cluster", "Write a cluster file; start, stop and list its workers."),
     "keys": _Entry("distredge.cli.keys:keys", "Make the keys of a cluster."),
     "worker": _Entry("distredge.cli.worker:worker", "Run a worker on this board."),

@@ -1,0 +1,33 @@
+"""`distredge schema`: prints the JSON schema of a file format."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from distredge.cli._common import load_object, verbose_option
+
+FORMATS = {
+    "strategy": "distredge.strategy:StrategyFile",
+    "cluster": "distredge.cluster:ClusterFile",
+    "profile": "distredge.profiles.schema:ProfileFile",
+}
+"""Format -> the structure that its reader checks files against."""
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(FORMATS)))
+@verbose_option
+def schema(name: str) -> None:
+    """Print the JSON schema of the file format NAME (a cluster file is TOML of the same structure)."""
+    click.echo(json.dumps(json_schema(name), indent=1))
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """Returns the JSON schema of a file format."""
+    import msgspec
+
+    found = msgspec.json.schema(load_object(FORMATS[name]))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"distredge.{name}/1", **found}
