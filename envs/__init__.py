@@ -14,5 +14,13 @@ SPLIT_ROWS = "distredge/SplitRows-v0"
 PARTITION = "distredge/Partition-v0"
 """The agent also chooses where each volume ends."""
 
-register(id=SPLIT_ROWS, entry_point="distredge.envs.split_rows:SplitRowsEnv")
-register(id=PARTITION, entry_point="distredge.envs.partition:PartitionEnv")
+register(
+    id=SPLIT_ROWS,
+    entry_point="distredge.envs.split_rows:SplitRowsEnv",
+    vector_entry_point="distredge.envs.vector:split_rows",
+)
+register(
+    id=PARTITION,
+    entry_point="distredge.envs.partition:PartitionEnv",
+    vector_entry_point="distredge.envs.vector:partition",
+)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from distredge.cluster import Link
     from distredge.model.graph import Graph
     from distredge.problem import Problem
 
@@ -21,7 +22,7 @@ LAYER_FEATURES = 4
 """Height, channels, kernel and stride."""
 
 
-def scale_time(time_s: NDArray[np.float64], unit_s: float) -> NDArray[np.float64]:
+def scale_time(time_s: NDArray[np.float64], unit_s: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Maps seconds, 0 to infinity, to [-1, 1]: x / (1 + x) of x = time / unit, doubled, minus 1."""
     x = np.asarray(time_s, np.float64) / unit_s
     with np.errstate(invalid="ignore"):
@@ -50,23 +51,26 @@ def layer_features(graph: Graph, tensor_name: str) -> NDArray[np.float64]:
     return 2.0 * np.clip(shares, 0.0, 1.0) - 1.0
 
 
-def cluster_features(problem: Problem, start_s: float = 0.0) -> NDArray[np.float64]:
-    """How fast each device computes and can be reached, (2 * n_devices,), each in [-1, 1].
+def compute_times(problem: Problem) -> NDArray[np.float64]:
+    """Seconds of every operator of the whole model on each device, one after the other, (n_devices,)."""
+    signatures = [s for s in problem.graph.signatures if s is not None]
+    return np.array([sum(float(d.profile.operator_s(s, s.rows)) for s in signatures) for d in problem.cluster.devices])
 
-    First the seconds of every operator of the whole model on each device, then the seconds in which the model's input
-    crosses the slower of the requester's uplink and the device's downlink at `start_s`; both scaled by `scale_time`.
+
+def reach_times(problem: Problem, start_s: float = 0.0) -> NDArray[np.float64]:
+    """Seconds in which the model's input gets to each device, (n_devices,); infinite where a link is down.
+
+    At the smaller of the rates of the requester's uplink and the device's downlink at `start_s`.
     """
     graph, cluster = problem.graph, problem.cluster
-    compute_s = []
-    reach_s = []
     bits = 8.0 * sum(graph.tensors[name].size_bytes for name in graph.input_names)
-    for device in cluster.devices:
-        whole = [s for s in graph.signatures if s is not None]
-        compute_s.append(sum(float(device.profile.operator_s(s, s.rows)) for s in whole))
-        rates = [
-            link.trace.rate_at(start_s) if link.trace is not None else link.rate_bps
-            for link in (cluster.requester.uplink, device.downlink)
-        ]
-        slowest = min(math.inf if rate is None else rate for rate in rates)
-        reach_s.append(bits / slowest if slowest > 0 else math.inf)
-    return scale_time(np.array(compute_s + reach_s), problem.offload_latency_s)
+    own = _rate(cluster.requester.uplink, start_s)
+    rates = np.array([min(own, _rate(device.downlink, start_s)) for device in cluster.devices])
+    with np.errstate(divide="ignore"):
+        return bits / rates
+
+
+def _rate(link: Link, start_s: float) -> float:
+    if link.trace is not None:
+        return link.trace.rate_at(start_s)
+    return math.inf if link.rate_bps is None else link.rate_bps

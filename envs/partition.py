@@ -87,7 +87,8 @@ class PartitionEnv(VolumesEnv):
 
     ## Vectorized environment
 
-    `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` runs copies of this environment.
+    `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` steps n copies with one call of the compiled kernel;
+    episodes that end begin anew in the same step. `distredge.agents.vec_env` adapts it to stable-baselines3.
 
     ## Version History
 

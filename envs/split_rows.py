@@ -86,7 +86,8 @@ class SplitRowsEnv(VolumesEnv):
 
     ## Vectorized environment
 
-    `gymnasium.make_vec("distredge/SplitRows-v0", num_envs=n)` runs copies of this environment.
+    `gymnasium.make_vec("distredge/SplitRows-v0", num_envs=n)` steps n copies with one call of the compiled kernel;
+    episodes that end begin anew in the same step. `distredge.agents.vec_env` adapts it to stable-baselines3.
 
     ## Version History
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distredge.envs import rendering
 from distredge.envs._setup import Clusters, Model, check_choice, load_model, load_problems, longest_period_s
-from distredge.envs.observation import cluster_features, scale_time
+from distredge.envs.observation import compute_times, reach_times, scale_time
 from distredge.envs.pricing import make_pricer
 from distredge.errors import ConfigError, located
 from distredge.monitor import names
@@ -106,6 +106,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         self.n_devices = len(self.problems[0].cluster.devices)
         self.pricer = make_pricer(self.problems, input_dtype)
         self.last_episode: Episode | None = None
+        self._compute_s: dict[int, NDArray[np.float64]] = {}
         self._cluster = 0
         self._start_s = 0.0
         self._about_cluster = np.zeros(0)
@@ -157,6 +158,14 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         """Model and cluster of the current episode."""
         return self.problems[self._cluster]
 
+    def cluster_view(self, cluster: int, start_s: float) -> NDArray[np.float64]:
+        """What is seen of a cluster: how fast each device computes and can be reached, (2 * n_devices,)."""
+        problem = self.problems[cluster]
+        if cluster not in self._compute_s:
+            self._compute_s[cluster] = compute_times(problem)
+        times_s = np.concatenate([self._compute_s[cluster], reach_times(problem, start_s)])
+        return scale_time(times_s, problem.offload_latency_s)
+
     def twin(self: Self) -> Self:
         """Another environment made with the same arguments."""
         arguments: Any = self
@@ -172,7 +181,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         self._cluster = self._choose_cluster(given.get("cluster"))
         self._start_s = self._choose_start_s(given.get("start_s"))
         if self.observe_cluster:
-            self._about_cluster = cluster_features(self.problem, self._start_s)
+            self._about_cluster = self.cluster_view(self._cluster, self._start_s)
         self._volumes = []
         self._running = True
         return self._observe(np.zeros(self.n_devices)), self._info(0.0, done=False)

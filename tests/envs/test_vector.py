@@ -1,0 +1,208 @@
+"""Many environments at once: each does what a single one does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.vector import AutoresetMode
+
+import distredge.envs
+from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
+from distredge.envs.partition import PartitionEnv
+from distredge.envs.split_rows import SplitRowsEnv
+from distredge.envs.vector import VolumesVectorEnv
+from distredge.envs.volumes import VolumesEnv
+from distredge.errors import ConfigError
+from distredge.latency import evaluate
+from distredge.model import zoo
+from distredge.model.graph import Graph
+from distredge.monitor import names
+from distredge.profiles.network import Trace
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return zoo.build("vgg16", width=0.125)
+
+
+def _changed(graph: Graph, kind: str) -> Any:
+    """A cluster, or several: as shipped, with traces, with shared links, with a dead link."""
+    db50 = load_cluster("db-50")
+    if kind == "several":
+        return ["db-50", "da-300", "dc-50"]
+    if kind == "shared":
+        return Cluster("shared", db50.requester, db50.devices, link_model="shared")
+    if kind == "traces":
+        link = Link(trace=Trace(np.array([0.0, 0.05, 0.3]), np.array([50e6, 5e6, 90e6])))
+        return Cluster("traced", Requester(), tuple(Device(d.name, d.profile, link, link) for d in db50.devices))
+    if kind == "dead":
+        dead = Device(db50.devices[2].name, db50.devices[2].profile, Link(rate_bps=0.0), Link(rate_bps=0.0))
+        return Cluster("dead", Requester(), (*db50.devices[:2], dead, db50.devices[3]))
+    return "db-50"
+
+
+def _vector(env: VolumesEnv, num_envs: int) -> VolumesVectorEnv:
+    return VolumesVectorEnv(env, num_envs)
+
+
+@pytest.mark.parametrize("kind", ["plain", "several", "traces", "shared", "dead"])
+@pytest.mark.parametrize("make", [SplitRowsEnv, PartitionEnv])
+def test_each_copy_does_what_a_single_one_does(graph: Graph, make: type[VolumesEnv], kind: str) -> None:
+    env = make(graph, _changed(graph, kind), observe_cluster=kind == "several")  # type: ignore[call-arg]
+    several = len(env.problems)
+    count = 5
+    options = {"cluster": [i % several for i in range(count)], "start_s": [0.06 * i for i in range(count)]}
+    if kind != "traces":
+        options["start_s"] = [0.0] * count
+    vector = _vector(env, count)
+    obs, infos = vector.reset(seed=0, options=options)
+    singles = [env.twin() for _ in range(count)]
+    for i, single in enumerate(singles):
+        first, info = single.reset(options={key: value[i] for key, value in options.items()})
+        assert np.array_equal(obs[i], first)
+        assert {key: infos[key][i] for key in info} == info
+    rng = np.random.default_rng(1)
+    ended = 0
+    for _ in range(12):
+        actions = rng.uniform(-1, 1, vector.action_space.shape).astype(np.float32)
+        obs, rewards, terminated, truncated, infos = vector.step(actions)
+        assert not truncated.any()
+        for i, single in enumerate(singles):
+            own_obs, own_reward, own_done, _, own_info = single.step(actions[i])
+            assert rewards[i] == pytest.approx(own_reward, rel=1e-9)
+            assert terminated[i] == own_done
+            if own_done:
+                ended += 1
+                assert infos["_final_obs"][i]
+                assert infos["final_obs"][i] == pytest.approx(own_obs, abs=1e-6)
+                assert {k: infos["final_info"][k][i] for k in own_info} == pytest.approx(own_info, rel=1e-9)
+                episode = vector.last_episode(i)
+                assert episode is not None
+                assert single.last_episode is not None
+                assert episode.volumes == single.last_episode.volumes
+                assert episode.head == single.last_episode.head
+                fresh = {"cluster": int(infos["cluster"][i]), "start_s": float(infos["start_s"][i])}
+                own_obs, own_info = single.reset(options=fresh)
+            else:
+                assert "final_obs" not in infos or not infos["_final_obs"][i]
+            assert obs[i] == pytest.approx(own_obs, abs=1e-6)
+            assert {k: infos[k][i] for k in own_info} == pytest.approx(own_info, rel=1e-9)
+    assert ended >= count
+
+
+def test_episodes_are_strategies(graph: Graph) -> None:
+    env = SplitRowsEnv(graph, "db-50", partition=[9, 17])
+    vector = _vector(env, 3)
+    assert vector.last_episode(0) is None
+    vector.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        *_, infos = vector.step(rng.uniform(-1, 1, (3, 3)).astype(np.float32))
+    for i in range(3):
+        strategy = env.strategy(vector.last_episode(i))
+        assert infos["final_info"][names.LATENCY_S][i] == pytest.approx(evaluate(env.problem, strategy), rel=1e-9)
+
+
+def test_made_by_name(graph: Graph) -> None:
+    for name in (distredge.envs.SPLIT_ROWS, distredge.envs.PARTITION):
+        vector = gym.make_vec(name, num_envs=4, model=graph, cluster="db-50")
+        assert isinstance(vector.unwrapped, VolumesVectorEnv)
+        assert vector.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+        obs, _ = vector.reset(seed=0)
+        assert obs in vector.observation_space
+        obs, *_ = vector.step(vector.action_space.sample())
+        assert obs in vector.observation_space
+        vector.close()
+
+
+def test_works_step_by_step_in_gymnasiums_own_vector_too(graph: Graph) -> None:
+    vector = gym.make_vec(
+        distredge.envs.SPLIT_ROWS, num_envs=2, vectorization_mode="sync", model=graph, cluster="db-50"
+    )
+    vector.reset(seed=0)
+    obs, *_ = vector.step(vector.action_space.sample())
+    assert obs in vector.observation_space
+    vector.close()
+
+
+def test_returns_fresh_arrays(graph: Graph) -> None:
+    vector = _vector(SplitRowsEnv(graph, "db-50", partition=[9, 17]), 2)
+
+    def arrays(value: Any) -> list[Any]:
+        if isinstance(value, dict):
+            return [a for v in value.values() for a in arrays(v)]
+        if isinstance(value, tuple):
+            return [a for v in value for a in arrays(v)]
+        return [value] if isinstance(value, np.ndarray) else []
+
+    results = [vector.reset(seed=0)]
+    copies = []
+    for _ in range(5):
+        copies.append([a.copy() for a in arrays(results[-1])])
+        results.append(vector.step(np.zeros((2, 3), np.float32)))
+    seen = [a for result in results for a in arrays(result)]
+    assert len({id(a) for a in seen}) == len(seen)
+    own = [v for v in vars(vector).values() if isinstance(v, np.ndarray)]
+    assert not any(np.shares_memory(a, b) for a in seen for b in own)
+    # Nothing that was returned changes afterwards.
+    for result, copy in zip(results, copies, strict=False):
+        for before, after in zip(copy, arrays(result), strict=True):
+            assert before.dtype == object or np.array_equal(before, after)
+
+
+def test_same_seed_same_draws(graph: Graph) -> None:
+    draws = []
+    for seed in (3, 3, 4):
+        vector = _vector(SplitRowsEnv(graph, ["db-50", "da-50", "dc-50"], observe_cluster=True), 16)
+        _, infos = vector.reset(seed=seed)
+        draws.append(infos["cluster"].tolist())
+    assert draws[0] == draws[1] != draws[2]
+    assert set(draws[0]) == {0, 1, 2}
+
+
+def test_a_dead_link_ends_an_episode_early(graph: Graph) -> None:
+    vector = _vector(SplitRowsEnv(graph, _changed(graph, "dead")), 2)
+    vector.reset(seed=0)
+    actions = np.array([[-0.5, 0.0, 0.5], [1.0, 1.0, 1.0]], np.float32)
+    _, rewards, terminated, _, infos = vector.step(actions)
+    assert terminated.tolist() == [True, False]
+    assert rewards[0] == 0.0
+    assert infos["final_info"][names.LATENCY_S][0] == math.inf
+    assert infos["final_info"]["feasible"][0] == np.False_
+    assert infos["volume"].tolist() == [0, 1]
+    episode = vector.last_episode(0)
+    assert episode is not None
+    assert not episode.complete
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clutser": 1}, "did you mean 'cluster'"),
+        ({"cluster": 2}, "0 to 0"),
+        ({"cluster": [0, 0, 0]}, "one value, or 2"),
+        ({"start_s": [0.0, -1.0]}, "seconds >= 0"),
+    ],
+)
+def test_wrong_options(graph: Graph, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _vector(SplitRowsEnv(graph), 2).reset(options=options)
+
+
+def test_wrong_use(graph: Graph) -> None:
+    env = SplitRowsEnv(graph)
+    with pytest.raises(ConfigError, match="num_envs: found 0"):
+        _vector(env, 0)
+    with pytest.raises(ConfigError, match="render_mode"):
+        _vector(SplitRowsEnv(graph, render_mode="ansi"), 2)
+    vector = _vector(env, 2)
+    with pytest.raises(ResetNeeded):
+        vector.step(np.zeros((2, 3), np.float32))
+    vector.reset()
+    with pytest.raises(InvalidAction, match=r"\(2, 3\)"):
+        vector.step(np.zeros((3, 3), np.float32))
