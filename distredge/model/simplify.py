@@ -87,6 +87,9 @@ def _does_nothing(draft: Draft, node: onnx.NodeProto) -> bool:
     if kind == "Transpose":
         perm = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "perm"), None)
         return perm is not None and list(perm) == list(range(len(perm)))
+    if kind in ("MaxPool", "AveragePool"):
+        sizes = [v for a in node.attribute if a.name in ("kernel_shape", "strides") for v in a.ints]
+        return same and len(node.output) == 1 and all(size == 1 for size in sizes)
     if kind in ("Concat", "Sum", "Max", "Min", "Mean"):
         return len(node.input) == 1 and same
     return False

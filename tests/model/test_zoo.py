@@ -53,10 +53,10 @@ class Recorder(SeededWeights):
         self.asked[key] = (size,)
         return np.full(size, mean, np.float32)
 
-    def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    def batch_norm(self, key: str, size: int) -> tuple[np.ndarray, ...]:
         self.asked |= {f"{key}.{part}": (size,) for part in ("weight", "bias", "running_mean", "running_var")}
         self.asked[f"{key}.num_batches_tracked"] = ()
-        return np.ones(size, np.float32), np.zeros(size, np.float32)
+        return tuple(np.full(size, value, np.float32) for value in (1, 0, 0, 1))
 
 
 def _written(name: str, shape: tuple[int, ...] | None = None, width: float = 1.0) -> tuple[Graph, Builder, Recorder]:

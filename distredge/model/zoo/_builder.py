@@ -19,7 +19,7 @@ from distredge.model.canonical import canonical_attributes
 from distredge.model.graph import Graph
 from distredge.model.infer import IR_VERSION, OPSET, infer_node, needed_opset, static_shape, tensor_type
 from distredge.model.preprocess import Preprocess
-from distredge.model.zoo._weights import Weights
+from distredge.model.zoo._weights import PARTS, Statistics, Weights
 
 Pads = int | str | tuple[int, ...]
 
@@ -194,12 +194,12 @@ class Builder:
         if bn is None:
             return weight, shift
         self.parameters += 2 * outputs
-        norm = self.weights.batch_norm(bn, outputs, epsilon)
+        norm = self.weights.batch_norm(bn, outputs)
         if norm is None:
             return weight, shift if shift is not None else self.weights.vector(f"{bn}.bias", outputs)
-        scale, offset = norm
+        scale, offset = _affine(norm, epsilon)
         folded = (weight.astype(np.float64) * scale.reshape(-1, *(1,) * (len(shape) - 1))).astype(np.float32)
-        return folded, offset if shift is None else (shift.astype(np.float64) * scale + offset).astype(np.float32)
+        return folded, (offset if shift is None else shift * scale + offset).astype(np.float32)
 
     def pads(
         self,
@@ -273,21 +273,14 @@ class Builder:
         return self.node("GlobalAveragePool", [x], name)
 
     def batch_norm(self, x: Value, key: str, name: str, *, epsilon: float = 1e-5) -> Value:
-        """Adds a batch normalisation that no convolution precedes: a scale and a shift per channel."""
+        """Adds a batch normalisation that no convolution precedes."""
         self.parameters += 2 * x.channels
-        size = x.channels
-        scale, shift = self.weights.batch_norm(key, size, epsilon) or (
-            self.weights.vector(f"{key}.weight", size, mean=1.0),
-            self.weights.vector(f"{key}.bias", size),
-        )
-        constants = (
-            ("scale", scale),
-            ("shift", shift),
-            ("mean", np.zeros_like(scale)),
-            ("variance", np.ones_like(scale)),
-        )
-        reads = [self.constant(f"{key}.{part}", array) for part, array in constants]
-        return self.node("BatchNormalization", [x, *reads], name, epsilon=0.0)
+        statistics = self.weights.batch_norm(key, x.channels)
+        if statistics is None:
+            seeded = [self.weights.vector(f"{key}.{part}", x.channels) for part in PARTS]
+            statistics = (1 + seeded[0], seeded[1], seeded[2], np.abs(1 + seeded[3]))
+        reads = [self.constant(f"{key}.{part}", array) for part, array in zip(PARTS, statistics, strict=True)]
+        return self.node("BatchNormalization", [x, *reads], name, epsilon=epsilon)
 
     def conv_transpose(
         self,
@@ -310,12 +303,13 @@ class Builder:
         shape = (x.channels, channels, kernel, kernel)
         fan_in = max(1, x.channels * kernel * kernel // stride**2)
         weight = self.weights.weight(f"{key}.weight", shape, fan_in, 1.0)
-        norm = None if bn is None else self.weights.batch_norm(bn, channels, 1e-5)
+        norm = None if bn is None else self.weights.batch_norm(bn, channels)
         self.parameters += weight.size + (channels if bn is None else 2 * channels)
         if norm is None:
             bias = self.weights.vector(f"{bn or key}.bias", channels)
         else:
-            weight, bias = (weight * norm[0].astype(np.float64).reshape(1, -1, 1, 1)).astype(np.float32), norm[1]
+            scale, offset = _affine(norm, 1e-5)
+            weight, bias = (weight * scale.reshape(1, -1, 1, 1)).astype(np.float32), offset.astype(np.float32)
         inputs: list[Value | str] = [x, self.constant(f"{key}.weight", weight), self.constant(f"{key}.bias", bias)]
         out = self.node(
             "ConvTranspose", inputs, name or key, kernel_shape=(kernel,) * 2, strides=(stride,) * 2, pads=(pad,) * 4
@@ -382,6 +376,12 @@ class Builder:
         imports = [helper.make_opsetid("", needed_opset(self._nodes, OPSET))]
         proto = helper.make_model(graph, producer_name="distredge", ir_version=IR_VERSION, opset_imports=imports)
         return Graph(proto, self.name, preprocess, self._constants)
+
+
+def _affine(statistics: Statistics, epsilon: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    weight, bias, mean, variance = (array.astype(np.float64) for array in statistics)
+    scale: NDArray[np.float64] = weight / np.sqrt(variance + epsilon)
+    return scale, bias - mean * scale
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:

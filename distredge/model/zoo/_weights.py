@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from distredge.errors import FileError, MissingDependency, ModelError, located
 
 Array = NDArray[np.float32]
+Statistics = tuple[Array, Array, Array, Array]
+
+PARTS = ("weight", "bias", "running_mean", "running_var")
+"""Parameters of a batch normalisation, in the order of `Statistics`."""
 
 POOL = 1 << 20
 """Elements from which a seeded weight becomes overlapping windows of one pool of draws instead of draws of its own."""
@@ -37,8 +41,8 @@ class Weights(Protocol):
     def vector(self, key: str, size: int, mean: float = 0.0) -> Array:
         """Returns the bias or other vector `key`; a seeded one has deviation BIAS_DEVIATION about `mean`."""
 
-    def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
-        """Returns scale and shift of the batch normalisation `key`; None when it is to be left out."""
+    def batch_norm(self, key: str, size: int) -> Statistics | None:
+        """Returns weight, bias, mean and variance of the batch normalisation `key`; None when it may be left out."""
 
     def finish(self) -> None:
         """Checks that nothing was left unused.
@@ -79,7 +83,7 @@ class SeededWeights:
         """See `Weights.vector`."""
         return np.float32(mean) + self._draws(key).standard_normal(size, dtype=np.float32) * np.float32(BIAS_DEVIATION)
 
-    def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
+    def batch_norm(self, key: str, size: int) -> Statistics | None:
         """Returns None."""
         return None
 
@@ -126,14 +130,10 @@ class LoadedWeights:
         """See `Weights.vector`."""
         return self._take(key, (size,))
 
-    def batch_norm(self, key: str, size: int, epsilon: float) -> tuple[Array, Array] | None:
-        """See `Weights.batch_norm`: scale = weight / sqrt(variance + epsilon), shift = bias - mean * scale."""
-        gamma, beta, mean, variance = (
-            self._take(f"{key}.{part}", (size,)).astype(np.float64)
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
-        scale = gamma / np.sqrt(variance + epsilon)
-        return scale.astype(np.float32), (beta - mean * scale).astype(np.float32)
+    def batch_norm(self, key: str, size: int) -> Statistics | None:
+        """See `Weights.batch_norm`."""
+        weight, bias, mean, variance = (self._take(f"{key}.{part}", (size,)) for part in PARTS)
+        return weight, bias, mean, variance
 
     def finish(self) -> None:
         """See `Weights.finish`."""
