@@ -20,7 +20,7 @@ VARIANCE_FEW = 0.1
 VARIANCE_MANY = 1.0
 MANY_DEVICES = 16
 
-_OWN_KEYS = frozenset({"reward_scale", "actor_layers", "critic_layers", "epsilon_decay", "noise_variance"})
+_OWN_KEYS = frozenset({"reward_scale", "actor_layers", "critic_layers", "epsilon_decay", "noise_variance", "n_envs"})
 """Hyper-parameters that are not arguments of the algorithm's class."""
 
 
@@ -58,12 +58,13 @@ def make_agent(
         # The fused Adam takes a fifth off an update of such small networks.
         policy["optimizer_kwargs"] = {"fused": True}
     if "epsilon_decay" in hyperparameters:
-        from distredge.agents.noise import EpsilonNoise
+        from distredge.agents.noise import EpsilonNoise, EpsilonNoises
 
         assert env.action_space.shape is not None
         n_actions = env.action_space.shape[0]
         variance = noise_variance(hyperparameters, n_actions + 1)
-        values["action_noise"] = EpsilonNoise(n_actions, variance, hyperparameters["epsilon_decay"], seed)
+        noise = EpsilonNoise(n_actions, variance, hyperparameters["epsilon_decay"], seed)
+        values["action_noise"] = noise if env.num_envs == 1 else EpsilonNoises(noise, env.num_envs)
     if "ent_coef" in values and values["ent_coef"] is None:
         values["ent_coef"] = "auto"
     agent_class = _agent_class(algo)

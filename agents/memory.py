@@ -29,18 +29,18 @@ class BestStrategy:
         self.episode = 0
         self._weights: dict[str, Any] = {}
 
-    def offer(self, env: VolumesEnv, number: int, agent: BaseAlgorithm | None = None) -> bool:
-        """Keeps the strategy of the episode that has just ended, if it is faster than all before.
+    def offer(self, env: VolumesEnv, episode: Episode | None, number: int, agent: BaseAlgorithm | None = None) -> bool:
+        """Keeps the strategy of an episode, if it is faster than all before.
 
         Args:
             env: where the episode was.
+            episode: that has ended.
             number: of the episode, from 1.
             agent: whose weights to keep with it.
 
         Returns:
             Whether it is faster.
         """
-        episode = env.last_episode
         if episode is None or not episode.complete:
             return False
         latency_s = _latency_s(env, episode)

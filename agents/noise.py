@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 
 
 class EpsilonNoise(ActionNoise):
@@ -44,3 +46,31 @@ class EpsilonNoise(ActionNoise):
 
     def __repr__(self) -> str:
         return f"EpsilonNoise(sigma={self.sigma:g}, epsilon={self.epsilon:g})"
+
+
+class EpsilonNoises(VectorizedActionNoise):
+    """The same for environments that step together; all their episodes count.
+
+    stable-baselines3's own class copies a noise for each environment, random numbers included.
+
+    Args:
+        noise: of all environments.
+        n_envs: how many there are.
+    """
+
+    def __init__(self, noise: EpsilonNoise, n_envs: int) -> None:
+        super().__init__(noise, n_envs)
+        self.noise = noise
+
+    @property
+    def epsilon(self) -> float:
+        """Probability of noise now."""
+        return self.noise.epsilon
+
+    def reset(self, indices: Iterable[int] | None = None) -> None:
+        """Begins the next episode in some environments, or the first one in all."""
+        for _ in (0,) if indices is None else indices:
+            self.noise.reset()
+
+    def __call__(self) -> NDArray[np.float32]:
+        return np.stack([self.noise() for _ in range(self.n_envs)])

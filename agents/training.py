@@ -15,6 +15,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from distredge.agents.algorithms import load_parameters, make_agent, one_torch_thread
 from distredge.agents.memory import BestStrategy
+from distredge.agents.vec_env import KernelVecEnv
+from distredge.envs.vector import VolumesVectorEnv
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -103,16 +105,17 @@ def run_training(
         ConfigError, MissingDependency: if the agent cannot be made.
     """
     with one_torch_thread():
+        n_envs = config.hyperparameters["n_envs"]
         # Without SB3's Monitor: episodes are counted here, and its records would hold the time of day.
-        vector = DummyVecEnv([lambda: env])
-        agent = make_agent(config.algo, vector, config.hyperparameters, config.seed, config.device)
+        vec = DummyVecEnv([lambda: env]) if n_envs == 1 else KernelVecEnv(VolumesVectorEnv(env, n_envs))
+        agent = make_agent(config.algo, vec, config.hyperparameters, config.seed, config.device)
         agent.set_logger(Logger(None, []))
         if trained_agent is not None:
             load_parameters(agent, trained_agent)
-        callback = _EpisodeCallback(env, config, observers, should_stop, checkpoint)
+        callback = _EpisodeCallback(env, vec, config, observers, should_stop, checkpoint)
         start_s = time.perf_counter()
-        # On-policy algorithms collect whole rollouts; the callback ends the run at its last episode.
-        agent.learn(config.episodes * env.max_volumes, callback, log_interval=None)  # type: ignore[arg-type]
+        # The callback ends the run at its last episode; no episode has more steps than this.
+        agent.learn((config.episodes + n_envs) * env.max_volumes, callback, log_interval=None)  # type: ignore[arg-type]
         seconds = time.perf_counter() - start_s
         callback.best.restore(agent)
     return Trained(
@@ -132,6 +135,7 @@ class _EpisodeCallback(BaseCallback):
     def __init__(
         self,
         env: VolumesEnv,
+        vec: DummyVecEnv | KernelVecEnv,
         config: TrainingConfig,
         observers: Sequence[Observer],
         should_stop: Callable[[], bool],
@@ -139,24 +143,28 @@ class _EpisodeCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.env = env
+        self.vec = vec
         self.config = config
         self.observers = observers
         self.should_stop = should_stop
         self.checkpoint = checkpoint
         self.best = BestStrategy()
         self.episodes = 0
-        self._reward = 0.0
+        self._rewards = np.zeros(vec.num_envs)
         self._twin: VolumesEnv | None = None
 
     def _on_step(self) -> bool:
-        self._reward += float(self.locals["rewards"][0])
-        if not self.locals["dones"][0]:
-            return True
+        self._rewards += self.locals["rewards"]
+        return all(self._end_of_episode(i) for i in np.flatnonzero(self.locals["dones"]).tolist())
+
+    def _end_of_episode(self, index: int) -> bool:
+        """Tells of the episode that has ended in one environment; returns whether training goes on."""
         self.episodes += 1
         number = self.episodes
-        assert self.env.last_episode is not None
-        latency_s = self.env.last_episode.latency_s
-        improved = self.best.offer(self.env, number, self.model)
+        vector = self.vec.vector if isinstance(self.vec, KernelVecEnv) else None
+        episode = self.env.last_episode if vector is None else vector.last_episode(index)
+        assert episode is not None
+        improved = self.best.offer(self.env, episode, number, self.model)
         evaluation_s = None
         if self.config.eval_freq and number % self.config.eval_freq == 0:
             evaluation_s, better = self._evaluate(number)
@@ -165,16 +173,16 @@ class _EpisodeCallback(BaseCallback):
             self.checkpoint(self.model, number)
         report = EpisodeReport(
             number,
-            self._reward,
-            latency_s,
+            float(self._rewards[index]),
+            episode.latency_s,
             improved,
             self.best,
-            self.env.problem.offload_latency_s,
+            episode.problem.offload_latency_s,
             getattr(getattr(self.model, "action_noise", None), "epsilon", None),
             evaluation_s,
             {k: float(v) for k, v in self.logger.name_to_value.items() if k.startswith("train/")},
         )
-        self._reward = 0.0
+        self._rewards[index] = 0.0
         for observer in self.observers:
             observer.episode(report)
         return number < self.config.episodes and not self.should_stop()
@@ -188,5 +196,6 @@ class _EpisodeCallback(BaseCallback):
         while not done:
             action: Any = self.model.predict(obs, deterministic=True)[0]
             obs, _, done, _, _ = self._twin.step(np.asarray(action, np.float32))
-        assert self._twin.last_episode is not None
-        return self._twin.last_episode.latency_s, self.best.offer(self._twin, number, self.model)
+        episode = self._twin.last_episode
+        assert episode is not None
+        return episode.latency_s, self.best.offer(self._twin, episode, number, self.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distredge.agents.noise import EpsilonNoise
+from distredge.agents.noise import EpsilonNoise, EpsilonNoises
 
 
 def _after(episodes: int, **arguments: float) -> EpsilonNoise:
@@ -43,3 +43,14 @@ def test_its_random_numbers_are_its_own() -> None:
     np.random.seed(1)  # noqa: NPY002 - the global generator must not matter
     assert np.array_equal(first, [other() for _ in range(5)])
     assert not np.array_equal(first, [_after(10, seed=1)() for _ in range(5)])
+
+
+def test_environments_that_step_together() -> None:
+    noises = EpsilonNoises(_after(-1), 3)
+    noises.reset()
+    assert noises.epsilon == 1.0
+    drawn = noises()
+    assert drawn.shape == (3, 3)
+    assert len({row.tobytes() for row in drawn}) == 3
+    noises.reset(indices=[0, 2])
+    assert noises.epsilon == pytest.approx(1 - (2 / 250) ** 2)

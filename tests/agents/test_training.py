@@ -166,6 +166,25 @@ def test_the_agent_may_choose_the_partition(problem: Problem, config: TrainingCo
     assert trained.episodes == 8
 
 
+@pytest.mark.parametrize("algo", ["ddpg", "ppo"])
+def test_several_environments_at_once(problem: Problem, algo: str) -> None:
+    own = {"actor_layers": [16], "critic_layers": [16], "n_envs": 4}
+    own |= {"n_steps": 6, "batch_size": 6} if algo == "ppo" else {"learning_starts": 6}
+    config = TrainingConfig(algo=algo, episodes=10, seed=1, hyperparameters=own)
+    trained, heard = _train(problem, config)
+    assert [r.number for r in heard.reports] == list(range(1, 11))
+    assert trained.updates > 0
+    # Different environments do not explore alike.
+    assert len({r.latency_s for r in heard.reports}) == 10
+    assert found_strategy(problem, config, trained).predicted[names.LATENCY_S] == pytest.approx(
+        min(r.latency_s for r in heard.reports), rel=1e-9
+    )
+    if algo == "ddpg":
+        # Episodes of all environments count; noise falls as in a single one.
+        assert heard.reports[-1].epsilon == pytest.approx(1 - (8 / 250) ** 2, abs=1e-4)
+    assert _train(problem, config)[0].best.strategy == trained.best.strategy
+
+
 def test_learns_to_beat_the_best_device(problem: Problem) -> None:
     config = TrainingConfig(episodes=120, seed=0, hyperparameters={"actor_layers": [64, 32], "critic_layers": [64, 32]})
     trained, _ = _train(problem, config)
