@@ -130,6 +130,12 @@ class Network(Protocol):
 
 # ZeroMQ.
 
+# Plain numbers: combining enumeration members costs more than sending does.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_NOBLOCK_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+
 _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -159,8 +165,12 @@ class ZmqEndpoint:
         frames = [to, *parts] if to else parts
         try:
             if tracked:
-                return self.socket.send_multipart(frames, zmq.NOBLOCK, copy=False, track=True)
-            self.socket.send_multipart(frames, zmq.NOBLOCK)
+                return self.socket.send_multipart(frames, _NOBLOCK, copy=False, track=True)
+            # Only the first frame can be refused: libzmq takes a message whole or not at all.
+            send = self.socket.send
+            for frame in frames[:-1]:
+                send(frame, _NOBLOCK_MORE)
+            send(frames[-1], _NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 raise NotConnected(f"{self.address}: the peer is not connected") from None
@@ -170,8 +180,11 @@ class ZmqEndpoint:
         return None
 
     def receive(self) -> Received | None:
+        # Asking first is cheaper than the exception of a socket that has nothing.
+        if not self.socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
+            return None
         try:
-            frames: list[zmq.Frame] = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            frames: list[zmq.Frame] = self.socket.recv_multipart(_NOBLOCK, copy=False)
         except zmq.Again:
             return None
         user = ""
@@ -184,11 +197,8 @@ class ZmqEndpoint:
 
     def events(self) -> list[LinkEvent]:
         found: list[LinkEvent] = []
-        while self.monitor is not None:
-            try:
-                head, _ = self.monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
+        while self.monitor is not None and self.monitor.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
+            head, _ = self.monitor.recv_multipart(_NOBLOCK)
             event = int.from_bytes(head[:2], "little" if _LITTLE else "big")
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 found.append(LinkEvent("connected"))
