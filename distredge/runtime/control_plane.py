@@ -50,6 +50,7 @@ PROGRESS_BYTES: Final = 8 * 1024 * 1024
 """How much of the constants comes in between two signs of life."""
 
 MAX_PLANS: Final = 4
+ALIVE_S: Final = 2.0
 
 _MEASURING: Final = -1
 """Where the thread that measures a link stands among those that load plans."""
@@ -115,6 +116,7 @@ class ControlPlane:
         self._plans: dict[int, DevicePlan] = {}
         self._loads: queue.SimpleQueue[_LoadEnd | Callable[[], None]] = queue.SimpleQueue()
         self._loaders: dict[int, threading.Thread] = {}
+        self._told_alive_s = 0.0
         self._stopping = False
 
     def stop(self) -> None:
@@ -131,6 +133,7 @@ class ControlPlane:
             while self._pipe.receive() is not None:
                 pass
             self._take_outcomes()
+            self._say_alive()
         for thread in self._loaders.values():
             thread.join()
 
@@ -248,13 +251,10 @@ class ControlPlane:
         plan = preparing.plan
         weights = self._store.take(plan.plan)
 
-        def goes_on() -> None:
-            self._loads.put(lambda: self._tell(Progress(plan.plan, preparing.received_bytes)))
-
         def work() -> None:
             loaded, error = None, None
             try:
-                loaded = load_plan(plan, preparing.models, weights, self._engine, goes_on)
+                loaded = load_plan(plan, preparing.models, weights, self._engine)
             except DistredgeError as found:
                 error = found
             except MemoryError:
@@ -264,6 +264,16 @@ class ControlPlane:
         thread = threading.Thread(target=work, name=f"load-{plan.plan}", daemon=True)
         self._loaders[plan.plan] = thread
         thread.start()
+
+    def _say_alive(self) -> None:
+        """Loading can take minutes (TensorRT builds its engines then): the coordinator must not take it for silence."""
+        now_s = time.monotonic()
+        if now_s < self._told_alive_s + ALIVE_S:
+            return
+        self._told_alive_s = now_s
+        for number, preparing in self._preparing.items():
+            if number in self._loaders:
+                self._tell(Progress(number, preparing.received_bytes))
 
     def _take_outcomes(self) -> None:
         while not self._loads.empty():

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 CONNECT_S: Final = 5.0
 PATIENCE_S: Final = 30.0
 DEADLINE_S: Final = 10.0
+PREPARE_S: Final = 1800.0
+"""Within which a plan must be ready: hundreds of megabytes of constants over a slow link take their time."""
 ANSWER_S: Final = 2.0
 CHUNKS_AT_ONCE: Final = 16
 
@@ -128,7 +130,7 @@ class Plan:
         outputs = [link.source for link in deployment.output_links]
         self.book = FrameBook(deployment.devices, deployment.busy, outputs, slots)
         names = {i: name for name, i in self.indices.items()}
-        self.preparation = Preparation(names, patience_s, time.monotonic())
+        self.preparation = Preparation(names, patience_s, PREPARE_S, time.monotonic())
         self.frames: dict[int, _Frame] = {}
         self.numbers = itertools.count()
         self.error: ExecutionError | None = None
@@ -163,6 +165,8 @@ class Coordinator:
         deadline_s: within which a frame ends, one way or the other.
         connect_s: within which workers must be reached.
         patience_s: how long a worker may be silent while it prepares a plan.
+        replan: asked, with the names of the workers that are lost, for a deployment on those that are left; without it
+            the next frame waits for the lost ones to come back.
     """
 
     def __init__(
@@ -173,7 +177,9 @@ class Coordinator:
         deadline_s: float = DEADLINE_S,
         connect_s: float = CONNECT_S,
         patience_s: float = PATIENCE_S,
+        replan: Callable[[frozenset[str]], Deployment] | None = None,
     ) -> None:
+        self._replan = replan
         self._peers = Peers(network, workers, self)
         self._deadline_s = deadline_s
         self._connect_s = connect_s
@@ -344,10 +350,7 @@ class Coordinator:
         self._peers.pump(0.0)
         if plan.error is None:
             return plan
-        names = list(plan.indices)
-        left_s = max(0.0, until_s - time.monotonic())
-        self._peers.connect(names, min(left_s, self._connect_s))
-        again = self._begin(plan.deployment, plan.slots)
+        again = self._begin(self._revived(plan, until_s), plan.slots)
         while not self._ready(again):
             if time.monotonic() >= until_s:
                 self._retire(again)
@@ -355,6 +358,20 @@ class Coordinator:
             self._pump(0.5)
         self._activate(again)
         return again
+
+    def _revived(self, plan: Plan, until_s: float) -> Deployment:
+        """What to deploy after a worker was lost: the same when it is back in time, else what `replan` says."""
+        left_s = max(0.0, until_s - time.monotonic())
+        try:
+            # With another plan at hand most of the time is kept for it.
+            self._peers.connect(plan.indices, min(left_s if self._replan is None else left_s / 4, self._connect_s))
+        except PeerTimeout:
+            if self._replan is None:
+                raise
+            lost = frozenset(name for name in plan.indices if not self._peers[name].stands)
+            _log.warning("lost %s: planning anew", ", ".join(sorted(lost)))
+            return self._replan(lost)
+        return plan.deployment
 
     def _start(self, plan: Plan, number: int, inputs: Mapping[str, Array], limit_s: float) -> Pending:
         pending = Pending(self)

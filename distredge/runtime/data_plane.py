@@ -70,9 +70,7 @@ class LoadedPlan:
     records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
 
 
-def load_plan(
-    plan: DevicePlan, models: Sequence[bytes], weights: Mapping[str, Array], engine: Engine, goes_on: Callable[[], None]
-) -> LoadedPlan:
+def load_plan(plan: DevicePlan, models: Sequence[bytes], weights: Mapping[str, Array], engine: Engine) -> LoadedPlan:
     """Loads the sub-models of a plan and makes its arrays.
 
     Args:
@@ -80,7 +78,6 @@ def load_plan(
         models: one sub-model per segment.
         weights: constants by content hash.
         engine: what runs them.
-        goes_on: called after every sub-model.
 
     Raises:
         EngineError: if the engine refuses a sub-model.
@@ -94,7 +91,6 @@ def load_plan(
         loaded = engine.load(model, named, segment.stage)
         for slot, run in zip(slots, runs, strict=True):
             run[segment.stage] = loaded.bind(slot.inputs[segment.stage], slot.outputs[segment.stage])
-        goes_on()
     memory_bytes = sum(slot.size_bytes for slot in slots) + sum(array.nbytes for array in weights.values())
     return LoadedPlan(plan, slots, tuple(runs), memory_bytes, time.monotonic() - started_s)
 

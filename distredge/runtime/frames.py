@@ -221,12 +221,15 @@ class Preparation:
     Args:
         names: device index -> name, of the workers that take part.
         patience_s: how long a worker may be silent.
+        limit_s: how long all of it may take.
         now_s: the time now.
     """
 
-    def __init__(self, names: Mapping[int, str], patience_s: float, now_s: float) -> None:
+    def __init__(self, names: Mapping[int, str], patience_s: float, limit_s: float, now_s: float) -> None:
         self._names = dict(names)
         self._patience_s = patience_s
+        self._limit_s = limit_s
+        self._until_s = now_s + limit_s
         self._heard_s = dict.fromkeys(self._names, now_s)
         self._waiting = set(self._names)
 
@@ -238,7 +241,7 @@ class Preparation:
     @property
     def next_s(self) -> float:
         """When `overdue` can next name somebody."""
-        return min(self._heard_s[d] for d in self._waiting) + self._patience_s
+        return min(self._until_s, min(self._heard_s[d] for d in self._waiting) + self._patience_s)
 
     def heard(self, device: int, now_s: float) -> None:
         """A worker said that it goes on."""
@@ -250,6 +253,9 @@ class Preparation:
 
     def overdue(self, now_s: float) -> PeerTimeout | None:
         """The error about workers that have been silent for too long, or None."""
+        if self._waiting and now_s >= self._until_s:
+            late = [self._names[d] for d in sorted(self._waiting)]
+            return PeerTimeout(f"preparing the plan: not ready within {self._limit_s:g} s: {', '.join(late)}")
         late = [self._names[d] for d in sorted(self._waiting) if now_s >= self._heard_s[d] + self._patience_s]
         if not late:
             return None

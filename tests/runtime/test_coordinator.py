@@ -228,6 +228,25 @@ def test_a_worker_that_comes_back_works_again(cell: Cell, running, graph, strate
         assert _equal(running.infer(image), run_in_process(graph, strategy, image))
 
 
+def test_a_plan_without_the_lost_worker_takes_over(cell: Cell, graph, strategy, image) -> None:
+    asked: list[frozenset[str]] = []
+    without = make_strategy(graph, [(1, 1, 0), (1, 2, 0)])
+
+    def replan(lost: frozenset[str]):
+        asked.append(lost)
+        return deploy(graph, without)
+
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=replan, deadline_s=8.0)
+    coordinator.deploy(deploy(graph, strategy))
+    coordinator.infer(image)
+    cell.stop("gamma")
+    for _ in range(2):
+        assert _equal(coordinator.infer(image), run_in_process(graph, without, image))
+    assert asked == [{"gamma"}]
+
+
 def test_the_coordinator_may_start_first(cell: Cell, graph, strategy, image) -> None:
     coordinator = cell.coordinator(connect_s=20.0)
     starter = threading.Timer(0.05, lambda: [cell.start(name) for name in DEVICES])

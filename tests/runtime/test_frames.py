@@ -155,7 +155,7 @@ def test_every_frame_ends_exactly_once_in_time(data: st.DataObject, slots: int) 
 
 
 def test_preparing_waits_for_everybody_and_names_who_is_silent() -> None:
-    preparation = Preparation({0: "a", 1: "b", 2: "c"}, 5.0, 100.0)
+    preparation = Preparation({0: "a", 1: "b", 2: "c"}, 5.0, 60.0, 100.0)
     assert not preparation.done
     assert preparation.next_s == 105.0
     preparation.ready(1)
@@ -164,6 +164,10 @@ def test_preparing_waits_for_everybody_and_names_who_is_silent() -> None:
     late = preparation.overdue(105.0)
     assert str(late) == "preparing the plan: worker 'c' does not answer within 5 s"
     assert "workers 'a', 'c' do not answer" in str(preparation.overdue(108.0))
+    preparation.heard(0, 159.0)
+    preparation.heard(2, 159.0)
+    assert preparation.next_s == 160.0
+    assert str(preparation.overdue(160.0)) == "preparing the plan: not ready within 60 s: a, c"
     preparation.ready(0)
     preparation.ready(2)
     assert preparation.done

@@ -57,6 +57,22 @@ def test_zoo_models(name: str) -> None:
             assert _relative(found[output], array) <= TOLERANCE
 
 
+def test_tiles(graph, image, whole_model) -> None:
+    """Two by two tiles of rows and columns."""
+    from dataclasses import replace
+
+    whole = Strategy.make(graph, ["a"], [(1, [0, 33]), (len(graph.cuts) - 1, [0, graph.cuts[-1].height])], head="a")
+    volumes = []
+    for volume in whole.volumes:
+        tensor = graph.tensors[volume.reference]
+        volumes.append(
+            replace(volume, rows=(0, tensor.height // 3, tensor.height), columns=(0, tensor.width // 2, tensor.width))
+        )
+    strategy = whole.replace(devices=("a", "b", "c", "d"), volumes=tuple(volumes))
+    found = run_in_process(graph, strategy, image)["scores"]
+    assert _relative(found, whole_model(image)["scores"]) <= TOLERANCE
+
+
 def test_half_precision_wires_are_lossy_and_close(graph, image, whole_model) -> None:
     strategy = make_strategy(graph, [(1, 1, 1), (1, 2, 1)], wire="float16")
     assert not strategy.lossless
