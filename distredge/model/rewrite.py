@@ -67,8 +67,12 @@ def _global_pool(node: onnx.NodeProto, shapes: Shapes) -> list[onnx.NodeProto]:
         return []
     source, made = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    covers = tuple(attributes.get("kernel_shape", ())) == source[2:] and set(made[2:]) == {1}
-    plain = not any(attributes.get("pads", ())) and set(attributes.get("dilations", ())) <= {1}
-    if len(source) < 3 or not covers or not plain:
+    kernel, rank = attributes["kernel_shape"], len(source) - 2
+    pads = attributes.get("pads") or [0] * 2 * rank
+    covers = set(made[2:]) == {1} and all(k >= s + p for k, s, p in zip(kernel, source[2:], pads, strict=False))
+    # Padding that counts in the divisor makes the mean another one.
+    plain = not attributes.get("count_include_pad", 0) or not (any(pads) or attributes.get("ceil_mode", 0))
+    resolved = attributes.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+    if rank < 1 or not covers or not plain or not resolved or set(attributes.get("dilations", ())) - {1}:
         return []
     return [helper.make_node(f"Global{node.op_type}", node.input, node.output, name=node.name)]

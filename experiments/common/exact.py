@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -147,11 +147,14 @@ class Comparison:
         graph: the model.
         seed: of its input.
         maps: how many feature maps to compare besides the outputs.
+        inputs: makes the input from the seed.
     """
 
-    def __init__(self, graph: Graph, seed: int = 0, maps: int = 0) -> None:
+    def __init__(
+        self, graph: Graph, seed: int = 0, maps: int = 0, inputs: Callable[[Graph, int], Arrays] = random_inputs
+    ) -> None:
         self.graph = with_outputs(graph, feature_maps(graph, maps)) if maps else graph
-        self.inputs = random_inputs(self.graph, seed)
+        self.inputs = inputs(self.graph, seed)
 
     @functools.cached_property
     def expected(self) -> Arrays:

@@ -198,3 +198,14 @@ def test_pooling_over_the_whole_map_is_a_reduction(net: Any) -> None:
     assert {op.op_type for op in graph.operators} >= {"GlobalAveragePool", "GlobalMaxPool"}
     for _, error in Comparison(graph).random_errors(10, seed=5):
         assert error <= TOLERANCE
+
+
+def test_padding_that_covers_the_whole_map_is_a_reduction_too(net: Any) -> None:
+    n = net((1, 4, 6, 6))
+    x = n.node("Relu", n.conv("x", 4, 3, pads=[1] * 4))
+    x = n.node("Mul", [x, n.node("AveragePool", x, kernel_shape=[7, 7], pads=[0, 0, 1, 1])])
+    counted = n.node("AveragePool", x, kernel_shape=[7, 7], pads=[0, 0, 1, 1], count_include_pad=1)
+    graph = n.graph(n.node("Mul", [x, counted]))
+    assert [op.op_type for op in graph.operators if "Pool" in op.op_type] == ["GlobalAveragePool", "AveragePool"]
+    for _, error in Comparison(graph).random_errors(10, seed=6):
+        assert error <= TOLERANCE
