@@ -18,7 +18,7 @@ import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
 
-from distredge.errors import FileError, MissingDependency, ModelError, did_you_mean, located
+from distredge.errors import DistredgeError, FileError, MissingDependency, ModelError, did_you_mean, located
 from distredge.model import zoo
 from distredge.model.canonical import canonicalise
 from distredge.model.draft import Draft
@@ -104,9 +104,21 @@ def from_onnx(
         ModelError: if the model is invalid, or cannot be taken in.
     """
     if isinstance(source, onnx.ModelProto):
-        proto, name = source, name or source.graph.name or "model"
+        proto, name, where = source, name or source.graph.name or "model", "the model"
     else:
-        proto, name = read_onnx(source), name or Path(source).stem
+        proto, name, where = read_onnx(source), name or Path(source).stem, str(source)
+    try:
+        return _captured(proto, name, input_shape, outputs).finish(preprocess)
+    except DistredgeError:
+        raise
+    except Exception as error:  # a damaged graph trips protobuf, numpy and ONNX's own code in ways without number
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(f"{where}: damaged, or against ONNX's rules: {type(error).__name__}: {first}") from error
+
+
+def _captured(
+    proto: onnx.ModelProto, name: str, input_shape: Shapes | None, outputs: Sequence[str] | None
+) -> Draft:  # fmt: skip
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     refuse_unsplittable(proto, name)
@@ -119,7 +131,7 @@ def from_onnx(
     lower_opset(draft)
     simplify(draft)
     canonicalise(draft)
-    return draft.finish(preprocess)
+    return draft
 
 
 def read_onnx(path: str | Path) -> onnx.ModelProto:

@@ -548,6 +548,23 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
             load_model(tmp_path / "cut.onnx")
 
 
+def test_no_damage_gets_past_the_errors(tmp_path: Path) -> None:
+    net = _old_forms(13)
+    content = net.proto(f"t{len(net.nodes) - 1}").SerializeToString()
+    draws = np.random.default_rng(0)
+    messages = []
+    for _ in range(300):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[draws.integers(0, len(content), 3)] = draws.integers(0, 256, 3)
+        (tmp_path / "damaged.onnx").write_bytes(damaged.tobytes())
+        try:
+            load_model(tmp_path / "damaged.onnx")
+        except (FileError, ModelError) as error:
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all("damaged" in message for message in messages)
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [
