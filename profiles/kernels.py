@@ -34,8 +34,8 @@ _EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape
 """ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
 
 _WARM_UP = 2
-_OLD_BYTES = 8 << 20
-"""Bytes that drive old data out of the caches next to a core, on any board that this is for."""
+_OLD_BYTES = 64 << 20
+"""Bytes read before every run, at most; what a smaller model reads in a frame is enough for it."""
 
 _CHAIN = 64
 """Operators of the model that shows what the profiler adds to each kernel's time."""

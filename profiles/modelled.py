@@ -1,7 +1,8 @@
 """The time of an operator on a board that was not measured, from a few published numbers.
 
-For `r` output rows, t(r) = launch + max(compute(r), memory(r)), with
+For `r` output rows, t(r) = launch + compute(r) + memory(r), with
 
+- launch: paid once, or as often as Winograd convolutions have kernels;
 - compute: multiply-adds of the tiles that cover the output, over a rate that depends on the kind of operator
   (Winograd 3x3, other dense convolution, 1x1, depthwise, matrix product) and falls off for shallow products:
   rate * depth / (depth + half_depth), depth = kernel elements x input channels of the group;
@@ -9,7 +10,8 @@ For `r` output rows, t(r) = launch + max(compute(r), memory(r)), with
   product is cut into tiles of `tile_pixels` x `tile_channels`, of which `units` run at once, so that time moves in
   waves (NVIDIA, Matrix Multiplication Background User's Guide, DU-09799-001, sections 3.1 and 3.2);
 - memory: activations of those rows over `memory_bytes_per_s`, plus all the weights over `weight_bytes_per_s`: what
-  makes fully connected layers dear and does not shrink with the rows.
+  makes fully connected layers dear and does not shrink with the rows. Winograd weights are (tile_rows + 2)^2 / 9 times
+  as large.
 """
 
 from __future__ import annotations
@@ -79,12 +81,15 @@ def modelled_s(coefficients: Coefficients, signature: Signature, rows: NDArray[n
         return np.zeros(len(rows))
     share = rows / profile_rows(signature)
     bytes_scale = coefficients.bytes_per_element / _FLOAT32_BYTES
+    # A 3x3 kernel is transformed to one as large as its input tile.
+    tile = (coefficients.tile_rows + 2) if kind == "winograd" else 3
     memory = (
         signature.io_bytes * bytes_scale * share / coefficients.memory_bytes_per_s
-        + signature.weight_bytes * bytes_scale / coefficients.weight_bytes_per_s
+        + signature.weight_bytes * bytes_scale * (tile / 3) ** 2 / coefficients.weight_bytes_per_s
     )
     compute = np.zeros(len(rows)) if kind == "memory" else _compute_s(coefficients, signature, kind, rows)
-    return np.where(rows > 0, coefficients.launch_s + np.maximum(compute, memory), 0.0)
+    launch_s = coefficients.launch_s * (coefficients.winograd_launches if kind == "winograd" else 1)
+    return np.where(rows > 0, launch_s + compute + memory, 0.0)
 
 
 def _compute_s(
@@ -112,7 +117,8 @@ def _pixels(
     """Output pixels that are computed for so many rows; a matrix product's rows are its pixels."""
     if kind == "dense":
         return np.asarray(rows * (math.prod(signature.out_shape[:-1]) / signature.rows), dtype=np.float64)
-    columns = math.prod(signature.out_shape[2:])
+    # Whatever axes there are besides channels and rows.
+    columns = math.prod(signature.out_shape[1:]) / signature.rows
     if kind != "winograd" or coefficients.tile_rows == 1:
         return (rows * columns).astype(np.float64)
     tile = coefficients.tile_rows

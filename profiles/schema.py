@@ -18,7 +18,7 @@ Ratio = Annotated[float, Meta(ge=0, lt=1e6)]
 Positive = Annotated[float, Meta(gt=0, lt=1e18)]
 NotNegative = Annotated[float, Meta(ge=0, lt=1e18)]
 Count = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Name = Annotated[str, Meta(min_length=1, max_length=600)]
 
 
 class Board(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,6 +181,8 @@ class Coefficients(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         launch_s: cost of starting one operator.
+        winograd_launches: how often that is paid for a Winograd convolution (3 where the transforms are kernels of
+            their own).
         rates: multiply-adds per second by kind of operator.
         half_depth: products per output element (kernel x input channels) at which half the rate is reached.
         memory_bytes_per_s: activations read and written.
@@ -198,6 +200,7 @@ class Coefficients(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     memory_bytes_per_s: Positive
     weight_bytes_per_s: Positive
     bytes_per_element: Literal[1, 2, 4] = 4
+    winograd_launches: Count = 1
     tile_rows: Count = 1
     tile_pixels: Count = 1
     tile_channels: Count = 1

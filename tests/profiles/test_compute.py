@@ -85,8 +85,8 @@ def test_winograd_time_moves_in_tiles_of_rows() -> None:
     tile = profile.data.coefficients.tile_rows
     table = profile.table_s(conv(channels=512), 56)
     assert tile > 1
-    assert table[1] == table[tile]
-    assert table[tile + 1] > table[tile]
+    within, across = np.diff(table)[1:tile], np.diff(table)[tile]
+    assert across > 5 * within.max()
 
 
 def test_modelled_profiles_say_so_and_name_their_sources() -> None:
