@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from distredge.errors import FileError, ModelError, UnsupportedModel
+from distredge.errors import FileError, ModelError
 from distredge.experiments.common.bundled import NAMES, bundled
 from distredge.model.capture import from_onnx, load_model
 from distredge.model.graph import Graph
@@ -220,13 +220,6 @@ def test_an_operator_without_an_older_form_keeps_the_operator_set(caplog: pytest
     np.testing.assert_array_equal(_run(model, feeds)[0], _run(graph.proto, feeds)[0])
 
 
-def test_an_operator_set_that_is_too_old_or_unknown_is_named() -> None:
-    for opset in (6, 999):
-        net = Model(opset=opset)
-        with pytest.raises(ModelError, match=f"found {opset}, accepted: 7 to"):
-            from_onnx(net.proto(net.add("Relu", "x")))
-
-
 def test_the_lowest_operator_set_is_declared() -> None:
     for kind, opset in (("Relu", 13), ("LeakyRelu", 13), ("HardSwish", 14)):
         net = Model(opset=17)
@@ -250,12 +243,9 @@ def test_dynamic_sizes_are_fixed() -> None:
         from_onnx(model, (1, 5, 9, 9))
 
 
-def test_a_dynamic_batch_becomes_one_and_a_fixed_one_is_refused() -> None:
+def test_a_dynamic_batch_becomes_one() -> None:
     net = Model((None, 3, 8, 8))
     assert from_onnx(net.proto(net.add("Relu", "x"))).input_shapes == ((1, 3, 8, 8),)
-    net = Model((8, 3, 8, 8))
-    with pytest.raises(ModelError, match=r"input 'x': found batch 8 .*accepted: batch 1"):
-        from_onnx(net.proto(net.add("Relu", "x")))
 
 
 def test_an_input_that_is_too_small_is_named() -> None:
@@ -406,7 +396,7 @@ def _branch(name: str, op_type: str, reads: str) -> onnx.GraphProto:
     return helper.make_graph([helper.make_node(op_type, [reads], [f"{name}_out"])], name, [], [output])
 
 
-def test_a_constant_if_becomes_its_branch_and_another_is_refused() -> None:
+def test_a_constant_if_becomes_its_branch() -> None:
     for chosen, kind in ((True, "Relu"), (False, "Sigmoid")):
         net = Model()
         x = net.conv("x", 3, 4)
@@ -416,12 +406,6 @@ def test_a_constant_if_becomes_its_branch_and_another_is_refused() -> None:
         graph = from_onnx(model)
         _check(model, graph)
         assert _kinds(graph) == ["Conv", kind, "Tanh"]
-    net = Model()
-    total = net.add("Greater", net.add("ReduceSum", "x", keepdims=0), net.const(0.0))
-    branches = {"then_branch": _branch("a", "Relu", "x"), "else_branch": _branch("b", "Sigmoid", "x")}
-    model = net.proto(net.add("If", total, **branches))
-    with pytest.raises(UnsupportedModel, match=r"'n2' \(If\): control flow"):
-        from_onnx(model)
 
 
 def test_local_functions_are_inlined() -> None:
@@ -437,31 +421,21 @@ def test_local_functions_are_inlined() -> None:
     _check(model, graph)
 
 
-def test_the_model_can_end_earlier(tmp_path: Path) -> None:
+def test_the_model_can_end_earlier() -> None:
     net = Model()
     x = net.add("Relu", net.conv("x", 3, 8))
-    scores = net.add("Flatten", net.add("GlobalMaxPool", x))
-    indices = net.add("NonZero", scores)
-    onnx.save(net.proto(indices), tmp_path / "m.onnx")
-    with pytest.raises(UnsupportedModel, match=r"\(NonZero\).*`outputs`"):
-        load_model(tmp_path / "m.onnx")
-    graph = load_model(tmp_path / "m.onnx", outputs=[x])
+    model = net.proto(net.add("NonZero", net.add("Flatten", net.add("GlobalMaxPool", x))))
+    graph = from_onnx(model, outputs=[x])
     assert _kinds(graph) == ["Conv", "Relu"]
-    with pytest.raises(ModelError, match="no tensor is called 'nothing'"):
-        load_model(tmp_path / "m.onnx", outputs=["nothing"])
+    assert graph.output_names == (x,)
 
 
-def test_nodes_may_stand_in_any_order_and_a_circle_is_named() -> None:
+def test_nodes_may_stand_in_any_order() -> None:
     net = Model()
     out = net.add("Relu", net.add("Sigmoid", net.conv("x", 3, 4)))
     right = net.proto(out)
     net.nodes.reverse()
     _check(right, from_onnx(net.proto(out)))
-    net = Model()
-    net.nodes.append(helper.make_node("Add", ["x", "b"], ["a"], name="first"))
-    net.nodes.append(helper.make_node("Relu", ["a"], ["b"], name="second"))
-    with pytest.raises(ModelError, match="depends on its own output"):
-        from_onnx(net.proto("b"))
 
 
 def test_weights_stored_in_integers_are_folded() -> None:
@@ -474,52 +448,6 @@ def test_weights_stored_in_integers_are_folded() -> None:
     assert _kinds(graph) == ["Conv"]
 
 
-def _bad_models() -> dict[str, tuple[onnx.ModelProto, str]]:
-    lstm = Model((5, 1, 6))
-    lstm.nodes.append(helper.make_node("LSTM", ["x", lstm.random(1, 16, 6), lstm.random(1, 16, 4)], ["", "h", ""],
-                                       name="l", hidden_size=4))  # fmt: skip
-    quantised = Model()
-    dynamic = quantised.add("DynamicQuantizeLinear", "x", outputs=3)
-    fake = Model(opset=13)
-    quantity = fake.add("QuantizeLinear", "x", fake.const(0.1), fake.const(0, np.int8))
-    real = fake.add("DequantizeLinear", quantity, fake.const(0.1), fake.const(0, np.int8))
-    foreign = Model()
-    foreign.nodes.append(helper.make_node("FusedConv", ["x"], ["y"], name="f", domain="com.microsoft"))
-    vector = Model((1, 10))
-    unknown = Model()
-    unknown.nodes.append(helper.make_node("Convolute", ["x"], ["y"], name="u"))
-    missing = Model()
-    missing.nodes.append(helper.make_node("Add", ["x", "nowhere"], ["y"], name="m"))
-    twice = Model()
-    twice.nodes += [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Tanh", ["x"], ["y"], name="again")]
-    training = Model(opset=15)
-    parts = [training.const(np.ones(3)) for _ in range(4)]
-    training.nodes.append(helper.make_node("BatchNormalization", ["x", *parts], ["y", "m", "v"], name="bn",
-                                           training_mode=1))  # fmt: skip
-    random = Model()
-    mismatch = Model()
-    return {
-        "lstm": (lstm.proto("h"), r"recurrent network \(LSTM x1\)"),
-        "quantised": (quantised.proto(dynamic), r"quantised graph \(DynamicQuantizeLinear x1\); give the float32"),
-        "fake quantised": (fake.proto(real), r"\(QuantizeLinear\): a quantised graph"),
-        "foreign": (foreign.proto("y"), r"'f' \(FusedConv\): found the operator domain 'com.microsoft'"),
-        "vector": (vector.proto(vector.add("Relu", "x")), "'x' of rank 2"),
-        "unknown": (unknown.proto("y"), r"'u' \(Convolute\): no such operator"),
-        "missing": (missing.proto("y"), r"'m' \(Add\) reads 'nowhere'"),
-        "twice": (twice.proto("y"), r"'again' \(Tanh\): another node makes 'y' too"),
-        "training": (training.proto("y"), r"'bn' \(BatchNormalization\) is in training mode"),
-        "constant": (random.proto(random.add("Relu", random.random(1, 2, 3, 3))), "is a constant"),
-        "mismatch": (mismatch.proto(mismatch.add("Conv", "x", mismatch.random(4, 5, 3, 3))), r"'n0' \(Conv\)"),
-    }
-
-
-@pytest.mark.parametrize("kind", sorted(_bad_models()))
-def test_what_cannot_be_taken_in_is_named(kind: str) -> None:
-    model, words = _bad_models()[kind]
-    with pytest.raises(ModelError, match=words):
-        from_onnx(model)
-
-
 def test_an_lstm_behind_convolutions_is_no_error() -> None:
     net = Model((1, 3, 8, 6))
     x = net.add("ReduceMean", net.add("Relu", net.conv("x", 3, 6)), axes=[2], keepdims=0)
@@ -528,62 +456,6 @@ def test_an_lstm_behind_convolutions_is_no_error() -> None:
                                       hidden_size=4))  # fmt: skip
     model = net.proto("y")
     _check(model, from_onnx(model))
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"not a model", b"\x08\x08\x12\x00", bytes(range(256)), b"<html>404 not found</html>"]
-)
-def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "broken.onnx").write_bytes(content)
-    with pytest.raises(FileError, match=r"broken\.onnx"):
-        load_model(tmp_path / "broken.onnx")
-
-
-def test_a_truncated_file_is_named(tmp_path: Path) -> None:
-    net = Model()
-    content = net.proto(net.conv("x", 3, 64)).SerializeToString()
-    for size in range(1, len(content), max(1, len(content) // 40)):
-        (tmp_path / "cut.onnx").write_bytes(content[:size])
-        with pytest.raises((FileError, ModelError), match="cut"):
-            load_model(tmp_path / "cut.onnx")
-
-
-def test_no_damage_gets_past_the_errors(tmp_path: Path) -> None:
-    net = _old_forms(13)
-    content = net.proto(f"t{len(net.nodes) - 1}").SerializeToString()
-    draws = np.random.default_rng(0)
-    messages = []
-    for _ in range(300):
-        damaged = np.frombuffer(content, np.uint8).copy()
-        damaged[draws.integers(0, len(content), 3)] = draws.integers(0, 256, 3)
-        (tmp_path / "damaged.onnx").write_bytes(damaged.tobytes())
-        try:
-            load_model(tmp_path / "damaged.onnx")
-        except (FileError, ModelError) as error:
-            messages.append(str(error))
-    assert len(messages) > 100
-    assert all("damaged" in message for message in messages)
-
-
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        ("absent.onnx", "no such file"),
-        ("folder/absent.onnx", "no such file"),
-        ("vgg-16", "did you mean 'vgg16'"),
-        ("nonsense", "a name of the zoo"),
-    ],
-)
-def test_a_missing_model_is_named(what: str, words: str) -> None:
-    with pytest.raises((FileError, ModelError), match=words):
-        load_model(what)
-
-
-def test_options_that_do_not_apply_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="'weights' does not apply"):
-        load_model(tmp_path / "m.onnx", weights="w.npz")
-    with pytest.raises(ModelError, match="'outputs' does not apply"):
-        load_model("vgg16", outputs=["relu1_1"])
 
 
 def test_the_zoo_is_reached_by_name() -> None:
