@@ -338,3 +338,11 @@ def test_the_published_size_runs(name: str) -> None:
         assert np.isfinite(out).all()
         assert 1e-3 < np.abs(out).max() < 1e4
         assert len(np.unique(out)) > 0.7 * min(out.size, 1000)
+
+
+def test_the_documentation_lists_every_model() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    for entry in zoo.entries():
+        shape = "×".join(map(str, entry.input_shape[1:]))
+        figures = f"| {entry.gigamacs:g} | {entry.parameters / 1e6:.2f} |"
+        assert f"| `{entry.name}` | {shape} {figures} {entry.source} |" in text

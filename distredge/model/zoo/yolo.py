@@ -24,7 +24,8 @@ STAGES = (
 
 def yolov2(b: Builder, shape: Sequence[int]) -> list[Value]:
     """Writes YOLOv2 for COCO: (1, 425, height / 32, width / 32), before the boxes are decoded."""
-    x, number, passed = b.input(shape), 0, None
+    x = passed = b.input(shape)
+    number = 0
     for stage, convolutions in enumerate(STAGES, start=1):
         for channels, kernel in convolutions:
             number += 1
@@ -36,7 +37,6 @@ def yolov2(b: Builder, shape: Sequence[int]) -> list[Value]:
     for _ in range(2):
         number += 1
         x = _conv(b, x, 1024, 3, number)
-    assert passed is not None
     y = _conv(b, passed, 64, 1, number + 1)
     y = b.node("SpaceToDepth", [y], "reorg", blocksize=2)
     x = _conv(b, b.concat([y, x], "route"), 1024, 3, number + 2)
