@@ -10,6 +10,11 @@ os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
+import tempfile
+
+# A profile of this machine that its user has measured must not change what a test finds.
+os.environ["XDG_DATA_HOME"] = os.path.join(tempfile.gettempdir(), f"distredge-tests-{os.getpid()}")
+
 import threading
 import time
 from collections.abc import Iterator
