@@ -16,7 +16,8 @@ A file::
     link = { rate_bps = 50e6, fixed_s = 0.0006, rtt_s = 0.002 }
 
 `link` stands for both directions; `uplink` and `downlink` give them apart. A link has a constant `rate_bps`, or a
-`trace` (a path or a shipped name), scaled to `rate_bps` when that is given too.
+`trace` (the name of a shipped one, or a path with `trace_format` "csv", "mahimahi", "pensieve" or "iperf3"), scaled to
+`rate_bps` when that is given too.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from distredge.model.graph import Graph
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped
 from distredge.profiles.network import Trace, load_trace
 from distredge.profiles.reading import decode_toml, read_bytes
+from distredge.profiles.trace_formats import read_trace
 
 FORMAT = "distredge.cluster/1"
 LinkModel = Literal["independent", "shared"]
@@ -198,6 +200,7 @@ class Cluster:
 class _LinkFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate_bps: _Rate | Literal["unbounded"] | None = None
     trace: str | None = None
+    trace_format: Literal["csv", "mahimahi", "pensieve", "iperf3"] | None = None
     fixed_s: _Seconds = 0.0
     rtt_s: _Seconds = 0.0
 
@@ -342,7 +345,9 @@ def _links(
 def _link(entry: _LinkFile, where: str, folder: Path) -> Link:
     rate = None if entry.rate_bps == "unbounded" else entry.rate_bps
     if entry.trace is not None:
-        trace = load_trace(folder / entry.trace if entry.trace.endswith(".csv") else entry.trace)
+        is_file = entry.trace_format is not None or entry.trace.endswith(".csv") or "/" in entry.trace
+        path = folder / entry.trace
+        trace = read_trace(path, entry.trace_format or "csv") if is_file else load_trace(entry.trace)
         if entry.rate_bps == "unbounded":
             raise ClusterError(located(where, "rate_bps", "unbounded", "a mean rate, because there is a trace"))
         trace = trace.scaled(rate) if isinstance(rate, float | int) else trace
