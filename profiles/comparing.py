@@ -35,8 +35,10 @@ class Difference:
 
     @property
     def ratio(self) -> float:
-        """Second over first, of the whole operator."""
-        return self.second_s / self.first_s if self.first_s else math.inf
+        """Second over first, of the whole operator; 1 when neither takes any time."""
+        if self.first_s == 0:
+            return 1.0 if self.second_s == 0 else math.inf
+        return self.second_s / self.first_s
 
 
 @dataclass(frozen=True)

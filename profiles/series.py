@@ -28,8 +28,8 @@ def middle(values: NDArray[np.float64]) -> float:
     median = float(np.median(values))
     if median >= SHALLOW_S:
         return median
-    low, high = np.quantile(values, (0.25, 0.75))
-    return float(values[(values >= low) & (values <= high)].mean())
+    quarter = len(values) // 4
+    return float(np.sort(values)[quarter : len(values) - quarter].mean())
 
 
 def spread_of(values: NDArray[np.float64]) -> float:

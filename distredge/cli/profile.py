@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -205,7 +206,13 @@ def diff(first: str, second: str, models: tuple[str, ...], as_json: bool) -> Non
         print_json(
             {
                 "operators": [
-                    {"key": d.key, "first_s": d.first_s, "second_s": d.second_s, "ratio": d.ratio} for d in found.common
+                    {
+                        "key": d.key,
+                        "first_s": d.first_s,
+                        "second_s": d.second_s,
+                        "ratio": d.ratio if math.isfinite(d.ratio) else None,
+                    }
+                    for d in found.common
                 ],
                 "only_first": list(found.only_first),
                 "only_second": list(found.only_second),

@@ -1,0 +1,88 @@
+"""`distredge profile`: what its commands write and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from distredge.cli.profile import profile
+from distredge.errors import ModelError, ProfileError
+from distredge.model.capture import load_model
+from distredge.profiles.compute import load_profile
+
+
+def call(*arguments: str) -> Result:
+    result = CliRunner().invoke(profile, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    load_model("squeezenet1.1", (1, 3, 48, 48), width=0.25).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("profile") / "board.json"
+    result = call("run", "--model", str(small), "--quick", "--budget-s", "0.1", "--out", str(path), "--json")
+    figures = json.loads(result.stdout)
+    assert figures["profile"] == str(path)
+    assert figures["points"] >= figures["operators"] > 10
+    assert figures["size_bytes"] == path.stat().st_size < 300_000
+    return path
+
+
+def test_run_names_the_profile_after_its_file_and_keeps_the_models(measured: Path, small: Path) -> None:
+    loaded = load_profile(measured)
+    assert loaded.name == "board"
+    assert loaded.data.models == (str(small),)
+
+
+def test_run_goes_on_with_its_file_and_says_what_it_found(measured: Path, small: Path) -> None:
+    before = load_profile(measured).data.operators
+    result = call("run", "--model", str(small), "--quick", "--budget-s", "0.1", "--out", str(measured))
+    assert result.exit_code == 0
+    assert "operators at" in result.stdout
+    assert "a segment takes" in result.stdout
+    assert load_profile(measured).data.operators == before
+
+
+def test_verify_takes_the_models_from_the_profile(measured: Path) -> None:
+    figures = json.loads(call("verify", str(measured), "--segments", "2", "--json").stdout)
+    assert figures["segments"] == 2
+    assert figures["verify_mean_error"] >= 0
+    assert figures["pace"] >= 1
+    text = call("verify", str(measured), "--segments", "2", "--seed", "3").stdout
+    assert "mean error" in text
+
+
+def test_diff_plot_and_validate(measured: Path, small: Path, tmp_path: Path) -> None:
+    figures = json.loads(call("diff", "nano", "tx2", "--model", str(small), "--json").stdout)
+    assert 0 < figures["mean_ratio"] < 1
+    assert "geometric mean" in call("diff", str(measured), str(measured)).stdout
+    picture = tmp_path / "p.png"
+    assert "operators" in call("plot", str(measured), "--out", str(picture)).stdout
+    assert picture.stat().st_size > 10_000
+    assert json.loads(call("validate", "nano", str(measured), "--json").stdout)[str(measured)]["kind"] == "measured"
+    assert "modelled profile of NVIDIA Jetson Nano: valid" in call("validate", "nano", "--model", str(small)).stdout
+
+
+def test_bad_usage_is_refused(measured: Path, tmp_path: Path) -> None:
+    assert call("run").exit_code == 2
+    with pytest.raises(ProfileError, match=r"CUDAExecutionProvider.*accepted on this machine"):
+        call("run", "--model", "vgg16", "--provider", "cuda")
+    with pytest.raises(ModelError, match="vgg17"):
+        call("run", "--model", "vgg17", "--out", str(tmp_path / "p.json"))
+    with pytest.raises(ProfileError, match="accepted: one measured on this board"):
+        call("verify", "nano", "--model", "vgg16")
+    with pytest.raises(ProfileError, match="cannot be read"):
+        call("validate", str(tmp_path / "none.json"))
+    with pytest.raises(ProfileError, match="distredge profile run"):
+        call("validate", str(measured), "--model", "resnet18")

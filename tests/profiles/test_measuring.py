@@ -1,0 +1,190 @@
+"""Measuring this machine, on small models; what is checked is form and consistency, never speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from distredge.errors import ProfileError
+from distredge.model.capture import load_model
+from distredge.model.graph import Graph
+from distredge.model.operators import Kind
+from distredge.profiles.compute import ComputeProfile
+from distredge.profiles.jobs import jobs_of
+from distredge.profiles.kernels import Bench, Effort, EngineSettings
+from distredge.profiles.measuring import Measuring, Plan, Progress, check_same, edge_s_per_byte, warnings_of
+from distredge.profiles.segments import Check, correction, edge_bytes, make_case, part_s, random_cases
+from distredge.profiles.verify import verify
+
+BRIEF = Effort(least=2, most=3, least_s=0.0, seconds=0.01, spread=1.0)
+PLAN = Plan(budget_s=0.1, points=5, start=4, effort=BRIEF, segments=3, power_s=0.1)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return load_model("mobilenet-v2", (1, 3, 32, 32), width=0.25)
+
+
+@pytest.fixture(scope="module")
+def profile(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> ComputeProfile:
+    path = tmp_path_factory.mktemp("profile") / "p.json"
+    seen: list[Progress] = []
+    data = Measuring([graph], EngineSettings(), PLAN, path, models=["small"], report=seen.append).run()
+    assert seen[-1].what == "done"
+    assert all(progress.left_s >= 0 for progress in seen)
+    loaded = ComputeProfile.load(path)
+    assert loaded.data == data
+    return loaded
+
+
+def test_every_operator_is_measured_with_its_repeats(graph: Graph, profile: ComputeProfile) -> None:
+    assert profile.measured
+    for signature in graph.signatures:
+        if signature is not None:
+            assert profile.covers(signature)
+            assert profile.operator_s(signature, signature.rows) >= 0
+            entry = (profile.data.operators or {})[signature.key]
+            assert entry.complete
+            assert min(entry.repeats) >= BRIEF.least
+    conv = max((s for s in graph.signatures if s is not None), key=lambda s: s.macs)
+    assert profile.operator_s(conv, conv.rows) > 0
+    assert profile.data.models == ("small",)
+
+
+def test_the_state_of_the_machine_is_written_down(profile: ComputeProfile) -> None:
+    assert profile.board.name
+    assert profile.board.processor
+    assert profile.board.pace is not None
+    assert profile.board.load is not None
+    assert profile.runtime.name == "onnxruntime"
+    assert profile.runtime.version
+    assert profile.copy_s_per_byte > 0
+    assert profile.segment_factor > 0
+    assert profile.memory_bytes is not None
+
+
+def test_a_profile_goes_on_where_it_stopped(graph: Graph, profile: ComputeProfile) -> None:
+    keys = sorted(profile.data.operators or {})
+    kept = {key: (profile.data.operators or {})[key] for key in keys[: len(keys) // 2]}
+    half = msgspec.structs.replace(profile.data, operators=kept)
+    again = Measuring([graph], EngineSettings(), PLAN, start=half).run()
+    assert again.operators is not None
+    assert sorted(again.operators) == keys
+    assert all(again.operators[key] == entry for key, entry in kept.items())
+
+
+def test_an_interruption_keeps_what_was_measured(graph: Graph, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+
+    def interrupt(progress: Progress) -> None:
+        interrupt.calls += 1  # type: ignore[attr-defined]
+        if interrupt.calls == 6:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    interrupt.calls = 0  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        Measuring([graph], EngineSettings(), PLAN, path, report=interrupt).run()
+    saved = ComputeProfile.load(path).data
+    assert 0 < len(saved.operators or {}) < 10
+    assert any("interrupted" in warning for warning in warnings_of(saved))
+
+
+def test_an_earlier_profile_of_another_runtime_is_refused(profile: ComputeProfile) -> None:
+    data = profile.data
+    other = msgspec.structs.replace(data, runtime=msgspec.structs.replace(data.runtime, version="0.1"))
+    with pytest.raises(ProfileError, match=r"p\.json: runtime: found 'onnxruntime 0\.1', accepted: 'onnxruntime"):
+        check_same(other, data, "p.json")
+    threads = msgspec.structs.replace(data, device=msgspec.structs.replace(data.device, threads=8))
+    with pytest.raises(ProfileError, match=r"device\.threads: found 8"):
+        check_same(threads, data, "p.json")
+    with pytest.raises(ProfileError, match=r"runtime: found onnxruntime 0\.1"):
+        verify(ComputeProfile(other, "p.json"), [])
+
+
+def test_a_missing_provider_is_named() -> None:
+    with pytest.raises(ProfileError, match=r"provider: found 'NoSuchProvider', accepted on this machine: .*CPU"):
+        EngineSettings("NoSuchProvider").check()
+
+
+def test_a_disturbed_or_throttling_machine_is_warned_of_with_the_figure(profile: ComputeProfile) -> None:
+    state = msgspec.structs.replace(profile.board, pace=1.37, load=0.62, throttled=True, governor="ondemand")
+    warnings = " / ".join(warnings_of(msgspec.structs.replace(profile.data, device=state)))
+    for text in ("37 % slower", "62 % of the processors", "slowed itself down", "'ondemand'"):
+        assert text in warnings
+
+
+def test_verify_times_segments_that_were_not_measured(graph: Graph, profile: ComputeProfile) -> None:
+    verdict = verify(profile, [graph], segments=3, seed=5, sweeps=2)
+    assert len(verdict.checks) == 3
+    assert all(check.measured_s > 0 and check.predicted_s > 0 for check in verdict.checks)
+    assert 0 <= verdict.mean_error <= verdict.p95_error or len(verdict.checks) < 20
+    assert verdict.pace >= 1.0
+
+
+def test_verify_draws_segments_by_seed(graph: Graph) -> None:
+    first = [(c.first, c.last, c.rows) for c in random_cases(graph, 6, 1)]
+    assert first == [(c.first, c.last, c.rows) for c in random_cases(graph, 6, 1)]
+    assert first != [(c.first, c.last, c.rows) for c in random_cases(graph, 6, 2)]
+    for case in random_cases(graph, 6, 1):
+        assert any(graph.macs[item.operator] for item in case.part.operators)
+
+
+def test_a_part_is_predicted_from_its_operators_and_its_edge(graph: Graph, profile: ComputeProfile) -> None:
+    case = make_case(graph, -1, 4, (0, graph.cuts[4].height), 0)
+    assert case is not None
+    total = sum(
+        profile.operator_s(signature, item.region.rows.size)
+        for item in case.part.operators
+        if (signature := graph.signatures[item.operator]) is not None
+    )
+    edge = edge_bytes(case.layout, case.part)
+    assert edge == sum(4 * int(np.prod(graph.tensors[name].shape)) for name in (*case.part.inputs, *case.part.outputs))
+    assert part_s(profile, graph, case.layout, case.part) == pytest.approx(
+        profile.segment_overhead_s + profile.segment_factor * total + profile.segment_s_per_byte * edge
+    )
+
+
+@pytest.mark.parametrize("name", ["mobilenet-v3-small", "resnet18", "densenet121"])
+def test_every_operator_of_a_model_can_be_run_at_any_rows(name: str) -> None:
+    graph = load_model(name, (1, 3, 64, 64), width=0.25)
+    bench = Bench(graph)
+    for job in jobs_of([bench]):
+        for rows in {1, max(1, job.rows // 2), job.rows}:
+            wanted = rows if job.rows > 1 else job.signature.rows
+            segment = bench.segment(bench.operator_part(job.operator, wanted, job.before, job.after))
+            sample = bench.run(segment, Effort(1, 1), kernels=rows == job.rows)
+            assert sample.total_s.min() > 0
+            kind = graph.body.verdicts[job.operator].kind
+            if not job.before and kind is Kind.LOCAL and job.rows > 1:
+                assert {port.region.rows.size for port in segment.outputs} == {rows}
+
+
+def test_elementwise_operators_are_measured_between_their_convolutions() -> None:
+    graph = load_model("resnet18", (1, 3, 64, 64), width=0.25)
+    adds = [job for job in jobs_of([Bench(graph)]) if job.signature.op_type == "Add"]
+    for job in adds:
+        assert [graph.operators[i].op_type for i in job.before] == ["Conv"]
+    # The last one is followed by the pooling, so that there is no convolution to run after it.
+    between = [[graph.operators[i].op_type for i in job.after] for job in adds]
+    assert sorted(between) == [[], *[["Relu", "Conv"]] * (len(adds) - 1)]
+
+
+def test_a_correction_finds_factor_overhead_and_edge() -> None:
+    rng = np.random.default_rng(0)
+    sums, edges = rng.uniform(1e-3, 1e-2, 12), rng.uniform(1e5, 1e7, 12)
+    measured = 2e-5 + 1.1 * sums + 7e-11 * edges
+    checks = [Check("", m, 0.0, s, int(e)) for m, s, e in zip(measured, sums, edges, strict=True)]
+    free = correction(checks)
+    assert (free.factor, free.s_per_byte) == (pytest.approx(1.1, rel=1e-3), pytest.approx(7e-11, rel=1e-2))
+    known = correction(checks, 7e-11)
+    assert known.overhead_s == pytest.approx(2e-5, rel=1e-2)
+    assert correction([]).factor == 1.0
+
+
+def test_the_cost_of_an_edge_is_the_median_over_bytes() -> None:
+    many = [(1_000, 1e-6)] * 20 + [(1_000_000, 7e-5)] * 5
+    assert edge_s_per_byte(many) == pytest.approx(7e-11)
+    assert edge_s_per_byte(many[:2]) is None
