@@ -13,6 +13,7 @@ import click
 
 from distredge.cli._common import json_option, print_json, verbose_option
 
+_WIDTH = 16
 _PACKAGES = ("numpy", "pyzmq", "msgspec", "onnx", "onnxruntime", "click", "rich", "pillow", "psutil")
 _OPTIONAL = {
     "plan": ("numba", "scipy"),
@@ -36,13 +37,14 @@ class Finding:
 @verbose_option
 def doctor(as_json: bool) -> None:
     """Say what works on this machine and what is missing; exit code 1 when a worker cannot run here."""
-    findings = list(_all())
+    findings = []
+    for finding in _all():
+        findings.append(finding)
+        # At once: the last check can take half a minute.
+        if not as_json:
+            click.echo(f"{finding.state:8} {finding.what:{_WIDTH}} {finding.detail}")
     if as_json:
         print_json({"findings": [{"what": f.what, "state": f.state, "detail": f.detail} for f in findings]})
-    else:
-        width = max(len(f.what) for f in findings)
-        for finding in findings:
-            click.echo(f"{finding.state:8} {finding.what:{width}}  {finding.detail}")
     if any(f.state == "bad" for f in findings):
         raise SystemExit(1)
 

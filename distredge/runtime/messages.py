@@ -4,7 +4,8 @@ Frame layouts (ZeroMQ multipart; routing ids of ROUTER sockets are not counted).
 
     bytes 0..2   b"DRE"
     byte  3      PROTOCOL, unsigned
-    bytes 4..    one msgpack array [tag, field, ...] of the structs below
+    bytes 4..7   CRC-32 of what follows, big endian: a changed frame number would still be a valid one
+    bytes 8..    one msgpack array [tag, field, ...] of the structs below
 
     control plane   [head]                            all but two
                     [head, model, ...]                Prepare: one ONNX sub-model per segment, in the plan's order
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Annotated, Final, TypeAlias, TypeVar
 
@@ -50,6 +52,8 @@ PROTOCOL: Final = 1
 
 MAGIC: Final = b"DRE"
 PREFIX: Final = MAGIC + bytes([PROTOCOL])
+_CONTENT: Final = len(PREFIX) + 4
+"""Where the encoded fields start, after the checksum."""
 
 MAX_DATA_HEAD_BYTES: Final = 256 * 1024
 MAX_CONTROL_HEAD_BYTES: Final = 32 * 1024 * 1024
@@ -304,7 +308,12 @@ _on_data: msgspec.msgpack.Decoder[OnData] = msgspec.msgpack.Decoder(OnData)
 
 def encode(message: ToWorker | ToCoordinator | OnData) -> bytes:
     """Returns frame 0 of a message."""
-    return PREFIX + _encoder.encode(message)
+    return seal(_encoder.encode(message))
+
+
+def seal(content: bytes) -> bytes:
+    """Puts magic, version and checksum before the encoded fields."""
+    return PREFIX + zlib.crc32(content).to_bytes(4, "big") + content
 
 
 def decode_to_worker(head: Bytes) -> ToWorker:
@@ -331,12 +340,15 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], head: Bytes, limit: int) -> T:
     view = memoryview(head)
     if view.nbytes > limit:
         raise ProtocolError(f"a header of {view.nbytes} bytes; at most {limit} are accepted")
-    if view.nbytes < len(PREFIX) or bytes(view[: len(MAGIC)]) != MAGIC:
+    if view.nbytes < _CONTENT or bytes(view[: len(MAGIC)]) != MAGIC:
         raise ProtocolError("not a message of distredge")
     if view[3] != PROTOCOL:
         raise VersionMismatch(view[3])
+    content = view[_CONTENT:]
+    if zlib.crc32(content) != int.from_bytes(view[len(PREFIX) : _CONTENT], "big"):
+        raise ProtocolError("a header whose checksum does not match")
     try:
-        return decoder.decode(view[4:])
+        return decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a header that cannot be read: {error}") from error
 

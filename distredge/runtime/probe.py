@@ -69,9 +69,9 @@ def fit(sizes: Sequence[int], times_s: Sequence[Sequence[float]]) -> LinkFigures
     mean_s = sum(w * seconds for w, (_, seconds) in zip(weights, points, strict=True)) / total
     spread = sum(w * (size - mean_size) ** 2 for w, (size, _) in zip(weights, points, strict=True))
     slope = sum(w * (x - mean_size) * (y - mean_s) for w, (x, y) in zip(weights, points, strict=True)) / spread
-    fixed_s = max(0.0, mean_s - slope * mean_size - round_trip_s)
+    message_s = round_trip_s / 2 + max(0.0, mean_s - slope * mean_size - round_trip_s)
     return LinkFigures(
-        round_trip_s, fixed_s, 8.0 / slope if slope > 0 else None, dict(zip(sizes, medians, strict=True))
+        round_trip_s, message_s, 8.0 / slope if slope > 0 else None, dict(zip(sizes, medians, strict=True))
     )
 
 

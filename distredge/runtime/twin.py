@@ -12,7 +12,6 @@ from distredge.errors import TransportError
 from distredge.runtime.plan import Bytes
 from distredge.runtime.transport import Endpoint, LinkEvent, NotConnected, Plane, Received, Tracker
 
-
 _PIPE = "pipe"
 
 
