@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -19,22 +21,32 @@ from distredge.cli._common import load_object, run
 from tests.runtime.conftest import DEVICES, make_strategy, small_cnn
 
 
-def _run(*args: str, folder: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    program, *rest = args
-    code = f"from distredge.cli.main import {program}; {program}()"
-    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
-    return subprocess.run(
-        [sys.executable, "-c", code, *rest], capture_output=True, text=True, timeout=timeout_s, cwd=folder, check=False,
-        env=environment,
-    )  # fmt: skip
+class Done(NamedTuple):
+    """How a command ended and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def deploy(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return _run("deploy_strategy_main", *args, folder=folder)
+def _run(target: str, program: str, folder: Path, args: tuple[str, ...]) -> Done:
+    """Runs a command in this process, which has imported what it needs already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        with pytest.raises(SystemExit) as ended:
+            run(target, program, args)
+    assert isinstance(ended.value.code, int)
+    return Done(ended.value.code, out.getvalue(), err.getvalue())
 
 
-def distredge(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return _run("main", *args, folder=folder)
+def deploy(folder: Path, *args: str) -> Done:
+    return _run("distredge.cli.deploy_strategy:deploy_strategy", "deploy-strategy", folder, args)
+
+
+def distredge(folder: Path, *args: str) -> Done:
+    return _run("distredge.cli.main:distredge", "distredge", folder, args)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -104,6 +116,15 @@ def test_on_this_machine(folder: Path) -> None:
     assert json.loads((folder / "t.json").read_text())["traceEvents"]
 
 
+def test_as_a_process_of_its_own(folder: Path) -> None:
+    code = "from distredge.cli.main import deploy_strategy_main; deploy_strategy_main()"
+    command = [sys.executable, "-c", code, *STRATEGY, "--cluster", "local.toml", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["largest_relative_difference"] <= 1e-5
+
+
 def test_for_people_and_in_plaintext(folder: Path) -> None:
     done = deploy(folder, *STRATEGY, "--cluster", "local.toml", "--plaintext")
     assert done.returncode == 0, done.stderr
@@ -137,14 +158,15 @@ def test_on_boards(boards) -> None:
 
 def test_a_board_that_stays_away_is_named_in_time(boards) -> None:
     folder, workers = boards
-    assert "worker 'beta': control tcp://127.0.0.1:" in workers[1].stdout.readline()
+    for worker in workers:
+        assert ": control tcp://127.0.0.1:" in worker.stdout.readline()
     workers[1].terminate()
     workers[1].wait(20)
-    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--connect", "3")
+    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--connect", "1")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "cannot reach worker 'beta' at tcp://127.0.0.1:" in done.stderr
-    assert "within 3 s" in done.stderr
+    assert "within 1 s" in done.stderr
     status = distredge(folder, "cluster", "status", "boards.toml", "--timeout", "1")
     assert status.returncode == 1
     assert "beta: worker 'beta' at tcp://127.0.0.1:" in status.stdout
@@ -153,7 +175,9 @@ def test_a_board_that_stays_away_is_named_in_time(boards) -> None:
 def test_keys_of_another_set_are_refused(boards) -> None:
     folder, _ = boards
     assert distredge(folder, "keys", "boards.toml", "--out", "other").returncode == 0
-    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--keys", "other", "--connect", "20")
+    for worker in boards[1]:
+        assert worker.stdout.readline().startswith("worker '")
+    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--keys", "other", "--connect", "2")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "the handshake broke off: the keys may not fit" in done.stderr or "cannot reach workers" in done.stderr
