@@ -17,7 +17,7 @@ from distredge.profiles.measuring import runtime_of
 from distredge.profiles.segments import Check, SegmentTimes, random_cases
 
 SWEEPS = 6
-_PAUSE_S = 1.0
+_PAUSE_S = 0.3
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from distredge.cli._common import json_option, print_json, seed_option, verbose_
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
+    from distredge.profiles.comparing import Difference
     from distredge.profiles.compute import ComputeProfile
     from distredge.profiles.measuring import Progress
     from distredge.profiles.schema import ProfileFile
@@ -205,15 +206,7 @@ def diff(first: str, second: str, models: tuple[str, ...], as_json: bool) -> Non
     if as_json:
         print_json(
             {
-                "operators": [
-                    {
-                        "key": d.key,
-                        "first_s": d.first_s,
-                        "second_s": d.second_s,
-                        "ratio": d.ratio if math.isfinite(d.ratio) else None,
-                    }
-                    for d in found.common
-                ],
+                "operators": [_difference(d) for d in found.common],
                 "only_first": list(found.only_first),
                 "only_second": list(found.only_second),
                 "mean_ratio": found.mean_ratio if found.common else None,
@@ -241,6 +234,11 @@ def diff(first: str, second: str, models: tuple[str, ...], as_json: bool) -> Non
         click.echo(f"B / A over {len(found.common)} operators, geometric mean: {found.mean_ratio:.3f}")
     else:
         click.echo("no operator is in both")
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    ratio = found.ratio if math.isfinite(found.ratio) else None
+    return {"key": found.key, "first_s": found.first_s, "second_s": found.second_s, "ratio": ratio}
 
 
 @profile.command()
