@@ -10,13 +10,14 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from distredge.errors import DistredgeError, EngineError, ProtocolError, TransportError
 from distredge.runtime.data_plane import AddPlan, DataPlane, LoadedPlan, PlanStands, RemovePlan, load_plan
-from distredge.runtime.engine import Engine
+from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.messages import (
     About,
     Ask,
@@ -116,6 +117,8 @@ class ControlPlane:
         self._plans: dict[int, DevicePlan] = {}
         self._loads: queue.SimpleQueue[_LoadEnd | Callable[[], None]] = queue.SimpleQueue()
         self._loaders: dict[int, threading.Thread] = {}
+        # Alive as long as some plan uses them: a new plan shares what the old one has, such as the head.
+        self._models: weakref.WeakValueDictionary[bytes, Loaded] = weakref.WeakValueDictionary()
         self._told_alive_s = 0.0
         self._stopping = False
 
@@ -254,7 +257,7 @@ class ControlPlane:
         def work() -> None:
             loaded, error = None, None
             try:
-                loaded = load_plan(plan, preparing.models, weights, self._engine)
+                loaded = load_plan(plan, preparing.models, weights, self._engine, self._models)
             except DistredgeError as found:
                 error = found
             except MemoryError:

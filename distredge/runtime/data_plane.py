@@ -6,16 +6,17 @@ hand-overs to the way of every message.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array, Slot
-from distredge.runtime.engine import Engine
+from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.messages import (
     Echo,
     FrameFailed,
@@ -27,7 +28,7 @@ from distredge.runtime.messages import (
     echo_parts,
     encode,
 )
-from distredge.runtime.plan import REQUESTER, DevicePlan, PeerAddress
+from distredge.runtime.plan import REQUESTER, DevicePlan, PeerAddress, SegmentPlan
 from distredge.runtime.security import REQUESTER_NAME
 from distredge.runtime.state import (
     Drop,
@@ -58,19 +59,27 @@ class LoadedPlan:
     """A plan with its arrays and its sub-models.
 
     Attributes:
+        models: its sub-models, which another plan may share.
         runs: per slot: stage -> what computes it.
         load_s: seconds that loading took.
     """
 
     plan: DevicePlan
     slots: tuple[Slot, ...]
+    models: tuple[Loaded, ...]
     runs: tuple[Mapping[int, Callable[[], None]], ...]
     memory_bytes: int
     load_s: float
     records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
 
 
-def load_plan(plan: DevicePlan, models: Sequence[bytes], weights: Mapping[str, Array], engine: Engine) -> LoadedPlan:
+def load_plan(
+    plan: DevicePlan,
+    models: Sequence[bytes],
+    weights: Mapping[str, Array],
+    engine: Engine,
+    known: MutableMapping[bytes, Loaded],
+) -> LoadedPlan:
     """Loads the sub-models of a plan and makes its arrays.
 
     Args:
@@ -78,6 +87,7 @@ def load_plan(plan: DevicePlan, models: Sequence[bytes], weights: Mapping[str, A
         models: one sub-model per segment.
         weights: constants by content hash.
         engine: what runs them.
+        known: sub-models that are loaded already, by digest; those loaded now are added.
 
     Raises:
         EngineError: if the engine refuses a sub-model.
@@ -85,14 +95,30 @@ def load_plan(plan: DevicePlan, models: Sequence[bytes], weights: Mapping[str, A
     """
     started_s = time.monotonic()
     slots = tuple(Slot(plan) for _ in range(plan.slots))
+    held: list[Loaded] = []
     runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
     for segment, model in zip(plan.segments, models, strict=True):
-        named = {name: weights[digest] for name, digest in segment.weights.items()}
-        loaded = engine.load(model, named, segment.stage)
-        for slot, run in zip(slots, runs, strict=True):
-            run[segment.stage] = loaded.bind(slot.inputs[segment.stage], slot.outputs[segment.stage])
+        key, stage = _digest(model, segment), segment.stage
+        try:
+            loaded = known.get(key)
+            if loaded is None:
+                named = {name: weights[digest] for name, digest in segment.weights.items()}
+                loaded = known[key] = engine.load(model, named)
+            held.append(loaded)
+            for slot, run in zip(slots, runs, strict=True):
+                run[stage] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
+        except EngineError as error:
+            raise EngineError(f"stage {stage}: {error}") from error
     memory_bytes = sum(slot.size_bytes for slot in slots) + sum(array.nbytes for array in weights.values())
-    return LoadedPlan(plan, slots, tuple(runs), memory_bytes, time.monotonic() - started_s)
+    return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, time.monotonic() - started_s)
+
+
+def _digest(model: bytes, segment: SegmentPlan) -> bytes:
+    """Names a sub-model with its constants."""
+    digest = hashlib.sha256(model)
+    for name, content in sorted(segment.weights.items()):
+        digest.update(f"{name}\0{content}\0".encode())
+    return digest.digest()
 
 
 class AddPlan(NamedTuple):
@@ -271,7 +297,8 @@ class DataPlane:
         try:
             loaded.runs[action.slot][action.stage]()
         except EngineError as error:
-            self._perform(self._state.handle(StageFailed(action.plan, action.frame, action.stage, str(error)[:2000])))
+            reason = f"stage {action.stage}: {error}"[:2000]
+            self._perform(self._state.handle(StageFailed(action.plan, action.frame, action.stage, reason)))
             return
         stopped_ns = time.monotonic_ns()
         times_ns = (started_ns, stopped_ns, stopped_ns)

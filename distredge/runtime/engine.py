@@ -31,12 +31,16 @@ PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
 class Loaded(Protocol):
     """A loaded sub-model."""
 
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Returns a function that reads `inputs`, computes, and writes `outputs`; the arrays must stay where they are.
 
         Args:
             inputs: every input of the sub-model by name, C-ordered.
             outputs: every output likewise.
+            stage: the stage that it is run for.
+
+        Raises:
+            EngineError: if the arrays are not what the sub-model has; the function raises it when computing fails.
         """
 
 
@@ -55,13 +59,12 @@ class Engine(Protocol):
     def threads(self) -> int:
         """Threads that one sub-model uses."""
 
-    def load(self, model: bytes, weights: Mapping[str, Array], stage: int) -> Loaded:
-        """Loads a sub-model.
+    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+        """Loads a sub-model, which several plans may share.
 
         Args:
             model: serialised ONNX model without its large constants.
             weights: those constants by name; their memory is shared where the engine can.
-            stage: the stage that it is for.
 
         Raises:
             EngineError: if the engine refuses the model.
@@ -114,7 +117,7 @@ class OnnxRuntimeEngine:
         """Threads inside an operator."""
         return self._threads
 
-    def load(self, model: bytes, weights: Mapping[str, Array], stage: int) -> Loaded:
+    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Makes a session; see `Engine.load`."""
         options = self._options()
         values = [self._ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
@@ -124,8 +127,8 @@ class OnnxRuntimeEngine:
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            raise EngineError(f"{self.name} refuses the sub-model of stage {stage}: {_brief(error)}") from error
-        return _OnnxRuntimeLoaded(self._ort, session, stage, (values, tuple(weights.values())))
+            raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
+        return _OnnxRuntimeLoaded(self._ort, session, (values, tuple(weights.values())))
 
     def _options(self) -> ort.SessionOptions:
         options = self._ort.SessionOptions()
@@ -142,38 +145,37 @@ class OnnxRuntimeEngine:
 class _OnnxRuntimeLoaded:
     """One session; `keep` holds the memory that it reads."""
 
-    def __init__(self, runtime: Any, session: ort.InferenceSession, stage: int, keep: object) -> None:
+    def __init__(self, runtime: Any, session: ort.InferenceSession, keep: object) -> None:
         self._ort = runtime
         self._session = session
-        self._stage = stage
         self._keep = keep
 
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`."""
-        _check_ports(self._session.get_inputs(), inputs, self._stage, "input")
-        _check_ports(self._session.get_outputs(), outputs, self._stage, "output")
+        _check_ports(self._session.get_inputs(), inputs, "input")
+        _check_ports(self._session.get_outputs(), outputs, "output")
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(array))
         for name, array in outputs.items():
             binding.bind_ortvalue_output(name, self._ort.OrtValue.ortvalue_from_numpy(array))
-        session, stage = self._session, self._stage
+        session = self._session
 
         def run() -> None:
             try:
                 session.run_with_iobinding(binding)
             except Exception as error:
-                raise EngineError(f"stage {stage}: {_brief(error)}") from error
+                raise EngineError(_brief(error)) from error
 
         return run
 
 
-def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], stage: int, what: str) -> None:
+def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], what: str) -> None:
     """The engine would write beyond an array that is too small: shapes must be exactly the model's."""
     shapes = {node.name: tuple(node.shape) for node in declared}
     found = {name: array.shape for name, array in arrays.items()}
     if shapes != found:
-        raise EngineError(f"stage {stage}: the sub-model's {what}s are {shapes}, the plan's {found}")
+        raise EngineError(f"the sub-model's {what}s are {shapes}, the plan's {found}")
 
 
 def _brief(error: Exception) -> str:
@@ -195,18 +197,20 @@ class SleepEngine:
     def __init__(self, seconds: Mapping[int, float] | None = None) -> None:
         self._seconds = dict(seconds or {})
 
-    def load(self, model: bytes, weights: Mapping[str, Array], stage: int) -> Loaded:
+    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Accepts any sub-model."""
-        return _SleepLoaded(self._seconds.get(stage, 0.0))
+        return _SleepLoaded(self._seconds)
 
 
 class _SleepLoaded:
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: Mapping[int, float]) -> None:
         self._seconds = seconds
 
-    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
+        seconds = self._seconds.get(stage, 0.0)
+
         def run() -> None:
-            if self._seconds > 0:
-                time.sleep(self._seconds)
+            if seconds > 0:
+                time.sleep(seconds)
 
         return run

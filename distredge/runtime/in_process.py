@@ -54,9 +54,9 @@ class InProcess:
             store = deployment.weights(device)
             for segment, model in zip(plan.segments, deployment.models(device), strict=True):
                 weights = {name: store[digest] for name, digest in segment.weights.items()}
-                loaded = engine.load(model, weights, segment.stage)
                 stage = segment.stage
-                self._runs[stage, device] = loaded.bind(slot.inputs[stage], slot.outputs[stage])
+                loaded = engine.load(model, weights)
+                self._runs[stage, device] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
             self._slots.append(slot)
         self._outboxes = {
             (box.link.stage, device, box.link.destination): box

@@ -24,7 +24,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Sequence
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -359,11 +359,19 @@ def echo_parts(size_bytes: int) -> list[Bytes]:
     return [whole[: min(PART_BYTES, size_bytes - start)] for start in range(0, size_bytes, PART_BYTES)]
 
 
-def content_digest(dtype: str, shape: Sequence[int], content: Bytes) -> str:
-    """Returns the content hash of a constant: SHA-256 over dtype, shape and bytes (as `Graph.weight_hash`)."""
-    digest = hashlib.sha256(f"{np.dtype(dtype).str}{tuple(shape)}".encode())
-    digest.update(content)
-    return digest.hexdigest()
+def begin_digest(dtype: str, shape: Sequence[int]) -> Digester:
+    """Begins the content hash of a constant: SHA-256 over dtype, shape and bytes (as `Graph.weight_hash`)."""
+    return hashlib.sha256(f"{np.dtype(dtype).str}{tuple(shape)}".encode())
+
+
+class Digester(Protocol):
+    """What hashlib returns."""
+
+    def update(self, content: Bytes, /) -> None:
+        """Takes more bytes in."""
+
+    def hexdigest(self) -> str:
+        """Hexadecimal digits of what has been taken in."""
 
 
 def check_weight(message: Weight, size_bytes: int) -> None:

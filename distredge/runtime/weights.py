@@ -11,7 +11,7 @@ import numpy as np
 
 from distredge.errors import ProtocolError
 from distredge.runtime.buffers import Array, allocate
-from distredge.runtime.messages import WEIGHT_CHUNK_BYTES, Weight, check_weight, content_digest
+from distredge.runtime.messages import WEIGHT_CHUNK_BYTES, Digester, Weight, begin_digest, check_weight
 from distredge.runtime.plan import Bytes
 
 
@@ -20,6 +20,7 @@ class _Arriving:
     dtype: str
     shape: tuple[int, ...]
     content: Array
+    digester: Digester
     received_bytes: int = 0
 
 
@@ -75,16 +76,20 @@ class WeightStore:
                 raise ProtocolError("a constant that no plan asked for")
             arriving = self._arriving.get(message.digest)
             if message.offset == 0 or arriving is None:
-                arriving = _Arriving(message.dtype, message.shape, allocate((message.total_bytes,), "uint8"))
+                content_array = allocate((message.total_bytes,), "uint8")
+                digester = begin_digest(message.dtype, message.shape)
+                arriving = _Arriving(message.dtype, message.shape, content_array, digester)
                 self._arriving[message.digest] = arriving
             if message.offset != arriving.received_bytes or message.total_bytes != arriving.content.nbytes:
                 raise ProtocolError(f"a piece of a constant at {message.offset} where {arriving.received_bytes} is due")
             arriving.content[message.offset : message.offset + chunk.nbytes] = chunk
+            # Piece by piece: hundreds of megabytes at the end would keep this thread from answering for seconds.
+            arriving.digester.update(chunk.data)
             arriving.received_bytes += chunk.nbytes
             if arriving.received_bytes < arriving.content.nbytes:
                 return False
             del self._arriving[message.digest]
-        if content_digest(arriving.dtype, arriving.shape, arriving.content.data) != message.digest:
+        if arriving.digester.hexdigest() != message.digest:
             raise ProtocolError("a constant whose content does not match its hash")
         with self._lock:
             self._held[message.digest] = arriving.content.view(arriving.dtype).reshape(arriving.shape)

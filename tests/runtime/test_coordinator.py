@@ -300,32 +300,32 @@ def test_a_later_coordinator_takes_the_workers_over(cell: Cell, running, graph, 
 
 
 class _BrokenEngine(OnnxRuntimeEngine):
-    """Loads, and fails on every run of one stage."""
+    """Refuses every sub-model, or fails on every run of stage 1."""
 
-    def __init__(self, stage: int, at: str) -> None:
+    def __init__(self, at: str) -> None:
         super().__init__()
-        self._stage, self._at = stage, at
+        self._at = at
 
-    def load(self, model, weights, stage):
-        if self._at == "load" and stage == self._stage:
-            raise EngineError("onnxruntime 1.0 refuses the sub-model of stage 1: no kernel")
-        loaded = super().load(model, weights, stage)
-        if self._at == "run" and stage == self._stage:
-            return _BrokenLoaded()
-        return loaded
+    def load(self, model, weights):
+        if self._at == "load":
+            raise EngineError("onnxruntime 1.0 refuses the sub-model: no kernel")
+        return _BrokenLoaded(super().load(model, weights))
 
 
 class _BrokenLoaded:
-    def bind(self, inputs, outputs) -> Callable[[], None]:
-        def run() -> None:
-            raise EngineError("stage 1: out of memory")
+    def __init__(self, inner) -> None:
+        self._inner = inner
 
-        return run
+    def bind(self, inputs, outputs, stage: int) -> Callable[[], None]:
+        def run() -> None:
+            raise EngineError("out of memory")
+
+        return run if stage == 1 else self._inner.bind(inputs, outputs, stage)
 
 
 def test_an_engine_that_fails_is_named(cell: Cell, graph, strategy, image) -> None:
     for name in DEVICES:
-        cell.start(name, _BrokenEngine(1, "run") if name == "gamma" else None)
+        cell.start(name, _BrokenEngine("run") if name == "gamma" else None)
     coordinator = cell.coordinator()
     coordinator.deploy(deploy(graph, strategy))
     for _ in range(2):
@@ -335,8 +335,8 @@ def test_an_engine_that_fails_is_named(cell: Cell, graph, strategy, image) -> No
 
 def test_an_engine_that_refuses_a_sub_model_is_named(cell: Cell, graph, strategy) -> None:
     for name in DEVICES:
-        cell.start(name, _BrokenEngine(1, "load") if name == "gamma" else None)
-    with pytest.raises(EngineError, match=r"worker 'gamma': onnxruntime 1\.0 refuses the sub-model of stage 1"):
+        cell.start(name, _BrokenEngine("load") if name == "gamma" else None)
+    with pytest.raises(EngineError, match=r"worker 'gamma': stage 0: onnxruntime 1\.0 refuses the sub-model"):
         cell.coordinator().deploy(deploy(graph, strategy))
 
 
@@ -386,6 +386,28 @@ def test_damaged_constants_are_refused(cell: Cell, graph, strategy) -> None:
         cell.start(name)
     with pytest.raises(ExecutionError, match="does not match its hash"):
         cell.coordinator().deploy(deploy(graph, strategy))
+
+
+class _CountingEngine(OnnxRuntimeEngine):
+    loads = 0
+
+    def load(self, model, weights):
+        self.loads += 1
+        return super().load(model, weights)
+
+
+def test_a_plan_shares_the_sub_models_that_it_has_in_common(cell: Cell, graph, strategy, image) -> None:
+    engines = {name: _CountingEngine() for name in DEVICES}
+    for name, engine in engines.items():
+        cell.start(name, engine)
+    coordinator = cell.coordinator()
+    coordinator.deploy(deploy(graph, strategy))
+    before = {name: engine.loads for name, engine in engines.items()}
+    coordinator.deploy(deploy(graph, strategy), in_flight=2)
+    assert {name: engine.loads for name, engine in engines.items()} == before
+    expected = run_in_process(graph, strategy, image)
+    for outputs in coordinator.stream([image] * 4):
+        assert _equal(outputs, expected)
 
 
 def test_too_many_plans_are_refused(cell: Cell, running, graph, strategy) -> None:

@@ -7,13 +7,19 @@ import pytest
 
 from distredge.errors import ProtocolError
 from distredge.runtime import weights as module
-from distredge.runtime.messages import content_digest
+from distredge.runtime.messages import begin_digest
 from distredge.runtime.weights import WeightStore, weight_messages
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WEIGHT_CHUNK_BYTES", 100)
+
+
+def content_digest(dtype: str, shape: tuple[int, ...], content: bytes) -> str:
+    digester = begin_digest(dtype, shape)
+    digester.update(content)
+    return digester.hexdigest()
 
 
 def _constant(seed: int, size: int = 64) -> tuple[str, np.ndarray]:
