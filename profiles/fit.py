@@ -14,31 +14,32 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from distredge.errors import MissingDependency, ProfileError, did_you_mean
 from distredge.model.graph import Signature
 from distredge.profiles.compute import write_profile
+from distredge.profiles.fit_tables import (
+    BoardEntry,
+    Boards,
+    Published,
+    PublishedSource,
+    Start,
+    Target,
+    load_boards,
+    load_published,
+    targets_of,
+)
 from distredge.profiles.modelled import modelled_s, profile_rows
-from distredge.profiles.reading import decode_toml
 from distredge.profiles.schema import (
     Board,
     Coefficients,
-    Copy,
-    Name,
-    NotNegative,
     Origin,
-    Positive,
-    Power,
     ProfileFile,
     Rates,
     Residual,
@@ -46,140 +47,11 @@ from distredge.profiles.schema import (
     Source,
 )
 
-T = TypeVar("T")
-
 LATENCY_UNCERTAINTY = 0.04
 RATES = ("winograd", "conv", "pointwise", "depthwise")
 FITTED_TARGET = 0.15
 LEFT_OUT_TARGET = 0.30
 PAPER_SET = "distredge-paper"
-
-
-class PublishedSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where figures come from."""
-
-    address: Name
-    date: Name
-    mark: Literal["found", "memory, unverified", "derived"]
-    note: Annotated[str, Meta(max_length=400)] = ""
-
-
-class Figures(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Latencies of one board from one source, by model; `fit` names those that the fit may use."""
-
-    board: Name
-    source: Name
-    fit: tuple[Name, ...]
-    latency_ms: dict[str, Positive]
-
-
-class Published(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file `data/published.toml`."""
-
-    format: Literal["distredge.published/1"]
-    source: dict[str, PublishedSource]
-    figures: tuple[Figures, ...]
-
-
-class Start(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the coefficients of one kind of runtime start, and how far they may move.
-
-    Attributes:
-        rates: rate of each kind of operator, relative to that of Winograd convolutions.
-        launch_s: cost of starting an operator.
-        half_depth: see `schema.Coefficients`.
-        uncertainty: of each coefficient but the base rate, as a factor (1.5: within 50 % or so).
-        winograd_launches, tile_rows, tile_pixels, tile_channels: see `schema.Coefficients`.
-        source: why.
-    """
-
-    rates: dict[str, Positive]
-    launch_s: Positive
-    half_depth: NotNegative
-    uncertainty: Annotated[float, Meta(gt=1)]
-    winograd_launches: int = 1
-    tile_rows: int
-    tile_pixels: int
-    tile_channels: int
-    source: Name
-
-
-class BoardEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One board of `data/boards.toml`.
-
-    Attributes:
-        start: kind of runtime.
-        units: tiles that run at once.
-        memory_bytes_per_s: where the memory rates start.
-        faster: factor on the fitted rates when the figures are of a faster sibling (above 1: that one is faster).
-        like: board whose fitted coefficients are scaled instead of a fit; None fits.
-    """
-
-    name: Name
-    board: Name
-    processor: Name
-    clock_hz: Positive | None = None
-    power_mode: str = ""
-    threads: int = 1
-    runtime: Name
-    provider: Name
-    precision: Literal["float32", "float16", "int8"]
-    start: Name
-    units: int
-    memory_bytes_per_s: Positive
-    base_rate: Positive
-    faster: Positive = 1.0
-    like: str | None = None
-    memory_bytes: int
-    power: Power | None = None
-    copy: Copy
-    encrypt_s_per_byte: NotNegative
-    note: str = ""
-    sources: tuple[Source, ...]
-
-
-class Boards(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file `data/boards.toml`."""
-
-    format: Literal["distredge.boards/1"]
-    start: dict[str, Start]
-    board: tuple[BoardEntry, ...]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One published figure of a board."""
-
-    model: str
-    latency_s: float
-    fitted: bool
-    source: str
-
-
-def load_published() -> Published:
-    """Returns the shipped table of published latencies."""
-    return load_table("published.toml", Published)
-
-
-def load_boards() -> Boards:
-    """Returns the shipped table of boards."""
-    return load_table("boards.toml", Boards)
-
-
-def load_table(name: str, kind: type[T]) -> T:
-    """Returns a shipped TOML table as an object of type `kind`."""
-    content = (resources.files("distredge.profiles.data") / name).read_bytes()
-    return decode_toml(content, kind, name, ProfileError)
-
-
-def targets_of(board: str, published: Published) -> tuple[Target, ...]:
-    """Returns the published figures of a board."""
-    return tuple(
-        Target(model, latency_ms * 1e-3, model in entry.fit, entry.source)
-        for entry in published.figures
-        if entry.board == board
-        for model, latency_ms in entry.latency_ms.items()
-    )
 
 
 @cache

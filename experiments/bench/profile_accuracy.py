@@ -19,7 +19,8 @@ import numpy as np
 
 from distredge.model.capture import load_model
 from distredge.profiles.compute import ComputeProfile, load_shipped
-from distredge.profiles.fit import load_boards, summary
+from distredge.profiles.fit import summary
+from distredge.profiles.fit_tables import load_boards
 from distredge.profiles.kernels import EngineSettings
 from distredge.profiles.measuring import QUICK, Measuring, Plan
 from distredge.profiles.verify import Verdict, verify

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import numpy as np
 import pytest
@@ -12,16 +14,15 @@ from distredge.profiles.fit import (
     FITTED_TARGET,
     LEFT_OUT_TARGET,
     fit,
-    load_boards,
-    load_published,
+    main,
     make_board,
     operators_of,
     residuals_of,
     scaled,
-    targets_of,
     whole_s,
 )
 from distredge.profiles.fit_paper import bars_of, load_bars
+from distredge.profiles.fit_tables import load_boards, load_published, targets_of
 
 BOARDS = ("pi3", "pi4", "pi5", "nano", "tx2", "xavier-nx", "xavier", "orin-nano", "agx-orin", "rtx2080ti", "gtx1080ti")
 
@@ -96,8 +97,9 @@ def test_a_board_like_another_is_its_scaled_copy() -> None:
     assert entry.like == "xavier"
     assert own.rates.winograd == pytest.approx(scaled(other, entry.faster).rates.winograd, rel=0.01)
     assert own.units < other.units
-    assert targets_of("xavier-nx", published)
-    assert make_board.__doc__
+    residual = make_board(entry, boards, published).origin.residuals[0]
+    assert not residual.fitted
+    assert abs(residual.error) < LEFT_OUT_TARGET
 
 
 def test_the_segmentation_network_of_the_published_series_has_its_size() -> None:
@@ -128,3 +130,14 @@ def test_the_paper_set_fits_most_bars_and_says_which_it_does_not() -> None:
     assert np.median(errors) < 0.07
     # The one bar that nothing explains is LB's.
     assert sorted(errors)[-2] <= 0.21
+
+
+def test_the_command_prints_every_residual_and_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--board", "gtx1080ti"])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("gtx1080ti") for line in lines) == 2
+    figures = json.loads(lines[-1])
+    assert figures["boards"] == 1
+    assert figures["fitted_residual_max"] <= FITTED_TARGET
+    with pytest.raises(SystemExit):
+        main(["--board", "gtx1080"])
