@@ -75,7 +75,7 @@ class Timeline:
         critical_path: indices into `spans` of the chain that the latency of the last frame follows, in time order;
             empty when unknown.
         throughput_per_s: images per second in the steady state with several in flight; None for one frame.
-        bottleneck: resource that bounds the throughput; None when unknown.
+        bottleneck: the busiest resource, which bounds the throughput of many in flight; None when unknown.
         energy_j: joules of each device over the whole timeline; devices without known watts are absent.
         peak_memory_bytes: weights and live activations of each device; empty when unknown.
         details: more figures, by name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from distredge.latency.memory import peak_memory_bytes
@@ -39,10 +40,44 @@ def timeline_of(problem: Problem, simulation: Simulation) -> Timeline:
         devices=names,
         frame_latency_s=latencies,
         critical_path=tuple(place[id(span)] for span in _critical(simulation, owner)),
+        throughput_per_s=throughput_per_s(simulation),
+        bottleneck=bottleneck(simulation),
         energy_j=energy_j(problem, simulation, end_s),
         peak_memory_bytes=peak_memory_bytes(problem.graph, simulation.layout),
         details={"recompute_ratio": simulation.layout.recompute_ratio(problem.graph)},
     )
+
+
+def throughput_per_s(simulation: Simulation) -> float | None:
+    """Images per second in the steady state; None for one image and where nothing takes time.
+
+    Counted over the last half of the images, by whole groups of as many as may be under way at once, because such a
+    group may arrive in a burst.
+    """
+    done = sorted(frame.done_s for frame in simulation.frames)
+    group = min(simulation.in_flight, len(done) - 1)
+    if group == 0:
+        return None
+    images = group * max(1, len(done) // (2 * group))
+    images = images if images < len(done) else group
+    seconds = done[-1] - done[-1 - images]
+    return images / seconds if seconds > 0 else None
+
+
+def bottleneck(simulation: Simulation) -> str | None:
+    """The busiest device or connection, named as `timeline.place_of` does; None for one image.
+
+    It bounds the throughput as soon as enough images are in flight.
+    """
+    busy_s: dict[str, float] = defaultdict(float)
+    names = simulation.network.names
+    for frame in simulation.frames if len(simulation.frames) > 1 else ():
+        for work in frame.works:
+            busy_s[f"{names[work.device]} compute"] += work.seconds
+        for message in frame.messages:
+            busy_s[f"{names[message.source]}>{names[message.destination]} link"] += message.sent_s - message.wire_s
+    place = max(busy_s, key=lambda name: busy_s[name], default=None)
+    return place if place is not None and busy_s[place] > 0 else None
 
 
 def energy_j(problem: Problem, simulation: Simulation, end_s: float) -> dict[str, float]:

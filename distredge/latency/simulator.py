@@ -128,6 +128,7 @@ class Simulation:
         self.network = network
         self.fluid = network.shared or network.medium
         self.frames: list[Frame] = []
+        self.in_flight = 1
         self._active: dict[int, Frame] = {}
         self._events: list[tuple[float, int, _Event]] = []
         self._count = 0
@@ -146,6 +147,7 @@ class Simulation:
             Infeasible: if a message has to cross a link that is down.
         """
         self._to_start = frames
+        self.in_flight = in_flight
         for _ in range(min(frames, in_flight)):
             self._start_frame(0.0)
         now = 0.0
