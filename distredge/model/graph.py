@@ -324,10 +324,17 @@ class Graph:
                     digest.update(np.ascontiguousarray(self.constants[tensor]).tobytes())
         return f"sha256:{digest.hexdigest()}"
 
+    def weight(self, name: str) -> NDArray[Any]:
+        """A constant in C order, as engines share it without a copy; one that is not is replaced once."""
+        value = self.constants[name]
+        if not value.flags.c_contiguous:
+            value = self.constants[name] = np.ascontiguousarray(value)
+        return value
+
     def weight_hash(self, name: str) -> str:
         """Content hash of a constant: SHA-256 over dtype, shape and bytes, computed once."""
         if name not in self._weight_hashes:
-            value = np.ascontiguousarray(self.constants[name])
+            value = self.weight(name)
             digest = hashlib.sha256(f"{value.dtype.str}{value.shape}".encode())
             digest.update(value.data)
             self._weight_hashes[name] = digest.hexdigest()

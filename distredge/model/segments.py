@@ -8,6 +8,7 @@ weight once, however many segments and plans read it.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import StrategyError
+from distredge.model import AS_INPUT
 from distredge.model.graph import Graph, Operator
 from distredge.model.layout import PARTIAL, Layout, Part, StrategyLike, lay_out, region_shape
 from distredge.model.operators import RULES, Reduction
@@ -25,6 +27,10 @@ from distredge.model.rows import Region
 
 INLINE_BYTES = 1024
 """Constants up to this size stay inside the sub-model: shapes, axes, limits, scalars."""
+
+_FED_BYTES = 1 << 20
+_FED_ROWS = 8
+"""Matrices of at least that size are fed, to products of at most that many rows: more rows gain from packing."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Segment:
     Attributes:
         stage: index of the stage in the layout.
         model: serialised ONNX model without its large constants.
-        weights: name of each missing constant -> its content hash.
+        weights: name of each missing constant -> its content hash; an initializer, or with AS_INPUT at the end of its
+            name an input (which is not among `inputs`).
         inputs, outputs: buffers that it reads and makes.
     """
 
@@ -149,6 +156,7 @@ class _Emitter:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.weights: dict[str, str] = {}
+        self.fed: dict[str, str] = {}
         self._sliced: dict[tuple[str, Region], str] = {}
         self._count = 0
 
@@ -245,18 +253,34 @@ class _Emitter:
         self.initializers[name] = missing
         self.weights[name] = self.graph.weight_hash(name)
 
+    def _can_be_fed(self, op: Operator, position: int) -> bool:
+        """Whether a constant is the large matrix of a product of few rows."""
+        if op.op_type not in ("Gemm", "MatMul") or position != 1 or op.activations[:1] != (0,):
+            return False
+        value = self.graph.constants.get(op.inputs[1])
+        rows = math.prod(self.graph.tensors[op.inputs[0]].shape[:-1])
+        return value is not None and value.ndim == 2 and value.nbytes >= _FED_BYTES and rows <= _FED_ROWS
+
+    def _fed(self, name: str) -> str:
+        """Declares a constant as an input of the sub-model."""
+        fed = name + AS_INPUT
+        self.fed[fed] = name
+        self.weights[fed] = self.graph.weight_hash(name)
+        return fed
+
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], **attributes))
 
     def copy(self, op: Operator, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(self.graph.skeleton.graph.node[op.index])
-        del node.input[:]
-        node.input.extend(inputs)
         if output is not None:
             node.output[0] = node.name = output
-        for name in inputs:
-            self._original(name)
+        del node.input[:]
+        for position, name in enumerate(inputs):
+            node.input.append(self._fed(name) if self._can_be_fed(op, position) else name)
+            if node.input[-1] == name:
+                self._original(name)
         for key, value in attributes.items():
             for i, attribute in enumerate(node.attribute):
                 if attribute.name == key:
@@ -273,8 +297,13 @@ class _Emitter:
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))
             return helper.make_tensor_value_info(port.name, kind, port.shape)
 
+        constants = self.graph.constants
+        fed = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(constants[c].dtype), constants[c].shape)
+            for n, c in self.fed.items()
+        ]
         body = helper.make_graph(
-            self.nodes, "segment", [value(p) for p in inputs], [value(p) for p in outputs],
+            self.nodes, "segment", [*map(value, inputs), *fed], [value(p) for p in outputs],
             list(self.initializers.values()),
         )  # fmt: skip
         source = self.graph.skeleton
@@ -283,5 +312,5 @@ class _Emitter:
 
 def weight_store(graph: Graph, program: DeviceProgram) -> dict[str, NDArray[Any]]:
     """The constants that a device must hold, by content hash."""
-    names = {h: name for segment in program.segments for name, h in segment.weights.items()}
-    return {h: graph.constants[name] for h, name in names.items()}
+    names = {h: name.removesuffix(AS_INPUT) for segment in program.segments for name, h in segment.weights.items()}
+    return {h: graph.weight(name) for h, name in names.items()}

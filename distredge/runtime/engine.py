@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from distredge.errors import EngineError, MissingDependency
+from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Array
 
 if TYPE_CHECKING:
@@ -120,15 +121,18 @@ class OnnxRuntimeEngine:
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Makes a session; see `Engine.load`."""
         options = self._options()
-        values = [self._ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        device = "cuda" if CUDA in self._providers else "cpu"
+        fed = {n: self._ort.OrtValue.ortvalue_from_numpy(a, device) for n, a in weights.items() if n.endswith(AS_INPUT)}
+        names = [name for name in weights if name not in fed]
+        values = [self._ort.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
         if values:
-            options.add_external_initializers(list(weights), values)
+            options.add_external_initializers(names, values)
         providers = [(p, {"use_tf32": "0"}) if p == CUDA else p for p in self._providers]
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
             raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
-        return _OnnxRuntimeLoaded(self._ort, session, (values, tuple(weights.values())))
+        return _OnnxRuntimeLoaded(self._ort, session, fed, (values, tuple(weights.values())))
 
     def _options(self) -> ort.SessionOptions:
         options = self._ort.SessionOptions()
@@ -143,18 +147,23 @@ class OnnxRuntimeEngine:
 
 
 class _OnnxRuntimeLoaded:
-    """One session; `keep` holds the memory that it reads."""
+    """One session; `fed` are constants that are inputs of its model, `keep` holds the memory that it reads."""
 
-    def __init__(self, runtime: Any, session: ort.InferenceSession, keep: object) -> None:
+    def __init__(
+        self, runtime: Any, session: ort.InferenceSession, fed: Mapping[str, ort.OrtValue], keep: object
+    ) -> None:
         self._ort = runtime
         self._session = session
+        self._fed = fed
         self._keep = keep
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`."""
-        _check_ports(self._session.get_inputs(), inputs, "input")
+        _check_ports([i for i in self._session.get_inputs() if i.name not in self._fed], inputs, "input")
         _check_ports(self._session.get_outputs(), outputs, "output")
         binding = self._session.io_binding()
+        for name, value in self._fed.items():
+            binding.bind_ortvalue_input(name, value)
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(array))
         for name, array in outputs.items():

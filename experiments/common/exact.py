@@ -35,7 +35,7 @@ def run_whole(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     large = [name for name, array in graph.constants.items() if array.nbytes > 1024]
-    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(graph.constants[name])) for name in large]
+    values = [ort.OrtValue.ortvalue_from_numpy(graph.weight(name)) for name in large]
     if values:
         options.add_external_initializers(large, values)
     session = ort.InferenceSession(_without_weights(graph, frozenset(large)), options, ["CPUExecutionProvider"])

@@ -11,6 +11,7 @@ import pytest
 
 from distredge.errors import StrategyError
 from distredge.experiments.common.exact import TOLERANCE, relative_error, run_whole
+from distredge.model import AS_INPUT
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out, region_shape
 from distredge.model.preprocess import Preprocess
@@ -117,3 +118,19 @@ def test_uint8_needs_preprocessing(graph: Graph) -> None:
     strategy = Strategy.make(graph, ["a"], [(2, [0, 16])], head="a", input_dtype="uint8")
     with pytest.raises(StrategyError, match=r"input\.dtype: 'uint8' needs a model with a preprocessing spec"):
         build(graph, strategy, "a")
+
+
+def test_large_matrices_are_fed_and_not_copied(net: Any) -> None:
+    """The classifier's matrix is an input of the head's sub-model, named so, and never in its bytes."""
+    n = net((1, 3, 16, 12))
+    flat = n.node("Flatten", n.conv("x", 32, pads=[1] * 4))
+    graph = n.graph(n.node("Gemm", [flat, n.weight(64, 6144)], transB=1))
+    matrix = graph.operators[-1].inputs[1]
+    strategy = Strategy.make(graph, ["a", "b"], [(0, [0, 8, 16])], head="b")
+    head = build(graph, strategy, "b").segments[-1]
+    assert head.weights == {matrix + AS_INPUT: graph.weight_hash(matrix)}
+    model = onnx.load_from_string(head.model)
+    assert [value.name for value in model.graph.input] == [head.inputs[0].name, matrix + AS_INPUT]
+    assert len(head.model) < 5000
+    inputs = {"x": np.random.default_rng(0).standard_normal(graph.input_shapes[0], dtype=np.float32)}
+    assert relative_error(run_whole(graph, inputs), run_in_process(graph, strategy, inputs)) <= TOLERANCE
