@@ -13,24 +13,22 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from distredge.errors import DistredgeError, EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
+from distredge.errors import EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
+from distredge.runtime.deployed import OpenFrame, Pending, Plan
 from distredge.runtime.frames import (
     Answered,
     Fail,
     Finish,
     FrameAction,
-    FrameBook,
     FrameBroken,
     Ignore,
     Inquire,
     OutputArrived,
     PeerGone,
-    Preparation,
     Submitted,
     Tick,
 )
@@ -48,11 +46,10 @@ from distredge.runtime.messages import (
     Rows,
     ToCoordinator,
     Told,
-    Weight,
     encode,
 )
 from distredge.runtime.peers import Peer, Peers, WorkerAddress
-from distredge.runtime.plan import REQUESTER, Bytes, parts_of
+from distredge.runtime.plan import REQUESTER, Bytes
 from distredge.runtime.transport import Network, NotConnected
 from distredge.runtime.weights import weight_messages
 
@@ -69,91 +66,6 @@ ANSWER_S: Final = 2.0
 CHUNKS_AT_ONCE: Final = 16
 
 _log = logging.getLogger(__name__)
-
-
-class Pending:
-    """A frame that was submitted.
-
-    Attributes:
-        latency_s: seconds from submitting to the last output, once it has ended well.
-    """
-
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
-        self.outputs: dict[str, Array] | None = None
-        self.error: DistredgeError | None = None
-        self.latency_s: float | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended."""
-        return self.outputs is not None or self.error is not None
-
-    def result(self) -> dict[str, Array]:
-        """Waits for the outputs, name -> array.
-
-        Raises:
-            PeerTimeout: at the frame's deadline, or at once when a worker is lost.
-            EngineError, TransportError: what a worker reported.
-        """
-        self._coordinator.wait(self)
-        if self.error is not None:
-            raise self.error
-        assert self.outputs is not None
-        return self.outputs
-
-
-@dataclass(eq=False)
-class _Frame:
-    """A frame in flight."""
-
-    pending: Pending
-    outputs: dict[str, Array]
-    inboxes: dict[int, Inbox]
-    started_ns: int
-
-
-class Plan:
-    """A deployment on its way to the workers, or standing there.
-
-    Args:
-        number: unique among all plans.
-        deployment: what is run.
-        slots: frames that may be in flight.
-    """
-
-    def __init__(self, number: int, deployment: Deployment, slots: int, patience_s: float) -> None:
-        self.number = number
-        self.deployment = deployment
-        self.slots = slots
-        self.indices = {deployment.devices[i]: i for i in deployment.busy}
-        outputs = [link.source for link in deployment.output_links]
-        self.book = FrameBook(deployment.devices, deployment.busy, outputs, slots)
-        names = {i: name for name, i in self.indices.items()}
-        self.preparation = Preparation(names, patience_s, PREPARE_S, time.monotonic())
-        self.frames: dict[int, _Frame] = {}
-        self.numbers = itertools.count()
-        self.error: ExecutionError | None = None
-        self.retiring = False
-        self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
-        self.unsent: dict[str, tuple[Weight, Bytes]] = {}
-        self.records: deque[Record] = deque(maxlen=8192)
-        self.output_forms = {link.source: parts_of(link.pieces) for link in deployment.output_links}
-        self._outboxes: list[list[Outbox]] | None = None
-
-    def outboxes(self, slot: int, inputs: Mapping[str, Array]) -> list[Outbox]:
-        """What packs the inputs; the packs of a slot are used again."""
-        if self._outboxes is None:
-            self._outboxes = [
-                [
-                    Outbox(link, [whole(inputs[piece.tensor]) for piece in link.pieces])
-                    for link in self.deployment.input_links
-                ]
-                for _ in range(self.slots)
-            ]
-        for outbox in self._outboxes[slot]:
-            outbox.take_from([whole(inputs[piece.tensor]) for piece in outbox.link.pieces])
-        return self._outboxes[slot]
 
 
 class Coordinator:
@@ -248,7 +160,7 @@ class Coordinator:
         self._peers.connect(names, self._connect_s)
         addresses = [self._peers[name].for_others() for name in names]
         # Never the number of another coordinator's plan: what that one still sends must find no plan here.
-        plan = Plan(secrets.randbits(61), deployment, slots, self._patience_s)
+        plan = Plan(secrets.randbits(61), deployment, slots, self._patience_s, PREPARE_S)
         self._plans[plan.number] = plan
         for name, index in plan.indices.items():
             device_plan = deployment.device_plan(index, plan.number, self._peers.session, slots, addresses)
@@ -382,7 +294,7 @@ class Coordinator:
             for link in deployment.output_links
         }
         started_ns = time.monotonic_ns()
-        plan.frames[number] = _Frame(pending, outputs, inboxes, started_ns)
+        plan.frames[number] = OpenFrame(pending, outputs, inboxes, started_ns)
         now_s = started_ns / 1e9
         plan.book.handle(Submitted(number, now_s, now_s + limit_s))
         for outbox in plan.outboxes(number % plan.slots, inputs):

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from distredge.runtime.buffers import Array
-from distredge.runtime.coordinator import DEADLINE_S, PATIENCE_S, Coordinator, Pending
+from distredge.runtime.coordinator import DEADLINE_S, PATIENCE_S, Coordinator
+from distredge.runtime.deployed import Pending
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.peers import WorkerAddress
 from distredge.runtime.process import Order, WorkerProcess, local_order, stop_all

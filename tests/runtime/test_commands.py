@@ -116,6 +116,18 @@ def test_on_this_machine(folder: Path) -> None:
     assert json.loads((folder / "t.json").read_text())["traceEvents"]
 
 
+def test_with_a_log_for_tensorboard(folder: Path) -> None:
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("matplotlib")
+    done = deploy(folder, *STRATEGY, "--cluster", "local.toml", "--repeat", "2", "--log", "log")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "log: tensorboard --logdir log"
+    (events,) = (folder / "log").iterdir()
+    content = events.read_bytes()
+    for tag in (b"run/latency_s", b"run/images_per_s", b"run/predicted_latency_s", b"run/timeline"):
+        assert tag in content
+
+
 def test_as_a_process_of_its_own(folder: Path) -> None:
     code = "from distredge.cli.main import deploy_strategy_main; deploy_strategy_main()"
     command = [sys.executable, "-c", code, *STRATEGY, "--cluster", "local.toml", "--json"]

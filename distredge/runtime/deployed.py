@@ -1,0 +1,112 @@
+"""What the coordinator holds of a plan and of the frames in it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from distredge.errors import DistredgeError, ExecutionError
+from distredge.runtime.buffers import Array, Inbox, Outbox, whole
+from distredge.runtime.frames import FrameBook, Preparation
+from distredge.runtime.messages import Record, Weight
+from distredge.runtime.plan import Bytes, parts_of
+
+if TYPE_CHECKING:
+    from distredge.runtime.deployment import Deployment
+
+
+class Waiting(Protocol):
+    """What can wait for a frame: the coordinator."""
+
+    def wait(self, pending: Pending) -> None:
+        """Waits until a frame has ended."""
+
+
+class Pending:
+    """A frame that was submitted.
+
+    Attributes:
+        latency_s: seconds from submitting to the last output, once it has ended well.
+    """
+
+    def __init__(self, coordinator: Waiting) -> None:
+        self._coordinator = coordinator
+        self.outputs: dict[str, Array] | None = None
+        self.error: DistredgeError | None = None
+        self.latency_s: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.outputs is not None or self.error is not None
+
+    def result(self) -> dict[str, Array]:
+        """Waits for the outputs, name -> array.
+
+        Raises:
+            PeerTimeout: at the frame's deadline, or at once when a worker is lost.
+            EngineError, TransportError: what a worker reported.
+        """
+        self._coordinator.wait(self)
+        if self.error is not None:
+            raise self.error
+        assert self.outputs is not None
+        return self.outputs
+
+
+@dataclass(eq=False)
+class OpenFrame:
+    """A frame in flight."""
+
+    pending: Pending
+    outputs: dict[str, Array]
+    inboxes: dict[int, Inbox]
+    started_ns: int
+
+
+class Plan:
+    """A deployment on its way to the workers, or standing there.
+
+    Args:
+        number: unique among all plans.
+        deployment: what is run.
+        slots: frames that may be in flight.
+        patience_s, limit_s: how long a worker may be silent while preparing, and how long all of it may take.
+    """
+
+    def __init__(self, number: int, deployment: Deployment, slots: int, patience_s: float, limit_s: float) -> None:
+        self.number = number
+        self.deployment = deployment
+        self.slots = slots
+        self.indices = {deployment.devices[i]: i for i in deployment.busy}
+        outputs = [link.source for link in deployment.output_links]
+        self.book = FrameBook(deployment.devices, deployment.busy, outputs, slots)
+        names = {i: name for name, i in self.indices.items()}
+        self.preparation = Preparation(names, patience_s, limit_s, time.monotonic())
+        self.frames: dict[int, OpenFrame] = {}
+        self.numbers = itertools.count()
+        self.error: ExecutionError | None = None
+        self.retiring = False
+        self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
+        self.unsent: dict[str, tuple[Weight, Bytes]] = {}
+        self.records: deque[Record] = deque(maxlen=8192)
+        self.output_forms = {link.source: parts_of(link.pieces) for link in deployment.output_links}
+        self._outboxes: list[list[Outbox]] | None = None
+
+    def outboxes(self, slot: int, inputs: Mapping[str, Array]) -> list[Outbox]:
+        """What packs the inputs; the packs of a slot are used again."""
+        if self._outboxes is None:
+            self._outboxes = [
+                [
+                    Outbox(link, [whole(inputs[piece.tensor]) for piece in link.pieces])
+                    for link in self.deployment.input_links
+                ]
+                for _ in range(self.slots)
+            ]
+        for outbox in self._outboxes[slot]:
+            outbox.take_from([whole(inputs[piece.tensor]) for piece in outbox.link.pieces])
+        return self._outboxes[slot]
