@@ -38,12 +38,12 @@ def run_whole(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
     values = [ort.OrtValue.ortvalue_from_numpy(graph.weight(name)) for name in large]
     if values:
         options.add_external_initializers(large, values)
-    session = ort.InferenceSession(_without_weights(graph, frozenset(large)), options, ["CPUExecutionProvider"])
+    session = ort.InferenceSession(without_weights(graph, frozenset(large)), options, ["CPUExecutionProvider"])
     found = session.run(list(graph.output_names), dict(inputs))
     return dict(zip(graph.output_names, found, strict=True))
 
 
-def _without_weights(graph: Graph, large: frozenset[str]) -> bytes:
+def without_weights(graph: Graph, large: frozenset[str]) -> bytes:
     """The model with its large constants left out, which a model of more than 2 GB could not be sent with."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.skeleton)
