@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import EngineError, ProfileError
+from distredge.model import AS_INPUT
 from distredge.model.graph import Graph, Tensor
 from distredge.model.layout import PARTIAL, Layout, OperatorRegion, Part
 from distredge.model.operators import RULES, Kind, Reduction, whole
@@ -34,8 +35,8 @@ _EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape
 """ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
 
 _WARM_UP = 2
-_OLD_BYTES = 64 << 20
-"""Bytes read before every run, at most; what a smaller model reads in a frame is enough for it."""
+_OLD_BYTES = 8 << 20
+"""Bytes read before every run: they drive weights out of the caches that belong to a core, on any board."""
 
 _CHAIN = 64
 """Operators of the model that shows what the profiler adds to each kernel's time."""
@@ -133,8 +134,8 @@ class Bench:
         self.layout = Layout(("here",), (), (), {**self.graph.tensors, **_partials(self.graph)}, False)
         self._values: dict[str, Any] = {}
         self._rng = np.random.default_rng(0)
-        # Read before every run: in a worker, too, a whole frame's data has passed since the last one.
-        self._old = np.zeros(min(_OLD_BYTES, max(graph_bytes(self.graph), 1)), dtype=np.uint8)
+        # Not zeros, which would be pages that share one place in memory until they are written.
+        self._old = np.ones(min(_OLD_BYTES, max(graph_bytes(self.graph), 1)), dtype=np.uint8)
         self._added_s = profiler_adds_s(self.settings) if self.settings.provider == CPU else 0.0
 
     def operator_part(self, operator: int, rows: int, before: Sequence[int] = (), after: Sequence[int] = ()) -> Part:
@@ -234,7 +235,7 @@ class Bench:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        names = list(segment.weights)
+        names = [name for name in segment.weights if not name.endswith(AS_INPUT)]
         options.add_external_initializers(names, [self._value(name) for name in names])
         providers = [self.settings.provider] if self.settings.provider == CPU else [self.settings.provider, CPU]
         try:
@@ -253,9 +254,10 @@ class Bench:
     def _times(self, session: Any, segment: Segment, effort: Effort) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Runs until the effort is spent; returns seconds of every run by the chosen clock and by the wall clock.
 
-        Inputs and outputs lie in buffers that stay, as in a worker.
+        Inputs and outputs lie in buffers that stay, as in a worker. Before every run the caches are brought to the
+        state that they have in the middle of a frame: weights were last read a frame ago, inputs have just been made.
         """
-        binding, buffers = self._binding(session, segment)
+        binding, buffers, inputs = self._binding(session, segment)
         clock = time.thread_time if self.settings.provider == CPU and self.settings.threads == 1 else time.perf_counter
         for _ in range(_WARM_UP):
             session.run_with_iobinding(binding)
@@ -268,6 +270,8 @@ class Bench:
             if enough and (passed >= effort.seconds or spread_of(np.array(own[-100:])) <= effort.spread):
                 break
             self._old.max()
+            for array in inputs:
+                array.max()
             begin_wall, begin = time.perf_counter(), clock()
             session.run_with_iobinding(binding)
             own.append(clock() - begin)
@@ -275,19 +279,23 @@ class Bench:
         del buffers
         return np.array(own), np.array(wall)
 
-    def _binding(self, session: Any, segment: Segment) -> tuple[Any, list[Any]]:
+    def _binding(self, session: Any, segment: Segment) -> tuple[Any, list[Any], list[NDArray[Any]]]:
         import onnxruntime
 
         binding = session.io_binding()
-        buffers = []
+        buffers, inputs = [], []
+        for name in segment.weights:
+            if name.endswith(AS_INPUT):
+                binding.bind_ortvalue_input(name, self._value(name.removesuffix(AS_INPUT)))
         for port in segment.inputs:
             array = self._rng.standard_normal(port.shape, dtype=np.float32).astype(port.dtype, copy=False)
+            inputs.append(array)
             buffers.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
             binding.bind_ortvalue_input(port.name, buffers[-1])
         for port in segment.outputs:
             buffers.append(onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(port.shape, dtype=port.dtype)))
             binding.bind_ortvalue_output(port.name, buffers[-1])
-        return binding, buffers
+        return binding, buffers, inputs
 
 
 def _partials(graph: Graph) -> dict[str, Tensor]:
