@@ -220,6 +220,8 @@ class Timeline:
             raise FileError(located(path, str(error.args[0]), None, "a value")) from error
         except TypeError as error:
             raise FileError(f"{path}: a value of the wrong type: {error}") from error
+        except InputError as error:
+            raise FileError(f"{path}: {error}") from error
 
 
 def place_of(span: Span) -> str:

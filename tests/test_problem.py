@@ -1,0 +1,86 @@
+"""What may be asked, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import pytest
+
+from distredge.cluster import Cluster, load_cluster
+from distredge.errors import ClusterError, ConfigError
+from distredge.latency import offload, simulate
+from distredge.model import zoo
+from distredge.model.graph import Graph
+from distredge.problem import Problem
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return zoo.build("vgg16", (1, 3, 64, 64), width=0.125)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    return load_cluster("db-50")
+
+
+def test_defaults_are_lossless(graph: Graph, cluster: Cluster) -> None:
+    problem = Problem(graph, cluster)
+    assert (problem.allow_lossy, problem.wires, problem.input_dtypes) == (False, ("float32",), ("float32",))
+    assert problem.objective == "latency"
+    assert repr(problem) == f"Problem({graph.name} on db-50)"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "latencies"}, r"objective 'latencies'; did you mean 'latency'"),
+        ({"input_dtypes": ("uint8", "uint")}, r"input_dtypes: 'uint'; did you mean 'uint8'"),
+        ({"input_dtypes": ()}, r"input_dtypes: found \(\), accepted: at least one of float32, uint8"),
+        ({"wires": (), "allow_lossy": True}, r"wires: found \(\), accepted: at least one of float32, float16, int8"),
+        ({"wires": ("float61",), "allow_lossy": True}, r"wires: 'float61'; did you mean 'float16'"),
+        ({"wires": ("float32", "int8")}, r"wires: found \('float32', 'int8'\), accepted: .*allow_lossy=True"),
+        ({"latency_limit_s": 0.0}, r"latency_limit_s: found 0\.0, accepted: a positive number of seconds"),
+        ({"latency_limit_s": -1.0}, "latency_limit_s"),
+        ({"latency_limit_s": math.inf}, "latency_limit_s"),
+        ({"latency_limit_s": math.nan}, "latency_limit_s"),
+    ],
+)
+def test_options_are_checked(graph: Graph, cluster: Cluster, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"problem: {message}"):
+        Problem(graph, cluster, **options)
+
+
+def test_lossy_wires_need_permission(graph: Graph, cluster: Cluster) -> None:
+    assert Problem(graph, cluster, allow_lossy=True, wires=("float32", "float16")).wires[1] == "float16"
+
+
+def test_boards_of_one_profile_share_their_costs(graph: Graph, cluster: Cluster) -> None:
+    problem = Problem(graph, cluster)
+    by_profile: dict[int, set[int]] = {}
+    for device in cluster.devices:
+        by_profile.setdefault(id(device.profile), set()).add(id(problem.part_costs(device.name)))
+    assert all(len(found) == 1 for found in by_profile.values())
+    assert 1 < len(by_profile) < len(cluster.devices)
+    with pytest.raises(ClusterError, match="has no device 'nobody'"):
+        problem.part_costs("nobody")
+
+
+def test_offload_is_the_best_single_device(graph: Graph, cluster: Cluster) -> None:
+    problem = Problem(graph, cluster)
+    strategy, latency_s = offload(problem)
+    assert problem.offload_latency_s == latency_s == simulate(problem, strategy).latency_s
+    assert len(strategy.devices) == 1
+    assert strategy.predicted == {"latency_s": latency_s}
+    small = Problem(graph, cluster, input_dtypes=("float32", "uint8"))
+    assert offload(small)[0].input.dtype == "uint8"
+    assert small.offload_latency_s < latency_s
+
+
+def test_a_problem_survives_a_trip_to_another_process(graph: Graph, cluster: Cluster) -> None:
+    problem = Problem(graph, cluster, free_order=False, latency_limit_s=2.0)
+    latency_s = problem.offload_latency_s
+    copy = pickle.loads(pickle.dumps(problem))  # noqa: S301
+    assert (copy.free_order, copy.latency_limit_s, copy.offload_latency_s) == (False, 2.0, latency_s)
