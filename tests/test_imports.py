@@ -28,10 +28,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"errors", "model", "profiles"},
     "strategy": {"errors", "model", "profiles", "cluster"},
     "timeline": {"errors", "model", "profiles", "cluster", "monitor.trace"},
-    "problem": {"errors", "model", "profiles", "cluster", "strategy", "timeline"},
+    # A problem prices its own baseline when asked, and keeps what the simulator derived of it.
+    "problem": {"errors", "model", "profiles", "cluster", "strategy", "timeline", "latency"},
     "media": {"errors", "model"},
     "monitor": _DOMAIN | {"monitor.names", "monitor.trace"},
-    "latency": _DOMAIN,
+    "latency": _DOMAIN | {"monitor.names"},
     "planners": _DOMAIN | {"latency"},
     "envs": _DOMAIN | {"latency", "planners", "monitor", "monitor.names", "monitor.trace"},
     "agents": _DOMAIN | {"latency", "planners", "envs", "monitor", "monitor.names", "monitor.trace"},
