@@ -226,8 +226,9 @@ def _ruler(columns: int, end_s: float) -> str:
     tick = 0.0
     while tick <= 1e3 * end_s:
         place = round(tick / (1e3 * end_s) * columns)
-        for offset, letter in enumerate(f"{tick:g}"):
-            if place + offset < len(row):
-                row[place + offset] = letter
+        label = f"{tick:g}"
+        # Half a number at the edge would be another number.
+        if place + len(label) <= len(row):
+            row[place : place + len(label)] = label
         tick = round(tick + step, 9)
     return "".join(row).rstrip()
