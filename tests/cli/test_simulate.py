@@ -1,0 +1,151 @@
+"""`distredge simulate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distredge.cli._common import run as run_command
+from distredge.cluster import load_cluster
+from distredge.latency import simulate
+from distredge.model.capture import load_model
+from distredge.model.graph import Graph
+from distredge.model.rows import even_cuts
+from distredge.monitor import names
+from distredge.problem import Problem
+from distredge.strategy import Strategy
+from distredge.timeline import Timeline
+
+MODEL, CLUSTER = "mobilenet-v3-small", "db-50"
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return load_model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def strategy(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    devices = load_cluster(CLUSTER).names
+    path = tmp_path_factory.mktemp("simulate") / "s.json"
+    cuts = [graph.cuts[i] for i in (5, len(graph.cuts) - 1)]
+    volumes = [(cut.index, even_cuts(cut.height, len(devices))) for cut in cuts]
+    Strategy.make(graph, devices, volumes, head=devices[0]).save(path)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr, as a shell would see them."""
+    with pytest.raises(SystemExit) as ended:
+        run_command("distredge.cli.simulate:simulate", "distredge simulate", [str(a) for a in arguments])
+    captured = capsys.readouterr()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, captured.out, captured.err
+
+
+def test_json_has_the_simulators_figures(capsys: pytest.CaptureFixture[str], graph: Graph, strategy: Path) -> None:
+    code, out, err = run(capsys, strategy, "--cluster", CLUSTER, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    problem = Problem(graph, load_cluster(CLUSTER))
+    timeline = simulate(problem, Strategy.load(strategy))
+    assert found[names.LATENCY_S] == timeline.latency_s
+    assert found[names.IMAGES_PER_S] == pytest.approx(1 / timeline.latency_s)
+    assert found[names.SPEEDUP] == pytest.approx(problem.offload_latency_s / timeline.latency_s)
+    assert found[names.BYTES_SENT] == timeline.bytes_sent == sum(found[names.LINK_BYTES].values())
+    assert found[names.RECOMPUTE_RATIO] > 0
+    assert set(found[names.UTILISATION]) == {*problem.cluster.names, "requester"}
+    assert set(found[names.PEAK_MEMORY_BYTES]) == set(problem.cluster.names)
+    assert (found[names.THROUGHPUT_PER_S], found[names.BOTTLENECK], found["lossless"]) == (None, None, True)
+
+
+def test_several_images_in_flight(capsys: pytest.CaptureFixture[str], strategy: Path) -> None:
+    one = json.loads(run(capsys, strategy, "--cluster", CLUSTER, "--json")[1])
+    arguments = (strategy, "--cluster", CLUSTER, "--frames", 8, "--in-flight", 4)
+    many = json.loads(run(capsys, *arguments, "--json")[1])
+    assert many[names.THROUGHPUT_PER_S] > one[names.IMAGES_PER_S]
+    assert many[names.BYTES_SENT] == one[names.BYTES_SENT]
+    code, out, _ = run(capsys, *arguments)
+    steady = " ".join(out.split())
+    assert code == 0
+    assert f"steady state {many[names.THROUGHPUT_PER_S]:.2f} images/s, bound by {many[names.BOTTLENECK]}" in steady
+
+
+def test_the_table_names_every_device_and_the_files(
+    capsys: pytest.CaptureFixture[str], strategy: Path, tmp_path: Path
+) -> None:
+    chart, trace = tmp_path / "g.png", tmp_path / "t.json"
+    code, out, _ = run(capsys, strategy, "--cluster", CLUSTER, "--gantt", chart, "--timeline", trace)
+    assert code == 0
+    for text in (f"{MODEL} on {CLUSTER}", "2 volumes on", "lossless", "latency", "critical path", f"timeline: {trace}"):
+        assert text in out
+    timeline = Timeline.from_chrome(trace)
+    for device in timeline.devices:
+        # Once in the table, once in the chart.
+        assert sum(line.split()[:1] == [device] for line in out.splitlines()) == 2
+    assert f"{1e3 * timeline.latency_s:.2f} ms" in out
+    assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_lossy_strategy_says_so(
+    capsys: pytest.CaptureFixture[str], graph: Graph, strategy: Path, tmp_path: Path
+) -> None:
+    exact = Strategy.load(strategy)
+    volumes = [(len(graph.cuts) - 1, exact.volumes[-1].rows)]
+    path = tmp_path / "lossy.json"
+    Strategy.make(graph, exact.devices, volumes, head=exact.head.device, wire="float16").save(path)
+    assert "LOSSY" in run(capsys, path, "--cluster", CLUSTER)[1]
+    assert json.loads(run(capsys, path, "--cluster", CLUSTER, "--json")[1])["lossless"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cluster", "db-5O"], "there is no shipped cluster 'db-5O'; did you mean"),
+        (["--cluster", "none.toml"], "none.toml"),
+        (["--cluster", CLUSTER, "--model", "mobilenet-v3-smal"], "did you mean 'mobilenet-v3-small'"),
+        (["--cluster", CLUSTER, "--model", "vgg16"], "the strategy is for another model"),
+        (["--cluster", CLUSTER, "--frames", "0"], "--frames"),
+        (["--cluster", CLUSTER, "--in-flight", "0"], "--in-flight"),
+        (["--cluster", CLUSTER, "--start", "-1"], "--start"),
+        (["--cluster", CLUSTER, "--gantt", "g.gif"], "found '.gif', accepted: .png or .svg or .pdf"),
+        (["--cluster", "this-machine"], "has no device"),
+        ([], "Missing option '--cluster'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], strategy: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = run(capsys, strategy, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "No such file"), ("{", "s.json"), ("{}", "s.json")])
+def test_bad_strategy_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "s.json"
+    if content is not None:
+        path.write_text(content)
+    code, out, err = run(capsys, path, "--cluster", CLUSTER)
+    assert (code, out, message in err) == (2, "", True), err
+
+
+def test_a_link_that_is_down_is_named(capsys: pytest.CaptureFixture[str], graph: Graph, tmp_path: Path) -> None:
+    cluster = tmp_path / "c.toml"
+    cluster.write_text(
+        'format = "distredge.cluster/1"\nname = "c"\n[requester]\nlink = { rate_bps = "unbounded" }\n'
+        '[[device]]\nname = "up"\nprofile = "default:nano"\nlink = { rate_bps = 1e6 }\n'
+        '[[device]]\nname = "off"\nprofile = "default:nano"\nlink = { rate_bps = 0.0 }\n'
+    )
+    path = tmp_path / "s.json"
+    last = graph.cuts[-1]
+    Strategy.make(graph, ("up", "off"), [(last.index, even_cuts(last.height, 2))], head="up").save(path)
+    code, _, err = run(capsys, path, "--cluster", cluster)
+    assert (code, "from 'requester' to 'off'" in err) == (2, True), err
