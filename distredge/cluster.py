@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,7 +34,7 @@ from msgspec import Meta, Struct
 
 from distredge.errors import ClusterError, did_you_mean, located
 from distredge.model.graph import Graph
-from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped
+from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped, user_profile_path
 from distredge.profiles.network import Trace, load_trace
 from distredge.profiles.reading import decode_toml, read_bytes
 from distredge.profiles.trace_formats import read_trace
@@ -275,7 +275,7 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
     devices = []
     for index, entry in enumerate(file.device):
         if entry.profile not in profiles:
-            profiles[entry.profile] = _profile(entry.profile, folder, models, profile_set)
+            profiles[entry.profile] = _profile(entry.profile, folder, profile_set)
         up, down = _links(entry, f"{where}: device[{index}]", folder, None)
         devices.append(
             Device(
@@ -304,18 +304,39 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
         description=file.description,
         source=file.source,
     )
+    for graph in models:
+        cluster = covering(cluster, graph)
     cluster.check_covers(models)
     return cluster
 
 
-def _profile(name: str, folder: Path, models: tuple[Graph, ...], profile_set: str | None) -> ComputeProfile:
+def covering(cluster: Cluster, graph: Graph) -> Cluster:
+    """Returns the cluster with the modelled profile of this machine where the measured one lacks the graph's operators.
+
+    Args:
+        cluster: any cluster.
+        graph: the model that it is to run.
+    """
+    own = str(user_profile_path())
+    signatures = [s for s in graph.signatures if s is not None]
+    lacking = {
+        device.name
+        for device in cluster.devices
+        if device.profile.where == own and not all(map(device.profile.covers, signatures))
+    }
+    if not lacking:
+        return cluster
+    modelled = load_shipped(f"default:{THIS_MACHINE}")
+    devices = tuple(replace(d, profile=modelled) if d.name in lacking else d for d in cluster.devices)
+    return replace(cluster, devices=devices)
+
+
+def _profile(name: str, folder: Path, profile_set: str | None) -> ComputeProfile:
     if name.endswith(".json"):
         return load_profile(folder / name)
-    if name == THIS_MACHINE:
-        profile = load_profile(name)
-        signatures = [s for graph in models for s in graph.signatures if s is not None]
-        return profile if all(map(profile.covers, signatures)) else load_shipped(f"default:{THIS_MACHINE}")
-    return load_profile(f"{profile_set}:{name.rpartition(':')[2]}" if profile_set else name)
+    if profile_set and name != THIS_MACHINE:
+        return load_profile(f"{profile_set}:{name.rpartition(':')[2]}")
+    return load_profile(name)
 
 
 def _largest(devices: Iterable[Device]) -> tuple[Link, Link]:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from distredge.cluster import covering
 from distredge.errors import ConfigError, did_you_mean, located
 from distredge.strategy import INPUT_DTYPES, WIRES
 
@@ -61,6 +62,7 @@ class Problem:
         limit = self.latency_limit_s
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             raise ConfigError(located("problem", "latency_limit_s", limit, "a positive number of seconds, or None"))
+        object.__setattr__(self, "cluster", covering(self.cluster, self.graph))
         object.__setattr__(self, "_costs", {})
 
     def __repr__(self) -> str:

@@ -8,8 +8,11 @@ import pytest
 
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster, shipped_clusters
 from distredge.errors import ClusterError, ProfileError
-from distredge.profiles.compute import load_profile
+from distredge.model.capture import load_model
+from distredge.problem import Problem
+from distredge.profiles.compute import ComputeProfile, load_profile
 from distredge.profiles.network import Trace
+from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
 
 MBPS = 1e6
 # DistrEdge, section V: (board, Mbit/s) of every device.
@@ -148,3 +151,27 @@ def test_objects_check_themselves() -> None:
         Cluster("empty", Requester(), ())
     assert Link(None, Trace([0.0], [2e6])).rate_bps == 2e6
     assert hash(load_cluster("db-50").devices[0]) == hash(load_cluster("db-50").devices[0])
+
+
+def test_a_measured_profile_of_this_machine_stands_in_only_where_it_covers_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"input_shape": (1, 3, 64, 64), "width": 0.25}
+    measured, other = load_model("resnet18", **small), load_model("mobilenet-v2", **small)
+    once = Measured(rows=(1,), median_s=(1e-3,), p95_s=(1e-3,), spread=(0.0,), repeats=(3,))
+    operators = {s.key: once for s in measured.signatures if s is not None}
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (tmp_path / "distredge").mkdir()
+    ComputeProfile(
+        ProfileFile(
+            name="this-machine",
+            device=Board(name="test"),
+            runtime=Runtime(name="test"),
+            origin=Origin(kind="measured", date="2026-01-01"),
+            operators=operators,
+        )
+    ).save(tmp_path / "distredge" / "this-machine.json")
+    cluster = load_cluster("this-machine")
+    assert all(device.profile.measured for device in Problem(measured, cluster).cluster.devices)
+    assert not any(device.profile.measured for device in Problem(other, cluster).cluster.devices)
+    assert not any(device.profile.measured for device in load_cluster("this-machine", models=[other]).devices)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +150,23 @@ class Report:
             return ()
         return top(scores, TOP)
 
+    @functools.cached_property
+    def shared_cores_s(self) -> float | None:
+        """Lower bound where workers of this machine share its cores: all their computing over the cores.
+
+        None where each worker has its own, or without a prediction.
+        """
+        from distredge.latency import simulate
+
+        if self.predicted_s is None or self.where not in ("local", "background"):
+            return None
+        cores = len(os.sched_getaffinity(0))
+        busy = [span for span in simulate(self.problem, self.strategy).spans if span.lane == "compute"]
+        threads = sum(self.problem.cluster.device(name).threads for name in {span.device for span in busy})
+        if threads <= cores:
+            return None
+        return max(self.predicted_s, sum(span.stop_s - span.start_s for span in busy) / cores)
+
     def figures(self) -> dict[str, Any]:
         """The figures under their names."""
         return {
@@ -161,6 +180,7 @@ class Report:
             names.THROUGHPUT_PER_S: self.run.throughput_per_s,
             "latencies_s": list(self.run.latencies_s),
             "predicted_latency_s": self.predicted_s,
+            "predicted_on_shared_cores_s": self.shared_cores_s,
             names.BYTES_SENT: self.timeline.bytes_sent,
             "largest_relative_difference": self.difference,
             "classes": [{"name": p.label.name, "probability": p.probability} for p in self.predictions],
@@ -174,7 +194,7 @@ class Report:
         where = {"local": "worker processes of this machine", "background": "running workers of this machine"}
         click.echo(
             f"{self.strategy.model.name} on {self.problem.cluster.name}: {devices} "
-            f"{where.get(self.where, 'boards')}, {len(self.strategy.volumes)} volumes, {kind}, "
+            f"{where.get(self.where, 'boards')}, volumes: {len(self.strategy.volumes)}, {kind}, "
             f"{'encrypted' if self.encrypted else 'PLAINTEXT'}"
         )
         for prediction in self.predictions:
@@ -189,6 +209,8 @@ class Report:
         count = len(self.run.latencies_s)
         frames = "one frame" if count == 1 else f"median of {count}"
         predicted = "not predicted" if self.predicted_s is None else f"predicted {1e3 * self.predicted_s:.2f} ms"
+        if self.shared_cores_s is not None:
+            predicted += f" with a core for each worker, at least {1e3 * self.shared_cores_s:.2f} ms on the cores here"
         measured = f"{1e3 * self.run.latency_s:.2f} ms ({frames}; {1.0 / self.run.latency_s:.2f} images/s)"
         click.echo(f"measured {measured}, {predicted}")
         if self.run.throughput_per_s is not None:

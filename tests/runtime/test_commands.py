@@ -141,7 +141,7 @@ def test_for_people_and_in_plaintext(folder: Path) -> None:
     done = deploy(folder, *STRATEGY, "--cluster", "local.toml", "--plaintext")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "small on test: 3 worker processes of this machine, 2 volumes, lossless, PLAINTEXT"
+    assert lines[0] == "small on test: 3 worker processes of this machine, volumes: 2, lossless, PLAINTEXT"
     assert lines[1].startswith("  output scores: shape 1x40, largest ")
     assert lines[2].startswith("largest difference from the whole model in one piece: ")
     assert lines[3].startswith("measured ")
