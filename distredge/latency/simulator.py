@@ -8,6 +8,7 @@ For each image:
   of it, and takes: packing (and encrypting) at the source, the fixed cost of both ends, its bits over the connection,
   (decrypting and) placing at the destination. Messages of one ordered pair of boards follow each other on their
   connection, those of one image in the order of the stages that need them.
+- A part whose volume computes first what others wait for sends before it is done: see `latency.boundary`.
 - What stays on a board costs nothing. The requester packs and places nothing.
 - The image is done when the last of its outputs has arrived at the requester.
 
@@ -19,11 +20,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from distredge.errors import ConfigError, Infeasible, located
+from distredge.latency.boundary import strip_seconds
 from distredge.latency.links import Network, finish, max_min
 from distredge.model.layout import REQUESTER, Layout, lay_out
 
@@ -41,6 +43,7 @@ class Work:
 
     Attributes:
         seconds: how long it computes.
+        lead_s: how long after its start its messages leave.
         missing: messages that have not arrived.
         ready_s, start_s, stop_s: when the last input was there, when it started and ended; NaN before.
         cause: what its start waited for: the message that arrived last or the part before it.
@@ -50,6 +53,7 @@ class Work:
     stage: int
     device: int
     seconds: float
+    lead_s: float
     missing: int
     outgoing: list[Message] = field(default_factory=list)
     ready_s: float = math.nan
@@ -120,11 +124,19 @@ class Simulation:
         layout: who computes and sends what; a truncated one (without results) is run until nothing is left to do.
         seconds: compute seconds of each part, by (stage, device).
         network: links of the layout's devices.
+        strips: of parts that compute first what others wait for, the seconds until that is done and in all, instead.
     """
 
-    def __init__(self, layout: Layout, seconds: dict[tuple[int, int], float], network: Network) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        seconds: dict[tuple[int, int], float],
+        network: Network,
+        strips: Mapping[tuple[int, int], tuple[float, float]] | None = None,
+    ) -> None:
         self.layout = layout
         self.seconds = seconds
+        self.strips = strips or {}
         self.network = network
         self.fluid = network.shared or network.medium
         self.frames: list[Frame] = []
@@ -180,8 +192,9 @@ class Simulation:
         for stage in layout.stages:
             for part in stage.parts:
                 if not part.empty:
-                    work = Work(number, stage.index, part.device, self.seconds[stage.index, part.device], 0)
-                    works[stage.index, part.device] = work
+                    key = stage.index, part.device
+                    lead_s, seconds = self.strips.get(key, (self.seconds[key], self.seconds[key]))
+                    works[key] = work = Work(number, stage.index, part.device, seconds, lead_s, 0)
                     pending[part.device].append(work)
         frame = Frame(number, now, pending, list(works.values()), [], [], 0, len(works))
         grouped: dict[tuple[int, int, int], list[int]] = {}
@@ -299,13 +312,19 @@ class Simulation:
         if self._last[device] is not None and work.ready_s < now:
             work.cause = self._last[device]
         self._busy[device] = work
+        if work.lead_s < work.seconds:
+            self._at(now + work.lead_s, lambda at: self._send_all(work, at))
         self._at(now + work.seconds, lambda at: self._computed(work, at))
+
+    def _send_all(self, work: Work, now: float) -> None:
+        for message in work.outgoing:
+            self._send(message, work, now)
 
     def _computed(self, work: Work, now: float) -> None:
         work.stop_s = now
         self._busy[work.device], self._last[work.device] = None, work
-        for message in work.outgoing:
-            self._send(message, work, now)
+        if work.lead_s >= work.seconds:
+            self._send_all(work, now)
         self._try_device(work.device, now)
 
     def _flow(self, now: float, until: float) -> float:
@@ -420,14 +439,31 @@ def simulate(
         if not (math.isfinite(value) and value >= low):
             raise ConfigError(located("simulate", key, value, f"a number >= {low}"))
     layout = lay_out(problem.graph, strategy)
-    simulation = run(problem, layout, frames, in_flight, start_s)
+    strips = strip_seconds(problem, strategy, layout)
+    simulation = run(problem, layout, frames, in_flight, start_s, strips)
     return timeline_of(problem, simulation)
 
 
-def run(problem: Problem, layout: Layout, frames: int = 1, in_flight: int = 1, start_s: float = 0.0) -> Simulation:
-    """Runs a layout, truncated or not, and returns the simulation with all its times."""
+def run(
+    problem: Problem,
+    layout: Layout,
+    frames: int = 1,
+    in_flight: int = 1,
+    start_s: float = 0.0,
+    strips: Mapping[tuple[int, int], tuple[float, float]] | None = None,
+) -> Simulation:
+    """Runs a layout, truncated or not, and returns the simulation with all its times.
+
+    Args:
+        problem: model and cluster.
+        layout: what to run.
+        frames: images to run.
+        in_flight: images that may be under way at once.
+        start_s: time on the links' traces at which the first image starts.
+        strips: of `latency.boundary.strip_seconds`; None for a strategy whose parts send when they are done.
+    """
     network = Network.of(problem.cluster, layout.devices, start_s)
-    simulation = Simulation(layout, part_seconds(problem, layout), network)
+    simulation = Simulation(layout, part_seconds(problem, layout), network, strips)
     simulation.run(frames, in_flight)
     unfinished = next((w for f in simulation.frames for w in f.works if math.isnan(w.stop_s)), None)
     if unfinished is not None:
