@@ -385,6 +385,18 @@ def test_pooling_context_spread_again(net: Any) -> None:
     check(n.graph(n.conv(joined, 4, 1)))
 
 
+def test_context_through_a_flat_vector_spread_again(net: Any) -> None:
+    """Adaptive pooling as exporters write it: the mean is flattened and folded back before it is resized."""
+    n = net((1, 4, 9, 7))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    flat = n.node("Flatten", n.node("GlobalAveragePool", x))
+    point = _reshaped(n, flat, 1, 4, 1, 1)
+    spread = n.node("Resize", [point, "", "", n.constant([1, 4, 9, 7], np.int64)], mode="linear")
+    joined = n.node("Concat", [x, spread], axis=1)
+    n.channels[joined] = 8
+    check(n.graph(n.conv(joined, 4, 3)))
+
+
 def test_operators_without_a_rule_are_named(net: Any) -> None:
     n = net((1, 4, 9, 7))
     x = n.node("Relu", n.conv("x", 4))

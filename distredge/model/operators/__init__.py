@@ -129,7 +129,10 @@ def axes_of(graph: Graph, op: Operator, output: str) -> Axes:
     shape = graph.tensors[output].shape
     axes = axes_by_rank(len(shape)) if rule is None or not op.activations else rule.axes(graph, op, output)
     if axes.rows is None or not 0 <= axes.rows < len(shape):
-        return Axes(None, None)
+        # A vector whose axes were taken apart may be spread over rows again: one row where rows usually are.
+        usual = axes_by_rank(len(shape))
+        single = all(axis is not None and shape[axis] == 1 for axis in usual)
+        return usual if single else Axes(None, None)
     if axes.cols is None or not 0 <= axes.cols < len(shape) or axes.cols == axes.rows:
         return Axes(axes.rows, None)
     return axes
