@@ -2,7 +2,8 @@
 
 Rule: a stage is a run of layers on p devices. Stage time = alpha * FLOPs / capacity of the slowest device, halo
 included, + the sum over the devices of (input + output) / bandwidth. On a homogenised cluster (mean capacity, one
-bandwidth) a dynamic program minimises the longest stage: P[i][j][p] = min over s, p' of max(P[i][s][p-p'], T[s+1][j][p']).
+bandwidth) a dynamic program minimises the longest stage:
+P[i][j][p] = min over s, p' of max(P[i][s][p-p'], T[s+1][j][p']).
 Then devices, in descending capacity, go to the stage with the highest mean work per device, and the rows inside a stage
 are split again by capacity.
 Assumptions: many images in flight, so that the slowest stage sets the pace; for one image at a time the authors say
