@@ -14,6 +14,7 @@ The tree::
     │   ├── PlannerError           an unknown method, or one that does not apply
     │   │   └── Infeasible         no strategy can meet the limits
     │   ├── MediaError             an image or another input to infer on
+    │   ├── KeyFileError           a key that is missing, open to others, or of another set
     │   └── ConfigError            an option or a configuration file
     ├── MissingDependency          exit code 2: an optional package is absent; says how to install it
     └── ExecutionError             exit code 1: failed while running
@@ -21,7 +22,7 @@ The tree::
         └── TransportError         the network
             ├── PeerTimeout        a peer did not answer within its deadline
             ├── ProtocolError      a peer sent what this version does not accept
-            └── AuthError          a peer is not authorised, or keys are missing
+            └── AuthError          a peer is not authorised
 """
 
 from __future__ import annotations
@@ -83,6 +84,10 @@ class MediaError(InputError):
     """An image or another input cannot be read."""
 
 
+class KeyFileError(InputError):
+    """A key is missing, may be read by others, or belongs to another set."""
+
+
 class ConfigError(InputError):
     """An option or a configuration file is wrong."""
 
@@ -124,7 +129,7 @@ class ProtocolError(TransportError):
 
 
 class AuthError(TransportError):
-    """A peer is not authorised, or keys are missing."""
+    """A peer is not authorised."""
 
 
 def did_you_mean(found: str, accepted: Iterable[str]) -> str:

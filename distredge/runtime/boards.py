@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distredge.errors import AuthError, ClusterError, TransportError
+from distredge.errors import ClusterError, KeyFileError, TransportError
 from distredge.runtime.peers import WorkerAddress
-from distredge.runtime.security import REQUESTER_NAME, Keys, read_keys
+from distredge.runtime.security import MAKE_KEYS, REQUESTER_NAME, Keys, read_keys
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Device
@@ -22,6 +22,24 @@ def is_local(cluster: Cluster, names: Iterable[str]) -> bool:
     """Whether these devices are worker processes that this machine starts itself: loopback addresses, port 0."""
     devices = [cluster.device(name) for name in names]
     return all(device.control_port == 0 and _is_loopback(device.address) for device in devices)
+
+
+def check_addresses(cluster: Cluster) -> None:
+    """Refuses a cluster whose devices are at one address and port, as those of the shipped simulated cases are.
+
+    Raises:
+        ClusterError: naming two such devices.
+    """
+    by_place: dict[tuple[str, int], str] = {}
+    for device in cluster.devices:
+        place = (device.address, device.control_port)
+        other = by_place.setdefault(place, device.name)
+        if device.control_port != 0 and other != device.name:
+            raise ClusterError(
+                f"cluster '{cluster.name}': the devices '{other}' and '{device.name}' have no addresses of their own "
+                f"(both are at {device.address}, port {device.control_port}): this cluster is for planning and "
+                "simulation; to run on boards, write a cluster file with: distredge cluster init FILE.toml"
+            )
 
 
 def tcp(host: str, port: int) -> str:
@@ -42,12 +60,14 @@ def cluster_keys(cluster: Cluster, folder: Path, name: str = REQUESTER_NAME) -> 
 
     Raises:
         FileError: if a file is missing or wrong.
-        AuthError: if the cluster file names another public key, or a device has none.
+        ClusterError: if devices have no addresses of their own.
+        KeyFileError: if the cluster file names another public key, or the secret key cannot be used.
     """
+    check_addresses(cluster)
     keys = read_keys(folder, name)
     for device in cluster.devices:
         if device.public_key is not None and keys.public.get(device.name, device.public_key) != device.public_key:
-            raise AuthError(f"device '{device.name}': the cluster file and {folder} have different public keys")
+            raise KeyFileError(f"device '{device.name}': the cluster file and {folder} have different public keys")
     return keys
 
 
@@ -62,9 +82,10 @@ def worker_addresses(
         public_keys: name -> key; None without encryption.
 
     Raises:
-        ClusterError: if a device has no fixed control port.
-        AuthError: if a device has no key.
+        ClusterError: if a device has no fixed control port, or shares it with another.
+        KeyFileError: if a device has no key.
     """
+    check_addresses(cluster)
     found = []
     for name in names:
         device = cluster.device(name)
@@ -74,7 +95,7 @@ def worker_addresses(
                 "because other devices are not this machine's"
             )
         if public_keys is not None and name not in public_keys:
-            raise AuthError(f"no public key of '{name}': make keys for this cluster with: distredge keys")
+            raise KeyFileError(f"no public key of '{name}'; {MAKE_KEYS}")
         key = public_keys[name] if public_keys is not None else ""
         control, data = tcp(device.address, device.control_port), tcp(device.address, device.data_port)
         found.append(WorkerAddress(name, control, data, key))

@@ -38,6 +38,7 @@ class LocalCluster:
         deadline_s: within which a frame ends, one way or the other.
         in_flight: frames that may be in flight.
         plaintext: run without encryption and authentication, for measuring what these cost.
+        connect_s: within which the workers must be up and reached; None: a minute, for a loaded machine.
 
     Raises:
         StrategyError: if the strategy does not fit the problem.
@@ -52,6 +53,7 @@ class LocalCluster:
         deadline_s: float = DEADLINE_S,
         in_flight: int = 1,
         plaintext: bool = False,
+        connect_s: float | None = None,
     ) -> None:
         self._deployment = deploy(problem.graph, strategy)
         names = [strategy.devices[i] for i in self._deployment.busy]
@@ -60,13 +62,16 @@ class LocalCluster:
         orders = [
             local_order(name, None if plaintext else keys[name].for_worker(), threads=threads[name]) for name in names
         ]
+        started_s = time.monotonic()
         self._workers = Workers(orders)
         self._network: ZmqNetwork | None = None
         self._coordinator: Coordinator | None = None
         try:
-            addresses = self._workers.wait(START_S, None if plaintext else keys[REQUESTER_NAME])
+            start_s = START_S if connect_s is None else connect_s
+            addresses = self._workers.wait(start_s, None if plaintext else keys[REQUESTER_NAME])
             self._network = ZmqNetwork(None if plaintext else keys[REQUESTER_NAME].for_requester())
-            self._coordinator = Coordinator(self._network, addresses, deadline_s=deadline_s, connect_s=PATIENCE_S)
+            left_s = PATIENCE_S if connect_s is None else max(0.0, started_s + connect_s - time.monotonic())
+            self._coordinator = Coordinator(self._network, addresses, deadline_s=deadline_s, connect_s=left_s)
             self._coordinator.deploy(self._deployment, in_flight)
         except BaseException:
             self.close()

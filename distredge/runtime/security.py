@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from distredge.errors import AuthError, FileError
+from distredge.errors import AuthError, FileError, KeyFileError
 
 if TYPE_CHECKING:
     import zmq
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FORMAT: Final = "distredge.keys/1"
 PUBLIC_FILE: Final = "public.json"
 REQUESTER_NAME: Final = "requester"
+MAKE_KEYS: Final = "make keys with: distredge keys CLUSTER.toml"
 
 _log = logging.getLogger(__name__)
 
@@ -152,11 +153,11 @@ def read_keys(folder: Path, name: str) -> Keys:
 
     Raises:
         FileError: if a file is missing or wrong.
-        AuthError: if others than its owner may read the secret key, or `name` has none.
+        KeyFileError: if others than its owner may read the secret key, or `name` has none.
     """
     public = read_public_keys(folder / PUBLIC_FILE)
     if name not in public:
-        raise AuthError(f"{folder / PUBLIC_FILE}: keys: no key of '{name}' among {sorted(public)}")
+        raise KeyFileError(f"{folder / PUBLIC_FILE}: keys: no key of '{name}' among {sorted(public)}; {MAKE_KEYS}")
     path = folder / f"{name}.secret"
     try:
         # The open file is looked at, not the path: nobody can swap it in between.
@@ -166,7 +167,7 @@ def read_keys(folder: Path, name: str) -> Keys:
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: cannot read the secret key: {getattr(error, 'strerror', None) or error}") from error
     if mode & 0o077:
-        raise AuthError(f"{path}: mode {mode:04o} lets others read the secret key; run: chmod 600 {path}")
+        raise KeyFileError(f"{path}: mode {mode:04o} lets others read the secret key; run: chmod 600 {path}")
     if not is_key(secret):
         raise FileError(f"{path}: not a secret key of 40 Z85 characters")
     _check_pair(path, public[name], secret)
@@ -182,9 +183,7 @@ def read_public_keys(path: Path) -> dict[str, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise FileError(
-            f"{path}: cannot read the public keys: {error.strerror}; make them with: distredge keys"
-        ) from error
+        raise FileError(f"{path}: cannot read the public keys: {error.strerror}; {MAKE_KEYS}") from error
     try:
         keys = msgspec.json.decode(content, type=_PublicFile).keys
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -199,7 +198,7 @@ def _check_pair(path: Path, public_key: str, secret_key: str) -> None:
     import zmq
 
     if zmq.curve_public(secret_key.encode()).decode() != public_key:
-        raise AuthError(f"{path}: does not belong to the public key in {PUBLIC_FILE}: the two are of different sets")
+        raise KeyFileError(f"{path}: does not belong to the public key in {PUBLIC_FILE}: the two are of different sets")
 
 
 class _Provider:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from distredge.errors import ConfigError
 from distredge.runtime.background import background_addresses
-from distredge.runtime.boards import cluster_keys, is_local, keys_folder, worker_addresses
-from distredge.runtime.coordinator import Coordinator
+from distredge.runtime.boards import check_addresses, cluster_keys, is_local, keys_folder, worker_addresses
+from distredge.runtime.coordinator import CONNECT_S, Coordinator
 from distredge.runtime.deployment import deploy
 from distredge.runtime.local import LocalCluster
 from distredge.runtime.security import Keys
@@ -45,7 +46,7 @@ def open_session(
     keys_path: Path | None = None,
     plaintext: bool = False,
     deadline_s: float = 10.0,
-    connect_s: float = 5.0,
+    connect_s: float | None = None,
     in_flight: int = 1,
 ) -> Iterator[Session]:
     """Deploys a strategy, starting workers where the cluster is this machine.
@@ -57,7 +58,7 @@ def open_session(
         keys_path: folder of keys; None for the usual place.
         plaintext: no encryption.
         deadline_s: of a frame.
-        connect_s: within which boards must be reached.
+        connect_s: within which workers must be reached; None: 5 s where they run already, longer where they start.
         in_flight: frames in flight.
 
     Raises:
@@ -65,14 +66,22 @@ def open_session(
         PeerTimeout: naming the workers that cannot be reached.
     """
     cluster = problem.cluster
+    check_addresses(cluster)
     deployment = deploy(problem.graph, strategy)
     names = [deployment.devices[i] for i in deployment.busy]
     for name in names:
         cluster.device(name)
     local = is_local(cluster, names)
+    if local and keys_path is not None:
+        raise ConfigError(
+            f"--keys does not apply to cluster '{cluster.name}': its workers are processes of this machine, for which "
+            "fresh keys are made for each run"
+        )
     running = background_addresses(cluster.name, names) if local and not plaintext else None
     if local and running is None:
-        with LocalCluster(problem, strategy, deadline_s=deadline_s, in_flight=in_flight, plaintext=plaintext) as made:
+        with LocalCluster(
+            problem, strategy, deadline_s=deadline_s, in_flight=in_flight, plaintext=plaintext, connect_s=connect_s
+        ) as made:
             yield Session(made.coordinator, "local", not plaintext)
         return
     keys: Keys | None
@@ -83,7 +92,8 @@ def open_session(
         addresses = worker_addresses(cluster, names, keys.public if keys is not None else None)
     network = ZmqNetwork(keys.for_requester() if keys is not None else None)
     try:
-        with Coordinator(network, addresses, deadline_s=deadline_s, connect_s=connect_s) as coordinator:
+        limit_s = CONNECT_S if connect_s is None else connect_s
+        with Coordinator(network, addresses, deadline_s=deadline_s, connect_s=limit_s) as coordinator:
             coordinator.deploy(deployment, in_flight)
             yield Session(coordinator, "background" if running is not None else "boards", keys is not None)
     finally:

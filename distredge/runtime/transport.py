@@ -299,7 +299,7 @@ class ZmqNetwork:
 
     def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> ZmqEndpoint:
         if self.security is not None and not server_key:
-            raise AuthError(f"{address}: no public key is known for it; make keys with: distredge keys")
+            raise AuthError(f"{address}: no public key is known for it; make keys with: distredge keys CLUSTER.toml")
         socket = self._socket(zmq.DEALER, address, plane)
         socket.immediate = True
         socket.setsockopt(zmq.CONNECT_TIMEOUT, int(HANDSHAKE_S * 1000))

@@ -195,6 +195,27 @@ def test_keys_of_another_set_are_refused(boards) -> None:
     assert "the handshake broke off: the keys may not fit" in done.stderr or "cannot reach workers" in done.stderr
 
 
+def test_keys_that_cannot_be_used_are_wrong_input(folder: Path) -> None:
+    _cluster_file(folder / "away.toml", _free_ports(6))
+    assert distredge(folder, "keys", "away.toml").returncode == 0
+    secret, public = folder / "keys" / "requester.secret", folder / "keys" / "public.json"
+    told = (*STRATEGY, "--cluster", "away.toml")
+    secret.chmod(0o644)
+    done = deploy(folder, *told)
+    assert (done.returncode, "lets others read the secret key" in done.stderr) == (2, True), done.stderr
+    secret.chmod(0o600)
+    secret.write_text((folder / "keys" / "alpha.secret").read_text())
+    done = deploy(folder, *told)
+    assert (done.returncode, "does not belong to the public key" in done.stderr) == (2, True), done.stderr
+    content = json.loads(public.read_text())
+    del content["keys"]["requester"]
+    public.write_text(json.dumps(content))
+    done = deploy(folder, *told)
+    assert done.returncode == 2
+    assert "no key of 'requester'" in done.stderr
+    assert "distredge keys CLUSTER.toml" in done.stderr
+
+
 def test_background_workers(folder: Path) -> None:
     missing = distredge(folder, "cluster", "status", "local.toml")
     assert missing.returncode == 1
@@ -276,7 +297,7 @@ LOCAL = ("--cluster", "local.toml")
         (("s.json", "--model", "mobilenet-v2", *LOCAL), 2, "the strategy is for another model"),
         (("who.json", "--model", "small.onnx", *LOCAL), 2, "has no device 'nobody'"),
         ((*STRATEGY, *LOCAL, "--image", "nothing.png"), 2, "small: does not say how a picture becomes its input"),
-        ((*STRATEGY, "--cluster", "away.toml"), 2, "cannot read the public keys"),
+        ((*STRATEGY, "--cluster", "away.toml"), 2, "make keys with: distredge keys CLUSTER.toml"),
         (
             (*STRATEGY, "--cluster", "away.toml", "--plaintext", "--connect", "0.5"),
             1,
@@ -284,6 +305,10 @@ LOCAL = ("--cluster", "local.toml")
         ),
         ((*STRATEGY, *LOCAL, "--deadline", "0"), 2, "deadline"),
         ((*STRATEGY, *LOCAL, "--repeat", "0"), 2, "repeat"),
+        ((*STRATEGY, "--cluster", "db-50"), 2, "have no addresses of their own"),
+        ((*STRATEGY, "--cluster", "db-50", "--plaintext"), 2, "this cluster is for planning and simulation"),
+        ((*STRATEGY, *LOCAL, "--keys", "somewhere"), 2, "fresh keys are made for each run"),
+        ((*STRATEGY, *LOCAL, "--connect", "0.001"), 1, "does not come up in time"),
     ],
 )
 def test_one_line_for_what_is_wrong(
@@ -315,6 +340,8 @@ def test_one_line_for_what_is_wrong(
             "cannot bind",
         ),
         (("worker", "--cluster", "away.toml", "--name", "alpha", "--provider", "cuda"), 2, "public.json"),
+        (("worker", "--cluster", "db-50", "--name", "nano-0"), 2, "have no addresses of their own"),
+        (("worker", "--cluster", "db-50", "--name", "nano-0", "--plaintext"), 2, "for planning and simulation"),
         (("keys", "nothing.toml"), 2, "nothing.toml"),
         (("cluster", "start", "away.toml"), 2, "start their workers there: on 127.0.0.1: distredge worker"),
         (("probe", "--cluster", "away.toml", "--plaintext", "--timeout", "0.5"), 1, "cannot be reached within 0.5 s"),

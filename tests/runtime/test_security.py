@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distredge.errors import AuthError, FileError
+from distredge.errors import AuthError, FileError, KeyFileError
 from distredge.runtime.security import Keys, Security, is_key, make_keys, read_keys, read_public_keys, write_keys
 from distredge.runtime.transport import ZmqNetwork
 
@@ -55,18 +55,18 @@ def test_secrets_do_not_show(keys) -> None:
 
 
 def test_bad_files_are_named(tmp_path: Path, keys) -> None:
-    with pytest.raises(FileError, match=r"public\.json: cannot read the public keys: .*distredge keys"):
+    with pytest.raises(FileError, match=r"public\.json: cannot read the public keys: .*: distredge keys CLUSTER\.toml"):
         read_keys(tmp_path, "alpha")
     write_keys(keys, tmp_path)
-    with pytest.raises(AuthError, match="no key of 'delta' among"):
+    with pytest.raises(KeyFileError, match="no key of 'delta' among"):
         read_keys(tmp_path, "delta")
     secret = tmp_path / "alpha.secret"
     secret.chmod(0o640)
-    with pytest.raises(AuthError, match="mode 0640 lets others read the secret key; run: chmod 600"):
+    with pytest.raises(KeyFileError, match="mode 0640 lets others read the secret key; run: chmod 600"):
         read_keys(tmp_path, "alpha")
     secret.chmod(0o600)
     secret.write_text(make_keys([])["requester"].secret_key)
-    with pytest.raises(AuthError, match="does not belong to the public key"):
+    with pytest.raises(KeyFileError, match="does not belong to the public key"):
         read_keys(tmp_path, "alpha")
     secret.write_text("short")
     with pytest.raises(FileError, match="not a secret key of 40 Z85 characters"):
