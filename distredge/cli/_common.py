@@ -13,13 +13,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from distredge.errors import DistredgeError, MissingDependency
+from distredge.errors import DistredgeError, FileError, MissingDependency, ModelError
+
+if TYPE_CHECKING:
+    from distredge.strategy import Strategy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +55,97 @@ _OPTIONAL: Mapping[str, tuple[str, str]] = {
     "yaml": ("PyYAML", "train"),
     "zeroconf": ("zeroconf", "discovery"),
 }
+
+
+class Number(click.ParamType[float]):
+    """A finite number in a range; NaN and infinities, which click's own range lets through, are refused.
+
+    Args:
+        low: least value.
+        high: greatest value; None for none.
+        above: whether `low` itself is refused.
+    """
+
+    name = "number"
+
+    def __init__(self, low: float, high: float | None = None, *, above: bool = False) -> None:
+        self._low, self._high, self._above = low, high, above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parses and checks it."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        low_enough = self._high is None or number <= self._high
+        if not (math.isfinite(number) and low_enough and (number > self._low if self._above else number >= self._low)):
+            self.fail(f"found '{value}', accepted: {self._accepted()}", param, ctx)
+        return number
+
+    def _accepted(self) -> str:
+        text = f"a number {'above' if self._above else 'of at least'} {self._low:g}"
+        return text if self._high is None else f"{text} and at most {self._high:g}"
+
+
+def _sizes(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Parses `1,3,224,224` (or `1x3x224x224`)."""
+    if value is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in value.replace("x", ",").split(","))
+    except ValueError:
+        sizes = ()
+    if min(sizes, default=0) < 1:
+        raise click.BadParameter(f"found '{value}', accepted: sizes such as 1,3,224,224", param=option)
+    return sizes
+
+
+def input_shape_option(command: F) -> F:
+    """Adds `--input-shape`, passed as `input_shape`: sizes for `load_model`, or None."""
+    return click.option(
+        "--input-shape",
+        callback=_sizes,
+        metavar="1,3,H,W",
+        help="Shape of the model's input, where it is not fixed or another is wanted.",
+    )(command)
+
+
+def model_of(strategy: Strategy, given: str | None, path: str | Path) -> str:
+    """Returns which model to load for a strategy file.
+
+    Args:
+        strategy: what the file holds.
+        given: the `--model` option; wins.
+        path: the strategy file, for the message.
+
+    Raises:
+        ModelError: if no model is given and the strategy's own has no name in the zoo.
+    """
+    from distredge.model import zoo
+
+    if given is not None:
+        return given
+    name = strategy.model.name
+    if zoo.find(name) is None:
+        raise ModelError(f"{path} is for the model '{name}', which is not in the zoo; give it with --model FILE")
+    return name
+
+
+def check_writable(path: str | Path | None) -> None:
+    """Checks, before any work, that a file can be written; None, an output that is not wanted, passes.
+
+    Raises:
+        FileError: if its folder is missing, or the folder or the file cannot be written.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder '{path.parent}'")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise FileError(f"{path}: cannot be written: permission denied")
 
 
 def json_option(command: F) -> F:

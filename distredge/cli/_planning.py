@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from distredge.cli._common import input_shape_option
+
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget, Progress
     from distredge.problem import Problem
@@ -19,12 +21,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--model", required=True, help="Zoo name, package.module:callable, or an .onnx file."),
+    input_shape_option,
     click.option("--cluster", required=True, help="Shipped case (such as db-50), or a .toml file."),
     click.option("--profile-set", help="Set of shipped compute profiles instead of the cluster's own."),
     click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the cluster's own."),
     click.option("--input-dtype", type=click.Choice(["float32", "uint8"]), help="What the requester sends."),
     click.option("--allow-lossy", is_flag=True, help="Also float16 between volumes: the output then differs slightly."),
     click.option("--boundary-first", is_flag=True, help="Also compute and send first what others wait for."),
+)
+_NAMES = (
+    "model",
+    "input_shape",
+    "cluster",
+    "profile_set",
+    "link_model",
+    "input_dtype",
+    "allow_lossy",
+    "boundary_first",
 )
 
 
@@ -33,8 +46,7 @@ def problem_options(command: F) -> F:
 
     @functools.wraps(command)
     def wrapped(**options: Any) -> Any:
-        names = ("model", "cluster", "profile_set", "link_model", "input_dtype", "allow_lossy", "boundary_first")
-        chosen = {name: options.pop(name) for name in names}
+        chosen = {name: options.pop(name) for name in _NAMES}
         return command(load=functools.partial(load_problem, **chosen), **options)
 
     decorated: Any = wrapped
@@ -51,6 +63,7 @@ def load_problem(
     input_dtype: str | None = None,
     allow_lossy: bool = False,
     boundary_first: bool = False,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Problem:
     """Loads model and cluster and makes the problem that the options describe."""
     import dataclasses
@@ -59,7 +72,7 @@ def load_problem(
     from distredge.model.capture import load_model
     from distredge.problem import Problem
 
-    graph = load_model(model)
+    graph = load_model(model, input_shape)
     found = load_cluster(cluster, [graph], profile_set)
     if link_model is not None:
         found = dataclasses.replace(found, link_model=link_model)

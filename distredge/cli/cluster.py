@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.cli._common import Number, check_writable, json_option, print_json, verbose_option
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -34,9 +34,9 @@ def cluster() -> None:
     required=True,
     help="A board, its address and its compute profile (default: default:pi3); once per board.",
 )
-@click.option("--rate-mbps", type=click.FloatRange(0, min_open=True), default=100.0, show_default=True,
+@click.option("--rate-mbps", type=Number(0, above=True), default=100.0, show_default=True,
               help="Rate of every board's link, until you measure it.")  # fmt: skip
-@click.option("--rtt-ms", type=click.FloatRange(0), default=2.0, show_default=True, help="Its round trip.")
+@click.option("--rtt-ms", type=Number(0), default=2.0, show_default=True, help="Its round trip.")
 @verbose_option
 def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) -> None:
     """Write a cluster file to start from."""
@@ -45,6 +45,7 @@ def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) 
 
     if path.exists():
         raise FileError(f"{path}: is there already; give another name")
+    check_writable(path)
     lines = [f'format = "{FORMAT}"', f'name = "{path.stem}"', 'link_model = "shared"', "", "[requester]"]
     lines += [f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"]
     for text in devices:
@@ -116,7 +117,7 @@ def stop(cluster_name: str, as_json: bool) -> None:
 @click.argument("cluster_name", metavar="CLUSTER")
 @click.option("--keys", "keys_path", type=_FOLDER, help=_KEYS_HELP)
 @click.option("--plaintext", is_flag=True, help="No encryption, no authentication.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=3.0, show_default=True,
+@click.option("--timeout", "timeout_s", type=Number(0, above=True), default=3.0, show_default=True,
               help="Seconds to wait for each worker.")  # fmt: skip
 @json_option
 @verbose_option

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import json_option, print_json, seed_option, verbose_option
+from distredge.cli._common import (
+    EXIT_INTERRUPTED,
+    Number,
+    check_writable,
+    json_option,
+    print_json,
+    seed_option,
+    verbose_option,
+)
 from distredge.cli._planning import ProgressLine, interruptible, problem_options
 
 if TYPE_CHECKING:
@@ -24,7 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--strategy", "files", multiple=True, metavar="FILE", help="Also this strategy file, such as a run's; repeatable."
 )
-@click.option("--budget", "budget_s", type=float, default=10.0, show_default=True, help="Seconds for each method.")
+@click.option("--budget", "budget_s", type=Number(0, above=True), default=10.0, show_default=True,
+              help="Seconds for each method.")  # fmt: skip
 @click.option("--evaluations", type=int, help="Strategies that each method may price, instead of seconds.")
 @click.option("--plot", metavar="FILE", help="Also draw a bar chart (.png, .svg or .pdf).")
 @seed_option
@@ -42,30 +51,56 @@ def compare(
 ) -> None:
     """Plan with several methods and print a table; every figure in it is simulated.
 
-    Offload, the best single device, is always among them.
+    Offload, the best single device, is always among them. Ctrl-C ends the method at work and leaves the others out.
     """
     from distredge.planners.budget import Budget
 
     names = _names(methods)
     seconds = None if evaluations is not None else budget_s
     Budget(seconds, evaluations)
+    check_writable(plot)
     problem = load()
-    line = ProgressLine()
     rows = [_file_row(problem, path) for path in files]
-    for name in names:
-        budget = Budget(seconds, evaluations, line)
-        with interruptible(budget):
-            rows.append(_row(problem, name, budget, seed))
-        line.clear()
-        if budget.interrupted:
-            break
+    planned, interrupted = _rows(problem, names, seconds, evaluations, seed)
+    not_run = names[len(planned) :]
+    rows += planned
     if as_json:
-        print_json(_as_json(problem, rows, seconds, evaluations, seed))
+        found = _as_json(problem, rows, seconds, evaluations, seed)
+        print_json({**found, "interrupted": interrupted, "not_run": not_run})
     else:
         _print_table(problem, rows)
     if plot is not None:
         _draw(problem, rows, plot)
         click.echo(f"written: {plot}", err=as_json)
+    if interrupted:
+        left = f"{', '.join(not_run)} not run" if not_run else f"{names[-1]} ended early"
+        click.echo(f"interrupted: {left}", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _rows(
+    problem: Problem, names: list[str], seconds: float | None, evaluations: int | None, seed: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Returns a row for each method that came to an end, and whether the user interrupted.
+
+    The first Ctrl-C leaves the method at work its best so far; a second one leaves it out.
+    """
+    from distredge.planners.budget import Budget
+
+    rows: list[dict[str, Any]] = []
+    line = ProgressLine()
+    try:
+        for name in names:
+            budget = Budget(seconds, evaluations, line)
+            with interruptible(budget):
+                rows.append(_row(problem, name, budget, seed))
+            line.clear()
+            if budget.interrupted:
+                return rows, True
+    except KeyboardInterrupt:
+        line.clear()
+        return rows, True
+    return rows, False
 
 
 def _names(methods: str) -> list[str]:

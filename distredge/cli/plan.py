@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distredge.cli._common import EXIT_INTERRUPTED, json_option, print_json, seed_option, verbose_option
+from distredge.cli._common import (
+    EXIT_INTERRUPTED,
+    Number,
+    check_writable,
+    json_option,
+    print_json,
+    seed_option,
+    verbose_option,
+)
 from distredge.cli._planning import ProgressLine, interruptible, problem_options
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 @click.command()
 @problem_options
 @click.option("--method", default="auto", show_default=True, help="Planning method; an unknown name lists them.")
-@click.option("--budget", "budget_s", type=float, default=1.0, show_default=True, help="Seconds to plan.")
+@click.option("--budget", "budget_s", type=Number(0, above=True), default=1.0, show_default=True, help="Seconds.")
 @click.option("--evaluations", type=int, help="Strategies to price, instead of seconds: the seed decides the result.")
 @click.option("--out", default="strategy.json", show_default=True, help="Strategy file to write.")
 @seed_option
@@ -42,6 +50,7 @@ def plan(
     from distredge.planners.budget import Budget
 
     resolve(method)
+    check_writable(out)
     line = ProgressLine()
     Budget(None if evaluations is not None else budget_s, evaluations)
     problem = load()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.cli._common import Number, json_option, print_json, verbose_option
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--cluster", "cluster_name", required=True, help="A cluster file, or a shipped one such as this-machine.")
 @click.option("--between", nargs=2, metavar="A B", help="Two workers; default: the requester and each worker.")
 @click.option("--repeats", type=click.IntRange(1, 1000), default=10, show_default=True, help="Messages per size.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0, 600, min_open=True), default=30.0, show_default=True,
+@click.option("--timeout", "timeout_s", type=Number(0, 600, above=True), default=30.0, show_default=True,
               help="Seconds for each link.")  # fmt: skip
 @click.option("--keys", "keys_path", type=click.Path(file_okay=False, path_type=Path),
               help="Folder of keys; default: 'keys' beside the cluster file.")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import json_option, print_json, seed_option, verbose_option
+from distredge.cli._common import (
+    Number,
+    check_writable,
+    input_shape_option,
+    json_option,
+    print_json,
+    seed_option,
+    verbose_option,
+)
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -40,17 +49,19 @@ def profile() -> None:
 
 @profile.command()
 @_model_option
+@input_shape_option
 @click.option("--out", type=_OUT, help="Profile to write, or to go on with; default: this machine's own.")
 @click.option("--name", help="Name of the profile; default: the file's, or this-machine.")
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the engine.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine.")
 @click.option("--provider", type=click.Choice(list(_PROVIDERS)), default="cpu", show_default=True)
-@click.option("--budget-s", type=click.FloatRange(0.1), help="Seconds for all operators; default: 120, or 20 if quick.")
+@click.option("--budget-s", type=Number(0.1), help="Seconds for all operators; default: 120, or 20 if quick.")
 @click.option("--quick", is_flag=True, help="Fewer row counts and repeats.")
 @click.option("--restart", is_flag=True, help="Measure everything anew, whatever the file holds.")
 @json_option
 @verbose_option
 def run(
     models: tuple[str, ...],
+    input_shape: tuple[int, ...] | None,
     out: Path | None,
     name: str | None,
     threads: int,
@@ -70,6 +81,12 @@ def run(
 
     if not models:
         raise click.UsageError("give at least one --model")
+    if name is not None and not name.strip():
+        raise click.UsageError(f"--name: found '{name}', accepted: a name of at least one letter")
+    processors = os.cpu_count() or 1
+    if threads > processors:
+        raise click.UsageError(f"--threads: found {threads}, accepted: 1 to {processors}, this machine's processors")
+    check_writable(out)
     settings = EngineSettings(_PROVIDERS[provider], threads)
     settings.check()
     path = out or user_profile_path()
@@ -77,7 +94,7 @@ def run(
     plan = plan if budget_s is None else replace(plan, budget_s=budget_s)
     start = load_profile(path).data if path.is_file() and not restart else None
     names = name or (path.stem if out is not None else THIS_MACHINE)
-    graphs = _load(models)
+    graphs = _load(models, input_shape)
     with _bar(quiet=as_json) as bar:
         measuring = Measuring(
             graphs, settings, plan, path, names, models, start, lambda p: _show(bar, p) if bar is not None else None
@@ -128,11 +145,14 @@ def _report_run(data: ProfileFile, path: Path, as_json: bool) -> None:
 @profile.command()
 @click.argument("file", metavar="PROFILE")
 @_model_option
+@input_shape_option
 @click.option("--segments", type=click.IntRange(1), default=20, show_default=True, help="Segments of each model.")
 @seed_option
 @json_option
 @verbose_option
-def verify(file: str, models: tuple[str, ...], segments: int, seed: int, as_json: bool) -> None:
+def verify(
+    file: str, models: tuple[str, ...], input_shape: tuple[int, ...] | None, segments: int, seed: int, as_json: bool
+) -> None:
     """Time segments that PROFILE has not seen, and show how far off its predictions are."""
     from distredge.profiles.compute import load_profile
     from distredge.profiles.verify import settings_of
@@ -140,7 +160,7 @@ def verify(file: str, models: tuple[str, ...], segments: int, seed: int, as_json
 
     measured = load_profile(file)
     settings_of(measured)
-    graphs = _load(models or measured.data.models)
+    graphs = _load(models or measured.data.models, input_shape)
     if not graphs:
         raise click.UsageError(f"{file} names no model; give one with --model")
     with _bar(quiet=as_json) as bar:
@@ -250,6 +270,7 @@ def plot(files: tuple[str, ...], models: tuple[str, ...], out: Path) -> None:
     """Draw latency against rows, operator by operator."""
     from distredge.profiles.comparing import plot as draw
 
+    check_writable(out)
     count = draw([_profile(file) for file in files], out, _load(models))
     click.echo(f"{out}: {count} operators")
 
@@ -288,12 +309,12 @@ def _profile(file: str) -> ComputeProfile:
     return load_profile(file)
 
 
-def _load(models: Sequence[str]) -> list[Graph]:
+def _load(models: Sequence[str], input_shape: tuple[int, ...] | None = None) -> list[Graph]:
     if not models:
         return []
     from distredge.model.capture import load_model
 
-    return [load_model(model) for model in models]
+    return [load_model(model, input_shape) for model in models]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.cli._common import check_writable, input_shape_option, json_option, print_json, verbose_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,19 +17,9 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph
 
 
-def _sizes(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Parses `1,3,224,224` (or `1x3x224x224`)."""
-    if value is None:
-        return None
-    try:
-        return tuple(int(part) for part in value.replace("x", ",").split(","))
-    except ValueError as error:
-        raise click.BadParameter("sizes such as 1,3,224,224", param=option) from error
-
-
 @click.command()
 @click.argument("model")
-@click.option("--input-shape", callback=_sizes, help="Shape of the input, such as 1,3,224,224.")
+@input_shape_option
 @click.option("--strategy", type=click.Path(path_type=Path), help="Show the volumes of this strategy in the picture.")
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the graph with its cuts (.svg, .png or .pdf)."
@@ -48,6 +38,7 @@ def show(
 
     if strategy is not None and plot is None:
         raise click.UsageError("--strategy is for the picture: give --plot FILE too")
+    check_writable(plot)
     graph = load_model(model, input_shape)
     lines = describe(graph)
     if plot is not None:

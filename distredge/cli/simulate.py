@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.cli._common import (
+    Number,
+    check_writable,
+    input_shape_option,
+    json_option,
+    model_of,
+    print_json,
+    verbose_option,
+)
 from distredge.monitor import names
 
 if TYPE_CHECKING:
@@ -24,9 +32,10 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option(
     "--model", "model_name", help="A zoo name, an .onnx file or package.module:callable; default: the strategy's."
 )
+@input_shape_option
 @click.option("--frames", type=click.IntRange(1), default=1, show_default=True, help="Images to run.")
 @click.option("--in-flight", type=click.IntRange(1), default=1, show_default=True, help="Images under way at once.")
-@click.option("--start", "start_s", type=click.FloatRange(0), default=0.0, help="Seconds into the links' traces.")
+@click.option("--start", "start_s", type=Number(0), default=0.0, help="Seconds into the links' traces.")
 @click.option("--timeline", "timeline_path", type=_FILE, help="Write a Chrome trace (opens in ui.perfetto.dev).")
 @click.option("--gantt", "gantt_path", type=_FILE, help="Draw a Gantt chart (.png, .svg or .pdf).")
 @json_option
@@ -35,6 +44,7 @@ def simulate(
     strategy: Path,
     cluster_name: str,
     model_name: str | None,
+    input_shape: tuple[int, ...] | None,
     frames: int,
     in_flight: int,
     start_s: float,
@@ -49,11 +59,14 @@ def simulate(
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
+    for path in (timeline_path, gantt_path):
+        check_writable(path)
     plan = Strategy.load(strategy)
-    graph = load_model(model_name or plan.model.name)
+    graph = load_model(model_of(plan, model_name, strategy), input_shape)
     plan.check(graph)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     timeline = run(problem, plan, frames=frames, in_flight=in_flight, start_s=start_s)
+    several = min(frames, in_flight) > 1
     if timeline_path is not None:
         timeline.save(timeline_path)
     if gantt_path is not None:
@@ -61,21 +74,25 @@ def simulate(
 
         draw(timeline, gantt_path)
     if as_json:
-        print_json(figures(problem, plan, timeline))
+        print_json(figures(problem, plan, timeline, several))
         return
-    _print(problem, plan, timeline)
+    _print(problem, plan, timeline, several)
     for what, path in (("timeline", timeline_path), ("Gantt chart", gantt_path)):
         if path is not None:
             click.echo(f"{what}: {path}")
 
 
-def figures(problem: Problem, strategy: Strategy, timeline: Timeline) -> dict[str, Any]:
-    """Returns the figures of a simulation under their names."""
+def figures(problem: Problem, strategy: Strategy, timeline: Timeline, several: bool = False) -> dict[str, Any]:
+    """Returns the figures of a simulation under their names.
+
+    With several images in flight the latency holds their waiting for one another: IPS and the ratio to offload, which
+    are of one at a time, are then None.
+    """
     return {
         names.LATENCY_S: timeline.latency_s,
-        names.IMAGES_PER_S: timeline.images_per_s,
+        names.IMAGES_PER_S: None if several else timeline.images_per_s,
         names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
-        names.SPEEDUP: problem.offload_latency_s / timeline.latency_s,
+        names.SPEEDUP: None if several else problem.offload_latency_s / timeline.latency_s,
         names.THROUGHPUT_PER_S: timeline.throughput_per_s,
         names.BOTTLENECK: timeline.bottleneck,
         names.BOUND_BY: timeline.bound_by,
@@ -89,7 +106,7 @@ def figures(problem: Problem, strategy: Strategy, timeline: Timeline) -> dict[st
     }
 
 
-def _print(problem: Problem, strategy: Strategy, timeline: Timeline) -> None:
+def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -102,12 +119,16 @@ def _print(problem: Problem, strategy: Strategy, timeline: Timeline) -> None:
         f"{len(strategy.volumes)} volumes on {len(strategy.devices)} devices, {kind}, simulated"
     )
     offload_s = problem.offload_latency_s
-    console.print(
-        f"latency {1e3 * timeline.latency_s:.2f} ms ({timeline.images_per_s:.2f} images/s); best single device "
-        f"{1e3 * offload_s:.2f} ms: {offload_s / timeline.latency_s:.2f} x"
-    )
+    best = f"best single device {1e3 * offload_s:.2f} ms"
+    if several:
+        console.print(f"latency {1e3 * timeline.latency_s:.2f} ms with several in flight; {best} one at a time")
+    else:
+        console.print(
+            f"latency {1e3 * timeline.latency_s:.2f} ms ({timeline.images_per_s:.2f} images/s); {best}: "
+            f"{offload_s / timeline.latency_s:.2f} x"
+        )
     if timeline.throughput_per_s is not None:
-        console.print(f"steady state {timeline.throughput_per_s:.2f} images/s, bound by {timeline.bottleneck}")
+        console.print(f"throughput {timeline.throughput_per_s:.2f} images/s, bound by {timeline.bottleneck}")
     shares = ", ".join(f"{place} {1e3 * seconds:.2f} ms" for place, seconds in list(timeline.shares.items())[:4])
     console.print(f"critical path: {shares}")
     table = Table(box=None)

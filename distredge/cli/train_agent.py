@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import EXIT_INTERRUPTED, json_option, print_json, seed_option, verbose_option, version_option
+from distredge.cli._common import (
+    EXIT_INTERRUPTED,
+    input_shape_option,
+    json_option,
+    print_json,
+    seed_option,
+    verbose_option,
+    version_option,
+)
 from distredge.cli._planning import interruptible, load_problem
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ _CONFIG_OPTIONS = ("model", "cluster", "algo", "env", "episodes", "seed", "alpha
 @click.command()
 @click.option("--algo", default="ddpg", show_default=True, help="Algorithm: ddpg (the paper's), td3, sac, ppo, tqc.")
 @click.option("--model", help="Zoo name, package.module:callable, or an .onnx file.")
+@input_shape_option
 @click.option("--cluster", help="Shipped case (such as db-50), or a .toml file.")
 @click.option(
     "--env",
@@ -54,6 +63,7 @@ def train_agent(
     trained_agent: str | None,
     progress: bool | None,
     as_json: bool,
+    input_shape: tuple[int, ...] | None,
     **options: Any,
 ) -> None:
     """Train an agent to split a CNN over a cluster; write the best strategy.
@@ -67,10 +77,10 @@ def train_agent(
     from distredge.agents.run_folder import agent_file
 
     start_from = None if trained_agent is None else str(agent_file(trained_agent))
-    problem = load_problem(config.model, config.cluster)
+    problem = load_problem(config.model, config.cluster, input_shape=input_shape)
     shown = sys.stderr.isatty() if progress is None else progress
     folder, strategy, trained = _train(problem, config, log_folder, start_from, shown)
-    _tell(problem, folder, strategy, trained, as_json)
+    _tell(problem, config.cluster, folder, strategy, trained, as_json)
     if trained.stopped:
         sys.exit(EXIT_INTERRUPTED)
 
@@ -148,8 +158,12 @@ def _removed_on_failure(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _tell(problem: Problem, folder: RunFolder, strategy: Strategy, trained: Trained, as_json: bool) -> None:
+def _tell(
+    problem: Problem, cluster_name: str, folder: RunFolder, strategy: Strategy, trained: Trained, as_json: bool
+) -> None:
     from distredge.agents.run_folder import describe
+    from distredge.errors import ClusterError
+    from distredge.runtime.boards import check_addresses
 
     if as_json:
         print_json({"run": str(folder.path), "strategy": str(folder.strategy), **describe(problem, strategy, trained)})
@@ -169,4 +183,9 @@ def _tell(problem: Problem, folder: RunFolder, strategy: Strategy, trained: Trai
         click.echo("warning: this strategy is slower than the best single device; train longer", err=True)
     click.echo(f"strategy        {folder.strategy}")
     click.echo(f"TensorBoard     tensorboard --logdir {folder.path}")
-    click.echo(f"next            deploy-strategy {folder.strategy} --cluster {problem.cluster.name} --image FILE")
+    try:
+        check_addresses(problem.cluster)
+    except ClusterError:
+        click.echo(f"next            distredge simulate {folder.strategy} --cluster {cluster_name} --gantt g.png")
+    else:
+        click.echo(f"next            deploy-strategy {folder.strategy} --cluster {cluster_name} --image FILE")

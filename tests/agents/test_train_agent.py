@@ -25,7 +25,7 @@ QUICK = ("--model", "vgg16", "--cluster", "db-50", "--set", "actor_layers=[16]",
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem) -> Path:
     """An empty folder to work in; VGG-16 is a narrow one, which loads at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("distredge.cli.train_agent.load_problem", lambda model, cluster: problem)
+    monkeypatch.setattr("distredge.cli.train_agent.load_problem", lambda model, cluster, input_shape: problem)
     return tmp_path
 
 
@@ -44,7 +44,9 @@ def test_twice_the_same_bytes_in_two_folders(folder: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "runs/vgg16_db-50_ddpg_1/strategy.json" in out
     assert "tensorboard --logdir runs/vgg16_db-50_ddpg_1_2" in out
-    assert "deploy-strategy runs/vgg16_db-50_ddpg_1/strategy.json --cluster db-50" in out
+    # Its devices have no addresses: nothing can be deployed on them.
+    assert "distredge simulate runs/vgg16_db-50_ddpg_1/strategy.json --cluster db-50 --gantt g.png" in out
+    assert "deploy-strategy" not in out
     assert "x the best single device" in out
     assert {p.name for p in one.iterdir() if not p.name.startswith("events")} == {
         "strategy.json",

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from distredge.cli.profile import profile
-from distredge.errors import ModelError, ProfileError
+from distredge.errors import FileError, ModelError, ProfileError
 from distredge.model.capture import load_model
 from distredge.profiles.compute import load_profile
 
@@ -86,3 +86,24 @@ def test_bad_usage_is_refused(measured: Path, tmp_path: Path) -> None:
         call("validate", str(tmp_path / "none.json"))
     with pytest.raises(ProfileError, match="distredge profile run"):
         call("validate", str(measured), "--model", "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--threads", "100000"), "--threads: found 100000, accepted: 1 to "),
+        (("--name", ""), "--name: found ''"),
+        (("--budget-s", "nan"), "'--budget-s': found 'nan', accepted: a number of at least 0.1"),
+    ],
+)
+def test_run_refuses(small: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = call("run", "--model", str(small), "--out", str(tmp_path / "p.json"), *arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+    assert not (tmp_path / "p.json").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "plot"])
+def test_a_missing_folder_is_told_before_the_work(small: Path, tmp_path: Path, command: str) -> None:
+    files = ["default:pi3"] if command == "plot" else []
+    with pytest.raises(FileError, match="there is no folder"):
+        call(command, *files, "--model", str(small), "--out", str(tmp_path / "none" / "p.png"))

@@ -71,7 +71,9 @@ def test_several_images_in_flight(capsys: pytest.CaptureFixture[str], strategy: 
     code, out, _ = run(capsys, *arguments)
     steady = " ".join(out.split())
     assert code == 0
-    assert f"steady state {many[names.THROUGHPUT_PER_S]:.2f} images/s, bound by {many[names.BOTTLENECK]}" in steady
+    assert (many[names.IMAGES_PER_S], many[names.SPEEDUP]) == (None, None)
+    assert " x" not in steady.partition("critical path")[0]
+    assert f"throughput {many[names.THROUGHPUT_PER_S]:.2f} images/s, bound by {many[names.BOTTLENECK]}" in steady
 
 
 def test_the_table_names_every_device_and_the_files(
@@ -110,7 +112,10 @@ def test_a_lossy_strategy_says_so(
         (["--cluster", CLUSTER, "--model", "vgg16"], "the strategy is for another model"),
         (["--cluster", CLUSTER, "--frames", "0"], "--frames"),
         (["--cluster", CLUSTER, "--in-flight", "0"], "--in-flight"),
-        (["--cluster", CLUSTER, "--start", "-1"], "--start"),
+        (["--cluster", CLUSTER, "--start", "-1"], "'--start': found '-1', accepted: a number of at least 0"),
+        (["--cluster", CLUSTER, "--start", "nan"], "'--start': found 'nan', accepted: a number of at least 0"),
+        (["--cluster", CLUSTER, "--timeline", "missing/t.json"], "missing/t.json: there is no folder 'missing'"),
+        (["--cluster", CLUSTER, "--gantt", "missing/g.png"], "missing/g.png: there is no folder 'missing'"),
         (["--cluster", CLUSTER, "--gantt", "g.gif"], "found '.gif', accepted: .png or .svg or .pdf"),
         (["--cluster", "this-machine"], "has no device"),
         ([], "Missing option '--cluster'"),
@@ -135,6 +140,29 @@ def test_bad_strategy_files(
         path.write_text(content)
     code, out, err = run(capsys, path, "--cluster", CLUSTER)
     assert (code, out, message in err) == (2, "", True), err
+
+
+def test_a_strategy_for_a_model_of_ones_own_asks_for_its_file(
+    capsys: pytest.CaptureFixture[str], graph: Graph, tmp_path: Path
+) -> None:
+    model, path = tmp_path / "fix.onnx", tmp_path / "s.json"
+    graph.save(model)
+    own, devices = load_model(model), load_cluster(CLUSTER).names
+    last = own.cuts[-1]
+    Strategy.make(own, devices, [(last.index, even_cuts(last.height, len(devices)))], head=devices[0]).save(path)
+    code, _, err = run(capsys, path, "--cluster", CLUSTER)
+    expected = f"error: {path} is for the model 'fix', which is not in the zoo; give it with --model FILE\n"
+    assert (code, err) == (2, expected)
+    assert run(capsys, path, "--cluster", CLUSTER, "--model", model)[0] == 0
+
+
+def test_another_input_shape_reaches_the_model(
+    capsys: pytest.CaptureFixture[str], strategy: Path, tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, strategy, "--cluster", CLUSTER, "--input-shape", "1,3,128,128")
+    assert code == 2  # the strategy is for 224 rows
+    assert "Usage" not in err
+    assert str(strategy) in err or "model" in err, err
 
 
 def test_a_link_that_is_down_is_named(capsys: pytest.CaptureFixture[str], graph: Graph, tmp_path: Path) -> None:
