@@ -25,6 +25,7 @@ import click
 from distredge.errors import DistredgeError, FileError, MissingDependency, ModelError
 
 if TYPE_CHECKING:
+    from distredge.model.graph import Graph
     from distredge.strategy import Strategy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -129,6 +130,37 @@ def model_of(strategy: Strategy, given: str | None, path: str | Path) -> str:
     if zoo.find(name) is None:
         raise ModelError(f"{path} is for the model '{name}', which is not in the zoo; give it with --model FILE")
     return name
+
+
+def load_model_of(
+    strategy: Strategy,
+    path: str | Path,
+    given: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    weights: str | Path | None = None,
+) -> Graph:
+    """Loads the model of a strategy file; one of the zoo has the strategy's own input shape where none is given.
+
+    Args:
+        strategy: what the file holds.
+        path: the strategy file, for messages.
+        given: the `--model` option.
+        input_shape: the `--input-shape` option.
+        weights: the `--weights` option.
+
+    Raises:
+        ModelError: if no model is given and the strategy's own has no name in the zoo, or it cannot be taken in.
+        StrategyError: if the strategy does not fit the model.
+    """
+    from distredge.model import zoo
+    from distredge.model.capture import load_model
+
+    name = model_of(strategy, given, path)
+    if input_shape is None and name == strategy.model.name and zoo.find(name) is not None:
+        input_shape = strategy.model.input_shape
+    graph = load_model(name, input_shape, weights)
+    strategy.check(graph)
+    return graph
 
 
 def check_writable(path: str | Path | None) -> None:

@@ -12,7 +12,7 @@ from distredge.cli._common import (
     check_writable,
     input_shape_option,
     json_option,
-    model_of,
+    load_model_of,
     print_json,
     verbose_option,
 )
@@ -55,15 +55,13 @@ def simulate(
     """Predict what STRATEGY costs on a cluster."""
     from distredge.cluster import load_cluster
     from distredge.latency import simulate as run
-    from distredge.model.capture import load_model
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
     for path in (timeline_path, gantt_path):
         check_writable(path)
     plan = Strategy.load(strategy)
-    graph = load_model(model_of(plan, model_name, strategy), input_shape)
-    plan.check(graph)
+    graph = load_model_of(plan, strategy, model_name, input_shape)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     timeline = run(problem, plan, frames=frames, in_flight=in_flight, start_s=start_s)
     several = min(frames, in_flight) > 1

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from numbers import Integral
 from typing import TYPE_CHECKING
 
-from distredge.errors import PlannerError, did_you_mean
+from distredge.errors import ConfigError, PlannerError, did_you_mean, located
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget, Progress
@@ -66,12 +67,19 @@ def plan(
     Raises:
         PlannerError: if the method is unknown or does not apply here.
         Infeasible: if no strategy meets the limits.
-        ConfigError: if the budget is not positive.
+        ConfigError: if the budget is not positive, or the seed no whole number from 0 to 2**32 - 1.
     """
     from distredge.planners.budget import Budget
 
+    resolve(method)
+    if not _is_seed(seed):
+        raise ConfigError(located("plan", "seed", seed, "a whole number from 0 to 2**32 - 1"))
     budget = Budget(None if evaluations is not None else budget_s, evaluations, progress)
     return run(problem, method, budget, seed)
+
+
+def _is_seed(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < 2**32
 
 
 def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strategy:
@@ -84,12 +92,14 @@ def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strateg
     return predict(problem, strategy)
 
 
-def resolve(method: str) -> Planner:
+def resolve(method: object) -> Planner:
     """Imports and returns a planner.
 
     Raises:
         PlannerError: if there is none of that name.
     """
+    if not isinstance(method, str):
+        raise PlannerError(located("plan", "method", method, ", ".join(METHODS)))
     target = METHODS.get(method)
     if target is None:
         raise PlannerError(f"no planning method '{method}'{did_you_mean(method, METHODS)}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,18 @@ def test_naming_the_methods_imports_nothing_heavy() -> None:
 def test_budget_of_zero_is_refused(problem: Problem) -> None:
     with pytest.raises(ConfigError, match="budget"):
         plan(problem, budget_s=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, 2**32, None, "1"])
+def test_a_seed_that_is_none_is_refused(problem: Problem, seed: Any) -> None:
+    with pytest.raises(ConfigError, match="plan: seed: found"):
+        plan(problem, method="offload", seed=seed)
+
+
+@pytest.mark.parametrize("method", [None, 3, ["offload"]])
+def test_a_method_that_is_no_name_is_refused(problem: Problem, method: Any) -> None:
+    with pytest.raises(PlannerError, match="plan: method: found .*, accepted: offload, "):
+        plan(problem, method=method)
 
 
 def test_prediction_stands_beside_the_strategy(problem: Problem) -> None:

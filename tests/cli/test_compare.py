@@ -1,0 +1,101 @@
+"""`distredge compare` and `plan`: Ctrl-C, and what they refuse before they plan."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distredge.cli._common import run as run_command
+from distredge.planners.budget import Budget
+from distredge.strategy import Strategy
+
+PROBLEM = ("--model", "mobilenet-v3-small", "--input-shape", "1,3,64,64", "--cluster", "db-50")
+
+
+def run(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr, as a shell would see them."""
+    with pytest.raises(SystemExit) as ended:
+        run_command(f"distredge.cli.{command}:{command}", f"distredge {command}", [*PROBLEM, *arguments])
+    captured = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture(params=[1, 2])
+def pressed_during_modnn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often the user presses Ctrl-C while MoDNN plans."""
+    from distredge.planners import modnn
+
+    planner = modnn.plan
+
+    def interrupted(problem: Any, budget: Budget, seed: int) -> Any:
+        for _ in range(request.param):
+            signal.raise_signal(signal.SIGINT)
+        assert budget.interrupted
+        return planner(problem, budget, seed)
+
+    monkeypatch.setattr(modnn, "plan", interrupted)
+    assert isinstance(request.param, int)
+    return request.param
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_finishes_the_table(
+    capsys: pytest.CaptureFixture[str], pressed_during_modnn: int, as_json: bool
+) -> None:
+    methods = ("--methods", "modnn,mednn,aofl", "--evaluations", "10")
+    code, out, err = run(capsys, "compare", *methods, *(["--json"] if as_json else []))
+    done = ["offload", "modnn"][: 3 - pressed_during_modnn]
+    left = ["modnn", "mednn", "aofl"][2 - pressed_during_modnn :]
+    assert code == 130
+    assert err == f"interrupted: {', '.join(left)} not run\n"
+    if as_json:
+        found = json.loads(out)
+        assert [row["method"] for row in found["methods"]] == done
+        assert (found["interrupted"], found["not_run"]) == (True, left)
+    else:
+        assert [name for name in ("offload", "modnn", "mednn", "aofl") if name in out.replace("x offload", "")] == done
+
+
+def test_an_undisturbed_comparison_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "compare", "--methods", "modnn", "--evaluations", "10", "--json")
+    found = json.loads(out)
+    assert (code, found["interrupted"], found["not_run"]) == (0, False, [])
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("plan", ("--out", "none/s.json"), "none/s.json: there is no folder 'none'"),
+        ("compare", ("--plot", "none/c.png"), "none/c.png: there is no folder 'none'"),
+        ("plan", ("--budget", "nan"), "'--budget': found 'nan', accepted: a number above 0"),
+        ("compare", ("--budget", "inf"), "'--budget': found 'inf', accepted: a number above 0"),
+        ("plan", ("--input-shape", "1,3"), "input_shape: found (1, 3)"),
+    ],
+)
+def test_refused_before_planning(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: str,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("distredge.planners.run", None)  # not reached
+    code, out, err = run(capsys, command, *arguments)
+    assert (code, out, message in err) == (2, "", True), err
+
+
+def test_the_input_shape_is_that_of_the_strategy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "s.json"
+    code, told, _ = run(capsys, "plan", "--method", "offload", "--out", str(out), "--json")
+    assert (code, Strategy.load(out).model.input_shape) == (0, (1, 3, 64, 64))
+    with pytest.raises(SystemExit):  # the file says the shape; none is given here
+        run_command("distredge.cli.simulate:simulate", "simulate", [str(out), "--cluster", "db-50", "--json"])
+    simulated = json.loads(capsys.readouterr().out)
+    assert simulated["latency_s"] == pytest.approx(json.loads(told)["simulated"]["latency_s"])
