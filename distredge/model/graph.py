@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -169,6 +169,8 @@ class Graph:
         """What the modules beside this one compute once per graph."""
         self._weight_hashes: dict[str, str] = {}
         self.preprocess = preprocess
+        self.weights_from: Literal["random", "trained", "file"] = "file"
+        """Random (seeded) or trained, as the zoo says; "file": what the user gave, in a file or a module of theirs."""
         if constants is None:
             constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
         self.constants: dict[str, NDArray[Any]] = {**constants, **new}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from distredge.cli._common import load_object, run
+from distredge.cli._deployment import difference, magnitude
 from tests.runtime.conftest import DEVICES, make_strategy, small_cnn
 
 
@@ -99,6 +101,7 @@ def boards(folder: Path) -> Iterator[tuple[Path, list[subprocess.Popen[str]]]]:
 
 
 STRATEGY = ("s.json", "--model", "small.onnx")
+LOCAL = ("--cluster", "local.toml")
 
 
 def test_on_this_machine(folder: Path) -> None:
@@ -145,6 +148,108 @@ def test_for_people_and_in_plaintext(folder: Path) -> None:
     assert lines[1].startswith("  output scores: shape 1x40, largest ")
     assert lines[2].startswith("largest difference from the whole model in one piece: ")
     assert lines[3].startswith("measured ")
+
+
+def test_differences() -> None:
+    wanted = {"a": np.array([1.0, -4.0], np.float32), "b": np.zeros((1, 2), np.float32)}
+    assert difference(wanted, wanted) == 0.0
+    assert difference(wanted, wanted | {"a": np.array([1.0, -3.0], np.float32)}) == 0.25
+    assert difference(wanted, wanted | {"b": np.array([[0.0, 0.5]], np.float32)}) == 0.5
+    for bad in (np.nan, np.inf, -np.inf):
+        broken = wanted | {"b": np.array([[0.0, bad]], np.float32)}
+        assert difference(wanted, broken) == difference(broken, wanted) == math.inf
+    assert difference(wanted, wanted | {"b": np.zeros((2, 1), np.float32)}) == math.inf
+    assert difference(wanted, {"a": wanted["a"]}) == math.inf
+    assert magnitude(wanted["a"]) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(lambda a: 1.01 * a, "the output differs from the whole model's"), (lambda a: a * np.nan, "NaN or infinite")],
+)
+def test_a_wrong_output_is_an_error_after_the_figures(folder: Path, monkeypatch, wrong, said: str) -> None:
+    from distredge.cli import deploy_strategy as command
+
+    right = command.whole_model
+    monkeypatch.setattr(command, "whole_model", lambda *a: {n: wrong(v) for n, v in right(*a).items()})
+    done = deploy(folder, *STRATEGY, *LOCAL)
+    assert done.returncode == 1
+    assert "measured " in done.stdout
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    done = deploy(folder, *STRATEGY, *LOCAL, "--json")
+    assert (done.returncode, json.loads(done.stdout)["correct"]) == (1, False)
+    assert deploy(folder, *STRATEGY, *LOCAL, "--no-check").returncode == 0
+
+
+def test_a_lossy_strategy_says_so(folder: Path, graph) -> None:
+    make_strategy(graph, [(2, 1, 1), (1, 1, 2)], wire="float16").save(folder / "lossy.json")
+    done = deploy(folder, "lossy.json", "--model", "small.onnx", *LOCAL)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("largest difference")]
+    assert line.endswith(" (lossy)")
+
+
+def test_classes_only_of_weights_that_were_trained(folder: Path) -> None:
+    from distredge.model.capture import load_model
+
+    assert load_model(folder / "small.onnx").weights_from == "file"
+    zoo_graph = load_model("mobilenet-v1-0.25-128")
+    assert zoo_graph.weights_from == "random"
+    make_strategy(zoo_graph, [(1, 1, 1)]).save(folder / "zoo.json")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "black.png")
+    told = ("zoo.json", "--model", "mobilenet-v1-0.25-128", *LOCAL, "--image", "black.png")
+    done = deploy(folder, *told)
+    assert done.returncode == 0, done.stderr
+    assert "weights: random (seed 0): the classes mean nothing; give --weights FILE\n" in done.stdout
+    assert "%" not in done.stdout
+    found = json.loads(deploy(folder, *told, "--json").stdout)
+    assert (found["weights"], found["classes"]) == ("random", [])
+
+
+def test_an_interrupted_run_says_what_it_measured(folder: Path, monkeypatch) -> None:
+    _at_frame(monkeypatch, 4, _interrupt)
+    done = deploy(folder, *STRATEGY, *LOCAL, "--repeat", "9", "--timeline", "t.json")
+    assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
+    assert done.stdout.startswith("ended early: 2 of 9 frames done, median latency ")
+    assert json.loads((folder / "t.json").read_text())["traceEvents"]
+
+
+def test_a_lost_worker_leaves_what_was_measured(boards, monkeypatch) -> None:
+    folder, workers = boards
+    _at_frame(monkeypatch, 5, workers[1].kill)
+    done = deploy(
+        folder, *STRATEGY, "--cluster", "boards.toml", "--connect", "20", "--repeat", "9", "--json",
+        "--timeline", "t.json", "--deadline", "2",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "beta" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["frames_wanted"] == 9
+    # What the operating system had taken from the worker before it was killed may still complete a frame.
+    assert 3 <= found["frames"] < 9
+    assert found["latency_s"] > 0
+    assert json.loads((folder / "t.json").read_text())["traceEvents"]
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _at_frame(monkeypatch, number: int, act: Callable[[], None]) -> None:
+    """Does something as this frame begins; the first one is 1 and is not measured."""
+    from distredge.runtime.coordinator import Coordinator
+
+    begun = []
+    infer = Coordinator.infer
+
+    def counted(self: Coordinator, *args: Any) -> Any:
+        begun.append(1)
+        if len(begun) == number:
+            act()
+        return infer(self, *args)
+
+    monkeypatch.setattr(Coordinator, "infer", counted)
 
 
 def test_on_boards(boards) -> None:
@@ -280,9 +385,6 @@ def _head(name: str):
     return Head(name)
 
 
-LOCAL = ("--cluster", "local.toml")
-
-
 @pytest.mark.parametrize(
     ("args", "code", "text"),
     [
@@ -293,7 +395,10 @@ LOCAL = ("--cluster", "local.toml")
         ((*STRATEGY, "--cluster", "db-51"), 2, "did you mean"),
         (("s.json", "--model", "broken.onnx", *LOCAL), 2, "broken.onnx"),
         (("s.json", "--model", "nothing.onnx", *LOCAL), 2, "nothing.onnx"),
-        (("s.json", *LOCAL), 2, "found 'small'"),
+        (("s.json", *LOCAL), 2, "'small', which is not in the zoo"),
+        ((*STRATEGY, *LOCAL, "--input-shape", "1,3,32,32"), 2, "small"),
+        ((*STRATEGY, *LOCAL, "--timeline", "nowhere/t.json"), 2, "nowhere/t.json: "),
+        ((*STRATEGY, *LOCAL, "--log", "s.json/log"), 2, "s.json/log: cannot be made: 's.json' is not a folder"),
         (("s.json", "--model", "mobilenet-v2", *LOCAL), 2, "the strategy is for another model"),
         (("who.json", "--model", "small.onnx", *LOCAL), 2, "has no device 'nobody'"),
         ((*STRATEGY, *LOCAL, "--image", "nothing.png"), 2, "small: does not say how a picture becomes its input"),

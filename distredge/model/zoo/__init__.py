@@ -74,9 +74,15 @@ def build(
     if not 0 < factor <= 4:
         raise ModelError(located(f"zoo: {name}", "width", factor, "a number above 0 and at most 4"))
     shape = _input_shape(entry, input_shape, resolution)
-    builder = Builder(name, _weights(entry, weights, seed, factor), factor)
+    source = _weights(entry, weights, seed, factor)
+    builder = Builder(name, source, factor)
     preprocess = entry.preprocess(shape[-2], shape[-1]) if entry.preprocess else None
-    return builder.finish(entry.write(builder, shape), preprocess)
+    graph = builder.finish(entry.write(builder, shape), preprocess)
+    if isinstance(source, SeededWeights):
+        graph.weights_from = "random"
+    elif weights is None:
+        graph.weights_from = "trained"
+    return graph
 
 
 def _input_shape(entry: Entry, wanted: Sequence[int] | None, resolution: int | None) -> tuple[int, ...]:

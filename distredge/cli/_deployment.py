@@ -1,0 +1,239 @@
+"""What `deploy-strategy` says of a run: latency, classes, and whether the output is the whole model's."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.errors import FileError
+from distredge.monitor import names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from distredge.media.labels import Prediction
+    from distredge.model.graph import Graph
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+    from distredge.timeline import Timeline
+
+TOP = 5
+LOSSLESS_DIFFERENCE = 1e-5
+"""Relative to the largest magnitude: float32 sums in another order differ by less."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Latency in seconds of each measured frame, and frames/s with several in flight (None: not measured)."""
+
+    latencies_s: tuple[float, ...]
+    throughput_per_s: float | None
+
+    @property
+    def latency_s(self) -> float:
+        """Median."""
+        return median(self.latencies_s)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the command has to say."""
+
+    problem: Problem
+    strategy: Strategy
+    outputs: Mapping[str, NDArray[Any]]
+    run: Run
+    predicted_s: float | None
+    difference: float | None
+    timeline: Timeline
+    encrypted: bool
+    where: str
+    image: Path | None
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """The most probable ImageNet classes, where the model has these and has learnt them."""
+        from distredge.media.labels import top
+
+        if not self.classifies or self.problem.graph.weights_from == "random":
+            return ()
+        return top(next(iter(self.outputs.values())), TOP)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the output is finite scores of the ImageNet classes for a picture."""
+        import numpy as np
+
+        from distredge.media.labels import imagenet_labels
+
+        scores = next(iter(self.outputs.values()))
+        return (
+            len(self.outputs) == 1
+            and scores.size == len(imagenet_labels())
+            and self.image is not None
+            and bool(np.isfinite(scores).all())
+        )
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the output; None when nothing is, or it was not compared."""
+        if self.difference is None:
+            return None
+        if math.isinf(self.difference):
+            return "the output has NaN or infinite values, or another shape than the whole model's in one piece"
+        if self.strategy.lossless and self.difference > LOSSLESS_DIFFERENCE:
+            return (
+                f"the output differs from the whole model's in one piece by {self.difference:.2g} of its largest "
+                f"value; at most {LOSSLESS_DIFFERENCE:.0e} is expected of a lossless strategy"
+            )
+        return None
+
+    @functools.cached_property
+    def shared_cores_s(self) -> float | None:
+        """Lower bound where workers of this machine share its cores: all their computing over the cores.
+
+        None where each worker has its own, or without a prediction.
+        """
+        from distredge.latency import simulate
+
+        if self.predicted_s is None or self.where not in ("local", "background"):
+            return None
+        cores = len(os.sched_getaffinity(0))
+        busy = [span for span in simulate(self.problem, self.strategy).spans if span.lane == "compute"]
+        threads = sum(self.problem.cluster.device(name).threads for name in {span.device for span in busy})
+        if threads <= cores:
+            return None
+        return max(self.predicted_s, sum(span.stop_s - span.start_s for span in busy) / cores)
+
+    def figures(self) -> dict[str, Any]:
+        """The figures under their names."""
+        return {
+            "model": self.strategy.model.name,
+            "cluster": self.problem.cluster.name,
+            "workers": self.where,
+            "encrypted": self.encrypted,
+            "lossless": self.strategy.lossless,
+            names.LATENCY_S: self.run.latency_s,
+            names.IMAGES_PER_S: 1.0 / self.run.latency_s,
+            names.THROUGHPUT_PER_S: self.run.throughput_per_s,
+            "latencies_s": list(self.run.latencies_s),
+            "predicted_latency_s": self.predicted_s,
+            "predicted_on_shared_cores_s": self.shared_cores_s,
+            names.BYTES_SENT: self.timeline.bytes_sent,
+            # JSON has no infinity: null, and "correct" is false.
+            "largest_relative_difference": self.difference if math.isfinite(self.difference or 0.0) else None,
+            "correct": None if self.difference is None else self.fault is None,
+            "weights": self.problem.graph.weights_from,
+            "classes": [{"name": p.label.name, "probability": p.probability} for p in self.predictions],
+            "outputs": {name: list(array.shape) for name, array in self.outputs.items()},
+        }
+
+    def show(self) -> None:
+        """Writes it for people."""
+        kind = "lossless" if self.strategy.lossless else "LOSSY"
+        devices = len({s.device for s in self.timeline.spans if s.lane == "compute"})
+        where = {"local": "worker processes of this machine", "background": "running workers of this machine"}
+        click.echo(
+            f"{self.strategy.model.name} on {self.problem.cluster.name}: {devices} "
+            f"{where.get(self.where, 'boards')}, volumes: {len(self.strategy.volumes)}, {kind}, "
+            f"{'encrypted' if self.encrypted else 'PLAINTEXT'}"
+        )
+        for prediction in self.predictions:
+            click.echo(f"  {100 * prediction.probability:6.2f} %  {prediction.label.name}")
+        if self.classifies and self.problem.graph.weights_from == "random":
+            click.echo("weights: random (seed 0): the classes mean nothing; give --weights FILE")
+        if not self.predictions:
+            for name, array in self.outputs.items():
+                click.echo(f"  output {name}: shape {'x'.join(map(str, array.shape))}, largest {magnitude(array):.6g}")
+        if self.difference is not None:
+            lossy = "" if self.strategy.lossless else " (lossy)"
+            click.echo(
+                f"largest difference from the whole model in one piece: {self.difference:.2g} of its largest value"
+                f"{lossy}"
+            )
+        count = len(self.run.latencies_s)
+        frames = "one frame" if count == 1 else f"median of {count}"
+        predicted = "not predicted" if self.predicted_s is None else f"predicted {1e3 * self.predicted_s:.2f} ms"
+        if self.shared_cores_s is not None:
+            predicted += f" with a core for each worker, at least {1e3 * self.shared_cores_s:.2f} ms on the cores here"
+        measured = f"{1e3 * self.run.latency_s:.2f} ms ({frames}; {1.0 / self.run.latency_s:.2f} images/s)"
+        click.echo(f"measured {measured}, {predicted}")
+        if self.run.throughput_per_s is not None:
+            click.echo(f"with several in flight {self.run.throughput_per_s:.2f} images/s")
+
+
+def magnitude(array: NDArray[Any]) -> float:
+    """Returns the largest magnitude in an array; NaN when it has NaN, 0 when it is empty."""
+    import numpy as np
+
+    return float(np.abs(array.astype(np.float64)).max(initial=0.0))
+
+
+def difference(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> float:
+    """Returns the largest difference over all outputs, each relative to the largest magnitude of the expected one.
+
+    Infinite where an output is missing, has another shape, or either side has NaN or infinite values.
+    """
+    import numpy as np
+
+    largest = 0.0
+    for name, array in expected.items():
+        other = found.get(name)
+        if other is None or other.shape != array.shape:
+            return math.inf
+        wanted, given = array.astype(np.float64), other.astype(np.float64)
+        if not (np.isfinite(wanted).all() and np.isfinite(given).all()):
+            return math.inf
+        largest = max(largest, magnitude(given - wanted) / (magnitude(wanted) or 1.0))
+    return largest
+
+
+def whole_model(graph: Graph, strategy: Strategy, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Runs the model in one piece on what the strategy sends."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    given = dict(inputs)
+    if strategy.input.dtype == "uint8" and graph.preprocess is not None:
+        given = {name: graph.preprocess.normalise(pixels) for name, pixels in inputs.items()}
+    session = onnxruntime.InferenceSession(graph.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip(graph.output_names, session.run(list(graph.output_names), given), strict=True))
+
+
+def check_folder(path: Path | None) -> None:
+    """Checks before a run that files can be written in a folder, which may be missing; None passes.
+
+    Raises:
+        FileError: naming the folder.
+    """
+    if path is None:
+        return
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise FileError(f"{path}: cannot be made: '{place}' is not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise FileError(f"{path}: cannot be written: permission denied")
+
+
+def write_log(folder: Path, report: Report) -> None:
+    """Writes TensorBoard events of a run."""
+    from distredge.monitor.tensorboard import TensorboardWriter
+
+    with TensorboardWriter(folder) as writer:
+        for step, latency_s in enumerate(report.run.latencies_s):
+            writer.scalar(names.RUN_LATENCY_S, latency_s, step)
+            writer.scalar(names.RUN_IMAGES_PER_S, 1.0 / latency_s, step)
+            if report.predicted_s is not None:
+                writer.scalar(names.RUN_PREDICTED_S, report.predicted_s, step)
+        writer.timeline("run/timeline", report.timeline, 0, "measured")
