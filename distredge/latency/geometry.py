@@ -1,0 +1,258 @@
+"""Row arithmetic of whole volumes at once: what every possible split-part computes and needs.
+
+`model.layout` answers for one split-part; a search asks for thousands. For a fixed graph, what a part of the volume
+between two cuts does is a function of its rows [a, b) of the reference tensor alone. This module evaluates that
+function for many (a, b) at once with numpy, by the same backward walk as `model.volumes`.
+
+Usually the first row of everything depends on a alone and the last on b alone (every operator's need is a rising
+window), so that two vectors per operator say it all. Where a part can be empty inside though it has rows (tensors of
+different heights at one cut), all pairs are tabulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.model.layout import WIRE_BYTES
+from distredge.model.operators import RULES, Reduction
+from distredge.model.rows import Interval, Region
+from distredge.model.volumes import VolumeGraph, volume_between
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph, Operator
+
+Ints = NDArray[np.int64]
+
+_FAR = np.int64(1) << 40
+
+
+class Unsupported(Exception):
+    """A volume that the kernel cannot tabulate; the simulator prices it."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows [start, stop) of a tensor for every entry of an index space; empty where stop <= start."""
+
+    start: Ints
+    stop: Ints
+
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """Where it holds no row."""
+        return self.stop <= self.start
+
+
+def _hull(spans: Iterable[Span], count: int) -> Span:
+    start, stop = np.full(count, _FAR), np.full(count, -_FAR)
+    for span in spans:
+        kept = ~span.empty
+        start = np.where(kept, np.minimum(start, span.start), start)
+        stop = np.where(kept, np.maximum(stop, span.stop), stop)
+    return Span(start, stop)
+
+
+@dataclass(frozen=True)
+class PartialRead:
+    """A stack of partial results that a phase reads: one row from every device that has rows of the reduction's input.
+
+    Attributes:
+        made: phase that makes them.
+        height: rows of the reduction's input.
+        size_bytes: bytes of one contributor's.
+    """
+
+    made: int
+    height: int
+    size_bytes: int
+
+
+@dataclass
+class Phase:
+    """What a part does between two exchanges: rows of each operator, rows of each tensor from outside."""
+
+    operators: list[tuple[int, Span]] = field(default_factory=list)
+    needs: dict[str, Span] = field(default_factory=dict)
+    partials: list[PartialRead] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class VolumeGeometry:
+    """What parts of one volume do.
+
+    Attributes:
+        height: rows of the reference tensor.
+        separable: whether spans hold starts by a and stops by b, (height + 1,) each; otherwise spans are over all
+            pairs, (height + 1, height + 1) flattened, at a * (height + 1) + b.
+        phases: in order.
+        made_in: phase in which each tensor that leaves the volume, or partial result that the head reads, is made.
+    """
+
+    height: int
+    separable: bool
+    phases: tuple[Phase, ...]
+    made_in: dict[str, int]
+
+
+class _Need:
+    """Rows of one input of an operator that output rows need, for many outputs at once."""
+
+    def __init__(self, graph: Graph, op: Operator, position: int) -> None:
+        rule = RULES[op.op_type]
+        height = graph.tensors[op.outputs[0]].height
+        single = [rule.needs(graph, op, position, Region(Interval(r, r + 1))).rows for r in range(height)]
+        self.start = np.array([r.start for r in single], dtype=np.int64)
+        self.stop = np.array([r.stop for r in single], dtype=np.int64)
+        rising = bool(np.all(np.diff(self.start) >= 0) and np.all(np.diff(self.stop) >= 0))
+        probes = [(0, height), (height // 3, height - height // 3), (height // 2, height)]
+        for a, b in probes:
+            if a < b:
+                whole = rule.needs(graph, op, position, Region(Interval(a, b))).rows
+                rising = rising and (whole.start, whole.stop) == (self.start[a], self.stop[b - 1])
+        if not rising or np.any(self.stop <= self.start):
+            raise Unsupported(f"{op.op_type} '{op.name}' needs rows that do not rise with its output rows")
+
+    def of(self, out: Span) -> Span:
+        empty = out.empty
+        last = len(self.start) - 1
+        start = self.start[np.clip(out.start, 0, last)]
+        stop = self.stop[np.clip(out.stop - 1, 0, last)]
+        return Span(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop))
+
+
+class Geometry:
+    """Row arithmetic of one graph's volumes; needs of operators are looked up once.
+
+    Args:
+        graph: the model.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._needs: dict[tuple[int, int], _Need] = {}
+        self._volumes: dict[tuple[int, int], VolumeGeometry] = {}
+
+    def partial_bytes(self, reduction: int) -> int:
+        """Bytes of one device's partial result."""
+        op = self.graph.operators[reduction]
+        rule = RULES[op.op_type]
+        assert isinstance(rule, Reduction)
+        # Partial results travel as they are, whatever the wires between volumes.
+        width = WIRE_BYTES[self.graph.tensors[op.outputs[0]].dtype]
+        return width * int(np.prod(rule.partial_shape(self.graph, op, 1), dtype=np.int64))
+
+    def volume(self, first: int, last: int) -> VolumeGeometry:
+        """Returns the geometry of the volume from after cut `first` (-1: the input) to cut `last`.
+
+        Raises:
+            Unsupported: if it cannot be tabulated.
+        """
+        key = (first, last)
+        if key not in self._volumes:
+            self._volumes[key] = self._volume(first, last)
+        return self._volumes[key]
+
+    def _volume(self, first: int, last: int) -> VolumeGeometry:
+        cuts = self.graph.cuts
+        volume = volume_between(self.graph, cuts[first].position if first >= 0 else 0, cuts[last].position)
+        height = cuts[last].height
+        rows = np.arange(height + 1, dtype=np.int64)
+        single = self._walk(volume, height, rows[:-1], rows[1:])
+        if not any(np.any(span.empty) for span in _spans(single)):
+            starts = self._walk(volume, height, np.append(rows[:-1], height - 1), np.full(height + 1, height))
+            stops = self._walk(volume, height, np.zeros_like(rows), np.maximum(rows, 1))
+            if _matches(single, starts, stops):
+                return self._result(volume, height, True, _join(starts, stops))
+        if volume.phases > 1:
+            raise Unsupported("parts of a volume with partial sums that may be empty inside")
+        grid = np.arange((height + 1) ** 2, dtype=np.int64)
+        return self._result(volume, height, False, self._walk(volume, height, *np.divmod(grid, height + 1)))
+
+    def _result(self, volume: VolumeGraph, height: int, separable: bool, phases: tuple[Phase, ...]) -> VolumeGeometry:
+        made = dict(volume.exports)
+        made |= {self.graph.operators[i].outputs[0]: volume.phase_of[i] for i in volume.reductions}
+        return VolumeGeometry(height, separable, phases, made)
+
+    def _walk(self, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> tuple[Phase, ...]:
+        """The backward walk of `model.volumes` for many parts [a, b) of the volume's reference rows at once."""
+        graph, count = self.graph, len(a)
+        phases = tuple(Phase() for _ in range(volume.phases))
+        wanted = {name: [_share(graph.tensors[name].height, height, a, b)] for name in volume.exports}
+        needs: dict[tuple[int, str], list[Span]] = {}
+        finishes: dict[tuple[int, int], None] = {}
+        for index in reversed(volume.phase_of):
+            op, phase = graph.operators[index], volume.phase_of[index]
+            reduces = index in volume.reductions
+            if reduces:
+                out = _share(graph.tensors[op.inputs[0]].height, height, a, b)
+            else:
+                out = _hull((s for name in op.outputs for s in wanted.get(name, ())), count)
+                if np.all(out.empty):
+                    continue
+                if index in graph.body.everywhere:
+                    out = _whole(graph.tensors[op.outputs[0]].height, out)
+            phases[phase].operators.append((index, out))
+            for read in volume.reads[index][:1] if reduces else volume.reads[index]:
+                if reduces:
+                    need = out
+                elif index in graph.body.everywhere:
+                    need = _whole(graph.tensors[read.tensor].height, out)
+                else:
+                    need = self._need(op, read.position).of(out)
+                if read.maker < 0:
+                    needs.setdefault((phase, read.tensor), []).append(need)
+                elif read.maker in volume.reductions:
+                    finishes[phase, read.maker] = None
+                else:
+                    wanted.setdefault(read.tensor, []).append(need)
+        for (phase, name), spans in needs.items():
+            phases[phase].needs[name] = _hull(spans, count)
+        for phase, maker in finishes:
+            source = graph.tensors[graph.operators[maker].inputs[0]]
+            phases[phase].partials.append(PartialRead(volume.phase_of[maker], source.height, self.partial_bytes(maker)))
+        return phases
+
+    def _need(self, op: Operator, position: int) -> _Need:
+        key = (op.index, position)
+        if key not in self._needs:
+            self._needs[key] = _Need(self.graph, op, position)
+        return self._needs[key]
+
+
+def _share(height: int, reference: int, a: Ints, b: Ints) -> Span:
+    """Rows of a tensor that the owner of reference rows [a, b) owns: floor(x * H / H_ref)."""
+    return Span(a * height // reference, b * height // reference)
+
+
+def _whole(height: int, like: Span) -> Span:
+    """All rows of a tensor, wherever `like` is not empty."""
+    return Span(np.where(like.empty, _FAR, 0), np.where(like.empty, -_FAR, height))
+
+
+def _spans(phases: tuple[Phase, ...]) -> list[Span]:
+    return [span for phase in phases for span in (*(s for _, s in phase.operators), *phase.needs.values())]
+
+
+def _matches(single: tuple[Phase, ...], starts: tuple[Phase, ...], stops: tuple[Phase, ...]) -> bool:
+    """Whether first rows depend on a alone and last rows on b alone, as far as parts of one row can tell."""
+    triples = zip(_spans(single), _spans(starts), _spans(stops), strict=True)
+    return all(
+        np.array_equal(one.start, low.start[:-1]) and np.array_equal(one.stop, high.stop[1:])
+        for one, low, high in triples
+    )
+
+
+def _join(starts: tuple[Phase, ...], stops: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    return tuple(
+        Phase(
+            [(i, Span(x.start, y.stop)) for (i, x), (_, y) in zip(low.operators, high.operators, strict=True)],
+            {name: Span(span.start, high.needs[name].stop) for name, span in low.needs.items()},
+            low.partials,
+        )
+        for low, high in zip(starts, stops, strict=True)
+    )

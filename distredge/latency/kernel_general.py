@@ -1,0 +1,244 @@
+"""The kernel's general path: first all parts and messages of a strategy are written down, then time runs.
+
+Here is the writing down, and time under `independent` with rates that vary or boundary rows first; `kernel_shared` has
+time under `shared`. Arrays beside those of `kernel_core`:
+
+- ``messages``: M_COLUMNS for each, those of one stage together, by destination.
+- ``stages``: T_COLUMNS for each (stage, slab position): seconds of the part (-1: none), seconds after its start at
+  which its messages leave, when they have left (row 0: the start of the image), when the last input has arrived.
+- ``access``, ``trace``: rate of each cluster's uplinks and downlinks, and the number of its trace or -1.
+- ``times``, ``rates``, ``trace_at``, ``period``: all traces, where each begins, how long it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import uint64 as U
+
+from distredge.latency.kernel_core import (
+    BOUNDARY,
+    DEVICE,
+    FIRST_STAGE,
+    MADE,
+    P_COLUMNS,
+    POST_BYTE,
+    POST_FIXED,
+    PRE_BYTE,
+    PROFILE,
+    ROW,
+    S_COLUMNS,
+    SIZE,
+    TOUCHED,
+    V_COLUMNS,
+    WIRE_BYTE,
+    cross,
+    enter_volume,
+    gather,
+    gather_end,
+    inlined,
+    inner,
+    place_of_seconds,
+)
+from distredge.latency.tables import AT_PHASES, AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASE, PHASES, STRIDE, VOLUME
+
+M_COLUMNS = 8
+M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
+"""Stage that needs it, slab positions, bytes, row of `stages` whose end it leaves at; the next message that leaves
+then, the next one on its connection, whether it is packed."""
+
+T_COLUMNS = 4
+T_SECONDS, T_LEAD, T_LEFT, T_ARRIVED = range(T_COLUMNS)
+
+IDLE_PIECES = 10_000
+"""Pieces of traces without a bit after which a link counts as down."""
+
+
+@inlined
+def write_down(
+    model, ints, seconds, head_seconds, volumes, slabs, rows, at_rows, edges, cuts, wires, boundary, k, head, messages,
+    stages,
+):  # fmt: skip
+    """Writes down all parts and messages of strategy k.
+
+    Returns:
+        Number of messages; stages of volumes; all stages, with the head; whether the strategy reaches the body's end.
+    """
+    n_volumes, wide = cuts.shape[1], len(slabs) // S_COLUMNS
+    n_messages, stage, n, start = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    for w in range(n_volumes):
+        end = cuts[k, w]
+        if end < 0:
+            break
+        n = w + 1
+        v = enter_volume(model, volumes, w, start, end, stage, wires[k, w], boundary[k, w])
+        start = end + 1
+        for x in range(2 * wide):
+            edges[U(2 * w * wide + x)] = 0
+        at = model[AT_VOLUMES] + v * VOLUME
+        for q in range(model[at + PHASES], model[at + PHASES] + model[at + N_PHASES]):
+            for j in range(wide - 1):
+                share = at_rows + w * wide + j
+                a, b = np.int64(rows[U(share)]), np.int64(rows[U(share + 1)])
+                stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)] = -1.0
+                if a < b:
+                    count = gather(model, ints, volumes, slabs, rows, at_rows, edges, w, q, a, b, j)
+                    n_messages = note(slabs, count, messages, n_messages, stage, j)
+            stage += 1
+    n_stages, whole = stage, start == model[N_CUTS]
+    if whole:
+        if model[HAS_HEAD]:
+            for j in range(wide - 1):
+                stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)] = -1.0
+            count = gather_end(model, ints, volumes, slabs, rows, at_rows, edges, n, head, np.int64(-1))
+            n_messages = note(slabs, count, messages, n_messages, stage, head)
+            at = (stage * wide + head) * T_COLUMNS
+            stages[at + T_SECONDS] = stages[at + T_LEAD] = head_seconds[slabs[head * S_COLUMNS + PROFILE]]
+            n_stages += 1
+        count = gather_end(model, ints, volumes, slabs, rows, at_rows, edges, n, head, stage)
+        n_messages = note(slabs, count, messages, n_messages, n_stages, wide - 1)
+    for w in range(n):
+        price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages)
+    return n_messages, stage, n_stages, whole
+
+
+@inlined
+def note(slabs, count, messages, n_messages, stage, mine):
+    """Writes down the messages that were gathered for slab position `mine`; returns the number of all messages."""
+    wide = len(slabs) // S_COLUMNS
+    for x in range(count):
+        i = slabs[U(x * S_COLUMNS + TOUCHED)]
+        at = n_messages * M_COLUMNS
+        messages[U(at + M_STAGE)] = stage
+        messages[U(at + M_FROM)] = i
+        messages[U(at + M_TO)] = mine
+        messages[U(at + M_SIZE)] = slabs[U(i * S_COLUMNS + SIZE)]
+        messages[U(at + M_MADE)] = (slabs[U(i * S_COLUMNS + MADE)] + 1) * wide + i
+        slabs[U(i * S_COLUMNS + SIZE)] = 0
+        n_messages += 1
+    return n_messages
+
+
+@inlined
+def price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages):
+    """Fills in the seconds of all parts of volume w; a boundary-first part is two strips and what is between them."""
+    wide = len(slabs) // S_COLUMNS
+    v = volumes[U(w * V_COLUMNS + ROW)]
+    at = model[AT_VOLUMES] + v * VOLUME
+    n_phases = model[U(at + N_PHASES)]
+    for phase in range(n_phases):
+        q = model[U(at + PHASES)] + phase
+        stage = volumes[U(w * V_COLUMNS + FIRST_STAGE)] + phase
+        stride = model[U(model[AT_PHASES] + q * PHASE + STRIDE)]
+        for j in range(wide - 1):
+            share = w * wide + j
+            a, b = np.int64(rows[U(at_rows + share)]), np.int64(rows[U(at_rows + share + 1)])
+            if a == b:
+                continue
+            of = stride * slabs[U(j * S_COLUMNS + PROFILE)]
+            to = (stage * wide + j) * T_COLUMNS
+            top, bottom = edges[U(2 * share)], edges[U(2 * share + 1)]
+            strips = volumes[U(w * V_COLUMNS + BOUNDARY)] != 0 and n_phases == 1 and 0 < top + bottom < b - a
+            if not strips:
+                lead = whole = seconds[U(of + place_of_seconds(model, ints, v, q, a, b))]
+            else:
+                lead = 0.0
+                if top > 0:
+                    lead += seconds[U(of + place_of_seconds(model, ints, v, q, a, a + top))]
+                if bottom > 0:
+                    lead += seconds[U(of + place_of_seconds(model, ints, v, q, b - bottom, b))]
+                whole = lead + seconds[U(of + place_of_seconds(model, ints, v, q, a + top, b - bottom))]
+            stages[U(to + T_SECONDS)], stages[U(to + T_LEAD)] = whole, lead
+
+
+@inner
+def trace_piece(times, rates, first, last, period, time):
+    """The rate of a trace from `time` on, and when it changes next."""
+    turn = np.floor(time / period)
+    row, above = first, last
+    while above - row > 1:
+        middle = (row + above) >> 1
+        if times[middle] <= time - turn * period:
+            row = middle
+        else:
+            above = middle
+    change = turn * period + (times[row + 1] if row + 1 < last else period)
+    while change <= time:
+        row += 1
+        if row == last:
+            row = first
+            turn += 1.0
+        change = turn * period + (times[row + 1] if row + 1 < last else period)
+    return rates[row], change
+
+
+@inlined
+def rate_at(access, trace, at, times, rates, trace_at, period, time):
+    """The rate of a link from `time` on, and when it changes next."""
+    number = trace[at]
+    if number < 0:
+        return access[at], np.inf
+    return trace_piece(times, rates, trace_at[number], trace_at[number + 1], period[number], time)
+
+
+@inlined
+def finish_at(access, trace, up, down, times, rates, trace_at, period, start, bits):
+    """When bits that have both links to themselves are over; infinite if never."""
+    now, left, idle = start, bits, 0
+    while left > 0.0:
+        rate_up, change_up = rate_at(access, trace, up, times, rates, trace_at, period, now)
+        rate_down, change_down = rate_at(access, trace, down, times, rates, trace_at, period, now)
+        rate, change = min(rate_up, rate_down), min(change_up, change_down)
+        if rate > 0.0 and (np.isinf(rate) or left <= rate * (change - now)):
+            return now + left / rate
+        idle = idle + 1 if rate == 0.0 else 0
+        if np.isinf(change) or idle > IDLE_PIECES:
+            return np.inf
+        left -= rate * (change - now)
+        now = change
+    return now
+
+
+@inlined
+def run_independent(
+    n_messages, n_stages, messages, stages, slabs, pair, base, n_devices, c, access, trace, times, rates, trace_at,
+    period, start_s, done, free,
+):  # fmt: skip
+    """Runs what was written down, every message in the order of stages, every part when all is there.
+
+    Returns the latency; `done` holds when each slab position has done each stage.
+    """
+    wide = len(slabs) // S_COLUMNS
+    free[:] = 0.0
+    for j in range(wide):
+        done[j] = stages[j * T_COLUMNS + T_LEFT] = 0.0
+    links = 2 * c * (n_devices + 1)
+    x = np.int64(0)
+    for stage in range(n_stages + 1):
+        for j in range(wide):
+            t = done[stage * wide + j] if j < wide - 1 else 0.0
+            while x < n_messages and messages[x * M_COLUMNS + M_STAGE] == stage and messages[x * M_COLUMNS + M_TO] == j:
+                i, size = messages[x * M_COLUMNS + M_FROM], float(messages[x * M_COLUMNS + M_SIZE])
+                left = stages[messages[x * M_COLUMNS + M_MADE] * T_COLUMNS + T_LEFT]
+                source, target = slabs[i * S_COLUMNS + DEVICE], slabs[j * S_COLUMNS + DEVICE]
+                at = base + (source * (n_devices + 1) + target) * P_COLUMNS
+                if pair[at + WIRE_BYTE] >= 0.0:
+                    t = max(t, cross(pair, at, left, size, free, i * wide + j))
+                else:
+                    wire = max(left + pair[at] + pair[at + PRE_BYTE] * size, free[i * wide + j])
+                    wire = finish_at(
+                        access, trace, links + 2 * source, links + 2 * target + 1, times, rates, trace_at, period,
+                        wire + start_s, 8.0 * size,
+                    )  # fmt: skip
+                    free[i * wide + j] = wire - start_s
+                    t = max(t, free[i * wide + j] + pair[at + POST_FIXED] + pair[at + POST_BYTE] * size)
+                x += 1
+            if stage == n_stages and j == wide - 1:
+                return t
+            if stage == n_stages or j == wide - 1:
+                continue
+            at = (stage * wide + j) * T_COLUMNS
+            if stages[at + T_SECONDS] >= 0.0:
+                stages[at + wide * T_COLUMNS + T_LEFT] = t + stages[at + T_LEAD]
+                t += stages[at + T_SECONDS]
+            done[(stage + 1) * wide + j] = t
+    return np.nan
