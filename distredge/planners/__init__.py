@@ -7,9 +7,9 @@ naming one imports nothing.
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Callable
-from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from distredge.errors import ConfigError, PlannerError, did_you_mean, located
 
@@ -79,7 +79,12 @@ def plan(
 
 
 def _is_seed(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < 2**32
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):  # also numpy's whole numbers
+        return False
+    try:
+        return 0 <= operator.index(value) < 2**32
+    except TypeError:  # an array
+        return False
 
 
 def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strategy:

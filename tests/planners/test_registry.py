@@ -41,7 +41,7 @@ def test_a_seed_that_is_none_is_refused(problem: Problem, seed: Any) -> None:
 
 @pytest.mark.parametrize("method", [None, 3, ["offload"]])
 def test_a_method_that_is_no_name_is_refused(problem: Problem, method: Any) -> None:
-    with pytest.raises(PlannerError, match="plan: method: found .*, accepted: offload, "):
+    with pytest.raises(PlannerError, match=r"plan: method: found .*, accepted: offload, "):
         plan(problem, method=method)
 
 
