@@ -15,7 +15,7 @@ from distredge.cli._common import (
     check_writable,
     input_shape_option,
     json_option,
-    model_of,
+    load_model_of,
     print_json,
     verbose_option,
     version_option,
@@ -83,7 +83,6 @@ def deploy_strategy(
     On a cluster of this machine it starts the workers and ends them; on boards `distredge worker` runs already.
     """
     from distredge.cluster import load_cluster
-    from distredge.model.capture import load_model
     from distredge.problem import Problem
     from distredge.runtime.session import open_session
     from distredge.strategy import Strategy
@@ -91,8 +90,7 @@ def deploy_strategy(
     check_writable(timeline_path)
     check_folder(log_path)
     strategy = Strategy.load(strategy_path)
-    graph = load_model(model_of(strategy, model_name, strategy_path), input_shape, weights)
-    strategy.check(graph)
+    graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     inputs = _inputs(graph, strategy, image)
     predicted_s = _predicted_s(problem, strategy)
