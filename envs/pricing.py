@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,9 +13,13 @@ from numpy.typing import NDArray
 
 from distredge.errors import Infeasible
 from distredge.latency import StepSimulator
+from distredge.model.layout import WIRE_BYTES
 
 if TYPE_CHECKING:
+    from distredge.latency.kernel import Kernel
     from distredge.problem import Problem
+
+_log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,7 +46,39 @@ class Pricer(Protocol):
 
 def make_pricer(problems: Sequence[Problem], input_dtype: str) -> Pricer:
     """Returns the quickest pricer that knows these clusters."""
-    return SimulatorPricer(problems, input_dtype)
+    if find_spec("numba") is None:
+        _log.info("without numba the simulator prices every step; pip install 'distredge[plan]' makes that faster")
+        return SimulatorPricer(problems, input_dtype)
+    from distredge.latency.kernel import Kernel, Unsupported
+
+    try:
+        kernel = Kernel(problems[0].graph, [problem.cluster for problem in problems])
+    except Unsupported as reason:
+        _log.info("the simulator prices every step: the kernel does not know %s", reason)
+        return SimulatorPricer(problems, input_dtype)
+    return KernelPricer(kernel, input_dtype, SimulatorPricer(problems, input_dtype))
+
+
+class KernelPricer:
+    """Prices with the compiled kernel; strategies that it does not know go to another pricer."""
+
+    def __init__(self, kernel: Kernel, input_dtype: str, otherwise: Pricer) -> None:
+        self._kernel = kernel
+        self._input_wire = int(WIRE_BYTES[input_dtype])
+        self._otherwise = otherwise
+
+    def __call__(self, cuts: Ints, rows: Ints, head: Ints, cluster: Ints, start_s: Floats) -> tuple[Floats, Floats]:
+        from distredge.latency.kernel import Unsupported
+
+        try:
+            finish_s, latency_s = self._kernel.finish_s(
+                cuts, rows, head, cluster=cluster, start_s=start_s, input_wire=self._input_wire
+            )
+        except Unsupported:
+            return self._otherwise(cuts, rows, head, cluster, start_s)
+        down = np.isinf(latency_s) | np.isinf(finish_s).any(axis=1)
+        finish_s[down], latency_s[down] = math.inf, math.inf
+        return finish_s, latency_s
 
 
 class SimulatorPricer:
