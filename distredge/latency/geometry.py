@@ -4,9 +4,9 @@
 between two cuts does is a function of its rows [a, b) of the reference tensor alone. This module evaluates that
 function for many (a, b) at once with numpy, by the same backward walk as `model.volumes`.
 
-Usually the first row of everything depends on a alone and the last on b alone (every operator's need is a rising
-window), so that two vectors per operator say it all. Where a part can be empty inside though it has rows (tensors of
-different heights at one cut), all pairs are tabulated.
+The first row of everything depends on a alone and the last on b alone (every operator's need is a rising window), so
+that two vectors per operator say it all, except for short parts that are empty somewhere inside though they have rows
+(of tensors of different heights at one cut, the lower ones): those are listed one by one.
 """
 
 from __future__ import annotations
@@ -87,15 +87,17 @@ class VolumeGeometry:
 
     Attributes:
         height: rows of the reference tensor.
-        separable: whether spans hold starts by a and stops by b, (height + 1,) each; otherwise spans are over all
-            pairs, (height + 1, height + 1) flattened, at a * (height + 1) + b.
-        phases: in order.
+        phases: in order; spans hold starts by a and stops by b, (height + 1,) each, for parts of at least `band` rows.
+        band: from so many rows on, nothing in a part is empty.
+        short: the phases of shorter parts, when there are any: spans over (a, number of rows), (height + 1, band)
+            flattened.
         made_in: phase in which each tensor that leaves the volume, or partial result that the head reads, is made.
     """
 
     height: int
-    separable: bool
     phases: tuple[Phase, ...]
+    band: int
+    short: tuple[Phase, ...]
     made_in: dict[str, int]
 
 
@@ -162,21 +164,23 @@ class Geometry:
         volume = volume_between(self.graph, cuts[first].position if first >= 0 else 0, cuts[last].position)
         height = cuts[last].height
         rows = np.arange(height + 1, dtype=np.int64)
-        single = self._walk(volume, height, rows[:-1], rows[1:])
-        if not any(np.any(span.empty) for span in _spans(single)):
-            starts = self._walk(volume, height, np.append(rows[:-1], height - 1), np.full(height + 1, height))
-            stops = self._walk(volume, height, np.zeros_like(rows), np.maximum(rows, 1))
-            if _matches(single, starts, stops):
-                return self._result(volume, height, True, _join(starts, stops))
-        if volume.phases > 1:
-            raise Unsupported("parts of a volume with partial sums that may be empty inside")
-        grid = np.arange((height + 1) ** 2, dtype=np.int64)
-        return self._result(volume, height, False, self._walk(volume, height, *np.divmod(grid, height + 1)))
-
-    def _result(self, volume: VolumeGraph, height: int, separable: bool, phases: tuple[Phase, ...]) -> VolumeGeometry:
+        heights = [self.graph.tensors[name].height for name in volume.exports]
+        heights += [self.graph.tensors[self.graph.operators[i].inputs[0]].height for i in volume.reductions]
+        band = max((-(-height // h) for h in heights), default=1)
+        if band > 1 and volume.phases > 1:
+            raise Unsupported("a volume with partial sums whose tensors have different heights")
+        starts = self._walk(volume, height, np.append(rows[:-1], height - 1), np.full(height + 1, height))
+        stops = self._walk(volume, height, np.zeros_like(rows), np.maximum(rows, 1))
+        least = self._walk(volume, height, rows[: height + 1 - band], rows[band:])
+        if not _matches(least, starts, stops, band):
+            raise Unsupported("a volume whose parts need rows that do not rise with their own")
+        short: tuple[Phase, ...] = ()
+        if band > 1:
+            cells = np.arange((height + 1) * band, dtype=np.int64)
+            short = self._walk(volume, height, cells // band, np.minimum(cells // band + cells % band, height))
         made = dict(volume.exports)
         made |= {self.graph.operators[i].outputs[0]: volume.phase_of[i] for i in volume.reductions}
-        return VolumeGeometry(height, separable, phases, made)
+        return VolumeGeometry(height, _join(starts, stops), band, short, made)
 
     def _walk(self, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> tuple[Phase, ...]:
         """The backward walk of `model.volumes` for many parts [a, b) of the volume's reference rows at once."""
@@ -217,6 +221,15 @@ class Geometry:
             phases[phase].partials.append(PartialRead(volume.phase_of[maker], source.height, self.partial_bytes(maker)))
         return phases
 
+    def reach(self, op: Operator, position: int) -> tuple[Ints, Ints]:
+        """First row, and end of the rows, of one input that each output row of an operator needs.
+
+        Raises:
+            Unsupported: if they do not rise with the output rows.
+        """
+        need = self._need(op, position)
+        return need.start, need.stop
+
     def _need(self, op: Operator, position: int) -> _Need:
         key = (op.index, position)
         if key not in self._needs:
@@ -238,11 +251,13 @@ def _spans(phases: tuple[Phase, ...]) -> list[Span]:
     return [span for phase in phases for span in (*(s for _, s in phase.operators), *phase.needs.values())]
 
 
-def _matches(single: tuple[Phase, ...], starts: tuple[Phase, ...], stops: tuple[Phase, ...]) -> bool:
-    """Whether first rows depend on a alone and last rows on b alone, as far as parts of one row can tell."""
-    triples = zip(_spans(single), _spans(starts), _spans(stops), strict=True)
+def _matches(least: tuple[Phase, ...], starts: tuple[Phase, ...], stops: tuple[Phase, ...], band: int) -> bool:
+    """Whether first rows depend on a alone and last rows on b alone, as far as the shortest parts can tell."""
+    triples = zip(_spans(least), _spans(starts), _spans(stops), strict=True)
     return all(
-        np.array_equal(one.start, low.start[:-1]) and np.array_equal(one.stop, high.stop[1:])
+        not np.any(one.empty)
+        and np.array_equal(one.start, low.start[: len(one.start)])
+        and np.array_equal(one.stop, high.stop[band:])
         for one, low, high in triples
     )
 

@@ -36,8 +36,10 @@ from distredge.latency.tables import (
     AT_PARTIALS,
     AT_PHASES,
     AT_RESULTS,
+    AT_SUMS,
     AT_TENSORS,
     AT_VOLUMES,
+    BAND,
     HEAD_BYTES,
     HEIGHT,
     MADE_IN,
@@ -47,15 +49,18 @@ from distredge.latency.tables import (
     N_NEEDS,
     N_PARTIALS,
     N_RESULTS,
+    N_SUMS,
     NEED,
     NEEDS,
     PARTIAL,
     PARTIALS,
     PHASE,
     SECONDS,
-    SEPARABLE,
     START_CLASS,
     STOP_CLASS,
+    STRIDE,
+    SUM,
+    SUMS,
     TENSOR,
     VOLUME,
 )
@@ -163,11 +168,23 @@ def row_bytes(model, volumes, tensor, m):
 
 
 @inlined
-def place_of_seconds(model, ints, v, q, a, b):
-    """Where the seconds of rows [a, b) of a phase are kept for profile 0."""
-    at = model[AT_VOLUMES] + v * VOLUME
-    place = model[U(model[AT_PHASES] + q * PHASE + SECONDS)]
-    return place + np.int64(ints[U(model[U(at + START_CLASS)] + a)]) + np.int64(ints[U(model[U(at + STOP_CLASS)] + b)])
+def seconds_of(model, ints, seconds, v, q, a, b, profile):
+    """Seconds of rows [a, b) of a volume's phase on a board of a profile."""
+    at, phase = model[AT_VOLUMES] + v * VOLUME, model[AT_PHASES] + q * PHASE
+    place = model[U(phase + SECONDS)] + model[U(phase + STRIDE)] * profile
+    starts = model[U(at + START_CLASS)]
+    if starts >= 0:
+        stops = model[U(at + STOP_CLASS)]
+        return seconds[U(place + np.int64(ints[U(starts + a)]) + np.int64(ints[U(stops + b)]))]
+    band = model[U(at + BAND)]
+    if b - a < band:
+        return seconds[U(place + a * band + b - a)]
+    total = seconds[U(place + (model[U(at + HEIGHT)] + 1) * band)]
+    for x in range(model[U(phase + SUMS)], model[U(phase + SUMS)] + model[U(phase + N_SUMS)]):
+        row = model[AT_SUMS] + x * SUM
+        first, last = np.int64(ints[U(model[U(row)] + a)]), np.int64(ints[U(model[U(row + 1)] + b)])
+        total += seconds[U(model[U(row + 2)] + model[U(row + 3)] * profile + last - first)]
+    return total
 
 
 @inlined
@@ -250,15 +267,16 @@ def fetch_partials(volumes, slabs, rows, at_rows, m, height, size, made, mine, c
 def gather(model, ints, volumes, slabs, rows, at_rows, edges, w, q, a, b, mine):
     """Collects what rows [a, b) of phase q of volume w fetch; returns the number of sources."""
     v = model[AT_VOLUMES] + volumes[U(w * V_COLUMNS + ROW)] * VOLUME
-    at_start, at_stop = a, b
-    if model[U(v + SEPARABLE)] == 0:
-        at_start = at_stop = a * (model[U(v + HEIGHT)] + 1) + b
+    at_start, at_stop, short = a, b, 0
+    if b - a < model[U(v + BAND)]:
+        at_start = at_stop = a * model[U(v + BAND)] + b - a
+        short = 2
     count = np.int64(0)
     phase = model[AT_PHASES] + q * PHASE
     for x in range(model[U(phase + NEEDS)], model[U(phase + NEEDS)] + model[U(phase + N_NEEDS)]):
         need = model[AT_NEEDS] + x * NEED
-        lo = np.int64(ints[U(model[U(need + 1)] + at_start)])
-        hi = np.int64(ints[U(model[U(need + 2)] + at_stop)])
+        lo = np.int64(ints[U(model[U(need + 1 + short)] + at_start)])
+        hi = np.int64(ints[U(model[U(need + 2 + short)] + at_stop)])
         if lo < hi:
             tensor = model[U(need)]
             count = fetch_rows(model, ints, volumes, slabs, rows, at_rows, edges, w, tensor, lo, hi, mine, count)

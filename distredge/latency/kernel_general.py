@@ -37,9 +37,9 @@ from distredge.latency.kernel_core import (
     gather_end,
     inlined,
     inner,
-    place_of_seconds,
+    seconds_of,
 )
-from distredge.latency.tables import AT_PHASES, AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASE, PHASES, STRIDE, VOLUME
+from distredge.latency.tables import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, VOLUME
 
 M_COLUMNS = 8
 M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
@@ -128,25 +128,24 @@ def price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages)
     for phase in range(n_phases):
         q = model[U(at + PHASES)] + phase
         stage = volumes[U(w * V_COLUMNS + FIRST_STAGE)] + phase
-        stride = model[U(model[AT_PHASES] + q * PHASE + STRIDE)]
         for j in range(wide - 1):
             share = w * wide + j
             a, b = np.int64(rows[U(at_rows + share)]), np.int64(rows[U(at_rows + share + 1)])
             if a == b:
                 continue
-            of = stride * slabs[U(j * S_COLUMNS + PROFILE)]
+            profile = slabs[U(j * S_COLUMNS + PROFILE)]
             to = (stage * wide + j) * T_COLUMNS
             top, bottom = edges[U(2 * share)], edges[U(2 * share + 1)]
             strips = volumes[U(w * V_COLUMNS + BOUNDARY)] != 0 and n_phases == 1 and 0 < top + bottom < b - a
             if not strips:
-                lead = whole = seconds[U(of + place_of_seconds(model, ints, v, q, a, b))]
+                lead = whole = seconds_of(model, ints, seconds, v, q, a, b, profile)
             else:
                 lead = 0.0
                 if top > 0:
-                    lead += seconds[U(of + place_of_seconds(model, ints, v, q, a, a + top))]
+                    lead += seconds_of(model, ints, seconds, v, q, a, a + top, profile)
                 if bottom > 0:
-                    lead += seconds[U(of + place_of_seconds(model, ints, v, q, b - bottom, b))]
-                whole = lead + seconds[U(of + place_of_seconds(model, ints, v, q, a + top, b - bottom))]
+                    lead += seconds_of(model, ints, seconds, v, q, b - bottom, b, profile)
+                whole = lead + seconds_of(model, ints, seconds, v, q, a + top, b - bottom, profile)
             stages[U(to + T_SECONDS)], stages[U(to + T_LEAD)] = whole, lead
 
 

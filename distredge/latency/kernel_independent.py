@@ -25,8 +25,8 @@ from distredge.latency.kernel_core import (
     inner,
     made_stage,
     maker,
-    place_of_seconds,
     row_bytes,
+    seconds_of,
 )
 from distredge.latency.tables import (
     AT_HEAD_NEEDS,
@@ -48,7 +48,6 @@ from distredge.latency.tables import (
     PHASE,
     PHASES,
     SECONDS,
-    SEPARABLE,
     START_CLASS,
     STOP_CLASS,
     STRIDE,
@@ -134,15 +133,13 @@ def any_phase(
 ):
     """All parts of a phase, whatever it reads."""
     wide = len(slabs) // S_COLUMNS
-    stride = model[U(model[AT_PHASES] + q * PHASE + STRIDE)]
     for j in range(wide - 1):
         t = done[stage * wide + j]
         a, b = np.int64(rows[at_rows + w * wide + j]), np.int64(rows[at_rows + w * wide + j + 1])
         if a < b:
             count = gather(model, ints, volumes, slabs, rows, at_rows, edges, w, q, a, b, j)
             t = deliver(pair, base, n_devices, slabs, count, j, done, free, t)
-            place = stride * slabs[U(j * S_COLUMNS + PROFILE)]
-            t += seconds[U(place + place_of_seconds(model, ints, v, q, a, b))]
+            t += seconds_of(model, ints, seconds, v, q, a, b, slabs[U(j * S_COLUMNS + PROFILE)])
         done[(stage + 1) * wide + j] = t
 
 
@@ -221,7 +218,7 @@ def price_all(
             for q in range(model[U(at + PHASES)], model[U(at + PHASES)] + model[U(at + N_PHASES)]):
                 phase = model[AT_PHASES] + q * PHASE
                 one = model[U(phase + N_NEEDS)] == 1 and model[U(phase + N_PARTIALS)] == 0
-                if one and model[U(at + SEPARABLE)] != 0:
+                if one and model[U(at + START_CLASS)] >= 0:
                     simple_phase(
                         model, ints, seconds, volumes, slabs, flat, at_rows, pair, base, n_devices, w, v, q, stage,
                         done, free,

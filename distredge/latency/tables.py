@@ -3,17 +3,22 @@
 A volume is tabulated when a strategy first uses it. The seconds of a part depend on its number of rows and, near the
 tensor's edges where halos are clipped, on where it lies. So a table has one row per *class* of a part's start (its
 first rows one by one, all the others together) and of its end, and one column per number of rows: a few kilobytes
-instead of one entry per (a, b), which would not stay in the processor's cache.
+instead of one entry per (a, b), which would not stay in the processor's cache. A volume for which that is not small is
+*summed*: its operators' rows and seconds are kept, and added up for every part.
 
 All integers are in one array, `Tables.model()`, whose first entries say where the others are (AT_...) and how many:
 
 - volume by (cut before + 1, last cut): its row below, or -1.
 - place in the body of each cut.
-- volumes, VOLUME columns: HEIGHT, SEPARABLE, START_CLASS and STOP_CLASS (offsets by a and by b of the two terms whose
-  sum is the place of a part's seconds), PHASES (first row), N_PHASES, MADE_IN (offset of each tensor's phase).
-- phases, PHASE columns: NEEDS (first row), N_NEEDS, PARTIALS (first row), N_PARTIALS, SECONDS (offset for profile 0),
-  STRIDE (to the next profile).
-- needs, NEED columns: tensor, offset of first rows, offset of last rows.
+- volumes, VOLUME columns: HEIGHT, BAND (parts of fewer rows are short), START_CLASS and STOP_CLASS (offsets by a and
+  by b of the two terms whose sum is the place of a part's seconds; negative: summed), PHASES (first row), N_PHASES,
+  MADE_IN (offset of each tensor's phase).
+- phases, PHASE columns: NEEDS (first row), N_NEEDS, PARTIALS (first row), N_PARTIALS, SECONDS (offset for profile 0;
+  of a summed phase those of short parts by (a, rows), then the overhead), STRIDE (to the next profile), SUMS (first
+  row) and N_SUMS.
+- needs, NEED columns: tensor, offsets of first rows by a and of last rows by b, and for short parts by (a, rows).
+- sums, SUM columns: offsets of an operator's first rows by a and last rows by b, of its seconds, stride to the next
+  profile.
 - partial results, PARTIAL columns: phase that makes them, bytes, rows of the reduction's input.
 - tensors, TENSOR columns: place of the producer in the body (-1: an input), rows, elements per row, bytes per element
   of a tensor that travels as it is (0: float32, which travels as the strategy says).
@@ -24,14 +29,14 @@ Offsets are into `ints` (rows and places) or `seconds`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.compute import PartCosts
-from distredge.latency.geometry import Geometry, Phase, VolumeGeometry
+from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
 
@@ -39,15 +44,17 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.profiles.compute import ComputeProfile
 
-VOLUME, PHASE, NEED, PARTIAL, TENSOR = 7, 6, 3, 3, 4
-HEIGHT, SEPARABLE, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN = range(VOLUME)
-NEEDS, N_NEEDS, PARTIALS, N_PARTIALS, SECONDS, STRIDE = range(PHASE)
+VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 7, 8, 5, 4, 3, 4
+HEIGHT, BAND, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN = range(VOLUME)
+NEEDS, N_NEEDS, PARTIALS, N_PARTIALS, SECONDS, STRIDE, SUMS, N_SUMS = range(PHASE)
+N_FIRST = 17
 (
     AT_INDEX,
     AT_CUTS,
     AT_VOLUMES,
     AT_PHASES,
     AT_NEEDS,
+    AT_SUMS,
     AT_PARTIALS,
     AT_TENSORS,
     AT_HEAD_NEEDS,
@@ -59,7 +66,10 @@ NEEDS, N_NEEDS, PARTIALS, N_PARTIALS, SECONDS, STRIDE = range(PHASE)
     N_RESULTS,
     HEAD_BYTES,
     HAS_HEAD,
-) = range(16)
+) = range(N_FIRST)
+
+LARGEST = 40_000
+"""Entries of a table of seconds above which the volume is summed instead."""
 
 Ints = NDArray[np.int64]
 
@@ -100,12 +110,14 @@ class Tables:
         self.index = np.full((len(graph.cuts), len(graph.cuts)), -1, dtype=np.int64)
         self.cut_heights = np.array([cut.height for cut in graph.cuts], dtype=np.int64)
         self.max_phases = 1
-        self._costs = [PartCosts(graph, profile) for profile in profiles]
+        self.costs = [PartCosts(graph, profile) for profile in profiles]
         self._volumes, self._phases = Flat(np.int64, VOLUME), Flat(np.int64, PHASE)
-        self._needs, self._partials = Flat(np.int64, NEED), Flat(np.int64, PARTIAL)
+        self._needs, self._sums = Flat(np.int64, NEED), Flat(np.int64, SUM)
+        self._partials = Flat(np.int64, PARTIAL)
+        self._operators: dict[int, tuple[int, int]] = {}
         self._model: Ints | None = None
         self._head = _head_part(graph)
-        self._numbers = self._number_tensors()
+        self.numbers = self._number_tensors()
 
     def _number_tensors(self) -> dict[str, int]:
         """Numbers what can cross a volume's border: inputs, body feature maps, partial results for the head."""
@@ -120,7 +132,7 @@ class Tables:
         place = {index: i for i, index in enumerate(graph.body.operators)}
         reduced = {graph.operators[i].outputs[0]: graph.operators[i].inputs[0] for i in self._head.finishes}
         rows = []
-        for name in self._numbers:
+        for name in self.numbers:
             tensor = graph.tensors[name]
             own_bytes = 0 if tensor.dtype == "float32" else WIRE_BYTES[tensor.dtype]
             rows.append((
@@ -143,7 +155,7 @@ class Tables:
         stacks = {name + STACK for name, _ in finished}
         outputs = tuple(dict.fromkeys(graph.output_names))
         head_needs = self._numbered(n for n in head.inputs if n not in stacks)
-        head_partials = _ints((self._numbers[name], size) for name, size in finished)
+        head_partials = _ints((self.numbers[name], size) for name, size in finished)
         results = self._numbered(n for n in outputs if n not in head.outputs and n not in graph.input_names)
         head_bytes = sum(
             graph.tensors[n].elements * WIRE_BYTES[graph.tensors[n].dtype] for n in outputs if n in head.outputs
@@ -151,18 +163,21 @@ class Tables:
         parts = [
             self.index,
             _ints(cut.position for cut in graph.cuts),
-            *(flat.data[: flat.size] for flat in (self._volumes, self._phases, self._needs, self._partials)),
+            *(
+                flat.data[: flat.size]
+                for flat in (self._volumes, self._phases, self._needs, self._sums, self._partials)
+            ),
             _ints(self._tensor_rows()),
             head_needs,
             head_partials,
             results,
         ]
-        starts = 16 + np.cumsum([0, *(part.size for part in parts[:-1])])
+        starts = N_FIRST + np.cumsum([0, *(part.size for part in parts[:-1])])
         counts = (len(graph.cuts), head_needs.size, len(finished), results.size, head_bytes, int(not head.empty))
         return np.concatenate([starts, _ints(counts), *(part.ravel() for part in parts)])
 
     def _numbered(self, names: Iterable[str]) -> Ints:
-        return _ints(self._numbers[n] for n in names)
+        return _ints(self.numbers[n] for n in names)
 
     def head_seconds(self) -> NDArray[np.float64]:
         """Returns the seconds of the head on each profile, (n_profiles,); 0 without a head.
@@ -170,7 +185,7 @@ class Tables:
         Raises:
             ProfileError: if a profile lacks an operator of the head.
         """
-        return np.array([costs.part_s(self._head) for costs in self._costs])
+        return np.array([costs.part_s(self._head) for costs in self.costs])
 
     def require(self, first: int, last: int) -> None:
         """Tabulates the volume after cut `first` (-1: the input) up to cut `last`, once.
@@ -182,32 +197,86 @@ class Tables:
         if self.index[first + 1, last] >= 0:
             return
         geometry = self.geometry.volume(first, last)
-        self._model = None
-        self.max_phases = max(self.max_phases, len(geometry.phases))
-        starts, stops = _classes(geometry)
-        rows = np.arange(geometry.height + 1)
-        phases_at = self._phases.add(_ints(self._phase(geometry, phase, starts, stops) for phase in geometry.phases))
-        made_in = np.zeros(len(self._numbers), dtype=np.int32)
-        for name, phase_number in geometry.made_in.items():
-            if name in self._numbers:
-                made_in[self._numbers[name]] = phase_number
-        row = (
-            geometry.height,
-            int(geometry.separable),
-            self.ints.add(starts * (stops.max() + 1) * (geometry.height + 1) - rows),
-            self.ints.add(stops * (geometry.height + 1) + rows),
-            phases_at,
-            len(geometry.phases),
-            self.ints.add(made_in),
+        classes = _classes(geometry)
+        phases = _ints(self._phase(geometry, number, classes) for number in range(len(geometry.phases)))
+        self._add(first, last, geometry.height, geometry.band, classes, phases, geometry.made_in)
+
+    def insert(
+        self,
+        first: int,
+        last: int,
+        classes: tuple[Ints, Ints],
+        needs: Sequence[tuple[int, Ints, Ints]],
+        seconds: NDArray[np.float64],
+    ) -> None:
+        """Adds a volume of one phase that was tabulated elsewhere.
+
+        Args:
+            first: cut before it; -1 for the input.
+            last: cut at its end.
+            classes: class of a part's start by a and of its stop by b, (height + 1,) each.
+            needs: number of each tensor that it reads, first rows by a and last rows by b, (height + 1,) each.
+            seconds: (n_profiles, classes of starts * classes of stops * (height + 1)), of all operators together by
+                class of start, class of stop and number of rows; NaN where there is no such part.
+        """
+        profiles = [costs.profile for costs in self.costs]
+        overhead = np.array([[p.segment_overhead_s] for p in profiles])
+        factor = np.array([[p.segment_factor] for p in profiles])
+        rows = [(number, self._rows(start), self._rows(stop), 0, 0) for number, start, stop in needs]
+        phase = (
+            self._needs.add(_ints(rows).reshape(-1, NEED)),
+            len(rows),
+            0,
+            0,
+            self.seconds.add((overhead + factor * seconds).ravel()),
+            seconds.shape[1],
+            0,
+            0,
         )
+        self._add(first, last, len(classes[0]) - 1, 1, classes, _ints([phase]), {})
+
+    def _add(
+        self,
+        first: int,
+        last: int,
+        height: int,
+        band: int,
+        classes: tuple[Ints, Ints] | None,
+        phases: Ints,
+        made: Mapping[str, int],
+    ) -> None:
+        self._model = None
+        self.max_phases = max(self.max_phases, len(phases))
+        made_in = np.zeros(len(self.numbers), dtype=np.int32)
+        for name, phase in made.items():
+            if name in self.numbers:
+                made_in[self.numbers[name]] = phase
+        start_at, stop_at = -1, -1
+        if classes is not None:
+            starts, stops = classes
+            rows = np.arange(height + 1)
+            start_at = self.ints.add(starts * (stops.max() + 1) * (height + 1) - rows)
+            stop_at = self.ints.add(stops * (height + 1) + rows)
+        row = (height, band, start_at, stop_at, self._phases.add(phases), len(phases), self.ints.add(made_in))
         self.index[first + 1, last] = self._volumes.add(_ints([row]))
 
-    def _phase(self, geometry: VolumeGeometry, phase: Phase, starts: Ints, stops: Ints) -> tuple[int, ...]:
-        needs = [
-            (self._numbers[name], self._rows(span.start), self._rows(span.stop)) for name, span in phase.needs.items()
-        ]
+    def _phase(self, geometry: VolumeGeometry, number: int, classes: tuple[Ints, Ints] | None) -> tuple[int, ...]:
+        phase = geometry.phases[number]
+        short = geometry.short[number] if geometry.short else Phase()
+        needs = []
+        for name, span in phase.needs.items():
+            brief = short.needs.get(name)
+            few = (0, 0) if brief is None else (self._rows(brief.start), self._rows(brief.stop))
+            needs.append((self.numbers[name], self._rows(span.start), self._rows(span.stop), *few))
         reads = [(read.made, read.size_bytes, read.height) for read in phase.partials]
-        tables = [self._seconds(costs, geometry, phase, starts, stops) for costs in self._costs]
+        if classes is not None:
+            tables = [self._seconds(costs, geometry.height, phase, classes) for costs in self.costs]
+            sums = []
+        else:
+            tables = [self._short_seconds(costs, short, (geometry.height + 1) * geometry.band) for costs in self.costs]
+            sums = [
+                (*self._span(span), *self._operator(index)) for index, span in phase.operators if self._priced(index)
+            ]
         return (
             self._needs.add(_ints(needs).reshape(-1, NEED)),
             len(needs),
@@ -215,26 +284,48 @@ class Tables:
             len(reads),
             self.seconds.add(np.concatenate(tables)),
             len(tables[0]),
+            self._sums.add(_ints(sums).reshape(-1, SUM)),
+            len(sums),
         )
 
     def _rows(self, values: Ints) -> int:
         # Where nothing is needed the start is far behind the stop, and stays there.
         return self.ints.add(np.clip(values, -1, np.iinfo(np.int32).max))
 
-    def _seconds(
-        self, costs: PartCosts, geometry: VolumeGeometry, phase: Phase, starts: Ints, stops: Ints
-    ) -> NDArray[np.float64]:
+    def _span(self, span: Span) -> tuple[int, int]:
+        return self._rows(span.start), self._rows(span.stop)
+
+    def _priced(self, index: int) -> bool:
+        return any(costs.table(index) is not None for costs in self.costs)
+
+    def _operator(self, index: int) -> tuple[int, int]:
+        """Where an operator's seconds by rows are kept, with the segment's factor, and how long they are."""
+        if index not in self._operators:
+            tables = [costs.profile.segment_factor * np.array(costs.table(index)) for costs in self.costs]
+            self._operators[index] = self.seconds.add(np.concatenate(tables)), len(tables[0])
+        return self._operators[index]
+
+    def _seconds(self, costs: PartCosts, height: int, phase: Phase, classes: tuple[Ints, Ints]) -> NDArray[np.float64]:
         """Seconds by (class of start, class of stop, number of rows), flattened; NaN where there is no such part."""
-        a, b, valid = _representatives(geometry.height, starts, stops)
-        at_start, at_stop = (a, b) if geometry.separable else (a * (geometry.height + 1) + b,) * 2
+        a, b, valid = _representatives(height, *classes)
         total = np.zeros(a.shape)
         for index, span in phase.operators:
             table = costs.table(index)
             if table is not None:
-                rows = np.where(valid, np.maximum(span.stop[at_stop] - span.start[at_start], 0), 0)
-                total += np.array(table)[rows]
+                total += np.array(table)[np.where(valid, np.maximum(span.stop[b] - span.start[a], 0), 0)]
         profile = costs.profile
         return np.where(valid, profile.segment_overhead_s + profile.segment_factor * total, np.nan).ravel()
+
+    def _short_seconds(self, costs: PartCosts, short: Phase, count: int) -> NDArray[np.float64]:
+        """Seconds of short parts by (a, rows), flattened, and the overhead of a segment."""
+        total = np.zeros(count)
+        for index, span in short.operators:
+            table = costs.table(index)
+            if table is not None:
+                # Beyond the tensor's end a part is cut off, or has no rows at all.
+                total += np.array(table)[np.maximum(span.stop - span.start, 0)]
+        profile = costs.profile
+        return np.append(profile.segment_overhead_s + profile.segment_factor * total, profile.segment_overhead_s)
 
 
 def _ints(values: Iterable[Any]) -> Ints:
@@ -248,11 +339,13 @@ def _head_part(graph: Graph) -> Part:
     return layout.stages[-1].parts[0] if layout.has_head else Part(0)
 
 
-def _classes(geometry: VolumeGeometry) -> tuple[Ints, Ints]:
-    """Class of a part's start by a and of its stop by b, (height + 1,) each."""
+def _classes(geometry: VolumeGeometry) -> tuple[Ints, Ints] | None:
+    """Class of a part's start by a and of its stop by b, (height + 1,) each; None for a volume that is summed."""
     height = geometry.height
+    if geometry.band > 1:
+        return None
     everything = np.arange(height + 1), np.zeros(height + 1, dtype=np.int64)
-    if not geometry.separable or height < 4:
+    if height < 4:
         return everything
     low, high = 0, 0
     for span in (span for phase in geometry.phases for _, span in phase.operators):
@@ -261,6 +354,8 @@ def _classes(geometry: VolumeGeometry) -> tuple[Ints, Ints]:
         uneven_a, uneven_b = np.flatnonzero(by_a != steady), np.flatnonzero(by_b != steady)
         low = max(low, int(uneven_a[-1]) + 1 if len(uneven_a) else 0)
         high = max(high, height - 1 - int(uneven_b[0]) if len(uneven_b) else 0)
+    if min((low + 1) * (high + 1), height + 1) * (height + 1) > LARGEST:
+        return None
     if (low + 1) * (high + 1) > height:
         return everything
     rows = np.arange(height + 1)
