@@ -196,4 +196,4 @@ def test_figures_of_one_image(lab: Any, graphs: dict[str, Graph], case: Case) ->
     assert all(0 <= share <= 1 + 1e-12 for lanes in timeline.utilisation.values() for share in lanes.values())
     # The same question gets the same answer, whatever was asked of the problem before.
     assert simulate(problem, strategy) == timeline
-    assert latency_of(lab, graphs, case) == timeline.latency_s
+    assert latency_of(lab, graphs, case) == pytest.approx(timeline.latency_s, rel=1e-9)
