@@ -57,7 +57,7 @@ def test_everything_is_there(problem: Problem, config: TrainingConfig, tmp_path:
     assert TrainingConfig(**read_config(folder.path / "config.yaml")) == config
     about = json.loads((folder.path / "run.json").read_text())
     assert about["format"] == "distredge.run/1"
-    assert about[names.LATENCY_S] == trained.best.latency_s
+    assert about[names.LATENCY_S] == pytest.approx(trained.best.latency_s, rel=1e-9)
     assert about[names.SPEEDUP] == pytest.approx(problem.offload_latency_s / trained.best.latency_s)
     assert (about["episodes"], about["interrupted"], about["trained_agent"]) == (8, False, None)
     assert about["versions"]["torch"]

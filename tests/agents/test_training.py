@@ -85,11 +85,10 @@ def test_the_strategy_says_where_it_comes_from(problem: Problem, config: Trainin
     trained, _ = _train(problem, config)
     strategy = found_strategy(problem, config, trained, note=1)
     strategy.check(problem.graph)
-    assert strategy.predicted == {
-        names.LATENCY_S: evaluate(problem, strategy),
-        names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
-    }
-    assert strategy.predicted[names.LATENCY_S] == trained.best.latency_s
+    # The kernel, the simulator and the order in which an environment asks them differ in the last digit.
+    same = pytest.approx(evaluate(problem, strategy), rel=1e-9)
+    assert strategy.predicted == {names.LATENCY_S: same, names.OFFLOAD_LATENCY_S: problem.offload_latency_s}
+    assert trained.best.latency_s == same
     assert (strategy.planner.method, strategy.planner.seed) == ("distredge", 3)
     settings = strategy.planner.settings
     assert settings["episodes"] == 8
@@ -162,7 +161,8 @@ def test_the_agent_may_choose_the_partition(problem: Problem, config: TrainingCo
     strategy = found_strategy(problem, chosen, trained)
     assert strategy.planner.method == "distredge-partition"
     assert "alpha" not in strategy.planner.settings
-    assert evaluate(problem, strategy) == trained.best.latency_s == min(r.latency_s for r in heard.reports)
+    assert trained.best.latency_s == min(r.latency_s for r in heard.reports)
+    assert trained.best.latency_s == pytest.approx(evaluate(problem, strategy), rel=1e-9)
     assert trained.episodes == 8
 
 
@@ -267,7 +267,7 @@ def test_plan_spends_its_budget_in_episodes(problem: Problem) -> None:
         budget = Budget(evaluations=6)
         strategies.append(plan(problem, budget, 5))
         assert budget.done == 6
-        assert budget.best_latency_s == strategies[-1].predicted[names.LATENCY_S]
+        assert budget.best_latency_s == pytest.approx(strategies[-1].predicted[names.LATENCY_S], rel=1e-9)
     assert strategies[0].to_json() == strategies[1].to_json()
     assert strategies[0].planner.settings["episodes"] == 6
 
@@ -306,5 +306,7 @@ def test_strategies_found_at_different_times_of_a_trace_compare(problem: Problem
     traced = Problem(problem.graph, _with_links(problem.cluster, link))
     trained, heard = _train(traced, config)
     strategy = found_strategy(traced, config, trained)
-    assert trained.best.latency_s == evaluate(traced, strategy) == strategy.predicted[names.LATENCY_S]
+    same = pytest.approx(evaluate(traced, strategy), rel=1e-9)
+    assert trained.best.latency_s == same
+    assert strategy.predicted[names.LATENCY_S] == same
     assert len({r.latency_s for r in heard.reports}) == 8
