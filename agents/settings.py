@@ -52,6 +52,7 @@ class TrainingConfig:
     Attributes:
         model: zoo name, path of an ONNX file, or `package.module:callable`.
         cluster: name of a shipped case, or path of a TOML file.
+        input_shape: of the model's input; None for the model's own.
         algo: one of `ALGORITHMS`.
         env: one of `ENVIRONMENTS`.
         episodes: length of the run.
@@ -68,6 +69,7 @@ class TrainingConfig:
 
     model: str = "vgg16"
     cluster: str = "db-50"
+    input_shape: tuple[int, ...] | None = None
     algo: str = "ddpg"
     env: str = SPLIT_ROWS
     episodes: int = EPISODES
@@ -96,6 +98,8 @@ class TrainingConfig:
         for key in ("model", "cluster", "device"):
             if not isinstance(getattr(self, key), str):
                 raise ConfigError(located("configuration", key, getattr(self, key), "a text"))
+        if self.input_shape is not None:
+            object.__setattr__(self, "input_shape", _sizes(self.input_shape))
         object.__setattr__(self, "hyperparameters", self._merged())
 
     def _merged(self) -> dict[str, Any]:
@@ -105,7 +109,16 @@ class TrainingConfig:
         """The text of `config.yaml`: everything, defaults included."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         content["hyperparameters"] = dict(self.hyperparameters)
+        content["input_shape"] = None if self.input_shape is None else list(self.input_shape)
         return yaml.safe_dump(content, sort_keys=False)
+
+
+def _sizes(found: object) -> tuple[int, ...]:
+    """Checks an input shape."""
+    sizes = tuple(found) if isinstance(found, (list, tuple)) else ()
+    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+        raise ConfigError(located("configuration", "input_shape", found, "sizes such as [1, 3, 224, 224]"))
+    return sizes
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -236,4 +236,4 @@ def write_log(folder: Path, report: Report) -> None:
             writer.scalar(names.RUN_IMAGES_PER_S, 1.0 / latency_s, step)
             if report.predicted_s is not None:
                 writer.scalar(names.RUN_PREDICTED_S, report.predicted_s, step)
-        writer.timeline("run/timeline", report.timeline, 0, "measured")
+        writer.timeline(names.RUN_TIMELINE, report.timeline, 0, "measured")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge.cli._common import (
+    Number,
     check_writable,
     input_shape_option,
     json_option,
@@ -48,9 +49,9 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--in-flight", type=click.IntRange(1, 256), default=1, show_default=True, help="Frames under way at once."
 )
-@click.option("--deadline", "deadline_s", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True,
+@click.option("--deadline", "deadline_s", type=Number(0, above=True), default=10.0, show_default=True,
               help="Seconds within which a frame ends.")  # fmt: skip
-@click.option("--connect", "connect_s", type=click.FloatRange(0, min_open=True),
+@click.option("--connect", "connect_s", type=Number(0, above=True),
               help="Seconds within which workers must be reached; default: 5, or 60 if started here.")  # fmt: skip
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare with the whole model in one piece.")
 @click.option("--keys", "keys_path", type=_FOLDER, help="Folder of keys; default: 'keys' beside the cluster file.")

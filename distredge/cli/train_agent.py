@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
-_CONFIG_OPTIONS = ("model", "cluster", "algo", "env", "episodes", "seed", "alpha", "device", "eval_freq", "save_freq")
+_CONFIG_OPTIONS = (
+    "model", "cluster", "input_shape", "algo", "env", "episodes", "seed", "alpha", "device", "eval_freq", "save_freq",
+)  # fmt: skip
 
 
 @click.command()
@@ -63,7 +65,6 @@ def train_agent(
     trained_agent: str | None,
     progress: bool | None,
     as_json: bool,
-    input_shape: tuple[int, ...] | None,
     **options: Any,
 ) -> None:
     """Train an agent to split a CNN over a cluster; write the best strategy.
@@ -77,7 +78,7 @@ def train_agent(
     from distredge.agents.run_folder import agent_file
 
     start_from = None if trained_agent is None else str(agent_file(trained_agent))
-    problem = load_problem(config.model, config.cluster, input_shape=input_shape)
+    problem = load_problem(config.model, config.cluster, input_shape=config.input_shape)
     shown = sys.stderr.isatty() if progress is None else progress
     folder, strategy, trained = _train(problem, config, log_folder, start_from, shown)
     _tell(problem, config.cluster, folder, strategy, trained, as_json)

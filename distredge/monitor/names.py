@@ -38,6 +38,7 @@ RUN_CONFIG: Final = "config"
 RUN_LATENCY_S: Final = "run/latency_s"
 RUN_IMAGES_PER_S: Final = "run/images_per_s"
 RUN_PREDICTED_S: Final = "run/predicted_latency_s"
+RUN_TIMELINE: Final = "run/timeline"
 
 # Prometheus.
 FRAMES_TOTAL: Final = "distredge_frames_total"

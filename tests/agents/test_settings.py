@@ -56,10 +56,11 @@ def test_later_values_win() -> None:
 
 
 def test_file_of_a_run_makes_the_same_configuration(tmp_path: Path) -> None:
-    config = TrainingConfig("resnet50", "na-nano", "sac", PARTITION, 12, 5, hyperparameters={"gamma": 0.5})
+    own = {"gamma": 0.5}
+    config = TrainingConfig("resnet50", "na-nano", (1, 3, 96, 64), "sac", PARTITION, 12, 5, hyperparameters=own)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert TrainingConfig(**read_config(tmp_path / "config.yaml")) == config
-    assert list(yaml.safe_load(config.to_yaml()))[:3] == ["model", "cluster", "algo"]
+    assert list(yaml.safe_load(config.to_yaml()))[:3] == ["model", "cluster", "input_shape"]
 
 
 def test_assignments() -> None:
@@ -98,6 +99,8 @@ def test_wrong_hyperparameters(values: dict[str, Any], message: str) -> None:
         ({"env": "distredge/Partitions-v0"}, "did you mean 'distredge/Partition-v0'"),
         ({"episodes": 0}, "episodes: found 0, accepted: a whole number from 1"),
         ({"episodes": 1.5}, "episodes: found 1.5"),
+        ({"input_shape": "224"}, "input_shape: found '224', accepted: sizes such as"),
+        ({"input_shape": [1, 3, 0, 4]}, "input_shape: found"),
         ({"seed": -1}, "seed: found -1"),
         ({"alpha": 1.01}, "alpha: found 1.01, accepted: a number from 0 to 1"),
         ({"alpha": "x"}, "alpha: found 'x'"),

@@ -106,6 +106,11 @@ def test_a_runs_own_configuration_repeats_it(folder: Path) -> None:
     assert (first / "strategy.json").read_bytes() == (second / "strategy.json").read_bytes()
 
 
+def test_the_input_shape_is_part_of_the_configuration(folder: Path) -> None:
+    assert _run(*QUICK, "-n", "2", "--input-shape", "1,3,64,64") == 0
+    assert read_config(folder / "runs" / "vgg16_db-50_ddpg_0" / "config.yaml")["input_shape"] == [1, 3, 64, 64]
+
+
 def test_goes_on_from_a_run(folder: Path) -> None:
     assert _run(*QUICK, "-n", "4") == 0
     assert _run(*QUICK, "-n", "2", "-i", "runs/vgg16_db-50_ddpg_0") == 0
