@@ -77,6 +77,8 @@ def _price(
     strips = Decision(decision.cut, (0, a, a + top, b - bottom, b, decision.cut.height))
     _, *shared, _ = shares(graph, strips)
     pieces = [plan_device(graph, volume, share).pieces[0] for share in shared]
-    upper, middle, lower = (costs.part_s(Part(device, piece.operators, piece.partials)) for piece in pieces)
+    upper, middle, lower = (
+        costs.part_s(Part(device, piece.operators, piece.partials, (), piece.inputs, piece.outputs)) for piece in pieces
+    )
     lead = (upper if top else 0.0) + (lower if bottom else 0.0)
     return lead, lead + middle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distredge.model.layout import PARTIAL, region_size
 from distredge.model.operators import Kind
 from distredge.profiles.modelled import profile_rows
 
@@ -13,12 +14,17 @@ if TYPE_CHECKING:
     from distredge.profiles.compute import ComputeProfile
 
 
+_ELEMENT_BYTES = 4
+"""Engines compute in float32, whatever travels."""
+
+
 class PartCosts:
     """Seconds of split-parts on boards of one profile.
 
     A part takes `segment_overhead_s + segment_factor * sum` over its operators, each at the rows that are really
-    computed, halo included. An operator that is fused into another costs nothing of its own; of a reduction over rows,
-    the rows are those of its input.
+    computed, halo included, and `segment_s_per_byte` for what enters and leaves it. An operator that is fused into
+    another costs nothing of its own; of a reduction over rows, the rows are those of its input. Partial results are too
+    small for their bytes to count here.
 
     Args:
         graph: the model.
@@ -43,7 +49,17 @@ class PartCosts:
             total += self._operator_s(item)
         for item in part.partials:
             total += self._operator_s(item)
-        return self.profile.segment_overhead_s + self.profile.segment_factor * total
+        total = self.profile.segment_overhead_s + self.profile.segment_factor * total
+        if self.element_s > 0:
+            edges = (*part.inputs.items(), *part.outputs.items())
+            tensors = self.graph.tensors
+            total += self.element_s * sum(region_size(tensors[n], r) for n, r in edges if not n.endswith(PARTIAL))
+        return total
+
+    @property
+    def element_s(self) -> float:
+        """Seconds of one element that enters or leaves a part."""
+        return _ELEMENT_BYTES * self.profile.segment_s_per_byte
 
     def table(self, operator: int) -> list[float] | None:
         """Returns the seconds of 0, 1, ... rows of an operator; None for one that costs nothing of its own."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from distredge.model.layout import WIRE_BYTES
 from distredge.model.operators import RULES, Reduction
 from distredge.model.rows import Interval, Region
-from distredge.model.volumes import VolumeGraph, volume_between
+from distredge.model.volumes import Read, VolumeGraph, volume_between
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Operator
@@ -74,10 +74,18 @@ class PartialRead:
 
 @dataclass
 class Phase:
-    """What a part does between two exchanges: rows of each operator, rows of each tensor from outside."""
+    """What a part does between two exchanges.
+
+    Attributes:
+        operators: rows that it computes of each operator (of a reduction: rows that it contributes).
+        needs: rows of each tensor from outside the volume.
+        edges: rows of each tensor that enters or leaves, those that it keeps for a later phase among them.
+        partials: partial results that it reads.
+    """
 
     operators: list[tuple[int, Span]] = field(default_factory=list)
     needs: dict[str, Span] = field(default_factory=dict)
+    edges: list[tuple[str, Span]] = field(default_factory=list)
     partials: list[PartialRead] = field(default_factory=list)
 
 
@@ -183,43 +191,7 @@ class Geometry:
         return VolumeGeometry(height, _join(starts, stops), band, short, made)
 
     def _walk(self, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> tuple[Phase, ...]:
-        """The backward walk of `model.volumes` for many parts [a, b) of the volume's reference rows at once."""
-        graph, count = self.graph, len(a)
-        phases = tuple(Phase() for _ in range(volume.phases))
-        wanted = {name: [_share(graph.tensors[name].height, height, a, b)] for name in volume.exports}
-        needs: dict[tuple[int, str], list[Span]] = {}
-        finishes: dict[tuple[int, int], None] = {}
-        for index in reversed(volume.phase_of):
-            op, phase = graph.operators[index], volume.phase_of[index]
-            reduces = index in volume.reductions
-            if reduces:
-                out = _share(graph.tensors[op.inputs[0]].height, height, a, b)
-            else:
-                out = _hull((s for name in op.outputs for s in wanted.get(name, ())), count)
-                if np.all(out.empty):
-                    continue
-                if index in graph.body.everywhere:
-                    out = _whole(graph.tensors[op.outputs[0]].height, out)
-            phases[phase].operators.append((index, out))
-            for read in volume.reads[index][:1] if reduces else volume.reads[index]:
-                if reduces:
-                    need = out
-                elif index in graph.body.everywhere:
-                    need = _whole(graph.tensors[read.tensor].height, out)
-                else:
-                    need = self._need(op, read.position).of(out)
-                if read.maker < 0:
-                    needs.setdefault((phase, read.tensor), []).append(need)
-                elif read.maker in volume.reductions:
-                    finishes[phase, read.maker] = None
-                else:
-                    wanted.setdefault(read.tensor, []).append(need)
-        for (phase, name), spans in needs.items():
-            phases[phase].needs[name] = _hull(spans, count)
-        for phase, maker in finishes:
-            source = graph.tensors[graph.operators[maker].inputs[0]]
-            phases[phase].partials.append(PartialRead(volume.phase_of[maker], source.height, self.partial_bytes(maker)))
-        return phases
+        return _Walk(self, volume, height, a, b).phases
 
     def reach(self, op: Operator, position: int) -> tuple[Ints, Ints]:
         """First row, and end of the rows, of one input that each output row of an operator needs.
@@ -230,11 +202,91 @@ class Geometry:
         need = self._need(op, position)
         return need.start, need.stop
 
+    def needs_of(self, op: Operator, position: int, out: Span) -> Span:
+        """Rows of one input of an operator that output rows need.
+
+        Raises:
+            Unsupported: if they do not rise with the output rows.
+        """
+        return self._need(op, position).of(out)
+
     def _need(self, op: Operator, position: int) -> _Need:
         key = (op.index, position)
         if key not in self._needs:
             self._needs[key] = _Need(self.graph, op, position)
         return self._needs[key]
+
+
+class _Walk:
+    """The backward walk of `model.volumes` for many parts [a, b) of a volume's reference rows at once."""
+
+    def __init__(self, geometry: Geometry, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> None:
+        self.geometry = geometry
+        self.graph = geometry.graph
+        self.volume = volume
+        self.count = len(a)
+        self.phases = tuple(Phase() for _ in range(volume.phases))
+        owned = {name: _share(self.graph.tensors[name].height, height, a, b) for name in volume.exports}
+        self._wanted = {name: [span] for name, span in owned.items()}
+        self._kept = {name: [span] for name, span in owned.items()}
+        self._needs: dict[tuple[int, str], list[Span]] = {}
+        self._carried: dict[tuple[int, str], list[Span]] = {}
+        self._finishes: dict[tuple[int, int], None] = {}
+        for index in reversed(volume.phase_of):
+            if index in volume.reductions:
+                source = self.graph.tensors[self.graph.operators[index].inputs[0]]
+                self._contribute(index, _share(source.height, height, a, b))
+            else:
+                self._compute(index)
+        self._collect()
+
+    def _contribute(self, index: int, share: Span) -> None:
+        phase = self.volume.phase_of[index]
+        self.phases[phase].operators.append((index, share))
+        self._read(phase, self.volume.reads[index][0], share)
+
+    def _compute(self, index: int) -> None:
+        graph, phase = self.graph, self.volume.phase_of[index]
+        op = graph.operators[index]
+        out = _hull((s for name in op.outputs for s in self._wanted.get(name, ())), self.count)
+        if np.all(out.empty):
+            return
+        everywhere = index in graph.body.everywhere
+        if everywhere:
+            out = _whole(graph.tensors[op.outputs[0]].height, out)
+        self.phases[phase].operators.append((index, out))
+        for read in self.volume.reads[index]:
+            if everywhere:
+                need = _whole(graph.tensors[read.tensor].height, out)
+            else:
+                need = self.geometry.needs_of(op, read.position, out)
+            self._read(phase, read, need)
+
+    def _read(self, phase: int, read: Read, need: Span) -> None:
+        if read.maker < 0:
+            self._needs.setdefault((phase, read.tensor), []).append(need)
+        elif read.maker in self.volume.reductions:
+            self._finishes[phase, read.maker] = None
+        else:
+            self._wanted.setdefault(read.tensor, []).append(need)
+            if read.earlier:
+                self._carried.setdefault((phase, read.tensor), []).append(need)
+                self._kept.setdefault(read.tensor, []).append(need)
+
+    def _collect(self) -> None:
+        """Fills in what crosses the phases' edges."""
+        phase_of, graph = self.volume.phase_of, self.graph
+        for (phase, name), spans in self._needs.items():
+            self.phases[phase].needs[name] = _hull(spans, self.count)
+            self.phases[phase].edges.append((name, self.phases[phase].needs[name]))
+        for (phase, name), spans in self._carried.items():
+            self.phases[phase].edges.append((name, _hull(spans, self.count)))
+        for name, spans in self._kept.items():
+            self.phases[phase_of[graph.producer[name]]].edges.append((name, _hull(spans, self.count)))
+        for phase, maker in self._finishes:
+            height = graph.tensors[graph.operators[maker].inputs[0]].height
+            partial = PartialRead(phase_of[maker], height, self.geometry.partial_bytes(maker))
+            self.phases[phase].partials.append(partial)
 
 
 def _share(height: int, reference: int, a: Ints, b: Ints) -> Span:
@@ -267,6 +319,7 @@ def _join(starts: tuple[Phase, ...], stops: tuple[Phase, ...]) -> tuple[Phase, .
         Phase(
             [(i, Span(x.start, y.stop)) for (i, x), (_, y) in zip(low.operators, high.operators, strict=True)],
             {name: Span(span.start, high.needs[name].stop) for name, span in low.needs.items()},
+            [(name, Span(x.start, y.stop)) for (name, x), (_, y) in zip(low.edges, high.edges, strict=True)],
             low.partials,
         )
         for low, high in zip(starts, stops, strict=True)

@@ -92,7 +92,9 @@ class _Plans:
 
     def part(self, chosen: slice | NDArray[np.bool_]) -> _Plans:
         """Some of the strategies."""
-        return _Plans(*(np.ascontiguousarray(getattr(self, name)[chosen]) for name in self.__dataclass_fields__))
+        return _Plans(
+            *(np.require(getattr(self, name)[chosen], None, ["C", "W"]) for name in self.__dataclass_fields__)
+        )
 
 
 class Kernel:
@@ -214,26 +216,24 @@ class Kernel:
         start_s: ArrayLike = 0.0,
     ) -> _Plans:
         """Brings the arguments into shape and checks them."""
-        cut_array = np.ascontiguousarray(cuts, dtype=np.int64)
-        row_array = np.ascontiguousarray(rows, dtype=np.int32)
+        cut_array, row_array = _as(cuts, np.int64), _as(rows, np.int32)
         if cut_array.ndim != 2 or row_array.ndim != 3 or row_array.shape[:2] != cut_array.shape:
             found = (cut_array.shape, row_array.shape)
             raise StrategyError(located("kernel", "cuts, rows", found, "shapes (B, L) and (B, L, D + 1)"))
         count, length, points = row_array.shape
         if order is None:
             order = np.arange(points - 1)
-        spread: Callable[..., Any] = np.broadcast_to
         try:
             plans = _Plans(
-                which=np.ascontiguousarray(spread(cluster, count), dtype=np.int64),
+                which=_as(cluster, np.int64, count),
                 cuts=cut_array,
                 rows=row_array,
-                order=np.ascontiguousarray(spread(order, (count, points - 1)), dtype=np.int64),
-                head=np.ascontiguousarray(spread(head, count), dtype=np.int64),
-                wires=np.ascontiguousarray(spread(wire, (count, length)), dtype=np.int64),
-                input_wire=np.ascontiguousarray(spread(input_wire, count), dtype=np.int64),
-                boundary=np.ascontiguousarray(spread(boundary_first, (count, length)), dtype=np.int64),
-                start_s=np.ascontiguousarray(spread(start_s, count), dtype=np.float64),
+                order=_as(order, np.int64, count, points - 1),
+                head=_as(head, np.int64, count),
+                wires=_as(wire, np.int64, count, length),
+                input_wire=_as(input_wire, np.int64, count),
+                boundary=_as(boundary_first, np.int64, count, length),
+                start_s=_as(start_s, np.float64, count),
             )
         except ValueError as error:
             raise StrategyError(f"kernel: {error}: accepted: the shapes of the module's table") from error
@@ -400,6 +400,12 @@ def _links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> _Links:
 
 def _board(cluster: Cluster) -> int:
     return -1 if cluster.requester.device is None else cluster.names.index(cluster.requester.device)
+
+
+def _as(values: ArrayLike, dtype: Any, *shape: int) -> Any:
+    """An array of that type and shape, as the compiled code takes it: contiguous, and not write-protected."""
+    spread = np.broadcast_to(np.asarray(values), shape) if shape else values
+    return np.require(spread, dtype, ["C", "W"])
 
 
 def kernel_of(problem: Problem) -> Kernel:

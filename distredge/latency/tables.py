@@ -29,6 +29,7 @@ Offsets are into `ints` (rows and places) or `seconds`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,10 @@ from distredge.latency.compute import PartCosts
 from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
+from distredge.model.volumes import volume_between
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph
+    from distredge.model.graph import Graph, Tensor
     from distredge.profiles.compute import ComputeProfile
 
 VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 7, 8, 5, 4, 3, 4
@@ -115,8 +117,9 @@ class Tables:
         self._needs, self._sums = Flat(np.int64, NEED), Flat(np.int64, SUM)
         self._partials = Flat(np.int64, PARTIAL)
         self._operators: dict[int, tuple[int, int]] = {}
+        self._edges: dict[str, tuple[int, int]] = {}
         self._model: Ints | None = None
-        self._head = _head_part(graph)
+        self._head = head_part(graph)
         self.numbers = self._number_tensors()
 
     def _number_tensors(self) -> dict[str, int]:
@@ -197,7 +200,7 @@ class Tables:
         if self.index[first + 1, last] >= 0:
             return
         geometry = self.geometry.volume(first, last)
-        classes = _classes(geometry)
+        classes = _classes(geometry, self._priced_edges)
         phases = _ints(self._phase(geometry, number, classes) for number in range(len(geometry.phases)))
         self._add(first, last, geometry.height, geometry.band, classes, phases, geometry.made_in)
 
@@ -222,18 +225,44 @@ class Tables:
         profiles = [costs.profile for costs in self.costs]
         overhead = np.array([[p.segment_overhead_s] for p in profiles])
         factor = np.array([[p.segment_factor] for p in profiles])
+        total = overhead + factor * seconds
+        if self._priced_edges:
+            edges = self._edges_of(first, last, len(classes[0]) - 1, needs)
+            finer = _refined(classes, [span for _, span in edges])
+            total = _reordered(total, classes, finer)
+            classes = finer
+            a, b, _ = (values.ravel() for values in _representatives(len(classes[0]) - 1, *classes))
+            elements = sum(per_row * (span.stop[b] - span.start[a]) for per_row, span in edges)
+            total += np.array([[costs.element_s] for costs in self.costs]) * elements
         rows = [(number, self._rows(start), self._rows(stop), 0, 0) for number, start, stop in needs]
         phase = (
             self._needs.add(_ints(rows).reshape(-1, NEED)),
             len(rows),
             0,
             0,
-            self.seconds.add((overhead + factor * seconds).ravel()),
-            seconds.shape[1],
+            self.seconds.add(total.ravel()),
+            total.shape[1],
             0,
             0,
         )
         self._add(first, last, len(classes[0]) - 1, 1, classes, _ints([phase]), {})
+
+    def _edges_of(
+        self, first: int, last: int, height: int, needs: Sequence[tuple[int, Ints, Ints]]
+    ) -> list[tuple[int, Span]]:
+        """Elements per row, and rows by a and by b, of what enters and leaves parts of a volume of one phase."""
+        cuts, tensors = self.graph.cuts, self.graph.tensors
+        volume = volume_between(self.graph, cuts[first].position if first >= 0 else 0, cuts[last].position)
+        names, points = list(self.numbers), np.arange(height + 1)
+        found = [(_row_elements(tensors[names[number]]), Span(start, stop)) for number, start, stop in needs]
+        for name in volume.exports:
+            owned = points * tensors[name].height // height
+            found.append((_row_elements(tensors[name]), Span(owned, owned)))
+        return found
+
+    @functools.cached_property
+    def _priced_edges(self) -> bool:
+        return any(costs.element_s > 0 for costs in self.costs)
 
     def _add(
         self,
@@ -277,6 +306,8 @@ class Tables:
             sums = [
                 (*self._span(span), *self._operator(index)) for index, span in phase.operators if self._priced(index)
             ]
+            if self._priced_edges:
+                sums += [(*self._span(span), *self._edge(name)) for name, span in phase.edges]
         return (
             self._needs.add(_ints(needs).reshape(-1, NEED)),
             len(needs),
@@ -305,6 +336,14 @@ class Tables:
             self._operators[index] = self.seconds.add(np.concatenate(tables)), len(tables[0])
         return self._operators[index]
 
+    def _edge(self, name: str) -> tuple[int, int]:
+        """Where the seconds of rows of a tensor that enter or leave a part are kept, and how long they are."""
+        if name not in self._edges:
+            rows = np.arange(self.graph.tensors[name].height + 1) * _row_elements(self.graph.tensors[name])
+            tables = [costs.element_s * rows for costs in self.costs]
+            self._edges[name] = self.seconds.add(np.concatenate(tables)), len(rows)
+        return self._edges[name]
+
     def _seconds(self, costs: PartCosts, height: int, phase: Phase, classes: tuple[Ints, Ints]) -> NDArray[np.float64]:
         """Seconds by (class of start, class of stop, number of rows), flattened; NaN where there is no such part."""
         a, b, valid = _representatives(height, *classes)
@@ -314,7 +353,10 @@ class Tables:
             if table is not None:
                 total += np.array(table)[np.where(valid, np.maximum(span.stop[b] - span.start[a], 0), 0)]
         profile = costs.profile
-        return np.where(valid, profile.segment_overhead_s + profile.segment_factor * total, np.nan).ravel()
+        total = profile.segment_overhead_s + profile.segment_factor * total
+        for name, span in phase.edges if costs.element_s > 0 else ():
+            total += costs.element_s * _row_elements(self.graph.tensors[name]) * (span.stop[b] - span.start[a])
+        return np.where(valid, total, np.nan).ravel()
 
     def _short_seconds(self, costs: PartCosts, short: Phase, count: int) -> NDArray[np.float64]:
         """Seconds of short parts by (a, rows), flattened, and the overhead of a segment."""
@@ -325,41 +367,78 @@ class Tables:
                 # Beyond the tensor's end a part is cut off, or has no rows at all.
                 total += np.array(table)[np.maximum(span.stop - span.start, 0)]
         profile = costs.profile
-        return np.append(profile.segment_overhead_s + profile.segment_factor * total, profile.segment_overhead_s)
+        total = profile.segment_overhead_s + profile.segment_factor * total
+        for name, span in short.edges if costs.element_s > 0 else ():
+            elements = _row_elements(self.graph.tensors[name]) * np.maximum(span.stop - span.start, 0)
+            total += costs.element_s * elements
+        return np.append(total, profile.segment_overhead_s)
+
+
+def _row_elements(tensor: Tensor) -> int:
+    return tensor.elements // tensor.height
 
 
 def _ints(values: Iterable[Any]) -> Ints:
     return np.array(list(values), dtype=np.int64)
 
 
-def _head_part(graph: Graph) -> Part:
+def head_part(graph: Graph) -> Part:
     """What the head device does after the last volume, whatever the strategy; an empty part without a head."""
     last = graph.cuts[-1]
     layout = lay_out_decisions(graph, ("any",), (Decision(last, (0, last.height)),), 0)
     return layout.stages[-1].parts[0] if layout.has_head else Part(0)
 
 
-def _classes(geometry: VolumeGeometry) -> tuple[Ints, Ints] | None:
-    """Class of a part's start by a and of its stop by b, (height + 1,) each; None for a volume that is summed."""
+def _classes(geometry: VolumeGeometry, with_edges: bool) -> tuple[Ints, Ints] | None:
+    """Class of a part's start by a and of its stop by b, (height + 1,) each; None for a volume that is summed.
+
+    Parts of one class and number of rows have the same number of rows of every operator, and `with_edges` also of
+    everything that enters or leaves.
+    """
     height = geometry.height
     if geometry.band > 1:
         return None
-    everything = np.arange(height + 1), np.zeros(height + 1, dtype=np.int64)
-    if height < 4:
-        return everything
+    spans = [span for phase in geometry.phases for _, span in phase.operators]
+    if with_edges:
+        spans += [span for phase in geometry.phases for _, span in phase.edges]
+    low, high = _uneven(spans, height)
+    if height >= 4 and min((low + 1) * (high + 1), height + 1) * (height + 1) > LARGEST:
+        return None
+    return _numbered_classes(low, high, height)
+
+
+def _uneven(spans: Iterable[Span], height: int) -> tuple[int, int]:
+    """How many first and how many last rows are unlike the others: beyond them, rows depend on a part's size alone."""
     low, high = 0, 0
-    for span in (span for phase in geometry.phases for _, span in phase.operators):
+    for span in spans if height >= 4 else ():
         by_a, by_b = np.diff(span.start[:-1]), np.diff(span.stop[1:])
         steady = by_a[len(by_a) // 2]
         uneven_a, uneven_b = np.flatnonzero(by_a != steady), np.flatnonzero(by_b != steady)
         low = max(low, int(uneven_a[-1]) + 1 if len(uneven_a) else 0)
         high = max(high, height - 1 - int(uneven_b[0]) if len(uneven_b) else 0)
-    if min((low + 1) * (high + 1), height + 1) * (height + 1) > LARGEST:
-        return None
-    if (low + 1) * (high + 1) > height:
-        return everything
+    return low, high
+
+
+def _numbered_classes(low: int, high: int, height: int) -> tuple[Ints, Ints]:
     rows = np.arange(height + 1)
+    if height < 4 or (low + 1) * (high + 1) > height:
+        return rows, np.zeros(height + 1, dtype=np.int64)
     return np.minimum(rows, low), np.minimum(height - rows, high)
+
+
+def _refined(classes: tuple[Ints, Ints], spans: Iterable[Span]) -> tuple[Ints, Ints]:
+    """Classes that tell apart what `classes` do, and the numbers of rows of some more spans."""
+    height = len(classes[0]) - 1
+    low, high = _uneven(spans, height)
+    return _numbered_classes(max(low, int(classes[0].max())), max(high, int(classes[1].max())), height)
+
+
+def _reordered(table: NDArray[np.float64], before: tuple[Ints, Ints], after: tuple[Ints, Ints]) -> NDArray[np.float64]:
+    """A table of seconds (n_profiles, n_cells) by finer classes."""
+    height = len(before[0]) - 1
+    a, b, valid = (values.ravel() for values in _representatives(height, *after))
+    cells = (before[0][a] * (before[1].max() + 1) + before[1][b]) * (height + 1) + b - a
+    return np.where(valid, table[:, np.where(valid, cells, 0)], np.nan)
 
 
 def _representatives(height: int, starts: Ints, stops: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:

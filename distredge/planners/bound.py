@@ -8,12 +8,14 @@ device is tried and the lowest bound taken.
 
 For a head device h the program minimises T subject to, for all devices k,
 
-    T >= A_k z_k + B_k x_k + sum over operators o of w_ko y_ko + F_kh g_k + G_kh q_k + head_h + result_h
+    T >= A_k z_k + (B_k + e_k) x_k + sum over operators o of w_ko y_ko
+         + F_kh g_k + (G_kh + e'_k) q_k + head_h + result_h
 
 - y_ko, share of operator o that k computes, at least 1 over all devices, at most z_k, the (relaxed) participation;
 - x_k, share of the input that k receives, at least what the first operator's rows need of it;
 - q_k, share of the last map that k owns, at most y_ko of the operator that makes it; g_k >= q_k, its message;
-- the last two terms of the network are left out for h itself, and where boundary rows may be sent before the rest.
+- e_k and e'_k, what it costs k to take the whole input into a part and to give the whole last map out of one;
+- F and G are left out for h itself, and where boundary rows may be sent before the rest.
 
 Under `shared` links the input also passes the requester's uplink and the last map the head device's downlink.
 """
@@ -92,6 +94,12 @@ class _Program:
         self.has_head = bool(problem.graph.body.head)
         self.last_bytes, self.last_operator = self._last_map()
         self.first_operator, self.input_per_share = self._first()
+        element_s = np.array([costs.element_s for costs in self.chain.costs])
+        # Shares of inputs are in bytes; by the widest dtype they are not more than the elements.
+        inputs = [graph.tensors[n] for n in graph.input_names]
+        widest = max(t.size_bytes / t.elements for t in inputs)
+        self.take_s = element_s * sum(t.size_bytes for t in inputs) / widest
+        self.give_s = element_s * self.last_bytes / (4.0 * self.wire_scale)
 
     def kind(self, device: int) -> tuple[object, ...]:
         """Devices of one kind are interchangeable."""
@@ -123,7 +131,8 @@ class _Program:
             if not math.isfinite(self.input[k].whole_s):
                 upper[x + k] = 0.0
             terms = [(0, -1.0), (z + k, self.start_s[k] + self.overhead_s[k])]
-            terms += [(x + k, self.input[k].whole_s)] if upper[x + k] > 0 else []
+            terms += [(x + k, self.input[k].whole_s + self.take_s[k])] if upper[x + k] > 0 else []
+            terms += [(q + k, self.give_s[k])]
             terms += [(y + k * o + i, self.work_s[k, i]) for i in range(o)]
             gather = self._wire(k, goal_of_gather, self.last_bytes)
             if k != goal_of_gather and not self.problem.boundary_first and math.isfinite(gather.whole_s):

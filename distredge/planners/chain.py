@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distredge.latency.tables import head_part
 from distredge.model.operators import Kind, needs_of
 from distredge.model.rows import Interval, Region
 
@@ -35,7 +36,8 @@ class Slice:
 
     Attributes:
         start, end: locations.
-        compute_s: (n_splits, n_devices), by the profiles, halo included; 0 where a device has nothing to do.
+        compute_s: (n_splits, n_devices), by the profiles, halo and what enters and leaves included; 0 where a device
+            has nothing to do.
         macs: (n_splits, n_devices), halo included.
         needed: tensors made before `start`, and the rows of them that each device needs.
     """
@@ -98,14 +100,17 @@ class Chain:
         cut = self.graph.cuts[end - 1]
         wanted: dict[str, Rows] = {}
         compute_s = np.zeros((len(splits), len(self.devices)))
-        macs = np.zeros_like(compute_s)
+        macs, leaving = np.zeros_like(compute_s), np.zeros_like(compute_s)
         made: set[str] = set()
         for place in range(cut.position - 1, -1, -1):
             op = self.graph.operators[self.graph.body.operators[place]]
             made.update(op.outputs)
             reduces = self.graph.body.verdicts[op.index].kind is Kind.REDUCE
             found = [wanted.pop(name) for name in op.outputs if name in wanted]
-            found += [self.owned(name, end, splits) for name in op.outputs if self._leaves(name, end, place)]
+            for name in op.outputs:
+                if self._leaves(name, end):
+                    found.append(self.owned(name, end, splits))
+                    leaving += self._elements(name, found[-1]) if name not in self.graph.body.vectors else 0
             out = functools.reduce(_hull, found) if found else None
             self._add_cost(op, self.owned(op.inputs[0], end, splits) if reduces else out, compute_s, macs)
             for position in op.activations:
@@ -115,7 +120,11 @@ class Chain:
                     wanted[name] = _hull(wanted[name], need) if name in wanted else need
             start = self._starts.get(place)
             if start is not None:
-                yield Slice(start, end, self._with_overhead(compute_s), macs.copy(), dict(wanted))
+                seconds = self._with_overhead(compute_s)
+                if np.any(self._element_s):
+                    elements = leaving + sum(self._elements(name, rows) for name, rows in wanted.items())
+                    seconds += np.where(seconds > 0, self._element_s * elements, 0.0)
+                yield Slice(start, end, seconds, macs.copy(), dict(wanted))
 
     def slices(self, end: int, points: ArrayLike) -> dict[int, Slice]:
         """`walk` by start."""
@@ -189,13 +198,8 @@ class Chain:
     @functools.cached_property
     def head_s(self) -> Floats:
         """(n_devices,), seconds of the head on each device."""
-        found = np.zeros(len(self.devices))
-        for k, costs in enumerate(self.costs):
-            tables = [costs.table(i) for i in self.graph.body.head]
-            if tables:
-                total = sum(table[-1] for table in tables if table is not None)
-                found[k] = costs.profile.segment_overhead_s + costs.profile.segment_factor * total
-        return found
+        head = head_part(self.graph)
+        return np.array([costs.part_s(head) for costs in self.costs])
 
     def reach(self, op: Operator, position: int) -> Rows:
         """(n_rows,) first input row, and end of the input rows, that each output row reads; both never fall."""
@@ -208,11 +212,21 @@ class Chain:
             self._reach[key] = np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(stop)
         return self._reach[key]
 
-    def _leaves(self, name: str, end: int, place: int) -> bool:
-        """Whether a tensor made at `place` is needed after `end`."""
+    def _leaves(self, name: str, end: int) -> bool:
+        """Whether a tensor made before `end` is needed after it."""
         if name in self.graph.cuts[end - 1].tensors:
             return True
-        return end == self.last and name in self.graph.output_names and name not in self.graph.body.vectors
+        return name in self.graph.output_names and name not in self.graph.body.vectors
+
+    @functools.cached_property
+    def _element_s(self) -> Floats:
+        """(n_devices,), seconds of an element that enters or leaves a part."""
+        return np.array([costs.element_s for costs in self.costs])
+
+    def _elements(self, name: str, rows: Rows) -> Floats:
+        tensor = self.graph.tensors[name]
+        found: Floats = np.maximum(0, rows[1] - rows[0]) * (tensor.elements / tensor.height)
+        return found
 
     def _add_cost(self, op: Operator, out: Rows | None, compute_s: Floats, macs: Floats) -> None:
         if out is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,15 +16,18 @@ from distredge.planners.chain import Chain
 from distredge.planners.linear import cut_points, fit_lines
 from distredge.problem import Problem
 
+SHAPES = {"ssd-vgg16": (1, 3, 300, 300)}
+
 
 def _points(rng: np.random.Generator, height: int, devices: int) -> NDArray[np.int64]:
     return np.array([0, *np.sort(rng.integers(0, height + 1, devices - 1)), height])
 
 
-@pytest.mark.parametrize("model", ["vgg16", "resnet50", "mobilenet-v2"])
-def test_every_volume_costs_what_its_layout_costs(model: str) -> None:
-    graph = zoo.build(model, (1, 3, 65, 64), width=0.25)
-    problem = Problem(graph, load_cluster("db-50"))
+@pytest.mark.parametrize("s_per_byte", [0.0, 1e-8])
+@pytest.mark.parametrize("model", ["vgg16", "resnet50", "mobilenet-v2", "ssd-vgg16"])
+def test_every_volume_costs_what_its_layout_costs(with_edges: Any, model: str, s_per_byte: float) -> None:
+    graph = zoo.build(model, SHAPES.get(model, (1, 3, 65, 64)), width=0.25)
+    problem = Problem(graph, with_edges(load_cluster("db-50"), s_per_byte))
     chain, names = Chain(problem), problem.cluster.names
     rng = np.random.default_rng(1)
     for _ in range(12):
@@ -45,6 +50,9 @@ def test_every_volume_costs_what_its_layout_costs(model: str) -> None:
         np.testing.assert_array_equal(chain.needed_bytes(piece)[0], needed)
         fetched = [sum(t.size_bytes for t in layout.incoming(stage.index, k) if not t.local) for k in range(4)]
         np.testing.assert_array_equal(chain.fetched_bytes(piece, [before if start else points])[0], fetched)
+        if layout.has_head:
+            head_s = part_seconds(problem, lay_out_decisions(graph, names, decisions, 2))[len(layout.stages) - 1, 2]
+            assert chain.head_s[2] == pytest.approx(head_s)
 
 
 def test_whole_blocks_of_a_residual_network_have_one_tensor_alive(resnet: zoo.Graph) -> None:
