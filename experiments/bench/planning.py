@@ -1,0 +1,98 @@
+"""How long each method plans, and how good a search is after how long.
+
+    python experiments/bench/planning.py [--quick]
+
+Two published cases with 4 and 16 devices, VGG-16, the regime `paper`. Planning time is that of one call on the clock,
+after one that loads and compiles what is needed; `distredge` (OSDS) trains for `--budget` seconds, `search` and `auto`
+take what they are given (1 s with 4 devices, 5 s with 16). Then `search` plans with budgets of 0.1 to 5 s, each with
+three seeds: the gap is that of the median run to the best strategy on record (experiments/results), or, if it is
+better, the best of these runs.
+
+Prints two tables and ends with one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+
+from distredge.errors import DistredgeError
+from distredge.experiments.common.records import best_latency_s, path_of, read
+from distredge.experiments.common.regimes import published_problem, seconds_for
+from distredge.latency import simulate
+from distredge.latency.kernel import warm
+from distredge.model.capture import load_model
+from distredge.model.graph import Graph
+from distredge.planners import METHODS, plan
+from distredge.problem import Problem
+
+CASES = {"4": "db-50", "16": "ld"}
+REGIME = "paper"
+BUDGETS_S = (0.1, 0.3, 1.0, 3.0, 5.0)
+
+
+def planning(problem: Problem, train_s: float) -> dict[str, dict[str, float]]:
+    """Method -> seconds of planning and images per second of the strategy; without those that do not apply."""
+    found = {}
+    for method in METHODS:
+        budget_s = train_s if method == "distredge" else seconds_for(problem)
+        try:
+            plan(problem, method, evaluations=10)  # loads and compiles
+            start_s = time.perf_counter()
+            strategy = plan(problem, method, budget_s)
+        except DistredgeError as error:
+            print(f"{method} does not apply: {error}")
+            continue
+        seconds = time.perf_counter() - start_s
+        found[method] = {"planning_s": seconds, "ips": 1.0 / simulate(problem, strategy).latency_s}
+    return found
+
+
+def quality(graph: Graph, case: str, seeds: int) -> dict[str, float]:
+    """Budget in seconds -> latency of the search's median run over the best known, less 1."""
+    problem = published_problem(graph, case, REGIME)
+    records = [r for r in read(path_of(REGIME)) if r.case == f"{graph.name} on {case}"]
+    best_s = best_latency_s(problem, records)
+    runs: dict[float, list[float]] = {}
+    for budget_s in BUDGETS_S:
+        strategies = [plan(problem, "search", budget_s, seed) for seed in range(seeds)]
+        runs[budget_s] = [simulate(problem, strategy).latency_s for strategy in strategies]
+    best_s = min(best_s, *(min(found) for found in runs.values()))
+    return {str(budget_s): statistics.median(found) / best_s - 1.0 for budget_s, found in runs.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="10 s of training and one seed (about a minute)")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of training for `distredge`")
+    options = parser.parse_args()
+    train_s = 10.0 if options.quick else options.budget
+    if not (math.isfinite(train_s) and train_s > 0):
+        parser.error(f"--budget: found {train_s}, accepted: a number of seconds above 0")
+    warm()
+    graph = load_model("vgg16")
+    methods = {}
+    for devices, case in CASES.items():
+        methods[devices] = planning(published_problem(graph, case, REGIME), train_s)
+    print(f"\n{'':<14}" + "".join(f"{f'{case}, {n} devices':>26}" for n, case in CASES.items()))
+    print(f"{'method':<14}" + f"{'planning s':>14}{'IPS':>12}" * len(CASES))
+    for method in METHODS:
+        cells = [methods[n].get(method) for n in CASES]
+        print(
+            f"{method:<14}"
+            + "".join(f"{'-':>26}" if c is None else f"{c['planning_s']:>14.3f}{c['ips']:>12.2f}" for c in cells)
+        )
+    gaps = {devices: quality(graph, case, 1 if options.quick else 3) for devices, case in CASES.items()}
+    print("\ngap of `search` to the best known, %")
+    print(f"{'after s':<14}" + "".join(f"{text:>10}" for text in map(str, BUDGETS_S)))
+    for devices, by_budget in gaps.items():
+        print(f"{devices + ' devices':<14}" + "".join(f"{100 * by_budget[str(b)]:>10.2f}" for b in BUDGETS_S))
+    print(json.dumps({"cores": len(os.sched_getaffinity(0)), "planning": methods, "search_gap": gaps}))
+
+
+if __name__ == "__main__":
+    main()
