@@ -49,10 +49,12 @@ def compare(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Plan with several methods and print a table; every figure in it is simulated.
+    """Plan with several methods and print a table; every figure in it but planning time is simulated.
 
-    Offload, the best single device, is always among them. Ctrl-C ends the method at work and leaves the others out.
+    Offload, the best single device, is always among them. "x bound" is latency over a computed lower bound that no
+    strategy can beat. Ctrl-C ends the method at work and leaves the others out.
     """
+    from distredge.planners.bound import lower_bound_s
     from distredge.planners.budget import Budget
 
     names = _names(methods)
@@ -60,17 +62,21 @@ def compare(
     Budget(seconds, evaluations)
     check_writable(plot)
     problem = load()
+    bound_s = lower_bound_s(problem)
     rows = [_file_row(problem, path) for path in files]
     planned, interrupted = _rows(problem, names, seconds, evaluations, seed)
     not_run = names[len(planned) :]
     rows += planned
+    for row in rows:
+        if "refused" not in row:
+            row["over_bound"] = row["latency_s"] / bound_s
     if as_json:
-        found = _as_json(problem, rows, seconds, evaluations, seed)
+        found = _as_json(problem, rows, bound_s, seconds, evaluations, seed)
         print_json({**found, "interrupted": interrupted, "not_run": not_run})
     else:
-        _print_table(problem, rows)
+        _print_table(problem, rows, bound_s)
     if plot is not None:
-        _draw(problem, rows, plot)
+        _draw(problem, rows, bound_s, plot)
         click.echo(f"written: {plot}", err=as_json)
     if interrupted:
         left = f"{', '.join(not_run)} not run" if not_run else f"{names[-1]} ended early"
@@ -162,7 +168,12 @@ def _figures(problem: Problem, strategy: Strategy) -> dict[str, Any]:
 
 
 def _as_json(
-    problem: Problem, rows: list[dict[str, Any]], seconds: float | None, evaluations: int | None, seed: int
+    problem: Problem,
+    rows: list[dict[str, Any]],
+    bound_s: float,
+    seconds: float | None,
+    evaluations: int | None,
+    seed: int,
 ) -> dict[str, Any]:
     return {
         "model": problem.graph.name,
@@ -173,11 +184,12 @@ def _as_json(
         "evaluations": evaluations,
         "seed": seed,
         "offload_latency_s": problem.offload_latency_s,
+        "lower_bound_s": bound_s,
         "methods": rows,
     }
 
 
-def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
+def _print_table(problem: Problem, rows: list[dict[str, Any]], bound_s: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -185,7 +197,7 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
         title=f"{problem.graph.name} on {problem.cluster.name}: simulated, {problem.cluster.link_model} links"
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("latency ms", "IPS", "x offload", "sent MB", "halo %", "volumes", "planning s"):
+    for heading in ("latency ms", "IPS", "x offload", "x bound", "sent MB", "halo %", "volumes", "planning s"):
         table.add_column(heading, justify="right")
     done = [row for row in rows if "refused" not in row]
     best_s = min((row["latency_s"] for row in done), default=0.0)
@@ -195,6 +207,7 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
             f"{row['latency_s'] * 1e3:.2f}",
             f"{row['images_per_s']:.2f}",
             f"{row['speedup_over_offload']:.2f}",
+            f"{row['over_bound']:.2f}",
             f"{row['bytes_sent'] / 1e6:.2f}",
             f"{row['recompute_ratio'] * 100:.1f}",
             str(row["volumes"]),
@@ -202,7 +215,8 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
             style="bold" if row["latency_s"] == best_s else None,
         )
     # A pipe has no width of its own, and 80 columns are too few.
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    _print_best(done, bound_s)
     for row in rows:
         if "refused" in row:
             click.echo(f"{row['method']} does not apply: {row['refused']}")
@@ -212,7 +226,17 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]]) -> None:
             click.echo(f"{row['method']} is slower than the best single device")
 
 
-def _draw(problem: Problem, rows: list[dict[str, Any]], path: str) -> None:
+def _print_best(done: list[dict[str, Any]], bound_s: float) -> None:
+    bound = f"lower bound: {bound_s * 1e3:.2f} ms, {1 / bound_s:.2f} IPS, for any strategy under these options"
+    best = min(done, key=lambda row: row["latency_s"], default=None)
+    if best is None:
+        click.echo(bound)
+        return
+    click.echo(f"{bound}; the best, {best['method']}, takes {best['over_bound']:.2f} times as long")
+    click.echo("simulated: all columns but planning s, which is measured here")
+
+
+def _draw(problem: Problem, rows: list[dict[str, Any]], bound_s: float, path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -227,10 +251,11 @@ def _draw(problem: Problem, rows: list[dict[str, Any]], path: str) -> None:
     axes.axhline(
         1 / problem.offload_latency_s, color="tab:red", linestyle="--", linewidth=1, label="best single device"
     )
+    axes.axhline(1 / bound_s, color="tab:gray", linestyle=":", linewidth=1, label="no strategy can do better")
     axes.set_ylabel("images per second (simulated)")
     axes.set_title(f"{problem.graph.name} on {problem.cluster.name}")
     axes.tick_params(axis="x", rotation=60)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:

@@ -64,7 +64,24 @@ def test_ctrl_c_finishes_the_table(
 def test_an_undisturbed_comparison_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "compare", "--methods", "modnn", "--evaluations", "10", "--json")
     found = json.loads(out)
-    assert (code, found["interrupted"], found["not_run"]) == (0, False, [])
+    assert (code, found["interrupted"], found["not_run"], found["simulated"]) == (0, False, [], True)
+    for row in found["methods"]:
+        assert row["over_bound"] == pytest.approx(row["latency_s"] / found["lower_bound_s"])
+        assert row["over_bound"] >= 1
+
+
+def test_the_table_says_how_far_from_the_bound_and_what_is_simulated(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    chart = tmp_path / "bars.png"
+    code, out, _ = run(capsys, "compare", "--methods", "modnn", "--evaluations", "10", "--plot", str(chart))
+    assert code == 0
+    assert "x bound" in out
+    assert "lower bound: " in out
+    assert "the best, offload, takes " in out
+    assert "simulated: all columns but planning s" in out
+    assert "modnn is slower than the best single device" in out
+    assert chart.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
