@@ -209,7 +209,7 @@ class Strategy:
             self._refuse(f"{key}.columns", list(volume.columns), f"cut points that end at {tensor.width}")
         if volume.reference != cut.reference:
             cut = Cut(cut.index, cut.position, cut.tensors, volume.reference, cut.height)
-        return Decision(cut, volume.rows, volume.columns, volume.wire)
+        return Decision(cut, volume.rows, volume.columns, volume.wire, volume.boundary_first)
 
     @classmethod
     def make(

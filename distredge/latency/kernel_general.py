@@ -39,7 +39,7 @@ from distredge.latency.kernel_core import (
     inner,
     seconds_of,
 )
-from distredge.latency.tables import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, VOLUME
+from distredge.latency.tables import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, REDUCES, VOLUME
 
 M_COLUMNS = 8
 M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
@@ -125,6 +125,7 @@ def price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages)
     v = volumes[U(w * V_COLUMNS + ROW)]
     at = model[AT_VOLUMES] + v * VOLUME
     n_phases = model[U(at + N_PHASES)]
+    first = volumes[U(w * V_COLUMNS + BOUNDARY)] != 0 and n_phases == 1 and model[U(at + REDUCES)] == 0
     for phase in range(n_phases):
         q = model[U(at + PHASES)] + phase
         stage = volumes[U(w * V_COLUMNS + FIRST_STAGE)] + phase
@@ -136,8 +137,7 @@ def price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages)
             profile = slabs[U(j * S_COLUMNS + PROFILE)]
             to = (stage * wide + j) * T_COLUMNS
             top, bottom = edges[U(2 * share)], edges[U(2 * share + 1)]
-            strips = volumes[U(w * V_COLUMNS + BOUNDARY)] != 0 and n_phases == 1 and 0 < top + bottom < b - a
-            if not strips:
+            if not (first and 0 < top + bottom < b - a):
                 lead = whole = seconds_of(model, ints, seconds, v, q, a, b, profile)
             else:
                 lead = 0.0

@@ -12,7 +12,7 @@ All integers are in one array, `Tables.model()`, whose first entries say where t
 - place in the body of each cut.
 - volumes, VOLUME columns: HEIGHT, BAND (parts of fewer rows are short), START_CLASS and STOP_CLASS (offsets by a and
   by b of the two terms whose sum is the place of a part's seconds; negative: summed), PHASES (first row), N_PHASES,
-  MADE_IN (offset of each tensor's phase).
+  MADE_IN (offset of each tensor's phase), REDUCES (whether parts contribute to a reduction over rows).
 - phases, PHASE columns: NEEDS (first row), N_NEEDS, PARTIALS (first row), N_PARTIALS, SECONDS (offset for profile 0;
   of a summed phase those of short parts by (a, rows), then the overhead), STRIDE (to the next profile), SUMS (first
   row) and N_SUMS.
@@ -40,14 +40,15 @@ from distredge.latency.compute import PartCosts
 from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
+from distredge.model.operators import Kind
 from distredge.model.volumes import volume_between
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Tensor
     from distredge.profiles.compute import ComputeProfile
 
-VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 7, 8, 5, 4, 3, 4
-HEIGHT, BAND, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN = range(VOLUME)
+VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 8, 8, 5, 4, 3, 4
+HEIGHT, BAND, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN, REDUCES = range(VOLUME)
 NEEDS, N_NEEDS, PARTIALS, N_PARTIALS, SECONDS, STRIDE, SUMS, N_SUMS = range(PHASE)
 N_FIRST = 17
 (
@@ -260,6 +261,18 @@ class Tables:
             found.append((_row_elements(tensors[name]), Span(owned, owned)))
         return found
 
+    def _reduces(self, first: int, last: int) -> bool:
+        """Whether a reduction over rows lies between two cuts."""
+        cuts = self.graph.cuts
+        start = cuts[first].position if first >= 0 else 0
+        return any(start <= place < cuts[last].position for place in self._reductions)
+
+    @functools.cached_property
+    def _reductions(self) -> list[int]:
+        """Places of the reductions over rows in the body."""
+        body = self.graph.body
+        return [place for place, i in enumerate(body.operators) if body.verdicts[i].kind is Kind.REDUCE]
+
     @functools.cached_property
     def _priced_edges(self) -> bool:
         return any(costs.element_s > 0 for costs in self.costs)
@@ -286,7 +299,10 @@ class Tables:
             rows = np.arange(height + 1)
             start_at = self.ints.add(starts * (stops.max() + 1) * (height + 1) - rows)
             stop_at = self.ints.add(stops * (height + 1) + rows)
-        row = (height, band, start_at, stop_at, self._phases.add(phases), len(phases), self.ints.add(made_in))
+        row = (
+            height, band, start_at, stop_at, self._phases.add(phases), len(phases), self.ints.add(made_in),
+            int(self._reduces(first, last)),
+        )  # fmt: skip
         self.index[first + 1, last] = self._volumes.add(_ints([row]))
 
     def _phase(self, geometry: VolumeGeometry, number: int, classes: tuple[Ints, Ints] | None) -> tuple[int, ...]:

@@ -77,6 +77,7 @@ class Part:
         finishes: reductions that it completes from everybody's partial results.
         inputs: tensors from outside the stage and the hull that must be there before it starts.
         outputs: tensors and regions that it sends or keeps for later stages.
+        after: earlier stage of the same device that reads the same inputs and must be done first; -1 for none.
     """
 
     device: int
@@ -85,6 +86,7 @@ class Part:
     finishes: tuple[int, ...] = ()
     inputs: Mapping[str, Region] = field(default_factory=dict)
     outputs: Mapping[str, Region] = field(default_factory=dict)
+    after: int = -1
 
     @property
     def empty(self) -> bool:

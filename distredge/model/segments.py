@@ -62,6 +62,7 @@ class Segment:
         weights: name of each missing constant -> its content hash; an initializer, or with AS_INPUT at the end of its
             name an input (which is not among `inputs`).
         inputs, outputs: buffers that it reads and makes.
+        after: earlier segment (its stage) that reads the same inputs and must be done first; -1 for none.
     """
 
     stage: int
@@ -69,6 +70,7 @@ class Segment:
     weights: Mapping[str, str]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    after: int = -1
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def build_segment(graph: Graph, layout: Layout, stage: int, part: Part, input_dt
         else:
             _emit_operator(emitter, op, regions[index])
     outputs = tuple(emitter.add_output(name, region) for name, region in part.outputs.items())
-    return Segment(stage, emitter.model(inputs, outputs).SerializeToString(), emitter.weights, inputs, outputs)
+    return Segment(
+        stage, emitter.model(inputs, outputs).SerializeToString(), emitter.weights, inputs, outputs, part.after
+    )
 
 
 def _reduction(op: Operator) -> Reduction:

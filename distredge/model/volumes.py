@@ -31,12 +31,14 @@ class Decision:
         rows: cut points of the reference's rows, 0 first, its height last.
         columns: cut points of its columns for a grid of tiles, devices in row-major order; None for rows alone.
         wire: dtype in which its outputs cross the network.
+        boundary_first: whether rows that others wait for are computed and sent first.
     """
 
     cut: Cut
     rows: tuple[int, ...]
     columns: tuple[int, ...] | None = None
     wire: str = "float32"
+    boundary_first: bool = False
 
 
 class OperatorRegion(NamedTuple):

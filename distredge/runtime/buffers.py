@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
-from distredge.runtime.plan import DTYPES, Buffer, Bytes, DevicePlan, Link, PartForm, Piece, parts_of, read_parts
+from distredge.runtime.plan import (
+    DTYPES,
+    Buffer,
+    Bytes,
+    DevicePlan,
+    Link,
+    PartForm,
+    Piece,
+    SegmentPlan,
+    parts_of,
+    read_parts,
+)
 from distredge.runtime.transport import Tracker
 
 Array: TypeAlias = NDArray[Any]
@@ -196,10 +207,13 @@ class Slot:
         shared = _shareable(plan)
         for segment in plan.segments:
             stage = segment.stage
-            self.inputs[stage] = {
-                buffer.name: self._box(self._into, stage, buffer, shared.get((stage, buffer.tensor)))
-                for buffer in segment.inputs
-            }
+            if segment.after >= 0:
+                self._inherit(segment)
+            else:
+                self.inputs[stage] = {
+                    buffer.name: self._box(self._into, stage, buffer, shared.get((stage, buffer.tensor)))
+                    for buffer in segment.inputs
+                }
             self.outputs[stage] = {
                 buffer.name: self._box(self._made, stage, buffer, None) for buffer in segment.outputs
             }
@@ -217,6 +231,20 @@ class Slot:
             box = Box(allocate(buffer.shape, buffer.dtype), buffer.start)
         boxes[stage, buffer.tensor] = box
         return box.array
+
+    def _inherit(self, segment: SegmentPlan) -> None:
+        """Gives a segment the inputs of an earlier one."""
+        for buffer in segment.inputs:
+            box = self._into.get((segment.after, buffer.tensor))
+            if box is None or (box.start, box.array.shape, str(box.array.dtype)) != (
+                buffer.start, buffer.shape, buffer.dtype,
+            ):  # fmt: skip
+                raise ProtocolError(
+                    f"stage {segment.stage} shares its input '{buffer.tensor}' with stage {segment.after}, "
+                    "which has no such input"
+                )
+            self._into[segment.stage, buffer.tensor] = box
+        self.inputs[segment.stage] = {b.name: self._into[segment.stage, b.tensor].array for b in segment.inputs}
 
     def _target(self, stage: int, piece: Piece) -> Box:
         box = self._into.get((stage, piece.tensor))

@@ -13,6 +13,7 @@ from distredge.errors import ModelError, StrategyError
 from distredge.model.layout import HEAD, Layout, Transfer, lay_out, region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
+from distredge.model.strips import by_strips
 from distredge.runtime.plan import REQUESTER, Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Deployment:
                     dict(segment.weights),
                     tuple(self._buffer(port) for port in segment.inputs),
                     tuple(self._buffer(port) for port in segment.outputs),
+                    segment.after,
                 )
                 for segment in self.programs[device].segments
             ),
@@ -166,7 +168,7 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     """
     strategy.check(graph)
     _check_runnable(strategy)
-    layout = lay_out(graph, strategy)
+    layout = by_strips(graph, lay_out(graph, strategy), strategy.decisions(graph))
     programs = tuple(build(graph, strategy, name, layout) for name in layout.devices)
     groups: dict[tuple[int, int, int], list[Transfer]] = {}
     for transfer in layout.transfers:
@@ -195,11 +197,6 @@ def _check_runnable(strategy: Strategy) -> None:
             raise StrategyError(
                 f"{strategy.source}: volumes[{index}].wire: found '{volume.wire}', "
                 "accepted: 'float32' or 'float16' (what this version can run)"
-            )
-        if volume.boundary_first:
-            raise StrategyError(
-                f"{strategy.source}: volumes[{index}].boundary_first: found true, "
-                "accepted: false (what this version can run)"
             )
 
 

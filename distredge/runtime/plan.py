@@ -75,7 +75,8 @@ class Buffer(Struct, frozen=True, array_like=True):
 class SegmentPlan(Struct, frozen=True, array_like=True):
     """What a device runs in one stage; the sub-model itself travels as a part of its own.
 
-    `weights` maps constants that the sub-model lacks to their content hashes.
+    `weights` maps constants that the sub-model lacks to their content hashes. With `after` other than -1 it has the
+    inputs of the segment of that earlier stage, and runs after it.
     """
 
     stage: Count
@@ -83,6 +84,7 @@ class SegmentPlan(Struct, frozen=True, array_like=True):
     weights: dict[Name, Digest]
     inputs: tuple[Buffer, ...]
     outputs: tuple[Buffer, ...]
+    after: Annotated[int, Meta(ge=-1, lt=2**31)] = -1
 
 
 class Link(Struct, frozen=True, array_like=True):

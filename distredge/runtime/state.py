@@ -115,11 +115,12 @@ class _Needs(NamedTuple):
     """What never changes while a plan lives.
 
     Attributes:
-        of_stage: stage -> number of messages and of kept groups of rows that it waits for.
+        of_stage: stage -> number of messages, of kept groups of rows and of segments before it that it waits for.
         sources: stage -> devices that send to it.
         keeps: stage that makes rows -> stages on the same device that read them.
         sends: stage that makes rows -> indices of the outgoing links that wait for it.
         makers: per outgoing link: how many stages make its rows.
+        following: stage -> stages that read the same inputs after it.
     """
 
     of_stage: Mapping[int, int]
@@ -127,10 +128,16 @@ class _Needs(NamedTuple):
     keeps: Mapping[int, tuple[int, ...]]
     sends: Mapping[int, tuple[int, ...]]
     makers: tuple[int, ...]
+    following: Mapping[int, tuple[int, ...]]
 
 
 def _needs(plan: DevicePlan) -> _Needs:
     of_stage = {segment.stage: 0 for segment in plan.segments}
+    following: dict[int, tuple[int, ...]] = {}
+    for segment in plan.segments:
+        if segment.after >= 0:
+            of_stage[segment.stage] += 1
+            following[segment.after] = (*following.get(segment.after, ()), segment.stage)
     sources: dict[int, tuple[int, ...]] = {}
     for link in plan.incoming:
         of_stage[link.stage] += 1
@@ -144,7 +151,7 @@ def _needs(plan: DevicePlan) -> _Needs:
     for index, link in enumerate(plan.outgoing):
         for made_in in dict.fromkeys(link.made_in):
             sends[made_in] = (*sends.get(made_in, ()), index)
-    return _Needs(of_stage, sources, keeps, sends, tuple(len(set(link.made_in)) for link in plan.outgoing))
+    return _Needs(of_stage, sources, keeps, sends, tuple(len(set(link.made_in)) for link in plan.outgoing), following)
 
 
 @dataclass
@@ -256,6 +263,8 @@ class WorkerState:
             frame.unsent[index] -= 1
             if frame.unsent[index] == 0:
                 actions.append(Send(event.plan, event.frame, slot, index))
+        for stage in state.needs.following.get(event.stage, ()):
+            frame.waits[stage] -= 1
         for stage in state.needs.keeps.get(event.stage, ()):
             frame.waits[stage] -= 1
             actions.append(Keep(event.plan, slot, stage, event.stage))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -100,13 +101,19 @@ def random_cuts(rng: np.random.Generator, height: int, parts: int) -> tuple[int,
 
 
 def random_strategy(graph: Graph, rng: np.random.Generator, most_devices: int = 16, most_volumes: int = 6) -> Strategy:
-    """A strategy of random devices, cuts, shares and head."""
+    """A strategy of random devices, cuts, shares and head; in some volumes what others wait for goes first."""
     parts = int(rng.integers(1, most_devices + 1))
     last = len(graph.cuts) - 1
     chosen = {*rng.integers(0, last + 1, int(rng.integers(0, most_volumes))).tolist(), last}
     volumes = [(cut, random_cuts(rng, graph.cuts[cut].height, parts)) for cut in sorted(chosen)]
     devices = [f"d{i}" for i in range(parts)]
-    return Strategy.make(graph, devices, volumes, head=devices[int(rng.integers(parts))], method="random")
+    strategy = Strategy.make(graph, devices, volumes, head=devices[int(rng.integers(parts))], method="random")
+    first = rng.integers(0, 2, len(volumes)).tolist()
+    return strategy.replace(
+        volumes=tuple(
+            dataclasses.replace(v, boundary_first=bool(b)) for v, b in zip(strategy.volumes, first, strict=True)
+        )
+    )
 
 
 def random_grid(graph: Graph, rng: np.random.Generator) -> Strategy:

@@ -103,6 +103,14 @@ def test_one_device_alone_shares_arrays_between_its_volumes(graph) -> None:
     assert made & read
 
 
+@pytest.mark.parametrize("after", [0, 99])
+def test_inputs_are_shared_only_with_a_segment_that_has_them(graph, strategy, after: int) -> None:
+    plan = deploy(graph, strategy).device_plan(0)
+    first, second, *rest = plan.segments
+    with pytest.raises(ProtocolError, match=f"with stage {after}, which has no such input"):
+        Slot(_change(plan, segments=(first, _change(second, after=after), *rest)))
+
+
 def _change(plan, **changes):
     return msgspec.structs.replace(plan, **changes)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -20,6 +23,12 @@ from tests.runtime.conftest import DEVICES, make_strategy, small_cnn
 TOLERANCE = 1e-5
 
 
+def boundary_first(strategy: Strategy, first: Sequence[bool]) -> Strategy:
+    """The strategy with boundary rows first in some volumes."""
+    volumes = zip(strategy.volumes, first, strict=True)
+    return strategy.replace(volumes=tuple(replace(volume, boundary_first=chosen) for volume, chosen in volumes))
+
+
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
@@ -36,20 +45,29 @@ def test_any_strategy_gives_the_whole_models_output(graph, image, whole_model, d
         volumes.append((index, [0, *inner, height]))
     head = data.draw(st.sampled_from(DEVICES[:count]))
     strategy = Strategy.make(graph, DEVICES[:count], volumes, head=head)
+    first = data.draw(st.lists(st.booleans(), min_size=len(volumes), max_size=len(volumes)))
+    strategy = boundary_first(strategy, first)
     found = run_in_process(graph, strategy, image)
     assert _relative(found["scores"], whole_model(image)["scores"]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("strips", [False, True])
 @pytest.mark.parametrize("name", ["vgg16", "resnet50", "mobilenet-v2"])
-def test_zoo_models(name: str) -> None:
+def test_zoo_models(name: str, strips: bool) -> None:
     graph = zoo.build(name, (1, 3, 75, 64), width=0.125)
     rng = np.random.default_rng(0)
     inputs = {graph.input_names[0]: rng.standard_normal(graph.input_shapes[0], dtype=np.float32)}
     session = onnxruntime.InferenceSession(graph.proto.SerializeToString())
     expected = dict(zip(graph.output_names, session.run(None, inputs), strict=True))
     last = len(graph.cuts) - 1
-    volumes = [(i, even_cuts(graph.cuts[i].height, 4)) for i in (last // 3, 2 * last // 3, last)]
-    strategy = Strategy.make(graph, ["a", "b", "c", "d"], volumes, head="c")
+    # Early volumes have rows between those that others wait for.
+    ends = (0, 2, 5, last) if strips else (last // 3, 2 * last // 3, last)
+    devices = ["a", "b", "c"] if strips else ["a", "b", "c", "d"]
+    volumes = [(i, even_cuts(graph.cuts[i].height, len(devices))) for i in ends]
+    strategy = Strategy.make(graph, devices, volumes, head="c")
+    if strips:
+        strategy = boundary_first(strategy, [True] * len(ends))
+        assert any(part.after >= 0 for stage in deploy(graph, strategy).layout.stages for part in stage.parts)
     runner = InProcess(deploy(graph, strategy))
     for _ in range(2):
         found = runner.infer(inputs)
@@ -59,8 +77,6 @@ def test_zoo_models(name: str) -> None:
 
 def test_tiles(graph, image, whole_model) -> None:
     """Two by two tiles of rows and columns."""
-    from dataclasses import replace
-
     whole = Strategy.make(graph, ["a"], [(1, [0, 33]), (len(graph.cuts) - 1, [0, graph.cuts[-1].height])], head="a")
     volumes = []
     for volume in whole.volumes:
@@ -110,13 +126,9 @@ def test_wrong_inputs_are_named(graph, strategy, inputs, message: str) -> None:
 
 
 def test_what_this_version_cannot_run_is_refused_by_name(graph, strategy) -> None:
-    from dataclasses import replace
-
     first, *rest = strategy.volumes
     with pytest.raises(StrategyError, match=r"volumes\[0\].wire: found 'int8'"):
         deploy(graph, strategy.replace(volumes=(replace(first, wire="int8"), *rest)))
-    with pytest.raises(StrategyError, match=r"volumes\[0\].boundary_first"):
-        deploy(graph, strategy.replace(volumes=(replace(first, boundary_first=True), *rest)))
 
 
 def test_a_strategy_for_another_model_is_refused(strategy) -> None:

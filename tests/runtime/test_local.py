@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from distredge.cluster import Cluster, Device, Requester
 from distredge.errors import ExecutionError, PeerTimeout
 from distredge.problem import Problem
 from distredge.profiles.compute import load_profile
+from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.local import LocalCluster
 from distredge.runtime.process import WorkerProcess, local_order
@@ -45,6 +47,18 @@ def test_results_are_those_of_one_process(shared, graph, strategy, image) -> Non
     for _ in range(3):
         assert np.array_equal(shared.infer(image)["scores"], expected["scores"])
     assert shared.last_latency_s > 0
+
+
+def test_boundary_rows_first(problem, graph, image) -> None:
+    """What neighbours wait for arrives before the part that makes it is done; the result is the same."""
+    strategy = make_strategy(graph, [(2, 1, 1), (1, 1, 2)])
+    strategy = strategy.replace(volumes=tuple(replace(v, boundary_first=True) for v in strategy.volumes))
+    assert any(s.after >= 0 for s in deploy(graph, strategy).device_plan(0).segments)
+    with LocalCluster(problem, strategy, in_flight=2) as local:
+        frames = [{"image": image["image"] * scale} for scale in (1.0, 0.5, 2.0)]
+        for frame, outputs in zip(frames, local.stream(frames), strict=True):
+            assert np.array_equal(outputs["scores"], run_in_process(graph, strategy, frame)["scores"])
+        assert local.timeline.bytes_sent == local.deployment.layout.bytes_sent
 
 
 def test_frames_in_flight(shared, graph, strategy) -> None:

@@ -61,6 +61,26 @@ def test_a_frame_from_its_first_rows_to_its_last(state: WorkerState) -> None:
     assert state.handle(Idle()) == ()
 
 
+def test_a_segment_after_another_waits_for_it_alone() -> None:
+    """Stage 1 reads what stage 0 reads; the rows of stage 0 leave before it runs."""
+    buffers = ((BUFFER,), (BUFFER,))
+    state = WorkerState()
+    state.add(
+        DevicePlan(
+            5, b"s", "g", 1, ("a", "b"), 1,
+            (SegmentPlan(0, 0, {}, *buffers), SegmentPlan(1, 0, {}, *buffers, after=0)),
+            (Link(0, -1, 1, (PIECE,), (-1,)),), (Link(2, 1, 0, (PIECE,), (0,)),), (), {},
+        )
+    )  # fmt: skip
+    state.handle(RowsArrived(5, 0, 0, -1))
+    assert state.handle(Idle()) == (Run(5, 0, 0, 0),)
+    assert state.handle(Idle()) == (Run(5, 0, 0, 0),)
+    assert state.handle(StageDone(5, 0, 0)) == (Send(5, 0, 0, 0),)
+    assert state.handle(Idle()) == (Run(5, 0, 0, 1),)
+    assert state.handle(StageDone(5, 0, 1)) == ()
+    assert state.handle(Idle()) == ()
+
+
 def test_rows_may_come_in_any_order(state: WorkerState) -> None:
     assert state.handle(RowsArrived(5, 0, 1, 0)) == (Place(0),)
     assert state.handle(Idle()) == ()
