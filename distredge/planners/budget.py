@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from distredge.errors import ConfigError, located
@@ -69,6 +70,7 @@ class Budget:
         self.cut_short = ""
         self._progress = progress
         self._clock = clock
+        self._parent: Budget | None = None
         self._start_s = clock()
         self._reported_s = -math.inf
 
@@ -98,15 +100,43 @@ class Budget:
 
     def expired(self) -> bool:
         """Whether a planner must stop: a limit is reached, or the user interrupted."""
+        if self._parent is not None and self._parent.expired():
+            return True
         return self.interrupted or self.spent() >= 1.0
+
+    def share(self, fraction: float) -> Budget:
+        """A budget that draws a fraction (0 to 1) of what is left of this one; what it spends and finds counts here."""
+        seconds = None if self.left_s is None else max(1e-6, self.left_s * fraction)
+        evaluations = None if self.left is None else max(1, round(self.left * fraction))
+        part = Budget(seconds, evaluations, clock=self._clock)
+        part.method = self.method
+        part._parent = self
+        return part
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that passes inside does not count: loading or compiling code is no planning."""
+        before_s = self._clock()
+        try:
+            yield
+        finally:
+            passed_s = self._clock() - before_s
+            budget: Budget | None = self
+            while budget is not None:
+                budget._start_s += passed_s
+                budget = budget._parent
 
     def spend(self, count: int = 1) -> None:
         """Counts priced strategies and shows progress."""
         self.done += count
+        if self._parent is not None:
+            self._parent.spend(count)
         self._show(force=False)
 
     def report(self, latency_s: float) -> None:
         """Tells of a strategy that was found; only an improvement is remembered and shown."""
+        if self._parent is not None:
+            self._parent.report(latency_s)
         if latency_s < self.best_latency_s:
             self.best_latency_s = latency_s
             self._show(force=True)
@@ -114,6 +144,8 @@ class Budget:
     def interrupt(self) -> None:
         """Makes the planner stop at its next look; it returns the best that it has."""
         self.interrupted = True
+        if self._parent is not None:
+            self._parent.interrupt()
 
     def _show(self, *, force: bool) -> None:
         if self._progress is None:

@@ -1,172 +1,262 @@
-"""`search`: local search over partition points, cut points and the head device (ours).
+"""`search`: annealing of many strategies at once on the compiled kernel (ours).
 
-Rule: start from the best single device, from equal shares and from shares by speed, each as one volume and as a volume
-per few layers; then change one thing at a time (a device border in a run of neighbouring volumes, a partition point, an
-empty share, the head device) and keep what is not slower; after a stretch without gain restart from a disturbed copy of
-the best. Anytime: it returns the best that it has met when the budget ends or the user interrupts.
+Rule. Partition points, cut points of every volume, head device and, where the problem lets them free, device order,
+wires between volumes and boundary rows first are all decided together. Many chains start from shares by speed over
+many partition schemes and subsets of the devices. Each step changes one thing in every chain (`planners.moves`: rows
+of neighbouring volumes move together, so that owners stay where the rows are; interchangeable devices never change
+places), and the kernel prices all of them; worse ones are taken with a probability that falls as the budget is spent.
+Now and then the worst chains are replaced by copies of the best.
+
+Anytime: the best that was met is returned when the budget ends or the user interrupts. With a budget in evaluations the
+result depends on the seed alone, not on the number of threads. Other objectives than latency, and limits that only a
+layout can tell, are in `planners.tradeoff`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from distredge.model.rows import even_cuts, proportional_cuts
-from distredge.planners.common import build, price, volume, whole_on
+from distredge.errors import Infeasible
+from distredge.latency import kernel
+from distredge.planners.figures import Figures, infeasible, needs_figures
+from distredge.planners.moves import joined, take
+from distredge.planners.starts import best_rows, starts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
+    from distredge.planners.anneal import Chains
     from distredge.planners.budget import Budget
+    from distredge.planners.codec import Codec
+    from distredge.planners.moves import Batch
+    from distredge.planners.pricer import Pricer
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
-_PATIENCE = 60
+POPULATIONS, CHAINS = 2, 32
+"""Populations of chains, each of which one thread advances, and chains of each."""
 
+HOT, COLD = 0.03, 0.0003
+"""First and last temperature of the middle chain, relative to the latency."""
 
-@dataclass(frozen=True)
-class _State:
-    """Partition scheme, cut points of every volume and the head device."""
+SPREAD = 4.0
+"""Temperature of the hottest and the coldest chain, relative to the middle one."""
 
-    cuts: tuple[int, ...]
-    rows: tuple[tuple[int, ...], ...]
-    head: int
+STEPS, ROUND_S = 100, 0.02
+"""Steps between two looks at the budget, and the seconds that they may take where the budget is in seconds."""
+
+RESAMPLE_EVERY = 0.04
+"""Share of the budget after which the worst chains are replaced."""
+
+TABULATED_PER_ROUND, TABULATING = 8, 0.25
+"""Volumes that are tabulated between two rounds of steps, and the share of the time that this may take where the budget
+is in seconds."""
+
+_log = logging.getLogger(__name__)
 
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
-    """The best strategy that the budget allows."""
-    return _Search(problem, budget, seed).run()
+    """The best strategy that the budget allows.
+
+    Raises:
+        Infeasible: if no strategy that was found meets the problem's limits.
+    """
+    if not needs_figures(problem):
+        with contextlib.suppress(kernel.Unsupported):
+            return _fastest(problem, budget, seed)
+    from distredge.planners.tradeoff import plan_for
+
+    return plan_for(problem, budget, seed)
 
 
-class _Search:
-    def __init__(self, problem: Problem, budget: Budget, seed: int) -> None:
-        self.problem = problem
+def _fastest(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    search = Search(problem, budget, seed)
+    strategy = search.run()
+    if problem.latency_limit_s is not None and search.latency_s > problem.latency_limit_s:
+        raise infeasible(problem, Figures(search.latency_s))
+    return strategy
+
+
+class Search:
+    """One run of the search for the lowest latency.
+
+    Args:
+        problem: model and cluster.
+        budget: what may be spent.
+        seed: of all random choices.
+        threads: None takes what the process may use.
+
+    Raises:
+        Unsupported: if only the simulator prices this problem.
+    """
+
+    def __init__(self, problem: Problem, budget: Budget, seed: int, threads: int | None = None) -> None:
         self.budget = budget
         self.seed = seed
-        self.rng = np.random.default_rng(seed)
-        self.heights = [cut.height for cut in problem.graph.cuts]
-        self.count = len(problem.cluster.devices)
-        self.best: tuple[float, _State] | None = None
+        self.threads = min(POPULATIONS, _cores()) if threads is None else threads
+        self.pricer = load(problem, budget)
+        self.codec: Codec = self.pricer.codec
+        self.latency_s = float("inf")
+        self._chains: list[Chains] = []
+        self._tabulated_s = 0.0
 
     def run(self) -> Strategy:
-        try:
-            self._climb_all()
-        except KeyboardInterrupt:
-            self.budget.interrupt()
-        if self.best is None:
-            raise KeyboardInterrupt
-        return self._strategy(self.best[1])
+        """Returns the best strategy that was met.
 
-    def _climb_all(self) -> None:
-        starts = self._starts()
-        priced = sorted(((self._price(s), i) for i, s in enumerate(starts)))
-        current_s, state = priced[0][0], starts[priced[0][1]]
-        idle = 0
-        while not self.budget.expired():
-            candidate = self._move(state)
-            latency_s = self._price(candidate)
-            idle = 0 if latency_s < current_s else idle + 1
-            if latency_s <= current_s:
-                current_s, state = latency_s, candidate
-            if idle > _PATIENCE:
-                assert self.best is not None
-                state = self.best[1]
-                for _ in range(3):
-                    state = self._move(state)
-                current_s, idle = self._price(state), 0
+        Raises:
+            Infeasible: if no device can be reached.
+        """
+        self.pricer.fill()
+        self._begin()
+        with contextlib.suppress(KeyboardInterrupt):
+            self._anneal()
+        found = joined([chains.best for chains in self._chains])
+        seconds = self.pricer.price(found, again=True)
+        best = int(np.argmin(seconds))
+        self.latency_s = float(seconds[best])
+        return self.codec.strategy(found, best, PlannerRef("search", self.seed))
 
-    def _price(self, state: _State) -> float:
-        latency_s = price(self.problem, self._strategy(state), self.budget)
-        if self.best is None or latency_s < self.best[0]:
-            self.best = (latency_s, state)
-        return latency_s
+    @property
+    def best_s(self) -> float:
+        """The lowest latency met so far, as the kernel prices it in a hurry."""
+        return float(min(chains.best_s.min() for chains in self._chains))
 
-    def _strategy(self, state: _State) -> Strategy:
-        graph, names = self.problem.graph, self.problem.cluster.names
-        volumes = [volume(graph.cuts[c], rows) for c, rows in zip(state.cuts, state.rows, strict=True)]
-        return build(self.problem, names, volumes, names[state.head], PlannerRef("search", self.seed))
+    def _begin(self) -> None:
+        """Prices the starts, single devices in any case, and makes chains of the best."""
+        batch, alone = starts(self.codec)
+        left = self.budget.left
+        count = len(batch.cuts) if left is None else min(len(batch.cuts), max(alone, left))
+        batch = take(batch, np.arange(count))
+        seconds = self.pricer.price(batch)
+        total = POPULATIONS * CHAINS
+        chosen = best_rows(seconds, total)
+        if len(chosen) == 0:
+            raise Infeasible(f"no device of cluster '{self.codec.problem.cluster.name}' can be reached")
+        self._chains = [
+            make_chains(take(batch, chosen[p::POPULATIONS]), seconds[chosen[p::POPULATIONS]], self.seed, p)
+            for p in range(POPULATIONS)
+        ]
+        self.budget.report(self.best_s)
 
-    def _starts(self) -> list[_State]:
-        last = len(self.heights) - 1
-        alone = [whole_on(self.problem, name, PlannerRef("offload")) for name in self.problem.cluster.names]
-        seconds = [price(self.problem, strategy, self.budget) for strategy in alone]
-        fastest = int(np.argmin(seconds))
-        starts = [self._shared((last,), [float(k == fastest) for k in range(self.count)], fastest)]
-        for step in (last + 1, 6, 3, 1):
-            cuts = tuple(sorted({*range(step - 1, last, step), last}))
-            starts.append(self._shared(cuts, [1.0 / s for s in seconds], fastest))
-        rows = even_cuts(self.heights[last], self.count)
-        starts.append(_State((last,), (rows,), fastest))
-        return starts
+    def _anneal(self) -> None:
+        budget, total = self.budget, POPULATIONS * CHAINS
+        spread = np.geomspace(1.0 / SPREAD, SPREAD, CHAINS)
+        steps, resampled = STEPS if budget.seconds is None else 1, 0.0
+        with ThreadPoolExecutor(self.threads) as pool:
+            while not budget.expired() and (budget.left is None or budget.left >= total):
+                spent, before_s = budget.spent(), budget.elapsed_s
+                for chains in self._chains:
+                    chains.heat[:] = spread * HOT * (COLD / HOT) ** spent
+                if spent - resampled > RESAMPLE_EVERY:
+                    resampled = spent
+                    for chains in self._chains:
+                        _resample(chains)
+                count = steps if budget.left is None else min(steps, budget.left // total)
+                wanted = self._advance(pool.map, count)
+                if budget.seconds is not None:
+                    steps = _adapted(steps, budget.elapsed_s - before_s, budget.left_s)
+                budget.spend(count * total)
+                budget.report(self.best_s)
+                self._tabulate(wanted)
 
-    def _shared(self, cuts: tuple[int, ...], weights: list[float], head: int) -> _State:
-        return _State(cuts, tuple(proportional_cuts(self.heights[c], weights) for c in cuts), head)
+    def _advance(self, run_all: Callable[..., Iterable[Any]], steps: int) -> NDArray[np.int64]:
+        """Takes steps in all populations and returns which volumes were missing."""
+        advance = partial(_advance, self.pricer, self.pricer.arguments(CHAINS), steps)
+        return np.asarray(sum(run_all(advance, self._chains)))
 
-    def _move(self, state: _State) -> _State:
-        kind = self.rng.random()
-        if self.count == 1:
-            return self._move_partition(state)
-        if kind < 0.6:
-            return self._move_border(state)
-        if kind < 0.9:
-            return self._move_partition(state)
-        if kind < 0.95:
-            return replace(state, head=int(self.rng.integers(self.count)))
-        return self._empty_share(state)
-
-    def _window(self, state: _State) -> range:
-        """A run of neighbouring volumes: their borders move together, so that owners stay where the rows are."""
-        size = len(state.cuts)
-        first = int(self.rng.integers(size))
-        return range(first, int(self.rng.integers(first, size)) + 1)
-
-    def _move_border(self, state: _State) -> _State:
-        border = int(self.rng.integers(1, self.count))
-        step = float(self.rng.normal(0.0, 0.08))
-        rows = list(state.rows)
-        for v in self._window(state):
-            height = self.heights[state.cuts[v]]
-            shift = round(step * height) or (1 if step > 0 else -1)
-            rows[v] = _shifted(rows[v], border, shift)
-        return replace(state, rows=tuple(rows))
-
-    def _empty_share(self, state: _State) -> _State:
-        device = int(self.rng.integers(self.count))
-        rows = list(state.rows)
-        for v in self._window(state):
-            x = list(rows[v])
-            if device + 1 < self.count:
-                x[device + 1] = x[device]
-            else:
-                x[device] = x[device + 1]
-            rows[v] = tuple(np.maximum.accumulate(x).tolist()) if device + 1 < self.count else tuple(x)
-        return replace(state, rows=tuple(rows))
-
-    def _move_partition(self, state: _State) -> _State:
-        inner = len(self.heights) - 1
-        if inner == 0:
-            return state
-        cut = int(self.rng.integers(inner))
-        rows_of = dict(zip(state.cuts, state.rows, strict=True))
-        if cut in rows_of:
-            del rows_of[cut]
-        else:
-            after = next(c for c in state.cuts if c > cut)
-            if self.rng.random() < 0.5 and after != inner:
-                rows_of.pop(after)
-                source = state.rows[state.cuts.index(after)]
-            else:
-                source = rows_of[after]
-            rows_of[cut] = tuple(x * self.heights[cut] // self.heights[after] for x in source)
-        cuts = tuple(sorted(rows_of))
-        return replace(state, cuts=cuts, rows=tuple(rows_of[c] for c in cuts))
+    def _tabulate(self, wanted: NDArray[np.int64]) -> None:
+        """Tabulates what was missing most often."""
+        budget, before_s = self.budget, self.budget.elapsed_s
+        if budget.seconds is None:
+            self.pricer.tabulate(wanted, TABULATED_PER_ROUND)
+        elif self._tabulated_s < TABULATING * before_s:
+            self.pricer.tabulate(wanted, TABULATED_PER_ROUND, before_s + ROUND_S)
+            self._tabulated_s += budget.elapsed_s - before_s
 
 
-def _shifted(rows: tuple[int, ...], border: int, shift: int) -> tuple[int, ...]:
-    """Moves one border and pushes those that it meets."""
-    height = rows[-1]
-    target = min(height, max(0, rows[border] + shift))
-    moved = [min(x, target) if i < border else max(x, target) for i, x in enumerate(rows)]
-    moved[0], moved[border], moved[-1] = 0, target, height
-    return tuple(moved)
+def _advance(pricer: Pricer, arguments: tuple[Any, ...], steps: int, chains: Chains) -> NDArray[np.int64]:
+    from distredge.planners import anneal
+
+    wanted: NDArray[np.int64] = np.zeros_like(arguments[0])
+    run = anneal.anneal_general if pricer.general else anneal.anneal_independent
+    run(steps, chains, pricer.codec.choices, wanted, *arguments)
+    return wanted
+
+
+def _adapted(steps: int, took_s: float, left_s: float | None) -> int:
+    """Steps that take `ROUND_S`, or what is left of the budget, if they go on at the same pace."""
+    aim_s = ROUND_S if left_s is None else min(ROUND_S, left_s)
+    return max(1, min(4 * steps, int(steps * aim_s / max(took_s, 1e-9))))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: int) -> Chains:
+    """Chains that start from the strategies of a batch."""
+    from distredge.planners.anneal import Chains
+
+    size, everything = len(seconds), np.arange(len(seconds))
+    states = np.random.default_rng((seed, stream)).integers(1, 2**63, size, dtype=np.uint64)
+    copies = [take(batch, everything) for _ in range(3)]
+    return Chains(
+        states, copies[0], seconds.copy(), copies[1], np.empty(size), copies[2], seconds.copy(), np.zeros(size)
+    )
+
+
+def _resample(chains: Chains) -> None:
+    """Replaces the worst eighth of the chains by copies of the best."""
+    order = np.argsort(chains.seconds, kind="stable")
+    n = len(order) // 8
+    for array in (*chains.current, chains.seconds):
+        array[order[-n:]] = array[order[:n]]
+
+
+_loaded: set[bool] = set()
+
+
+def load(problem: Problem, budget: Budget) -> Pricer:
+    """Loads the compiled code that a problem needs, or compiles it, while the budget's clock stands; says so once.
+
+    Raises:
+        Unsupported: if only the simulator prices the problem.
+    """
+    with budget.paused():
+        from distredge.planners import anneal
+        from distredge.planners.codec import Codec
+        from distredge.planners.pricer import Pricer
+
+    pricer = Pricer(Codec(problem), budget)
+    if pricer.general not in _loaded:
+        function = anneal.anneal_general if pricer.general else anneal.anneal_independent
+        with budget.paused():
+            if kernel.is_warm() and not anneal.is_cached(function):
+                _log.warning("compiling the search, once: some 20 seconds (`distredge doctor` does it beforehand)")
+            _try(pricer)
+        _loaded.add(pricer.general)
+    return pricer
+
+
+def _try(pricer: Pricer) -> None:
+    """Calls everything that is compiled, on as little as possible."""
+    from distredge.planners.budget import Budget
+    from distredge.planners.pricer import Pricer
+    from distredge.planners.tabulate import fill
+
+    codec = pricer.codec
+    batch = codec.empty(1)
+    batch.cuts[0, 0] = codec.candidates[-1]
+    batch.rows[0, 0, 1:] = codec.choices.heights[codec.candidates[-1]]
+    fill(pricer.kernel.tables, codec.candidates[:1])
+    seconds = Pricer(codec, Budget(evaluations=1)).price(batch)
+    chains = make_chains(batch, seconds, 0, 0)
+    _advance(pricer, pricer.arguments(1), 0, chains)

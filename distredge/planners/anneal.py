@@ -1,0 +1,174 @@
+"""The search's inner loop, compiled: change every chain, price all changes with the kernel, take or leave them.
+
+numba keeps compiled functions on disk and looks at the age of their own file alone. These call functions of other
+files; so that a change there compiles them anew they hold a digest of all of those (as `latency.kernel_entry` does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from distredge.latency import kernel_entry
+from distredge.latency.kernel_core import inner
+from distredge.latency.kernel_entry import general, independent
+from distredge.planners import moves
+
+
+class Chains(NamedTuple):
+    """Strategies on their way.
+
+    Attributes:
+        states: (N,) generators.
+        current: strategies, a `moves.Batch`.
+        seconds: their latencies, (N,).
+        proposed: changed copies of them.
+        found: latencies of those, (N,).
+        best: the best that each chain has met.
+        best_s: their latencies, (N,).
+        heat: (N,) temperatures, relative to the latency.
+    """
+
+    states: NDArray[np.uint64]
+    current: Any
+    seconds: NDArray[np.float64]
+    proposed: Any
+    found: NDArray[np.float64]
+    best: Any
+    best_s: NDArray[np.float64]
+    heat: NDArray[np.float64]
+
+
+def _digest() -> str:
+    found = hashlib.sha256(kernel_entry.digest().encode())
+    for name in ("anneal", "moves"):
+        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return found.hexdigest()
+
+
+@inner
+def _propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
+    """Changes every strategy. One that needs a volume that is not tabulated is ruled out and counted in `wanted`."""
+    new = chains.proposed
+    moves.propose(chains.states, chains.current, new, choices)
+    for k in range(new.cuts.shape[0]):
+        chains.found[k] = 0.0
+        start = 0
+        for w in range(new.cuts.shape[1]):
+            end = new.cuts[k, w]
+            if end < 0:
+                break
+            if index[start, end] < 0:
+                wanted[start, end] += 1
+                chains.found[k] = np.inf
+            start = end + 1
+        if chains.found[k] == np.inf:
+            # The kernel must find something that it can price.
+            new.cuts[k] = chains.current.cuts[k]
+            new.rows[k] = chains.current.rows[k]
+
+
+@inner
+def _accept_all(chains: Any, latency: Any) -> None:
+    """Takes over proposals by the Metropolis rule and remembers the best of each chain."""
+    for k in range(latency.shape[0]):
+        found = max(latency[k], chains.found[k])
+        if not found < np.inf:
+            continue
+        worse = found / chains.seconds[k] - 1.0
+        if worse > 0.0 and moves.uniform(chains.states, k) >= np.exp(-worse / chains.heat[k]):
+            continue
+        moves.copy_plan(chains.proposed, k, chains.current, k)
+        chains.seconds[k] = found
+        if found < chains.best_s[k]:
+            chains.best_s[k] = found
+            moves.copy_plan(chains.proposed, k, chains.best, k)
+
+
+def _compiled(stamp: str) -> tuple[Any, Any, Any]:
+    """The functions below, in each of which `stamp` is a constant."""
+    entry = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+
+    @entry
+    def anneal_independent(
+        steps: Any, chains: Any, choices: Any, wanted: Any, index: Any, tables: Any, links: Any, input_wire: Any,
+        max_phases: Any,
+    ) -> None:  # fmt: skip
+        """Takes steps under `independent` links of constant rate, without volumes that send their boundary first.
+
+        Args:
+            steps: changes of every chain.
+            chains: `Chains`; changed.
+            choices: `moves.Choices`.
+            wanted: (n_cuts, n_cuts) counts proposals that needed a volume that is not tabulated.
+            index: (n_cuts, n_cuts) row of each tabulated volume, or -1.
+            tables: what `kernel_entry.independent` takes of the tables.
+            links: what it takes of the links.
+            input_wire: (N,) bytes per element of the input.
+            max_phases: most phases of any volume.
+        """
+        len(stamp)
+        size = len(chains.seconds)
+        which, latency = np.zeros(size, np.int64), np.empty(size)
+        finish = np.empty((0, chains.current.order.shape[1]))
+        new = chains.proposed
+        for _ in range(steps):
+            _propose_all(chains, choices, index, wanted)
+            independent(
+                tables[0], tables[1], tables[2], tables[3], links[0], links[1], which, new.cuts, new.rows, new.order,
+                new.head, new.wires, input_wire, max_phases, latency, finish,
+            )  # fmt: skip
+            _accept_all(chains, latency)
+
+    @entry
+    def anneal_general(
+        steps: Any, chains: Any, choices: Any, wanted: Any, index: Any, tables: Any, links: Any, input_wire: Any,
+        max_phases: Any,
+    ) -> None:  # fmt: skip
+        """Takes steps under everything that the kernel knows; rates of shared links are approximate.
+
+        Args:
+            steps: as `anneal_independent`.
+            chains: as there.
+            choices: as there.
+            wanted: as there.
+            index: as there.
+            tables: as there.
+            links: what `kernel_entry.general` takes of the links.
+            input_wire: as there.
+            max_phases: as there.
+        """
+        len(stamp)
+        size = len(chains.seconds)
+        which, latency, start_s = np.zeros(size, np.int64), np.empty(size), np.zeros(size)
+        finish = np.empty((0, chains.current.order.shape[1]))
+        new = chains.proposed
+        for _ in range(steps):
+            _propose_all(chains, choices, index, wanted)
+            general(
+                tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
+                links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
+                new.wires, input_wire, new.boundary, start_s, True, max_phases, latency, finish,
+            )  # fmt: skip
+            _accept_all(chains, latency)
+
+    @entry
+    def propose(states: Any, current: Any, proposed: Any, choices: Any) -> None:
+        """As `moves.propose`."""
+        len(stamp)
+        moves.propose(states, current, proposed, choices)
+
+    return anneal_independent, anneal_general, propose
+
+
+anneal_independent, anneal_general, propose = _compiled(_digest())
+
+
+def is_cached(function: Any) -> bool:
+    """Whether one of them can be loaded from numba's cache."""
+    return bool(function._cache._cache_file._load_index())

@@ -1,0 +1,382 @@
+"""What the search changes in a strategy, compiled: one random change in each of many strategies at a time.
+
+A set of strategies is a few arrays, one row per strategy (`Batch`). Rows of neighbouring volumes are changed together
+where that keeps owners where the rows are: a border that moves in one volume alone makes everybody fetch what it moved.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.latency.kernel_core import inner
+
+
+class Batch(NamedTuple):
+    """N strategies of at most L volumes on D slab positions.
+
+    Attributes:
+        cuts: (N, L) indices into `graph.cuts`, rising; -1 behind the last.
+        rows: (N, L, D + 1) cut points of each volume's reference rows.
+        order: (N, D) device at each slab position.
+        head: (N,) slab position of the head device.
+        wires: (N, L) bytes per element that leaves a volume.
+        boundary: (N, L) whether a volume computes first what others wait for.
+    """
+
+    cuts: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    order: NDArray[np.int64]
+    head: NDArray[np.int64]
+    wires: NDArray[np.int64]
+    boundary: NDArray[np.int64]
+
+
+class Choices(NamedTuple):
+    """What may be chosen.
+
+    Attributes:
+        candidates: rising indices of the cuts that may be used; the last one is the end of the body.
+        heights: (n_cuts,) rows of each cut's reference.
+        kinds: (D,) equal for devices that are interchangeable.
+        free_order: whether devices may change places.
+        wires: rising bytes per element that may be chosen for what leaves a volume.
+        boundary: whether a volume may compute first what others wait for.
+    """
+
+    candidates: NDArray[np.int64]
+    heights: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    free_order: bool
+    wires: NDArray[np.int64]
+    boundary: bool
+
+
+def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:
+    """A batch of zeros, everything to travel in `wire` bytes per element."""
+    return Batch(
+        np.full((size, volumes), -1, np.int64),
+        np.zeros((size, volumes, devices + 1), np.int32),
+        np.tile(np.arange(devices), (size, 1)),
+        np.zeros(size, np.int64),
+        np.full((size, volumes), wire, np.int64),
+        np.zeros((size, volumes), np.int64),
+    )
+
+
+def take(batch: Batch, chosen: Any) -> Batch:
+    """A copy of some strategies of a batch; `chosen` are their indices."""
+    return Batch(*(array[chosen] for array in batch))
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """The strategies of several batches in one."""
+    return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+
+
+@inner
+def uniform(states: Any, k: int) -> float:
+    """A number in [0, 1) by xorshift64* (Vigna, ACM TOMS 2016)."""
+    x = states[k]
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    states[k] = x
+    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@inner
+def _below(states: Any, k: int, limit: int) -> int:
+    """A whole number in [0, limit)."""
+    return min(int(uniform(states, k) * limit), limit - 1)
+
+
+@inner
+def _scaled(x: int, height: int, reference: int) -> int:
+    """A cut point of `reference` rows on a map of `height` rows."""
+    return (2 * x * height + reference) // (2 * reference)
+
+
+@inner
+def copy_plan(source: Any, i: int, target: Any, j: int) -> None:
+    """Copies one strategy; element by element, which is faster here than slices."""
+    points = source.rows.shape[2]
+    for w in range(source.cuts.shape[1]):
+        end = source.cuts[i, w]
+        ended = end < 0 and target.cuts[j, w] < 0
+        target.cuts[j, w] = end
+        if ended:
+            # Behind the last volume of both there is nothing.
+            break
+        target.wires[j, w] = source.wires[i, w]
+        target.boundary[j, w] = source.boundary[i, w]
+        for x in range(points):
+            target.rows[j, w, x] = source.rows[i, w, x]
+    for x in range(points - 1):
+        target.order[j, x] = source.order[i, x]
+    target.head[j] = source.head[i]
+
+
+@inner
+def _copy_volume(plan: Any, k: int, source: int, target: int) -> None:
+    plan.cuts[k, target] = plan.cuts[k, source]
+    plan.wires[k, target] = plan.wires[k, source]
+    plan.boundary[k, target] = plan.boundary[k, source]
+    for x in range(plan.rows.shape[2]):
+        plan.rows[k, target, x] = plan.rows[k, source, x]
+
+
+@inner
+def copy_rescaled(plan: Any, k: int, target: int, source: int, heights: Any) -> None:
+    """Gives a volume the shares of another one."""
+    to, of = heights[plan.cuts[k, target]], heights[plan.cuts[k, source]]
+    for x in range(plan.rows.shape[2]):
+        plan.rows[k, target, x] = _scaled(plan.rows[k, source, x], to, of)
+
+
+@inner
+def _count(plan: Any, k: int) -> int:
+    n = 0
+    while n < plan.cuts.shape[1] and plan.cuts[k, n] >= 0:
+        n += 1
+    return n
+
+
+@inner
+def _window(states: Any, k: int, n: int) -> tuple[int, int]:
+    """A run of volumes: one, all from one on, all up to one, or any."""
+    u = uniform(states, k)
+    first = _below(states, k, n)
+    if u < 0.4:
+        return first, first
+    if u < 0.55:
+        return first, n - 1
+    if u < 0.7:
+        return 0, first
+    return first, first + _below(states, k, n - first)
+
+
+@inner
+def _push(plan: Any, k: int, w: int, border: int, target: int) -> None:
+    """Sets one cut point and pushes those that it meets."""
+    last = plan.rows.shape[2] - 1
+    target = min(max(target, 0), plan.rows[k, w, last])
+    for x in range(1, border):
+        if plan.rows[k, w, x] > target:
+            plan.rows[k, w, x] = target
+    for x in range(border + 1, last):
+        if plan.rows[k, w, x] < target:
+            plan.rows[k, w, x] = target
+    plan.rows[k, w, border] = target
+
+
+@inner
+def _shift(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
+    """Moves a border, or a run of borders (rows from one device to another one), in a run of volumes."""
+    slabs = plan.order.shape[1]
+    first, last = _window(states, k, n)
+    low = 1 + _below(states, k, slabs - 1)
+    high = low
+    if uniform(states, k) < 0.3:
+        high = low + _below(states, k, slabs - low)
+    # Sizes from one row of the tallest map to half of it, each order of magnitude alike.
+    size = 2.0 ** (-1.0 - 7.0 * uniform(states, k))
+    sign = 1 if uniform(states, k) < 0.5 else -1
+    moved = False
+    for w in range(first, last + 1):
+        step = int(size * heights[plan.cuts[k, w]] + 0.5)
+        if step == 0 and first == last:
+            step = 1
+        if step != 0:
+            moved = True
+            _step(plan, k, w, low, high, sign * step)
+    if not moved:
+        _step(plan, k, first + _below(states, k, last - first + 1), low, high, sign)
+
+
+@inner
+def _step(plan: Any, k: int, w: int, low: int, high: int, step: int) -> None:
+    if step > 0:
+        for border in range(high, low - 1, -1):
+            _push(plan, k, w, border, plan.rows[k, w, border] + step)
+    else:
+        for border in range(low, high + 1):
+            _push(plan, k, w, border, plan.rows[k, w, border] + step)
+
+
+@inner
+def _align(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
+    """Gives a volume the borders of its neighbour: all, or one."""
+    if n < 2:
+        return
+    w = _below(states, k, n)
+    other = w + 1 if (w == 0 or (w < n - 1 and uniform(states, k) < 0.5)) else w - 1
+    if uniform(states, k) < 0.5:
+        copy_rescaled(plan, k, w, other, heights)
+        return
+    border = 1 + _below(states, k, plan.order.shape[1] - 1)
+    to, of = heights[plan.cuts[k, w]], heights[plan.cuts[k, other]]
+    _push(plan, k, w, border, _scaled(plan.rows[k, other, border], to, of))
+
+
+@inner
+def _drop_share(states: Any, plan: Any, k: int, n: int) -> None:
+    """Gives a device's rows in a run of volumes to one of its neighbours."""
+    slabs = plan.order.shape[1]
+    slab = _below(states, k, slabs)
+    first, last = _window(states, k, n)
+    left = slab > 0 and (slab == slabs - 1 or uniform(states, k) < 0.5)
+    for w in range(first, last + 1):
+        if left:
+            plan.rows[k, w, slab] = plan.rows[k, w, slab + 1]
+        else:
+            plan.rows[k, w, slab + 1] = plan.rows[k, w, slab]
+
+
+@inner
+def _take_all(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
+    """Gives all rows of a run of volumes at the end to one device."""
+    slab = _below(states, k, plan.order.shape[1])
+    for w in range(_below(states, k, n), n):
+        height = heights[plan.cuts[k, w]]
+        for x in range(plan.rows.shape[2]):
+            plan.rows[k, w, x] = height if x > slab else 0
+    plan.head[k] = slab
+
+
+@inner
+def _place(choices: Any, cut: int) -> int:
+    return int(np.searchsorted(choices.candidates, cut))
+
+
+@inner
+def _remove_cut(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
+    if n < 2:
+        return
+    w = _below(states, k, n - 1)
+    if uniform(states, k) < 0.3:
+        copy_rescaled(plan, k, w + 1, w, heights)
+    for i in range(w, n - 1):
+        _copy_volume(plan, k, i + 1, i)
+    plan.cuts[k, n - 1] = -1
+
+
+@inner
+def _add_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+    if n == plan.cuts.shape[1] or len(choices.candidates) < 2:
+        return
+    cut = choices.candidates[_below(states, k, len(choices.candidates) - 1)]
+    w = 0
+    while plan.cuts[k, w] < cut:
+        w += 1
+    if plan.cuts[k, w] == cut:
+        return
+    for i in range(n, w, -1):
+        _copy_volume(plan, k, i - 1, i)
+    plan.cuts[k, w] = cut
+    source = w - 1 if w > 0 and uniform(states, k) < 0.3 else w + 1
+    copy_rescaled(plan, k, w, source, choices.heights)
+
+
+@inner
+def _move_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+    if n < 2:
+        return
+    w = _below(states, k, n - 1)
+    place = _place(choices, plan.cuts[k, w])
+    low = _place(choices, plan.cuts[k, w - 1]) + 1 if w > 0 else 0
+    high = _place(choices, plan.cuts[k, w + 1]) - 1
+    step = 1 + _below(states, k, 3) if uniform(states, k) < 0.7 else 1 + _below(states, k, high - low + 1)
+    target = place + step if uniform(states, k) < 0.5 else place - step
+    target = min(max(target, low), high)
+    if target == place:
+        return
+    before = choices.heights[plan.cuts[k, w]]
+    cut = choices.candidates[target]
+    plan.cuts[k, w] = cut
+    if choices.heights[cut] != before:
+        for x in range(plan.rows.shape[2]):
+            plan.rows[k, w, x] = _scaled(plan.rows[k, w, x], choices.heights[cut], before)
+
+
+@inner
+def _swap(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+    """Two devices of different kinds change places, with their shares or without them."""
+    slabs = plan.order.shape[1]
+    i, j = _below(states, k, slabs), _below(states, k, slabs)
+    if choices.kinds[plan.order[k, i]] == choices.kinds[plan.order[k, j]]:
+        return
+    low, high = min(i, j), max(i, j)
+    plan.order[k, i], plan.order[k, j] = plan.order[k, j], plan.order[k, i]
+    if plan.head[k] == i:
+        plan.head[k] = j
+    elif plan.head[k] == j:
+        plan.head[k] = i
+    if uniform(states, k) < 0.3:
+        return
+    for w in range(n):
+        change = (plan.rows[k, w, high + 1] - plan.rows[k, w, high]) - (plan.rows[k, w, low + 1] - plan.rows[k, w, low])
+        for x in range(low + 1, high + 1):
+            plan.rows[k, w, x] += change
+
+
+@inner
+def _change_options(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+    first, last = _window(states, k, n)
+    many = len(choices.wires)
+    if many > 1 and (not choices.boundary or uniform(states, k) < 0.5):
+        wire = choices.wires[_below(states, k, many)]
+        for w in range(first, last + 1):
+            plan.wires[k, w] = wire
+    elif choices.boundary:
+        value = 1 - plan.boundary[k, first]
+        for w in range(first, last + 1):
+            plan.boundary[k, w] = value
+
+
+@inner
+def _change_cuts(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+    u = uniform(states, k)
+    if u < 0.32:
+        _add_cut(states, plan, k, n, choices)
+    elif u < 0.64:
+        _remove_cut(states, plan, k, n, choices.heights)
+    else:
+        _move_cut(states, plan, k, n, choices)
+
+
+@inner
+def _change(states: Any, plan: Any, k: int, choices: Any) -> None:
+    n = _count(plan, k)
+    u = uniform(states, k)
+    if u > 0.97:
+        if len(choices.wires) > 1 or choices.boundary:
+            _change_options(states, plan, k, n, choices)
+            return
+        u *= 0.97
+    if u < 0.22 or plan.order.shape[1] == 1:
+        _change_cuts(states, plan, k, n, choices)
+    elif u < 0.30:
+        _align(states, plan, k, n, choices.heights)
+    elif u < 0.33:
+        _drop_share(states, plan, k, n)
+    elif u < 0.34:
+        _take_all(states, plan, k, n, choices.heights)
+    elif u < 0.36:
+        plan.head[k] = _below(states, k, plan.order.shape[1])
+    elif u < 0.40 and choices.free_order:
+        _swap(states, plan, k, n, choices)
+    else:
+        _shift(states, plan, k, n, choices.heights)
+
+
+@inner
+def propose(states: Any, current: Any, proposed: Any, choices: Any) -> None:
+    """Fills `proposed` with a changed copy of each strategy of `current`."""
+    for k in range(current.cuts.shape[0]):
+        copy_plan(current, k, proposed, k)
+        _change(states, proposed, k, choices)
+        if uniform(states, k) < 0.2:
+            _change(states, proposed, k, choices)

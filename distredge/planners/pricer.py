@@ -1,0 +1,116 @@
+"""Prices batches of strategies with the compiled kernel, and keeps its tables filled."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.latency.kernel import Unsupported, kernel_of
+from distredge.planners.tabulate import fill
+
+if TYPE_CHECKING:
+    from distredge.planners.budget import Budget
+    from distredge.planners.codec import Codec
+    from distredge.planners.moves import Batch
+
+
+FILLING = 0.3
+"""Share of a budget in seconds that may go to tabulating volumes before any was asked for."""
+
+
+class Pricer:
+    """Latencies of batches of strategies of one problem.
+
+    Args:
+        codec: the problem and what may be chosen.
+        budget: every strategy that is priced counts against it.
+
+    Raises:
+        Unsupported: if only the simulator prices this problem.
+    """
+
+    def __init__(self, codec: Codec, budget: Budget) -> None:
+        self.codec = codec
+        self.budget = budget
+        self.kernel = kernel_of(codec.problem)
+        self.general = bool(self.kernel._links.hard.any()) or codec.problem.boundary_first
+        self._refused: set[tuple[int, int]] = set()
+
+    def fill(self) -> None:
+        """Tabulates what can be tabulated fast, in a part of the budget."""
+        budget, before_s = self.budget, self.budget.elapsed_s
+        most_s = math.inf if budget.seconds is None else FILLING * budget.seconds
+        fill(self.kernel.tables, self.codec.candidates, lambda: budget.elapsed_s - before_s > most_s)
+
+    def price(self, batch: Batch, again: bool = False) -> NDArray[np.float64]:
+        """(N,) seconds; infinite where a link is down, or where only the simulator could say.
+
+        Args:
+            batch: strategies.
+            again: whether they have been priced, in a hurry, and counted before.
+        """
+        if not again:
+            self.budget.spend(len(batch.cuts))
+        found = np.full(len(batch.cuts), np.inf)
+        known = np.flatnonzero(self._tabulated(batch))
+        if len(known):
+            found[known] = self.kernel.latency_s(
+                batch.cuts[known],
+                batch.rows[known],
+                batch.head[known],
+                order=batch.order[known],
+                wire=batch.wires[known],
+                input_wire=self.codec.input_wire,
+                boundary_first=batch.boundary[known],
+            )
+        return found
+
+    def tabulate(self, wanted: NDArray[np.int64], most: int, until_s: float = math.inf) -> None:
+        """Tabulates the volumes that were missed most often.
+
+        Args:
+            wanted: (n_cuts, n_cuts) how often each was, by cut before it plus 1 and cut at its end.
+            most: how many at most.
+            until_s: no further one is begun from this time of the budget on.
+        """
+        for place in np.argsort(-wanted, axis=None, kind="stable"):
+            start, end = (int(i) for i in np.unravel_index(place, wanted.shape))
+            if most == 0 or wanted[start, end] == 0 or self.budget.elapsed_s >= until_s:
+                break
+            most -= self._require(start - 1, end)
+
+    def arguments(self, size: int) -> tuple[Any, ...]:
+        """What `anneal` passes on to the kernel, as its tables stand now."""
+        tables, links = self.kernel.tables, self.kernel._links
+        priced = (tables.model(), tables.ints.data, tables.seconds.data, self.kernel._head_seconds)
+        input_wire = np.full(size, self.codec.input_wire)
+        if not self.general:
+            return tables.index, priced, (links.pair, links.profile_of), input_wire, tables.max_phases
+        everything = (
+            links.pair, links.profile_of, links.access, links.trace, links.times, links.rates, links.trace_at,
+            links.period, links.board, links.medium, links.shared,
+        )  # fmt: skip
+        return tables.index, priced, everything, input_wire, tables.max_phases
+
+    def _tabulated(self, batch: Batch) -> NDArray[np.bool_]:
+        """Which strategies have all their volumes in the tables, which are completed first."""
+        starts = np.roll(batch.cuts, 1, axis=1) + 1
+        starts[:, 0] = 0
+        used = batch.cuts >= 0
+        known = ~used | (self.kernel.tables.index[starts * used, batch.cuts * used] >= 0)
+        for start, end in sorted(set(zip(starts[~known].tolist(), batch.cuts[~known].tolist(), strict=True))):
+            self._require(start - 1, end)
+        return np.asarray((~used | (self.kernel.tables.index[starts * used, batch.cuts * used] >= 0)).all(axis=1))
+
+    def _require(self, first: int, last: int) -> bool:
+        """Tabulates one volume; whether that was tried for the first time."""
+        if (first, last) in self._refused:
+            return False
+        try:
+            self.kernel.tables.require(first, last)
+        except Unsupported:
+            self._refused.add((first, last))
+        return True

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from distredge.cluster import load_cluster
+from distredge.errors import Infeasible
+from distredge.latency import simulate
+from distredge.latency.kernel import kernel_of
+from distredge.model.graph import Graph
+from distredge.planners import plan
+from distredge.planners.budget import Budget, Progress
+from distredge.planners.codec import Codec
+from distredge.planners.pricer import Pricer
+from distredge.planners.search import Search
+from distredge.planners.starts import starts
+from distredge.problem import Problem
+from distredge.strategy import PlannerRef
+
+
+def _problem(graph: Graph, case: str, regime: str) -> Problem:
+    cluster = load_cluster(case, [graph])
+    if regime == "paper":
+        return Problem(graph, cluster, free_order=False)
+    if regime == "shared":
+        return Problem(graph, dataclasses.replace(cluster, link_model="shared"), free_order=False)
+    wires = ("float32", "float16")
+    return Problem(graph, cluster, allow_lossy=True, input_dtypes=("uint8",), wires=wires, boundary_first=True)
+
+
+@pytest.mark.parametrize("regime", ["paper", "ours", "shared"])
+@pytest.mark.parametrize("model", ["vgg", "resnet"])
+def test_predicts_what_the_simulator_says(vgg: Graph, resnet: Graph, model: str, regime: str) -> None:
+    problem = _problem({"vgg": vgg, "resnet": resnet}[model], "na-nano", regime)
+    search = Search(problem, Budget(evaluations=20_000), 0)
+    strategy = search.run()
+    assert simulate(problem, strategy).latency_s == pytest.approx(search.latency_s, rel=1e-9)
+    assert search.latency_s <= problem.offload_latency_s * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("regime", ["paper", "ours", "shared"])
+def test_result_depends_on_seed_and_evaluations_alone(vgg: Graph, regime: str) -> None:
+    found = [
+        Search(_problem(vgg, "db-50", regime), Budget(evaluations=15_000), seed, threads).run().to_json()
+        for seed, threads in ((3, 1), (3, 2), (3, 1), (4, 1))
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[3] != found[0]
+
+
+@pytest.mark.parametrize("evaluations", [1, 5, 100, 700])
+def test_keeps_to_its_evaluations_and_is_never_worse_than_offload(vgg: Graph, evaluations: int) -> None:
+    problem = _problem(vgg, "dc-300", "paper")
+    budget = Budget(evaluations=evaluations)
+    search = Search(problem, budget, 0)
+    search.run()
+    assert search.latency_s <= problem.offload_latency_s * (1 + 1e-9)
+    assert budget.done <= max(evaluations, len(problem.cluster.devices))
+
+
+def test_returns_the_best_so_far_when_interrupted(vgg: Graph) -> None:
+    budget = Budget(3600.0)
+    seen: list[Progress] = []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 2:
+            budget.interrupt()
+
+    budget._progress = interrupt
+    search = Search(_problem(vgg, "db-50", "paper"), budget, 0)
+    search.run()
+    assert search.latency_s <= seen[0].best_latency_s
+
+
+def test_keyboard_interrupt_does_not_lose_what_was_found(vgg: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(_problem(vgg, "db-50", "paper"), Budget(3600.0), 0)
+
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "_advance", pressed)
+    search.run()
+    assert search.latency_s < float("inf")
+
+
+def test_time_for_loading_does_not_count() -> None:
+    now = 0.0
+    budget = Budget(1.0, clock=lambda: now)
+    part = budget.share(0.5)
+    with part.paused():
+        now += 30.0
+    assert budget.elapsed_s == part.elapsed_s == 0.0
+    now += 0.25
+    assert part.spent() == 0.5
+    assert budget.spent() == 0.25
+
+
+@pytest.mark.parametrize("regime", ["paper", "ours"])
+def test_codec_keeps_strategies_as_they_are(resnet: Graph, regime: str) -> None:
+    problem = _problem(resnet, "na-nano", regime)
+    codec = Codec(problem)
+    batch, _ = starts(codec)
+    rng = np.random.default_rng(0)
+    batch.wires[:] = rng.choice(codec.choices.wires, batch.wires.shape)
+    batch.boundary[:] = rng.integers(0, 2, batch.boundary.shape) * codec.choices.boundary
+    planner = PlannerRef("search")
+    strategies = [codec.strategy(batch, k, planner) for k in range(len(batch.cuts))]
+    assert all(codec.fits(strategy) for strategy in strategies)
+    again = codec.encode(strategies)
+    for k, strategy in enumerate(strategies):
+        strategy.check(problem.graph)
+        assert codec.strategy(again, k, planner) == strategy
+    pricer = Pricer(codec, Budget(evaluations=1))
+    assert pricer.price(again) == pytest.approx(pricer.price(batch), rel=1e-12)
+
+
+def test_devices_keep_their_places_unless_the_problem_frees_them(vgg: Graph) -> None:
+    strategy = Search(_problem(vgg, "na-nano", "paper"), Budget(evaluations=10_000), 0).run()
+    assert strategy.devices == load_cluster("na-nano").names
+    free = Search(_problem(vgg, "na-nano", "ours"), Budget(evaluations=10_000), 0).run()
+    sizes = [sum(v.rows[i + 1] - v.rows[i] for v in free.volumes) for i in range(len(free.devices))]
+    assert all(size > 0 or name == free.head.device for name, size in zip(free.devices, sizes, strict=True))
+
+
+def test_offers_no_more_than_the_problem_allows(vgg: Graph) -> None:
+    cluster = load_cluster("db-50", [vgg])
+    lossless = Search(Problem(vgg, cluster, boundary_first=True), Budget(evaluations=10_000), 0).run()
+    assert lossless.lossless
+    wires = ("float32", "float16", "int8")
+    lossy = Problem(vgg, cluster, allow_lossy=True, wires=wires)
+    found = Search(lossy, Budget(evaluations=10_000), 0).run()
+    assert not any(v.boundary_first for v in found.volumes)
+    assert found.predicted == {}
+
+
+def test_leaves_out_a_device_that_cannot_be_reached(vgg: Graph) -> None:
+    cluster = load_cluster("db-50", [vgg])
+    down = dataclasses.replace(cluster.devices[1].uplink, rate_bps=0.0)
+    device = dataclasses.replace(cluster.devices[1], uplink=down, downlink=down)
+    problem = Problem(vgg, dataclasses.replace(cluster, devices=(cluster.devices[0], device, *cluster.devices[2:])))
+    strategy = plan(problem, "search", evaluations=5_000)
+    assert device.name not in strategy.devices
+    nobody = tuple(dataclasses.replace(d, uplink=down, downlink=down) for d in cluster.devices)
+    with pytest.raises(Infeasible):
+        plan(Problem(vgg, dataclasses.replace(cluster, devices=nobody)), "search", evaluations=100)
+
+
+def test_one_device_is_enough(vgg: Graph) -> None:
+    cluster = load_cluster("db-50", [vgg])
+    problem = Problem(vgg, dataclasses.replace(cluster, devices=cluster.devices[:1]))
+    strategy = plan(problem, "search", evaluations=2_000)
+    assert strategy.predicted["latency_s"] == pytest.approx(problem.offload_latency_s, rel=1e-9)
+
+
+def test_prices_what_the_kernel_does_not_by_the_simulator(vgg: Graph) -> None:
+    cluster = dataclasses.replace(load_cluster("db-50", [vgg]), shared_medium=True)
+    assert cluster.link_model == "independent"
+    problem = Problem(vgg, cluster)
+    strategy = plan(problem, "search", evaluations=60)
+    assert strategy.predicted["latency_s"] <= problem.offload_latency_s * (1 + 1e-9)
+    assert strategy.predicted["latency_s"] == pytest.approx(simulate(problem, strategy).latency_s, rel=1e-12)
+
+
+def test_latency_limit_that_cannot_be_met_says_what_came_closest(vgg: Graph) -> None:
+    problem = Problem(vgg, load_cluster("db-50", [vgg]), latency_limit_s=1e-6)
+    with pytest.raises(Infeasible, match=r"0\.001 ms .closest: \d"):
+        plan(problem, "search", evaluations=2_000)
+
+
+def test_interchangeable_devices_are_told_apart_by_what_matters(vgg: Graph) -> None:
+    cluster = load_cluster("na-nano", [vgg])
+    kinds = Codec(Problem(vgg, cluster)).choices.kinds.tolist()
+    same = [
+        (a.profile, a.uplink, a.downlink) == (b.profile, b.uplink, b.downlink)
+        for a, b in itertools.combinations(cluster.devices, 2)
+    ]
+    assert [a == b for a, b in itertools.combinations(kinds, 2)] == same
+
+
+def test_kernel_of_a_problem_is_shared(vgg: Graph) -> None:
+    problem = Problem(vgg, load_cluster("db-50", [vgg]))
+    assert Search(problem, Budget(evaluations=1), 0).pricer.kernel is kernel_of(problem)
