@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
 
 
+_ROUNDING = 1e-9
+
+
 @dataclass(frozen=True)
 class Block:
     """The best way found for one fused block: predicted seconds and cut points."""
@@ -53,14 +56,24 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return build(problem, chain.devices, volumes, head, PlannerRef("aofl", seed))
 
 
+def plan_on_all(problem: Problem, seed: int = 0) -> Strategy:
+    """The same without choosing devices: every block on all that can be reached, as in DistrEdge's comparison."""
+    chain = Chain(problem)
+    model = Predictor(chain)
+    scheme = fuse(chain.whole_blocks, model.blocks(least=len(model.ranking)))
+    volumes = [volume(chain.graph.cuts[end - 1], block.points) for end, block in scheme]
+    planner = PlannerRef("aofl", seed, {"devices": "all"})
+    return build(problem, chain.devices, volumes, chain.devices[model.ranking[0]], planner)
+
+
 def fuse(locations: tuple[int, ...], blocks: dict[tuple[int, int], Block]) -> list[tuple[int, Block]]:
-    """The cheapest path of blocks through the locations: (end, block) of each."""
+    """The cheapest path of blocks through the locations: (end, block) of each; of equal ones the longest block."""
     cost: dict[int, float] = {locations[-1]: 0.0}
     after: dict[int, int] = {}
     for start in reversed(locations[:-1]):
-        ends = [end for end in locations if end > start]
-        after[start] = min(ends, key=lambda end: blocks[start, end].seconds + cost[end])
-        cost[start] = blocks[start, after[start]].seconds + cost[after[start]]
+        seconds = {end: blocks[start, end].seconds + cost[end] for end in locations if end > start}
+        cost[start] = min(seconds.values())
+        after[start] = max(end for end in seconds if seconds[end] <= cost[start] * (1.0 + _ROUNDING))
     path, start = [], locations[0]
     while start != locations[-1]:
         end = after[start]
@@ -91,18 +104,17 @@ class Predictor:
         ]
         self.source_s_per_byte = 8.0 / min(rates) if min(rates) > 0 else math.inf
 
-    def blocks(self) -> dict[tuple[int, int], Block]:
-        """The best prefix of devices and its shares for every possible block."""
+    def blocks(self, least: int = 1) -> dict[tuple[int, int], Block]:
+        """The best prefix of at least so many devices, and its shares, for every possible block."""
         found = {}
         locations = self.chain.whole_blocks
+        sizes = range(least, len(self.ranking) + 1)
         for end in locations[1:]:
             starts = [start for start in locations if start < end]
-            points = np.array(
-                [self._points(start, end, size) for start in starts for size in range(1, len(self.ranking) + 1)]
-            )
+            points = np.array([self._points(start, end, size) for start in starts for size in sizes])
             pieces = self.chain.slices(end, points)
             for place, start in enumerate(starts):
-                rows = slice(place * len(self.ranking), (place + 1) * len(self.ranking))
+                rows = slice(place * len(sizes), (place + 1) * len(sizes))
                 seconds = self._seconds(pieces[start], points)[rows]
                 best = int(np.argmin(seconds))
                 found[start, end] = Block(float(seconds[best]), tuple(int(x) for x in points[rows][best]))

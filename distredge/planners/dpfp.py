@@ -9,8 +9,9 @@ time, and the prefix with the lowest T(0) is kept.
 Assumptions: the transfers are serial; compute times are measured.
 Decided here: only abstracts and third-party code with the method could be read. Effective capacity is the profile's
 speed on the whole body. Blocks of one layer are allowed, and a block may end at the last layer (that code allows
-neither). Blocks hold whole residual blocks. Each server's bytes take its own link's time in the pipe. What follows the
-body runs on the first server of the ranking, the host. All K prefixes are tried, not only as long as they improve.
+neither), and inside a residual (inception) block. Each server's bytes take its own link's time in the pipe. What
+follows the body runs on the first server of the ranking, the host. All K prefixes are tried, not only as long as they
+improve.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best prefix of servers with its best blocks."""
     chain = Chain(problem)
     ranking = rank(chain)
+    locations = tuple(range(chain.last + 1))
     best_s, best = np.inf, None
-    for size in range(1, len(ranking) + 1):
-        scheme = fuse(chain.whole_blocks, blocks(chain, ranking[:size]))
+    for size, found in enumerate(blocks(chain, ranking), start=1):
+        scheme = fuse(locations, found)
         seconds = sum(block.seconds for _, block in scheme)
         if seconds < best_s:
             best_s, best = seconds, (size, scheme)
@@ -61,31 +63,35 @@ def rank(chain: Chain) -> list[int]:
     return sorted((int(k) for k in reachable), key=lambda k: (-chain.speed[k], k))
 
 
-def blocks(chain: Chain, servers: list[int]) -> dict[tuple[int, int], Block]:
-    """t(i, j) of every possible block on some servers, the first of which is the host."""
+def blocks(chain: Chain, ranking: list[int]) -> list[dict[tuple[int, int], Block]]:
+    """t(i, j) of every possible block on each prefix of some servers, the first of which is the host."""
     per_byte = s_per_byte(chain.problem, chain.devices)
-    capacity = np.zeros(len(chain.devices))
-    capacity[servers] = chain.speed[servers]
-    points = {end: np.array([cut_points(chain.height(end), capacity)]) for end in chain.whole_blocks[1:]}
-    found = {}
+    sizes = range(len(ranking))
+    capacity = np.zeros((len(ranking), len(chain.devices)))
+    for size in sizes:
+        capacity[size, ranking[: size + 1]] = chain.speed[ranking[: size + 1]]
+    points = {
+        end: np.array([cut_points(chain.height(end), share) for share in capacity]) for end in range(1, chain.last + 1)
+    }
+    found: list[dict[tuple[int, int], Block]] = [{} for _ in sizes]
     for end in points:
         for piece in chain.walk(end, points[end]):
-            if piece.start not in points and piece.start != 0:
-                continue
             before = points.get(piece.start, points[end])
-            seconds = _pipe_s(chain.fetched_bytes(piece, before)[0], per_byte)
+            seconds = _pipe_s(chain.fetched_bytes(piece, before), per_byte) + piece.compute_s.max(axis=1)
             if end == chain.last:
-                result = chain.owned_bytes(end, points[end])[0]
-                result[servers[0]] = 0.0
+                result = chain.owned_bytes(end, points[end])
+                result[:, ranking[0]] = 0.0
                 seconds += _pipe_s(result, per_byte)
-            seconds += float(piece.compute_s.max())
-            found[piece.start, end] = Block(seconds, tuple(int(x) for x in points[end][0]))
+            for size in sizes:
+                found[size][piece.start, end] = Block(float(seconds[size]), tuple(points[end][size].tolist()))
     return found
 
 
-def _pipe_s(moved: Floats, per_byte: Floats) -> float:
-    """Seconds of some devices' bytes one after another."""
-    return float((moved[moved > 0] * per_byte[moved > 0]).sum())
+def _pipe_s(moved: Floats, per_byte: Floats) -> Floats:
+    """(n_splits,) seconds of some devices' bytes, (n_splits, n_devices), one after another."""
+    reached = np.where(moved > 0, per_byte, 0.0)
+    found: Floats = (moved * reached).sum(axis=1)
+    return found
 
 
 def speedup_estimate(problem: Problem, strategy: Strategy) -> float:
@@ -112,11 +118,11 @@ def speedup_estimate(problem: Problem, strategy: Strategy) -> float:
         end = decision.cut.index + 1
         points = np.array([decision.rows])
         piece = chain.slices(end, points)[start]
-        seconds += _pipe_s(chain.fetched_bytes(piece, before)[0], per_byte)
+        seconds += float(_pipe_s(chain.fetched_bytes(piece, before), per_byte)[0])
         seconds += float((piece.macs[0] / capacity).max())
         start, before = end, points
-    result = chain.owned_bytes(start, before)[0]
-    result[host] = 0.0
-    seconds += _pipe_s(result, per_byte) + float(chain.head_s[host])
+    result = chain.owned_bytes(start, before)
+    result[:, host] = 0.0
+    seconds += float(_pipe_s(result, per_byte)[0]) + float(chain.head_s[host])
     alone_s = chain.alive_bytes(0) * per_byte[host] + total / capacity[host] + chain.head_s[host]
     return float(alone_s / seconds)

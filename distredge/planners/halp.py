@@ -7,9 +7,11 @@ The ratio of the tasks is optimised (as in the three-Raspberry-Pi prototype, arX
 Assumptions: devices send while they compute.
 Decided here: only abstracts could be read. Shares are the same fraction of every map, found by pattern search on the
 simulated latency from shares by speed (the ICC setting's zone of 4 rows is among what it can reach); the zone has at
-least one row. Boundary rows come first only where the problem allows it. More than three devices: secondaries and hosts
-alternate (two secondaries around each host), for every odd number of devices up to the cluster's; which devices are
-hosts is tried for the strongest and for the weakest, of three devices for each. Two devices: one host, one secondary.
+least one row. Boundary rows come first only where the problem allows it, and in the layers where it helps: a strip
+recomputes its own halo and starts every operator once more, which can cost more than the sending that it hides. More
+than three devices: secondaries and hosts alternate (two secondaries around each host), for every odd number of devices
+up to the cluster's; which devices are hosts is tried for the strongest and for the weakest, of three devices for each.
+Two devices: one host, one secondary.
 """
 
 from __future__ import annotations
@@ -48,21 +50,37 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
             "offload and auto work with one"
         )
     chain = Chain(problem)
-    tried: list[tuple[float, int, tuple[int, ...], Floats]] = []
+    tried: list[tuple[float, int, _Choice]] = []
     for order in _arrangements(chain):
         shares = np.array([chain.speed[k] * (_ZONE if place % 2 else 1.0) for place, k in enumerate(order)])
-        strategy = _strategy(chain, order, shares, seed)
-        tried.append((price(problem, strategy, budget), len(tried), order, shares))
+        for first in (True, False) if problem.boundary_first else (False,):
+            choice = _Choice(order, shares, (first,) * chain.last)
+            tried.append((price(problem, _strategy(chain, choice, seed), budget), len(tried), choice))
         if budget.expired():
             budget.cut_short = f"the budget ended after {len(tried)} arrangements"
             break
     best_s, best = np.inf, None
-    for latency_s, _, order, shares in sorted(tried, key=lambda entry: entry[:2])[:_REFINED]:
-        found_s, found = _refine(chain, order, shares, latency_s, budget, seed)
+    for latency_s, _, choice in sorted(tried, key=lambda entry: entry[:2])[:_REFINED]:
+        found_s, found = _refine(chain, choice, latency_s, budget, seed)
         if found_s < best_s or best is None:
             best_s, best = found_s, found
     assert best is not None
-    return best
+    return _strategy(chain, _choose_first(chain, best, best_s, budget, seed), seed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Choice:
+    """What is decided.
+
+    Attributes:
+        order: slab order of device indices; every second one is a host.
+        shares: of each slab, any scale.
+        first: for each layer, whether boundary rows are computed and sent first.
+    """
+
+    order: tuple[int, ...]
+    shares: Floats
+    first: tuple[bool, ...]
 
 
 def _arrangements(chain: Chain) -> Iterator[tuple[int, ...]]:
@@ -88,36 +106,50 @@ def _arrangements(chain: Chain) -> Iterator[tuple[int, ...]]:
             yield tuple(k for pair in itertools.zip_longest(rest, hosts) for k in pair if k is not None)
 
 
-def _refine(
-    chain: Chain, order: tuple[int, ...], shares: Floats, latency_s: float, budget: Budget, seed: int
-) -> tuple[float, Strategy]:
+def _refine(chain: Chain, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> tuple[float, _Choice]:
     """Multiplies one share at a time by ever smaller steps while that helps."""
-    best_s, best = latency_s, shares
+    best_s, best = latency_s, choice
     for step in _STEPS:
         improved = True
         while improved and not budget.expired():
             improved = False
-            for place, factor in itertools.product(range(len(order)), (step, 1 / step)):
+            for place, factor in itertools.product(range(len(choice.order)), (step, 1 / step)):
                 if budget.expired():
                     budget.cut_short = "the budget ended while the task ratio was being optimised"
                     break
-                changed = best.copy()
-                changed[place] *= factor
-                found_s = price(chain.problem, _strategy(chain, order, changed, seed), budget)
+                shares = best.shares.copy()
+                shares[place] *= factor
+                changed = dataclasses.replace(best, shares=shares)
+                found_s = price(chain.problem, _strategy(chain, changed, seed), budget)
                 if found_s < best_s * (1 - 1e-9):
                     best_s, best, improved = found_s, changed, True
-    return best_s, _strategy(chain, order, best, seed)
+    return best_s, best
 
 
-def _strategy(chain: Chain, order: tuple[int, ...], shares: Floats, seed: int) -> Strategy:
-    devices = [chain.devices[k] for k in order]
+def _choose_first(chain: Chain, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> _Choice:
+    """Changes for each layer in turn whether boundary rows come first, where that helps."""
+    best_s, best = latency_s, choice
+    for layer in range(chain.last) if chain.problem.boundary_first else ():
+        if budget.expired():
+            budget.cut_short = "the budget ended before every layer had been tried with boundary rows first"
+            break
+        first = tuple(value != (layer == place) for place, value in enumerate(best.first))
+        changed = dataclasses.replace(best, first=first)
+        found_s = price(chain.problem, _strategy(chain, changed, seed), budget)
+        if found_s < best_s * (1 - 1e-9):
+            best_s, best = found_s, changed
+    return best
+
+
+def _strategy(chain: Chain, choice: _Choice, seed: int) -> Strategy:
+    devices = [chain.devices[k] for k in choice.order]
     volumes = []
-    for cut in chain.graph.cuts:
-        rows = volume(cut, _with_zones(cut_points(cut.height, shares)))
-        volumes.append(dataclasses.replace(rows, boundary_first=chain.problem.boundary_first))
+    for cut, first in zip(chain.graph.cuts, choice.first, strict=True):
+        rows = volume(cut, _with_zones(cut_points(cut.height, choice.shares)))
+        volumes.append(dataclasses.replace(rows, boundary_first=first))
     hosts = devices[1::2]
     head = max(hosts, key=lambda name: chain.speed[chain.devices.index(name)])
-    ratio = [round(float(share), 6) for share in shares / shares.sum()]
+    ratio = [round(float(share), 6) for share in choice.shares / choice.shares.sum()]
     return build(chain.problem, devices, volumes, head, PlannerRef("halp", seed, {"hosts": hosts, "ratio": ratio}))
 
 

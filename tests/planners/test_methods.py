@@ -172,11 +172,21 @@ def test_dpfp_uses_more_servers_on_faster_wires() -> None:
 
 def test_dpfp_blocks_hold_the_recurrence(problem: Problem) -> None:
     chain = Chain(problem)
-    servers = rank(chain)
-    found = blocks(chain, servers)
-    best = sum(block.seconds for _, block in fuse(chain.whole_blocks, found))
-    one_each = sum(found[arc].seconds for arc in zip(chain.whole_blocks, chain.whole_blocks[1:], strict=False))
-    assert best <= min(found[0, chain.last].seconds, one_each)
+    locations = tuple(range(chain.last + 1))
+    for found in blocks(chain, rank(chain)):
+        best = sum(block.seconds for _, block in fuse(locations, found))
+        one_each = sum(found[arc].seconds for arc in itertools.pairwise(locations))
+        assert best <= min(found[0, chain.last].seconds, one_each) * (1 + 1e-8)
+
+
+def test_dpfp_price_of_one_block_on_two_servers(problem: Problem) -> None:
+    chain = Chain(problem)
+    ranking = rank(chain)
+    block = blocks(chain, ranking)[1][0, chain.last]
+    piece = chain.slices(chain.last, [block.points])[0]
+    s_per_byte_ = 8 / 50e6
+    moved = chain.needed_bytes(piece)[0].sum() + chain.owned_bytes(chain.last, [block.points])[0, ranking[1]]
+    assert block.seconds == pytest.approx(moved * s_per_byte_ + piece.compute_s.max())
 
 
 def test_dpfp_estimate_is_one_on_the_host_alone(problem: Problem) -> None:
