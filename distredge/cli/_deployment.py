@@ -57,6 +57,7 @@ class Report:
     encrypted: bool
     where: str
     image: Path | None
+    replanned: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
@@ -131,6 +132,7 @@ class Report:
             # JSON has no infinity: null, and "correct" is false.
             "largest_relative_difference": self.difference if math.isfinite(self.difference or 0.0) else None,
             "correct": None if self.difference is None else self.fault is None,
+            "replanned": list(self.replanned),
             "weights": self.problem.graph.weights_from,
             "classes": [{"name": p.label.name, "probability": p.probability} for p in self.predictions],
             "outputs": {name: list(array.shape) for name, array in self.outputs.items()},
@@ -166,6 +168,12 @@ class Report:
             predicted += f" with a core for each worker, at least {1e3 * self.shared_cores_s:.2f} ms on the cores here"
         measured = f"{1e3 * self.run.latency_s:.2f} ms ({frames}; {1.0 / self.run.latency_s:.2f} images/s)"
         click.echo(f"measured {measured}, {predicted}")
+        if self.replanned:
+            last = self.replanned[-1]
+            click.echo(
+                f"lost on the way: {', '.join(last['lost'])}; at the end {', '.join(last['devices'])} ran it, "
+                f"predicted {1e3 * last['predicted_latency_s']:.2f} ms"
+            )
         if self.run.throughput_per_s is not None:
             click.echo(f"with several in flight {self.run.throughput_per_s:.2f} images/s")
 

@@ -22,6 +22,7 @@ from distredge.cli._common import (
     version_option,
 )
 from distredge.cli._deployment import Report, Run, check_folder, difference, whole_model, write_log
+from distredge.cli._replanning import Replanner
 from distredge.errors import ExecutionError
 from distredge.monitor import names
 
@@ -53,6 +54,8 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
               help="Seconds within which a frame ends.")  # fmt: skip
 @click.option("--connect", "connect_s", type=Number(0, above=True),
               help="Seconds within which workers must be reached; default: 5, or 60 if started here.")  # fmt: skip
+@click.option("--replan", "replan_method", is_flag=False, flag_value="auto", metavar="[METHOD]",
+              help="When a worker is lost, plan anew (auto) for those left; they redo its frames.")  # fmt: skip
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare with the whole model in one piece.")
 @click.option("--keys", "keys_path", type=_FOLDER, help="Folder of keys; default: 'keys' beside the cluster file.")
 @click.option("--plaintext", is_flag=True, help="No encryption, no authentication.")
@@ -72,6 +75,7 @@ def deploy_strategy(
     in_flight: int,
     deadline_s: float,
     connect_s: float | None,
+    replan_method: str | None,
     check: bool,
     keys_path: Path | None,
     plaintext: bool,
@@ -95,15 +99,17 @@ def deploy_strategy(
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     inputs = _inputs(graph, strategy, image)
     predicted_s = _predicted_s(problem, strategy)
+    replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
     with open_session(
         problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext, deadline_s=deadline_s,
-        connect_s=connect_s, in_flight=in_flight,
+        connect_s=connect_s, in_flight=in_flight, replan=replanner,
     ) as session:  # fmt: skip
         outputs, run = _measure(session.coordinator, inputs, repeat, in_flight, timeline_path, as_json)
         timeline = session.coordinator.timeline()
         encrypted, where = session.encrypted, session.where
     apart = difference(whole_model(graph, strategy, inputs), outputs) if check else None
-    report = Report(problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image)
+    replanned = () if replanner is None else tuple(replanner.figures())
+    report = Report(problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image, replanned)
     # Before any file is written: what cannot be written then loses nothing else.
     if as_json:
         print_json(report.figures())

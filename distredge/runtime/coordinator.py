@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from distredge.errors import EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
+from distredge.errors import DistredgeError, EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
-from distredge.runtime.deployed import OpenFrame, Pending, Plan
+from distredge.runtime.deployed import OpenFrame, Pending, Plan, Request
 from distredge.runtime.frames import (
     Answered,
     Fail,
@@ -77,8 +77,9 @@ class Coordinator:
         deadline_s: within which a frame ends, one way or the other.
         connect_s: within which workers must be reached.
         patience_s: how long a worker may be silent while it prepares a plan.
-        replan: asked, with the names of the workers that are lost, for a deployment on those that are left; without it
-            the next frame waits for the lost ones to come back.
+        replan: asked, with the names of the workers that are lost, for a deployment on those that are left; frames in
+            flight are then run again there. Without it they end with an error, and the next frame waits for the lost
+            ones to come back.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Coordinator:
         self._plans: dict[int, Plan] = {}
         self._active: Plan | None = None
         self._next: Plan | None = None
+        self._again: deque[Request] = deque()
         self._lock = threading.RLock()
         self._dropped: Counter[str] = Counter()
         self.last_latency_s: float | None = None
@@ -217,13 +219,17 @@ class Coordinator:
         """Starts a frame, once there is room for one more; arguments and errors as for `infer`."""
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         with self._lock:
-            until_s = time.monotonic() + limit_s
+            self._run_again()
+            started_ns = time.monotonic_ns()
+            until_s = started_ns / 1e9 + limit_s
             plan = self._usable(until_s)
             arrays = plan.deployment.check_inputs(inputs)
-            number = next(plan.numbers)
-            while not plan.book.room_for(number):
-                self._pump(0.5)
-            return self._start(plan, number, arrays, limit_s)
+            if self._replan is not None:
+                # The caller may write the next frame into the same arrays.
+                arrays = {name: array.copy() for name, array in arrays.items()}
+            request = Request(Pending(self), arrays, started_ns, until_s)
+            self._start(request)
+            return request.pending
 
     def stream(
         self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None
@@ -242,7 +248,21 @@ class Coordinator:
         while not pending.done:
             with self._lock:
                 if not pending.done:
+                    self._run_again()
+                if not pending.done:
                     self._pump(0.5)
+
+    def _run_again(self) -> None:
+        """Runs the frames anew that were in flight when a worker was lost, the oldest first."""
+        while self._again:
+            request = self._again.popleft()
+            try:
+                if time.monotonic() >= request.until_s:
+                    assert request.lost is not None
+                    raise request.lost
+                self._start(request)
+            except DistredgeError as error:
+                request.pending.error = error
 
     def _usable(self, until_s: float) -> Plan:
         """The plan for the next frame; prepared anew when a worker was lost meanwhile."""
@@ -262,10 +282,13 @@ class Coordinator:
         self._peers.pump(0.0)
         if plan.error is None:
             return plan
-        again = self._begin(self._revived(plan, until_s), plan.slots)
+        again, self._next = self._next, None
+        if again is None or again.error is not None:
+            again = self._begin(self._revived(plan, until_s), plan.slots)
         while not self._ready(again):
             if time.monotonic() >= until_s:
-                self._retire(again)
+                # A later frame may find it ready.
+                self._next = again
                 raise PeerTimeout(f"the plan cannot be prepared again in time after: {plan.error}")
             self._pump(0.5)
         self._activate(again)
@@ -285,25 +308,33 @@ class Coordinator:
             return self._replan(lost)
         return plan.deployment
 
-    def _start(self, plan: Plan, number: int, inputs: Mapping[str, Array], limit_s: float) -> Pending:
-        pending = Pending(self)
+    def _start(self, request: Request) -> None:
+        """Sends a frame's inputs, once there is room for it."""
+        plan, number = self._room(request.until_s)
         deployment = plan.deployment
-        outputs = deployment.empty_outputs(inputs)
+        outputs = deployment.empty_outputs(request.inputs)
         inboxes = {
             link.source: Inbox(link, [whole(outputs[p.tensor]) for p in link.pieces], plan.output_forms[link.source])
             for link in deployment.output_links
         }
-        started_ns = time.monotonic_ns()
-        plan.frames[number] = OpenFrame(pending, outputs, inboxes, started_ns)
-        now_s = started_ns / 1e9
-        plan.book.handle(Submitted(number, now_s, now_s + limit_s))
-        for outbox in plan.outboxes(number % plan.slots, inputs):
+        plan.frames[number] = OpenFrame(request, outputs, inboxes)
+        plan.book.handle(Submitted(number, request.started_ns / 1e9, request.until_s))
+        for outbox in plan.outboxes(number % plan.slots, request.inputs):
             self._send_rows(plan, number, outbox)
-            if pending.done:
+            if number not in plan.frames:
                 break
-        if not deployment.output_links and not pending.done:
+        if not deployment.output_links and number in plan.frames:
             self._perform(plan, (Finish(number),))
-        return pending
+
+    def _room(self, until_s: float) -> tuple[Plan, int]:
+        """A plan that can run, and the number of a frame that has room in it."""
+        while True:
+            plan = self._usable(until_s)
+            number = next(plan.numbers)
+            while plan.error is None and not plan.book.room_for(number):
+                self._pump(0.5)
+            if plan.error is None:
+                return plan, number
 
     def _send_rows(self, plan: Plan, number: int, outbox: Outbox) -> None:
         link = outbox.link
@@ -339,16 +370,28 @@ class Coordinator:
         for action in actions:
             if isinstance(action, Finish):
                 frame = plan.frames.pop(action.frame)
-                frame.pending.latency_s = (time.monotonic_ns() - frame.started_ns) / 1e9
-                frame.pending.outputs = frame.outputs
-                self.last_latency_s = frame.pending.latency_s
+                pending = frame.request.pending
+                pending.latency_s = (time.monotonic_ns() - frame.request.started_ns) / 1e9
+                pending.outputs = frame.outputs
+                self.last_latency_s = pending.latency_s
             elif isinstance(action, Fail):
-                plan.frames.pop(action.frame).pending.error = action.error
+                self._fail(plan, plan.frames.pop(action.frame).request, action.error)
             elif isinstance(action, Inquire):
                 for name in plan.indices:
                     self._peers.tell(self._peers[name], Ask(plan.number, action.frame))
             elif isinstance(action, Ignore):
                 self._dropped[action.why] += 1
+
+    def _fail(self, plan: Plan, request: Request, error: ExecutionError) -> None:
+        """Ends a frame with an error, or keeps it to be run again where a worker was lost."""
+        in_time = time.monotonic() < request.until_s
+        if self._replan is not None and in_time and isinstance(error, PeerTimeout):
+            # Whoever saw it first: this plan cannot go on.
+            plan.error = plan.error or error
+            request.lost = error
+            self._again.append(request)
+        else:
+            request.pending.error = error
 
     def _send_weights(self, plan: Plan) -> None:
         for name in tuple(plan.weights):
@@ -455,9 +498,10 @@ class Coordinator:
     def close(self) -> None:
         """Says goodbye to the workers; frames in flight end with an error."""
         with self._lock:
-            for plan in self._plans.values():
-                for frame in plan.frames.values():
-                    frame.pending.error = ExecutionError("the coordinator was closed")
+            requests = [frame.request for plan in self._plans.values() for frame in plan.frames.values()]
+            for request in (*requests, *self._again):
+                request.pending.error = ExecutionError("the coordinator was closed")
             self._plans.clear()
+            self._again.clear()
             self._active = self._next = None
             self._peers.close()

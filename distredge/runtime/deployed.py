@@ -59,13 +59,30 @@ class Pending:
 
 
 @dataclass(eq=False)
+class Request:
+    """A frame that was asked for.
+
+    Attributes:
+        pending: what the caller holds.
+        inputs: name -> array, as the strategy sends them.
+        started_ns, until_s: when it was submitted and when it must have ended (monotonic).
+        lost: why it has to be run again.
+    """
+
+    pending: Pending
+    inputs: dict[str, Array]
+    started_ns: int
+    until_s: float
+    lost: ExecutionError | None = None
+
+
+@dataclass(eq=False)
 class OpenFrame:
     """A frame in flight."""
 
-    pending: Pending
+    request: Request
     outputs: dict[str, Array]
     inboxes: dict[int, Inbox]
-    started_ns: int
 
 
 class Plan:

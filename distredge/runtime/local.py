@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +39,8 @@ class LocalCluster:
         in_flight: frames that may be in flight.
         plaintext: run without encryption and authentication, for measuring what these cost.
         connect_s: within which the workers must be up and reached; None: a minute, for a loaded machine.
+        replan: asked, with the names of the workers that are lost, for a deployment on those that are left; frames in
+            flight are then run again there.
 
     Raises:
         StrategyError: if the strategy does not fit the problem.
@@ -54,6 +56,7 @@ class LocalCluster:
         in_flight: int = 1,
         plaintext: bool = False,
         connect_s: float | None = None,
+        replan: Callable[[frozenset[str]], Deployment] | None = None,
     ) -> None:
         self._deployment = deploy(problem.graph, strategy)
         names = [strategy.devices[i] for i in self._deployment.busy]
@@ -71,7 +74,9 @@ class LocalCluster:
             addresses = self._workers.wait(start_s, None if plaintext else keys[REQUESTER_NAME])
             self._network = ZmqNetwork(None if plaintext else keys[REQUESTER_NAME].for_requester())
             left_s = PATIENCE_S if connect_s is None else max(0.0, started_s + connect_s - time.monotonic())
-            self._coordinator = Coordinator(self._network, addresses, deadline_s=deadline_s, connect_s=left_s)
+            self._coordinator = Coordinator(
+                self._network, addresses, deadline_s=deadline_s, connect_s=left_s, replan=replan
+            )
             self._coordinator.deploy(self._deployment, in_flight)
         except BaseException:
             self.close()

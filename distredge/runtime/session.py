@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +12,7 @@ from distredge.errors import ConfigError
 from distredge.runtime.background import background_addresses
 from distredge.runtime.boards import check_addresses, cluster_keys, is_local, keys_folder, worker_addresses
 from distredge.runtime.coordinator import CONNECT_S, Coordinator
-from distredge.runtime.deployment import deploy
+from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.local import LocalCluster
 from distredge.runtime.security import Keys
 from distredge.runtime.transport import ZmqNetwork
@@ -48,6 +48,7 @@ def open_session(
     deadline_s: float = 10.0,
     connect_s: float | None = None,
     in_flight: int = 1,
+    replan: Callable[[frozenset[str]], Deployment] | None = None,
 ) -> Iterator[Session]:
     """Deploys a strategy, starting workers where the cluster is this machine.
 
@@ -60,6 +61,7 @@ def open_session(
         deadline_s: of a frame.
         connect_s: within which workers must be reached; None: 5 s where they run already, longer where they start.
         in_flight: frames in flight.
+        replan: see `Coordinator`.
 
     Raises:
         InputError: if strategy, model or keys do not fit.
@@ -80,8 +82,9 @@ def open_session(
     running = background_addresses(cluster.name, names) if local and not plaintext else None
     if local and running is None:
         with LocalCluster(
-            problem, strategy, deadline_s=deadline_s, in_flight=in_flight, plaintext=plaintext, connect_s=connect_s
-        ) as made:
+            problem, strategy, deadline_s=deadline_s, in_flight=in_flight, plaintext=plaintext, connect_s=connect_s,
+            replan=replan,
+        ) as made:  # fmt: skip
             yield Session(made.coordinator, "local", not plaintext)
         return
     keys: Keys | None
@@ -93,7 +96,7 @@ def open_session(
     network = ZmqNetwork(keys.for_requester() if keys is not None else None)
     try:
         limit_s = CONNECT_S if connect_s is None else connect_s
-        with Coordinator(network, addresses, deadline_s=deadline_s, connect_s=limit_s) as coordinator:
+        with Coordinator(network, addresses, deadline_s=deadline_s, connect_s=limit_s, replan=replan) as coordinator:
             coordinator.deploy(deployment, in_flight)
             yield Session(coordinator, "background" if running is not None else "boards", keys is not None)
     finally:

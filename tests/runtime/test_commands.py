@@ -232,6 +232,24 @@ def test_a_lost_worker_leaves_what_was_measured(boards, monkeypatch) -> None:
     assert json.loads((folder / "t.json").read_text())["traceEvents"]
 
 
+def test_a_lost_workers_frames_go_on_elsewhere(boards, monkeypatch) -> None:
+    folder, workers = boards
+    _at_frame(monkeypatch, 3, workers[1].kill)
+    told = ("--cluster", "boards.toml", "--connect", "20", "--repeat", "6", "--json", "--replan", "aofl")
+    done = deploy(folder, *STRATEGY, *told)
+    assert done.returncode == 0, done.stderr
+    assert "lost beta: goes on with alpha, gamma" in done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["latencies_s"]) == 6
+    assert found["correct"] is True
+    assert [(said["lost"], said["devices"]) for said in found["replanned"]] == [(["beta"], ["alpha", "gamma"])]
+
+
+def test_an_unknown_method_for_planning_anew(folder: Path) -> None:
+    done = deploy(folder, *STRATEGY, *LOCAL, "--replan", "aofll")
+    assert (done.returncode, "did you mean 'aofl'" in done.stderr) == (2, True), done.stderr
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
 

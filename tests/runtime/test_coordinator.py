@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from distredge.errors import EngineError, ExecutionError, ModelError, PeerTimeout, ProtocolError
+from distredge.errors import EngineError, ExecutionError, ModelError, PeerTimeout, PlannerError, ProtocolError
 from distredge.runtime import control_plane, data_plane
 from distredge.runtime import messages as m
 from distredge.runtime.deployment import deploy
@@ -245,6 +245,67 @@ def test_a_plan_without_the_lost_worker_takes_over(cell: Cell, graph, strategy, 
     for _ in range(2):
         assert _equal(coordinator.infer(image), run_in_process(graph, without, image))
     assert asked == [{"gamma"}]
+
+
+def _silence(cell: Cell, device: int) -> threading.Event:
+    """Loses all rows that a device sends; the event is set at the first of them."""
+    silent = threading.Event()
+
+    def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
+        message = _kind(parts)
+        if isinstance(message, m.Rows) and message.source == device:
+            silent.set()
+            return []
+        return [parts]
+
+    cell.exchange.tamper = tamper
+    return silent
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_frames_of_a_lost_worker_are_run_again(cell: Cell, graph, strategy, in_flight: int) -> None:
+    """None of them ends in an error, and they come in order; the caller's array may be used again at once."""
+    without = make_strategy(graph, [(1, 1, 0), (1, 2, 0)])
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=lambda lost: deploy(graph, without), deadline_s=20.0, connect_s=0.2)
+    coordinator.deploy(deploy(graph, strategy), in_flight)
+    silent = _silence(cell, 2)
+    array = np.empty((1, 3, 33, 21), np.float32)
+    images = [np.full_like(array, k + 1) for k in range(in_flight)]
+    waiting = []
+    for image in images:
+        array[:] = image
+        waiting.append(coordinator.submit({"image": array}))
+    assert silent.wait(10.0)
+    cell.stop("gamma")
+    cell.exchange.tamper = None
+    for image, pending in zip(images, waiting, strict=True):
+        assert _equal(pending.result(), run_in_process(graph, without, {"image": image}))
+        assert pending.latency_s is not None
+
+
+def test_without_another_plan_frames_of_a_lost_worker_end_in_an_error(cell: Cell, running, image) -> None:
+    silent = _silence(cell, 2)
+    pending = running.submit(image)
+    assert silent.wait(10.0)
+    cell.stop("gamma")
+    with pytest.raises(PeerTimeout, match="worker 'gamma' is gone"):
+        pending.result()
+
+
+def test_a_plan_that_cannot_be_made_ends_the_frame(cell: Cell, graph, strategy, image) -> None:
+    def replan(lost: frozenset[str]):
+        raise PlannerError("nothing is left to plan with")
+
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=replan, deadline_s=8.0, connect_s=0.2)
+    coordinator.deploy(deploy(graph, strategy))
+    coordinator.infer(image)
+    cell.stop("gamma")
+    with pytest.raises(PlannerError, match="nothing is left"):
+        coordinator.infer(image)
 
 
 def test_the_coordinator_may_start_first(cell: Cell, graph, strategy, image) -> None:

@@ -1,0 +1,94 @@
+"""What `deploy-strategy --replan` does when workers are lost: another strategy on those that are left."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.errors import PlannerError
+from distredge.monitor import names
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
+    from distredge.runtime.deployment import Deployment
+    from distredge.strategy import Strategy
+
+BUDGET_S = 1.0
+
+
+class Replanner:
+    """Plans anew on the workers that are left; frames go on there.
+
+    Planning packages are loaded, and the kernel is compiled, when it is made: not while frames wait.
+
+    Args:
+        problem: graph and cluster.
+        strategy: the one that runs first; later ones send the input and their rows in the same types.
+        method: planning method.
+
+    Attributes:
+        made: what was planned, in order: the workers that were lost by then, and the strategy.
+
+    Raises:
+        PlannerError: if there is no such method.
+    """
+
+    def __init__(self, problem: Problem, strategy: Strategy, method: str) -> None:
+        from distredge.latency.kernel import warm
+        from distredge.planners import resolve
+
+        resolve(method)
+        warm()
+        wires = tuple(dict.fromkeys(volume.wire for volume in strategy.volumes))
+        self._problem = dataclasses.replace(
+            problem,
+            input_dtypes=(strategy.input.dtype,),
+            wires=wires,
+            allow_lossy=not strategy.lossless,
+            boundary_first=any(volume.boundary_first for volume in strategy.volumes),
+        )
+        self._devices = strategy.devices
+        self._method = method
+        self._lost: set[str] = set()
+        self.made: list[tuple[tuple[str, ...], Strategy]] = []
+
+    def __call__(self, lost: frozenset[str]) -> Deployment:
+        """Returns the deployment for those that are left.
+
+        Raises:
+            PlannerError: if none is left, or the method does not apply to them.
+        """
+        from distredge.planners import plan
+        from distredge.runtime.deployment import deploy
+
+        self._lost |= lost
+        gone = tuple(sorted(self._lost))
+        cluster = self._problem.cluster
+        left = tuple(d for d in cluster.devices if d.name in self._devices and d.name not in self._lost)
+        if not left:
+            raise PlannerError(f"no worker is left: lost {', '.join(gone)}")
+        requester = cluster.requester
+        if requester.device not in {device.name for device in left}:
+            requester = dataclasses.replace(requester, device=None)
+        rest = dataclasses.replace(cluster, devices=left, requester=requester)
+        strategy = plan(dataclasses.replace(self._problem, cluster=rest), self._method, BUDGET_S)
+        self.made.append((gone, strategy))
+        click.echo(
+            f"lost {', '.join(gone)}: goes on with {', '.join(strategy.devices)} "
+            f"(predicted {1e3 * strategy.predicted[names.LATENCY_S]:.2f} ms)",
+            err=True,
+        )
+        return deploy(self._problem.graph, strategy)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What was planned, for machines."""
+        return [
+            {
+                "lost": list(gone),
+                "devices": list(strategy.devices),
+                "predicted_latency_s": strategy.predicted[names.LATENCY_S],
+            }
+            for gone, strategy in self.made
+        ]
