@@ -75,7 +75,8 @@ def main() -> int:
     options = _arguments()
     regimes = list(REGIMES) if options.regime == "all" else options.regime.split(",")
     cases = list(_cases(regimes, options.cases, options.random))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     warm()
     stopped = False
     if options.full:
@@ -94,6 +95,14 @@ def main() -> int:
     figures = summarise(outcomes)
     print(json.dumps({**figures, "regimes": dict(Counter(o.regime for o in outcomes)), "complete": not stopped}))
     return 130 if stopped else 0
+
+
+_stopped: list[int] = []
+
+
+def _stop(number: int, frame: object) -> None:
+    _stopped.append(number)
+    raise KeyboardInterrupt
 
 
 def _arguments() -> argparse.Namespace:
@@ -202,7 +211,7 @@ def _run(problem: Problem, case: Case, job: Job, mark: float, seed: int) -> Reco
     except DistredgeError as error:
         refused = " ".join(str(error).split())
     taken_s = budget.elapsed_s
-    if budget.interrupted:
+    if _stopped:  # the planner may have returned its best so far, as it should
         raise KeyboardInterrupt
     record = Record(
         case=case.name,
