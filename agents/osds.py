@@ -87,7 +87,10 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     from distredge.agents.training import run_training
 
     if len(problem.cluster.devices) < 2:
-        raise PlannerError(f"distredge: found 1 device in cluster '{problem.cluster.name}', accepted: at least 2")
+        raise PlannerError(
+            f"distredge: found 1 device in cluster '{problem.cluster.name}', accepted: at least 2; "
+            "offload and auto work with one"
+        )
     config = TrainingConfig(
         model=problem.graph.name,
         cluster=problem.cluster.name,

@@ -116,3 +116,22 @@ def test_the_input_shape_is_that_of_the_strategy(capsys: pytest.CaptureFixture[s
         run_command("distredge.cli.simulate:simulate", "simulate", [str(out), "--cluster", "db-50", "--json"])
     simulated = json.loads(capsys.readouterr().out)
     assert simulated["latency_s"] == pytest.approx(json.loads(told)["simulated"]["latency_s"])
+
+
+def test_says_which_methods_do_not_apply_and_which_were_cut_short(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.toml"
+    alone.write_text(
+        'format = "distredge.cluster/1"\nname = "alone"\n[[device]]\nname = "x"\nprofile = "default:nano"\n'
+        "link = { rate_bps = 50e6 }\n"
+    )
+    arguments = ("--cluster", str(alone), "--methods", "halp,distredge,dpfp", "--evaluations", "10")
+    code, out, _ = run(capsys, "compare", *arguments)
+    assert code == 0
+    for method in ("halp", "distredge"):
+        assert f"{method} does not apply: {method}: " in out
+    assert out.count("offload and auto work with one") == 2
+    code, out, _ = run(capsys, "compare", "--methods", "halp", "--evaluations", "10")
+    assert code == 0
+    assert "halp was cut short: the budget ended" in out
