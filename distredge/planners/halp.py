@@ -115,7 +115,6 @@ def _refine(chain: Chain, choice: _Choice, latency_s: float, budget: Budget, see
             improved = False
             for place, factor in itertools.product(range(len(choice.order)), (step, 1 / step)):
                 if budget.expired():
-                    budget.cut_short = "the budget ended while the task ratio was being optimised"
                     break
                 shares = best.shares.copy()
                 shares[place] *= factor
@@ -123,6 +122,8 @@ def _refine(chain: Chain, choice: _Choice, latency_s: float, budget: Budget, see
                 found_s = price(chain.problem, _strategy(chain, changed, seed), budget)
                 if found_s < best_s * (1 - 1e-9):
                     best_s, best, improved = found_s, changed, True
+    if budget.expired() and not budget.cut_short:
+        budget.cut_short = "the budget ended while the task ratio was being optimised"
     return best_s, best
 
 
