@@ -6,8 +6,8 @@
 
 Regimes: see experiments/common/regimes.py. All latencies are simulated. `--full` adds every run to
 experiments/results/planner_quality/REGIME.jsonl with its seed, budget, date and number of processors; strategies that
-took long are kept there and priced again each time. Long runs are limited in processor seconds, `search` and `auto` in
-seconds on the clock (1 s up to 4 devices, 5 s with more).
+took long are kept there and priced again each time. `search` and `auto` are given 1 s up to 4 devices and 5 s with
+more, on the clock; in the random cases, and all others, in processor seconds of all threads together.
 
 Prints a table of images per second (below them in each case those that DistrEdge reports, figures 6 to 9), one of
 ratios, and ends with one JSON object.
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from distredge.errors import DistredgeError
 from distredge.experiments.common import published
-from distredge.experiments.common.draw import drawn_problem
+from distredge.experiments.common.draw import draw, drawn_problem
 from distredge.experiments.common.quality import LONG, Outcome, published_ratio, summarise
 from distredge.experiments.common.records import Record, append, compact, path_of, price, read
 from distredge.experiments.common.regimes import REGIMES, fingerprint, published_problem, seconds_for
@@ -142,7 +142,9 @@ def _cases(regimes: Sequence[str], wanted: str, random_cases: int) -> Iterator[C
             if regime != "lossless" or model == "vgg16":
                 make = functools.partial(_published, model, cluster, regime)
                 yield Case(regime, f"{model} on {cluster}", model, cluster, make)
-    for number in range(random_cases if wanted in ("all", "none") else 0):
+    # In the order of their models, so that each is loaded once.
+    numbers = range(random_cases if wanted in ("all", "none") else 0)
+    for number in sorted(numbers, key=lambda n: draw(n).model):
         yield Case("random", str(number), "", "", functools.partial(drawn_problem, number))
 
 
@@ -160,7 +162,7 @@ def _records(regime: str) -> list[Record]:
     return read(path_of(regime))
 
 
-def _jobs(problem: Problem, step: str, long_s: float = 0.0) -> list[Job]:
+def _jobs(case: Case, problem: Problem, step: str, long_s: float = 0.0) -> list[Job]:
     short_s = seconds_for(problem)
     if step == "rules":
         return [Job(name, name, OTHER_S, "cpu") for name in RULES]
@@ -168,7 +170,7 @@ def _jobs(problem: Problem, step: str, long_s: float = 0.0) -> list[Job]:
         return [Job(LONG, "search", long_s, "cpu")]
     if step == "distredge":
         return [Job(step, step, OTHER_S, "cpu")]
-    return [Job(step, step, short_s, "wall")]
+    return [Job(step, step, short_s, "cpu" if case.regime == "random" else "wall")]
 
 
 def _fill(cases: Sequence[Case], steps: Sequence[str], long_s: float, seed: int) -> bool:
@@ -176,12 +178,10 @@ def _fill(cases: Sequence[Case], steps: Sequence[str], long_s: float, seed: int)
     try:
         for step in steps:
             for case in cases:
-                if case.regime == "random" and step == LONG:
-                    continue
                 problem = case.make()
                 mark = fingerprint(problem)
                 on_record = [r for r in read(path_of(case.regime)) if r.case == case.name and r.is_of(mark)]
-                for job in _jobs(problem, step, long_s):
+                for job in _jobs(case, problem, step, long_s):
                     if not any(_is_of(record, job) for record in on_record):
                         append(path_of(case.regime), _run(problem, case, job, mark, seed))
     except KeyboardInterrupt:
@@ -247,7 +247,7 @@ def _look(case: Case, deadline_s: float, seed: int) -> Outcome:
     mark = fingerprint(problem)
     if case.regime != "random" and time.monotonic() < deadline_s:
         for step in ("rules", "search", "auto"):
-            for job in _jobs(problem, step):
+            for job in _jobs(case, problem, step):
                 if step != "rules" or not any(_is_of(r, job) and r.is_of(mark) for r in records):
                     records.append(_run(problem, case, job, mark, seed))
                     fresh.add(job.label)
@@ -259,7 +259,7 @@ def _outcome(case: Case, problem: Problem, records: Sequence[Record], mark: floa
     reached: tuple[tuple[float, float], ...] = ()
     stale = set()
     for step in STEPS:
-        for job in _jobs(problem, step):
+        for job in _jobs(case, problem, step):
             fitting = [r for r in records if _is_of(r, job)]
             # Of several runs the newest under today's cost model counts; the long search keeps its best.
             usable = [r for r in fitting if r.is_of(mark) or r.strategy is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,14 +14,23 @@ from distredge.model import zoo
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.problem import Problem
-from distredge.profiles.compute import load_profile
+from distredge.profiles.compute import ComputeProfile, load_profile
 
 SEED = 20260101
 BOARDS = ("nano", "tx2", "xavier", "xavier-nx", "orin-nano", "agx-orin", "pi3", "pi4", "pi5")
 _LOWEST_BPS, _HIGHEST_BPS = 20e6, 1000e6
 
 
-def drawn_problem(number: int) -> Problem:
+@dataclass(frozen=True)
+class Drawn:
+    """A model's name, a regime and a cluster."""
+
+    model: str
+    regime: str
+    cluster: Cluster
+
+
+def draw(number: int) -> Drawn:
     """Case `number`; each depends on its number alone.
 
     Rates are drawn uniformly in their logarithm, one for all devices in a third of the cases; boards are drawn from a
@@ -28,7 +38,7 @@ def drawn_problem(number: int) -> Problem:
     """
     rng = np.random.default_rng((SEED, number))
     entries = zoo.entries()
-    model = list(entries)[rng.integers(len(entries))].name
+    model = entries[rng.integers(len(entries))].name
     regime = ("paper", "shared", "ours")[rng.integers(3)]
     count = int(rng.integers(2, 17))
     kinds = rng.choice(BOARDS, int(rng.integers(1, 5)), replace=False)
@@ -39,9 +49,19 @@ def drawn_problem(number: int) -> Problem:
     for k in range(count):
         board = str(kinds[rng.integers(len(kinds))])
         link = Link(rate_bps=float(round(rates[k])), fixed_s=0.0006, rtt_s=0.002)
-        devices.append(Device(f"{board}-{k}", load_profile(f"default:{board}"), link, link))
-    cluster = Cluster(f"random-{number}", Requester(), tuple(devices))
-    return make_problem(_graph(model), cluster, regime)
+        devices.append(Device(f"{board}-{k}", _profile(board), link, link))
+    return Drawn(model, regime, Cluster(f"random-{number}", Requester(), tuple(devices)))
+
+
+def drawn_problem(number: int) -> Problem:
+    """The problem of case `number`."""
+    drawn = draw(number)
+    return make_problem(_graph(drawn.model), drawn.cluster, drawn.regime)
+
+
+@functools.lru_cache
+def _profile(board: str) -> ComputeProfile:
+    return load_profile(f"default:{board}")
 
 
 @functools.lru_cache(maxsize=2)
