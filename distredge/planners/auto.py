@@ -1,46 +1,112 @@
 """`auto`: the best strategy that the budget allows, never slower than the best single device.
 
-Rule: the best of `offload`, `deepthings` (an equal split) and `search`, which gets the budget that is left. On equal
-latency the simpler one wins, in that order.
+Rule: the best of `offload`, of a few published planners that take milliseconds (two of them divide columns as well,
+which `search` does not), and of `search`, which gets the budget that is left. Best means by the problem's objective,
+under its limits. On equal value the simpler one wins, in that order.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from distredge.planners import deepthings, offload, search
+from distredge.errors import Infeasible, PlannerError
+from distredge.planners import resolve
 from distredge.planners.common import named, price
+from distredge.planners.figures import Figures, infeasible, is_feasible, measure, needs_figures, value
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
+QUICK = ("offload", "deepthings", "modnn")
+"""Planners that take some milliseconds."""
+
+GRIDS = ("mednn",)
+"""A planner that takes some tenths of a second, and pays where rows are few for so many devices."""
+
+MANY_DEVICES = 5
+
+_EQUAL = 1e-9
+"""Relative difference within which values count as equal: simulator and kernel differ in their last digits."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
-    """The best of the planners above; `settings` say which, and why in a sentence."""
-    found: dict[str, tuple[float, Strategy]] = {}
-    for method, planner in (("offload", offload.plan), ("deepthings", deepthings.plan), ("search", search.plan)):
+    """The best of the planners above; `settings` say which, and why in a sentence.
+
+    Raises:
+        Infeasible: if none of them finds a strategy that meets the problem's limits; says what came closest.
+    """
+    found: dict[str, tuple[float, Figures, Strategy]] = {}
+    failed: Infeasible | None = None
+    for method in (*QUICK, *(GRIDS if len(problem.cluster.devices) >= MANY_DEVICES else ()), "search"):
         if found and budget.expired():
             break
-        strategy = planner(problem, budget, seed)
-        found[method] = (price(problem, strategy, budget), strategy)
-    chosen = min(found, key=lambda method: found[method][0])
-    settings = {"chosen": chosen, "reason": _reason(chosen, {m: s for m, (s, _) in found.items()})}
-    return named(found[chosen][1], "auto", seed, settings)
+        try:
+            strategy = resolve(method)(problem, budget, seed)
+        except Infeasible as error:
+            failed = error
+            continue
+        except PlannerError:  # it does not apply here
+            continue
+        figures = _figures(problem, strategy, budget)
+        found[method] = (value(problem, figures), figures, strategy)
+    if not found:
+        raise failed or infeasible(problem, Figures(math.inf))
+    least = min(item[0] for item in found.values())
+    chosen = next(method for method, item in found.items() if item[0] <= least * (1 + _EQUAL))
+    best_value, figures, strategy = found[chosen]
+    if not is_feasible(best_value):
+        raise failed or infeasible(problem, figures)
+    reason = _reason(problem, chosen, {method: item[1] for method, item in found.items()})
+    return named(strategy, "auto", seed, {"chosen": chosen, "reason": reason + _shared_cores(problem, strategy)})
 
 
-def _reason(chosen: str, seconds: dict[str, float]) -> str:
+def _figures(problem: Problem, strategy: Strategy, budget: Budget) -> Figures:
+    if needs_figures(problem):
+        return measure(problem, strategy, budget)
+    return Figures(price(problem, strategy, budget))
+
+
+def _reason(problem: Problem, chosen: str, figures: dict[str, Figures]) -> str:
     """One sentence: what was chosen and against what."""
-    alone_ms = seconds["offload"] * 1e3
+    if "offload" not in figures:
+        return f"{chosen} found a strategy that meets the limits, and the best single device does not"
+    alone = _told(problem, figures["offload"])
     if chosen == "offload":
-        rivals = [s for m, s in seconds.items() if m != "offload"]
-        best = (
-            f"the best distributed strategy found takes {min(rivals) * 1e3:.1f} ms"
-            if rivals
-            else "nothing else was tried"
+        others = [f for method, f in figures.items() if method != "offload"]
+        if not others:
+            return f"distributing does not pay here: the best single device takes {alone}, nothing else was tried"
+        best = _told(problem, min(others, key=lambda f: value(problem, f)))
+        return (
+            f"distributing does not pay here: the best single device takes {alone}, "
+            f"the best distributed strategy found {best}"
         )
-        return f"distributing does not pay here: the best single device takes {alone_ms:.1f} ms, {best}"
-    ms = seconds[chosen] * 1e3
-    gain = f"{alone_ms / ms:.2f} times faster"
-    return f"{chosen} takes {ms:.1f} ms where the best single device takes {alone_ms:.1f} ms ({gain})"
+    gain = value(problem, figures["offload"]) / value(problem, figures[chosen])
+    better = f"{gain:.2f} times better" if is_feasible(value(problem, figures["offload"])) else "beyond the limits"
+    return f"{chosen} takes {_told(problem, figures[chosen])} where the best single device takes {alone} ({better})"
+
+
+def _told(problem: Problem, figures: Figures) -> str:
+    """What counts, with its unit."""
+    if problem.objective == "throughput":
+        return f"{figures.period_s * 1e3:.1f} ms between images"
+    if problem.objective == "energy":
+        return f"{figures.energy_j:.2f} J"
+    return f"{figures.latency_s * 1e3:.1f} ms"
+
+
+def _shared_cores(problem: Problem, strategy: Strategy) -> str:
+    """A clause on workers of one computer: they are priced as if each had cores of its own."""
+    if len(strategy.devices) < 2:
+        return ""
+    # Only a worker that is started here can be given a port by the system.
+    devices = [problem.cluster.device(name) for name in strategy.devices]
+    here = [d for d in devices if d.control_port == 0 and d.address in _LOOPBACK]
+    if len(here) < 2:
+        return ""
+    threads = sum(device.threads for device in here)
+    return f"; its {len(here)} workers run on one computer, and it takes longer on fewer than {threads} free cores"

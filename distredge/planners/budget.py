@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from distredge.errors import ConfigError, located
 
@@ -57,9 +58,9 @@ class Budget:
     ) -> None:
         if seconds is None and evaluations is None:
             raise ConfigError(located("budget", "", None, "seconds > 0 or evaluations >= 1"))
-        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        if seconds is not None and not (_is_number(seconds, Real) and math.isfinite(seconds) and seconds > 0):
             raise ConfigError(located("budget", "seconds", seconds, "a finite number of seconds > 0"))
-        if evaluations is not None and evaluations < 1:
+        if evaluations is not None and not (_is_number(evaluations, Integral) and evaluations >= 1):
             raise ConfigError(located("budget", "evaluations", evaluations, "a whole number >= 1"))
         self.seconds = seconds
         self.evaluations = evaluations
@@ -155,3 +156,7 @@ class Budget:
             return
         self._reported_s = elapsed_s
         self._progress(Progress(self.method, self.best_latency_s, self.done, elapsed_s, self.spent()))
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import PlannerRef, Strategy
 
-MOST_VOLUMES = 24
+MOST_VOLUMES = 48
 """Volumes that a searched strategy may have; every exchange costs at least its messages' fixed time."""
 
 MOST_CANDIDATES = 48

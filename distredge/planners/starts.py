@@ -64,7 +64,7 @@ def _schemes(codec: Codec) -> list[tuple[int, ...]]:
     cuts, heights = codec.candidates, codec.choices.heights
     last = cuts[-1]
     found: set[tuple[int, ...]] = {(last,)}
-    for volumes in (2, 3, 4, 6, 8, 12):
+    for volumes in (2, 3, 4, 6, 8, 12, 18, 27, len(cuts)):
         if volumes <= min(len(cuts), codec.most_volumes):
             places = np.linspace(0, len(cuts) - 1, volumes + 1)[1:]
             found.add(tuple(sorted({cuts[round(p)] for p in places} | {last})))

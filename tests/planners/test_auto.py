@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from distredge.cluster import load_cluster
+from distredge.cluster import Link, load_cluster
+from distredge.errors import Infeasible, PlannerError
 from distredge.latency import simulate
 from distredge.model.graph import Graph
-from distredge.planners import plan
+from distredge.planners import METHODS, plan
+from distredge.planners.auto import QUICK
+from distredge.planners.figures import measure
 from distredge.problem import Problem
 
 
@@ -25,7 +30,7 @@ def test_same_seed_and_evaluations_give_the_same_bytes(problem: Problem, method:
 
 def test_says_why_in_one_sentence(problem: Problem) -> None:
     settings = plan(problem, evaluations=40).planner.settings
-    assert settings["chosen"] in ("offload", "deepthings", "search")
+    assert settings["chosen"] in (*QUICK, "search")
     reason = str(settings["reason"])
     assert "best single device" in reason
     assert "\n" not in reason
@@ -34,3 +39,45 @@ def test_says_why_in_one_sentence(problem: Problem) -> None:
 def test_more_evaluations_are_not_worse(problem: Problem) -> None:
     seconds = [plan(problem, "search", evaluations=n).predicted["latency_s"] for n in (10, 60, 300)]
     assert seconds == sorted(seconds, reverse=True)
+
+
+def test_says_that_workers_of_one_computer_share_its_cores(vgg: Graph) -> None:
+    problem = Problem(vgg, load_cluster("this-machine"))
+    strategy = plan(problem, evaluations=3_000)
+    reason = str(strategy.planner.settings["reason"])
+    assert len(strategy.devices) > 1
+    assert f"{len(strategy.devices)} workers run on one computer" in reason
+    assert "one computer" not in str(plan(Problem(vgg, load_cluster("db-50"))).planner.settings["reason"])
+
+
+def test_says_when_distributing_does_not_pay(vgg: Graph) -> None:
+    cluster = load_cluster("db-50")
+    slow = Link(1e3)
+    devices = tuple(dataclasses.replace(d, uplink=slow, downlink=slow) for d in cluster.devices[1:])
+    problem = Problem(vgg, dataclasses.replace(cluster, devices=(cluster.devices[0], *devices)))
+    strategy = plan(problem, evaluations=3_000)
+    assert strategy.planner.settings["chosen"] == "offload"
+    assert strategy.planner.settings["reason"].startswith("distributing does not pay here")
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("search", "auto", "distredge")])
+def test_no_published_planner_beats_it(vgg: Graph, method: str) -> None:
+    problem = Problem(vgg, load_cluster("na-xavier"))
+    try:
+        other = plan(problem, method, evaluations=30)
+    except PlannerError:
+        return
+    assert plan(problem, evaluations=20_000).predicted["latency_s"] <= other.predicted["latency_s"] * 1.001
+
+
+def test_a_limit_that_cannot_be_met_says_what_came_closest(vgg: Graph) -> None:
+    with pytest.raises(Infeasible, match="closest"):
+        plan(Problem(vgg, load_cluster("db-50"), latency_limit_s=1e-6), evaluations=500)
+
+
+def test_goes_by_the_objective(vgg: Graph) -> None:
+    problem = Problem(vgg, load_cluster("na-nano"), objective="throughput")
+    strategy = plan(problem, evaluations=150)
+    alone = plan(problem, "offload")
+    assert measure(problem, strategy).period_s <= measure(problem, alone).period_s
+    assert "between images" in strategy.planner.settings["reason"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,13 @@ class Clock:
         (math.inf, None, "inf"),
         (None, 0, "0"),
         (None, None, "None"),
+        ("a", None, "'a'|a"),
+        (True, None, "True"),
+        (None, 2.5, "2.5"),
+        (None, "3", "3"),
     ],
 )
-def test_refuses_no_budget(seconds: float | None, evaluations: int | None, found: str) -> None:
+def test_refuses_what_is_no_budget(seconds: Any, evaluations: Any, found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         Budget(seconds, evaluations)
 
