@@ -175,9 +175,10 @@ def _jobs(case: Case, problem: Problem, step: str, long_s: float = 0.0) -> list[
 
 def _fill(cases: Sequence[Case], steps: Sequence[str], long_s: float, seed: int) -> bool:
     """Runs what is not on record; returns whether it was interrupted."""
+    by_number = sorted(cases, key=lambda case: int(case.name) if case.regime == "random" else -1)
     try:
         for step in steps:
-            for case in cases:
+            for case in by_number:
                 problem = case.make()
                 mark = fingerprint(problem)
                 on_record = [r for r in read(path_of(case.regime)) if r.case == case.name and r.is_of(mark)]
