@@ -1,7 +1,8 @@
-"""`distredge plan`: finds a strategy and writes it."""
+"""`distredge plan`: finds a strategy, or the front between objectives, and writes it."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,8 +21,12 @@ from distredge.cli._common import (
 from distredge.cli._planning import ProgressLine, interruptible, problem_options
 
 if TYPE_CHECKING:
-    from distredge.problem import Problem
+    from distredge.planners.budget import Budget
+    from distredge.problem import Objective, Problem
     from distredge.strategy import Strategy
+
+_OBJECTIVES = ("latency", "throughput", "energy")
+_DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
 
 
 @click.command()
@@ -29,7 +34,15 @@ if TYPE_CHECKING:
 @click.option("--method", default="auto", show_default=True, help="Planning method; an unknown name lists them.")
 @click.option("--budget", "budget_s", type=Number(0, above=True), default=1.0, show_default=True, help="Seconds.")
 @click.option("--evaluations", type=int, help="Strategies to price, instead of seconds: the seed decides the result.")
-@click.option("--out", default="strategy.json", show_default=True, help="Strategy file to write.")
+@click.option("--objective", type=click.Choice(_OBJECTIVES), default="latency", show_default=True, help="What is best.")
+@click.option("--latency-limit-ms", type=Number(0, above=True), help="Longest latency that a plan may have.")
+@click.option("--respect-memory", is_flag=True, help="Only plans that fit the devices' memory.")
+@click.option("--pareto", is_flag=True, help="The front between latency, throughput and energy instead of one plan.")
+@click.option("--plot", metavar="FILE", help="Also draw the front of --pareto (.png, .svg or .pdf).")
+@click.option(
+    "--out",
+    help=f"Strategy file to write (default: {_DEFAULT_OUT}); a folder (default: {_DEFAULT_FOLDER}) of --pareto.",
+)
 @seed_option
 @json_option
 @verbose_option
@@ -38,7 +51,12 @@ def plan(
     method: str,
     budget_s: float,
     evaluations: int | None,
-    out: str,
+    objective: Objective,
+    latency_limit_ms: float | None,
+    respect_memory: bool,
+    pareto: bool,
+    plot: str | None,
+    out: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -46,22 +64,44 @@ def plan(
 
     Ctrl-C ends the search early and writes the best strategy so far.
     """
-    from distredge.planners import resolve, run
+    from distredge.planners import resolve
     from distredge.planners.budget import Budget
 
     resolve(method)
-    check_writable(out)
-    line = ProgressLine()
+    if pareto and method not in ("auto", "search"):
+        raise click.UsageError(f"--pareto is found by search, not by {method}: leave --method away")
+    if plot is not None and not pareto:
+        raise click.UsageError("--plot draws the front of --pareto; `distredge show` and `simulate` draw one strategy")
     Budget(None if evaluations is not None else budget_s, evaluations)
-    problem = load()
+    check_writable(plot)
+    if not pareto:
+        check_writable(out or _DEFAULT_OUT)
+    limit_s = None if latency_limit_ms is None else latency_limit_ms * 1e-3
+    problem = dataclasses.replace(load(), objective=objective, latency_limit_s=limit_s, respect_memory=respect_memory)
+    line = ProgressLine()
     budget = Budget(None if evaluations is not None else budget_s, evaluations, line)
-    with interruptible(budget):
-        strategy = run(problem, method, budget, seed)
-    line.clear()
-    _write(strategy, out)
-    _tell(strategy, out, budget.interrupted, as_json)
+    if pareto:
+        from distredge.cli._front import plan_front
+
+        plan_front(problem, budget, seed, out or _DEFAULT_FOLDER, plot, as_json, line)
+    else:
+        _plan_one(problem, method, budget, seed, out or _DEFAULT_OUT, as_json, line)
     if budget.interrupted:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _plan_one(
+    problem: Problem, method: str, budget: Budget, seed: int, out: str, as_json: bool, line: ProgressLine
+) -> None:
+    from distredge.planners import run
+
+    try:
+        with interruptible(budget):
+            strategy = run(problem, method, budget, seed)
+    finally:
+        line.clear()
+    _write(strategy, out)
+    _tell(problem, strategy, out, budget.interrupted, as_json)
 
 
 def _write(strategy: Strategy, out: str) -> None:
@@ -73,7 +113,7 @@ def _write(strategy: Strategy, out: str) -> None:
         raise FileError(f"{out}: cannot write the strategy: {error.strerror or error}") from error
 
 
-def _tell(strategy: Strategy, out: str, interrupted: bool, as_json: bool) -> None:
+def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_json: bool) -> None:
     latency_s, alone_s = strategy.predicted["latency_s"], strategy.predicted["offload_latency_s"]
     slower = latency_s > alone_s * (1 + 1e-9)
     if as_json:
@@ -97,7 +137,7 @@ def _tell(strategy: Strategy, out: str, interrupted: bool, as_json: bool) -> Non
     )
     if reason := strategy.planner.settings.get("reason"):
         click.echo(str(reason))
-    if slower:
+    if slower and problem.objective == "latency":
         click.echo(
             "warning: this strategy is slower than the best single device; use --method auto or offload", err=True
         )

@@ -86,7 +86,8 @@ def _reason(problem: Problem, chosen: str, figures: dict[str, Figures]) -> str:
             f"the best distributed strategy found {best}"
         )
     gain = value(problem, figures["offload"]) / value(problem, figures[chosen])
-    better = f"{gain:.2f} times better" if is_feasible(value(problem, figures["offload"])) else "beyond the limits"
+    within = is_feasible(value(problem, figures["offload"]))
+    better = f"{gain:.2f} times better" if within else "which is beyond the limits"
     return f"{chosen} takes {_told(problem, figures[chosen])} where the best single device takes {alone} ({better})"
 
 

@@ -114,15 +114,23 @@ class Search:
         Raises:
             Infeasible: if no device can be reached.
         """
+        return self.best(1)[0]
+
+    def best(self, count: int) -> list[Strategy]:
+        """Returns the best strategies of as many chains, the best first.
+
+        Raises:
+            Infeasible: if no device can be reached.
+        """
         self.pricer.fill()
         self._begin()
         with contextlib.suppress(KeyboardInterrupt):
             self._anneal()
         found = joined([chains.best for chains in self._chains])
         seconds = self.pricer.price(found, again=True)
-        best = int(np.argmin(seconds))
-        self.latency_s = float(seconds[best])
-        return self.codec.strategy(found, best, PlannerRef("search", self.seed))
+        order = np.argsort(seconds, kind="stable")[:count]
+        self.latency_s = float(seconds[order[0]])
+        return [self.codec.strategy(found, int(k), PlannerRef("search", self.seed)) for k in order]
 
     @property
     def best_s(self) -> float:

@@ -1,7 +1,7 @@
 """Search for other objectives than latency, under limits, and the front between objectives.
 
 The same moves as in `search`, priced one by one from the strategy's layout: some hundred strategies a second instead of
-some million. It starts from what is good for latency, from a pipeline, and from shares by speed.
+some million. It starts from what `search` finds for latency, from a pipeline, and from shares by speed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import PlannerError
+from distredge.latency.kernel import Unsupported
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
 from distredge.planners.figures import Figures, infeasible, is_feasible, measure, value
 from distredge.planners.moves import take
+from distredge.planners.search import Search
 from distredge.planners.starts import best_rows, starts
 from distredge.strategy import PlannerRef
 
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from distredge.problem import Objective, Problem
     from distredge.strategy import Strategy
 
-_STARTS = 24
+_STARTS, _FASTEST = 24, 12
+_FASTEST_SHARE = {"latency": 0.7, "throughput": 0.25, "energy": 0.25}
+"""Share of the budget that goes to a search for the lowest latency, by objective."""
+
 _PATIENCE = 40
 _UNCOUNTED = 10**12
 
@@ -155,14 +160,26 @@ class _Walk:
     def _price_starts(self) -> None:
         """Prices what is known to be good for something: single devices, a pipeline, shares by speed."""
         batch, alone = starts(self.codec)
-        made = [self.codec.strategy(batch, k, self._planner()) for k in range(alone)]
+        planner = self._planner()
+        made = [self.codec.strategy(batch, k, planner) for k in range(alone)]
         made += self._pipeline()
+        made += self._fastest()
         step = max(1, (len(batch.cuts) - alone) // _STARTS)
-        made += [self.codec.strategy(batch, k, self._planner()) for k in range(alone, len(batch.cuts), step)]
+        made += [self.codec.strategy(batch, k, planner) for k in range(alone, len(batch.cuts), step)]
         for number, strategy in enumerate(made):
             if number >= alone and self.budget.expired():
                 break
-            self._price(strategy, keep=True)
+            self._price(strategy.replace(planner=planner), keep=True)
+
+    def _fastest(self) -> list[Strategy]:
+        """What the search for the lowest latency finds, where the kernel prices the problem."""
+        problem = dataclasses.replace(self.problem, objective="latency", latency_limit_s=None)
+        budget = self.budget.share(_FASTEST_SHARE[self.problem.objective])
+        try:
+            found = Search(problem, budget, self.seed).best(_FASTEST)
+        except Unsupported:
+            return []
+        return list({strategy.to_json(): strategy for strategy in found}.values())
 
     def _pipeline(self) -> list[Strategy]:
         from distredge.planners import pico
@@ -170,7 +187,7 @@ class _Walk:
         problem = dataclasses.replace(self.problem, latency_limit_s=None)
         made: list[Strategy] = []
         with contextlib.suppress(PlannerError):
-            made.append(pico.plan(problem, Budget(evaluations=_UNCOUNTED), self.seed).replace(planner=self._planner()))
+            made.append(pico.plan(problem, Budget(evaluations=_UNCOUNTED), self.seed))
         return [strategy for strategy in made if self.codec.fits(strategy)]
 
     def _planner(self) -> PlannerRef:

@@ -49,6 +49,13 @@ def test_plan_warns_of_a_strategy_slower_than_the_best_single_device(tmp_path: P
     [
         (("--method", "serch"), "did you mean 'search'"),
         (("--budget", "0"), "budget"),
+        (("--budget", "nan"), "budget"),
+        (("--latency-limit-ms", "0"), "latency-limit-ms"),
+        (("--latency-limit-ms", "0.001", "--evaluations", "500"), "closest"),
+        (("--objective", "speed"), "throughput"),
+        (("--pareto", "--method", "aofl"), "search"),
+        (("--plot", "front.png"), "--pareto"),
+        (("--pareto", "--plot", "/nonexistent/front.png"), "/nonexistent/front.png"),
         (("--evaluations", "0"), "budget"),
         (("--out", "/nonexistent/s.json", "--method", "offload"), "/nonexistent/s.json"),
     ],
@@ -58,6 +65,29 @@ def test_plan_refuses_bad_input(arguments: tuple[str, ...], expected: str) -> No
     assert done.returncode == 2
     assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_front_is_printed_drawn_and_saved(tmp_path: Path) -> None:
+    folder, chart = tmp_path / "front", tmp_path / "front.png"
+    done = _distredge(
+        *("plan", "--model", "squeezenet1.1", "--cluster", "na-nano", "--evaluations", "120", "--pareto"),
+        *("--out", str(folder), "--plot", str(chart)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "IPS, many in flight" in done.stdout
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    strategies = [Strategy.load(path) for path in sorted(folder.iterdir())]
+    assert strategies
+    assert all(path.name in done.stdout for path in folder.iterdir())
+
+
+def test_plan_for_throughput_is_not_warned_of(tmp_path: Path) -> None:
+    done = _distredge(
+        *("plan", "--model", "squeezenet1.1", "--cluster", "na-nano", "--evaluations", "100", "--json"),
+        *("--objective", "throughput", "--out", str(tmp_path / "s.json")),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "between images" in json.loads(done.stdout)["settings"]["reason"]
 
 
 def test_interrupted_plan_writes_the_best_so_far(tmp_path: Path) -> None:

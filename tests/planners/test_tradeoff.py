@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from distredge.cluster import Cluster, load_cluster
+from distredge.errors import Infeasible, PlannerError
+from distredge.latency import simulate
+from distredge.model.graph import Graph
+from distredge.planners import plan
+from distredge.planners.budget import Budget
+from distredge.planners.figures import Figures, is_feasible, measure, value
+from distredge.planners.tradeoff import Point, front, has_watts, pareto
+from distredge.problem import Problem
+
+
+@pytest.fixture
+def cluster(vgg: Graph) -> Cluster:
+    return load_cluster("na-nano", [vgg])
+
+
+def test_figures_are_the_simulators(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster, boundary_first=True)
+    strategy = plan(problem, "search", evaluations=5_000)
+    first = [dataclasses.replace(v, boundary_first=True) for v in strategy.volumes]
+    strategy = strategy.replace(volumes=tuple(first))
+    figures, timeline = measure(problem, strategy), simulate(problem, strategy)
+    assert figures.latency_s == timeline.latency_s
+    assert figures.energy_j == pytest.approx(sum(timeline.energy_j.values()))
+
+
+def test_period_is_what_many_images_in_flight_come_to(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster, objective="throughput")
+    strategy = plan(problem, "search", evaluations=60)
+    timeline = simulate(problem, strategy, frames=200, in_flight=30)
+    mean_s = max(span.stop_s for span in timeline.spans) / 200
+    period_s = measure(problem, strategy).period_s
+    assert period_s < mean_s < 1.1 * period_s
+
+
+def test_throughput_is_better_than_that_of_the_fastest_plan(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster, objective="throughput")
+    fastest = plan(Problem(vgg, cluster), "search", evaluations=20_000)
+    found = plan(problem, "search", evaluations=300)
+    assert measure(problem, found).period_s < measure(problem, fastest).period_s
+    assert found.to_json() == plan(problem, "search", evaluations=300).to_json()
+
+
+def test_limit_on_latency_holds_and_costs_throughput(vgg: Graph, cluster: Cluster) -> None:
+    free = Problem(vgg, cluster, objective="throughput")
+    limit_s = 1.05 * free.offload_latency_s
+    limited = dataclasses.replace(free, latency_limit_s=limit_s)
+    found = plan(limited, "search", evaluations=200)
+    assert found.predicted["latency_s"] <= limit_s
+    assert measure(free, found).period_s >= measure(free, plan(free, "search", evaluations=200)).period_s
+
+
+def test_energy_under_a_limit_on_latency(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster, objective="energy")
+    assert has_watts(problem)
+    fastest = plan(Problem(vgg, cluster), "search", evaluations=20_000)
+    limit_s = 1.05 * problem.offload_latency_s
+    found = plan(dataclasses.replace(problem, latency_limit_s=limit_s), "search", evaluations=200)
+    assert found.predicted["latency_s"] <= limit_s
+    assert measure(problem, found).energy_j <= measure(problem, fastest).energy_j
+
+
+def test_energy_without_watts_is_refused(vgg: Graph) -> None:
+    with pytest.raises(PlannerError, match="watts"):
+        plan(Problem(vgg, load_cluster("this-machine", [vgg]), objective="energy"), "search", evaluations=20)
+
+
+def test_memory_limits_hold_or_say_what_came_closest(vgg: Graph, cluster: Cluster) -> None:
+    def with_memory(size_bytes: int) -> Problem:
+        devices = tuple(dataclasses.replace(d, memory_bytes=size_bytes) for d in cluster.devices)
+        return Problem(vgg, dataclasses.replace(cluster, devices=devices), respect_memory=True)
+
+    alone = measure(with_memory(1), plan(Problem(vgg, cluster), "offload"))
+    need_bytes = alone.excess_bytes + 1
+    problem = with_memory(need_bytes - 1)
+    strategy = plan(problem, "search", evaluations=200)
+    peaks = simulate(problem, strategy).peak_memory_bytes
+    assert len(strategy.devices) > 1
+    assert max(peaks.values()) < need_bytes
+    with pytest.raises(Infeasible, match=r"MB too much"):
+        plan(with_memory(1_000), "search", evaluations=100)
+
+
+def test_front_holds_no_point_that_another_one_beats(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster)
+    points = pareto(problem, Budget(evaluations=300), 0)
+    for one in points:
+        assert measure(problem, one.strategy) == one.figures
+        for other in points:
+            if other is not one:
+                a, b = other.figures, one.figures
+                assert a.latency_s > b.latency_s or a.period_s > b.period_s or a.energy_j > b.energy_j
+    assert [p.figures.latency_s for p in points] == sorted(p.figures.latency_s for p in points)
+    assert len(points) > 1
+
+
+def test_front_of_made_up_points(vgg: Graph, cluster: Cluster) -> None:
+    strategy = plan(Problem(vgg, cluster), "offload")
+    made = [(1.0, 5.0, 3.0), (2.0, 5.0, 3.0), (2.0, 4.0, 9.0), (3.0, 4.0, 2.0), (4.0, 4.5, 2.5), (1.0, 5.0, 3.0)]
+    kept = front([Point(strategy, Figures(*figures)) for figures in made])
+    assert [(p.figures.latency_s, p.figures.period_s, p.figures.energy_j) for p in kept] == [made[0], made[2], made[3]]
+
+
+def test_front_respects_limits(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster)
+    limited = dataclasses.replace(problem, latency_limit_s=problem.offload_latency_s)
+    points = pareto(limited, Budget(evaluations=200), 0)
+    assert all(p.figures.latency_s <= problem.offload_latency_s for p in points)
+    with pytest.raises(Infeasible, match="closest"):
+        pareto(dataclasses.replace(problem, latency_limit_s=1e-6), Budget(evaluations=100), 0)
+
+
+def test_value_ranks_whatever_is_feasible_before_what_is_not(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster, objective="throughput", latency_limit_s=1.0, respect_memory=True)
+    ranked = [
+        Figures(1.0, 2.0),
+        Figures(0.5, 1e6),
+        Figures(1.1, 0.1),
+        Figures(0.5, 0.1, excess_bytes=10**9),
+        Figures(math.inf),
+    ]
+    values = [value(problem, figures) for figures in ranked]
+    assert values == sorted(values)
+    assert [is_feasible(v) for v in values] == [True, True, False, False, False]
