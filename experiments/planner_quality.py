@@ -80,7 +80,7 @@ def main() -> int:
     warm()
     stopped = False
     if options.full:
-        stopped = _fill(cases, options.steps.split(","), options.long, options.seed)
+        stopped = _fill(cases, options)
     deadline_s = time.monotonic() + (0.0 if options.full or options.records else QUICK_S)
     outcomes = []
     try:
@@ -115,6 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", default="all", help="cluster, model:cluster or vgg16, with commas; none; or all")
     parser.add_argument("--random", type=int, default=RANDOM_CASES, help="how many cases drawn at random to look at")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"what --full runs, in this order: {', '.join(STEPS)}")
+    parser.add_argument("--again", action="store_true", help="with --full, also what is on record; the newest counts")
     parser.add_argument("--long", type=float, default=LONG_S, help=f"processor seconds of {LONG}")
     parser.add_argument("--seed", type=int, default=0, help="of every planner")
     options = parser.parse_args()
@@ -173,18 +174,18 @@ def _jobs(case: Case, problem: Problem, step: str, long_s: float = 0.0) -> list[
     return [Job(step, step, short_s, "cpu" if case.regime == "random" else "wall")]
 
 
-def _fill(cases: Sequence[Case], steps: Sequence[str], long_s: float, seed: int) -> bool:
+def _fill(cases: Sequence[Case], options: argparse.Namespace) -> bool:
     """Runs what is not on record; returns whether it was interrupted."""
     by_number = sorted(cases, key=lambda case: int(case.name) if case.regime == "random" else -1)
     try:
-        for step in steps:
+        for step in options.steps.split(","):
             for case in by_number:
                 problem = case.make()
                 mark = fingerprint(problem)
                 on_record = [r for r in read(path_of(case.regime)) if r.case == case.name and r.is_of(mark)]
-                for job in _jobs(case, problem, step, long_s):
-                    if not any(_is_of(record, job) for record in on_record):
-                        append(path_of(case.regime), _run(problem, case, job, mark, seed))
+                for job in _jobs(case, problem, step, options.long):
+                    if options.again or not any(_is_of(record, job) for record in on_record):
+                        append(path_of(case.regime), _run(problem, case, job, mark, options.seed))
     except KeyboardInterrupt:
         return True
     finally:

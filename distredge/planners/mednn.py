@@ -6,8 +6,9 @@ while the layer's slowest device gets faster.
 Assumptions: the devices' own times per layer are known; the network is not looked at.
 Decided here: the paper does not say which grid; every grid with one tile per device is planned and the one with the
 lowest simulated latency is kept, the same for all layers, strips included. A tile's time is the profile's time of its
-rows, scaled by its columns. The second half of the paper, structured pruning, changes the model's output and is left
-out. Head and exchanges as in `modnn`.
+rows, scaled by its columns. Since every layer is balanced for itself, cut lines differ from layer to layer and more
+data moves between devices than under `modnn`: where links are slow it loses by that. The second half of the paper,
+structured pruning, changes the model's output and is left out. Head and exchanges as in `modnn`.
 """
 
 from __future__ import annotations
