@@ -128,9 +128,9 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
     @entry
     def anneal_general(
         steps: Any, chains: Any, choices: Any, wanted: Any, index: Any, tables: Any, links: Any, input_wire: Any,
-        max_phases: Any,
+        max_phases: Any, nearby: Any,
     ) -> None:  # fmt: skip
-        """Takes steps under everything that the kernel knows; rates of shared links are approximate.
+        """Takes steps under everything that the kernel knows.
 
         Args:
             steps: as `anneal_independent`.
@@ -142,6 +142,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
             links: what `kernel_entry.general` takes of the links.
             input_wire: as there.
             max_phases: as there.
+            nearby: whether rates of shared links may be approximate.
         """
         len(stamp)
         size = len(chains.seconds)
@@ -153,7 +154,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
             general(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
                 links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
-                new.wires, input_wire, new.boundary, start_s, True, max_phases, latency, finish,
+                new.wires, input_wire, new.boundary, start_s, nearby, max_phases, latency, finish,
             )  # fmt: skip
             _accept_all(chains, latency)
 

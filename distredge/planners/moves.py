@@ -323,17 +323,12 @@ def _swap(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
 
 
 @inner
-def _change_options(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+def _change_boundary(states: Any, plan: Any, k: int, n: int) -> None:
+    """Lets a run of volumes send its boundary first, or not."""
     first, last = _window(states, k, n)
-    many = len(choices.wires)
-    if many > 1 and (not choices.boundary or uniform(states, k) < 0.5):
-        wire = choices.wires[_below(states, k, many)]
-        for w in range(first, last + 1):
-            plan.wires[k, w] = wire
-    elif choices.boundary:
-        value = 1 - plan.boundary[k, first]
-        for w in range(first, last + 1):
-            plan.boundary[k, w] = value
+    value = 1 - plan.boundary[k, first]
+    for w in range(first, last + 1):
+        plan.boundary[k, w] = value
 
 
 @inner
@@ -352,8 +347,8 @@ def _change(states: Any, plan: Any, k: int, choices: Any) -> None:
     n = _count(plan, k)
     u = uniform(states, k)
     if u > 0.97:
-        if len(choices.wires) > 1 or choices.boundary:
-            _change_options(states, plan, k, n, choices)
+        if choices.boundary:
+            _change_boundary(states, plan, k, n)
             return
         u *= 0.97
     if u < 0.22 or plan.order.shape[1] == 1:

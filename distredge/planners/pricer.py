@@ -37,6 +37,7 @@ class Pricer:
         self.budget = budget
         self.kernel = kernel_of(codec.problem)
         self.general = bool(self.kernel._links.hard.any()) or codec.problem.boundary_first
+        self.shared = bool(self.kernel._links.shared.any())
         self._refused: set[tuple[int, int]] = set()
 
     def fill(self) -> None:
@@ -82,8 +83,13 @@ class Pricer:
                 break
             most -= self._require(start - 1, end)
 
-    def arguments(self, size: int) -> tuple[Any, ...]:
-        """What `anneal` passes on to the kernel, as its tables stand now."""
+    def arguments(self, size: int, nearby: bool) -> tuple[Any, ...]:
+        """What `anneal` passes on to the kernel, as its tables stand now.
+
+        Args:
+            size: number of chains.
+            nearby: whether rates of shared links may be approximate.
+        """
         tables, links = self.kernel.tables, self.kernel._links
         priced = (tables.model(), tables.ints.data, tables.seconds.data, self.kernel._head_seconds)
         input_wire = np.full(size, self.codec.input_wire)
@@ -93,7 +99,7 @@ class Pricer:
             links.pair, links.profile_of, links.access, links.trace, links.times, links.rates, links.trace_at,
             links.period, links.board, links.medium, links.shared,
         )  # fmt: skip
-        return tables.index, priced, everything, input_wire, tables.max_phases
+        return tables.index, priced, everything, input_wire, tables.max_phases, nearby
 
     def _tabulated(self, batch: Batch) -> NDArray[np.bool_]:
         """Which strategies have all their volumes in the tables, which are completed first."""

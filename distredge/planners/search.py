@@ -60,6 +60,10 @@ TABULATED_PER_ROUND, TABULATING = 8, 0.25
 """Volumes that are tabulated between two rounds of steps, and the share of the time that this may take where the budget
 is in seconds."""
 
+EXACT_UP_TO, NEARBY_UNTIL = 6, 0.7
+"""Devices up to which rates of shared links are exact from the start, and the share of the budget after which they are
+with more of them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -107,6 +111,7 @@ class Search:
         self.latency_s = float("inf")
         self._chains: list[Chains] = []
         self._tabulated_s = 0.0
+        self._nearby = False
 
     def run(self) -> Strategy:
         """Returns the best strategy that was met.
@@ -134,7 +139,7 @@ class Search:
 
     @property
     def best_s(self) -> float:
-        """The lowest latency met so far, as the kernel prices it in a hurry."""
+        """The lowest latency met so far; approximate as long as rates of shared links are."""
         return float(min(chains.best_s.min() for chains in self._chains))
 
     def _begin(self) -> None:
@@ -158,11 +163,14 @@ class Search:
         budget, total = self.budget, POPULATIONS * CHAINS
         spread = np.geomspace(1.0 / SPREAD, SPREAD, CHAINS)
         steps, resampled = STEPS if budget.seconds is None else 1, 0.0
+        self._nearby = self.pricer.shared and len(self.codec.names) > EXACT_UP_TO
         with ThreadPoolExecutor(self.threads) as pool:
             while not budget.expired() and (budget.left is None or budget.left >= total):
                 spent, before_s = budget.spent(), budget.elapsed_s
                 for chains in self._chains:
                     chains.heat[:] = spread * HOT * (COLD / HOT) ** spent
+                if self._nearby and spent > NEARBY_UNTIL:
+                    self._price_exactly()
                 if spent - resampled > RESAMPLE_EVERY:
                     resampled = spent
                     for chains in self._chains:
@@ -177,8 +185,15 @@ class Search:
 
     def _advance(self, run_all: Callable[..., Iterable[Any]], steps: int) -> NDArray[np.int64]:
         """Takes steps in all populations and returns which volumes were missing."""
-        advance = partial(_advance, self.pricer, self.pricer.arguments(CHAINS), steps)
+        advance = partial(_advance, self.pricer, self.pricer.arguments(CHAINS, self._nearby), steps)
         return np.asarray(sum(run_all(advance, self._chains)))
+
+    def _price_exactly(self) -> None:
+        """Goes over to exact rates of shared links."""
+        self._nearby = False
+        for chains in self._chains:
+            chains.seconds[:] = self.pricer.price(chains.current, again=True)
+            chains.best_s[:] = self.pricer.price(chains.best, again=True)
 
     def _tabulate(self, wanted: NDArray[np.int64]) -> None:
         """Tabulates what was missing most often."""
@@ -267,4 +282,4 @@ def _try(pricer: Pricer) -> None:
     fill(pricer.kernel.tables, codec.candidates[:1])
     seconds = Pricer(codec, Budget(evaluations=1)).price(batch)
     chains = make_chains(batch, seconds, 0, 0)
-    _advance(pricer, pricer.arguments(1), 0, chains)
+    _advance(pricer, pricer.arguments(1, False), 0, chains)
