@@ -165,16 +165,17 @@ def _providers() -> tuple[str, str]:
 
 
 def _kernel() -> tuple[str, str]:
-    """Compiles the latency kernel when its cache is cold, so that the first plan does not wait for it."""
+    """Compiles kernel and search when their cache is cold, so that the first plan does not wait for them."""
     import importlib
     import time
 
     started_s = time.monotonic()
     try:
         importlib.import_module("distredge.latency.kernel").warm()
+        importlib.import_module("distredge.planners.search").warm()
     except (ImportError, AttributeError) as error:
         return "missing", f"no compiled latency kernel, plans are slower: {error}"
-    return "ok", f"compiled latency kernel ready in {time.monotonic() - started_s:.1f} s"
+    return "ok", f"compiled kernel and search ready in {time.monotonic() - started_s:.1f} s"
 
 
 _CHECKS: dict[str, Callable[[], tuple[str, str]]] = {

@@ -32,6 +32,9 @@ class Chains(NamedTuple):
         best: the best that each chain has met.
         best_s: their latencies, (N,).
         heat: (N,) temperatures, relative to the latency.
+        saved: where a chain on trial came from.
+        saved_s: their latencies, (N,).
+        left: (N,) steps that a chain has left on trial; 0 when it is on none, `BEGINS` when its proposal begins one.
     """
 
     states: NDArray[np.uint64]
@@ -42,6 +45,15 @@ class Chains(NamedTuple):
     best: Any
     best_s: NDArray[np.float64]
     heat: NDArray[np.float64]
+    saved: Any
+    saved_s: NDArray[np.float64]
+    left: NDArray[np.int64]
+
+
+BEGINS = -1
+
+MOST_WORSE = 1.5
+"""Latency of what may go on trial, relative to where it came from."""
 
 
 def _digest() -> str:
@@ -55,8 +67,15 @@ def _digest() -> str:
 def _propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
     """Changes every strategy. One that needs a volume that is not tabulated is ruled out and counted in `wanted`."""
     new = chains.proposed
-    moves.propose(chains.states, chains.current, new, choices)
     for k in range(new.cuts.shape[0]):
+        moves.copy_plan(chains.current, k, new, k)
+        if chains.left[k] > 0:
+            moves.change_rows(chains.states, new, k, choices)
+        elif moves.uniform(chains.states, k) < choices.trials:
+            moves.change_structure(chains.states, new, k, choices)
+            chains.left[k] = BEGINS
+        else:
+            moves.change(chains.states, new, k, choices)
         chains.found[k] = 0.0
         start = 0
         for w in range(new.cuts.shape[1]):
@@ -74,20 +93,43 @@ def _propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
 
 
 @inner
-def _accept_all(chains: Any, latency: Any) -> None:
-    """Takes over proposals by the Metropolis rule and remembers the best of each chain."""
+def _accept_all(chains: Any, choices: Any, latency: Any) -> None:
+    """Takes over proposals by the Metropolis rule, remembers the best of each chain, and ends trials."""
     for k in range(latency.shape[0]):
         found = max(latency[k], chains.found[k])
-        if not found < np.inf:
+        if chains.left[k] == BEGINS:
+            chains.left[k] = 0
+            if found < MOST_WORSE * chains.seconds[k]:
+                moves.copy_plan(chains.current, k, chains.saved, k)
+                chains.saved_s[k] = chains.seconds[k]
+                chains.left[k] = choices.trial_steps
+                _take_over(chains, k, found)
             continue
-        worse = found / chains.seconds[k] - 1.0
-        if worse > 0.0 and moves.uniform(chains.states, k) >= np.exp(-worse / chains.heat[k]):
-            continue
-        moves.copy_plan(chains.proposed, k, chains.current, k)
-        chains.seconds[k] = found
-        if found < chains.best_s[k]:
-            chains.best_s[k] = found
-            moves.copy_plan(chains.proposed, k, chains.best, k)
+        if _accepts(chains, k, found, chains.seconds[k]):
+            _take_over(chains, k, found)
+        if chains.left[k] > 0:
+            chains.left[k] -= 1
+            if chains.left[k] == 0 and not _accepts(chains, k, chains.seconds[k], chains.saved_s[k]):
+                moves.copy_plan(chains.saved, k, chains.current, k)
+                chains.seconds[k] = chains.saved_s[k]
+
+
+@inner
+def _accepts(chains: Any, k: int, found: float, before: float) -> bool:
+    """The Metropolis rule; what cannot run, or be priced, is never accepted."""
+    if not found < np.inf:
+        return False
+    worse = found / before - 1.0
+    return worse <= 0.0 or moves.uniform(chains.states, k) < np.exp(-worse / chains.heat[k])
+
+
+@inner
+def _take_over(chains: Any, k: int, found: float) -> None:
+    moves.copy_plan(chains.proposed, k, chains.current, k)
+    chains.seconds[k] = found
+    if found < chains.best_s[k]:
+        chains.best_s[k] = found
+        moves.copy_plan(chains.proposed, k, chains.best, k)
 
 
 def _compiled(stamp: str) -> tuple[Any, Any, Any]:
@@ -123,7 +165,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], which, new.cuts, new.rows, new.order,
                 new.head, new.wires, input_wire, max_phases, latency, finish,
             )  # fmt: skip
-            _accept_all(chains, latency)
+            _accept_all(chains, choices, latency)
 
     @entry
     def anneal_general(
@@ -156,7 +198,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
                 links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
                 new.wires, input_wire, new.boundary, start_s, nearby, max_phases, latency, finish,
             )  # fmt: skip
-            _accept_all(chains, latency)
+            _accept_all(chains, choices, latency)
 
     @entry
     def propose(states: Any, current: Any, proposed: Any, choices: Any) -> None:

@@ -25,6 +25,9 @@ MOST_VOLUMES = 48
 MOST_CANDIDATES = 48
 """Cuts that a search considers."""
 
+TRIALS, TRIAL_STEPS = 0.01, 60
+"""How often a chain of the search goes on trial with another structure, and for how many steps."""
+
 _WIRE_OF = {int(WIRE_BYTES[wire]): wire for wire in WIRES}
 
 
@@ -55,6 +58,8 @@ class Codec:
             problem.free_order,
             np.array(sorted(int(WIRE_BYTES[wire]) for wire in problem.wires), np.int64),
             problem.boundary_first,
+            TRIALS,
+            TRIAL_STEPS,
         )
 
     def empty(self, size: int) -> Batch:

@@ -44,6 +44,8 @@ class Choices(NamedTuple):
         free_order: whether devices may change places.
         wires: rising bytes per element that may be chosen for what leaves a volume.
         boundary: whether a volume may compute first what others wait for.
+        trials: probability that a chain goes on trial with another structure.
+        trial_steps: steps in which its rows may adapt before it is judged.
     """
 
     candidates: NDArray[np.int64]
@@ -52,6 +54,8 @@ class Choices(NamedTuple):
     free_order: bool
     wires: NDArray[np.int64]
     boundary: bool
+    trials: float
+    trial_steps: int
 
 
 def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:
@@ -69,6 +73,12 @@ def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:
 def take(batch: Batch, chosen: Any) -> Batch:
     """A copy of some strategies of a batch; `chosen` are their indices."""
     return Batch(*(array[chosen] for array in batch))
+
+
+def put(source: Batch, target: Batch, chosen: Any) -> None:
+    """Replaces some strategies of a batch by those of another one in the same places."""
+    for array, new in zip(target, source, strict=True):
+        array[chosen] = new[chosen]
 
 
 def joined(batches: list[Batch]) -> Batch:
@@ -343,28 +353,53 @@ def _change_cuts(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
 
 
 @inner
-def _change(states: Any, plan: Any, k: int, choices: Any) -> None:
+def change_structure(states: Any, plan: Any, k: int, choices: Any) -> None:
+    """Changes the partition, or the order of the devices: what rows must adapt to before it can be judged."""
     n = _count(plan, k)
-    u = uniform(states, k)
-    if u > 0.97:
-        if choices.boundary:
-            _change_boundary(states, plan, k, n)
-            return
-        u *= 0.97
-    if u < 0.22 or plan.order.shape[1] == 1:
-        _change_cuts(states, plan, k, n, choices)
-    elif u < 0.30:
-        _align(states, plan, k, n, choices.heights)
-    elif u < 0.33:
-        _drop_share(states, plan, k, n)
-    elif u < 0.34:
-        _take_all(states, plan, k, n, choices.heights)
-    elif u < 0.36:
-        plan.head[k] = _below(states, k, plan.order.shape[1])
-    elif u < 0.40 and choices.free_order:
+    if choices.free_order and uniform(states, k) < 0.3:
         _swap(states, plan, k, n, choices)
     else:
+        _change_cuts(states, plan, k, n, choices)
+
+
+@inner
+def change_rows(states: Any, plan: Any, k: int, choices: Any) -> None:
+    """Changes who computes which rows, or the head device."""
+    n = _count(plan, k)
+    if plan.order.shape[1] == 1:
+        return
+    u = uniform(states, k)
+    if u < 0.11:
+        _align(states, plan, k, n, choices.heights)
+    elif u < 0.15:
+        _drop_share(states, plan, k, n)
+    elif u < 0.165:
+        _take_all(states, plan, k, n, choices.heights)
+    elif u < 0.19:
+        plan.head[k] = _below(states, k, plan.order.shape[1])
+    else:
         _shift(states, plan, k, n, choices.heights)
+
+
+@inner
+def _change_once(states: Any, plan: Any, k: int, choices: Any) -> None:
+    u = uniform(states, k)
+    if choices.boundary and u > 0.97:
+        _change_boundary(states, plan, k, _count(plan, k))
+    elif u < 0.22 or plan.order.shape[1] == 1:
+        _change_cuts(states, plan, k, _count(plan, k), choices)
+    elif u < 0.25 and choices.free_order:
+        _swap(states, plan, k, _count(plan, k), choices)
+    else:
+        change_rows(states, plan, k, choices)
+
+
+@inner
+def change(states: Any, plan: Any, k: int, choices: Any) -> None:
+    """Makes one change of any kind to a strategy, and now and then two."""
+    _change_once(states, plan, k, choices)
+    if uniform(states, k) < 0.2:
+        _change_once(states, plan, k, choices)
 
 
 @inner
@@ -372,6 +407,4 @@ def propose(states: Any, current: Any, proposed: Any, choices: Any) -> None:
     """Fills `proposed` with a changed copy of each strategy of `current`."""
     for k in range(current.cuts.shape[0]):
         copy_plan(current, k, proposed, k)
-        _change(states, proposed, k, choices)
-        if uniform(states, k) < 0.2:
-            _change(states, proposed, k, choices)
+        change(states, proposed, k, choices)

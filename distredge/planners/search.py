@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from distredge.errors import Infeasible
 from distredge.latency import kernel
 from distredge.planners.figures import Figures, infeasible, needs_figures
-from distredge.planners.moves import joined, take
-from distredge.planners.starts import best_rows, starts
+from distredge.planners.moves import joined, put, take
+from distredge.planners.starts import best_rows, shuffled, starts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ HOT, COLD = 0.03, 0.0003
 
 SPREAD = 4.0
 """Temperature of the hottest and the coldest chain, relative to the middle one."""
+
+ORDERS = 12
+"""Random orders of the devices that each start is tried in, where they are free."""
 
 STEPS, ROUND_S = 100, 0.02
 """Steps between two looks at the budget, and the seconds that they may take where the budget is in seconds."""
@@ -149,15 +152,29 @@ class Search:
         count = len(batch.cuts) if left is None else min(len(batch.cuts), max(alone, left))
         batch = take(batch, np.arange(count))
         seconds = self.pricer.price(batch)
-        total = POPULATIONS * CHAINS
-        chosen = best_rows(seconds, total)
+        chosen = best_rows(seconds, POPULATIONS * CHAINS)
         if len(chosen) == 0:
             raise Infeasible(f"no device of cluster '{self.codec.problem.cluster.name}' can be reached")
+        batch, seconds = self._reordered(take(batch, chosen), seconds[chosen])
         self._chains = [
-            make_chains(take(batch, chosen[p::POPULATIONS]), seconds[chosen[p::POPULATIONS]], self.seed, p)
+            make_chains(take(batch, slice(p, None, POPULATIONS)), seconds[p::POPULATIONS], self.seed, p)
             for p in range(POPULATIONS)
         ]
         self.budget.report(self.best_s)
+
+    def _reordered(self, batch: Batch, seconds: NDArray[np.float64]) -> tuple[Batch, NDArray[np.float64]]:
+        """Strategies with their devices in the best of some random orders, where the problem leaves that free."""
+        left, count = self.budget.left, ORDERS * len(seconds)
+        if not self.codec.choices.free_order or len(set(self.codec.choices.kinds)) < 2 or (left or count) < count:
+            return batch, seconds
+        rng = np.random.default_rng(self.seed)
+        for _ in range(ORDERS):
+            other = shuffled(batch, rng)
+            found = self.pricer.price(other)
+            better = np.flatnonzero(found < seconds)
+            put(other, batch, better)
+            seconds[better] = found[better]
+        return batch, seconds
 
     def _anneal(self) -> None:
         budget, total = self.budget, POPULATIONS * CHAINS
@@ -193,6 +210,7 @@ class Search:
         self._nearby = False
         for chains in self._chains:
             chains.seconds[:] = self.pricer.price(chains.current, again=True)
+            chains.saved_s[:] = self.pricer.price(chains.saved, again=True)
             chains.best_s[:] = self.pricer.price(chains.best, again=True)
 
     def _tabulate(self, wanted: NDArray[np.int64]) -> None:
@@ -230,9 +248,19 @@ def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: i
 
     size, everything = len(seconds), np.arange(len(seconds))
     states = np.random.default_rng((seed, stream)).integers(1, 2**63, size, dtype=np.uint64)
-    copies = [take(batch, everything) for _ in range(3)]
+    current, proposed, best, saved = (take(batch, everything) for _ in range(4))
     return Chains(
-        states, copies[0], seconds.copy(), copies[1], np.empty(size), copies[2], seconds.copy(), np.zeros(size)
+        states=states,
+        current=current,
+        seconds=seconds.copy(),
+        proposed=proposed,
+        found=np.empty(size),
+        best=best,
+        best_s=seconds.copy(),
+        heat=np.zeros(size),
+        saved=saved,
+        saved_s=seconds.copy(),
+        left=np.zeros(size, np.int64),
     )
 
 
@@ -240,7 +268,7 @@ def _resample(chains: Chains) -> None:
     """Replaces the worst eighth of the chains by copies of the best."""
     order = np.argsort(chains.seconds, kind="stable")
     n = len(order) // 8
-    for array in (*chains.current, chains.seconds):
+    for array in (*chains.current, chains.seconds, *chains.saved, chains.saved_s, chains.left):
         array[order[-n:]] = array[order[:n]]
 
 
@@ -267,6 +295,19 @@ def load(problem: Problem, budget: Budget) -> Pricer:
             _try(pricer)
         _loaded.add(pricer.general)
     return pricer
+
+
+def warm() -> None:
+    """Compiles what numba's on-disk cache does not hold, so that later searches start at once."""
+    from distredge.cluster import load_cluster
+    from distredge.model import zoo
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+
+    graph = zoo.build("vgg16", (1, 3, 32, 32), width=0.0625)
+    for boundary_first in (False, True):
+        problem = Problem(graph, load_cluster("db-50", [graph]), boundary_first=boundary_first)
+        load(problem, Budget(evaluations=1))
 
 
 def _try(pricer: Pricer) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from distredge.planners.chain import Chain, Floats
 from distredge.planners.linear import cut_points, s_per_byte
+from distredge.planners.moves import take
 
 if TYPE_CHECKING:
     from distredge.planners.codec import Codec
@@ -71,6 +72,17 @@ def _schemes(codec: Codec) -> list[tuple[int, ...]]:
     smaller = [a for a, b in itertools.pairwise(cuts) if heights[b] < heights[a]]
     found.add(tuple(sorted({*smaller[-codec.most_volumes + 1 :], last})))
     return sorted(found)
+
+
+def shuffled(batch: Batch, rng: np.random.Generator) -> Batch:
+    """A copy in which every strategy has its devices in random order, each with its shares."""
+    found = take(batch, np.arange(len(batch.cuts)))
+    slabs = np.argsort(rng.random(found.order.shape), axis=1)
+    found.order[:] = np.take_along_axis(batch.order, slabs, axis=1)
+    found.head[:] = np.argmax(slabs == batch.head[:, None], axis=1)
+    sizes = np.take_along_axis(np.diff(batch.rows, axis=2), slabs[:, None, :], axis=2)
+    found.rows[:, :, 1:] = np.cumsum(sizes, axis=2)
+    return found
 
 
 def best_rows(seconds: NDArray[np.float64], count: int) -> NDArray[np.int64]:
