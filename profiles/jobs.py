@@ -1,60 +1,136 @@
-"""What there is to measure for a profile: every operator signature of some models once, in the right company."""
+"""What there is to measure for a profile: windows of operators that run together, and operators that run alone.
+
+An operator costs something else alone than in a volume: its inputs have just been made, its neighbours decide in which
+layout it finds them and whether it is computed inside one of them. So operators are timed in windows between two cuts,
+each by the kernels that are its own; only what no window shows (heads, vectors, reductions over rows) runs alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from distredge.model.graph import Graph, Signature
 from distredge.model.operators import Kind
-from distredge.profiles.kernels import Bench
+from distredge.profiles.kernels import CPU, Bench
 from distredge.profiles.modelled import profile_rows
+from distredge.profiles.segments import Case, make_cases
 
-_ELEMENTWISE = frozenset(
-    "Add Sub Mul Div Max Min Sum Relu Clip LeakyRelu Sigmoid Tanh HardSigmoid HardSwish Elu PRelu Softplus Mish".split()
-)
-_CHAIN_LENGTH = 5
+_CONVOLUTIONS = 3
+"""Operators with multiply-adds in a window, at least: what the middle one finds in the caches was made by another."""
+
+_MOST_CONVOLUTIONS = 9
+"""A window does not grow beyond this to reach a cut of one tensor."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One operator signature.
-
-    A cheap operator between convolutions costs something else there than alone: whole, it is computed inside the
-    convolution before it; in a split-part, a shortcut must be cut to size first and the convolutions' layout be left
-    and entered again. So it is measured between its convolutions, and the time of the other operators there is taken
-    off.
+class Alone:
+    """One operator signature that is measured by itself.
 
     Attributes:
         bench: of the model in which it first occurs.
         signature: its key in the profile.
         operator: its index.
-        before, after: operators to run with it, none for most.
         rows: row counts to measure go from 1 up to this.
     """
 
     bench: Bench
     signature: Signature
     operator: int
-    before: tuple[int, ...]
-    after: tuple[int, ...]
     rows: int
 
 
-def jobs_of(benches: Sequence[Bench]) -> tuple[Job, ...]:
-    """Returns a job for every signature, the cheap ones first."""
-    jobs: dict[str, Job] = {}
+@dataclass(frozen=True)
+class Window:
+    """The operators between two cuts of a model.
+
+    Attributes:
+        bench: of the model.
+        first, last: it starts after cut `first` (-1: at the input) and ends at cut `last`.
+        keys: signatures that it shows.
+    """
+
+    bench: Bench
+    first: int
+    last: int
+    keys: frozenset[str]
+
+    @property
+    def height(self) -> int:
+        """Rows of its output."""
+        return self.bench.graph.cuts[self.last].height
+
+    def cases(self, rows: int) -> tuple[Case, ...]:
+        """Returns the split-parts that compute the middle `rows` rows of its output."""
+        top = (self.height - rows) // 2
+        cut_points = (0, top, top + rows, self.height) if rows < self.height else (0, self.height)
+        return make_cases(self.bench.graph, self.first, self.last, cut_points, 1 if rows < self.height else 0)
+
+    def inside(self, operator: int) -> bool:
+        """Whether an operator stands amid others: what is not a convolution costs something else at a window's ends.
+
+        A shortcut may come from outside; it then has the layout that it has in a volume, too.
+        """
+        graph = self.bench.graph
+        if graph.macs[operator]:
+            return True
+        members = set(_between(graph, self.first, self.last))
+        makers = [graph.producer.get(name) for name in graph.operators[operator].activation_names]
+        users = graph.consumers.get(graph.operators[_last_fused(graph, operator)].outputs[0], ())
+        return any(m in members for m in makers) and bool(users) and all(u in members for u in users)
+
+
+def windows_of(benches: Sequence[Bench]) -> tuple[Window, ...]:
+    """Returns windows that show every operator of the bodies, each convolution at the end of one, too.
+
+    At the end of a window an operator runs at the row counts that are asked for, down to one row; before it, at these
+    and the halo.
+    """
+    found: list[Window] = []
+    shown: set[str] = set()
+    ends: set[str] = set()
     for bench in benches:
+        if bench.settings.provider != CPU:
+            continue
         graph = bench.graph
-        for index, signature in enumerate(graph.signatures):
-            if signature is None:
-                continue
-            earlier = jobs.get(signature.key)
-            if earlier is not None and (earlier.bench is not bench or not _better(graph, index, earlier.operator)):
-                continue
-            before, after = company(graph, index)
-            rows = measured_rows(graph, index, signature)
-            jobs[signature.key] = Job(bench, signature, index, before, after, rows)
+        for last in range(len(graph.cuts)):
+            first = _start(graph, last)
+            window = Window(bench, first, last, frozenset(_keys(graph, _between(graph, first, last))))
+            inner = set(_keys(graph, (op for op in _between(graph, first, last) if window.inside(op))))
+            tail = set(_keys(graph, (op for op in _between(graph, last - 1, last) if graph.macs[op])))
+            final = last == len(graph.cuts) - 1 and window.keys - shown
+            if inner - shown or tail - ends or final:
+                found.append(window)
+                shown |= inner
+                ends |= tail
+    return tuple(found)
+
+
+def whole_windows(benches: Sequence[Bench]) -> tuple[Window, ...]:
+    """Returns each model's whole body as one window; for row counts, that of the whole output alone makes sense."""
+    return tuple(
+        Window(bench, -1, last, frozenset(_keys(bench.graph, _between(bench.graph, -1, last))))
+        for bench in benches
+        if bench.settings.provider == CPU and (last := len(bench.graph.cuts) - 1) >= 0
+    )
+
+
+def jobs_of(benches: Sequence[Bench], shown: frozenset[str] = frozenset()) -> tuple[Alone, ...]:
+    """Returns a job for every signature that no window shows, the cheap ones first.
+
+    Args:
+        benches: of the models.
+        shown: signatures that windows show.
+    """
+    jobs: dict[str, Alone] = {}
+    for bench in benches:
+        for index, signature in enumerate(bench.graph.signatures):
+            if signature is not None and signature.key not in shown:
+                jobs.setdefault(
+                    signature.key, Alone(bench, signature, index, measured_rows(bench.graph, index, signature))
+                )
     return tuple(sorted(jobs.values(), key=lambda job: (job.signature.macs, job.signature.io_bytes)))
 
 
@@ -65,48 +141,75 @@ def measured_rows(graph: Graph, index: int, signature: Signature) -> int:
     return 1 if kind is Kind.HEAD or on_vector else profile_rows(signature)
 
 
-def company(graph: Graph, index: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the convolution before an elementwise operator, and what follows it up to the next convolution.
+def _start(graph: Graph, last: int) -> int:
+    """Returns the cut after which a window that ends at cut `last` starts, -1 the input.
 
-    Only the first elementwise operator after a convolution has company; it bears the cost of the place.
+    Where a shortcut passes by, its window starts before it, so that what merges it is shown as it is in a volume.
     """
-    op = graph.operators[index]
-    if op.op_type not in _ELEMENTWISE or graph.body.verdicts[index].kind is Kind.HEAD:
-        return (), ()
-    if op.outputs[0] in graph.body.vectors:
-        return (), ()
-    makers = [_unfused(graph, graph.producer[name]) for name in op.activation_names if name in graph.producer]
-    height = graph.tensors[op.outputs[0]].height
-    before = [m for m in makers if graph.operators[m].op_type == "Conv" and _height(graph, m) == height]
-    if not before:
-        return (), ()
-    after: list[int] = []
-    while len(after) < _CHAIN_LENGTH:
-        last = graph.operators[after[-1] if after else index]
-        users = graph.consumers.get(last.outputs[0], ())
-        following = next((u for u in users if graph.operators[u].op_type in ("Conv", *_ELEMENTWISE)), None)
-        if following is None or graph.body.verdicts[following].kind is Kind.HEAD:
-            return (max(before),), ()
-        after.append(following)
-        if graph.operators[following].op_type == "Conv":
-            return (max(before),), tuple(after)
-    return (max(before),), ()
+    enough = -1
+    for first in range(last - 1, -1, -1):
+        convolutions = sum(graph.macs[op] > 0 for op in _between(graph, first, last))
+        if convolutions < _CONVOLUTIONS:
+            continue
+        if convolutions > _MOST_CONVOLUTIONS:
+            break
+        enough = max(enough, first)
+        if len(graph.cuts[first].tensors) == 1:
+            return first
+    return enough
 
 
-def _better(graph: Graph, index: int, other: int) -> bool:
-    """Whether one of two merges of the same signature has a shortcut and the other two convolutions, as few have."""
-
-    def convolutions(operator: int) -> int:
-        reads = graph.operators[operator].activation_names
-        makers = [_unfused(graph, graph.producer[name]) for name in reads if name in graph.producer]
-        return sum(graph.operators[m].op_type == "Conv" for m in makers)
-
-    return convolutions(index) == 1 and convolutions(other) > 1
+def _between(graph: Graph, first: int, last: int) -> tuple[int, ...]:
+    start = graph.cuts[first].position if first >= 0 else 0
+    return graph.body.operators[start : graph.cuts[last].position]
 
 
-def _height(graph: Graph, index: int) -> int:
-    return graph.tensors[graph.operators[index].outputs[0]].height
+def _keys(graph: Graph, operators: Sequence[int] | Iterator[int]) -> Iterator[str]:
+    """Signatures of operators that have rows of their own to measure."""
+    for index in operators:
+        signature = graph.signatures[index]
+        if signature is not None and shows_rows(graph, index):
+            yield signature.key
 
 
-def _unfused(graph: Graph, index: int) -> int:
-    return graph.fused_into.get(index, index)
+def shows_rows(graph: Graph, index: int) -> bool:
+    """Whether a window that has an operator shows what its signature usually costs.
+
+    It does not if the operator is a reduction over rows or on a vector; or if it merges other branches than most
+    operators of its signature: after two convolutions it is computed inside one of them, whereas a shortcut must be cut
+    to size first.
+    """
+    return index in _usual(graph)
+
+
+@functools.lru_cache(maxsize=8)
+def _usual(graph: Graph) -> frozenset[int]:
+    makers: dict[int, tuple[str, ...]] = {}
+    for index, signature in enumerate(graph.signatures):
+        on_vector = graph.operators[index].outputs[0] in graph.body.vectors
+        if signature is not None and graph.body.verdicts[index].kind is Kind.LOCAL and not on_vector:
+            makers[index] = _makers(graph, index)
+    kinds: dict[str, Counter[tuple[str, ...]]] = {}
+    for index, kind in makers.items():
+        if not graph.macs[index]:
+            kinds.setdefault(_key(graph, index), Counter())[kind] += 1
+    # Of kinds that are as frequent as each other, that with fewer convolutions.
+    most = {key: max(count, key=lambda k: (count[k], -k.count("Conv"), k)) for key, count in kinds.items()}
+    return frozenset(i for i, kind in makers.items() if graph.macs[i] or most[_key(graph, i)] == kind)
+
+
+def _makers(graph: Graph, index: int) -> tuple[str, ...]:
+    producers = [graph.producer.get(name) for name in graph.operators[index].activation_names]
+    return tuple(
+        sorted("input" if p is None else graph.operators[graph.fused_into.get(p, p)].op_type for p in producers)
+    )
+
+
+def _key(graph: Graph, index: int) -> str:
+    signature = graph.signatures[index]
+    return "" if signature is None else signature.key
+
+
+def _last_fused(graph: Graph, index: int) -> int:
+    """The activation that is fused into an operator, whose output is what others read; or the operator itself."""
+    return next((a for a, c in graph.fused_into.items() if c == index), index)

@@ -12,9 +12,7 @@ import functools
 import json
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +26,14 @@ from distredge.model.layout import PARTIAL, Layout, OperatorRegion, Part
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import Interval, Region, region_hull
 from distredge.model.segments import Segment, build_segment
+from distredge.profiles.attribution import Sample, is_kernel, named, read_profile
+from distredge.profiles.machine import largest_cache_bytes
 from distredge.profiles.series import spread_of
 
 CPU = "CPUExecutionProvider"
-_EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape"}
-"""ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
-
 _WARM_UP = 2
-_OLD_BYTES = 8 << 20
-"""Bytes read before every run: they drive weights out of the caches that belong to a core, on any board."""
+_OLD_BYTES = (8 << 20, 256 << 20)
+"""Bytes read before every run, at least and at most, where weights, caches or both are large; see `bytes_between`."""
 
 _CHAIN = 64
 """Operators of the model that shows what the profiler adds to each kernel's time."""
@@ -87,6 +84,7 @@ class Effort:
         most: repeats at most.
         least_s: time at least, so that what takes microseconds is repeated often.
         seconds: time after which no repeat beyond `least` starts.
+        most_s: time after which two repeats are enough.
         spread: half the interquartile range over the median at which it is enough.
     """
 
@@ -94,30 +92,11 @@ class Effort:
     most: int = 200
     least_s: float = 0.004
     seconds: float = 0.12
+    most_s: float = 1.0
     spread: float = 0.01
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What one measurement found.
-
-    Attributes:
-        total_s: (repeats,) seconds of whole runs.
-        kernels_s: (repeats,) seconds in kernels, without changes of layout at the part's edge; the whole runs' where
-            the provider tells none.
-        others_s: (repeats,) the same without convolutions.
-        op_types: kinds of operators that had a kernel of their own.
-        edges: (bytes, seconds) of every change of layout at the part's edge.
-    """
-
-    total_s: NDArray[np.float64]
-    kernels_s: NDArray[np.float64]
-    others_s: NDArray[np.float64]
-    op_types: frozenset[str] = frozenset()
-    edges: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass
+@dataclass(eq=False)
 class Bench:
     """Times parts of one graph.
 
@@ -135,20 +114,17 @@ class Bench:
         self._values: dict[str, Any] = {}
         self._rng = np.random.default_rng(0)
         # Not zeros, which would be pages that share one place in memory until they are written.
-        self._old = np.ones(min(_OLD_BYTES, max(graph_bytes(self.graph), 1)), dtype=np.uint8)
+        self._old = np.ones(bytes_between(self.graph), dtype=np.uint8)
         self._added_s = profiler_adds_s(self.settings) if self.settings.provider == CPU else 0.0
 
-    def operator_part(self, operator: int, rows: int, before: Sequence[int] = (), after: Sequence[int] = ()) -> Part:
-        """Returns the part that computes the middle `rows` output rows of an operator.
+    def operator_part(self, operator: int, rows: int) -> Part:
+        """Returns the part that computes the middle `rows` output rows of one operator.
 
-        Activations that are fused into an operator come with it; a reduction over rows gives its partial result.
+        Activations that are fused into it come with it; a reduction over rows gives its partial result.
 
         Args:
             operator: index of the operator.
             rows: its output rows.
-            before: operators before it to run with it; then what else it reads comes with a row more at either side,
-                as a shortcut around convolutions does in a split-part.
-            after: operators after it to run with it, on these rows.
         """
         graph = self.graph
         if graph.body.verdicts[operator].kind is Kind.REDUCE:
@@ -158,23 +134,15 @@ class Bench:
             return Part(
                 0, (), (OperatorRegion(operator, region),), (), {source: region}, {name: Region(Interval(0, 1))}
             )
-        members = [*before, operator, *after]
-        everything = sorted({*members, *(a for a, c in graph.fused_into.items() if c in members)})
-        own = _middle_rows(graph, graph.operators[operator].outputs[0], rows)
-        wanted = self._outputs(members[-1], operator, own)
-        outputs = dict(wanted)
-        inputs: dict[str, Region] = {}
+        everything = [operator, *(a for a, c in graph.fused_into.items() if c == operator)]
         made = {name for index in everything for name in graph.operators[index].outputs}
-        computed = []
+        outputs = {n: _middle_rows(graph, n, rows) for n in graph.operators[everything[-1]].outputs if n}
+        wanted, inputs, computed = dict(outputs), dict[str, Region](), []
         for index in reversed(everything):
-            op = graph.operators[index]
-            out = region_hull(wanted[name] for name in op.outputs if name in wanted)
+            out = region_hull(wanted[name] for name in graph.operators[index].outputs if name in wanted)
             computed.append(OperatorRegion(index, out))
             for name, need in self._needs(index, out).items():
-                wanted[name] = region_hull([need, wanted[name]]) if name in wanted else need
-                if name not in made:
-                    wide = before and index == operator
-                    inputs[name] = _wider(wanted[name], graph.tensors[name].height) if wide else wanted[name]
+                (wanted if name in made else inputs)[name] = need
         return Part(0, tuple(reversed(computed)), (), (), inputs, outputs)
 
     def _needs(self, index: int, out: Region) -> dict[str, Region]:
@@ -187,22 +155,6 @@ class Bench:
             need = whole(graph.tensors[name]) if in_head else RULES[op.op_type].needs(graph, op, position, out)
             found[name] = region_hull([need, found[name]]) if name in found else need
         return found
-
-    def _outputs(self, last: int, operator: int, own: Region) -> dict[str, Region]:
-        """Regions of the outputs of `last` that need no more than the region `own` of the operator before it."""
-        graph = self.graph
-        ends = [a for a, c in graph.fused_into.items() if c == last] or [last]
-        names = [name for name in graph.operators[ends[0]].outputs if name]
-        if last == operator:
-            return {name: _middle_rows(graph, name, own.rows.size) for name in names}
-        height = graph.tensors[names[0]].height
-        read = graph.operators[last].activation_names
-        for rows in range(min(height, own.rows.size), 0, -1):
-            region = _middle_rows(graph, names[0], rows)
-            needs = [need for name, need in self._needs(last, region).items() if name in read]
-            if all(own.contains(need) for need in needs):
-                return dict.fromkeys(names, region)
-        return {name: _middle_rows(graph, name, 1) for name in names}
 
     def segment(self, part: Part, layout: Layout | None = None) -> Segment:
         """Builds a part's sub-model."""
@@ -221,12 +173,12 @@ class Bench:
         """
         if not kernels or self.settings.provider != CPU:
             own, _ = self._times(self._session(segment, None), segment, effort)
-            return Sample(own, own, np.zeros(len(own)))
+            return Sample(own, own)
         with tempfile.TemporaryDirectory(prefix="distredge-profile-") as folder:
-            session = self._session(segment, Path(folder) / "run")
+            session = self._session(replace(segment, model=named(segment.model, self.graph)), Path(folder) / "run")
             own, wall = self._times(session, segment, effort)
             events = json.loads(Path(session.end_profiling()).read_bytes())
-        return _read_profile(events, segment, self._added_s, own, wall)
+        return read_profile(events, self.graph, segment, self._added_s, own, wall)
 
     def _session(self, segment: Segment, profile: Path | None) -> Any:
         import onnxruntime
@@ -259,13 +211,18 @@ class Bench:
         """
         binding, buffers, inputs = self._binding(session, segment)
         clock = time.thread_time if self.settings.provider == CPU and self.settings.threads == 1 else time.perf_counter
+        first = time.perf_counter()
         for _ in range(_WARM_UP):
             session.run_with_iobinding(binding)
+            if time.perf_counter() - first > effort.most_s / 4:
+                break
         own: list[float] = []
         wall: list[float] = []
         first = time.perf_counter()
         while len(own) < effort.most:
             passed = time.perf_counter() - first
+            if passed > effort.most_s and len(own) >= min(2, effort.least):
+                break
             enough = len(own) >= effort.least and passed >= effort.least_s
             if enough and (passed >= effort.seconds or spread_of(np.array(own[-100:])) <= effort.spread):
                 break
@@ -315,8 +272,15 @@ def graph_bytes(graph: Graph) -> int:
     return sum(value.nbytes for value in graph.constants.values())
 
 
-def _wider(region: Region, height: int) -> Region:
-    return Region(Interval(max(0, region.rows.start - 1), min(height, region.rows.stop + 1)), region.cols)
+def bytes_between(graph: Graph) -> int:
+    """Returns how many other bytes to read between two uses of a weight, so that it is as old as in a worker.
+
+    There a frame lies between them: the model's other weights and everybody's activations. Caches hold on to what was
+    used twice against what streams by, so that several times the weights are read; more than twice the largest cache is
+    not needed on any board.
+    """
+    least, most = _OLD_BYTES
+    return max(1, min(4 * graph_bytes(graph), max(least, 2 * largest_cache_bytes()), most))
 
 
 def _middle_rows(graph: Graph, name: str, rows: int) -> Region:
@@ -361,51 +325,5 @@ def profiler_adds_s(settings: EngineSettings) -> float:
             whole.append(time.perf_counter() - begin)
             sessions[1].run(None, feed)
         events = json.loads(Path(sessions[1].end_profiling()).read_bytes())
-    kernels = [float(e["dur"]) * 1e-6 for e in events if _is_kernel(e)]
+    kernels = [float(e["dur"]) * 1e-6 for e in events if is_kernel(e)]
     return max(0.0, float(np.mean(sorted(kernels)[: len(kernels) * 9 // 10])) - float(np.median(whole)) / _CHAIN)
-
-
-def _is_kernel(event: Mapping[str, Any]) -> bool:
-    return event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
-
-
-def _read_profile(
-    events: Sequence[Mapping[str, Any]],
-    segment: Segment,
-    added_s: float,
-    own: NDArray[np.float64],
-    wall: NDArray[np.float64],
-) -> Sample:
-    """Reads ONNX Runtime's profile of some runs after the warm-up, whose own and wall time is known."""
-    nodes: dict[str, list[float]] = {}
-    details: dict[str, Mapping[str, Any]] = {}
-    for event in filter(_is_kernel, events):
-        name = str(event["name"])
-        nodes.setdefault(name, []).append(max(0.0, float(event["dur"]) * 1e-6 - added_s))
-        details[name] = event["args"]
-    shapes = {
-        "ReorderInput": Counter(port.shape for port in segment.inputs),
-        "ReorderOutput": Counter(port.shape for port in segment.outputs),
-    }
-    total, others = np.zeros(len(own)), np.zeros(len(own))
-    edges = []
-    for name, times in nodes.items():
-        if len(times) != len(own) + _WARM_UP:
-            raise EngineError(f"ONNX Runtime's profile has {len(times)} runs of '{name}', not {len(own) + _WARM_UP}")
-        kind = str(details[name].get("op_name", ""))
-        shape = _shape(details[name], _EDGE[kind]) if kind in _EDGE else None
-        if shape is not None and shapes[kind][shape] > 0:
-            shapes[kind][shape] -= 1
-            edges.append((4 * int(np.prod(shape)), float(np.median(times[_WARM_UP:]))))
-            continue
-        total += np.array(times[_WARM_UP:])
-        if not kind.endswith("Conv"):
-            others += np.array(times[_WARM_UP:])
-    kinds = frozenset(str(d.get("op_name", "")) for d in details.values())
-    awake = own / wall
-    return Sample(own, total * awake, others * awake, kinds, tuple(edges))
-
-
-def _shape(details: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
-    entries = details.get(key) or []
-    return tuple(next(iter(entries[0].values()))) if entries else None

@@ -76,6 +76,13 @@ def _clock_hz(root: Path) -> float | None:
     return current * 1e6 if current > 0 else None
 
 
+def largest_cache_bytes(root: Path = SYS) -> int:
+    """Returns the size of the largest cache that the first core reads through; 0 where the system does not tell."""
+    sizes = [_read(path) for path in root.glob("devices/system/cpu/cpu0/cache/index*/size")]
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return max((int(s[:-1]) * units[s[-1]] for s in sizes if s[:-1].isdigit() and s[-1] in units), default=0)
+
+
 def _command(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""

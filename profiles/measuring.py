@@ -7,9 +7,10 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,17 +18,16 @@ import psutil
 
 from distredge.errors import ProfileError
 from distredge.model.graph import Graph
-from distredge.model.layout import Part
 from distredge.profiles.compute import ComputeProfile, write_profile
 from distredge.profiles.copies import measure_copy, measure_encryption
-from distredge.profiles.jobs import Job, jobs_of
-from distredge.profiles.kernels import Bench, Effort, EngineSettings, Sample
+from distredge.profiles.kernels import Bench, Effort, EngineSettings
 from distredge.profiles.machine import Watch, describe, pinned, temperature_c, throttled
+from distredge.profiles.operator_times import OperatorTimes
 from distredge.profiles.power import Sensor, find_sensor
 from distredge.profiles.sampling import RowSampler
 from distredge.profiles.schema import Copy, Measured, Origin, Power, ProfileFile, Runtime, Segments
-from distredge.profiles.segments import SegmentTimes, correction, random_cases
-from distredge.profiles.series import Series
+from distredge.profiles.segments import SegmentTimes, correction, make_case, random_cases
+from distredge.profiles.series import rounded
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,10 +36,9 @@ CORRECTION_SEED = 1_000_003
 
 _SAVE_EVERY_S = 5.0
 _ROWS_AT_ONCE = 4
-_REST_S = 6.0
 _FEW_EDGES = 5
-
-
+_LONG_S = 100e-6
+"""Spread of what takes less says little: the clock's ticks show."""
 _EFFORT = Effort()
 
 
@@ -48,12 +47,12 @@ class Plan:
     """How much to measure.
 
     Args:
-        budget_s: time for all operators together; every one is measured at its starting rows once, whatever it takes.
-        points: row counts for one operator at most.
-        start: row counts that every operator is measured at, at least.
+        budget_s: time for everything; measuring stops at the first chance after it.
+        points: row counts for one window of operators at most.
+        start: row counts that every one is measured at, at least.
         effort: repeats of one burst.
         segments: fused segments of each model that correct the profile.
-        power_s: seconds to watch the power sensor, idle and busy.
+        power_s: seconds to watch the power sensor, idle and busy, at most.
     """
 
     budget_s: float = 120.0
@@ -64,12 +63,12 @@ class Plan:
     power_s: float = 3.0
 
 
-QUICK = Plan(budget_s=20.0, points=9, start=7, effort=Effort(3, 60, 0.002, 0.05, 0.02), segments=8, power_s=1.0)
+QUICK = Plan(budget_s=20.0, points=9, start=7, effort=Effort(3, 60, 0.002, 0.05, spread=0.02), segments=8, power_s=1.0)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What has been done: `done` of `total` steps, what comes now, and the seconds that are left, roughly."""
+    """What has been done: `done` of `total` steps, what comes now, and the seconds that are left at most."""
 
     done: int
     total: int
@@ -77,28 +76,9 @@ class Progress:
     left_s: float
 
 
-@dataclass
-class _Point:
-    """An operator at one row count: what it takes with its company, and what of that is the company's."""
-
-    all_s: Series = field(default_factory=Series)
-    company_s: dict[int, Series] = field(default_factory=dict)
-
-    @property
-    def settled(self) -> bool:
-        return self.all_s.settled and all(series.settled for series in self.company_s.values())
-
-    @property
-    def company_seconds(self) -> float:
-        return sum(series.seconds for series in self.company_s.values())
-
-    @property
-    def seconds(self) -> float:
-        return max(0.0, self.all_s.seconds - self.company_seconds)
-
-    @property
-    def p95_s(self) -> float:
-        return max(self.seconds, self.all_s.p95_s - self.company_seconds)
+class _Task(NamedTuple):
+    what: str
+    action: Callable[[], object]
 
 
 class Measuring:
@@ -107,11 +87,11 @@ class Measuring:
     Args:
         graphs: models whose operators to measure.
         settings: provider and threads.
-        plan: how much to measure.
+        plan: how much to measure; its time runs from here on.
         out: file that is kept up to date on the way, so that a break loses little; None keeps nothing.
         name: the profile's name.
         models: how the user named the models; None takes the graphs' own names.
-        start: an earlier result of the same board and runtime, whose completely measured operators are kept.
+        start: an earlier result of the same board and runtime, which is kept and gone on with.
         report: called with the progress.
 
     Raises:
@@ -129,12 +109,12 @@ class Measuring:
         start: ProfileFile | None = None,
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
+        self._stop = time.perf_counter() + plan.budget_s
         settings.check()
         self.settings = settings
         self.plan = plan
         self.out = out
         self.report = report
-        self.benches = [Bench(graph, settings) for graph in graphs]
         named = [graph.name for graph in graphs] if models is None else models
         self.data = ProfileFile(
             name=name,
@@ -145,18 +125,44 @@ class Measuring:
             models=tuple(dict.fromkeys([*(start.models if start is not None else ()), *named])),
             operators={},
         )
-        self.operators: dict[str, Measured] = {}
         if start is not None:
             check_same(start, self.data, str(out or start.name))
-            self.operators = {key: entry for key, entry in (start.operators or {}).items() if entry.complete}
+            self.data = msgspec.structs.replace(
+                self.data,
+                segments=start.segments,
+                copy=start.copy,
+                encrypt_s_per_byte=start.encrypt_s_per_byte,
+                power=start.power,
+                operators=start.operators,
+            )
         self.watch: Watch
         self._saved = time.perf_counter()
-        self._points: dict[str, dict[int, _Point]] = {}
+        self._has_ends = start is not None and start.copy.s_per_byte > 0
         self._edges: list[tuple[int, float]] = []
-        self._segments = [
-            SegmentTimes(bench, random_cases(bench.graph, plan.segments, CORRECTION_SEED), plan.effort)
-            for bench in self.benches
-        ]
+        self._segments: list[SegmentTimes] = []
+        benches = [Bench(graph, settings) for graph in graphs]
+        self.table = OperatorTimes(benches, plan.effort, RowSampler(1, plan.points, plan.start), start)
+
+    @property
+    def operators(self) -> dict[str, Measured]:
+        """The operators' times as far as they are known."""
+        return self.table.operators()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the time did not suffice for; the same command run again measures it."""
+        open_keys = [key for key in self.table.keys if not self.table.complete(key)]
+        found = []
+        if open_keys:
+            none = sum(key not in self.operators for key in open_keys)
+            found.append(
+                f"{len(open_keys)} of {len(self.table.keys)} operators are not finished, {none} of them not begun"
+            )
+        if not any(True for times in self._segments for _ in times.timed) and self.data.segments == Segments():
+            found.append("no segment was timed, so that nothing corrects the sum of operators")
+        if not self._has_ends:
+            found.append("copies and encryption were not measured")
+        return tuple(found)
 
     def run(self) -> ProfileFile:
         """Measures; returns the profile, which is saved, too, when there is a file.
@@ -167,13 +173,20 @@ class Measuring:
             _LOG.info("pinned to cores %s", cores)
             self.watch = Watch()
             sensor = find_sensor()
-            idle_w = sensor.mean_w(self.plan.power_s) if sensor else None
+            power_s = min(self.plan.power_s, self.plan.budget_s / 20)
+            idle_w = sensor.mean_w(power_s) if sensor else None
             try:
                 self._sweep_all()
-                self._rest(sensor, idle_w)
+                if sensor is not None and idle_w is not None:
+                    power = Power(
+                        idle_w=rounded(idle_w), busy_w=rounded(self._busy_w(sensor, power_s)), where=sensor.where
+                    )
+                    self.data = msgspec.structs.replace(self.data, power=power)
             finally:
+                self._correct()
                 self._note_state()
                 self._save()
+        self.report(Progress(1, 1, "done", 0.0))
         return self.data
 
     def _sweep_all(self) -> None:
@@ -181,116 +194,80 @@ class Measuring:
 
         So the bursts of one figure lie apart, and those of all lie in the same hours, good and bad.
         """
-        jobs = [job for job in jobs_of(self.benches) if job.signature.key not in self.operators]
-        stop = time.perf_counter() + self.plan.budget_s
+        keys = self.table.keys
         for sweep in itertools.count():
-            open_jobs = [job for job in jobs if not self._is_complete(job)]
-            settled = all(times.settled for times in self._segments)
-            if (not open_jobs and settled) or (sweep and time.perf_counter() >= stop):
-                break
-            for what, action in self._tasks(open_jobs, first=not sweep):
-                if sweep and time.perf_counter() >= stop:
-                    break
-                done = len(jobs) - len(open_jobs)
-                self.report(Progress(done, len(jobs), what, max(0.0, stop - time.perf_counter()) + _REST_S))
-                action()
+            tasks = 0
+            for task in self._tasks(first=not sweep):
+                done = sum(self.table.complete(key) for key in keys)
+                left_s = self._stop - time.perf_counter()
+                # One measurement at least, so that going on again and again comes to an end whatever the budget.
+                if left_s <= 0 and (sweep or tasks):
+                    return
+                tasks += 1
+                self.report(Progress(done, len(keys), task.what, max(0.0, left_s)))
+                task.action()
                 self.watch.look()
                 if time.perf_counter() - self._saved > _SAVE_EVERY_S:
                     self._save()
-        for job in jobs:
-            self._keep(job, complete=True)
+            if not tasks:
+                return
 
-    def _tasks(self, jobs: Sequence[Job], first: bool) -> Iterator[tuple[str, Callable[[], object]]]:
-        for job in jobs:
-            yield job.signature.key, functools.partial(self._visit, job, first)
-        for times in self._segments:
-            sweep = times.sweep()
-            for case in times.cases:
-                if next(sweep, None) is None:
-                    break
-                yield f"{times.bench.graph.name}, segments up to cut {case.last}", lambda: None
-
-    def _is_complete(self, job: Job) -> bool:
-        entry = self.operators.get(job.signature.key)
-        return entry is not None and entry.complete
-
-    def _visit(self, job: Job, first: bool) -> None:
-        """Measures an operator's open points once more, or new ones when all are settled."""
-        points = self._points.setdefault(job.signature.key, {})
-        sampler = RowSampler(job.rows, self.plan.points, self.plan.start)
-        rows = [r for r, point in points.items() if not point.settled]
+    def _tasks(self, first: bool) -> Iterator[_Task]:
+        """What one sweep measures, the indispensable first."""
+        for what, action in self.table.whole(first):
+            yield _Task(what, functools.partial(self._note_edges, action))
+        if first and not self._has_ends:
+            yield _Task("copies and encryption", self._measure_ends)
+        for what, action in self.table.parts(first, _ROWS_AT_ONCE):
+            yield _Task(what, functools.partial(self._note_edges, action))
         if first:
-            rows = list(sampler.starting())
-        elif not rows:
-            known = {r: point.seconds for r, point in points.items()}
-            rows = list(sampler.next(known, _ROWS_AT_ONCE))
-            if not rows:
-                self._keep(job, complete=True)
-        for count in rows:
-            self._burst(job, count, points)
-        if rows:
-            self._keep(job, complete=False)
+            self._segments = [
+                SegmentTimes(bench, random_cases(bench.graph, self.plan.segments, CORRECTION_SEED), self.plan.effort)
+                for bench in self.table.benches
+            ]
+        for times in self._segments:
+            for index in times.unsettled:
+                what = f"{times.bench.graph.name}, segment up to cut {times.cases[index].last}"
+                yield _Task(what, functools.partial(times.time, index))
 
-    def _burst(self, job: Job, rows: int, points: dict[int, _Point]) -> None:
-        point = points.setdefault(rows, _Point())
-        # An operator that always runs whole has but one row count, whatever its tensors' height.
-        rows = rows if job.rows > 1 else job.signature.rows
-        part = job.bench.operator_part(job.operator, rows, job.before, job.after)
-        sample = self._time(job.bench, part)
-        alone = job.bench.graph.operators[job.operator].op_type in sample.op_types
-        if not job.before:
-            point.all_s.add(sample.kernels_s)
-            self._edges.extend(sample.edges)
-            return
-        # Where it has a kernel of its own, the convolutions around it show apart; else it made one of them longer.
-        point.all_s.add(sample.others_s if alone else sample.kernels_s)
-        computed = {item.operator: item.region.rows.size for item in part.operators}
-        for other in (*job.before, *job.after):
-            if alone and job.bench.graph.operators[other].op_type == "Conv":
-                continue
-            sample = self._time(job.bench, job.bench.operator_part(other, computed[other]))
-            point.company_s.setdefault(other, Series()).add(sample.kernels_s)
+    def _note_edges(self, action: Callable[[], Iterable[tuple[int, float]]]) -> None:
+        self._edges.extend(action())
 
-    def _time(self, bench: Bench, part: Part) -> Sample:
-        return bench.run(bench.segment(part), self.plan.effort)
-
-    def _keep(self, job: Job, complete: bool) -> None:
-        points = self._points.get(job.signature.key)
-        if points:
-            self.operators[job.signature.key] = _measured(points, complete)
-
-    def _rest(self, sensor: Sensor | None, idle_w: float | None) -> None:
-        self.report(Progress(0, 1, "copies and encryption", _REST_S))
+    def _measure_ends(self) -> None:
         copy = measure_copy(min(1.0, self.plan.budget_s / 40))
-        encrypt_s = measure_encryption() or 0.0
-        profile = ComputeProfile(msgspec.structs.replace(self.data, operators=dict(self.operators)))
-        checks = [check for times in self._segments for check in times.checks(profile)]
-        found = correction(checks, edge_s_per_byte(self._edges))
+        encrypt_s = measure_encryption(32 if self.plan.budget_s > 60 else 4) or 0.0
         self.data = msgspec.structs.replace(
             self.data,
-            copy=Copy(fixed_s=_round(copy.fixed_s), s_per_byte=_round(copy.s_per_byte)),
-            encrypt_s_per_byte=_round(encrypt_s),
-            segments=Segments(
-                factor=_round(found.factor), overhead_s=_round(found.overhead_s), s_per_byte=_round(found.s_per_byte)
-            ),
+            copy=Copy(fixed_s=rounded(copy.fixed_s), s_per_byte=rounded(copy.s_per_byte)),
+            encrypt_s_per_byte=rounded(encrypt_s),
         )
-        if sensor is not None and idle_w is not None:
-            power = Power(idle_w=_round(idle_w), busy_w=_round(self._busy_w(sensor)), where=sensor.where)
-            self.data = msgspec.structs.replace(self.data, power=power)
-        self.report(Progress(1, 1, "done", 0.0))
+        self._has_ends = True
 
-    def _busy_w(self, sensor: Sensor) -> float:
-        """Watts while the longest operator runs again and again beside the sensor's reading."""
+    def _correct(self) -> None:
+        """Finds the correction of segments, if all operators of those that were timed are known."""
+        profile = ComputeProfile(msgspec.structs.replace(self.data, operators=self.operators))
+        checks = [check for times in self._segments for check in times.checks(profile)]
+        if not checks:
+            return
+        found = correction(checks, edge_s_per_byte(self._edges))
+        segments = Segments(
+            factor=rounded(found.factor), overhead_s=rounded(found.overhead_s), s_per_byte=rounded(found.s_per_byte)
+        )
+        self.data = msgspec.structs.replace(self.data, segments=segments)
+
+    def _busy_w(self, sensor: Sensor, seconds: float) -> float:
+        """Watts while a segment runs again and again beside the sensor's reading."""
         import threading
 
-        bench = self.benches[0]
-        longest = max(jobs_of([bench]), key=lambda job: max(self.operators[job.signature.key].median_s))
-        segment = bench.segment(bench.operator_part(longest.operator, longest.signature.rows))
-        effort = Effort(1, 1_000_000, seconds=self.plan.power_s + 0.5, spread=0.0)
+        bench = self.table.benches[0]
+        case = make_case(bench.graph, -1, len(bench.graph.cuts) - 1, (0, bench.graph.cuts[-1].height), 0)
+        assert case is not None
+        segment = bench.segment(case.part, case.layout)
+        effort = Effort(1, 1_000_000, seconds=seconds + 0.5, most_s=seconds + 0.5, spread=0.0)
         thread = threading.Thread(target=bench.run, args=(segment, effort, False))
         thread.start()
         try:
-            return sensor.mean_w(self.plan.power_s)
+            return sensor.mean_w(seconds)
         finally:
             thread.join()
 
@@ -299,16 +276,16 @@ class Measuring:
         state = msgspec.structs.replace(
             self.data.device,
             temperature_c=max(temperatures, default=None),
-            load=_round(self.watch.load),
-            pace=_round(self.watch.pace),
+            load=rounded(self.watch.load),
+            pace=rounded(self.watch.pace),
             throttled=throttled(),
         )
         self.data = msgspec.structs.replace(self.data, device=state)
 
     def _save(self) -> None:
-        self.data = msgspec.structs.replace(self.data, operators=dict(self.operators))
+        self.data = msgspec.structs.replace(self.data, operators=self.operators)
         self._saved = time.perf_counter()
-        if self.out is not None and self.operators:
+        if self.out is not None and self.data.operators:
             write_profile(self.data, self.out)
 
 
@@ -363,26 +340,13 @@ def warnings_of(data: ProfileFile) -> list[str]:
         found.append("the board has slowed itself down (heat or supply voltage)")
     if device.governor not in ("", "performance"):
         found.append(f"the frequency governor is '{device.governor}', not 'performance'")
-    noisy = [key for key, entry in (data.operators or {}).items() if max(entry.spread) > 0.1]
+    noisy = [
+        key
+        for key, entry in (data.operators or {}).items()
+        if any(s > 0.1 and t > _LONG_S for s, t in zip(entry.spread, entry.median_s, strict=True))
+    ]
     if noisy:
         found.append(f"{len(noisy)} of {len(data.operators or {})} operators have a spread above 10 %, as '{noisy[0]}'")
     if any(not entry.complete for entry in (data.operators or {}).values()):
-        found.append("measuring was interrupted; run the same command again to go on")
+        found.append("measuring did not come to its end; run the same command again to go on")
     return found
-
-
-def _measured(points: dict[int, _Point], complete: bool) -> Measured:
-    rows = sorted(points)
-    return Measured(
-        rows=tuple(rows),
-        median_s=tuple(_round(points[r].seconds) for r in rows),
-        p95_s=tuple(_round(points[r].p95_s) for r in rows),
-        spread=tuple(_round(points[r].all_s.spread) for r in rows),
-        repeats=tuple(points[r].all_s.repeats for r in rows),
-        complete=complete,
-    )
-
-
-def _round(value: float) -> float:
-    """Four digits: more than any measurement has, and files stay small."""
-    return float(f"{value:.4g}")

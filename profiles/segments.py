@@ -86,7 +86,21 @@ def random_cases(graph: Graph, count: int, seed: int) -> Iterator[Case]:
 
 
 def make_case(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> Case | None:
-    """Returns the split-part of one device, or None when it has nothing to compute there."""
+    """Returns the first split-part of one device, or None when it has nothing to compute there."""
+    cases = make_cases(graph, first, last, rows, place)
+    return next((case for case in cases if case.layout.stages[case.stage].phase == 0), None)
+
+
+def make_cases(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> tuple[Case, ...]:
+    """Returns the split-parts of one device of a volume, one for each of its phases in which there is work for it.
+
+    Args:
+        graph: the model.
+        first: the volume starts after this cut; -1 is the input.
+        last: it ends at this one.
+        rows: cut points of the split decision, one more than there are devices.
+        place: which device.
+    """
     names = [f"d{i}" for i in range(len(rows) - 1)]
     decisions = []
     if first >= 0:
@@ -98,11 +112,11 @@ def make_case(graph: Graph, first: int, last: int, rows: tuple[int, ...], place:
         decisions.append(Decision(graph.cuts[-1], (0,) * len(names) + (height,)))
     layout = lay_out_decisions(graph, names, decisions, 0)
     volume = 1 if first >= 0 else 0
-    for stage in layout.stages:
-        part = stage.parts[place]
-        if stage.volume == volume and stage.phase == 0 and part.operators:
-            return Case(first, last, (rows[place], rows[place + 1]), layout, part, stage.index)
-    return None
+    return tuple(
+        Case(first, last, (rows[place], rows[place + 1]), layout, part, stage.index)
+        for stage in layout.stages
+        if stage.volume == volume and (part := stage.parts[place]).operators
+    )
 
 
 def operators_s(profile: ComputeProfile, graph: Graph, part: Part) -> float:
@@ -151,17 +165,20 @@ class SegmentTimes:
         self._series = [Series() for _ in self.cases]
 
     @property
-    def settled(self) -> bool:
-        """Whether every segment's time can be believed."""
-        return all(series.settled for series in self._series)
+    def timed(self) -> tuple[Case, ...]:
+        """The segments that have a time."""
+        return tuple(case for case, series in zip(self.cases, self._series, strict=True) if series.bursts)
 
-    def sweep(self) -> Iterator[int]:
-        """Times every segment once more that is not settled; yields their numbers as they are done."""
-        for index, (case, series) in enumerate(zip(self.cases, self._series, strict=True)):
-            if not series.settled:
-                segment = self.bench.segment(case.part, case.layout)
-                series.add(self.bench.run(segment, self.effort, kernels=False).total_s)
-                yield index
+    @property
+    def unsettled(self) -> tuple[int, ...]:
+        """Numbers of the segments that want another burst."""
+        return tuple(index for index, series in enumerate(self._series) if not series.settled)
+
+    def time(self, index: int) -> None:
+        """Times one segment once more."""
+        case = self.cases[index]
+        segment = self.bench.segment(case.part, case.layout)
+        self._series[index].add(self.bench.run(segment, self.effort, kernels=False).total_s)
 
     def checks(self, profile: ComputeProfile) -> list[Check]:
         """Compares what was timed with a profile's predictions."""

@@ -38,6 +38,11 @@ def spread_of(values: NDArray[np.float64]) -> float:
     return float((high - low) / 2 / max(median, 1e-9))
 
 
+def rounded(value: float) -> float:
+    """Returns four digits: more than any measurement has, and files stay small."""
+    return float(f"{value:.4g}")
+
+
 @dataclass
 class Series:
     """The bursts of one figure; each is (repeats,) seconds."""

@@ -82,13 +82,13 @@ def verify(
         sets = [SegmentTimes(Bench(graph, settings), random_cases(graph, segments, seed), Effort()) for graph in graphs]
         total = sweeps * len(sets)
         for sweep in range(sweeps):
-            open_sets = [times for times in sets if not times.settled]
-            if sweep and open_sets:
+            if sweep and any(times.unsettled for times in sets):
                 # Bursts of the same segment must lie apart to tell a disturbed machine from a wrong prediction.
                 time.sleep(_PAUSE_S)
             for number, times in enumerate(sets):
                 report(sweep * len(sets) + number, total, times.bench.graph.name)
-                for _ in times.sweep():
+                for index in times.unsettled:
+                    times.time(index)
                     watch.look()
         checks = tuple(check for times in sets for check in times.checks(profile))
         return Verdict(checks, watch.pace, watch.load)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import Number, json_option, print_json, verbose_option
+from distredge.cli._common import Number, check_writable, json_option, print_json, verbose_option
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
+    from distredge.runtime.flows import Flow
     from distredge.runtime.peers import WorkerAddress
-    from distredge.runtime.probe import LinkFigures
     from distredge.runtime.transport import ZmqNetwork
 
 
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--plaintext", is_flag=True, help="No encryption, no authentication: what encryption costs is the difference."
 )
+@click.option("--trace", "trace_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write a link's rate over time as a trace (CSV): from A to B, or to the first worker.")  # fmt: skip
+@click.option("--seconds", type=Number(0, 86400, above=True), default=60.0, show_default=True,
+              help="How long to follow it.")  # fmt: skip
+@click.option("--every", "every_s", type=Number(0.05, 3600), default=1.0, show_default=True,
+              help="Seconds from one figure of the trace to the next.")  # fmt: skip
 @json_option
 @verbose_option
 def probe(
@@ -38,26 +44,48 @@ def probe(
     timeout_s: float,
     keys_path: Path | None,
     plaintext: bool,
+    trace_path: Path | None,
+    seconds: float,
+    every_s: float,
     as_json: bool,
 ) -> None:
-    """Measure round trip, cost per message and rate of the links of a cluster, both ways.
+    """Measure round trip, cost per message and rate of the links of a cluster, both ways, alone and at the same time.
 
-    On a cluster of this machine it starts workers and ends them; on boards `distredge worker` runs already, idle.
+    On a cluster of this machine it starts workers and ends them, and then once more without encryption, to show what
+    that costs; on boards `distredge worker` runs already, idle.
     """
     from distredge.cluster import load_cluster
+    from distredge.runtime.boards import is_local
 
     made = load_cluster(cluster_name)
     wanted = between or made.names
+    if between is not None and between[0] == between[1]:
+        raise click.UsageError(f"--between: found '{between[0]}' twice, accepted: two different workers")
     for name in wanted:
         made.device(name)
-    found = []
+    check_writable(trace_path)
+    say = (lambda line: None) if as_json else click.echo
+    result: dict[str, Any] = {"cluster": made.name, "encrypted": not plaintext}
     with _workers(made, cluster_name, wanted, keys_path, plaintext) as (network, addresses):
-        for source, target, figures in _measure(network, addresses, between is not None, repeats, timeout_s):
-            found.append(_figures(source, target, figures))
-            if not as_json:
-                click.echo(_line(found[-1]))
+        flows = _flows(addresses, between is not None)
+        if trace_path is not None:
+            result["trace"] = _follow(network, flows[0], trace_path, seconds, every_s, timeout_s, say)
+        else:
+            links = result["links"] = []
+            for flow in flows:
+                links.append(_link(network, flow, repeats, timeout_s))
+                say(_line(links[-1]))
+            result["together"] = _together(network, addresses, between is not None, timeout_s, say)
+    if trace_path is None and not plaintext and is_local(made, wanted):
+        with _workers(made, cluster_name, wanted[:2], keys_path, True) as (network, addresses):
+            plain = _link(network, _flows(addresses, between is not None)[0], repeats, timeout_s)
+        result["encryption"] = _encryption(result["links"][0], plain)
+        say(
+            f"encryption: {1e6 * result['encryption']['message_s']:+.1f} us per message, "
+            f"{1e9 * result['encryption']['s_per_byte']:+.3f} ns per byte, both ends together"
+        )
     if as_json:
-        print_json({"cluster": made.name, "encrypted": not plaintext, "links": found})
+        print_json(result)
 
 
 @contextmanager
@@ -88,27 +116,23 @@ def _workers(
         yield network, addresses
 
 
-def _measure(
-    network: ZmqNetwork, addresses: tuple[WorkerAddress, ...], between: bool, repeats: int, timeout_s: float
-) -> Iterator[tuple[str, str, LinkFigures]]:
+def _flows(addresses: tuple[WorkerAddress, ...], between: bool) -> tuple[Flow, ...]:
+    """The links to measure, each in both directions."""
+    from distredge.runtime.flows import Flow
     from distredge.runtime.plan import PeerAddress
-    from distredge.runtime.probe import SIZES, fit, measure_between, measure_link
-    from distredge.runtime.security import REQUESTER_NAME
 
     peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]
     if between:
-        for source, target in ((0, 1), (1, 0)):
-            times_s = measure_between(network, addresses[source], peers[target], SIZES, repeats, timeout_s)
-            yield peers[source].name, peers[target].name, fit(SIZES, times_s)
-        return
-    for peer in peers:
-        for back in (False, True):
-            times_s = measure_link(network, peer, SIZES, repeats, timeout_s, back=back)
-            ends = (peer.name, REQUESTER_NAME) if back else (REQUESTER_NAME, peer.name)
-            yield *ends, fit(SIZES, times_s)
+        return Flow(addresses[0], peers[1]), Flow(addresses[1], peers[0])
+    return tuple(Flow(None, peer, back) for peer in peers for back in (False, True))
 
 
-def _figures(source: str, target: str, figures: LinkFigures) -> dict[str, Any]:
+def _link(network: ZmqNetwork, flow: Flow, repeats: int, timeout_s: float) -> dict[str, Any]:
+    from distredge.runtime.probe import SIZES, fit
+    from distredge.runtime.security import REQUESTER_NAME
+
+    figures = fit(SIZES, flow.measure(network, SIZES, repeats, timeout_s))
+    source, target = flow.names(REQUESTER_NAME)
     return {
         "source": source,
         "destination": target,
@@ -121,7 +145,88 @@ def _figures(source: str, target: str, figures: LinkFigures) -> dict[str, Any]:
 
 def _line(found: dict[str, Any]) -> str:
     rate = "unbounded" if found["rate_bps"] is None else f"{found['rate_bps'] / 1e6:.1f} Mbps"
+    sizes = ", ".join(
+        f"{_size(int(size))} {1e3 * seconds:.3f} ms" for size, seconds in found["medians_s"].items() if int(size)
+    )
     return (
         f"{found['source']} > {found['destination']}: round trip {1e3 * found['rtt_s']:.3f} ms, "
-        f"{1e3 * found['fixed_s']:.3f} ms per message, {rate}"
+        f"{1e3 * found['fixed_s']:.3f} ms per message, {rate}\n    there and an empty answer back: {sizes}"
     )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes >> 20} MiB" if size_bytes >= 1 << 20 else f"{size_bytes >> 10} KiB"
+
+
+def _together(
+    network: ZmqNetwork,
+    addresses: tuple[WorkerAddress, ...],
+    between: bool,
+    timeout_s: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Runs flows between several pairs at once: is the medium shared?"""
+    from distredge.runtime.flows import measure_together, ring
+    from distredge.runtime.plan import PeerAddress
+    from distredge.runtime.security import REQUESTER_NAME
+
+    peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]
+    flows = _flows(addresses, True) if between else ring(addresses, peers)
+    found = measure_together(network, flows, timeout_s=timeout_s)
+    names = [flow.names(REQUESTER_NAME) for flow in flows]
+    say(f"at the same time ({len(flows)} flows of 1 MiB messages):")
+    for (source, target), alone, beside in zip(names, found.alone_bps, found.together_bps, strict=True):
+        say(f"    {source} > {target}: {alone / 1e6:.1f} Mbps alone, {beside / 1e6:.1f} Mbps beside the others")
+    say(f"    each keeps {100 * found.ratio:.0f} % of its rate: the medium is {found.verdict}")
+    return {
+        "flows": [
+            {"source": source, "destination": target, "alone_bps": alone, "together_bps": beside}
+            for (source, target), alone, beside in zip(names, found.alone_bps, found.together_bps, strict=True)
+        ],
+        "ratio": found.ratio,
+        "verdict": found.verdict,
+    }
+
+
+def _encryption(secret: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
+    """What CURVE adds to a message and to a byte of it."""
+    per_byte = [8.0 / found["rate_bps"] if found["rate_bps"] else 0.0 for found in (secret, plain)]
+    return {"message_s": secret["fixed_s"] - plain["fixed_s"], "s_per_byte": per_byte[0] - per_byte[1]}
+
+
+def _follow(
+    network: ZmqNetwork,
+    flow: Flow,
+    path: Path,
+    seconds: float,
+    every_s: float,
+    timeout_s: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes a link's rate over time; what was measured before Ctrl-C is kept."""
+    from distredge.profiles.network import Trace
+    from distredge.runtime.flows import over_time
+    from distredge.runtime.security import REQUESTER_NAME
+
+    source, target = flow.names(REQUESTER_NAME)
+    moments = []
+    try:
+        for moment in over_time(network, flow, seconds, every_s, timeout_s):
+            moments.append(moment)
+            rate = f"{moment.rate_bps / 1e6:.1f} Mbps" if moment.rate_bps else "nothing gets through"
+            say(f"{moment.time_s:8.2f} s: {rate}, round trip {1e3 * moment.rtt_s:.3f} ms")
+    finally:
+        if moments:
+            times_s = [moment.time_s - moments[0].time_s for moment in moments]
+            name = f"{source}-{target}"
+            trace = Trace(
+                times_s,
+                [moment.rate_bps for moment in moments],
+                [moment.rtt_s for moment in moments],
+                times_s[-1] + every_s,
+                name,
+                f"measured by distredge probe, {source} to {target}",
+            )
+            trace.save(path)
+            say(f"{path}: {len(trace)} rates, mean {trace.mean_bps / 1e6:.1f} Mbps")
+    return {"file": str(path), "rates": len(trace), "mean_bps": trace.mean_bps, "source": source, "destination": target}

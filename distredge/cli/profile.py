@@ -54,7 +54,9 @@ def profile() -> None:
 @click.option("--name", help="Name of the profile; default: the file's, or this-machine.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine.")
 @click.option("--provider", type=click.Choice(list(_PROVIDERS)), default="cpu", show_default=True)
-@click.option("--budget-s", type=Number(0.1), help="Seconds for all operators; default: 120, or 20 if quick.")
+@click.option(
+    "--budget-s", type=Number(0.1), help="Seconds for everything but loading the models; default: 120, or 20 if quick."
+)
 @click.option("--quick", is_flag=True, help="Fewer row counts and repeats.")
 @click.option("--restart", is_flag=True, help="Measure everything anew, whatever the file holds.")
 @json_option
@@ -107,10 +109,15 @@ def run(
             raise
     for warning in warnings_of(data):
         click.echo(f"warning: {warning}", err=True)
-    _report_run(data, path, as_json)
+    missing = measuring.missing
+    for what in missing:
+        click.echo(f"missing: {what}", err=True)
+    if missing:
+        click.echo("run the same command again, or with a larger --budget-s, to go on", err=True)
+    _report_run(data, path, missing, as_json)
 
 
-def _report_run(data: ProfileFile, path: Path, as_json: bool) -> None:
+def _report_run(data: ProfileFile, path: Path, missing: Sequence[str], as_json: bool) -> None:
     operators = data.operators or {}
     points = sum(len(entry.rows) for entry in operators.values())
     if as_json:
@@ -124,6 +131,7 @@ def _report_run(data: ProfileFile, path: Path, as_json: bool) -> None:
                 "pace": data.device.pace,
                 "load": data.device.load,
                 "throttled": data.device.throttled,
+                "missing": list(missing),
             }
         )
         return
@@ -216,13 +224,14 @@ def _report_verdict(verdict: Verdict, as_json: bool) -> None:
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @_model_option
+@input_shape_option
 @json_option
 @verbose_option
-def diff(first: str, second: str, models: tuple[str, ...], as_json: bool) -> None:
+def diff(first: str, second: str, models: tuple[str, ...], input_shape: tuple[int, ...] | None, as_json: bool) -> None:
     """Compare two profiles operator by operator."""
     from distredge.profiles.comparing import diff as compare
 
-    found = compare(_profile(first), _profile(second), _load(models))
+    found = compare(_profile(first), _profile(second), _load(models, input_shape))
     if as_json:
         print_json(
             {
@@ -264,27 +273,31 @@ def _difference(found: Difference) -> dict[str, Any]:
 @profile.command()
 @click.argument("files", metavar="PROFILE...", nargs=-1, required=True)
 @_model_option
+@input_shape_option
 @click.option("--out", type=_OUT, required=True, help="Picture to write: .png, .svg or .pdf.")
 @verbose_option
-def plot(files: tuple[str, ...], models: tuple[str, ...], out: Path) -> None:
+def plot(files: tuple[str, ...], models: tuple[str, ...], input_shape: tuple[int, ...] | None, out: Path) -> None:
     """Draw latency against rows, operator by operator."""
     from distredge.profiles.comparing import plot as draw
 
     check_writable(out)
-    count = draw([_profile(file) for file in files], out, _load(models))
+    count = draw([_profile(file) for file in files], out, _load(models, input_shape))
     click.echo(f"{out}: {count} operators")
 
 
 @profile.command()
 @click.argument("files", metavar="PROFILE...", nargs=-1, required=True)
 @_model_option
+@input_shape_option
 @json_option
 @verbose_option
-def validate(files: tuple[str, ...], models: tuple[str, ...], as_json: bool) -> None:
+def validate(
+    files: tuple[str, ...], models: tuple[str, ...], input_shape: tuple[int, ...] | None, as_json: bool
+) -> None:
     """Check profiles: form, values, and that they hold the operators of the models."""
     from distredge.profiles.measuring import warnings_of
 
-    graphs = _load(models)
+    graphs = _load(models, input_shape)
     results: dict[str, Any] = {}
     for file in files:
         found = _profile(file)

@@ -1,9 +1,10 @@
 """How well a measured profile predicts segments that it has not seen, what it costs to make, and how the fits do.
 
-    python experiments/bench/profile_accuracy.py [--quick]
+    python experiments/bench/profile_accuracy.py [--quick] [--models vgg16,resnet50] [--keep FOLDER]
 
 Profiles VGG-16, ResNet-50 and MobileNet-V2 on one core of this machine, each into a file of its own, and checks each
-against random segments. Other programs spoil the figures: the last line holds how busy the machine was.
+against random segments. Other programs spoil the figures: the last line holds how busy the machine was. With `--keep`
+each model's result is kept, a later run takes it from there, and the last line is of all models that are done.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from distredge.profiles.fit import summary
 from distredge.profiles.fit_tables import load_boards
 from distredge.profiles.kernels import EngineSettings
 from distredge.profiles.measuring import QUICK, Measuring, Plan
-from distredge.profiles.verify import Verdict, verify
+from distredge.profiles.verify import verify
 
 MODELS = ("vgg16", "resnet50", "mobilenet-v2")
 SEGMENTS = 30
@@ -35,52 +37,78 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer row counts, repeats and segments")
     parser.add_argument("--seed", type=int, default=0, help="of the segments")
+    parser.add_argument("--models", default=",".join(MODELS), help="which to measure in this run")
+    parser.add_argument("--keep", type=Path, help="folder of profiles and results to go on with")
     options = parser.parse_args()
-    plan = QUICK if options.quick else Plan()
-    verdicts: dict[str, Verdict] = {}
-    made_s: dict[str, float] = {}
-    sizes: dict[str, int] = {}
-    load_ms: dict[str, float] = {}
+    wanted = options.models.split(",")
+    unknown = [name for name in wanted if name not in MODELS]
+    if unknown:
+        parser.error(f"--models: found '{unknown[0]}', accepted: {', '.join(MODELS)}")
     print(f"{'model':14} {'made in':>9} {'points':>7} {'size':>8} {'loads in':>9} {'mean':>7} {'p95':>7} {'bias':>7}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        results: dict[str, dict[str, Any]] = {}
         for name in MODELS:
-            path = Path(folder) / f"{name}.json"
-            graph = load_model(name)
-            begin = time.perf_counter()
-            data = Measuring([graph], EngineSettings(), plan, path).run()
-            made_s[name] = time.perf_counter() - begin
-            sizes[name] = path.stat().st_size
-            load_ms[name] = _load_ms(path)
-            segments = QUICK_SEGMENTS if options.quick else SEGMENTS
-            verdict = verify(ComputeProfile.load(path), [graph], segments, options.seed)
-            verdicts[name] = verdict
-            points = sum(len(entry.rows) for entry in (data.operators or {}).values())
-            print(
-                f"{name:14} {made_s[name]:7.1f} s {points:7d} {sizes[name] / 1e3:5.0f} kB {load_ms[name]:6.1f} ms "
-                f"{100 * verdict.mean_error:5.1f} % {100 * verdict.p95_error:5.1f} % {100 * verdict.bias:+5.1f} %"
-            )
-    errors = [abs(check.error) for verdict in verdicts.values() for check in verdict.checks]
-    fits = summary({entry.name: load_shipped(f"default:{entry.name}").data for entry in load_boards().board})
-    pace, load = (max(getattr(v, key) for v in verdicts.values()) for key in ("pace", "load"))
+            result = folder / f"{name}.result.json"
+            if name in wanted and not result.is_file():
+                found = measure(name, folder / f"{name}.json", options.quick, options.seed)
+                result.write_text(json.dumps(found), encoding="utf-8")
+            if result.is_file():
+                results[name] = json.loads(result.read_text(encoding="utf-8"))
+                print(_line(name, results[name]))
+    pace, load = (max(result[key] for result in results.values()) for key in ("pace", "load"))
     print(
         f"other programs used up to {100 * load:.0f} % of the processors; a fixed kernel ran up to {pace:.2f} x as long"
     )
+    errors = np.abs([error for result in results.values() for error in result["errors"]])
+    fits = summary({entry.name: load_shipped(f"default:{entry.name}").data for entry in load_boards().board})
     print(
         json.dumps(
             {
                 "verify_mean_error": float(np.mean(errors)),
                 "verify_p95_error": float(np.quantile(errors, 0.95)),
-                "profile_vgg16_s": made_s["vgg16"],
-                "profile_bytes_max": max(sizes.values()),
-                "profile_load_ms": max(load_ms.values()),
+                "profile_vgg16_s": results["vgg16"]["made_s"] if "vgg16" in results else None,
+                "profile_bytes_max": max(result["size_bytes"] for result in results.values()),
+                "profile_load_ms": max(result["load_ms"] for result in results.values()),
                 "fitted_residual_max": fits["fitted_residual_max"],
                 "left_out_residual_max": fits["left_out_residual_max"],
-                "verify_mean_error_by_model": {name: v.mean_error for name, v in verdicts.items()},
+                "verify_mean_error_by_model": {n: float(np.mean(np.abs(r["errors"]))) for n, r in results.items()},
+                "verify_p95_error_by_model": {
+                    n: float(np.quantile(np.abs(r["errors"]), 0.95)) for n, r in results.items()
+                },
                 "segments": len(errors),
                 "pace": pace,
                 "load": load,
             }
         )
+    )
+
+
+def measure(name: str, path: Path, quick: bool, seed: int) -> dict[str, Any]:
+    """Profiles a model into a file and checks it; signed errors of the segments and what it cost."""
+    graph = load_model(name)
+    begin = time.perf_counter()
+    data = Measuring([graph], EngineSettings(), QUICK if quick else Plan(), path).run()
+    made_s = time.perf_counter() - begin
+    verdict = verify(ComputeProfile.load(path), [graph], QUICK_SEGMENTS if quick else SEGMENTS, seed)
+    return {
+        "made_s": made_s,
+        "points": sum(len(entry.rows) for entry in (data.operators or {}).values()),
+        "size_bytes": path.stat().st_size,
+        "load_ms": _load_ms(path),
+        "errors": [check.error for check in verdict.checks],
+        "pace": verdict.pace,
+        "load": verdict.load,
+    }
+
+
+def _line(name: str, result: dict[str, Any]) -> str:
+    errors = np.array(result["errors"])
+    return (
+        f"{name:14} {result['made_s']:7.1f} s {result['points']:7d} {result['size_bytes'] / 1e3:5.0f} kB "
+        f"{result['load_ms']:6.1f} ms {100 * np.abs(errors).mean():5.1f} % "
+        f"{100 * np.quantile(np.abs(errors), 0.95):5.1f} % {100 * errors.mean():+5.1f} %"
     )
 
 

@@ -31,7 +31,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def measured(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("profile") / "board.json"
-    result = call("run", "--model", str(small), "--quick", "--budget-s", "0.1", "--out", str(path), "--json")
+    result = call("run", "--model", str(small), "--quick", "--budget-s", "6", "--out", str(path), "--json")
     figures = json.loads(result.stdout)
     assert figures["profile"] == str(path)
     assert figures["points"] >= figures["operators"] > 10
@@ -47,11 +47,23 @@ def test_run_names_the_profile_after_its_file_and_keeps_the_models(measured: Pat
 
 def test_run_goes_on_with_its_file_and_says_what_it_found(measured: Path, small: Path) -> None:
     before = load_profile(measured).data.operators
-    result = call("run", "--model", str(small), "--quick", "--budget-s", "0.1", "--out", str(measured))
+    result = call("run", "--model", str(small), "--quick", "--budget-s", "6", "--out", str(measured))
     assert result.exit_code == 0
     assert "operators at" in result.stdout
     assert "a segment takes" in result.stdout
+    assert "missing" not in result.stderr
     assert load_profile(measured).data.operators == before
+
+
+def test_run_says_what_its_budget_did_not_suffice_for(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    result = call("run", "--model", str(small), "--quick", "--budget-s", "0.1", "--out", str(path))
+    assert result.exit_code == 0
+    assert "missing: " in result.stderr
+    assert "operators are not finished" in result.stderr
+    assert "run the same command again" in result.stderr
+    with pytest.raises(ProfileError, match="profile run"):
+        call("verify", str(path))
 
 
 def test_verify_takes_the_models_from_the_profile(measured: Path) -> None:

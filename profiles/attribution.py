@@ -1,0 +1,160 @@
+"""Whose time is it: reads ONNX Runtime's profile of a segment and gives each kernel's time to an operator of the model.
+
+A kernel has the name of its node, or, in the layout in which convolutions compute, of its output. Kernels that the
+engine puts in (changes of layout, and what a fused operator left over) are given to the elementwise operator or the
+pooling beside them, which is why they are there; those at the segment's own edge are reported apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from distredge.errors import EngineError
+from distredge.model.graph import Graph
+from distredge.model.layout import PARTIAL
+from distredge.model.segments import Segment
+
+_EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape"}
+"""ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
+
+_OURS = re.compile(r"operator:(\d+)")
+_MADE = re.compile(r"(?:_nchwc)?(?:_token_\d+)?_kernel_time$")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one measurement found.
+
+    Attributes:
+        total_s: (repeats,) seconds of whole runs.
+        kernels_s: (repeats,) seconds in kernels, without changes of layout at the part's edge; the whole runs' where
+            the provider tells none.
+        operators: operator -> (repeats,) seconds in its kernels; one whose work another's kernel does is not there.
+        edges: (bytes, seconds) of every change of layout at the part's edge.
+    """
+
+    total_s: NDArray[np.float64]
+    kernels_s: NDArray[np.float64]
+    operators: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+    edges: tuple[tuple[int, float], ...] = ()
+
+
+def named(model: bytes, graph: Graph) -> bytes:
+    """Returns a sub-model in which every node has the name of its operator.
+
+    Nodes that prepare an operator's inputs stand before it, and belong to it.
+    """
+    proto = onnx.ModelProto.FromString(model)
+    waiting = []
+    for node in proto.graph.node:
+        waiting.append(node)
+        made = [name.removesuffix(PARTIAL) for name in node.output]
+        owner = next((graph.producer[name] for name in made if name in graph.producer), None)
+        if owner is not None:
+            for number, mine in enumerate(waiting):
+                mine.name = f"operator:{_unfused(graph, owner)}:{number}:{owner}"
+            waiting = []
+    return bytes(proto.SerializeToString())
+
+
+def is_kernel(event: Mapping[str, Any]) -> bool:
+    """Whether an event of the profile is the run of a kernel."""
+    return event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time")
+
+
+def read_profile(
+    events: Sequence[Mapping[str, Any]],
+    graph: Graph,
+    segment: Segment,
+    added_s: float,
+    own: NDArray[np.float64],
+    wall: NDArray[np.float64],
+) -> Sample:
+    """Reads the profile of a segment that ran some times to warm up and then as often as there are times.
+
+    Args:
+        events: ONNX Runtime's, in order.
+        graph: the model; the segment's nodes are named by `named`.
+        segment: what ran.
+        added_s: what the profiler adds to each kernel.
+        own: (repeats,) seconds of the runs by the chosen clock.
+        wall: (repeats,) the same by the wall clock.
+    """
+    runs: dict[str, list[float]] = {}
+    details: dict[str, Mapping[str, Any]] = {}
+    for event in filter(is_kernel, events):
+        name = str(event["name"])
+        runs.setdefault(name, []).append(max(0.0, float(event["dur"]) * 1e-6 - added_s))
+        details.setdefault(name, event["args"])
+    for name, times in runs.items():
+        if len(times) < len(own):
+            raise EngineError(f"ONNX Runtime's profile has {len(times)} runs of '{name}', not {len(own)}")
+    awake = own / wall
+    seconds = {name: np.array(times[-len(own) :]) * awake for name, times in runs.items()}
+    at_edge = _at_edge(details, segment)
+    edges = tuple((at_edge[name], float(np.median(runs[name][-len(own) :]))) for name in at_edge)
+    inner = [name for name in runs if name not in at_edge]
+    owners = _owners(graph, [_owner(graph, name) for name in inner])
+    operators: dict[int, NDArray[np.float64]] = {}
+    total = np.zeros(len(own))
+    for name, owner in zip(inner, owners, strict=True):
+        total += seconds[name]
+        if owner is not None:
+            operators[owner] = operators.get(owner, 0.0) + seconds[name]
+    return Sample(own, total, operators, edges)
+
+
+def _owner(graph: Graph, kernel: str) -> int | None:
+    ours = _OURS.search(kernel)
+    if ours is not None:
+        return int(ours[1])
+    made = graph.producer.get(_MADE.sub("", kernel))
+    return None if made is None else _unfused(graph, made)
+
+
+def _owners(graph: Graph, owners: Sequence[int | None]) -> list[int | None]:
+    """Gives kernels without an owner to their neighbour: rather to one that is no convolution, rather to the next."""
+    found: list[int | None] = []
+    for place, owner in enumerate(owners):
+        after = next((o for o in owners[place:] if o is not None), None)
+        before = next((o for o in reversed(owners[:place]) if o is not None), None)
+        if owner is None:
+            cheap = [o for o in (after, before) if o is not None and not graph.macs[o]]
+            owner = cheap[0] if cheap else after if after is not None else before
+        found.append(owner)
+    return found
+
+
+def _at_edge(details: Mapping[str, Mapping[str, Any]], segment: Segment) -> dict[str, int]:
+    """Kernels that change the layout of an input or output of the segment, and its bytes."""
+    found: dict[str, int] = {}
+    for kind, ports, order in (
+        ("ReorderInput", segment.inputs, list(details)),
+        ("ReorderOutput", segment.outputs, list(details)[::-1]),
+    ):
+        left = Counter(port.shape for port in ports)
+        for name in order:
+            if details[name].get("op_name") != kind:
+                continue
+            shape = _shape(details[name], _EDGE[kind])
+            if shape is not None and left[shape] > 0:
+                left[shape] -= 1
+                found[name] = 4 * int(np.prod(shape))
+    return found
+
+
+def _shape(details: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
+    entries = details.get(key) or []
+    return tuple(next(iter(entries[0].values()))) if entries else None
+
+
+def _unfused(graph: Graph, index: int) -> int:
+    return graph.fused_into.get(index, index)
