@@ -165,10 +165,10 @@ def _compiled(stamp):
             np.zeros(per_message * M_COLUMNS, np.int64),
             np.zeros(wide * S_COLUMNS, np.int64),
             np.zeros((4, per_message), np.int64),
-            np.zeros((13, per_connection), np.int64),
+            np.zeros((14, per_connection), np.int64),
             np.zeros(n_rows * wide * T_COLUMNS),
             np.zeros((3, per_message)),
-            np.zeros((5, per_connection)),
+            np.full((6, per_connection + 3), np.inf),
             np.zeros(wide * wide * F_COLUMNS),
         )  # fmt: skip
 
@@ -193,11 +193,12 @@ def run_all(
         borrow(by_connection[1]), borrow(by_message[2]), borrow(by_connection[2]), borrow(by_connection[3]),
         borrow(by_connection[4]), borrow(by_connection[5]), borrow(by_connection[6]), borrow(by_connection[7]),
         borrow(by_connection[8]), borrow(by_connection[9]), borrow(by_connection[10]), borrow(by_connection[11]),
-        borrow(by_connection[12]), borrow(by_message[3]),
+        borrow(by_connection[12]), borrow(by_message[3]), borrow(by_connection[13]),
     )  # fmt: skip
     real = (
         stages, pair, done, borrow(by_message_s[1]), borrow(by_connection_s[1]), borrow(by_connection_s[2]),
         borrow(by_connection_s[3]), borrow(by_connection_s[4]), borrow(flows), borrow(by_message_s[2]),
+        borrow(by_connection_s[5]),
     )  # fmt: skip
     n_volumes, n_slabs, n_devices = cuts.shape[1], order.shape[1], profile_of.shape[1]
     wide = n_slabs + 1

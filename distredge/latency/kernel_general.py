@@ -197,7 +197,7 @@ def finish_at(access, trace, up, down, times, rates, trace_at, period, start, bi
     return now
 
 
-@inlined
+@inner
 def run_independent(
     n_messages, n_stages, messages, stages, slabs, pair, base, n_devices, c, access, trace, times, rates, trace_at,
     period, start_s, done, free,
@@ -207,7 +207,7 @@ def run_independent(
     Returns the latency; `done` holds when each slab position has done each stage.
     """
     wide = len(slabs) // S_COLUMNS
-    free[:] = 0.0
+    free[: wide * wide] = 0.0
     for j in range(wide):
         done[j] = stages[j * T_COLUMNS + T_LEFT] = 0.0
     links = 2 * c * (n_devices + 1)

@@ -13,15 +13,16 @@ numbers of `turn`, one for every time that rates are shared anew. Of `whole`:
 - HEAP: packed messages, a binary heap by HEAP_S.
 - ACTIVE: connections in use, in any order; ENDS tells when each ends. PLACE: by connection, where it stands there.
 - ENDS_OF: by connection, its uplink and its downlink. ON_LINK: by link, 2 * wide places for the connections in use on
-  it; N_ON: how many there are.
+  it, OTHER_LINK: their other links, in the same order; N_ON: how many there are.
 - DIRTY: links on which connections have started or ended. LINKS, SEEN, STILL: links that are shared anew, their marks,
   and how many of their connections have no rate yet; FIXED: marks of connections that have one.
 - TODO: slab positions to settle; HAND: rows of the stages whose messages leave at HAND_S, or, after them, messages to
-  put on their connections.
+  put on their connections from then on.
 
 Of `real`: STAGES as `kernel_general` says, PAIR as `kernel_core` does; DONE; CAPACITY and CHANGE of each link: its rate
-and when that changes; LEFT, what of it is not given away yet (or LEVEL, what it offers); FLOWS, F_COLUMNS for each
-connection: bits left at a time, its rate since then, airtime per bit.
+and when that changes; LEFT, what of it is not given away yet (or LEVEL, what it offers, and PER_BIT, seconds per bit at
+that); FLOWS, F_COLUMNS for each connection: bits left at a time, its rate since then, airtime per bit. ENDS is infinite
+behind the last connection in use, CHANGE behind the last link.
 """
 
 from __future__ import annotations
@@ -57,23 +58,24 @@ from distredge.latency.kernel_general import (
     rate_at,
 )
 
-N_WHOLE = 19
+N_WHOLE = 20
 (
     MESSAGES, SLABS, MADE_THERE, QUEUE, WAITING, NEXT_STAGE, HEAP, ACTIVE, PLACE, ENDS_OF, ON_LINK, N_ON, DIRTY, LINKS,
-    SEEN, STILL, FIXED, TODO, HAND,
+    SEEN, STILL, FIXED, TODO, HAND, OTHER_LINK,
 ) = range(N_WHOLE)  # fmt: skip
 
-N_REAL = 10
-STAGES, PAIR, DONE, HEAP_S, ENDS, CAPACITY, CHANGE, LEFT, FLOWS, HAND_S = range(N_REAL)
+N_REAL = 11
+STAGES, PAIR, DONE, HEAP_S, ENDS, CAPACITY, CHANGE, LEFT, FLOWS, HAND_S, PER_BIT = range(N_REAL)
 LEVEL = LEFT
 
 F_COLUMNS = 4
 F_LEFT, F_SINCE, F_RATE, F_AIRTIME = range(F_COLUMNS)
 
-NEAR = 0.1
-"""Relative change of a rate below which `share_nearby` leaves the connection's other link alone."""
+WINDOW = 1.01
+"""With `nearby`, what happens until so many times the moment of the next event is taken together with it."""
 
-ROUNDING = 1.0 + 1e-9
+INVERSE = 1.0 / np.maximum(np.arange(4096), 1)
+"""Reciprocals of numbers of connections: a look-up is faster than a division."""
 
 
 @inlined
@@ -199,13 +201,6 @@ def place_ends(ends_of, wide, board):
 
 
 @inlined
-def other_end(ends_of, connection, link):
-    """The link of a connection that is not `link`."""
-    up = ends_of[U(2 * connection)]
-    return ends_of[U(2 * connection + 1)] if link == up else up
-
-
-@inlined
 def begin_flow(whole, real, connection, bits, now, wide, n_active, n_dirty):
     """Puts a connection in use; returns how many are, and how many links have to be shared anew."""
     at = connection * F_COLUMNS
@@ -218,6 +213,8 @@ def begin_flow(whole, real, connection, bits, now, wide, n_active, n_dirty):
     real[ENDS][U(n_active)] = now if unbounded else np.inf
     on_link[U(up * 2 * wide + n_on[U(up)])] = connection
     on_link[U(down * 2 * wide + n_on[U(down)])] = connection
+    whole[OTHER_LINK][U(up * 2 * wide + n_on[U(up)])] = down
+    whole[OTHER_LINK][U(down * 2 * wide + n_on[U(down)])] = up
     n_on[U(up)] += 1
     n_on[U(down)] += 1
     whole[DIRTY][U(n_dirty)], whole[DIRTY][U(n_dirty + 1)] = up, down
@@ -225,13 +222,14 @@ def begin_flow(whole, real, connection, bits, now, wide, n_active, n_dirty):
 
 
 @inlined
-def leave_link(on_link, n_on, link, connection, wide):
+def leave_link(on_link, other_link, n_on, link, connection, wide):
     """Takes a connection off a link's list."""
     x = link * 2 * wide
     while on_link[U(x)] != connection:
         x += 1
     n_on[U(link)] -= 1
     on_link[U(x)] = on_link[U(link * 2 * wide + n_on[U(link)])]
+    other_link[U(x)] = other_link[U(link * 2 * wide + n_on[U(link)])]
 
 
 @inlined
@@ -241,9 +239,10 @@ def end_flow(whole, real, connection, wide, n_active, n_dirty):
     n_active -= 1
     x, other = place[U(connection)], active[U(n_active)]
     active[U(x)], ends[U(x)], place[U(other)] = other, ends[U(n_active)], x
+    ends[U(n_active)] = np.inf
     up, down = whole[ENDS_OF][U(2 * connection)], whole[ENDS_OF][U(2 * connection + 1)]
-    leave_link(whole[ON_LINK], whole[N_ON], up, connection, wide)
-    leave_link(whole[ON_LINK], whole[N_ON], down, connection, wide)
+    leave_link(whole[ON_LINK], whole[OTHER_LINK], whole[N_ON], up, connection, wide)
+    leave_link(whole[ON_LINK], whole[OTHER_LINK], whole[N_ON], down, connection, wide)
     whole[DIRTY][U(n_dirty)], whole[DIRTY][U(n_dirty + 1)] = up, down
     return n_active, n_dirty + 2
 
@@ -259,7 +258,8 @@ def set_rate(flows, ends, place, connection, rate, now):
         flows[U(at + F_LEFT)] -= before * (now - flows[U(at + F_SINCE)])
         flows[U(at + F_SINCE)] = now
     flows[U(at + F_RATE)] = rate
-    end = now + max(flows[U(at + F_LEFT)], 0.0) / rate if rate > 0.0 else np.inf
+    from_s = max(now, flows[U(at + F_SINCE)])
+    end = from_s + max(flows[U(at + F_LEFT)], 0.0) / rate if rate > 0.0 else np.inf
     ends[U(place[U(connection)])] = end
 
 
@@ -280,7 +280,7 @@ def dirty_links(whole, real, n_dirty, turn):
 @inlined
 def dependent_links(whole, real, n_links, wide, turn):
     """Adds the links that depend on those listed, through connections, to the list; returns their number."""
-    links, seen, n_on, on_link, ends_of = whole[LINKS], whole[SEEN], whole[N_ON], whole[ON_LINK], whole[ENDS_OF]
+    links, seen, n_on, other_link = whole[LINKS], whole[SEEN], whole[N_ON], whole[OTHER_LINK]
     still, left, capacity = whole[STILL], real[LEFT], real[CAPACITY]
     x = np.int64(0)
     while x < n_links:
@@ -288,7 +288,7 @@ def dependent_links(whole, real, n_links, wide, turn):
         n = n_on[U(link)]
         left[U(link)], still[U(link)] = capacity[U(link)], n
         for y in range(link * 2 * wide, link * 2 * wide + n):
-            other = other_end(ends_of, on_link[U(y)], link)
+            other = other_link[U(y)]
             if seen[U(other)] != turn and capacity[U(other)] < np.inf:
                 seen[U(other)] = turn
                 links[U(n_links)] = other
@@ -303,7 +303,7 @@ def share_anew(whole, real, now, wide, n_dirty, turn):
 
     The same result as `latency.links.max_min` for all connections: the others share no link with these.
     """
-    links, n_on, on_link, ends_of = whole[LINKS], whole[N_ON], whole[ON_LINK], whole[ENDS_OF]
+    links, n_on, on_link = whole[LINKS], whole[N_ON], whole[ON_LINK]
     still, fixed, left = whole[STILL], whole[FIXED], real[LEFT]
     n_links = dependent_links(whole, real, dirty_links(whole, real, n_dirty, turn), wide, turn)
     while True:
@@ -329,7 +329,7 @@ def share_anew(whole, real, now, wide, n_dirty, turn):
                 continue
             fixed[U(connection)] = turn
             set_rate(real[FLOWS], real[ENDS], whole[PLACE], connection, level, now)
-            other = other_end(ends_of, connection, tight)
+            other = whole[OTHER_LINK][U(y)]
             left[U(other)] -= level
             still[U(other)] -= 1
         still[U(tight)] = 0
@@ -337,52 +337,52 @@ def share_anew(whole, real, now, wide, n_dirty, turn):
 
 @inlined
 def fair_level(whole, real, link, wide):
-    """What a link offers each of its connections, as long as their other links offer what they did."""
-    on_link, ends_of, level = whole[ON_LINK], whole[ENDS_OF], real[LEVEL]
+    """About what a link offers each of its connections: what those leave over that get less from their other link.
+
+    One round of what `share_anew` repeats until nothing changes; more rounds bring no latency nearer to the exact one.
+    """
+    other_link, level = whole[OTHER_LINK], real[LEVEL]
     n, at, capacity = whole[N_ON][U(link)], link * 2 * wide, real[CAPACITY][U(link)]
-    fair = capacity / n
-    while n > 1:
-        left, still, most = capacity, n, 0.0
-        for y in range(at, at + n):
-            offered = level[U(other_end(ends_of, on_link[U(y)], link))]
-            if offered < fair:
-                left -= offered
-                still -= 1
-                most = max(most, offered)
-        if still == 0:
-            # All are bound elsewhere: what is left could go to the fastest of them.
-            return left + most
-        if left <= fair * still * ROUNDING:
-            break
-        fair = left / still
-    return fair
+    fair = capacity * INVERSE[U(n)]
+    if n == 1:
+        return fair
+    left, still, most = capacity, n, 0.0
+    for y in range(at, at + n):
+        offered = level[U(other_link[U(y)])]
+        if offered < fair:
+            left -= offered
+            still -= 1
+            most = max(most, offered)
+    # When all are bound elsewhere, what is left could go to the fastest of them.
+    return left * INVERSE[U(still)] if still > 0 else left + most
 
 
 @inlined
 def share_nearby(whole, real, now, wide, n_dirty, turn):
-    """Approximately `share_anew`: fair shares of the dirty links and of those that this changes, no further."""
-    links, seen, n_on, on_link, ends_of = whole[LINKS], whole[SEEN], whole[N_ON], whole[ON_LINK], whole[ENDS_OF]
-    flows, level, capacity = real[FLOWS], real[LEVEL], real[CAPACITY]
-    first, n_links = np.int64(0), dirty_links(whole, real, n_dirty, turn)
-    while first < n_links:
-        last = n_links
-        for x in range(first, last):
-            level[U(links[U(x)])] = fair_level(whole, real, links[U(x)], wide)
-        for x in range(first, last):
-            link = links[U(x)]
-            for y in range(link * 2 * wide, link * 2 * wide + n_on[U(link)]):
-                connection = on_link[U(y)]
-                other = other_end(ends_of, connection, link)
-                rate, before = min(level[U(link)], level[U(other)]), flows[U(connection * F_COLUMNS + F_RATE)]
-                if rate == before:
-                    continue
-                set_rate(flows, real[ENDS], whole[PLACE], connection, rate, now)
-                far = first > 0 or seen[U(other)] == turn or np.isinf(capacity[U(other)])
-                if not far and abs(rate - before) > NEAR * before:
-                    seen[U(other)] = turn
-                    links[U(n_links)] = other
-                    n_links += 1
-        first = last
+    """Approximately `share_anew`: fair shares of the dirty links alone, as long as other links offer what they did.
+
+    Without a test whether a rate has changed, which the processor would guess wrong half of the time.
+    """
+    links, n_on, on_link, other_link = whole[LINKS], whole[N_ON], whole[ON_LINK], whole[OTHER_LINK]
+    flows, level, per_bit, ends, place = real[FLOWS], real[LEVEL], real[PER_BIT], real[ENDS], whole[PLACE]
+    n_links = dirty_links(whole, real, n_dirty, turn)
+    for x in range(n_links):
+        link = links[U(x)]
+        level[U(link)] = fair_level(whole, real, link, wide)
+        per_bit[U(link)] = 1.0 / level[U(link)]
+    for x in range(n_links):
+        link = links[U(x)]
+        offered, least = level[U(link)], per_bit[U(link)]
+        for y in range(link * 2 * wide, link * 2 * wide + n_on[U(link)]):
+            connection = on_link[U(y)]
+            other = other_link[U(y)]
+            rate, seconds = min(offered, level[U(other)]), max(least, per_bit[U(other)])
+            at = connection * F_COLUMNS
+            since, before = flows[U(at + F_SINCE)], flows[U(at + F_RATE)]
+            start = max(now, since)
+            left = max(flows[U(at + F_LEFT)] - before * (start - since), 0.0)
+            flows[U(at + F_LEFT)], flows[U(at + F_SINCE)], flows[U(at + F_RATE)] = left, start, rate
+            ends[U(place[U(connection)])] = start + left * seconds if rate > 0.0 else np.inf
 
 
 @inner
@@ -444,11 +444,15 @@ def refresh(whole, real, link, wide, c, n_devices, access, trace, times, rates, 
 
 @inlined
 def earliest(times, n):
-    """The least of the first n times; infinite if there is none."""
-    found = np.inf
-    for x in range(n):
-        found = min(found, times[U(x)])
-    return found
+    """The least of the first n times; infinite if there is none. There must be three infinite ones behind them.
+
+    Four at once: the processor need not know the result of one comparison to begin with the next.
+    """
+    one = two = three = four = np.inf
+    for x in range(0, n, 4):
+        one, two = min(one, times[U(x)]), min(two, times[U(x + 1)])
+        three, four = min(three, times[U(x + 2)]), min(four, times[U(x + 3)])
+    return min(min(one, two), min(three, four))
 
 
 @inlined
@@ -461,6 +465,7 @@ def begin_run(
     for link in range(2 * wide):
         refresh(whole, real, link, wide, c, n_devices, access, trace, times, rates, trace_at, period, start_s, 0.0)
         real[LEVEL][link] = real[CAPACITY][link]
+        real[PER_BIT][link] = 1.0 / real[CAPACITY][link]
         varies = varies or not np.isinf(real[CHANGE][link])
     for j in range(wide - 1):
         real[DONE][j] = 0.0
@@ -502,53 +507,56 @@ def settle_all(whole, real, n_hand, n_todo, n_stages, base, n_devices, wide, boa
 
 
 @inlined
-def take_ended(whole, real, base, n_devices, wide, now, n_active):
-    """Takes in the messages whose last bit is over; lists in HAND those that may follow on their connections.
-
-    Returns how many connections are in use, links are dirty, slab positions are to be settled, messages may follow.
-    """
-    messages, queue, active, ends = whole[MESSAGES], whole[QUEUE], whole[ACTIVE], real[ENDS]
-    n_dirty, n_todo, n_next, x = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    while x < n_active:
-        if ends[U(x)] > now:
-            x += 1
-            continue
-        connection = active[U(x)]
-        n_active, n_dirty = end_flow(whole, real, connection, wide, n_active, n_dirty)
-        m = queue[U(connection)]
-        n_todo = take_in(whole, real, m, base, n_devices, wide, now, n_todo)
-        after = messages[U(m * M_COLUMNS + M_NEXT_SENT)]
-        queue[U(connection)] = after
-        if after >= 0 and messages[U(after * M_COLUMNS + M_READY)] != 0:
-            whole[HAND][U(n_next)] = after
-            n_next += 1
-    return n_active, n_dirty, n_todo, n_next
-
-
-@inlined
-def take_packed(whole, real, wide, now, size, n_next):
-    """Marks the messages that are packed; adds to HAND those whose connection is free. Returns heap and list sizes."""
+def take_packed(whole, real, wide, until, size):
+    """Marks the messages that are packed; lists those in HAND whose connection is free. Returns heap and list sizes."""
     messages, queue, heap, heap_s = whole[MESSAGES], whole[QUEUE], whole[HEAP], real[HEAP_S]
-    while size > 0 and heap_s[0] <= now:
-        m = heap[0]
+    n_next = np.int64(0)
+    while size > 0 and heap_s[0] <= until:
+        m, ready = heap[0], heap_s[0]
         size = pop(heap, heap_s, size)
         at = m * M_COLUMNS
         messages[U(at + M_READY)] = 1
         if queue[U(messages[U(at + M_FROM)] * wide + messages[U(at + M_TO)])] == m:
-            whole[HAND][U(n_next)] = m
+            whole[HAND][U(n_next)], real[HAND_S][U(n_next)] = m, ready
             n_next += 1
     return size, n_next
 
 
 @inlined
-def begin_flows(whole, real, n_next, now, wide, n_active, n_dirty):
+def take_ended(whole, real, base, n_devices, wide, until, n_active, n_next):
+    """Takes in the messages whose last bit is over; adds to HAND those that may follow on their connections.
+
+    Returns how many connections are in use, links are dirty, slab positions are to be settled, messages may follow.
+    """
+    messages, queue, active, ends = whole[MESSAGES], whole[QUEUE], whole[ACTIVE], real[ENDS]
+    n_dirty, n_todo, x = np.int64(0), np.int64(0), np.int64(0)
+    while x < n_active:
+        end = ends[U(x)]
+        if end > until:
+            x += 1
+            continue
+        connection = active[U(x)]
+        n_active, n_dirty = end_flow(whole, real, connection, wide, n_active, n_dirty)
+        m = queue[U(connection)]
+        n_todo = take_in(whole, real, m, base, n_devices, wide, end, n_todo)
+        after = messages[U(m * M_COLUMNS + M_NEXT_SENT)]
+        queue[U(connection)] = after
+        if after >= 0 and messages[U(after * M_COLUMNS + M_READY)] != 0:
+            whole[HAND][U(n_next)], real[HAND_S][U(n_next)] = after, end
+            n_next += 1
+    return n_active, n_dirty, n_todo, n_next
+
+
+@inlined
+def begin_flows(whole, real, n_next, wide, n_active, n_dirty):
     """Puts the connections of the messages in HAND in use; returns how many are in use, and links are dirty."""
     messages = whole[MESSAGES]
     for x in range(n_next):
         at = whole[HAND][U(x)] * M_COLUMNS
         connection = messages[U(at + M_FROM)] * wide + messages[U(at + M_TO)]
         bits = 8.0 * float(messages[U(at + M_SIZE)])
-        n_active, n_dirty = begin_flow(whole, real, connection, bits, now, wide, n_active, n_dirty)
+        start = real[HAND_S][U(x)]
+        n_active, n_dirty = begin_flow(whole, real, connection, bits, start, wide, n_active, n_dirty)
     return n_active, n_dirty
 
 
@@ -576,11 +584,12 @@ def run_shared(
             now = min(now, earliest(real[CHANGE], 2 * wide))
         if np.isinf(now):
             break
-        n_hand, n_dirty, n_todo, n_next = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-        if first_end <= now:
-            n_active, n_dirty, n_todo, n_next = take_ended(whole, real, base, n_devices, wide, now, n_active)
-        size, n_next = take_packed(whole, real, wide, now, size, n_next)
-        n_active, n_dirty = begin_flows(whole, real, n_next, now, wide, n_active, n_dirty)
+        n_hand, n_dirty, n_todo = np.int64(0), np.int64(0), np.int64(0)
+        until = now * WINDOW if nearby and not varies else now
+        size, n_next = take_packed(whole, real, wide, until, size)
+        if first_end <= until:
+            n_active, n_dirty, n_todo, n_next = take_ended(whole, real, base, n_devices, wide, until, n_active, n_next)
+        n_active, n_dirty = begin_flows(whole, real, n_next, wide, n_active, n_dirty)
         for link in range(2 * wide if varies else 0):
             if real[CHANGE][U(link)] <= now:
                 refresh(
@@ -598,6 +607,8 @@ def run_shared(
         else:
             share_anew(whole, real, now, wide, n_dirty, turn)
     result = n_stages * wide + wide - 1
+    for x in range(n_active):
+        real[ENDS][x] = np.inf
     if n_active > 0 or whole[WAITING][U(result)] > 0:
         return np.inf, turn
     return real[STAGES][U(result * T_COLUMNS + T_ARRIVED)], turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from distredge.cluster import Cluster, Device, Link, Requester
+from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.errors import ProfileError, StrategyError
 from distredge.latency import StepSimulator, kernel, simulate
 from distredge.latency import tables as tables_module
@@ -26,6 +27,7 @@ from distredge.latency.tables import Tables
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out
+from distredge.planners import plan
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile, load_profile
 from distredge.profiles.network import Trace
@@ -269,15 +271,32 @@ def test_zoo_models_on_sixteen_boards(name: str, model_of_links: Any) -> None:
         assert latency_s[k] == pytest.approx(reference_s(problem, strategy), rel=CLOSE)
 
 
-def test_approximate_rates_are_close() -> None:
-    graph, rng = _small("vgg16"), np.random.default_rng(1)
-    for count in (4, 16):
-        found = Kernel(graph, [_boards(count, "shared")])
-        arrays = draw_plans(graph, count, 300, rng)
+@pytest.mark.parametrize("case", ["da-50", "dc-300", "la", "ld"])
+def test_approximate_rates_are_close(case: str) -> None:
+    graph = zoo.build("vgg16", width=0.25)
+    cluster = dataclasses.replace(load_cluster(case), link_model="shared")
+    problem, count = Problem(graph, cluster), len(cluster.devices)
+    found, rng = kernel_of(problem), np.random.default_rng(1)
+    planned = [plan(problem, method, evaluations=20) for method in ("aofl", "coedge", "deepslicing", "edgeld", "modnn")]
+    # Among good strategies those count that a search meets: the planners' with borders moved a little.
+    good = {k: np.repeat(v, 30, axis=0) if isinstance(v, np.ndarray) else v for k, v in found.encode(planned).items()}
+    high = good["rows"][:, :, -1:]
+    moved = good["rows"] + rng.integers(-2, 3, good["rows"].shape)
+    moved[:, :, 0], moved[:, :, -1] = 0, high[:, :, 0]
+    good["rows"] = np.sort(np.clip(moved, 0, high), axis=2)
+    for arrays in (draw_plans(graph, count, 300, rng), good):
         exact, near = found.latency_s(**arrays), found.latency_s(**arrays, exact=False)
         error = np.abs(near / exact - 1)
         assert np.quantile(error, 0.95) < 0.03
-        assert error.max() < 0.2
+        assert np.median(error) < 0.01
+
+
+def test_an_approximate_latency_is_exact_where_nothing_is_shared() -> None:
+    graph = _small("vgg16")
+    found = Kernel(graph, [_boards(2, "shared")])
+    height = graph.cuts[-1].height
+    arrays = {"cuts": [[len(graph.cuts) - 1]], "rows": [[[0, height, height]]], "head": 0}
+    assert found.latency_s(**arrays, exact=False) == pytest.approx(found.latency_s(**arrays), rel=CLOSE)
 
 
 def test_rates_are_exact_where_links_do_not_share() -> None:
