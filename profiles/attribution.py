@@ -38,13 +38,11 @@ class Sample:
         kernels_s: (repeats,) seconds in kernels, without changes of layout at the part's edge; the whole runs' where
             the provider tells none.
         operators: operator -> (repeats,) seconds in its kernels; one whose work another's kernel does is not there.
-        edges: (bytes, seconds) of every change of layout at the part's edge.
     """
 
     total_s: NDArray[np.float64]
     kernels_s: NDArray[np.float64]
     operators: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
-    edges: tuple[tuple[int, float], ...] = ()
 
 
 def named(model: bytes, graph: Graph) -> bytes:
@@ -100,7 +98,6 @@ def read_profile(
     awake = own / wall
     seconds = {name: np.array(times[-len(own) :]) * awake for name, times in runs.items()}
     at_edge = _at_edge(details, segment)
-    edges = tuple((at_edge[name], float(np.median(runs[name][-len(own) :]))) for name in at_edge)
     inner = [name for name in runs if name not in at_edge]
     owners = _owners(graph, [_owner(graph, name) for name in inner])
     operators: dict[int, NDArray[np.float64]] = {}
@@ -109,7 +106,7 @@ def read_profile(
         total += seconds[name]
         if owner is not None:
             operators[owner] = operators.get(owner, 0.0) + seconds[name]
-    return Sample(own, total, operators, edges)
+    return Sample(own, total, operators)
 
 
 def _owner(graph: Graph, kernel: str) -> int | None:
@@ -133,9 +130,9 @@ def _owners(graph: Graph, owners: Sequence[int | None]) -> list[int | None]:
     return found
 
 
-def _at_edge(details: Mapping[str, Mapping[str, Any]], segment: Segment) -> dict[str, int]:
-    """Kernels that change the layout of an input or output of the segment, and its bytes."""
-    found: dict[str, int] = {}
+def _at_edge(details: Mapping[str, Mapping[str, Any]], segment: Segment) -> set[str]:
+    """Kernels that change the layout of an input or output of the segment."""
+    found: set[str] = set()
     for kind, ports, order in (
         ("ReorderInput", segment.inputs, list(details)),
         ("ReorderOutput", segment.outputs, list(details)[::-1]),
@@ -147,7 +144,7 @@ def _at_edge(details: Mapping[str, Mapping[str, Any]], segment: Segment) -> dict
             shape = _shape(details[name], _EDGE[kind])
             if shape is not None and left[shape] > 0:
                 left[shape] -= 1
-                found[name] = 4 * int(np.prod(shape))
+                found.add(name)
     return found
 
 

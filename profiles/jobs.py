@@ -7,8 +7,6 @@ each by the kernels that are its own; only what no window shows (heads, vectors,
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -173,41 +171,9 @@ def _keys(graph: Graph, operators: Sequence[int] | Iterator[int]) -> Iterator[st
 
 
 def shows_rows(graph: Graph, index: int) -> bool:
-    """Whether a window that has an operator shows what its signature usually costs.
-
-    It does not if the operator is a reduction over rows or on a vector; or if it merges other branches than most
-    operators of its signature: after two convolutions it is computed inside one of them, whereas a shortcut must be cut
-    to size first.
-    """
-    return index in _usual(graph)
-
-
-@functools.lru_cache(maxsize=8)
-def _usual(graph: Graph) -> frozenset[int]:
-    makers: dict[int, tuple[str, ...]] = {}
-    for index, signature in enumerate(graph.signatures):
-        on_vector = graph.operators[index].outputs[0] in graph.body.vectors
-        if signature is not None and graph.body.verdicts[index].kind is Kind.LOCAL and not on_vector:
-            makers[index] = _makers(graph, index)
-    kinds: dict[str, Counter[tuple[str, ...]]] = {}
-    for index, kind in makers.items():
-        if not graph.macs[index]:
-            kinds.setdefault(_key(graph, index), Counter())[kind] += 1
-    # Of kinds that are as frequent as each other, that with fewer convolutions.
-    most = {key: max(count, key=lambda k: (count[k], -k.count("Conv"), k)) for key, count in kinds.items()}
-    return frozenset(i for i, kind in makers.items() if graph.macs[i] or most[_key(graph, i)] == kind)
-
-
-def _makers(graph: Graph, index: int) -> tuple[str, ...]:
-    producers = [graph.producer.get(name) for name in graph.operators[index].activation_names]
-    return tuple(
-        sorted("input" if p is None else graph.operators[graph.fused_into.get(p, p)].op_type for p in producers)
-    )
-
-
-def _key(graph: Graph, index: int) -> str:
-    signature = graph.signatures[index]
-    return "" if signature is None else signature.key
+    """Whether an operator can be shown by a window: it is neither a reduction over rows nor on a vector."""
+    kind = graph.body.verdicts[index].kind
+    return kind is Kind.LOCAL and graph.operators[index].outputs[0] not in graph.body.vectors
 
 
 def _last_fused(graph: Graph, index: int) -> int:

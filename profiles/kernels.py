@@ -32,8 +32,8 @@ from distredge.profiles.series import spread_of
 
 CPU = "CPUExecutionProvider"
 _WARM_UP = 2
-_OLD_BYTES = (8 << 20, 256 << 20)
-"""Bytes read before every run, at least and at most, where weights, caches or both are large; see `bytes_between`."""
+_OLD_BYTES = (8 << 20, 128 << 20)
+"""Bytes used before every run: the least and the most that `bytes_between` takes for enough."""
 
 _CHAIN = 64
 """Operators of the model that shows what the profiler adds to each kernel's time."""
@@ -113,8 +113,7 @@ class Bench:
         self.layout = Layout(("here",), (), (), {**self.graph.tensors, **_partials(self.graph)}, False)
         self._values: dict[str, Any] = {}
         self._rng = np.random.default_rng(0)
-        # Not zeros, which would be pages that share one place in memory until they are written.
-        self._old = np.ones(bytes_between(self.graph), dtype=np.uint8)
+        self._old = _old_memory()[: bytes_between(self.graph) // 8]
         self._added_s = profiler_adds_s(self.settings) if self.settings.provider == CPU else 0.0
 
     def operator_part(self, operator: int, rows: int) -> Part:
@@ -226,7 +225,8 @@ class Bench:
             enough = len(own) >= effort.least and passed >= effort.least_s
             if enough and (passed >= effort.seconds or spread_of(np.array(own[-100:])) <= effort.spread):
                 break
-            self._old.max()
+            # Written, too: what is only read once streams past the last of the caches.
+            np.add(self._old, 1, out=self._old)
             for array in inputs:
                 array.max()
             begin_wall, begin = time.perf_counter(), clock()
@@ -273,14 +273,19 @@ def graph_bytes(graph: Graph) -> int:
 
 
 def bytes_between(graph: Graph) -> int:
-    """Returns how many other bytes to read between two uses of a weight, so that it is as old as in a worker.
+    """Returns how many other bytes to use between two uses of a weight, so that it is as old as in a worker.
 
-    There a frame lies between them: the model's other weights and everybody's activations. Caches hold on to what was
-    used twice against what streams by, so that several times the weights are read; more than twice the largest cache is
-    not needed on any board.
+    There a frame lies between them: the model's other weights, and about as much again in everybody's activations.
+    More than twice the largest cache is not needed on any board.
     """
+    return max(8, min(2 * graph_bytes(graph), _old_memory().nbytes))
+
+
+@functools.cache
+def _old_memory() -> NDArray[np.int64]:
     least, most = _OLD_BYTES
-    return max(1, min(4 * graph_bytes(graph), max(least, 2 * largest_cache_bytes()), most))
+    # Not zeros, which would be pages that share one place in memory until they are written.
+    return np.ones(min(max(least, 2 * largest_cache_bytes()), most) // 8, dtype=np.int64)
 
 
 def _middle_rows(graph: Graph, name: str, rows: int) -> Region:

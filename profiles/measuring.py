@@ -7,13 +7,12 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import psutil
 
 from distredge.errors import ProfileError
@@ -36,7 +35,6 @@ CORRECTION_SEED = 1_000_003
 
 _SAVE_EVERY_S = 5.0
 _ROWS_AT_ONCE = 4
-_FEW_EDGES = 5
 _LONG_S = 100e-6
 """Spread of what takes less says little: the clock's ticks show."""
 _EFFORT = Effort()
@@ -59,7 +57,7 @@ class Plan:
     points: int = 26
     start: int = 13
     effort: Effort = _EFFORT
-    segments: int = 20
+    segments: int = 30
     power_s: float = 3.0
 
 
@@ -138,7 +136,6 @@ class Measuring:
         self.watch: Watch
         self._saved = time.perf_counter()
         self._has_ends = start is not None and start.copy.s_per_byte > 0
-        self._edges: list[tuple[int, float]] = []
         self._segments: list[SegmentTimes] = []
         benches = [Bench(graph, settings) for graph in graphs]
         self.table = OperatorTimes(benches, plan.effort, RowSampler(1, plan.points, plan.start), start)
@@ -215,11 +212,11 @@ class Measuring:
     def _tasks(self, first: bool) -> Iterator[_Task]:
         """What one sweep measures, the indispensable first."""
         for what, action in self.table.whole(first):
-            yield _Task(what, functools.partial(self._note_edges, action))
+            yield _Task(what, action)
         if first and not self._has_ends:
             yield _Task("copies and encryption", self._measure_ends)
         for what, action in self.table.parts(first, _ROWS_AT_ONCE):
-            yield _Task(what, functools.partial(self._note_edges, action))
+            yield _Task(what, action)
         if first:
             self._segments = [
                 SegmentTimes(bench, random_cases(bench.graph, self.plan.segments, CORRECTION_SEED), self.plan.effort)
@@ -229,9 +226,6 @@ class Measuring:
             for index in times.unsettled:
                 what = f"{times.bench.graph.name}, segment up to cut {times.cases[index].last}"
                 yield _Task(what, functools.partial(times.time, index))
-
-    def _note_edges(self, action: Callable[[], Iterable[tuple[int, float]]]) -> None:
-        self._edges.extend(action())
 
     def _measure_ends(self) -> None:
         copy = measure_copy(min(1.0, self.plan.budget_s / 40))
@@ -249,7 +243,7 @@ class Measuring:
         checks = [check for times in self._segments for check in times.checks(profile)]
         if not checks:
             return
-        found = correction(checks, edge_s_per_byte(self._edges))
+        found = correction(checks)
         segments = Segments(
             factor=rounded(found.factor), overhead_s=rounded(found.overhead_s), s_per_byte=rounded(found.s_per_byte)
         )
@@ -287,19 +281,6 @@ class Measuring:
         self._saved = time.perf_counter()
         if self.out is not None and self.data.operators:
             write_profile(self.data, self.out)
-
-
-def edge_s_per_byte(edges: Sequence[tuple[int, float]]) -> float | None:
-    """Returns what a byte costs at the edge of a segment, from (bytes, seconds) of many; None when few were seen.
-
-    The median over bytes, not over edges: small ones show what starting one costs.
-    """
-    if len(edges) < _FEW_EDGES:
-        return None
-    ordered = sorted(edges, key=lambda edge: edge[1] / edge[0])
-    sizes = np.cumsum([size for size, _ in ordered])
-    size, seconds = ordered[int(np.searchsorted(sizes, sizes[-1] / 2))]
-    return seconds / size
 
 
 def runtime_of(settings: EngineSettings) -> Runtime:

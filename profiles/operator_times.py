@@ -17,7 +17,6 @@ from distredge.profiles.schema import Measured, ProfileFile
 from distredge.profiles.segments import Case
 from distredge.profiles.series import Series, rounded
 
-Edges = tuple[tuple[int, float], ...]
 _LARGE_SHARE = 0.05
 """Share of a window's time from which on an operator's bends are followed."""
 
@@ -81,7 +80,7 @@ class OperatorTimes:
             found[key] = _merged(self._earlier.get(key), points, self.complete(key))
         return found
 
-    def whole(self, first: bool) -> Iterator[tuple[str, Callable[[], Edges]]]:
+    def whole(self, first: bool) -> Iterator[tuple[str, Callable[[], None]]]:
         """What to run for whole models, and alone: everything that has one row count, or at its largest.
 
         Args:
@@ -99,7 +98,7 @@ class OperatorTimes:
                     yield job.signature.key, functools.partial(self._burst_alone, job, rows)
                 self._begun.add(job)
 
-    def parts(self, first: bool, count: int) -> Iterator[tuple[str, Callable[[], Edges]]]:
+    def parts(self, first: bool, count: int) -> Iterator[tuple[str, Callable[[], None]]]:
         """What to run for rows in the middle, window by window.
 
         Args:
@@ -168,14 +167,12 @@ class OperatorTimes:
             if (item.region.rows.size == profile_rows(signature)) == (rows == window.height and window.first < 0):
                 yield _Shown(item.operator, signature.key, item.region.rows.size, window.inside(item.operator))
 
-    def _burst(self, window: Window, rows: int) -> Edges:
+    def _burst(self, window: Window, rows: int) -> None:
         graph = window.bench.graph
-        edges: list[tuple[int, float]] = []
         total: float | np.ndarray[tuple[int], np.dtype[np.float64]] = 0.0
         for case in window.cases(rows):
             segment = window.bench.segment(case.part, case.layout)
             sample = window.bench.run(segment, self._effort)
-            edges.extend(sample.edges)
             total = total + float(np.median(sample.kernels_s))
             for item in self._shown(window, case, rows):
                 seconds = sample.operators.get(item.operator)
@@ -188,16 +185,14 @@ class OperatorTimes:
                 series.add(seconds)
                 self._curves.setdefault(window, {}).setdefault(item.operator, {})[rows] = series
         self._totals.setdefault((window, rows), Series()).add(np.array([total]))
-        return tuple(edges)
 
-    def _burst_alone(self, job: Alone, rows: int) -> Edges:
+    def _burst_alone(self, job: Alone, rows: int) -> None:
         # An operator that always runs whole has but one row count, whatever its tensors' height.
         part = job.bench.operator_part(job.operator, rows if job.rows > 1 else job.signature.rows)
         sample = job.bench.run(job.bench.segment(part), self._effort)
         series = self._totals.setdefault((job, rows), Series())
         series.add(sample.kernels_s)
         self._points.setdefault((job.signature.key, True), {}).setdefault(rows, {})[job] = series
-        return sample.edges
 
 
 def _merged(earlier: Measured | None, points: Mapping[int, Mapping[object, Series]], complete: bool) -> Measured:

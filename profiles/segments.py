@@ -11,7 +11,7 @@ import numpy as np
 from distredge.model.graph import Graph
 from distredge.model.layout import Decision, Layout, Part, lay_out_decisions, region_size
 from distredge.model.operators import Kind
-from distredge.profiles.fitting import fit_nonnegative
+from distredge.profiles.fitting import fit_robust
 from distredge.profiles.modelled import profile_rows
 from distredge.profiles.schema import Segments
 from distredge.profiles.series import Series
@@ -200,21 +200,14 @@ def _cut_name(graph: Graph, cut: int) -> str:
     return graph.cuts[cut].reference if cut >= 0 else "input"
 
 
-def correction(checks: Sequence[Check], s_per_byte: float | None = None) -> Segments:
+def correction(checks: Sequence[Check]) -> Segments:
     """Returns the coefficients that bring the sums of operators nearest to the measured segments.
 
     Args:
         checks: measured segments.
-        s_per_byte: cost of a byte at a segment's edge where it was seen by itself; None finds it with the others.
     """
     if not checks:
-        return Segments(s_per_byte=s_per_byte or 0.0)
-    measured = [c.measured_s for c in checks]
-    columns = [[1.0] * len(checks), [c.sum_s for c in checks]]
-    edges = [float(c.edge_bytes) for c in checks]
-    if s_per_byte is None:
-        overhead_s, factor, s_per_byte = fit_nonnegative([*columns, edges], measured)
-    else:
-        known = [s_per_byte * e for e in edges]
-        overhead_s, factor = fit_nonnegative(columns, measured, known)
+        return Segments()
+    columns = [[1.0] * len(checks), [c.sum_s for c in checks], [float(c.edge_bytes) for c in checks]]
+    overhead_s, factor, s_per_byte = fit_robust(columns, [c.measured_s for c in checks])
     return Segments(factor=factor or 1.0, overhead_s=overhead_s, s_per_byte=s_per_byte)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-AGREEMENT = 0.015
+AGREEMENT = 0.03
 """Relative difference of the two fastest bursts at which they agree."""
 
 RESOLUTION_S = 0.5e-6

@@ -49,6 +49,7 @@ def profile() -> None:
 
 @profile.command()
 @_model_option
+@click.option("--zoo", is_flag=True, help="All models of the zoo; give it a large --budget-s, or run it several times.")
 @input_shape_option
 @click.option("--out", type=_OUT, help="Profile to write, or to go on with; default: this machine's own.")
 @click.option("--name", help="Name of the profile; default: the file's, or this-machine.")
@@ -63,6 +64,7 @@ def profile() -> None:
 @verbose_option
 def run(
     models: tuple[str, ...],
+    zoo: bool,
     input_shape: tuple[int, ...] | None,
     out: Path | None,
     name: str | None,
@@ -81,8 +83,12 @@ def run(
     from distredge.profiles.kernels import EngineSettings
     from distredge.profiles.measuring import QUICK, Measuring, Plan, warnings_of
 
+    if zoo:
+        from distredge.model.zoo import entries
+
+        models = (*models, *(entry.name for entry in entries()))
     if not models:
-        raise click.UsageError("give at least one --model")
+        raise click.UsageError("give at least one --model, or --zoo")
     if name is not None and not name.strip():
         raise click.UsageError(f"--name: found '{name}', accepted: a name of at least one letter")
     processors = os.cpu_count() or 1

@@ -392,6 +392,11 @@ def _signature(graph: Graph, op: Operator, activation: str) -> Signature:
     spatial = {"kernel_shape", "strides", "dilations", "group"}
     rest = sorted((k, _plain(v)) for k, v in op.attributes.items() if k not in spatial)
     others = [(t.shape, t.dtype) for t in reads[1:]]
+    if len(reads) > 1:
+        # Engines compute a merge of two convolutions inside one of them; a shortcut must be cut to size first.
+        makers = [graph.producer.get(name) for name in op.activation_names]
+        made = [m is not None and graph.operators[graph.fused_into.get(m, m)].op_type == "Conv" for m in makers]
+        others.append((tuple(sorted(made)), "merged"))
     constants = [graph.constants[t].shape for t in op.inputs if t in graph.constants]
     detail = hashlib.sha256(f"{rest}{others}{constants}{out.dtype}".encode()).hexdigest()[:8]
     kernel = tuple(op.attributes.get("kernel_shape", ()))

@@ -70,4 +70,5 @@ def test_a_fit_keeps_coefficients_from_falling_below_zero() -> None:
     fixed, slope = fit_nonnegative([[1.0] * 8, x.tolist()], (3 * x - 1).tolist())
     assert fixed == 0.0
     assert 2.0 < slope < 3.0
-    assert fit_nonnegative([[1.0] * 8], [5.0] * 8, known=[4.0] * 8) == pytest.approx((1.0,))
+    # Weighted, a value that counts nothing changes nothing.
+    assert fit_nonnegative([[1.0] * 3], [5.0, 5.0, 50.0], weights=[1.0, 1.0, 0.0]) == pytest.approx((5.0,))
