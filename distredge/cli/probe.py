@@ -76,6 +76,8 @@ def probe(
                 links.append(_link(network, flow, repeats, timeout_s))
                 say(_line(links[-1]))
             result["together"] = _together(network, addresses, between is not None, timeout_s, say)
+            if is_local(made, wanted) and result["together"]["verdict"] != "separate":
+                say("    (workers of one machine share its cores and memory, whatever lies between them)")
     if trace_path is None and not plaintext and is_local(made, wanted):
         with _workers(made, cluster_name, wanted[:2], keys_path, True) as (network, addresses):
             plain = _link(network, _flows(addresses, between is not None)[0], repeats, timeout_s)

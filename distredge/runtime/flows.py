@@ -191,8 +191,9 @@ def over_time(
                 raise
             yield Moment(begun_s, 0.0, 0.0)
             continue
-        # The answer comes back without content: its time is in the empty message's, too.
-        carried_s = max(1e-9, median(full) - median(empty) / 2)
+        # The answer comes back without content: its time is in the empty message's, too, and is half of all at most.
+        whole_s = median(full)
+        carried_s = max(whole_s - median(empty) / 2, whole_s / 2)
         rate_bps = 8.0 * size / carried_s
         yield Moment(begun_s, rate_bps, median(empty))
         size = int(min(max(rate_bps / 8 * every_s / 8, 16_384), 4_194_304))

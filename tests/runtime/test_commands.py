@@ -367,7 +367,27 @@ def test_background_workers(folder: Path) -> None:
 def test_probing_this_machine(folder: Path) -> None:
     done = distredge(folder, "probe", "--cluster", "local.toml", "--repeats", "2")
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 2 * len(DEVICES)
+    links = [line for line in done.stdout.splitlines() if ": round trip " in line]
+    assert len(links) == 2 * len(DEVICES)
+    assert f"at the same time ({len(DEVICES) + 1} flows" in done.stdout
+    assert "the medium is " in done.stdout
+    assert "encryption: " in done.stdout
+
+
+def test_probing_writes_a_trace(folder: Path) -> None:
+    done = distredge(
+        folder, "probe", "--cluster", "local.toml", "--between", "alpha", "beta", "--plaintext", "--trace", "t.csv",
+        "--seconds", "0.3", "--every", "0.1", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["trace"]
+    assert (told["source"], told["destination"], told["rates"]) == ("alpha", "beta", 3)
+    from distredge.profiles.network import Trace
+
+    trace = Trace.load(folder / "t.csv")
+    assert len(trace) == 3
+    assert trace.rates_bps.min() > 0
+    assert distredge(folder, "probe", "--cluster", "local.toml", "--between", "alpha", "alpha").returncode == 2
 
 
 def test_a_cluster_file_to_start_from(folder: Path) -> None:

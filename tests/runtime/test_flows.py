@@ -101,6 +101,15 @@ def test_a_link_that_goes_down_has_rate_0_until_it_is_back() -> None:
     assert [moment.rate_bps for moment in moments] == [pytest.approx(1e8), 0.0, pytest.approx(2e8)]
 
 
+def test_slow_empty_messages_do_not_make_a_rate_without_bounds() -> None:
+    class Odd(_Script):
+        def measure(self, network, sizes, repeats, timeout_s):
+            return (0.5,) * repeats, (0.001,) * repeats
+
+    (moment,) = over_time(None, Odd(), 0.01, 0.01)  # type: ignore[arg-type]
+    assert moment.rate_bps == pytest.approx(8 * 65_536 / 0.0005)
+
+
 @pytest.mark.parametrize("results", [[PeerTimeout("away")], [(0.0, 1e8), AuthError("refused")]])
 def test_what_is_wrong_from_the_start_or_for_good_is_raised(results: list[object]) -> None:
     with pytest.raises((PeerTimeout, AuthError)):
