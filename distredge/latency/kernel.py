@@ -242,13 +242,16 @@ class Kernel:
         return plans
 
     def _check(self, plans: _Plans) -> None:
-        core = _compiled()
+        from distredge.latency import kernel_entry as core
+
         if plans.which.size and not 0 <= plans.which.min() <= plans.which.max() < len(self.clusters):
             raise StrategyError(
                 located("kernel", "cluster", plans.which.tolist()[:5], f"0 to {len(self.clusters) - 1}")
             )
         n_devices = self._n_devices[plans.which]
-        k, wrong = core.check_plans(plans.cuts, plans.rows, plans.order, plans.head, self.tables.cut_heights, n_devices)
+        k, wrong = _compiled("check_plans")(
+            plans.cuts, plans.rows, plans.order, plans.head, self.tables.cut_heights, n_devices
+        )
         if wrong == core.OK:
             return
         n_slabs = plans.order.shape[1]
@@ -262,7 +265,7 @@ class Kernel:
         raise StrategyError(located("kernel", f"{key}[{k}]", found.tolist(), text))
 
     def _run(self, plans: _Plans, threads: int, exact: bool, finish: bool) -> tuple[_Floats, _Floats]:
-        for first, last in _compiled().missing_volumes(self.tables.index, plans.cuts):
+        for first, last in _compiled("missing_volumes")(self.tables.index, plans.cuts):
             self.tables.require(int(first), int(last))
         count = len(plans.cuts)
         latency = np.empty(count)
@@ -294,7 +297,7 @@ class Kernel:
 
     def _call_independent(self, plans: _Plans, latency: _Floats, finish_s: _Floats) -> None:
         tables, links = self.tables, self._links
-        _compiled().independent(
+        _compiled("independent")(
             tables.model(), tables.ints.data, tables.seconds.data, self._head_seconds, links.pair, links.profile_of,
             plans.which, plans.cuts, plans.rows, plans.order, plans.head, plans.wires, plans.input_wire,
             tables.max_phases, latency, finish_s,
@@ -302,7 +305,7 @@ class Kernel:
 
     def _call_general(self, plans: _Plans, latency: _Floats, finish_s: _Floats, nearby: bool) -> None:
         tables, links = self.tables, self._links
-        _compiled().general(
+        _compiled("general")(
             tables.model(), tables.ints.data, tables.seconds.data, self._head_seconds, links.pair, links.profile_of,
             links.access, links.trace, links.times, links.rates, links.trace_at, links.period, links.board,
             links.medium, links.shared, plans.which, plans.cuts, plans.rows, plans.order, plans.head, plans.wires,
@@ -422,30 +425,36 @@ def kernel_of(problem: Problem) -> Kernel:
     return kernel
 
 
-_loaded: list[Any] = []
+_checked: set[str] = set()
+_said: list[bool] = []
 
 
-def _compiled() -> Any:
-    """The compiled functions; says once when they have to be compiled first."""
-    if not _loaded:
-        from distredge.latency import kernel_entry
+def _compiled(name: str) -> Any:
+    """One of the compiled functions; says once in a process when any has to be compiled first."""
+    from distredge.latency import kernel_entry
 
-        if not is_warm():
+    function = getattr(kernel_entry, name)
+    if name not in _checked:
+        if not _said and not kernel_entry.is_cached(function):
+            _said.append(True)
             _log.warning("compiling the latency kernel, once: some 20 seconds (`distredge doctor` does it beforehand)")
-        _loaded.append(kernel_entry)
-    return _loaded[0]
+        _checked.add(name)
+    return function
 
 
 def is_warm() -> bool:
     """Whether numba's on-disk cache holds the kernel in its present form."""
     from distredge.latency import kernel_entry
 
-    return kernel_entry.is_cached()
+    return kernel_entry.all_cached()
 
 
 def warm() -> float:
     """Compiles what numba's on-disk cache does not hold, so that later processes start at once; returns the seconds."""
+    from distredge.latency import kernel_entry
+
     started = time.perf_counter()
-    entry = _compiled()
-    entry.compile_all()
+    for name in ("missing_volumes", "check_plans", "independent", "general"):
+        _compiled(name)
+    kernel_entry.compile_all()
     return time.perf_counter() - started

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -261,6 +262,12 @@ def compile_all() -> None:
         function.compile(signature)
 
 
-def is_cached() -> bool:
-    """Whether all of them can be loaded from numba's cache."""
-    return all(function._cache._cache_file._load_index() for function in _signatures)
+def is_cached(function: Any) -> bool:
+    """Whether one of them can be loaded from numba's cache, as it is now and for the arguments that it is given."""
+    key = function._cache._index_key(_signatures[function], function.targetctx.codegen())
+    return key in function._cache._cache_file._load_index()
+
+
+def all_cached() -> bool:
+    """Whether all of them can."""
+    return all(is_cached(function) for function in _signatures)

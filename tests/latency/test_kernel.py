@@ -6,7 +6,11 @@ import dataclasses
 import itertools
 import logging
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -442,13 +446,51 @@ def operator_sums(tables: Tables, first: int, last: int) -> tuple[Any, Any, Any]
     return classes, seconds, needs
 
 
-def test_once_compiled_it_is_there_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_once_compiled_it_is_there_at_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_checked", set())
     with caplog.at_level(logging.WARNING, logger="distredge"):
         kernel.warm()
         assert kernel.is_warm()
         caplog.clear()
         kernel.warm()
     assert not caplog.records
+
+
+_PRICE = """
+import logging, sys
+from distredge.cluster import load_cluster
+from distredge.latency.kernel import Kernel
+from distredge.model import zoo
+import dataclasses
+logging.basicConfig(format="%(message)s")
+graph, cluster = zoo.build("vgg16", (1, 3, 32, 32), width=0.0625), load_cluster("db-50")
+for link_model in sys.argv[1:]:
+    found = Kernel(graph, [dataclasses.replace(cluster, link_model=link_model)])
+    found.latency_s([[len(graph.cuts) - 1]], [[[0, 0, 0, 0, graph.cuts[-1].height]]], 0)
+from distredge.latency import kernel_entry
+print(*(sum(f.stats.cache_misses.values()) for f in kernel_entry._signatures))
+"""
+
+
+@pytest.mark.slow
+def test_it_says_once_that_it_compiles(tmp_path: Path) -> None:
+    def priced(*link_models: str) -> tuple[str, str]:
+        command = [sys.executable, "-c", _PRICE, *link_models]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=True)
+        return done.stdout.strip(), done.stderr.strip()
+
+    counts, said = priced("independent", "shared")
+    assert counts == "1 1 1 1"
+    assert said.count("compiling") == 1
+    assert priced("shared", "independent") == ("0 0 0 0", "")
+
+
+def test_a_new_process_compiles_nothing() -> None:
+    kernel.warm()
+    command = [sys.executable, "-c", _PRICE, "independent", "shared"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert (done.stdout.strip(), done.stderr.strip()) == ("0 0 0 0", "")
 
 
 def draw_plans(graph: Graph, count: int, size: int, rng: np.random.Generator, most: int = 6) -> dict[str, Any]:
