@@ -69,13 +69,18 @@ def _propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
     new = chains.proposed
     for k in range(new.cuts.shape[0]):
         moves.copy_plan(chains.current, k, new, k)
+        reach = min(0.5, max(choices.reach_least, choices.reach_heat * chains.heat[k]))
         if chains.left[k] > 0:
-            moves.change_rows(chains.states, new, k, choices)
+            moves.change_rows(chains.states, new, k, choices, reach)
         elif moves.uniform(chains.states, k) < choices.trials:
-            moves.change_structure(chains.states, new, k, choices)
+            if moves.uniform(chains.states, k) < choices.crosses:
+                other = int(moves.uniform(chains.states, k) * new.cuts.shape[0])
+                moves.cross(chains.states, chains.current, other, new, k)
+            else:
+                moves.change_structure(chains.states, new, k, choices)
             chains.left[k] = BEGINS
         else:
-            moves.change(chains.states, new, k, choices)
+            moves.change(chains.states, new, k, choices, reach)
         chains.found[k] = 0.0
         start = 0
         for w in range(new.cuts.shape[1]):
@@ -201,15 +206,16 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
             _accept_all(chains, choices, latency)
 
     @entry
-    def propose(states: Any, current: Any, proposed: Any, choices: Any) -> None:
-        """As `moves.propose`."""
+    def change(states: Any, plans: Any, choices: Any) -> None:
+        """Makes one change of any kind and size to each strategy."""
         len(stamp)
-        moves.propose(states, current, proposed, choices)
+        for k in range(len(states)):
+            moves.change(states, plans, k, choices, 0.5)
 
-    return anneal_independent, anneal_general, propose
+    return anneal_independent, anneal_general, change
 
 
-anneal_independent, anneal_general, propose = _compiled(_digest())
+anneal_independent, anneal_general, change = _compiled(_digest())
 
 
 def is_cached(function: Any) -> bool:

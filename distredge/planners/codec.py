@@ -25,8 +25,12 @@ MOST_VOLUMES = 48
 MOST_CANDIDATES = 48
 """Cuts that a search considers."""
 
-TRIALS, TRIAL_STEPS = 0.01, 60
-"""How often a chain of the search goes on trial with another structure, and for how many steps."""
+TRIALS, TRIAL_STEPS, CROSSES = 0.01, 60, 0.3
+"""How often a chain of the search goes on trial with another structure, for how many steps, and how many of these
+structures come from two chains."""
+
+LEAST_REACH, REACH = 0.05, 50.0
+"""Share of a map's rows that a step moves at most: at least, and per unit of temperature."""
 
 _WIRE_OF = {int(WIRE_BYTES[wire]): wire for wire in WIRES}
 
@@ -60,6 +64,9 @@ class Codec:
             problem.boundary_first,
             TRIALS,
             TRIAL_STEPS,
+            CROSSES,
+            LEAST_REACH,
+            REACH,
         )
 
     def empty(self, size: int) -> Batch:

@@ -46,6 +46,9 @@ class Choices(NamedTuple):
         boundary: whether a volume may compute first what others wait for.
         trials: probability that a chain goes on trial with another structure.
         trial_steps: steps in which its rows may adapt before it is judged.
+        crosses: share of the trials in which the structure comes from two chains.
+        reach_least: share of a map's rows that a step moves at most, when it is cold.
+        reach_heat: the same per unit of temperature; never more than half a map.
     """
 
     candidates: NDArray[np.int64]
@@ -56,6 +59,9 @@ class Choices(NamedTuple):
     boundary: bool
     trials: float
     trial_steps: int
+    crosses: float
+    reach_least: float
+    reach_heat: float
 
 
 def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:
@@ -183,16 +189,19 @@ def _push(plan: Any, k: int, w: int, border: int, target: int) -> None:
 
 
 @inner
-def _shift(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
-    """Moves a border, or a run of borders (rows from one device to another one), in a run of volumes."""
+def _shift(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -> None:
+    """Moves a border, or a run of borders (rows from one device to another one), in a run of volumes.
+
+    `reach` is the largest step as a share of a map's rows.
+    """
     slabs = plan.order.shape[1]
     first, last = _window(states, k, n)
     low = 1 + _below(states, k, slabs - 1)
     high = low
     if uniform(states, k) < 0.3:
         high = low + _below(states, k, slabs - low)
-    # Sizes from one row of the tallest map to half of it, each order of magnitude alike.
-    size = 2.0 ** (-1.0 - 7.0 * uniform(states, k))
+    # Sizes down to one row of the tallest map, each order of magnitude alike.
+    size = reach * 2.0 ** (-7.0 * uniform(states, k))
     sign = 1 if uniform(states, k) < 0.5 else -1
     moved = False
     for w in range(first, last + 1):
@@ -214,6 +223,19 @@ def _step(plan: Any, k: int, w: int, low: int, high: int, step: int) -> None:
     else:
         for border in range(low, high + 1):
             _push(plan, k, w, border, plan.rows[k, w, border] + step)
+
+
+@inner
+def _ramp(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -> None:
+    """Moves a border in a run of volumes by steps that grow, shrink or change sign from the first to the last."""
+    first, last = _window(states, k, n)
+    border = 1 + _below(states, k, plan.order.shape[1] - 1)
+    size = reach * 2.0 ** (-5.0 * uniform(states, k))
+    at_first, at_last = size * (2.0 * uniform(states, k) - 1.0), size * (2.0 * uniform(states, k) - 1.0)
+    for w in range(first, last + 1):
+        share = (w - first + 0.5) / (last - first + 1)
+        step = ((1.0 - share) * at_first + share * at_last) * heights[plan.cuts[k, w]]
+        _push(plan, k, w, border, plan.rows[k, w, border] + int(np.floor(step + 0.5)))
 
 
 @inner
@@ -286,8 +308,14 @@ def _add_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
     for i in range(n, w, -1):
         _copy_volume(plan, k, i - 1, i)
     plan.cuts[k, w] = cut
-    source = w - 1 if w > 0 and uniform(states, k) < 0.3 else w + 1
-    copy_rescaled(plan, k, w, source, choices.heights)
+    u = uniform(states, k)
+    copy_rescaled(plan, k, w, w - 1 if w > 0 and u < 0.3 else w + 1, choices.heights)
+    if w > 0 and u > 0.6:
+        # Half way between its neighbours.
+        height, before = choices.heights[cut], choices.heights[plan.cuts[k, w - 1]]
+        for x in range(1, plan.rows.shape[2] - 1):
+            other = _scaled(plan.rows[k, w - 1, x], height, before)
+            plan.rows[k, w, x] = (plan.rows[k, w, x] + other) // 2
 
 
 @inner
@@ -360,10 +388,43 @@ def change_structure(states: Any, plan: Any, k: int, choices: Any) -> None:
         _swap(states, plan, k, n, choices)
     else:
         _change_cuts(states, plan, k, n, choices)
+        while uniform(states, k) < 0.5:
+            _change_cuts(states, plan, k, _count(plan, k), choices)
 
 
 @inner
-def change_rows(states: Any, plan: Any, k: int, choices: Any) -> None:
+def cross(states: Any, source: Any, i: int, plan: Any, k: int) -> None:
+    """Goes on after some volume as another strategy does; the devices keep their places."""
+    n, m = _count(plan, k), _count(source, i)
+    if n < 2:
+        return
+    w = 1 + _below(states, k, n - 1)
+    v = 0
+    while source.cuts[i, v] <= plan.cuts[k, w - 1]:
+        v += 1
+    if w + m - v > plan.cuts.shape[1]:
+        return
+    slabs = plan.order.shape[1]
+    for target in range(w, max(n, w + m - v)):
+        plan.cuts[k, target] = source.cuts[i, v] if v < m else -1
+        if v < m:
+            plan.wires[k, target] = source.wires[i, v]
+            plan.boundary[k, target] = source.boundary[i, v]
+            for x in range(slabs):
+                y = x
+                while source.order[i, y] != plan.order[k, x]:
+                    y = y + 1 if y + 1 < slabs else 0
+                size = source.rows[i, v, y + 1] - source.rows[i, v, y]
+                plan.rows[k, target, x + 1] = plan.rows[k, target, x] + size
+        v += 1
+    head = source.order[i, source.head[i]]
+    for x in range(slabs):
+        if plan.order[k, x] == head:
+            plan.head[k] = x
+
+
+@inner
+def change_rows(states: Any, plan: Any, k: int, choices: Any, reach: float) -> None:
     """Changes who computes which rows, or the head device."""
     n = _count(plan, k)
     if plan.order.shape[1] == 1:
@@ -377,12 +438,14 @@ def change_rows(states: Any, plan: Any, k: int, choices: Any) -> None:
         _take_all(states, plan, k, n, choices.heights)
     elif u < 0.19:
         plan.head[k] = _below(states, k, plan.order.shape[1])
+    elif u < 0.32:
+        _ramp(states, plan, k, n, choices.heights, reach)
     else:
-        _shift(states, plan, k, n, choices.heights)
+        _shift(states, plan, k, n, choices.heights, reach)
 
 
 @inner
-def _change_once(states: Any, plan: Any, k: int, choices: Any) -> None:
+def _change_once(states: Any, plan: Any, k: int, choices: Any, reach: float) -> None:
     u = uniform(states, k)
     if choices.boundary and u > 0.97:
         _change_boundary(states, plan, k, _count(plan, k))
@@ -391,20 +454,12 @@ def _change_once(states: Any, plan: Any, k: int, choices: Any) -> None:
     elif u < 0.25 and choices.free_order:
         _swap(states, plan, k, _count(plan, k), choices)
     else:
-        change_rows(states, plan, k, choices)
+        change_rows(states, plan, k, choices, reach)
 
 
 @inner
-def change(states: Any, plan: Any, k: int, choices: Any) -> None:
+def change(states: Any, plan: Any, k: int, choices: Any, reach: float) -> None:
     """Makes one change of any kind to a strategy, and now and then two."""
-    _change_once(states, plan, k, choices)
+    _change_once(states, plan, k, choices, reach)
     if uniform(states, k) < 0.2:
-        _change_once(states, plan, k, choices)
-
-
-@inner
-def propose(states: Any, current: Any, proposed: Any, choices: Any) -> None:
-    """Fills `proposed` with a changed copy of each strategy of `current`."""
-    for k in range(current.cuts.shape[0]):
-        copy_plan(current, k, proposed, k)
-        change(states, proposed, k, choices)
+        _change_once(states, plan, k, choices, reach)

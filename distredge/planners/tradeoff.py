@@ -133,26 +133,27 @@ class _Walk:
         states = rng.integers(1, 2**63, 1, dtype=np.uint64)
         with self.budget.paused():
             # What is compiled must be loaded, or compiled first: that is no planning.
-            from distredge.planners.anneal import propose
+            from distredge.planners.anneal import change
 
             first, _ = starts(self.codec)
-            propose(states.copy(), take(first, [0]), take(first, [0]), self.codec.choices)
+            change(states.copy(), take(first, [0]), self.codec.choices)
         self._price_starts()
         values = np.array([value(self.problem, point.figures) for point in self.found])
         origins = [self.codec.encode([self.found[k].strategy]) for k in best_rows(values, 3)]
         if not origins:
             raise infeasible(self.problem, Figures(math.inf))
         current, current_value, idle = origins[0], self.best, 0
-        best, proposed = origins[0], take(origins[0], [0])
+        best = origins[0]
         while not self.budget.expired():
-            propose(states, current, proposed, self.codec.choices)
+            proposed = take(current, [0])
+            change(states, proposed, self.codec.choices)
             before = self.best
             found = self._price(self.codec.strategy(proposed, 0, self._planner()))
             if found <= before:
-                best = take(proposed, [0])
+                best = proposed
             idle = 0 if found < before * (1 - 1e-9) else idle + 1
             if found <= current_value:
-                current, current_value = take(proposed, [0]), found
+                current, current_value = proposed, found
             if idle > _PATIENCE:
                 current = best if rng.random() < 0.7 else origins[rng.integers(len(origins))]
                 current_value, idle = math.inf, 0

@@ -90,7 +90,7 @@ def test_memory_limits_hold_or_say_what_came_closest(vgg: Graph, cluster: Cluste
 
 def test_front_holds_no_point_that_another_one_beats(vgg: Graph, cluster: Cluster) -> None:
     problem = Problem(vgg, cluster)
-    points = pareto(problem, Budget(evaluations=300), 0)
+    points = pareto(problem, Budget(evaluations=900), 0)
     for one in points:
         assert measure(problem, one.strategy) == one.figures
         for other in points:
