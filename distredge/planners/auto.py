@@ -42,11 +42,14 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """
     found: dict[str, tuple[float, Figures, Strategy]] = {}
     failed: Infeasible | None = None
-    for method in (*QUICK, *(GRIDS if len(problem.cluster.devices) >= MANY_DEVICES else ()), "search"):
+    methods = (*QUICK, *(GRIDS if len(problem.cluster.devices) >= MANY_DEVICES else ()), "search")
+    with budget.paused():  # importing is no planning
+        planners = {method: resolve(method) for method in methods}
+    for method, planner in planners.items():
         if found and budget.expired():
             break
         try:
-            strategy = resolve(method)(problem, budget, seed)
+            strategy = planner(problem, budget, seed)
         except Infeasible as error:
             failed = error
             continue

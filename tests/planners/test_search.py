@@ -137,6 +137,23 @@ def test_offers_no_more_than_the_problem_allows(vgg: Graph) -> None:
     assert found.predicted == {}
 
 
+def test_uses_narrow_wires_and_boundary_first_only_where_they_gain(vgg: Graph) -> None:
+    problem = _problem(vgg, "na-nano", "ours")
+    search = Search(problem, Budget(evaluations=10_000), 0)
+    strategy = search.run()
+    for number, volume in enumerate(strategy.volumes):
+        for change in ({"wire": "float32"}, {"boundary_first": False}):
+            other = dataclasses.replace(volume, **change)  # type: ignore[arg-type]
+            volumes = (*strategy.volumes[:number], other, *strategy.volumes[number + 1 :])
+            if other != volume:
+                assert simulate(problem, strategy.replace(volumes=volumes)).latency_s > search.latency_s
+    cluster = load_cluster("db-50", [vgg])
+    alone = dataclasses.replace(cluster, devices=cluster.devices[:1])
+    wires = ("float32", "float16")
+    one = Search(Problem(vgg, alone, allow_lossy=True, wires=wires), Budget(evaluations=500), 0).run()
+    assert one.lossless
+
+
 def test_leaves_out_a_device_that_cannot_be_reached(vgg: Graph) -> None:
     cluster = load_cluster("db-50", [vgg])
     down = dataclasses.replace(cluster.devices[1].uplink, rate_bps=0.0)
