@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from distredge.latency import kernel_entry
-from distredge.latency.kernel_core import inner
+from distredge.latency.kernel_core import borrow, inlined, inner
 from distredge.latency.kernel_entry import general, independent
 from distredge.planners import moves
 
@@ -61,6 +61,33 @@ def _digest() -> str:
     for name in ("anneal", "moves"):
         found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return found.hexdigest()
+
+
+@inlined
+def _lent(batch: Any) -> Any:
+    """The same strategies; passing their arrays on costs no counting of references, which would double the time."""
+    return moves.Batch(
+        borrow(batch.cuts), borrow(batch.rows), borrow(batch.order), borrow(batch.head), borrow(batch.wires),
+        borrow(batch.boundary),
+    )  # fmt: skip
+
+
+@inlined
+def _lent_chains(chains: Any) -> Any:
+    return Chains(
+        borrow(chains.states), _lent(chains.current), borrow(chains.seconds), _lent(chains.proposed),
+        borrow(chains.found), _lent(chains.best), borrow(chains.best_s), borrow(chains.heat), _lent(chains.saved),
+        borrow(chains.saved_s), borrow(chains.left),
+    )  # fmt: skip
+
+
+@inlined
+def _lent_choices(choices: Any) -> Any:
+    return moves.Choices(
+        borrow(choices.candidates), borrow(choices.heights), borrow(choices.kinds), choices.free_order,
+        borrow(choices.wires), choices.boundary, choices.trials, choices.trial_steps, choices.crosses,
+        choices.reach_least, choices.reach_heat,
+    )  # fmt: skip
 
 
 @inner
@@ -110,25 +137,27 @@ def _accept_all(chains: Any, choices: Any, latency: Any) -> None:
                 chains.left[k] = choices.trial_steps
                 _take_over(chains, k, found)
             continue
-        if _accepts(chains, k, found, chains.seconds[k]):
+        if _accepts(chains.states, chains.heat, k, found, chains.seconds[k]):
             _take_over(chains, k, found)
         if chains.left[k] > 0:
             chains.left[k] -= 1
-            if chains.left[k] == 0 and not _accepts(chains, k, chains.seconds[k], chains.saved_s[k]):
+            if chains.left[k] == 0 and not _accepts(
+                chains.states, chains.heat, k, chains.seconds[k], chains.saved_s[k]
+            ):
                 moves.copy_plan(chains.saved, k, chains.current, k)
                 chains.seconds[k] = chains.saved_s[k]
 
 
-@inner
-def _accepts(chains: Any, k: int, found: float, before: float) -> bool:
+@inlined
+def _accepts(states: Any, heat: Any, k: int, found: float, before: float) -> bool:
     """The Metropolis rule; what cannot run, or be priced, is never accepted."""
     if not found < np.inf:
         return False
     worse = found / before - 1.0
-    return worse <= 0.0 or moves.uniform(chains.states, k) < np.exp(-worse / chains.heat[k])
+    return worse <= 0.0 or moves.uniform(states, k) < np.exp(-worse / heat[k])
 
 
-@inner
+@inlined
 def _take_over(chains: Any, k: int, found: float) -> None:
     moves.copy_plan(chains.proposed, k, chains.current, k)
     chains.seconds[k] = found
@@ -164,13 +193,14 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
         which, latency = np.zeros(size, np.int64), np.empty(size)
         finish = np.empty((0, chains.current.order.shape[1]))
         new = chains.proposed
+        lent, lent_choices = _lent_chains(chains), _lent_choices(choices)
         for _ in range(steps):
-            _propose_all(chains, choices, index, wanted)
+            _propose_all(lent, lent_choices, index, wanted)
             independent(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], which, new.cuts, new.rows, new.order,
                 new.head, new.wires, input_wire, max_phases, latency, finish,
             )  # fmt: skip
-            _accept_all(chains, choices, latency)
+            _accept_all(lent, lent_choices, latency)
 
     @entry
     def anneal_general(
@@ -196,14 +226,15 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
         which, latency, start_s = np.zeros(size, np.int64), np.empty(size), np.zeros(size)
         finish = np.empty((0, chains.current.order.shape[1]))
         new = chains.proposed
+        lent, lent_choices = _lent_chains(chains), _lent_choices(choices)
         for _ in range(steps):
-            _propose_all(chains, choices, index, wanted)
+            _propose_all(lent, lent_choices, index, wanted)
             general(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
                 links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
                 new.wires, input_wire, new.boundary, start_s, nearby, max_phases, latency, finish,
             )  # fmt: skip
-            _accept_all(chains, choices, latency)
+            _accept_all(lent, lent_choices, latency)
 
     @entry
     def change(states: Any, plans: Any, choices: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.kernel_core import inner
+from distredge.latency.kernel_core import inlined, inner
 
 
 class Batch(NamedTuple):
@@ -92,7 +92,7 @@ def joined(batches: list[Batch]) -> Batch:
     return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
 
 
-@inner
+@inlined
 def uniform(states: Any, k: int) -> float:
     """A number in [0, 1) by xorshift64* (Vigna, ACM TOMS 2016)."""
     x = states[k]
@@ -103,19 +103,19 @@ def uniform(states: Any, k: int) -> float:
     return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@inner
+@inlined
 def _below(states: Any, k: int, limit: int) -> int:
     """A whole number in [0, limit)."""
     return min(int(uniform(states, k) * limit), limit - 1)
 
 
-@inner
+@inlined
 def _scaled(x: int, height: int, reference: int) -> int:
     """A cut point of `reference` rows on a map of `height` rows."""
     return (2 * x * height + reference) // (2 * reference)
 
 
-@inner
+@inlined
 def copy_plan(source: Any, i: int, target: Any, j: int) -> None:
     """Copies one strategy; element by element, which is faster here than slices."""
     points = source.rows.shape[2]
@@ -135,7 +135,7 @@ def copy_plan(source: Any, i: int, target: Any, j: int) -> None:
     target.head[j] = source.head[i]
 
 
-@inner
+@inlined
 def _copy_volume(plan: Any, k: int, source: int, target: int) -> None:
     plan.cuts[k, target] = plan.cuts[k, source]
     plan.wires[k, target] = plan.wires[k, source]
@@ -152,7 +152,7 @@ def copy_rescaled(plan: Any, k: int, target: int, source: int, heights: Any) -> 
         plan.rows[k, target, x] = _scaled(plan.rows[k, source, x], to, of)
 
 
-@inner
+@inlined
 def _count(plan: Any, k: int) -> int:
     n = 0
     while n < plan.cuts.shape[1] and plan.cuts[k, n] >= 0:
@@ -160,11 +160,33 @@ def _count(plan: Any, k: int) -> int:
     return n
 
 
+@inlined
+def _divided(plan: Any, k: int, w: int) -> bool:
+    """Whether several devices have rows of a volume."""
+    last = plan.rows.shape[2] - 1
+    height = plan.rows[k, w, last]
+    for x in range(1, last):  # noqa: SIM110 - numba compiles no generator
+        if 0 < plan.rows[k, w, x] < height:
+            return True
+    return False
+
+
 @inner
-def _window(states: Any, k: int, n: int) -> tuple[int, int]:
+def _pick(states: Any, plan: Any, k: int, n: int) -> int:
+    """A volume, mostly one that is divided: where one device does everything, changes often change nothing."""
+    w = _below(states, k, n)
+    for _ in range(3):
+        if _divided(plan, k, w) or uniform(states, k) < 0.2:
+            break
+        w = _below(states, k, n)
+    return w
+
+
+@inner
+def _window(states: Any, plan: Any, k: int, n: int) -> tuple[int, int]:
     """A run of volumes: one, all from one on, all up to one, or any."""
     u = uniform(states, k)
-    first = _below(states, k, n)
+    first = _pick(states, plan, k, n)
     if u < 0.4:
         return first, first
     if u < 0.55:
@@ -174,7 +196,7 @@ def _window(states: Any, k: int, n: int) -> tuple[int, int]:
     return first, first + _below(states, k, n - first)
 
 
-@inner
+@inlined
 def _push(plan: Any, k: int, w: int, border: int, target: int) -> None:
     """Sets one cut point and pushes those that it meets."""
     last = plan.rows.shape[2] - 1
@@ -195,7 +217,7 @@ def _shift(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -
     `reach` is the largest step as a share of a map's rows.
     """
     slabs = plan.order.shape[1]
-    first, last = _window(states, k, n)
+    first, last = _window(states, plan, k, n)
     low = 1 + _below(states, k, slabs - 1)
     high = low
     if uniform(states, k) < 0.3:
@@ -215,7 +237,7 @@ def _shift(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -
         _step(plan, k, first + _below(states, k, last - first + 1), low, high, sign)
 
 
-@inner
+@inlined
 def _step(plan: Any, k: int, w: int, low: int, high: int, step: int) -> None:
     if step > 0:
         for border in range(high, low - 1, -1):
@@ -228,7 +250,7 @@ def _step(plan: Any, k: int, w: int, low: int, high: int, step: int) -> None:
 @inner
 def _ramp(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -> None:
     """Moves a border in a run of volumes by steps that grow, shrink or change sign from the first to the last."""
-    first, last = _window(states, k, n)
+    first, last = _window(states, plan, k, n)
     border = 1 + _below(states, k, plan.order.shape[1] - 1)
     size = reach * 2.0 ** (-5.0 * uniform(states, k))
     at_first, at_last = size * (2.0 * uniform(states, k) - 1.0), size * (2.0 * uniform(states, k) - 1.0)
@@ -243,7 +265,7 @@ def _align(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
     """Gives a volume the borders of its neighbour: all, or one."""
     if n < 2:
         return
-    w = _below(states, k, n)
+    w = _pick(states, plan, k, n)
     other = w + 1 if (w == 0 or (w < n - 1 and uniform(states, k) < 0.5)) else w - 1
     if uniform(states, k) < 0.5:
         copy_rescaled(plan, k, w, other, heights)
@@ -258,7 +280,7 @@ def _drop_share(states: Any, plan: Any, k: int, n: int) -> None:
     """Gives a device's rows in a run of volumes to one of its neighbours."""
     slabs = plan.order.shape[1]
     slab = _below(states, k, slabs)
-    first, last = _window(states, k, n)
+    first, last = _window(states, plan, k, n)
     left = slab > 0 and (slab == slabs - 1 or uniform(states, k) < 0.5)
     for w in range(first, last + 1):
         if left:
@@ -299,10 +321,13 @@ def _remove_cut(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
 def _add_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
     if n == plan.cuts.shape[1] or len(choices.candidates) < 2:
         return
-    cut = choices.candidates[_below(states, k, len(choices.candidates) - 1)]
-    w = 0
-    while plan.cuts[k, w] < cut:
-        w += 1
+    cut, w = choices.candidates[0], 0
+    for _ in range(3):
+        cut, w = choices.candidates[_below(states, k, len(choices.candidates) - 1)], 0
+        while plan.cuts[k, w] < cut:
+            w += 1
+        if _divided(plan, k, w) or uniform(states, k) < 0.2:
+            break
     if plan.cuts[k, w] == cut:
         return
     for i in range(n, w, -1):
@@ -363,7 +388,7 @@ def _swap(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
 @inner
 def _change_boundary(states: Any, plan: Any, k: int, n: int) -> None:
     """Lets a run of volumes send its boundary first, or not."""
-    first, last = _window(states, k, n)
+    first, last = _window(states, plan, k, n)
     value = 1 - plan.boundary[k, first]
     for w in range(first, last + 1):
         plan.boundary[k, w] = value
