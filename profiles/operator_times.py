@@ -11,7 +11,6 @@ import numpy as np
 
 from distredge.profiles.jobs import Alone, Window, jobs_of, shows_rows, whole_windows, windows_of
 from distredge.profiles.kernels import Bench, Effort
-from distredge.profiles.modelled import profile_rows
 from distredge.profiles.sampling import RowSampler
 from distredge.profiles.schema import Measured, ProfileFile
 from distredge.profiles.segments import Case
@@ -113,9 +112,8 @@ class OperatorTimes:
 
     def _rows(self, window: Window, first: bool, count: int) -> tuple[int, ...]:
         sampler = replace(self._sampler, rows=window.height)
-        starting = tuple(rows for rows in sampler.starting() if rows < window.height)
         if first:
-            return tuple(rows for rows in starting if not self._known(window, rows))
+            return tuple(rows for rows in sampler.starting() if not self._known(window, rows))
         known = {rows for run, rows in self._totals if run == window}
         unsettled = tuple(rows for rows in sorted(known) if not self._settled(window, rows))
         if unsettled:
@@ -153,19 +151,16 @@ class OperatorTimes:
         """Whether an earlier profile has all that a run would show."""
         if not self._earlier:
             return False
-        shown = [item for case in window.cases(rows) for item in self._shown(window, case, rows)]
+        shown = [item for case in window.cases(rows) for item in self._shown(window, case)]
         return all(i.key in self._earlier and i.rows in self._earlier[i.key].rows for i in shown)
 
-    def _shown(self, window: Window, case: Case, rows: int) -> Iterator[_Shown]:
+    def _shown(self, window: Window, case: Case) -> Iterator[_Shown]:
         graph = window.bench.graph
         for item in case.part.operators:
             signature = graph.signatures[item.operator]
             if signature is None or not shows_rows(graph, item.operator):
                 continue
-            # Where a shortcut is whole nothing is cut from it, and it is computed inside a convolution; a window has
-            # it from outside. So whole operators are seen in the whole model alone.
-            if (item.region.rows.size == profile_rows(signature)) == (rows == window.height and window.first < 0):
-                yield _Shown(item.operator, signature.key, item.region.rows.size, window.inside(item.operator))
+            yield _Shown(item.operator, signature.key, item.region.rows.size, window.inside(item.operator))
 
     def _burst(self, window: Window, rows: int) -> None:
         graph = window.bench.graph
@@ -174,7 +169,7 @@ class OperatorTimes:
             segment = window.bench.segment(case.part, case.layout)
             sample = window.bench.run(segment, self._effort)
             total = total + float(np.median(sample.kernels_s))
-            for item in self._shown(window, case, rows):
+            for item in self._shown(window, case):
                 seconds = sample.operators.get(item.operator)
                 if seconds is None and graph.macs[item.operator]:
                     continue
@@ -202,10 +197,16 @@ def _merged(earlier: Measured | None, points: Mapping[int, Mapping[object, Serie
         rows = zip(earlier.rows, earlier.median_s, earlier.p95_s, earlier.spread, earlier.repeats, strict=True)
         found = {r: (median, p95, spread, repeats) for r, median, p95, spread, repeats in rows}
     for r, places in points.items():
-        series = list(places.values())
-        seconds = float(np.mean([s.seconds for s in series]))
-        p95_s = max(seconds, float(np.mean([s.p95_s for s in series])))
-        found[r] = (seconds, p95_s, float(np.mean([s.spread for s in series])), sum(s.repeats for s in series))
+        # Whole merges are computed inside convolutions where their shortcut is in the convolutions' layout, as it is in
+        # the whole model, and by themselves where it is not; so every run counts as much as another.
+        runs: dict[object, list[Series]] = {}
+        for place, series in places.items():
+            runs.setdefault(place[0] if isinstance(place, tuple) else place, []).append(series)
+        seconds, p95_s, spread = (
+            float(np.mean([np.mean([getattr(one, field) for one in run]) for run in runs.values()]))
+            for field in ("seconds", "p95_s", "spread")
+        )
+        found[r] = (seconds, max(seconds, p95_s), spread, sum(s.repeats for s in places.values()))
     order = sorted(found)
     return Measured(
         rows=tuple(order),
