@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distredge.latency import kernel_entry
 from distredge.latency.kernel_core import borrow, inlined, inner
 from distredge.latency.kernel_entry import general, independent
-from distredge.planners import moves
+from distredge.planners import batch, moves
 
 
 class Chains(NamedTuple):
@@ -25,7 +25,7 @@ class Chains(NamedTuple):
 
     Attributes:
         states: (N,) generators.
-        current: strategies, a `moves.Batch`.
+        current: strategies, a `batch.Batch`.
         seconds: their latencies, (N,).
         proposed: changed copies of them.
         found: latencies of those, (N,).
@@ -58,17 +58,17 @@ MOST_WORSE = 1.5
 
 def _digest() -> str:
     found = hashlib.sha256(kernel_entry.digest().encode())
-    for name in ("anneal", "moves"):
+    for name in ("anneal", "batch", "moves"):
         found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return found.hexdigest()
 
 
 @inlined
-def _lent(batch: Any) -> Any:
+def _lent(plans: Any) -> Any:
     """The same strategies; passing their arrays on costs no counting of references, which would double the time."""
-    return moves.Batch(
-        borrow(batch.cuts), borrow(batch.rows), borrow(batch.order), borrow(batch.head), borrow(batch.wires),
-        borrow(batch.boundary),
+    return batch.Batch(
+        borrow(plans.cuts), borrow(plans.rows), borrow(plans.order), borrow(plans.head), borrow(plans.wires),
+        borrow(plans.boundary),
     )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _lent_chains(chains: Any) -> Any:
 
 @inlined
 def _lent_choices(choices: Any) -> Any:
-    return moves.Choices(
+    return batch.Choices(
         borrow(choices.candidates), borrow(choices.heights), borrow(choices.kinds), choices.free_order,
         borrow(choices.wires), choices.boundary, choices.trials, choices.trial_steps, choices.crosses,
         choices.reach_least, choices.reach_heat,
@@ -180,7 +180,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
         Args:
             steps: changes of every chain.
             chains: `Chains`; changed.
-            choices: `moves.Choices`.
+            choices: `batch.Choices`.
             wanted: (n_cuts, n_cuts) counts proposals that needed a volume that is not tabulated.
             index: (n_cuts, n_cuts) row of each tabulated volume, or -1.
             tables: what `kernel_entry.independent` takes of the tables.

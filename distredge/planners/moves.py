@@ -1,95 +1,17 @@
 """What the search changes in a strategy, compiled: one random change in each of many strategies at a time.
 
-A set of strategies is a few arrays, one row per strategy (`Batch`). Rows of neighbouring volumes are changed together
+A set of strategies is a `batch.Batch`. Rows of neighbouring volumes are changed together
 where that keeps owners where the rows are: a border that moves in one volume alone makes everybody fetch what it moved.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distredge.latency.kernel_core import inlined, inner
-
-
-class Batch(NamedTuple):
-    """N strategies of at most L volumes on D slab positions.
-
-    Attributes:
-        cuts: (N, L) indices into `graph.cuts`, rising; -1 behind the last.
-        rows: (N, L, D + 1) cut points of each volume's reference rows.
-        order: (N, D) device at each slab position.
-        head: (N,) slab position of the head device.
-        wires: (N, L) bytes per element that leaves a volume.
-        boundary: (N, L) whether a volume computes first what others wait for.
-    """
-
-    cuts: NDArray[np.int64]
-    rows: NDArray[np.int32]
-    order: NDArray[np.int64]
-    head: NDArray[np.int64]
-    wires: NDArray[np.int64]
-    boundary: NDArray[np.int64]
-
-
-class Choices(NamedTuple):
-    """What may be chosen.
-
-    Attributes:
-        candidates: rising indices of the cuts that may be used; the last one is the end of the body.
-        heights: (n_cuts,) rows of each cut's reference.
-        kinds: (D,) equal for devices that are interchangeable.
-        free_order: whether devices may change places.
-        wires: rising bytes per element that may be chosen for what leaves a volume.
-        boundary: whether a volume may compute first what others wait for.
-        trials: probability that a chain goes on trial with another structure.
-        trial_steps: steps in which its rows may adapt before it is judged.
-        crosses: share of the trials in which the structure comes from two chains.
-        reach_least: share of a map's rows that a step moves at most, when it is cold.
-        reach_heat: the same per unit of temperature; never more than half a map.
-    """
-
-    candidates: NDArray[np.int64]
-    heights: NDArray[np.int64]
-    kinds: NDArray[np.int64]
-    free_order: bool
-    wires: NDArray[np.int64]
-    boundary: bool
-    trials: float
-    trial_steps: int
-    crosses: float
-    reach_least: float
-    reach_heat: float
-
-
-def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:
-    """A batch of zeros, everything to travel in `wire` bytes per element."""
-    return Batch(
-        np.full((size, volumes), -1, np.int64),
-        np.zeros((size, volumes, devices + 1), np.int32),
-        np.tile(np.arange(devices), (size, 1)),
-        np.zeros(size, np.int64),
-        np.full((size, volumes), wire, np.int64),
-        np.zeros((size, volumes), np.int64),
-    )
-
-
-def take(batch: Batch, chosen: Any) -> Batch:
-    """A copy of some strategies of a batch; `chosen` are their indices."""
-    return Batch(*(array[chosen] for array in batch))
-
-
-def put(source: Batch, target: Batch, chosen: Any) -> None:
-    """Replaces some strategies of a batch by those of another one in the same places."""
-    for array, new in zip(target, source, strict=True):
-        array[chosen] = new[chosen]
-
-
-def joined(batches: list[Batch]) -> Batch:
-    """The strategies of several batches in one."""
-    return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+from distredge.planners.batch import Batch, Choices
 
 
 @inlined
@@ -116,7 +38,7 @@ def _scaled(x: int, height: int, reference: int) -> int:
 
 
 @inlined
-def copy_plan(source: Any, i: int, target: Any, j: int) -> None:
+def copy_plan(source: Batch, i: int, target: Batch, j: int) -> None:
     """Copies one strategy; element by element, which is faster here than slices."""
     points = source.rows.shape[2]
     for w in range(source.cuts.shape[1]):
@@ -136,7 +58,7 @@ def copy_plan(source: Any, i: int, target: Any, j: int) -> None:
 
 
 @inlined
-def _copy_volume(plan: Any, k: int, source: int, target: int) -> None:
+def _copy_volume(plan: Batch, k: int, source: int, target: int) -> None:
     plan.cuts[k, target] = plan.cuts[k, source]
     plan.wires[k, target] = plan.wires[k, source]
     plan.boundary[k, target] = plan.boundary[k, source]
@@ -145,7 +67,7 @@ def _copy_volume(plan: Any, k: int, source: int, target: int) -> None:
 
 
 @inner
-def copy_rescaled(plan: Any, k: int, target: int, source: int, heights: Any) -> None:
+def copy_rescaled(plan: Batch, k: int, target: int, source: int, heights: Any) -> None:
     """Gives a volume the shares of another one."""
     to, of = heights[plan.cuts[k, target]], heights[plan.cuts[k, source]]
     for x in range(plan.rows.shape[2]):
@@ -153,7 +75,7 @@ def copy_rescaled(plan: Any, k: int, target: int, source: int, heights: Any) -> 
 
 
 @inlined
-def _count(plan: Any, k: int) -> int:
+def _count(plan: Batch, k: int) -> int:
     n = 0
     while n < plan.cuts.shape[1] and plan.cuts[k, n] >= 0:
         n += 1
@@ -161,7 +83,7 @@ def _count(plan: Any, k: int) -> int:
 
 
 @inlined
-def _divided(plan: Any, k: int, w: int) -> bool:
+def _divided(plan: Batch, k: int, w: int) -> bool:
     """Whether several devices have rows of a volume."""
     last = plan.rows.shape[2] - 1
     height = plan.rows[k, w, last]
@@ -172,7 +94,7 @@ def _divided(plan: Any, k: int, w: int) -> bool:
 
 
 @inner
-def _pick(states: Any, plan: Any, k: int, n: int) -> int:
+def _pick(states: Any, plan: Batch, k: int, n: int) -> int:
     """A volume, mostly one that is divided: where one device does everything, changes often change nothing."""
     w = _below(states, k, n)
     for _ in range(3):
@@ -183,7 +105,7 @@ def _pick(states: Any, plan: Any, k: int, n: int) -> int:
 
 
 @inner
-def _window(states: Any, plan: Any, k: int, n: int) -> tuple[int, int]:
+def _window(states: Any, plan: Batch, k: int, n: int) -> tuple[int, int]:
     """A run of volumes: one, all from one on, all up to one, or any."""
     u = uniform(states, k)
     first = _pick(states, plan, k, n)
@@ -197,7 +119,7 @@ def _window(states: Any, plan: Any, k: int, n: int) -> tuple[int, int]:
 
 
 @inlined
-def _push(plan: Any, k: int, w: int, border: int, target: int) -> None:
+def _push(plan: Batch, k: int, w: int, border: int, target: int) -> None:
     """Sets one cut point and pushes those that it meets."""
     last = plan.rows.shape[2] - 1
     target = min(max(target, 0), plan.rows[k, w, last])
@@ -211,7 +133,7 @@ def _push(plan: Any, k: int, w: int, border: int, target: int) -> None:
 
 
 @inner
-def _shift(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -> None:
+def _shift(states: Any, plan: Batch, k: int, n: int, heights: Any, reach: float) -> None:
     """Moves a border, or a run of borders (rows from one device to another one), in a run of volumes.
 
     `reach` is the largest step as a share of a map's rows.
@@ -238,7 +160,7 @@ def _shift(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -
 
 
 @inlined
-def _step(plan: Any, k: int, w: int, low: int, high: int, step: int) -> None:
+def _step(plan: Batch, k: int, w: int, low: int, high: int, step: int) -> None:
     if step > 0:
         for border in range(high, low - 1, -1):
             _push(plan, k, w, border, plan.rows[k, w, border] + step)
@@ -248,7 +170,7 @@ def _step(plan: Any, k: int, w: int, low: int, high: int, step: int) -> None:
 
 
 @inner
-def _ramp(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) -> None:
+def _ramp(states: Any, plan: Batch, k: int, n: int, heights: Any, reach: float) -> None:
     """Moves a border in a run of volumes by steps that grow, shrink or change sign from the first to the last."""
     first, last = _window(states, plan, k, n)
     border = 1 + _below(states, k, plan.order.shape[1] - 1)
@@ -261,7 +183,7 @@ def _ramp(states: Any, plan: Any, k: int, n: int, heights: Any, reach: float) ->
 
 
 @inner
-def _align(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
+def _align(states: Any, plan: Batch, k: int, n: int, heights: Any) -> None:
     """Gives a volume the borders of its neighbour: all, or one."""
     if n < 2:
         return
@@ -276,7 +198,7 @@ def _align(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
 
 
 @inner
-def _drop_share(states: Any, plan: Any, k: int, n: int) -> None:
+def _drop_share(states: Any, plan: Batch, k: int, n: int) -> None:
     """Gives a device's rows in a run of volumes to one of its neighbours."""
     slabs = plan.order.shape[1]
     slab = _below(states, k, slabs)
@@ -290,7 +212,7 @@ def _drop_share(states: Any, plan: Any, k: int, n: int) -> None:
 
 
 @inner
-def _take_all(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
+def _take_all(states: Any, plan: Batch, k: int, n: int, heights: Any) -> None:
     """Gives all rows of a run of volumes at the end to one device."""
     slab = _below(states, k, plan.order.shape[1])
     for w in range(_below(states, k, n), n):
@@ -301,12 +223,12 @@ def _take_all(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
 
 
 @inner
-def _place(choices: Any, cut: int) -> int:
+def _place(choices: Choices, cut: int) -> int:
     return int(np.searchsorted(choices.candidates, cut))
 
 
 @inner
-def _remove_cut(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
+def _remove_cut(states: Any, plan: Batch, k: int, n: int, heights: Any) -> None:
     if n < 2:
         return
     w = _below(states, k, n - 1)
@@ -318,7 +240,7 @@ def _remove_cut(states: Any, plan: Any, k: int, n: int, heights: Any) -> None:
 
 
 @inner
-def _add_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+def _add_cut(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None:
     if n == plan.cuts.shape[1] or len(choices.candidates) < 2:
         return
     cut, w = choices.candidates[0], 0
@@ -344,7 +266,7 @@ def _add_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
 
 
 @inner
-def _move_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+def _move_cut(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None:
     if n < 2:
         return
     w = _below(states, k, n - 1)
@@ -365,7 +287,7 @@ def _move_cut(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
 
 
 @inner
-def _swap(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+def _swap(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None:
     """Two devices of different kinds change places, with their shares or without them."""
     slabs = plan.order.shape[1]
     i, j = _below(states, k, slabs), _below(states, k, slabs)
@@ -386,7 +308,7 @@ def _swap(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
 
 
 @inner
-def _change_boundary(states: Any, plan: Any, k: int, n: int) -> None:
+def _change_boundary(states: Any, plan: Batch, k: int, n: int) -> None:
     """Lets a run of volumes send its boundary first, or not."""
     first, last = _window(states, plan, k, n)
     value = 1 - plan.boundary[k, first]
@@ -395,7 +317,7 @@ def _change_boundary(states: Any, plan: Any, k: int, n: int) -> None:
 
 
 @inner
-def _change_cuts(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
+def _change_cuts(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None:
     u = uniform(states, k)
     if u < 0.32:
         _add_cut(states, plan, k, n, choices)
@@ -406,7 +328,7 @@ def _change_cuts(states: Any, plan: Any, k: int, n: int, choices: Any) -> None:
 
 
 @inner
-def change_structure(states: Any, plan: Any, k: int, choices: Any) -> None:
+def change_structure(states: Any, plan: Batch, k: int, choices: Choices) -> None:
     """Changes the partition, or the order of the devices: what rows must adapt to before it can be judged."""
     n = _count(plan, k)
     if choices.free_order and uniform(states, k) < 0.3:
@@ -418,7 +340,7 @@ def change_structure(states: Any, plan: Any, k: int, choices: Any) -> None:
 
 
 @inner
-def cross(states: Any, source: Any, i: int, plan: Any, k: int) -> None:
+def cross(states: Any, source: Batch, i: int, plan: Batch, k: int) -> None:
     """Goes on after some volume as another strategy does; the devices keep their places."""
     n, m = _count(plan, k), _count(source, i)
     if n < 2:
@@ -449,7 +371,7 @@ def cross(states: Any, source: Any, i: int, plan: Any, k: int) -> None:
 
 
 @inner
-def change_rows(states: Any, plan: Any, k: int, choices: Any, reach: float) -> None:
+def change_rows(states: Any, plan: Batch, k: int, choices: Choices, reach: float) -> None:
     """Changes who computes which rows, or the head device."""
     n = _count(plan, k)
     if plan.order.shape[1] == 1:
@@ -470,7 +392,7 @@ def change_rows(states: Any, plan: Any, k: int, choices: Any, reach: float) -> N
 
 
 @inner
-def _change_once(states: Any, plan: Any, k: int, choices: Any, reach: float) -> None:
+def _change_once(states: Any, plan: Batch, k: int, choices: Choices, reach: float) -> None:
     u = uniform(states, k)
     if choices.boundary and u > 0.97:
         _change_boundary(states, plan, k, _count(plan, k))
@@ -483,7 +405,7 @@ def _change_once(states: Any, plan: Any, k: int, choices: Any, reach: float) -> 
 
 
 @inner
-def change(states: Any, plan: Any, k: int, choices: Any, reach: float) -> None:
+def change(states: Any, plan: Batch, k: int, choices: Choices, reach: float) -> None:
     """Makes one change of any kind to a strategy, and now and then two."""
     _change_once(states, plan, k, choices, reach)
     if uniform(states, k) < 0.2:

@@ -12,9 +12,9 @@ from distredge.latency.kernel import Unsupported, kernel_of
 from distredge.planners.tabulate import fill
 
 if TYPE_CHECKING:
+    from distredge.planners.batch import Batch
     from distredge.planners.budget import Budget
     from distredge.planners.codec import Codec
-    from distredge.planners.moves import Batch
 
 
 FILLING = 0.3

@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 
 from distredge.errors import Infeasible
 from distredge.latency import kernel
+from distredge.planners.batch import joined, put, take
 from distredge.planners.figures import Figures, infeasible, needs_figures
-from distredge.planners.moves import joined, put, take
 from distredge.planners.starts import best_rows, shuffled, starts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
     from distredge.planners.anneal import Chains
+    from distredge.planners.batch import Batch
     from distredge.planners.budget import Budget
     from distredge.planners.codec import Codec
-    from distredge.planners.moves import Batch
     from distredge.planners.pricer import Pricer
     from distredge.problem import Problem
     from distredge.strategy import Strategy

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.planners.batch import take
 from distredge.planners.chain import Chain, Floats
 from distredge.planners.linear import cut_points, s_per_byte
-from distredge.planners.moves import take
 
 if TYPE_CHECKING:
+    from distredge.planners.batch import Batch, Choices
     from distredge.planners.codec import Codec
-    from distredge.planners.moves import Batch, Choices
 
 
 def starts(codec: Codec) -> tuple[Batch, int]:

@@ -16,10 +16,10 @@ import numpy as np
 
 from distredge.errors import PlannerError
 from distredge.latency.kernel import Unsupported
+from distredge.planners.batch import take
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
 from distredge.planners.figures import Figures, infeasible, is_feasible, measure, value
-from distredge.planners.moves import take
 from distredge.planners.search import Search
 from distredge.planners.starts import best_rows, starts
 from distredge.strategy import PlannerRef

@@ -1,0 +1,88 @@
+"""Strategies as arrays, one row per strategy, and what a search may choose in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Batch(NamedTuple):
+    """N strategies of at most L volumes on D slab positions.
+
+    Attributes:
+        cuts: (N, L) indices into `graph.cuts`, rising; -1 behind the last.
+        rows: (N, L, D + 1) cut points of each volume's reference rows.
+        order: (N, D) device at each slab position.
+        head: (N,) slab position of the head device.
+        wires: (N, L) bytes per element that leaves a volume.
+        boundary: (N, L) whether a volume computes first what others wait for.
+    """
+
+    cuts: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    order: NDArray[np.int64]
+    head: NDArray[np.int64]
+    wires: NDArray[np.int64]
+    boundary: NDArray[np.int64]
+
+
+class Choices(NamedTuple):
+    """What may be chosen.
+
+    Attributes:
+        candidates: rising indices of the cuts that may be used; the last one is the end of the body.
+        heights: (n_cuts,) rows of each cut's reference.
+        kinds: (D,) equal for devices that are interchangeable.
+        free_order: whether devices may change places.
+        wires: rising bytes per element that may be chosen for what leaves a volume.
+        boundary: whether a volume may compute first what others wait for.
+        trials: probability that a chain goes on trial with another structure.
+        trial_steps: steps in which its rows may adapt before it is judged.
+        crosses: share of the trials in which the structure comes from two chains.
+        reach_least: share of a map's rows that a step moves at most, when it is cold.
+        reach_heat: the same per unit of temperature; never more than half a map.
+    """
+
+    candidates: NDArray[np.int64]
+    heights: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    free_order: bool
+    wires: NDArray[np.int64]
+    boundary: bool
+    trials: float
+    trial_steps: int
+    crosses: float
+    reach_least: float
+    reach_heat: float
+
+
+def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:
+    """A batch of zeros, everything to travel in `wire` bytes per element."""
+    return Batch(
+        np.full((size, volumes), -1, np.int64),
+        np.zeros((size, volumes, devices + 1), np.int32),
+        np.tile(np.arange(devices), (size, 1)),
+        np.zeros(size, np.int64),
+        np.full((size, volumes), wire, np.int64),
+        np.zeros((size, volumes), np.int64),
+    )
+
+
+def take(batch: Batch, chosen: Any) -> Batch:
+    """A copy of some strategies of a batch; `chosen` are their indices."""
+    return Batch(*(array[chosen] for array in batch))
+
+
+def put(source: Batch, target: Batch, chosen: Any) -> None:
+    """Replaces some strategies of a batch by those of another one in the same places."""
+    pairs: Any = zip(target, source, strict=True)
+    for array, new in pairs:
+        array[chosen] = new[chosen]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The strategies of several batches in one."""
+    return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
