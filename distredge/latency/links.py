@@ -32,6 +32,7 @@ class Rate:
 
     def __init__(self, link: Link, start_s: float = 0.0) -> None:
         self.constant: float | None = math.inf if link.rate_bps is None else link.rate_bps
+        self.mean_bps = self.constant if link.trace is None else link.trace.mean_bps
         if link.trace is None:
             return
         self.constant = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from distredge.latency.memory import peak_memory_bytes
@@ -10,6 +11,7 @@ from distredge.latency.simulator import Message, Simulation, Work
 from distredge.timeline import Span, Timeline
 
 if TYPE_CHECKING:
+    from distredge.latency.links import Network
     from distredge.problem import Problem
 
 
@@ -65,19 +67,41 @@ def throughput_per_s(simulation: Simulation) -> float | None:
 
 
 def bottleneck(simulation: Simulation) -> str | None:
-    """The busiest device or connection, named as `timeline.place_of` does; None for one image.
+    """The busiest resource: it bounds the throughput as soon as enough images are in flight; None for one image.
 
-    It bounds the throughput as soon as enough images are in flight.
+    Of computing and of connections that have their links to themselves that is how long they are in use, "a compute" or
+    "a>b link" as `timeline.place_of` names them; of what several connections share, how long it needs at least for what
+    it carries: "a uplink", "b downlink" or "medium".
     """
     busy_s: dict[str, float] = defaultdict(float)
-    names = simulation.network.names
+    net = simulation.network
     for frame in simulation.frames if len(simulation.frames) > 1 else ():
         for work in frame.works:
-            busy_s[f"{names[work.device]} compute"] += work.seconds
+            busy_s[f"{net.names[work.device]} compute"] += work.seconds
         for message in frame.messages:
-            busy_s[f"{names[message.source]}>{names[message.destination]} link"] += message.sent_s - message.wire_s
+            if net.same_board(message.source, message.destination):
+                continue
+            ends = message.source, message.destination
+            for name, seconds in _used(net, *ends, 8.0 * message.size_bytes, message.sent_s - message.wire_s):
+                busy_s[name] += seconds
     place = max(busy_s, key=lambda name: busy_s[name], default=None)
     return place if place is not None and busy_s[place] > 0 else None
+
+
+def _used(net: Network, source: int, destination: int, bits: float, seconds: float) -> Iterator[tuple[str, float]]:
+    """What a message occupies, and for how long."""
+    if bits == 0:
+        return
+    up_s, down_s = bits / net.up[source].mean_bps, bits / net.down[destination].mean_bps
+    if net.medium:
+        yield "medium", up_s + down_s
+    if net.shared:
+        # The requester on a device's board has that board's links.
+        board = {-1: net.board} if net.board is not None else {}
+        yield f"{net.names[board.get(source, source)]} uplink", up_s
+        yield f"{net.names[board.get(destination, destination)]} downlink", down_s
+    else:
+        yield f"{net.names[source]}>{net.names[destination]} link", seconds
 
 
 def energy_j(problem: Problem, simulation: Simulation, end_s: float) -> dict[str, float]:

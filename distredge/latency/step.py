@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import StrategyError, located
+from distredge.latency.geometry import Unsupported
 from distredge.latency.simulator import Simulation, run
 from distredge.model.layout import Decision, Layout, lay_out_decisions
 
@@ -20,12 +21,20 @@ if TYPE_CHECKING:
 class StepSimulator:
     """Simulates the volumes decided so far.
 
+    Volumes that send their boundary first are not among what it can do: which rows of a volume go first is known only
+    when the volumes that read them are decided, so that a later decision would change earlier times. `simulate` prices
+    them when the strategy is complete.
+
     Args:
         problem: model and cluster.
         devices: names in slab order; None takes the cluster's.
         input_dtype: dtype in which the requester sends the input.
         wire: dtype in which rows travel between volumes.
         start_s: time on the links' traces at which the image starts.
+        boundary_first: must be False, as said above.
+
+    Raises:
+        Unsupported: for volumes that send their boundary first.
     """
 
     def __init__(
@@ -36,7 +45,12 @@ class StepSimulator:
         input_dtype: str = "float32",
         wire: str = "float32",
         start_s: float = 0.0,
+        boundary_first: bool = False,
     ) -> None:
+        if boundary_first:
+            raise Unsupported(
+                "volumes that send their boundary first, step by step; `simulate` prices whole strategies"
+            )
         self.problem = problem
         self.devices = tuple(problem.cluster.names if devices is None else devices)
         self.input_dtype = input_dtype

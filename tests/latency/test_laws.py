@@ -15,6 +15,7 @@ from distredge.latency import evaluate, simulate
 from distredge.model.graph import Graph
 from distredge.model.layout import REQUESTER, lay_out
 from distredge.problem import Problem
+from distredge.profiles.modelled import profile_rows
 from distredge.strategy import Strategy
 
 HEIGHT = 8
@@ -68,12 +69,14 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def build(lab: Any, graphs: dict[str, Graph], case: Case, **options: Any) -> tuple[Problem, Strategy]:
+def build(
+    lab: Any, graphs: dict[str, Graph], case: Case, watts: tuple[float, float] | None = None, **options: Any
+) -> tuple[Problem, Strategy]:
     graph = graphs[case.graph]
     profiles = []
     for seconds, copies in zip(case.seconds, case.copies, strict=True):
         times = {s.op_type: seconds[: max(1, s.rows)] for s in graph.signatures if s is not None}
-        profiles.append(lab.profile(graph, seconds=times, copy=copies))
+        profiles.append(lab.profile(graph, seconds=times, copy=copies, watts=watts))
     links = [
         (Link(up, None, fixed_s), Link(down, None, fixed_s))
         for (up, down), fixed_s in zip(case.rates, case.fixed_s, strict=False)
@@ -197,3 +200,42 @@ def test_figures_of_one_image(lab: Any, graphs: dict[str, Graph], case: Case) ->
     # The same question gets the same answer, whatever was asked of the problem before.
     assert simulate(problem, strategy) == timeline
     assert latency_of(lab, graphs, case) == pytest.approx(timeline.latency_s, rel=1e-9)
+
+
+@given(cases(), st.data())
+def test_one_device_takes_its_operators_and_input_and_output(
+    lab: Any, graphs: dict[str, Graph], case: Case, data: st.DataObject
+) -> None:
+    cuts = [i for i in range(_CUTS[case.graph] - 1) if data.draw(st.booleans())] + [_CUTS[case.graph] - 1]
+    alone = case._replace(
+        rates=(case.rates[0], case.rates[-1]), fixed_s=case.fixed_s[:1], seconds=case.seconds[:1],
+        copies=case.copies[:1], own=None, volumes=tuple((cut, (0, HEIGHT)) for cut in cuts), head=0,
+    )  # fmt: skip
+    model = data.draw(st.sampled_from(["independent", "shared"]))
+    problem, strategy = build(lab, graphs, alone, link_model=model)
+    graph, profile = problem.graph, problem.cluster.devices[0].profile
+    operators_s = sum(float(profile.operator_s(s, profile_rows(s))) for s in graph.signatures if s is not None)
+    (up_bps, down_bps), (own_up_bps, own_down_bps) = alone.rates
+    fixed_s, (copy_s, copy_s_per_byte) = alone.fixed_s[0], alone.copies[0]
+    sizes = [sum(graph.tensors[n].size_bytes for n in names) for names in (graph.input_names, graph.output_names)]
+    rates = min(own_up_bps, down_bps), min(up_bps, own_down_bps)
+    messages_s = [
+        fixed_s + copy_s + size * (copy_s_per_byte + 8 / rate) for size, rate in zip(sizes, rates, strict=True)
+    ]
+    assert evaluate(problem, strategy) == pytest.approx(messages_s[0] + operators_s + messages_s[1], rel=1e-9)
+
+
+@given(cases(), st.integers(1, 3), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
+def test_energy_is_at_least_that_of_idle_boards(
+    lab: Any, graphs: dict[str, Graph], case: Case, frames: int, idle_w: float, more_w: float
+) -> None:
+    problem, strategy = build(lab, graphs, case, watts=(idle_w, idle_w + more_w))
+    timeline = simulate(problem, strategy, frames=frames, in_flight=2)
+    end_s = max((span.stop_s for span in timeline.spans), default=0.0)
+    assert set(timeline.energy_j) == set(strategy.devices)
+    for name, energy_j in timeline.energy_j.items():
+        busy_s = sum(s.length_s for s in timeline.spans if (s.device, s.lane) == (name, "compute"))
+        # Images whose outputs the requester's own board makes end with their last part.
+        assert energy_j >= idle_w * end_s * (1 - 1e-9)
+        assert energy_j >= idle_w * end_s + more_w * busy_s - 1e-9
+        assert energy_j <= (idle_w + more_w) * max(end_s, timeline.latency_s * frames) * (1 + 1e-9) + 1e-12

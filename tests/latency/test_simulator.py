@@ -309,6 +309,29 @@ def test_several_images_in_flight(lab: Any, chain: Graph, rate_bps: float, bottl
     assert [s.frame for s in many.spans if s.lane == "compute"] == list(range(12))
 
 
+@pytest.mark.parametrize(
+    ("up_bps", "down_bps", "medium", "own", "bottleneck"),
+    [
+        (1e5, 1e9, False, None, "requester uplink"),
+        (1e9, 1e5, False, None, "b downlink"),
+        (1e6, 1e6, True, None, "medium"),
+        (1e5, 1e9, False, "a", "a uplink"),
+    ],
+)
+def test_what_connections_share_is_named_as_the_bottleneck(
+    lab: Any, chain: Graph, up_bps: float, down_bps: float, medium: bool, own: str | None, bottleneck: str
+) -> None:
+    profile = lab.profile(chain, 1e-6)
+    ends = (Link(up_bps if own else 1e9), Link(down_bps)), (Link(1e9), Link(down_bps))
+    cluster = lab.cluster(
+        [profile] * 2, list(ends), Requester(uplink=Link(up_bps), downlink=Link(1e9), device=own),
+        link_model="shared", shared_medium=medium,
+    )  # fmt: skip
+    problem = Problem(chain, cluster)
+    strategy = lab.strategy(problem, [(1, (0, 3, 8))], head="b", wire="int8")
+    assert simulate(problem, strategy, frames=6, in_flight=3).bottleneck == bottleneck
+
+
 def test_throughput_of_fewer_images_than_may_be_in_flight(lab: Any, chain: Graph) -> None:
     problem = Problem(chain, lab.cluster([lab.profile(chain, 0.01)], link(None)))
     strategy = lab.strategy(problem, [(1, (0, 8))])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from distredge.cluster import Link, Requester
 from distredge.errors import ClusterError, StrategyError
 from distredge.latency import StepSimulator, evaluate, simulate
+from distredge.latency.geometry import Unsupported
 from distredge.model.graph import Graph
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
@@ -124,3 +125,10 @@ def test_the_last_volume_ends_the_body(lab: Any, graphs: dict[str, Graph]) -> No
     steps.advance(1, (0, 2, 4, 8))
     with pytest.raises(StrategyError, match="the last volume must end the body"):
         steps.finish(0)
+
+
+def test_what_steps_cannot_price_is_named(lab: Any) -> None:
+    graph = lab.chain(2)
+    problem = Problem(graph, lab.cluster([lab.profile(graph, 1e-3)], Link(1e6)))
+    with pytest.raises(Unsupported, match="boundary first"):
+        StepSimulator(problem, boundary_first=True)
