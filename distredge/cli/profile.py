@@ -316,6 +316,8 @@ def validate(
         if not as_json:
             count = f", {len(found.data.operators)} operators" if found.data.operators is not None else ""
             click.echo(f"{file}: {found.source.kind} profile of {found.board.name}{count}: valid")
+            if found.source.note:
+                click.echo(f"  {found.source.note}")
             for warning in warnings:
                 click.echo(f"warning: {file}: {warning}", err=True)
     if as_json:

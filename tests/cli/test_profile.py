@@ -119,3 +119,10 @@ def test_a_missing_folder_is_told_before_the_work(small: Path, tmp_path: Path, c
     files = ["default:pi3"] if command == "plot" else []
     with pytest.raises(FileError, match="there is no folder"):
         call(command, *files, "--model", str(small), "--out", str(tmp_path / "none" / "p.png"))
+
+
+def test_validate_shows_what_a_modelled_profile_admits() -> None:
+    said = call("validate", "default:orin-nano").stdout
+    assert "modelled profile of" in said
+    assert "Figures left out of the fit within" in said
+    assert "use with care" in said
