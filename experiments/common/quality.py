@@ -104,7 +104,11 @@ def published_ratio(model: str, cluster: str, method: str, *others: str) -> floa
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The figures by their agreed names; null where nothing of the kind was counted."""
+    """The figures by their agreed names; null where nothing of the kind was counted.
+
+    `search_seconds_4` and `search_seconds_16` are null too if a case was not near the best known within its budget;
+    `search_cases_not_near` says how many those are.
+    """
     published = [o for o in outcomes if o.regime != "random"]
     drawn = [o for o in outcomes if o.regime == "random" and o.auto_not_best is not None]
     over_aofl = [r for o in published if o.regime == "paper" and (r := o.ratio("distredge", "aofl")) is not None]
@@ -121,6 +125,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "search_gap_worst": max(gaps, default=None),
         "search_seconds_4": _longest([o for o in published if o.devices <= 4]),
         "search_seconds_16": _longest([o for o in published if o.devices > 4]),
+        "search_cases_not_near": sum(o.search_s == math.inf for o in published),
         "distredge_over_aofl_cases": len(over_aofl),
         "distredge_over_aofl_min": min(over_aofl, default=None),
         "distredge_over_aofl_max": max(over_aofl, default=None),
@@ -144,7 +149,7 @@ def _reached(outcomes: Sequence[Outcome]) -> int | None:
     return sum((o.times_published or 0.0) >= GOAL for o in outcomes) if outcomes else None
 
 
-def _longest(outcomes: Sequence[Outcome]) -> float | str | None:
-    seconds = [o.search_s for o in outcomes if o.search_s is not None]
-    longest = max(seconds, default=None)
-    return "not within its budget" if longest == math.inf else longest
+def _longest(outcomes: Sequence[Outcome]) -> float | None:
+    """Seconds until the last one was near; None if one was not within its budget."""
+    longest = max((o.search_s for o in outcomes if o.search_s is not None), default=None)
+    return None if longest == math.inf else longest
