@@ -35,7 +35,7 @@ rows does not rise with their output rows.
 
 Under `shared`, `exact=False` takes what happens within 1 % of the time of the next event together with it, and shares
 anew only the links on which connections begin or end, as if other links went on offering what they did. On VGG-16 and
-the published cases the latency is then within 2.2 % in 95 of 100 random strategies and within 1.3 % for strategies near
+the published cases the latency is then within 2.8 % in 95 of 100 random strategies and within 1.3 % for strategies near
 those of planners (the median is within 0.2 %), in four fifths of the time with 4 devices and a third of it with 16.
 
 The first call in a process loads compiled code from numba's on-disk cache; without one, compiling takes some seconds,

@@ -50,7 +50,7 @@ LinkModel = Literal["independent", "shared"]
 LINK_MODELS: tuple[LinkModel, ...] = ("independent", "shared")
 
 CASES = {4: "db-50", 16: "la"}
-MODELS = ("vgg16", "resnet18", "resnet50", "mobilenet-v2", "densenet121")
+MODELS = ("squeezenet1.1", "vgg16", "resnet18", "mobilenet-v2", "resnet50")
 MOST_VOLUMES = 6
 MISS_CYCLES = 15
 
