@@ -305,7 +305,7 @@ def load(problem: Problem, budget: Budget) -> Pricer:
     if pricer.general not in _loaded:
         function = anneal.anneal_general if pricer.general else anneal.anneal_independent
         with budget.paused():
-            if kernel.is_warm() and not anneal.is_cached(function):
+            if not anneal.is_cached(function):
                 _log.warning("compiling the search, once: some 20 seconds (`distredge doctor` does it beforehand)")
             _try(pricer)
         _loaded.add(pricer.general)
