@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge.cli._common import print_json
-from distredge.cli._planning import ProgressLine, interruptible
+from distredge.cli._planning import ProgressLine, interruptible, save_chart
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -113,8 +113,6 @@ def _draw(problem: Problem, rows: Sequence[dict[str, Any]], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from distredge.errors import FileError
-
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     latency_ms, throughput = [row["latency_s"] * 1e3 for row in rows], [row["images_per_s"] for row in rows]
     energy_j = [row["energy_j"] for row in rows]
@@ -127,9 +125,4 @@ def _draw(problem: Problem, rows: Sequence[dict[str, Any]], path: str) -> None:
     axes.set_ylabel("images per second, many in flight (simulated)")
     axes.set_title(f"{problem.graph.name} on {problem.cluster.name}: front of {len(rows)}")
     axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: cannot write the chart: {error}") from error
-    finally:
-        plt.close(figure)
+    save_chart(figure, path)

@@ -1,4 +1,4 @@
-"""What `plan` and `compare` share: the problem's options, the progress line, Ctrl-C."""
+"""What `plan` and `compare` share: the problem's options, the progress line, Ctrl-C, saved charts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ import click
 from distredge.cli._common import input_shape_option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
     from distredge.planners.budget import Budget, Progress
     from distredge.problem import Problem
 
@@ -84,6 +88,24 @@ def load_problem(
         wires=("float32", "float16") if allow_lossy else ("float32",),
         boundary_first=boundary_first,
     )
+
+
+def save_chart(figure: Figure, path: str | Path) -> None:
+    """Writes a chart in the format that the file's name says, and closes it.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    from matplotlib import pyplot as plt
+
+    from distredge.errors import FileError
+
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: cannot write the chart: {error}") from error
+    finally:
+        plt.close(figure)
 
 
 class ProgressLine:

@@ -17,7 +17,7 @@ from distredge.cli._common import (
     seed_option,
     verbose_option,
 )
-from distredge.cli._planning import ProgressLine, interruptible, problem_options
+from distredge.cli._planning import ProgressLine, interruptible, problem_options, save_chart
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -240,8 +240,6 @@ def _draw(problem: Problem, rows: list[dict[str, Any]], bound_s: float, path: st
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from distredge.errors import FileError
-
     done = [row for row in rows if "refused" not in row]
     figure, axes = plt.subplots(figsize=(1.5 + 0.6 * len(done), 4), layout="constrained")
     bars = axes.bar([row["method"] for row in done], [row["images_per_s"] for row in done], color="tab:blue")
@@ -254,9 +252,4 @@ def _draw(problem: Problem, rows: list[dict[str, Any]], bound_s: float, path: st
     axes.set_title(f"{problem.graph.name} on {problem.cluster.name}")
     axes.tick_params(axis="x", rotation=60)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: cannot write the chart: {error}") from error
-    finally:
-        plt.close(figure)
+    save_chart(figure, path)

@@ -16,7 +16,7 @@ numbers of `turn`, one for every time that rates are shared anew. Of `whole`:
   it, OTHER_LINK: their other links, in the same order; N_ON: how many there are.
 - DIRTY: links on which connections have started or ended. LINKS, SEEN, STILL: links that are shared anew, their marks,
   and how many of their connections have no rate yet; FIXED: marks of connections that have one.
-- TODO: slab positions to settle; HAND: rows of the stages whose messages leave at HAND_S, or, after them, messages to
+- OPEN: slab positions to settle; HAND: rows of the stages whose messages leave at HAND_S, or, after them, messages to
   put on their connections from then on.
 
 Of `real`: STAGES as `kernel_general` says, PAIR as `kernel_core` does; DONE; CAPACITY and CHANGE of each link: its rate
@@ -61,7 +61,7 @@ from distredge.latency.kernel_general import (
 N_WHOLE = 20
 (
     MESSAGES, SLABS, MADE_THERE, QUEUE, WAITING, NEXT_STAGE, HEAP, ACTIVE, PLACE, ENDS_OF, ON_LINK, N_ON, DIRTY, LINKS,
-    SEEN, STILL, FIXED, TODO, HAND, OTHER_LINK,
+    SEEN, STILL, FIXED, OPEN, HAND, OTHER_LINK,
 ) = range(N_WHOLE)  # fmt: skip
 
 N_REAL = 11
@@ -469,14 +469,14 @@ def begin_run(
         varies = varies or not np.isinf(real[CHANGE][link])
     for j in range(wide - 1):
         real[DONE][j] = 0.0
-        whole[TODO][j] = j
+        whole[OPEN][j] = j
     # The requester hands on the input; every slab position may have a part that needs none of it.
     whole[HAND][0], real[HAND_S][0] = wide - 1, 0.0
     return varies
 
 
 @inlined
-def take_in(whole, real, m, base, n_devices, wide, now, n_todo):
+def take_in(whole, real, m, base, n_devices, wide, now, n_open):
     """Notes that the last bit of message m is over; returns the number of slab positions to settle."""
     messages, stages, pair, waiting = whole[MESSAGES], real[STAGES], real[PAIR], whole[WAITING]
     at = m * M_COLUMNS
@@ -487,22 +487,22 @@ def take_in(whole, real, m, base, n_devices, wide, now, n_todo):
     stages[U(place * T_COLUMNS + T_ARRIVED)] = max(stages[U(place * T_COLUMNS + T_ARRIVED)], t)
     waiting[U(place)] -= 1
     if waiting[U(place)] == 0 and j < wide - 1:
-        whole[TODO][U(n_todo)] = j
-        n_todo += 1
-    return n_todo
+        whole[OPEN][U(n_open)] = j
+        n_open += 1
+    return n_open
 
 
 @inlined
-def settle_all(whole, real, n_hand, n_todo, n_stages, base, n_devices, wide, board, size):
-    """Settles the slab positions of TODO and hands on what they make, and what HAND holds; returns the heap's size."""
-    while n_hand + n_todo > 0:
+def settle_all(whole, real, n_hand, n_open, n_stages, base, n_devices, wide, board, size):
+    """Settles the slab positions of OPEN and hands on what they make, and what HAND holds; returns the heap's size."""
+    while n_hand + n_open > 0:
         for x in range(n_hand):
             row, leave = whole[HAND][U(x)], real[HAND_S][U(x)]
             size = hand_on(whole, real, row, leave, base, n_devices, wide, board, size)
         n_hand = np.int64(0)
-        for x in range(n_todo):
-            n_hand = settle(whole, real, whole[TODO][U(x)], n_stages, wide, n_hand)
-        n_todo = np.int64(0)
+        for x in range(n_open):
+            n_hand = settle(whole, real, whole[OPEN][U(x)], n_stages, wide, n_hand)
+        n_open = np.int64(0)
     return size
 
 
@@ -529,7 +529,7 @@ def take_ended(whole, real, base, n_devices, wide, until, n_active, n_next):
     Returns how many connections are in use, links are dirty, slab positions are to be settled, messages may follow.
     """
     messages, queue, active, ends = whole[MESSAGES], whole[QUEUE], whole[ACTIVE], real[ENDS]
-    n_dirty, n_todo, x = np.int64(0), np.int64(0), np.int64(0)
+    n_dirty, n_open, x = np.int64(0), np.int64(0), np.int64(0)
     while x < n_active:
         end = ends[U(x)]
         if end > until:
@@ -538,13 +538,13 @@ def take_ended(whole, real, base, n_devices, wide, until, n_active, n_next):
         connection = active[U(x)]
         n_active, n_dirty = end_flow(whole, real, connection, wide, n_active, n_dirty)
         m = queue[U(connection)]
-        n_todo = take_in(whole, real, m, base, n_devices, wide, end, n_todo)
+        n_open = take_in(whole, real, m, base, n_devices, wide, end, n_open)
         after = messages[U(m * M_COLUMNS + M_NEXT_SENT)]
         queue[U(connection)] = after
         if after >= 0 and messages[U(after * M_COLUMNS + M_READY)] != 0:
             whole[HAND][U(n_next)], real[HAND_S][U(n_next)] = after, end
             n_next += 1
-    return n_active, n_dirty, n_todo, n_next
+    return n_active, n_dirty, n_open, n_next
 
 
 @inlined
@@ -575,20 +575,20 @@ def run_shared(
     varies = begin_run(
         whole, real, n_messages, n_stages, wide, c, n_devices, access, trace, times, rates, trace_at, period, start_s
     )
-    n_todo, n_hand, n_active, size = wide - 1, np.int64(1), np.int64(0), np.int64(0)
+    n_open, n_hand, n_active, size = wide - 1, np.int64(1), np.int64(0), np.int64(0)
     while True:
-        size = settle_all(whole, real, n_hand, n_todo, n_stages, base, n_devices, wide, board, size)
+        size = settle_all(whole, real, n_hand, n_open, n_stages, base, n_devices, wide, board, size)
         first_end = earliest(real[ENDS], n_active)
         now = min(first_end, real[HEAP_S][0]) if size > 0 else first_end
         if varies and n_active > 0:
             now = min(now, earliest(real[CHANGE], 2 * wide))
         if np.isinf(now):
             break
-        n_hand, n_dirty, n_todo = np.int64(0), np.int64(0), np.int64(0)
+        n_hand, n_dirty, n_open = np.int64(0), np.int64(0), np.int64(0)
         until = now * WINDOW if nearby and not varies else now
         size, n_next = take_packed(whole, real, wide, until, size)
         if first_end <= until:
-            n_active, n_dirty, n_todo, n_next = take_ended(whole, real, base, n_devices, wide, until, n_active, n_next)
+            n_active, n_dirty, n_open, n_next = take_ended(whole, real, base, n_devices, wide, until, n_active, n_next)
         n_active, n_dirty = begin_flows(whole, real, n_next, wide, n_active, n_dirty)
         for link in range(2 * wide if varies else 0):
             if real[CHANGE][U(link)] <= now:
