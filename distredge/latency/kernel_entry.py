@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from distredge.latency.kernel_core import DEVICE, P_COLUMNS, PROFILE, S_COLUMNS, V_COLUMNS, WIRE, borrow, inner
-from distredge.latency.kernel_general import M_COLUMNS, T_COLUMNS, run_independent, write_down
+from distredge.latency.kernel_general import M_COLUMNS, T_COLUMNS, run_independent, sum_loads, write_down
 from distredge.latency.kernel_independent import price_all
 from distredge.latency.kernel_shared import ENDS_OF, F_COLUMNS, place_ends, run_shared
 
@@ -171,6 +171,8 @@ def _compiled(stamp):
             np.zeros((3, per_message)),
             np.full((6, per_connection + 3), np.inf),
             np.zeros(wide * wide * F_COLUMNS),
+            np.empty((0, wide - 1)),
+            np.empty((0, wide * wide)),
         )  # fmt: skip
 
     return missing_volumes, check_plans, independent, general
@@ -180,9 +182,9 @@ def _compiled(stamp):
 def run_all(
     model, ints, seconds, head_seconds, pair, profile_of, access, trace, times, rates, trace_at, period, board, medium,
     shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, latency, finish_s, volumes,
-    edges, messages, slabs, by_message, by_connection, stages, by_message_s, by_connection_s, flows,
+    edges, messages, slabs, by_message, by_connection, stages, by_message_s, by_connection_s, flows, busy_s, sent_bytes,
 ):  # fmt: skip
-    """Writes down and runs all strategies; arguments as `general`, then room to work in."""
+    """Writes down and runs all strategies; arguments as `general`, then room to work in and what `loads` fills."""
     model, ints, seconds, head_seconds = borrow(model), borrow(ints), borrow(seconds), borrow(head_seconds)
     pair, access, trace, flat = borrow(pair), borrow(access), borrow(trace), borrow(rows.reshape(-1))
     times, rates, trace_at, period = borrow(times), borrow(rates), borrow(trace_at), borrow(period)
@@ -235,6 +237,8 @@ def run_all(
         if finish_s.shape[0] > 0:
             for j in range(n_slabs):
                 finish_s[k, j] = done[stage * wide + j]
+        if busy_s.shape[0] > 0:
+            sum_loads(n_messages, n_stages, messages, stages, wide, home, k, busy_s, sent_bytes)
 
 
 missing_volumes, check_plans, independent, general = _compiled(digest())

@@ -150,6 +150,27 @@ def price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages)
 
 
 @inner
+def sum_loads(n_messages, n_stages, messages, stages, wide, board, k, busy_s, sent_bytes):
+    """Sums up what was written down of strategy k, for `kernel_loads`.
+
+    Filled: busy_s, (B, wide - 1), seconds that each slab position computes; sent_bytes, (B, wide * wide), bytes from
+    each slab position to each, the requester being the last; none for what stays on a board (`board`: the slab position
+    of the requester's, or -1).
+    """
+    for j in range(wide - 1):
+        busy_s[k, j] = 0.0
+    for x in range(wide * wide):
+        sent_bytes[k, x] = 0.0
+    for stage in range(n_stages):
+        for j in range(wide - 1):
+            busy_s[k, j] += max(stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)], 0.0)
+    for m in range(n_messages):
+        i, j = messages[U(m * M_COLUMNS + M_FROM)], messages[U(m * M_COLUMNS + M_TO)]
+        if not ((i == board and j == wide - 1) or (i == wide - 1 and j == board)):
+            sent_bytes[k, i * wide + j] += float(messages[U(m * M_COLUMNS + M_SIZE)])
+
+
+@inner
 def trace_piece(times, rates, first, last, period, time):
     """The rate of a trace from `time` on, and when it changes next."""
     turn = np.floor(time / period)

@@ -56,7 +56,8 @@ MOST_WORSE = 1.5
 """Latency of what may go on trial, relative to where it came from."""
 
 
-def _digest() -> str:
+def digest() -> str:
+    """SHA-256 of all that the functions below are compiled from."""
     found = hashlib.sha256(kernel_entry.digest().encode())
     for name in ("anneal", "batch", "moves"):
         found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
@@ -73,7 +74,8 @@ def _lent(plans: Any) -> Any:
 
 
 @inlined
-def _lent_chains(chains: Any) -> Any:
+def lend_chains(chains: Any) -> Any:
+    """The same chains, as `_lent`."""
     return Chains(
         borrow(chains.states), _lent(chains.current), borrow(chains.seconds), _lent(chains.proposed),
         borrow(chains.found), _lent(chains.best), borrow(chains.best_s), borrow(chains.heat), _lent(chains.saved),
@@ -82,7 +84,8 @@ def _lent_chains(chains: Any) -> Any:
 
 
 @inlined
-def _lent_choices(choices: Any) -> Any:
+def lend_choices(choices: Any) -> Any:
+    """The same choices, as `_lent`."""
     return batch.Choices(
         borrow(choices.candidates), borrow(choices.heights), borrow(choices.kinds), choices.free_order,
         borrow(choices.wires), choices.boundary, choices.trials, choices.trial_steps, choices.crosses,
@@ -91,7 +94,7 @@ def _lent_choices(choices: Any) -> Any:
 
 
 @inner
-def _propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
+def propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
     """Changes every strategy. One that needs a volume that is not tabulated is ruled out and counted in `wanted`."""
     new = chains.proposed
     for k in range(new.cuts.shape[0]):
@@ -125,7 +128,7 @@ def _propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
 
 
 @inner
-def _accept_all(chains: Any, choices: Any, latency: Any) -> None:
+def accept_all(chains: Any, choices: Any, latency: Any) -> None:
     """Takes over proposals by the Metropolis rule, remembers the best of each chain, and ends trials."""
     for k in range(latency.shape[0]):
         found = max(latency[k], chains.found[k])
@@ -193,14 +196,14 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
         which, latency = np.zeros(size, np.int64), np.empty(size)
         finish = np.empty((0, chains.current.order.shape[1]))
         new = chains.proposed
-        lent, lent_choices = _lent_chains(chains), _lent_choices(choices)
+        lent, lent_choices = lend_chains(chains), lend_choices(choices)
         for _ in range(steps):
-            _propose_all(lent, lent_choices, index, wanted)
+            propose_all(lent, lent_choices, index, wanted)
             independent(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], which, new.cuts, new.rows, new.order,
                 new.head, new.wires, input_wire, max_phases, latency, finish,
             )  # fmt: skip
-            _accept_all(lent, lent_choices, latency)
+            accept_all(lent, lent_choices, latency)
 
     @entry
     def anneal_general(
@@ -226,15 +229,15 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
         which, latency, start_s = np.zeros(size, np.int64), np.empty(size), np.zeros(size)
         finish = np.empty((0, chains.current.order.shape[1]))
         new = chains.proposed
-        lent, lent_choices = _lent_chains(chains), _lent_choices(choices)
+        lent, lent_choices = lend_chains(chains), lend_choices(choices)
         for _ in range(steps):
-            _propose_all(lent, lent_choices, index, wanted)
+            propose_all(lent, lent_choices, index, wanted)
             general(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
                 links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
                 new.wires, input_wire, new.boundary, start_s, nearby, max_phases, latency, finish,
             )  # fmt: skip
-            _accept_all(lent, lent_choices, latency)
+            accept_all(lent, lent_choices, latency)
 
     @entry
     def change(states: Any, plans: Any, choices: Any) -> None:
@@ -246,7 +249,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
     return anneal_independent, anneal_general, change
 
 
-anneal_independent, anneal_general, change = _compiled(_digest())
+anneal_independent, anneal_general, change = _compiled(digest())
 
 
 def is_cached(function: Any) -> bool:

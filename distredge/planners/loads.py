@@ -1,0 +1,199 @@
+"""From what a strategy makes boards and connections do to its figures, compiled: period, energy, memory beyond limits.
+
+The same figures as `planners.figures.measure` takes from a layout, for whole batches: busy seconds of every device and
+bytes of every connection come from the kernel (`latency.kernel_loads`). Of memory it is an upper bound; see
+`planners.footprint`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.latency.kernel_core import inlined, inner
+
+FIGURES = 4
+LATENCY, PERIOD, ENERGY, EXCESS = range(FIGURES)
+"""Columns of a batch's figures: seconds, seconds, joules, and memory beyond the limits as a share of them, summed."""
+
+
+class Boards(NamedTuple):
+    """What a cluster's N boards draw and hold and how fast their links are; the requester is the last.
+
+    Attributes:
+        pair_s: (N + 1, N + 1) seconds of a byte over the connection from one to another.
+        up_s, down_s: (N + 1,) seconds of a byte over each access link.
+        shared: whether connections share the access links.
+        medium: whether they share one medium as well.
+        home: the device whose board the requester is on, or -1.
+        idle_w: (N,) watts of a board that the strategy names; 0 where unknown.
+        extra_w: (N,) watts more while it computes.
+        named: whether a strategy names every board, or those alone that have something to do.
+        limit_bytes: (N,) memory of each; infinite where there is no limit.
+    """
+
+    pair_s: NDArray[np.float64]
+    up_s: NDArray[np.float64]
+    down_s: NDArray[np.float64]
+    shared: bool
+    medium: bool
+    home: int
+    idle_w: NDArray[np.float64]
+    extra_w: NDArray[np.float64]
+    named: bool
+    limit_bytes: NDArray[np.float64]
+
+
+class Memory(NamedTuple):
+    """What volumes take of a device's memory; see `planners.footprint`.
+
+    Attributes:
+        row: (n_cuts, n_cuts) place of each volume in `volumes`, by cut before it plus 1 and cut at its end; -1 where it
+            is not tabulated.
+        weights: (n_cuts, n_cuts) bytes of a volume's constants.
+        volumes: (n, 5) rows of the reference; rows of a step of the grid; offset in `peaks`; first place in `passing`,
+            and the place after the last.
+        peaks: bytes that are alive at once in a part, by first and last step of the grid.
+        passing: (n, 3) tensors that are kept while a volume runs: the first cut behind what makes it, rows, bytes of a
+            row.
+        head: weights and activations of the head, bytes.
+        kept: tensors that are kept while the head runs, as `passing`.
+    """
+
+    row: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    volumes: NDArray[np.int64]
+    peaks: NDArray[np.float64]
+    passing: NDArray[np.int64]
+    head: NDArray[np.float64]
+    kept: NDArray[np.int64]
+
+
+@inner
+def period_s(plans: Any, k: int, boards: Boards, busy_s: Any, sent_bytes: Any) -> float:
+    """Seconds for which one image occupies the busiest device, connection, access link or medium."""
+    slabs = plans.order.shape[1]
+    wide, most, medium = slabs + 1, 0.0, 0.0
+    for j in range(slabs):
+        most = max(most, busy_s[k, j])
+    home = -1
+    for j in range(slabs):
+        if plans.order[k, j] == boards.home:
+            home = j
+    for i in range(wide):
+        a = plans.order[k, i] if i < slabs else len(boards.up_s) - 1
+        up, down = 0.0, 0.0
+        for j in range(wide):
+            b = plans.order[k, j] if j < slabs else len(boards.up_s) - 1
+            size = sent_bytes[k, i * wide + j]
+            if size > 0.0:
+                up += size
+                if boards.medium:
+                    medium += size * (boards.up_s[a] + boards.down_s[b])
+                if not boards.shared:
+                    most = max(most, size * boards.pair_s[a, b])
+            down += sent_bytes[k, j * wide + i]
+            if i == home:
+                # The requester has the links of its board.
+                up += sent_bytes[k, slabs * wide + j]
+                down += sent_bytes[k, j * wide + slabs]
+        if boards.shared and up > 0.0:
+            most = max(most, up * boards.up_s[a])
+        if boards.shared and down > 0.0:
+            most = max(most, down * boards.down_s[a])
+    return max(most, medium)
+
+
+@inlined
+def works(plans: Any, k: int, j: int) -> bool:
+    """Whether a slab position has rows of any volume, or the head."""
+    if plans.head[k] == j:
+        return True
+    for w in range(plans.cuts.shape[1]):
+        if plans.cuts[k, w] < 0:
+            break
+        if plans.rows[k, w, j] < plans.rows[k, w, j + 1]:
+            return True
+    return False
+
+
+@inner
+def energy_j(plans: Any, k: int, boards: Boards, busy_s: Any, latency_s: float) -> float:
+    """Joules of the boards that a strategy names, until the result is there."""
+    total = 0.0
+    for j in range(plans.order.shape[1]):
+        if boards.named or works(plans, k, j):
+            device = plans.order[k, j]
+            total += boards.idle_w[device] * latency_s + boards.extra_w[device] * busy_s[k, j]
+    return total
+
+
+@inlined
+def kept_bytes(plans: Any, k: int, j: int, kept: Any, first: int, last: int) -> float:
+    """Bytes of the rows that a slab position owns of some tensors."""
+    total = 0.0
+    for x in range(first, last):
+        w = 0
+        while plans.cuts[k, w] < kept[x, 0]:
+            w += 1
+        rows, reference = kept[x, 1], plans.rows[k, w, plans.rows.shape[2] - 1]
+        start = np.int64(plans.rows[k, w, j]) * rows // reference
+        stop = np.int64(plans.rows[k, w, j + 1]) * rows // reference
+        total += float((stop - start) * kept[x, 2])
+    return total
+
+
+@inner
+def need_bytes(plans: Any, k: int, j: int, memory: Memory) -> float:
+    """Bytes that a slab position needs at most; infinite with a volume that is not tabulated."""
+    weights, most, start = 0.0, 0.0, 0
+    for w in range(plans.cuts.shape[1]):
+        end = plans.cuts[k, w]
+        if end < 0:
+            break
+        row = memory.row[start, end]
+        if row < 0:
+            return np.inf
+        a, b = np.int64(plans.rows[k, w, j]), np.int64(plans.rows[k, w, j + 1])
+        held = kept_bytes(plans, k, j, memory.passing, memory.volumes[row, 3], memory.volumes[row, 4])
+        if a < b:
+            weights += memory.weights[start, end]
+            step = memory.volumes[row, 1]
+            steps = (memory.volumes[row, 0] + step - 1) // step + 1
+            held += memory.peaks[memory.volumes[row, 2] + a // step * steps + (b + step - 1) // step]
+        most = max(most, held)
+        start = end + 1
+    held = kept_bytes(plans, k, j, memory.kept, 0, len(memory.kept))
+    if plans.head[k] == j:
+        weights += memory.head[0]
+        held += memory.head[1]
+    return weights + max(most, held)
+
+
+@inner
+def excess(plans: Any, k: int, boards: Boards, memory: Memory) -> float:
+    """By how much devices exceed their memory at most, as a share of it, summed."""
+    total = 0.0
+    for j in range(plans.order.shape[1]):
+        limit = boards.limit_bytes[plans.order[k, j]]
+        if limit < np.inf:
+            total += max(0.0, need_bytes(plans, k, j, memory) / limit - 1.0)
+    return total
+
+
+@inner
+def fill_figures(
+    plans: Any, boards: Boards, memory: Memory, latency: Any, busy_s: Any, sent_bytes: Any, figures: Any
+) -> None:
+    """Fills in the figures of a batch, (B, FIGURES); infinite ones where a link is down."""
+    for k in range(len(latency)):
+        figures[k, LATENCY] = latency[k]
+        if not latency[k] < np.inf:
+            figures[k, LATENCY] = figures[k, PERIOD] = figures[k, ENERGY] = np.inf
+            figures[k, EXCESS] = 0.0
+            continue
+        figures[k, PERIOD] = period_s(plans, k, boards, busy_s, sent_bytes)
+        figures[k, ENERGY] = energy_j(plans, k, boards, busy_s, latency[k])
+        figures[k, EXCESS] = excess(plans, k, boards, memory)

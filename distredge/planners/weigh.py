@@ -1,0 +1,199 @@
+"""The inner loop of searches for other objectives than latency, compiled.
+
+As `anneal`, whose moves and rules it uses, with the figures of `loads` in place of the latency: every chain has an aim,
+by which its strategies are worth a number, and whatever is met on the way is offered to `Shelves`, which keep the best
+for many aims at once. The logarithm of what a strategy is worth is a weighted sum of the logarithms of its figures, so
+that only relative differences count; beyond a limit it rises `STEEP` times as fast as the limit is exceeded, so that
+chains may cross what is not allowed. Shelves take only what is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from distredge.latency import kernel_loads
+from distredge.latency.kernel_core import inner
+from distredge.latency.kernel_loads import loads
+from distredge.planners import anneal, moves
+from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, Memory, fill_figures
+
+STEEP = 10.0
+"""How much faster than a limit is exceeded a strategy gets worse."""
+
+_LEAST = 1e-30
+"""Figures below count as this much: the logarithm of nothing has no value."""
+
+
+class Aims(NamedTuple):
+    """What N chains are after.
+
+    Attributes:
+        weights: (N, 3) of the logarithms of latency, period and energy.
+        limit: (N,) logarithm of the longest latency.
+    """
+
+    weights: NDArray[np.float64]
+    limit: NDArray[np.float64]
+
+
+class Shelves(NamedTuple):
+    """The best strategies that were met, by range of latency and by weights; the last one is the nearest to allowed.
+
+    Attributes:
+        first, step: logarithms of the lowest latency, and of the ratio of neighbouring ranges.
+        ranges: number of ranges.
+        limit: logarithm of the longest latency that is allowed.
+        weights: (M, 3) as of `Aims`.
+        worth: (ranges * M + 1,) logarithm of what each is worth; infinite where nothing has been met.
+        figures: (ranges * M + 1, FIGURES).
+        plans: the strategies, a `batch.Batch`.
+    """
+
+    first: float
+    step: float
+    ranges: int
+    limit: float
+    weights: NDArray[np.float64]
+    worth: NDArray[np.float64]
+    figures: NDArray[np.float64]
+    plans: Any
+
+
+@inner
+def logarithms(figures: Any, k: int, found: Any) -> None:
+    """Fills in the logarithms of latency, period and energy."""
+    for x in range(3):
+        found[x] = np.log(max(figures[k, x], _LEAST))
+
+
+@inner
+def worth(logs: Any, excess: float, weights: Any, k: int, limit: float) -> float:
+    """The logarithm of what a strategy is worth to one aim; less is better."""
+    total = STEEP * (max(0.0, logs[LATENCY] - limit) + excess)
+    for x in range(3):
+        total += weights[k, x] * logs[x]
+    return total
+
+
+@inner
+def offer(shelves: Any, logs: Any, figures: Any, plans: Any, k: int) -> None:
+    """Puts a strategy wherever it is better than what is there."""
+    last = len(shelves.worth) - 1
+    beyond = max(0.0, logs[LATENCY] - shelves.limit) + figures[k, EXCESS]
+    if beyond > 0.0:
+        if beyond < shelves.worth[last]:
+            place(shelves, last, beyond, figures, plans, k)
+        return
+    count = shelves.weights.shape[0]
+    at = min(max(int((logs[LATENCY] - shelves.first) / shelves.step), 0), shelves.ranges - 1) * count
+    for m in range(count):
+        value = worth(logs, 0.0, shelves.weights, m, np.inf)
+        if value < shelves.worth[at + m] - 1e-12:
+            place(shelves, at + m, value, figures, plans, k)
+
+
+@inner
+def place(shelves: Any, at: int, value: float, figures: Any, plans: Any, k: int) -> None:
+    """Puts a strategy on one shelf."""
+    shelves.worth[at] = value
+    for x in range(FIGURES):
+        shelves.figures[at, x] = figures[k, x]
+    moves.copy_plan(plans, k, shelves.plans, at)
+
+
+@inner
+def judge_all(aims: Aims, shelves: Any, plans: Any, figures: Any, logs: Any, found: Any) -> None:
+    """What every strategy is worth to its chain, into `found`; all that can run are offered to the shelves."""
+    for k in range(len(found)):
+        if figures[k, LATENCY] < np.inf and found[k] < np.inf:
+            logarithms(figures, k, logs)
+            offer(shelves, logs, figures, plans, k)
+            found[k] = np.exp(worth(logs, figures[k, EXCESS], aims.weights, k, aims.limit[k]))
+        else:
+            found[k] = np.inf
+
+
+def digest() -> str:
+    """SHA-256 of all that the functions below are compiled from."""
+    found = hashlib.sha256((kernel_loads.digest() + anneal.digest()).encode())
+    for name in ("loads", "weigh"):
+        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return found.hexdigest()
+
+
+def _compiled(stamp: str) -> tuple[Any, Any]:
+    """The functions below, in each of which `stamp` is a constant."""
+    entry = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+
+    @entry
+    def price(
+        plans: Any, tables: Any, links: Any, input_wire: Any, max_phases: Any, nearby: Any, boards: Boards,
+        memory: Memory, figures: Any,
+    ) -> None:  # fmt: skip
+        """Fills in the figures of a batch.
+
+        Args:
+            plans: `batch.Batch`.
+            tables: what `kernel_loads.loads` takes of the tables.
+            links: what it takes of the links.
+            input_wire: (B,) bytes per element of the input.
+            max_phases: most phases of any volume.
+            nearby: whether rates of shared links may be approximate.
+            boards: `loads.Boards`.
+            memory: `loads.Memory`.
+            figures: (B, FIGURES), filled.
+        """
+        len(stamp)
+        size, wide = len(plans.head), plans.order.shape[1] + 1
+        latency, busy_s, sent_bytes = np.empty(size), np.empty((size, wide - 1)), np.empty((size, wide * wide))
+        loads(
+            tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
+            links[6], links[7], links[8], links[9], links[10], np.zeros(size, np.int64), plans.cuts, plans.rows,
+            plans.order, plans.head, plans.wires, input_wire, plans.boundary, np.zeros(size), nearby, max_phases,
+            latency, np.empty((0, wide - 1)), busy_s, sent_bytes,
+        )  # fmt: skip
+        fill_figures(plans, boards, memory, latency, busy_s, sent_bytes, figures)
+
+    @entry
+    def anneal_figures(
+        steps: Any, chains: Any, choices: Any, aims: Aims, shelves: Any, wanted: Any, index: Any, tables: Any,
+        links: Any, input_wire: Any, max_phases: Any, nearby: Any, boards: Boards, memory: Memory,
+    ) -> None:  # fmt: skip
+        """Takes steps of every chain.
+
+        Args:
+            steps: changes of every chain.
+            chains: `anneal.Chains`, whose "seconds" are what strategies are worth to the chain's aim; changed.
+            choices: `batch.Choices`.
+            aims: one for each chain.
+            shelves: what is met is offered to them; changed.
+            wanted: (n_cuts, n_cuts) counts proposals that needed a volume that is not tabulated.
+            index: (n_cuts, n_cuts) row of each tabulated volume, or -1.
+            tables: as `price`, like all that follows.
+            links: as there.
+            input_wire: as there.
+            max_phases: as there.
+            nearby: as there.
+            boards: as there.
+            memory: as there.
+        """
+        len(stamp)
+        size = len(chains.seconds)
+        figures, logs = np.empty((size, FIGURES)), np.empty(3)
+        lent, lent_choices = anneal.lend_chains(chains), anneal.lend_choices(choices)
+        for _ in range(steps):
+            anneal.propose_all(lent, lent_choices, index, wanted)
+            price(chains.proposed, tables, links, input_wire, max_phases, nearby, boards, memory, figures)
+            judge_all(aims, shelves, lent.proposed, figures, logs, lent.found)
+            anneal.accept_all(lent, lent_choices, lent.found)
+
+    return price, anneal_figures
+
+
+price, anneal_figures = _compiled(digest())
