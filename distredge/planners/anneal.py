@@ -65,7 +65,7 @@ def digest() -> str:
 
 
 @inlined
-def _lent(plans: Any) -> Any:
+def lend(plans: Any) -> Any:
     """The same strategies; passing their arrays on costs no counting of references, which would double the time."""
     return batch.Batch(
         borrow(plans.cuts), borrow(plans.rows), borrow(plans.order), borrow(plans.head), borrow(plans.wires),
@@ -75,17 +75,17 @@ def _lent(plans: Any) -> Any:
 
 @inlined
 def lend_chains(chains: Any) -> Any:
-    """The same chains, as `_lent`."""
+    """The same chains, as `lend`."""
     return Chains(
-        borrow(chains.states), _lent(chains.current), borrow(chains.seconds), _lent(chains.proposed),
-        borrow(chains.found), _lent(chains.best), borrow(chains.best_s), borrow(chains.heat), _lent(chains.saved),
+        borrow(chains.states), lend(chains.current), borrow(chains.seconds), lend(chains.proposed),
+        borrow(chains.found), lend(chains.best), borrow(chains.best_s), borrow(chains.heat), lend(chains.saved),
         borrow(chains.saved_s), borrow(chains.left),
     )  # fmt: skip
 
 
 @inlined
 def lend_choices(choices: Any) -> Any:
-    """The same choices, as `_lent`."""
+    """The same choices, as `lend`."""
     return batch.Choices(
         borrow(choices.candidates), borrow(choices.heights), borrow(choices.kinds), choices.free_order,
         borrow(choices.wires), choices.boundary, choices.trials, choices.trial_steps, choices.crosses,
