@@ -15,7 +15,7 @@ from distredge.cli._planning import ProgressLine, interruptible, save_chart
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
-    from distredge.planners.tradeoff import Point
+    from distredge.planners.figures import Point
     from distredge.problem import Problem
 
 

@@ -1,7 +1,6 @@
 """The kernel's figures beyond the latency: how long each device computes, and what goes over each connection.
 
-Apart from `kernel_entry` so that only who asks for it waits until it is compiled; as there, a digest of all files that
-it calls is part of numba's key.
+A function for compiled callers alone: with its own compiled copy of the kernel everybody would wait for what few use.
 """
 
 from __future__ import annotations
@@ -9,11 +8,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numba
 import numpy as np
 
 from distredge.latency import kernel_entry
-from distredge.latency.kernel_core import S_COLUMNS, V_COLUMNS
+from distredge.latency.kernel_core import S_COLUMNS, V_COLUMNS, inner
 from distredge.latency.kernel_entry import run_all
 from distredge.latency.kernel_general import M_COLUMNS, T_COLUMNS
 from distredge.latency.kernel_shared import F_COLUMNS
@@ -26,43 +24,33 @@ def digest() -> str:
     return found.hexdigest()
 
 
-def _compiled(stamp):
-    """The function below, in which `stamp` is a constant."""
+@inner
+def loads(
+    model, ints, seconds, head_seconds, pair, profile_of, access, trace, times, rates, trace_at, period, board, medium,
+    shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, max_phases, latency, finish_s,
+    busy_s, sent_bytes,
+):  # fmt: skip
+    """As `kernel_entry.general`, with what each strategy makes devices and connections do.
 
-    @numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-    def loads(
+    Filled as well: busy_s, (B, D), seconds that each slab position computes; sent_bytes, (B, (D + 1) * (D + 1)), from
+    each slab position to each, the requester being the last; neither has anything that stays on a board.
+    """
+    n_volumes, wide = cuts.shape[1], order.shape[1] + 1
+    n_rows = n_volumes * max_phases + 3
+    per_message, per_connection = n_rows * wide * wide, 4 * wide * wide + 2 * wide
+    run_all(
         model, ints, seconds, head_seconds, pair, profile_of, access, trace, times, rates, trace_at, period, board,
-        medium, shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, max_phases,
-        latency, finish_s, busy_s, sent_bytes,
-    ):  # fmt: skip
-        """As `kernel_entry.general`, with what each strategy makes devices and connections do.
-
-        Filled as well: busy_s, (B, D), seconds that each slab position computes; sent_bytes, (B, (D + 1) * (D + 1)),
-        from each slab position to each, the requester being the last; neither has anything that stays on a board.
-        """
-        len(stamp)
-        n_volumes, wide = cuts.shape[1], order.shape[1] + 1
-        n_rows = n_volumes * max_phases + 3
-        per_message, per_connection = n_rows * wide * wide, 4 * wide * wide + 2 * wide
-        run_all(
-            model, ints, seconds, head_seconds, pair, profile_of, access, trace, times, rates, trace_at, period, board,
-            medium, shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, latency,
-            finish_s,
-            np.zeros((n_volumes + 1) * V_COLUMNS, np.int64),
-            np.zeros(2 * (n_volumes + 1) * wide, np.int64),
-            np.zeros(per_message * M_COLUMNS, np.int64),
-            np.zeros(wide * S_COLUMNS, np.int64),
-            np.zeros((4, per_message), np.int64),
-            np.zeros((14, per_connection), np.int64),
-            np.zeros(n_rows * wide * T_COLUMNS),
-            np.zeros((3, per_message)),
-            np.full((6, per_connection + 3), np.inf),
-            np.zeros(wide * wide * F_COLUMNS),
-            busy_s,
-            sent_bytes,
-        )  # fmt: skip
-
-    return loads
-
-
-loads = _compiled(digest())
+        medium, shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, latency, finish_s,
+        np.zeros((n_volumes + 1) * V_COLUMNS, np.int64),
+        np.zeros(2 * (n_volumes + 1) * wide, np.int64),
+        np.zeros(per_message * M_COLUMNS, np.int64),
+        np.zeros(wide * S_COLUMNS, np.int64),
+        np.zeros((4, per_message), np.int64),
+        np.zeros((14, per_connection), np.int64),
+        np.zeros(n_rows * wide * T_COLUMNS),
+        np.zeros((3, per_message)),
+        np.full((6, per_connection + 3), np.inf),
+        np.zeros(wide * wide * F_COLUMNS),
+        busy_s,
+        sent_bytes,
+    )  # fmt: skip

@@ -46,6 +46,14 @@ class Figures:
         return 1.0 / self.period_s if self.period_s > 0 else math.inf
 
 
+@dataclass(frozen=True)
+class Point:
+    """A strategy with its figures."""
+
+    strategy: Strategy
+    figures: Figures
+
+
 def measure(problem: Problem, strategy: Strategy, budget: Budget | None = None) -> Figures:
     """Returns the figures of a strategy; infinite ones when it needs a link that is down."""
     if budget is not None:
@@ -77,6 +85,8 @@ def _link_loads(problem: Problem, simulation: Simulation) -> list[float]:
     network, cluster = simulation.network, problem.cluster
     home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
     ends = [*(cluster.device(name) for name in simulation.layout.devices), home]
+    # The requester on a device's board has that board's links.
+    board = {-1: network.board} if network.board is not None else {}
     loads: dict[object, float] = defaultdict(float)
     for transfer in simulation.layout.transfers:
         if network.same_board(transfer.source, transfer.destination):
@@ -85,8 +95,8 @@ def _link_loads(problem: Problem, simulation: Simulation) -> list[float]:
         up, down = (math.inf if rate is None else rate for rate in rates)
         bits = 8.0 * transfer.size_bytes
         if network.shared:
-            loads["up", transfer.source] += _seconds(bits, up)
-            loads["down", transfer.destination] += _seconds(bits, down)
+            loads["up", board.get(transfer.source, transfer.source)] += _seconds(bits, up)
+            loads["down", board.get(transfer.destination, transfer.destination)] += _seconds(bits, down)
         else:
             loads[transfer.source, transfer.destination] += _seconds(bits, min(up, down))
         if network.medium:

@@ -16,7 +16,8 @@ from distredge.latency.kernel_core import inlined, inner
 
 FIGURES = 4
 LATENCY, PERIOD, ENERGY, EXCESS = range(FIGURES)
-"""Columns of a batch's figures: seconds, seconds, joules, and memory beyond the limits as a share of them, summed."""
+"""Columns of a batch's figures: seconds, seconds, joules, and the logarithm of 1 + memory beyond the limits, as a share
+of them, summed."""
 
 
 class Boards(NamedTuple):
@@ -174,13 +175,13 @@ def need_bytes(plans: Any, k: int, j: int, memory: Memory) -> float:
 
 @inner
 def excess(plans: Any, k: int, boards: Boards, memory: Memory) -> float:
-    """By how much devices exceed their memory at most, as a share of it, summed."""
+    """The logarithm of 1 + by how much devices exceed their memory at most, as a share of it, summed."""
     total = 0.0
     for j in range(plans.order.shape[1]):
         limit = boards.limit_bytes[plans.order[k, j]]
         if limit < np.inf:
             total += max(0.0, need_bytes(plans, k, j, memory) / limit - 1.0)
-    return total
+    return float(np.log1p(total)) if total > 0.0 else 0.0
 
 
 @inner

@@ -1,14 +1,13 @@
 """Search for other objectives than latency, under limits, and the front between objectives.
 
-The same moves as in `search`, priced one by one from the strategy's layout: some hundred strategies a second instead of
-some million. It starts from what `search` finds for latency, from a pipeline, and from shares by speed.
+Strategies are priced and changed in compiled code (`compromise`), half a million a second and more on a core. What only
+the simulator prices is searched one strategy at a time (`one_by_one`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,32 +15,51 @@ import numpy as np
 
 from distredge.errors import PlannerError
 from distredge.latency.kernel import Unsupported
-from distredge.planners.batch import take
+from distredge.planners import one_by_one
+from distredge.planners.batch import joined, put, take
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.figures import Figures, infeasible, is_feasible, measure, value
-from distredge.planners.search import Search
-from distredge.planners.starts import best_rows, starts
+from distredge.planners.figures import Figures, Point, infeasible, is_feasible, measure, value
+from distredge.planners.starts import starts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from distredge.planners.batch import Batch
+    from distredge.planners.compromise import FiguresPricer, Weights
     from distredge.problem import Objective, Problem
     from distredge.strategy import Strategy
 
-_STARTS, _FASTEST = 24, 12
-_FASTEST_SHARE = {"latency": 0.7, "throughput": 0.25, "energy": 0.25}
-"""Share of the budget that goes to a search for the lowest latency, by objective."""
+__all__ = ["Point", "front", "has_watts", "load", "pareto", "plan_for"]
 
-_PATIENCE = 40
-_UNCOUNTED = 10**12
+AIMS: dict[Objective, Weights] = {
+    "latency": (1.0, 0.0, 0.0),
+    "throughput": (0.02, 0.98, 0.0),
+    "energy": (0.02, 0.0, 0.98),
+}
+"""Weights of the logarithms of latency, period and energy. A little latency tells those apart whose busiest device or
+link is the same."""
 
+FASTEST: dict[Objective, float] = {"latency": 0.5, "throughput": 0.1, "energy": 0.1}
+"""Share of the budget that goes to a search for the lowest latency; with a limit on the latency twice that."""
 
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """A strategy with its figures."""
+BETWEEN = 5
+"""Weights between throughput and energy, both among them, for which the front holds the best in each range."""
 
-    strategy: Strategy
-    figures: Figures
+RANGES, RANGES_OF_TWO = 24, 96
+"""Ranges of latency for which the front holds the best of each of the weights: with energy, and without."""
+
+FASTEST_OF_FRONT = 0.25
+"""Share of a front's budget that goes to a search for the lowest latency."""
+
+MOST_POINTS = 48
+"""Strategies that a front has at most."""
+
+_EQUAL = 1e-12
+"""Relative difference within which figures count as equal."""
+
+_log = logging.getLogger(__name__)
 
 
 def plan_for(problem: Problem, budget: Budget, seed: int) -> Strategy:
@@ -56,24 +74,74 @@ def plan_for(problem: Problem, budget: Budget, seed: int) -> Strategy:
             f"energy: no profile of cluster '{problem.cluster.name}' says idle and busy watts; "
             "the objectives latency and throughput need none"
         )
-    found = explore(problem, budget, seed)
+    try:
+        found = _best(problem, budget, seed)
+    except Unsupported:
+        found = one_by_one.explore(problem, budget, seed)
     best = min(found, key=lambda point: value(problem, point.figures))
     if not is_feasible(value(problem, best.figures)):
         raise infeasible(problem, best.figures)
     return best.strategy
 
 
+def _best(problem: Problem, budget: Budget, seed: int) -> list[Point]:
+    """What comes into question as the best, with its figures by the simulator."""
+    from distredge.planners.compromise import Compromise
+
+    pricer = load(problem, budget)
+    objective = problem.objective
+    share = FASTEST[objective] * (1.0 if problem.latency_limit_s is None or objective == "latency" else 2.0)
+    plans, figures = Compromise(pricer, seed, [AIMS[objective]], 1, share).run()
+    plans = _plain(pricer, plans, figures)
+    if figures[0, 3] > 0:
+        # Memory is priced from above: what nearly fits may fit.
+        batch, alone = starts(pricer.codec)
+        plans = joined([plans, take(batch, np.arange(alone))])
+    strategies = [pricer.codec.strategy(plans, k, _planner(problem, seed)) for k in range(len(plans.cuts))]
+    return [Point(strategy, measure(problem, strategy)) for strategy in strategies]
+
+
 def pareto(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     """Strategies of which none is better than another in latency, throughput and (where watts are known) energy.
 
-    An equal part of the budget goes to each objective. Limits hold as in `plan_for`.
+    Limits hold as in `plan_for`.
 
     Returns:
-        By rising latency; at least one.
+        By rising latency; at least one, at most `MOST_POINTS`.
 
     Raises:
         Infeasible: if nothing that was found meets the limits.
     """
+    try:
+        found = _front(problem, budget, seed)
+    except Unsupported:
+        found = _front_one_by_one(problem, budget, seed)
+    feasible = [point for point in found if is_feasible(value(problem, point.figures))]
+    if not feasible:
+        raise infeasible(problem, min(found, key=lambda point: value(problem, point.figures)).figures)
+    return front(feasible)
+
+
+def _front(problem: Problem, budget: Budget, seed: int) -> list[Point]:
+    from distredge.planners.compromise import Compromise
+
+    pricer = load(problem, budget)
+    if has_watts(problem):
+        shares = np.linspace(0.0, 1.0, BETWEEN)
+        weights = [tuple((1.0 - s) * np.array(AIMS["throughput"]) + s * np.array(AIMS["energy"])) for s in shares]
+        run = Compromise(pricer, seed, weights, RANGES, FASTEST_OF_FRONT)
+    else:
+        run = Compromise(pricer, seed, [AIMS["throughput"]], RANGES_OF_TWO, FASTEST_OF_FRONT)
+    plans, figures = run.run()
+    chosen = spread(figures[:, :3], MOST_POINTS)
+    plans, figures = take(plans, chosen), figures[chosen]
+    plans = _plain(pricer, plans, figures)
+    strategies = [pricer.codec.strategy(plans, k, _planner(problem, seed, "pareto")) for k in range(len(chosen))]
+    return [Point(strategy, measure(problem, strategy)) for strategy in strategies]
+
+
+def _front_one_by_one(problem: Problem, budget: Budget, seed: int) -> list[Point]:
+    """An equal part of the budget goes to each objective."""
     objectives: list[Objective] = ["latency", "throughput"]
     if has_watts(problem):
         objectives.append("energy")
@@ -82,11 +150,8 @@ def pareto(problem: Problem, budget: Budget, seed: int) -> list[Point]:
         if found and budget.expired():
             break
         part = budget.share(1.0 / (len(objectives) - number))
-        found += explore(dataclasses.replace(problem, objective=objective), part, seed)
-    feasible = [point for point in found if is_feasible(value(problem, point.figures))]
-    if not feasible:
-        raise infeasible(problem, min(found, key=lambda point: value(problem, point.figures)).figures)
-    return front(feasible)
+        found += one_by_one.explore(dataclasses.replace(problem, objective=objective), part, seed)
+    return found
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -104,106 +169,72 @@ def _as_good(one: Figures, other: Figures) -> bool:
     return one.period_s <= other.period_s * (1 + 1e-9) and one.energy_j <= other.energy_j * (1 + 1e-9)
 
 
-def explore(problem: Problem, budget: Budget, seed: int) -> list[Point]:
-    """Every strategy that was an improvement on its way, for one objective."""
-    walk = _Walk(problem, budget, seed)
-    try:
-        walk.run()
-    except KeyboardInterrupt:
-        budget.interrupt()
-    if not walk.found:
-        raise KeyboardInterrupt
-    return walk.found
+def spread(figures: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Indices of at most `count` rows: the best in each column, then always the one furthest from those chosen.
+
+    Args:
+        figures: (N, n_objectives), positive; distances are those of logarithms, each column over its whole range.
+        count: how many at most.
+    """
+    logs = np.log(np.maximum(figures, 1e-30))
+    size = np.ptp(logs, axis=0)
+    places = (logs - logs.min(axis=0)) / np.where(size > 0, size, 1.0)
+    chosen = list(dict.fromkeys(int(k) for k in places.argmin(axis=0)))[:count]
+    away = np.min([np.abs(places - places[k]).max(axis=1) for k in chosen], axis=0)
+    while len(chosen) < count and away.max() > 0:
+        chosen.append(int(away.argmax()))
+        away = np.minimum(away, np.abs(places - places[chosen[-1]]).max(axis=1))
+    return np.array(sorted(chosen), np.int64)
 
 
-class _Walk:
-    """Iterated local search on one strategy at a time."""
+def _plain(pricer: FiguresPricer, plans: Batch, figures: NDArray[np.float64]) -> Batch:
+    """The same strategies without narrow wires, and boundaries first, where they gain nothing."""
+    plans = take(plans, np.arange(len(plans.cuts)))
+    widest = int(pricer.codec.choices.wires[-1])
+    for w in range(plans.cuts.shape[1]):
+        for name, wanted in (("wires", widest), ("boundary", 0)):
+            changed = (plans.cuts[:, w] >= 0) & (getattr(plans, name)[:, w] != wanted)
+            if changed.any():
+                other = take(plans, np.arange(len(changed)))
+                getattr(other, name)[:, w] = wanted
+                as_good = (pricer.figures(other, again=True) <= figures * (1 + _EQUAL)).all(axis=1)
+                put(other, plans, np.flatnonzero(changed & as_good))
+    return plans
 
-    def __init__(self, problem: Problem, budget: Budget, seed: int) -> None:
-        self.problem = problem
-        self.budget = budget
-        self.seed = seed
-        self.codec = Codec(problem)
-        self.found: list[Point] = []
-        self.best = math.inf
 
-    def run(self) -> None:
-        """Walks until the budget ends; what improved stands in `found`."""
-        rng = np.random.default_rng(self.seed)
-        states = rng.integers(1, 2**63, 1, dtype=np.uint64)
-        with self.budget.paused():
-            # What is compiled must be loaded, or compiled first: that is no planning.
-            from distredge.planners.anneal import change
-
-            first, _ = starts(self.codec)
-            change(states.copy(), take(first, [0]), self.codec.choices)
-        self._price_starts()
-        values = np.array([value(self.problem, point.figures) for point in self.found])
-        origins = [self.codec.encode([self.found[k].strategy]) for k in best_rows(values, 3)]
-        if not origins:
-            raise infeasible(self.problem, Figures(math.inf))
-        current, current_value, idle = origins[0], self.best, 0
-        best = origins[0]
-        while not self.budget.expired():
-            proposed = take(current, [0])
-            change(states, proposed, self.codec.choices)
-            before = self.best
-            found = self._price(self.codec.strategy(proposed, 0, self._planner()))
-            if found <= before:
-                best = proposed
-            idle = 0 if found < before * (1 - 1e-9) else idle + 1
-            if found <= current_value:
-                current, current_value = proposed, found
-            if idle > _PATIENCE:
-                current = best if rng.random() < 0.7 else origins[rng.integers(len(origins))]
-                current_value, idle = math.inf, 0
-
-    def _price_starts(self) -> None:
-        """Prices what is known to be good for something: single devices, a pipeline, shares by speed."""
-        batch, alone = starts(self.codec)
-        planner = self._planner()
-        made = [self.codec.strategy(batch, k, planner) for k in range(alone)]
-        made += self._pipeline()
-        made += self._fastest()
-        step = max(1, (len(batch.cuts) - alone) // _STARTS)
-        made += [self.codec.strategy(batch, k, planner) for k in range(alone, len(batch.cuts), step)]
-        for number, strategy in enumerate(made):
-            if number >= alone and self.budget.expired():
-                break
-            self._price(strategy.replace(planner=planner), keep=True)
-
-    def _fastest(self) -> list[Strategy]:
-        """What the search for the lowest latency finds, where the kernel prices the problem."""
-        problem = dataclasses.replace(self.problem, objective="latency", latency_limit_s=None)
-        budget = self.budget.share(_FASTEST_SHARE[self.problem.objective])
-        try:
-            found = Search(problem, budget, self.seed).best(_FASTEST)
-        except Unsupported:
-            return []
-        return list({strategy.to_json(): strategy for strategy in found}.values())
-
-    def _pipeline(self) -> list[Strategy]:
-        from distredge.planners import pico
-
-        problem = dataclasses.replace(self.problem, latency_limit_s=None)
-        made: list[Strategy] = []
-        with contextlib.suppress(PlannerError):
-            made.append(pico.plan(problem, Budget(evaluations=_UNCOUNTED), self.seed))
-        return [strategy for strategy in made if self.codec.fits(strategy)]
-
-    def _planner(self) -> PlannerRef:
-        return PlannerRef("search", self.seed, {"objective": self.problem.objective})
-
-    def _price(self, strategy: Strategy, keep: bool = False) -> float:
-        figures = measure(self.problem, strategy, self.budget)
-        found = value(self.problem, figures)
-        if keep or found < self.best:
-            self.found.append(Point(strategy, figures))
-            self.budget.report(figures.latency_s)
-        self.best = min(self.best, found)
-        return found
+def _planner(problem: Problem, seed: int, objective: str | None = None) -> PlannerRef:
+    return PlannerRef("search", seed, {"objective": objective or problem.objective})
 
 
 def has_watts(problem: Problem) -> bool:
     """Whether any profile of the cluster says what the board draws."""
     return any(d.profile.idle_w is not None and d.profile.busy_w is not None for d in problem.cluster.devices)
+
+
+_loaded: list[bool] = []
+
+
+def load(problem: Problem, budget: Budget) -> FiguresPricer:
+    """Loads the compiled code, or compiles it, while the budget's clock stands; says so once.
+
+    Raises:
+        Unsupported: if only the simulator prices the problem.
+    """
+    with budget.paused():
+        from distredge.planners import search
+        from distredge.planners.compromise import FiguresPricer
+
+        search.load(problem, budget)
+        pricer = FiguresPricer(Codec(problem), budget)
+        if not _loaded:
+            from distredge.planners import anneal, weigh
+
+            if not anneal.is_cached(weigh.anneal_figures):
+                _log.warning("compiling the search for other objectives, once (`distredge doctor` does it beforehand)")
+            codec = pricer.codec
+            batch = codec.empty(1)
+            batch.cuts[0, 0] = codec.candidates[-1]
+            batch.rows[0, 0, 1:] = codec.choices.heights[codec.candidates[-1]]
+            FiguresPricer(codec, Budget(evaluations=1)).figures(batch)
+            _loaded.append(True)
+    return pricer

@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from distredge.latency import kernel_loads
-from distredge.latency.kernel_core import inner
+from distredge.latency.kernel_core import borrow, inlined, inner
 from distredge.latency.kernel_loads import loads
 from distredge.planners import anneal, moves
 from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, Memory, fill_figures
@@ -119,6 +119,33 @@ def judge_all(aims: Aims, shelves: Any, plans: Any, figures: Any, logs: Any, fou
             found[k] = np.inf
 
 
+@inlined
+def lend_boards(boards: Any) -> Any:
+    """The same boards; see `anneal` for why."""
+    return Boards(
+        borrow(boards.pair_s), borrow(boards.up_s), borrow(boards.down_s), boards.shared, boards.medium, boards.home,
+        borrow(boards.idle_w), borrow(boards.extra_w), boards.named, borrow(boards.limit_bytes),
+    )  # fmt: skip
+
+
+@inlined
+def lend_memory(memory: Any) -> Any:
+    """The same tables."""
+    return Memory(
+        borrow(memory.row), borrow(memory.weights), borrow(memory.volumes), borrow(memory.peaks),
+        borrow(memory.passing), borrow(memory.head), borrow(memory.kept),
+    )  # fmt: skip
+
+
+@inlined
+def lend_shelves(shelves: Any) -> Any:
+    """The same shelves."""
+    return Shelves(
+        shelves.first, shelves.step, shelves.ranges, shelves.limit, borrow(shelves.weights), borrow(shelves.worth),
+        borrow(shelves.figures), anneal.lend(shelves.plans),
+    )  # fmt: skip
+
+
 def digest() -> str:
     """SHA-256 of all that the functions below are compiled from."""
     found = hashlib.sha256((kernel_loads.digest() + anneal.digest()).encode())
@@ -127,73 +154,58 @@ def digest() -> str:
     return found.hexdigest()
 
 
-def _compiled(stamp: str) -> tuple[Any, Any]:
-    """The functions below, in each of which `stamp` is a constant."""
-    entry = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+def _compiled(stamp: str) -> Any:
+    """The function below, in which `stamp` is a constant."""
 
-    @entry
-    def price(
-        plans: Any, tables: Any, links: Any, input_wire: Any, max_phases: Any, nearby: Any, boards: Boards,
-        memory: Memory, figures: Any,
-    ) -> None:  # fmt: skip
-        """Fills in the figures of a batch.
-
-        Args:
-            plans: `batch.Batch`.
-            tables: what `kernel_loads.loads` takes of the tables.
-            links: what it takes of the links.
-            input_wire: (B,) bytes per element of the input.
-            max_phases: most phases of any volume.
-            nearby: whether rates of shared links may be approximate.
-            boards: `loads.Boards`.
-            memory: `loads.Memory`.
-            figures: (B, FIGURES), filled.
-        """
-        len(stamp)
-        size, wide = len(plans.head), plans.order.shape[1] + 1
-        latency, busy_s, sent_bytes = np.empty(size), np.empty((size, wide - 1)), np.empty((size, wide * wide))
-        loads(
-            tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
-            links[6], links[7], links[8], links[9], links[10], np.zeros(size, np.int64), plans.cuts, plans.rows,
-            plans.order, plans.head, plans.wires, input_wire, plans.boundary, np.zeros(size), nearby, max_phases,
-            latency, np.empty((0, wide - 1)), busy_s, sent_bytes,
-        )  # fmt: skip
-        fill_figures(plans, boards, memory, latency, busy_s, sent_bytes, figures)
-
-    @entry
+    @njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
     def anneal_figures(
-        steps: Any, chains: Any, choices: Any, aims: Aims, shelves: Any, wanted: Any, index: Any, tables: Any,
-        links: Any, input_wire: Any, max_phases: Any, nearby: Any, boards: Boards, memory: Memory,
+        steps: Any, chains: Any, figures: Any, choices: Any, aims: Aims, shelves: Any, wanted: Any, index: Any,
+        tables: Any, links: Any, input_wire: Any, max_phases: Any, nearby: Any, boards: Boards, memory: Memory,
     ) -> None:  # fmt: skip
-        """Takes steps of every chain.
+        """Takes steps of every chain; without any it prices what is proposed as it stands.
+
+        One function for both, because the kernel in it takes most of the time to compile.
 
         Args:
             steps: changes of every chain.
             chains: `anneal.Chains`, whose "seconds" are what strategies are worth to the chain's aim; changed.
+            figures: (N, FIGURES) filled with those of the last proposals.
             choices: `batch.Choices`.
             aims: one for each chain.
             shelves: what is met is offered to them; changed.
             wanted: (n_cuts, n_cuts) counts proposals that needed a volume that is not tabulated.
             index: (n_cuts, n_cuts) row of each tabulated volume, or -1.
-            tables: as `price`, like all that follows.
-            links: as there.
-            input_wire: as there.
-            max_phases: as there.
-            nearby: as there.
-            boards: as there.
-            memory: as there.
+            tables: what `kernel_loads.loads` takes of the tables.
+            links: what it takes of the links.
+            input_wire: (N,) bytes per element of the input.
+            max_phases: most phases of any volume.
+            nearby: whether rates of shared links may be approximate.
+            boards: `loads.Boards`.
+            memory: `loads.Memory`.
         """
         len(stamp)
-        size = len(chains.seconds)
-        figures, logs = np.empty((size, FIGURES)), np.empty(3)
+        size, wide = len(chains.seconds), chains.current.order.shape[1] + 1
+        which, start_s, latency, logs = np.zeros(size, np.int64), np.zeros(size), np.empty(size), np.empty(3)
+        finish, busy_s, sent_bytes = np.empty((0, wide - 1)), np.empty((size, wide - 1)), np.empty((size, wide * wide))
+        new = chains.proposed
         lent, lent_choices = anneal.lend_chains(chains), anneal.lend_choices(choices)
-        for _ in range(steps):
-            anneal.propose_all(lent, lent_choices, index, wanted)
-            price(chains.proposed, tables, links, input_wire, max_phases, nearby, boards, memory, figures)
-            judge_all(aims, shelves, lent.proposed, figures, logs, lent.found)
-            anneal.accept_all(lent, lent_choices, lent.found)
+        lent_boards, lent_memory, lent_shelves = lend_boards(boards), lend_memory(memory), lend_shelves(shelves)
+        lent_aims, lent_logs = Aims(borrow(aims.weights), borrow(aims.limit)), borrow(logs)
+        lent_busy, lent_sent, lent_figures = borrow(busy_s), borrow(sent_bytes), borrow(figures)
+        for _ in range(max(1, steps)):
+            if steps > 0:
+                anneal.propose_all(lent, lent_choices, index, wanted)
+            loads(
+                tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
+                links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
+                new.wires, input_wire, new.boundary, start_s, nearby, max_phases, latency, finish, busy_s, sent_bytes,
+            )  # fmt: skip
+            fill_figures(lent.proposed, lent_boards, lent_memory, latency, lent_busy, lent_sent, lent_figures)
+            if steps > 0:
+                judge_all(lent_aims, lent_shelves, lent.proposed, lent_figures, lent_logs, lent.found)
+                anneal.accept_all(lent, lent_choices, lent.found)
 
-    return price, anneal_figures
+    return anneal_figures
 
 
-price, anneal_figures = _compiled(digest())
+anneal_figures = _compiled(digest())

@@ -1,0 +1,449 @@
+"""Annealing for other objectives than latency, under limits, and for the front between objectives (ours).
+
+The chains and moves of `search`, in a compiled loop that knows latency, period, energy and memory of every strategy
+(`weigh`). For one objective all chains are after the same. For a front each has an aim of its own: the least period,
+the least energy, or something between, under one of many bounds on the latency between the fastest strategy known and
+the ones that are best in the others. Everything that is met is offered to shelves by range of latency and weights, so
+that what one chain passes on its way counts for the others; from time to time shelves are brought together, bounds are
+set anew, and chains far behind what stands on the shelves go on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.errors import Infeasible, PlannerError
+from distredge.latency.geometry import Unsupported
+from distredge.planners.batch import Batch, empty_batch, joined, put, take
+from distredge.planners.budget import Budget
+from distredge.planners.footprint import Footprint
+from distredge.planners.pricer import Pricer
+from distredge.planners.search import Search, make_chains
+from distredge.planners.starts import starts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distredge.planners.anneal import Chains
+    from distredge.planners.codec import Codec
+    from distredge.planners.loads import Boards
+    from distredge.planners.weigh import Aims, Shelves
+    from distredge.problem import Problem
+
+POPULATIONS, CHAINS = 2, 32
+"""Populations of chains, each of which one thread advances, and chains of each."""
+
+HOT, COLD, SPREAD = 0.03, 0.0003, 4.0
+"""First and last temperature, and how much hotter and colder than the middle one chains with one aim are."""
+
+ROUNDS = 25
+"""How often shelves are brought together."""
+
+STEPS, ROUND_S = 100, 0.02
+"""Steps between two looks at the budget, and the seconds that they may take where the budget is in seconds."""
+
+BEHIND = 0.125
+"""Share of the chains that go on from the shelves when these are brought together."""
+
+FASTEST = 12
+"""Strategies of the lowest latency to start from."""
+
+TABULATED_PER_ROUND, TABULATING = 8, 0.25
+"""Volumes that are tabulated between two looks at the budget, and the share of the time that this may take."""
+
+_UNCOUNTED = 10**12
+
+Floats = NDArray[np.float64]
+Weights = tuple[float, float, float]
+"""Of the logarithms of latency, period and energy."""
+
+
+class FiguresPricer(Pricer):
+    """Figures of batches of strategies.
+
+    Args:
+        codec: the problem and what may be chosen.
+        budget: every strategy that is priced counts against it.
+
+    Raises:
+        Unsupported: if only the simulator prices this problem.
+    """
+
+    def __init__(self, codec: Codec, budget: Budget) -> None:
+        super().__init__(codec, budget)
+        problem = codec.problem
+        self.general = True
+        self.boards = boards_of(problem)
+        self.limited = bool(np.isfinite(self.boards.limit_bytes).any())
+        self.footprint = Footprint(self.kernel.tables.geometry, len(codec.names))
+
+    def figures(self, batch: Batch, again: bool = False) -> Floats:
+        """(N, 4) figures as `loads.FIGURES` says; infinite where a link is down.
+
+        Args:
+            batch: strategies.
+            again: whether they have been priced and counted before.
+        """
+        from distredge.planners.loads import FIGURES
+
+        if not again:
+            self.budget.spend(len(batch.cuts))
+        found = np.full((len(batch.cuts), FIGURES), np.inf)
+        known = np.flatnonzero(self._tabulated(batch))
+        if len(known):
+            figures = np.empty((len(known), FIGURES))
+            chains = make_chains(take(batch, known), np.zeros(len(known)), 0, 0)
+            self.advance(0, chains, figures, *self._nothing())
+            found[known] = figures
+        return found
+
+    def advance(self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves) -> NDArray[np.int64]:
+        """Takes steps in some chains, as `weigh.anneal_figures` says, and returns which volumes were missing."""
+        from distredge.planners import weigh
+
+        index = self.index()
+        wanted = np.zeros_like(index)
+        _, *arguments = self.arguments(len(figures), False)
+        weigh.anneal_figures(
+            steps, chains, figures, self.codec.choices, aims, shelves, wanted, index, *arguments, self.boards,
+            self.footprint.arrays(),
+        )  # fmt: skip
+        return wanted
+
+    def _nothing(self) -> tuple[Aims, Shelves]:
+        """An aim and shelves for those who only price."""
+        from distredge.planners.weigh import Aims
+
+        weights = np.zeros((1, 3))
+        return Aims(weights, np.zeros(1)), empty_shelves(self.codec, 0.0, 1.0, 1, math.inf, weights)
+
+    def index(self) -> NDArray[np.int64]:
+        """(n_cuts, n_cuts) row of each volume that is tabulated, or -1."""
+        index = self.kernel.tables.index
+        return np.where(self.footprint.arrays().row < 0, -1, index) if self.limited else index
+
+    def _tabulated(self, batch: Batch) -> NDArray[np.bool_]:
+        known = super()._tabulated(batch)
+        if self.limited:
+            starts = np.roll(batch.cuts, 1, axis=1) + 1
+            starts[:, 0] = 0
+            used = (batch.cuts >= 0) & known[:, None]
+            for start, end in sorted(set(zip(starts[used].tolist(), batch.cuts[used].tolist(), strict=True))):
+                self._require(start - 1, end)
+        return known
+
+    def _require(self, first: int, last: int) -> bool:
+        tried = super()._require(first, last)
+        if self.limited and self.kernel.tables.index[first + 1, last] >= 0:
+            try:
+                self.footprint.require(first, last)
+            except Unsupported:
+                self._refused.add((first, last))
+        return tried
+
+
+def boards_of(problem: Problem) -> Boards:
+    """What the compiled code must know of a problem's boards and links beside what the kernel does."""
+    from distredge.planners.loads import Boards
+
+    cluster = problem.cluster
+    home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
+    ends = [*cluster.devices, home]
+    up_s = np.array([_byte_s(end.uplink.rate_bps) for end in ends])
+    down_s = np.array([_byte_s(end.downlink.rate_bps) for end in ends])
+    profiles = [device.profile for device in cluster.devices]
+    watts = [
+        (p.idle_w, p.busy_w - p.idle_w) if p.idle_w is not None and p.busy_w is not None else (0.0, 0.0)
+        for p in profiles
+    ]
+    limits = [device.memory_bytes if problem.respect_memory else None for device in cluster.devices]
+    return Boards(
+        pair_s=np.maximum(up_s[:, None], down_s[None, :]),
+        up_s=up_s,
+        down_s=down_s,
+        shared=cluster.link_model == "shared",
+        medium=cluster.shared_medium,
+        home=-1 if cluster.requester.device is None else cluster.names.index(cluster.requester.device),
+        idle_w=np.array([idle for idle, _ in watts]),
+        extra_w=np.array([extra for _, extra in watts]),
+        named=not problem.free_order,
+        limit_bytes=np.array([math.inf if limit is None else float(limit) for limit in limits]),
+    )
+
+
+def _byte_s(rate_bps: float | None) -> float:
+    if rate_bps is None:
+        return 0.0
+    return 8.0 / rate_bps if rate_bps > 0 else math.inf
+
+
+class Compromise:
+    """One run of the search.
+
+    Args:
+        pricer: of the problem.
+        seed: of all random choices.
+        weights: aims; each weighs the logarithms of latency, period and energy.
+        ranges: ranges of latency in which the best for each of the weights is wanted.
+        fastest: share of the budget for a search for the lowest latency.
+    """
+
+    def __init__(
+        self, pricer: FiguresPricer, seed: int, weights: Sequence[Weights], ranges: int, fastest: float
+    ) -> None:
+        self.pricer = pricer
+        self.codec = pricer.codec
+        self.budget = pricer.budget
+        self.seed = seed
+        self.weights = np.array(weights, np.float64)
+        self.ranges = ranges
+        self.fastest = fastest
+        limit_s = self.codec.problem.latency_limit_s
+        # Rounding must not lift what is kept above the limit.
+        self.limit = math.inf if limit_s is None else math.log(limit_s * (1 - 1e-9))
+        self.pool, self.figures = self.codec.empty(0), np.zeros((0, 4))
+        self._chains: list[Chains] = []
+        self._aims: list[Aims] = []
+        self._shelves: list[Shelves] = []
+        self._tabulated_s = 0.0
+
+    def run(self) -> tuple[Batch, Floats]:
+        """Searches until the budget ends or the user interrupts.
+
+        Returns:
+            The best strategies met, none beaten by another one in latency, period and energy, and their figures; if
+            none is within the limits, what came closest.
+
+        Raises:
+            Infeasible: if no device can be reached.
+        """
+        self._begin()
+        with contextlib.suppress(KeyboardInterrupt):
+            self._anneal()
+        self._gather()
+        return self.pool, self.figures
+
+    def _begin(self) -> None:
+        """Prices what is known to be good for something."""
+        self.pricer.fill()
+        batch, alone = starts(self.codec)
+        left = self.budget.left
+        batches = [take(batch, np.arange(len(batch.cuts) if left is None else min(len(batch.cuts), max(alone, left))))]
+        with contextlib.suppress(KeyboardInterrupt):
+            batches.append(self._fastest())
+            batches.append(self._pipeline())
+        batch = joined(batches)
+        figures = self.pricer.figures(batch)
+        known = np.flatnonzero(np.isfinite(figures[:, 0]))
+        if len(known) == 0:
+            raise Infeasible(f"no device of cluster '{self.codec.problem.cluster.name}' can be reached")
+        batch, figures = take(batch, known), figures[known]
+        self._keep(batch, figures)
+        self._aims = self._aimed()
+        logs = _logarithms(figures)
+        for p in range(POPULATIONS):
+            values = _worth(logs, figures[:, 3], self._aims[p])
+            chosen = self._chosen(values, p)
+            worth = np.exp(values[chosen, np.arange(CHAINS)])
+            self._chains.append(make_chains(take(batch, chosen), worth, self.seed, p))
+        self._shelves = [self._shelved() for _ in range(POPULATIONS)]
+        self._report()
+
+    def _chosen(self, values: Floats, p: int) -> NDArray[np.int64]:
+        """Which start each chain of a population takes: the best for its aim, or all different where aims are one."""
+        if self.ranges > 1:
+            return np.asarray(np.argmin(values, axis=0))
+        order = np.argsort(values[:, 0], kind="stable")
+        return np.resize(order[p::POPULATIONS] if len(order) >= POPULATIONS else order, CHAINS)
+
+    def _fastest(self) -> Batch:
+        """What the search for the lowest latency finds."""
+        search = Search(self.codec.problem, self.budget.share(self.fastest), self.seed)
+        return self.codec.encode(search.best(FASTEST))
+
+    def _pipeline(self) -> Batch:
+        from distredge.planners import pico
+
+        if self.budget.expired():
+            return self.codec.empty(0)
+        problem = dataclasses.replace(self.codec.problem, latency_limit_s=None)
+        try:
+            made = pico.plan(problem, Budget(evaluations=_UNCOUNTED), self.seed)
+        except PlannerError:
+            return self.codec.empty(0)
+        return self.codec.encode([made] if self.codec.fits(made) else [])
+
+    def _anneal(self) -> None:
+        budget, total = self.budget, POPULATIONS * CHAINS
+        begun = budget.spent()
+        spread = np.ones(CHAINS) if self.ranges > 1 else np.geomspace(1.0 / SPREAD, SPREAD, CHAINS)
+        steps, gathered = STEPS if budget.seconds is None else 1, begun
+        with ThreadPoolExecutor(POPULATIONS) as pool:
+            while not budget.expired() and (budget.left is None or budget.left >= total):
+                before_s = budget.elapsed_s
+                done = (budget.spent() - begun) / (1.0 - begun)
+                if budget.spent() - gathered > (1.0 - begun) / ROUNDS:
+                    gathered = budget.spent()
+                    self._renew()
+                for chains in self._chains:
+                    chains.heat[:] = spread * HOT * (COLD / HOT) ** done
+                count = steps if budget.left is None else min(steps, budget.left // total)
+                wanted = sum(pool.map(partial(self._advance, count), range(POPULATIONS)), np.zeros((), np.int64))
+                if budget.seconds is not None:
+                    took_s, left_s = max(budget.elapsed_s - before_s, 1e-9), budget.left_s or 0.0
+                    steps = max(1, min(4 * steps, int(steps * min(ROUND_S, left_s) / took_s)))
+                budget.spend(count * total)
+                self._report()
+                self._tabulate(wanted)
+
+    def _advance(self, steps: int, p: int) -> NDArray[np.int64]:
+        """Takes steps in one population and returns which volumes were missing."""
+        return self.pricer.advance(steps, self._chains[p], np.empty((CHAINS, 4)), self._aims[p], self._shelves[p])
+
+    def _tabulate(self, wanted: NDArray[np.int64]) -> None:
+        """Tabulates what was missing most often."""
+        budget, before_s = self.budget, self.budget.elapsed_s
+        if budget.seconds is None:
+            self.pricer.tabulate(wanted, TABULATED_PER_ROUND)
+        elif self._tabulated_s < TABULATING * before_s:
+            self.pricer.tabulate(wanted, TABULATED_PER_ROUND, before_s + ROUND_S)
+            self._tabulated_s += budget.elapsed_s - before_s
+
+    def _report(self) -> None:
+        """Shows the lowest latency that is allowed and has been met."""
+        for shelves in self._shelves:
+            self.budget.report(float(shelves.figures[:-1, 0].min(initial=math.inf)))
+
+    def _gather(self) -> None:
+        """Brings what stands on all shelves into the pool."""
+        for shelves in self._shelves:
+            met = np.flatnonzero(np.isfinite(shelves.worth))
+            self._keep(
+                joined([self.pool, take(shelves.plans, met)]), np.concatenate([self.figures, shelves.figures[met]])
+            )
+
+    def _keep(self, batch: Batch, figures: Floats) -> None:
+        """Keeps of some strategies those that no other one beats; if none is within the limits the nearest."""
+        beyond = np.maximum(0.0, np.log(figures[:, 0]) - self.limit) + figures[:, 3]
+        allowed = np.flatnonzero(beyond <= 0.0)
+        if len(allowed):
+            chosen = allowed[unbeaten(figures[allowed, :3] if self.ranges > 1 else self._objective(figures[allowed]))]
+        else:
+            chosen = np.argsort(beyond, kind="stable")[:1]
+        self.pool, self.figures = take(batch, chosen), figures[chosen]
+
+    def _objective(self, figures: Floats) -> Floats:
+        return np.asarray(_logarithms(figures) @ self.weights[:1].T)
+
+    def _renew(self) -> None:
+        """Sets aims and shelves anew, and lets the chains that are furthest behind go on from the pool."""
+        self._gather()
+        self._aims = self._aimed()
+        logs, excess = _logarithms(self.figures), self.figures[:, 3]
+        behind: list[Floats] = []
+        better: list[tuple[NDArray[np.int64], Floats]] = []
+        for chains, aims in zip(self._chains, self._aims, strict=True):
+            figures = self.pricer.figures(chains.current, again=True)
+            own = _worth(_logarithms(figures), figures[:, 3], aims).diagonal()
+            values = _worth(logs, excess, aims)
+            chosen = np.argmin(values, axis=0)
+            least = values[chosen, np.arange(CHAINS)]
+            behind.append(own - least)
+            better.append((chosen, np.exp(least)))
+            chains.seconds[:] = np.exp(own)
+            # What was on trial was so for another aim.
+            chains.left[:] = 0
+        bound = max(0.0, float(np.quantile(np.concatenate(behind), 1.0 - BEHIND)))
+        for chains, lag, (chosen, value) in zip(self._chains, behind, better, strict=True):
+            late = np.flatnonzero(lag > bound) if bound > 0 else np.flatnonzero(lag > 0)
+            put(take(self.pool, chosen), chains.current, late)
+            chains.seconds[late] = value[late]
+            put(chains.current, chains.best, np.arange(CHAINS))
+            chains.best_s[:] = chains.seconds
+        self._shelves = [self._shelved() for _ in range(POPULATIONS)]
+
+    def _bounds(self) -> tuple[float, float]:
+        """Logarithms of the lowest latency of the pool, and of the one beyond which nothing gets better."""
+        logs = np.log(self.figures[:, 0])
+        corners = [logs[np.argmin(_logarithms(self.figures) @ weights)] for weights in self.weights]
+        first = float(logs.min())
+        return first, max(first + 1e-3, float(max(corners)))
+
+    def _aimed(self) -> list[Aims]:
+        """Aims of each population's chains: each of the weights under bounds on the latency that rise evenly."""
+        from distredge.planners.weigh import Aims
+
+        first, last = self._bounds()
+        numbers = np.arange(POPULATIONS * CHAINS)
+        which, place = numbers % len(self.weights), numbers // len(self.weights)
+        limit = np.minimum(self.limit, first + (place + 1.0) / (place[-1] + 1.0) * (last - first))
+        # The best of all latencies is wanted as well.
+        limit[place == place[-1]] = self.limit
+        if self.ranges == 1:
+            limit[:] = self.limit
+        return [
+            Aims(self.weights[which[p::POPULATIONS]], np.ascontiguousarray(limit[p::POPULATIONS]))
+            for p in range(POPULATIONS)
+        ]
+
+    def _shelved(self) -> Shelves:
+        """Shelves on which the pool stands."""
+        first, last = self._bounds()
+        step, count = (last - first) / self.ranges, len(self.weights)
+        found = empty_shelves(self.codec, first, step, self.ranges, self.limit, self.weights)
+        size = len(found.worth)
+        logs = _logarithms(self.figures)
+        beyond = np.maximum(0.0, logs[:, 0] - self.limit) + self.figures[:, 3]
+        places = np.clip(((logs[:, 0] - first) / step).astype(np.int64), 0, self.ranges - 1)
+        for k in range(len(self.figures)):
+            if beyond[k] > 0:
+                targets, values = np.array([size - 1]), beyond[k : k + 1]
+            else:
+                targets, values = places[k] * count + np.arange(count), self.weights @ logs[k]
+            better = targets[values < found.worth[targets]]
+            found.worth[targets] = np.minimum(values, found.worth[targets])
+            found.figures[better] = self.figures[k]
+            pairs: Any = zip(found.plans, self.pool, strict=True)
+            for array, source in pairs:
+                array[better] = source[k]
+        return found
+
+
+def empty_shelves(codec: Codec, first: float, step: float, ranges: int, limit: float, weights: Floats) -> Shelves:
+    """Shelves on which nothing stands; arguments as of `weigh.Shelves`."""
+    from distredge.planners.weigh import Shelves
+
+    size = ranges * len(weights) + 1
+    plans = empty_batch(size, codec.most_volumes, len(codec.names), 0)
+    return Shelves(first, step, ranges, limit, weights, np.full(size, np.inf), np.full((size, 4), np.inf), plans)
+
+
+def unbeaten(values: Floats) -> NDArray[np.int64]:
+    """Indices of the rows that no other row beats, by rising first column; differences within rounding do not count."""
+    order = np.lexsort(values.T[::-1])
+    kept: list[int] = []
+    for k in order:
+        if not kept or not (values[kept] <= values[k] + 1e-9 * np.abs(values[k])).all(axis=1).any():
+            kept.append(int(k))
+    return np.array(kept, np.int64)
+
+
+def _logarithms(figures: Floats) -> Floats:
+    """(N, 3) of latency, period and energy."""
+    return np.log(np.maximum(figures[:, :3], 1e-30))
+
+
+def _worth(logs: Floats, excess: Floats, aims: Aims) -> Floats:
+    """(N, chains), as `weigh.worth` for each chain."""
+    from distredge.planners.weigh import STEEP
+
+    beyond = np.maximum(0.0, logs[:, :1] - aims.limit) + excess[:, None]
+    return np.asarray(logs @ aims.weights.T + STEEP * beyond)

@@ -1,0 +1,217 @@
+"""How much memory the parts of volumes take, as tables, for searches that must respect it.
+
+What `latency.memory` counts for one layout, from row arithmetic of whole volumes: the constants that a volume's
+operators read, the bytes that are alive at once in a part, by its first and last row, and which tensors are kept
+meanwhile for later volumes. An upper bound that is nearly always reached. It is above the peak where
+
+- two volumes of one device read the same constant, which is counted twice;
+- rows that a device owns are needed last before others of the same tensor, or nobody reads them: they are kept here as
+  long as any row of the tensor;
+- a volume has a reduction over rows that is read again: what its later phases need is kept throughout, and partial
+  results count as if every device contributed one;
+- a volume has more than `STEPS` rows, or parts so short that some of their tensors have none: a slightly larger part is
+  looked up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.latency.geometry import Geometry, Phase, Span
+from distredge.latency.memory import part_bytes, weights_bytes
+from distredge.latency.tables import Flat
+from distredge.model.layout import Decision, lay_out_decisions
+from distredge.model.volumes import VolumeGraph, volume_between
+from distredge.planners.loads import Memory
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph, Tensor
+
+STEPS = 256
+"""Steps of the grid by which peaks are kept; with more rows than that a step has several."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Footprint:
+    """Tables of what volumes of a graph take of a device's memory.
+
+    Args:
+        geometry: row arithmetic of the graph.
+        devices: how many devices a strategy has at most.
+    """
+
+    def __init__(self, geometry: Geometry, devices: int) -> None:
+        self.geometry = geometry
+        self.graph: Graph = geometry.graph
+        self.devices = devices
+        count = len(self.graph.cuts)
+        self._row = np.full((count, count), -1, np.int64)
+        self._weights = _weights(self.graph)
+        self._volumes, self._passing = Flat(np.int64, 5), Flat(np.int64, 3)
+        self._peaks = Flat(np.float64)
+        self._places = {index: place for place, index in enumerate(self.graph.body.operators)}
+        self._last_use = self._last_uses()
+        self._head, self._kept = self._after()
+
+    def arrays(self) -> Memory:
+        """The tables as they stand."""
+        return Memory(
+            self._row,
+            self._weights,
+            self._volumes.data,
+            self._peaks.data,
+            self._passing.data,
+            self._head,
+            self._kept,
+        )
+
+    def require(self, first: int, last: int) -> None:
+        """Tabulates the volume after cut `first` (-1: the input) up to cut `last`, once.
+
+        Raises:
+            Unsupported: if its parts need rows that do not rise with their own.
+        """
+        if self._row[first + 1, last] >= 0:
+            return
+        cuts = self.graph.cuts
+        start, end = cuts[first].position if first >= 0 else 0, cuts[last].position
+        geometry = self.geometry.volume(first, last)
+        volume = volume_between(self.graph, start, end)
+        step = -(-geometry.height // STEPS)
+        least = -(-geometry.band // step) * step
+        a, b = _grid(geometry.height, step, least)
+        peak = np.zeros(a.shape)
+        for number in range(len(geometry.phases)):
+            peak = np.maximum(peak, self._phase(volume, geometry.phases, number, a, b))
+        later = {name for phase in geometry.phases[1:] for name in phase.needs} if len(geometry.phases) > 1 else set()
+        passing = self._passing_by(start, end, later)
+        at = self._passing.add(passing)
+        row = (geometry.height, step, self._peaks.add(peak.ravel()), at, at + len(passing))
+        self._row[first + 1, last] = self._volumes.add(np.array([row], np.int64))
+
+    def _last_uses(self) -> dict[str, int]:
+        """Place of the last body operator that reads each tensor of the body; behind all for the head and results."""
+        graph, body = self.graph, self.graph.body
+        after = set(graph.output_names) | set(body.head_inputs)
+        found = {}
+        for index in body.operators:
+            for name in graph.operators[index].outputs:
+                if name and name not in body.vectors:
+                    users = [self._places.get(c, len(self._places)) for c in graph.consumers.get(name, ())]
+                    found[name] = len(self._places) if name in after else max(users, default=-1)
+        return found
+
+    def _passing_by(self, start: int, end: int, later: set[str]) -> Ints:
+        """Tensors made before `start` that are needed at or behind `end`, or `later` in the volume itself."""
+        found = []
+        for name, use in self._last_use.items():
+            place = self._places[self.graph.producer[name]]
+            if place < start and (use >= end or name in later):
+                found.append(self._kept_row(name, place))
+        return np.array(found, np.int64).reshape(-1, 3)
+
+    def _kept_row(self, name: str, place: int) -> tuple[int, int, int]:
+        tensor = self.graph.tensors[name]
+        cut = next(c.index for c in self.graph.cuts if c.position > place)
+        return cut, tensor.height, _row_bytes(tensor)
+
+    def _after(self) -> tuple[Floats, Ints]:
+        """Weights and activations of the head, and what is kept for the requester while it runs."""
+        graph, last = self.graph, self.graph.cuts[-1]
+        layout = lay_out_decisions(graph, ("any",), (Decision(last, (0, last.height)),), 0)
+        if not layout.has_head:
+            return np.zeros(2), np.zeros((0, 3), np.int64)
+        part = layout.stages[-1].parts[0]
+        alone = type(layout)(layout.devices, layout.stages[-1:], (), layout.tensors, True)
+        head = np.array([weights_bytes(graph, alone, 0), part_bytes(graph, layout, part)], np.float64)
+        results = [name for name in dict.fromkeys(graph.output_names) if name in self._last_use]
+        kept = [self._kept_row(name, self._places[graph.producer[name]]) for name in results]
+        return head, np.array(kept, np.int64).reshape(-1, 3)
+
+    def _phase(self, volume: VolumeGraph, phases: tuple[Phase, ...], number: int, a: Ints, b: Ints) -> Floats:
+        """Bytes alive at once in one phase of each part, and those kept across it for later phases."""
+        graph, phase = self.graph, phases[number]
+        rows = {name: _rows(span, a, b) for name, span in phase.needs.items()}
+        kept: set[str] = set()
+        for name, span in phase.edges:
+            maker = volume.phase_of.get(graph.producer.get(name, -1))
+            if maker is None or maker < number:
+                rows[name] = _rows(span, a, b)
+            else:
+                kept.add(name)
+        operators = [(i, span) for i, span in reversed(phase.operators) if i not in volume.reductions]
+        last_use = dict.fromkeys(kept, len(operators))
+        for i, _ in phase.operators:
+            if i in volume.reductions:
+                last_use[graph.operators[i].inputs[0]] = len(operators)
+        for place, (i, _) in enumerate(operators):
+            for name in graph.operators[i].activation_names:
+                last_use[name] = max(place, last_use.get(name, -1))
+        alive = {name: count * _row_bytes(graph.tensors[name]) for name, count in rows.items()}
+        total = sum(alive.values(), np.zeros(a.shape))
+        peak = total.copy()
+        for place, (i, span) in enumerate(operators):
+            count = _rows(span, a, b)
+            for name in graph.operators[i].outputs:
+                if name:
+                    alive[name] = count * _row_bytes(graph.tensors[name])
+                    total = total + alive[name]
+            np.maximum(peak, total, out=peak)
+            for name in [name for name in alive if last_use.get(name, -1) <= place]:
+                total = total - alive.pop(name)
+        partials = sum(read.size_bytes * self.devices for read in phase.partials)
+        return peak + partials + self._across(volume, phases, number, a, b)
+
+    def _across(self, volume: VolumeGraph, phases: tuple[Phase, ...], number: int, a: Ints, b: Ints) -> Floats:
+        """Bytes that an earlier phase of the same volume made and that a later one, or a later volume, needs."""
+        graph, total = self.graph, np.zeros(a.shape)
+        for earlier in range(number):
+            for name, span in phases[earlier].edges:
+                if volume.phase_of.get(graph.producer.get(name, -1)) != earlier:
+                    continue
+                later = any(name == other for phase in phases[number + 1 :] for other, _ in phase.edges)
+                if later or name in volume.exports:
+                    total += _rows(span, a, b) * _row_bytes(graph.tensors[name])
+        return total
+
+
+def _weights(graph: Graph) -> Floats:
+    """(n_cuts, n_cuts) bytes of the constants of the volume after each cut (first row: the input) to each cut."""
+    places = [0, *(cut.position for cut in graph.cuts)]
+    found = np.zeros((len(graph.cuts), len(graph.cuts)))
+    for end, cut in enumerate(graph.cuts):
+        held: set[str] = set()
+        total, start = 0, end
+        for place in range(cut.position - 1, -1, -1):
+            for name in graph.operators[graph.body.operators[place]].inputs:
+                if name in graph.constants and name not in held:
+                    held.add(name)
+                    total += graph.constants[name].nbytes
+            while start >= 0 and places[start] == place:
+                found[start, end] = total
+                start -= 1
+    return found
+
+
+def _grid(height: int, step: int, least: int) -> tuple[Ints, Ints]:
+    """First and end row of a part for each pair of steps, at least `least` rows where there are so many."""
+    points = np.minimum(np.arange(-(-height // step) + 1) * step, height)
+    a, b = np.broadcast_arrays(points[:, None], points[None, :])
+    a = np.minimum(a, max(0, height - least))
+    b = np.maximum(b, a + min(least, height))
+    return a, b
+
+
+def _rows(span: Span, a: Ints, b: Ints) -> Ints:
+    return np.asarray(np.maximum(span.stop[b] - span.start[a], 0))
+
+
+def _row_bytes(tensor: Tensor) -> int:
+    """Bytes of one row; of a tensor without rows, of all of it."""
+    size = tensor.elements * np.dtype(tensor.dtype).itemsize
+    return size if tensor.row_axis is None else size // tensor.height
