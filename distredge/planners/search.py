@@ -316,6 +316,7 @@ def warm() -> None:
     """Compiles what numba's on-disk cache does not hold, so that later searches start at once."""
     from distredge.cluster import load_cluster
     from distredge.model import zoo
+    from distredge.planners import tradeoff
     from distredge.planners.budget import Budget
     from distredge.problem import Problem
 
@@ -323,6 +324,7 @@ def warm() -> None:
     for boundary_first in (False, True):
         problem = Problem(graph, load_cluster("db-50", [graph]), boundary_first=boundary_first)
         load(problem, Budget(evaluations=1))
+    tradeoff.load(problem, Budget(evaluations=1))
 
 
 def _try(pricer: Pricer) -> None:
