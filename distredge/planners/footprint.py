@@ -9,8 +9,8 @@ meanwhile for later volumes. An upper bound that is nearly always reached. It is
   long as any row of the tensor;
 - a volume has a reduction over rows that is read again: what its later phases need is kept throughout, and partial
   results count as if every device contributed one;
-- a volume has more than `STEPS` rows, or parts so short that some of their tensors have none: a slightly larger part is
-  looked up.
+- a part is so short that it runs only some of its volume's operators: their constants count all;
+- a volume has more than `STEPS` rows: a slightly larger part is looked up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.geometry import Geometry, Phase, Span
+from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
 from distredge.latency.memory import part_bytes, weights_bytes
 from distredge.latency.tables import Flat
 from distredge.model.layout import Decision, lay_out_decisions
@@ -83,11 +83,10 @@ class Footprint:
         geometry = self.geometry.volume(first, last)
         volume = volume_between(self.graph, start, end)
         step = -(-geometry.height // STEPS)
-        least = -(-geometry.band // step) * step
-        a, b = _grid(geometry.height, step, least)
-        peak = np.zeros(a.shape)
+        shares = _Shares(geometry, step)
+        peak = np.zeros(shares.shape)
         for number in range(len(geometry.phases)):
-            peak = np.maximum(peak, self._phase(volume, geometry.phases, number, a, b))
+            peak = np.maximum(peak, self._phase(volume, geometry, number, shares))
         later = {name for phase in geometry.phases[1:] for name in phase.needs} if len(geometry.phases) > 1 else set()
         passing = self._passing_by(start, end, later)
         at = self._passing.add(passing)
@@ -133,15 +132,17 @@ class Footprint:
         kept = [self._kept_row(name, self._places[graph.producer[name]]) for name in results]
         return head, np.array(kept, np.int64).reshape(-1, 3)
 
-    def _phase(self, volume: VolumeGraph, phases: tuple[Phase, ...], number: int, a: Ints, b: Ints) -> Floats:
+    def _phase(self, volume: VolumeGraph, geometry: VolumeGeometry, number: int, shares: _Shares) -> Floats:
         """Bytes alive at once in one phase of each part, and those kept across it for later phases."""
-        graph, phase = self.graph, phases[number]
-        rows = {name: _rows(span, a, b) for name, span in phase.needs.items()}
+        graph, phase = self.graph, geometry.phases[number]
+        short = geometry.short[number] if geometry.short else Phase()
+        rows = {name: shares.rows(span, short.needs.get(name)) for name, span in phase.needs.items()}
+        brief = dict(short.edges)
         kept: set[str] = set()
         for name, span in phase.edges:
             maker = volume.phase_of.get(graph.producer.get(name, -1))
             if maker is None or maker < number:
-                rows[name] = _rows(span, a, b)
+                rows[name] = shares.rows(span, brief.get(name))
             else:
                 kept.add(name)
         operators = [(i, span) for i, span in reversed(phase.operators) if i not in volume.reductions]
@@ -153,10 +154,10 @@ class Footprint:
             for name in graph.operators[i].activation_names:
                 last_use[name] = max(place, last_use.get(name, -1))
         alive = {name: count * _row_bytes(graph.tensors[name]) for name, count in rows.items()}
-        total = sum(alive.values(), np.zeros(a.shape))
-        peak = total.copy()
+        total = sum(alive.values(), np.zeros(shares.shape))
+        peak, few = total.copy(), dict(short.operators)
         for place, (i, span) in enumerate(operators):
-            count = _rows(span, a, b)
+            count = shares.rows(span, few.get(i))
             for name in graph.operators[i].outputs:
                 if name:
                     alive[name] = count * _row_bytes(graph.tensors[name])
@@ -165,19 +166,52 @@ class Footprint:
             for name in [name for name in alive if last_use.get(name, -1) <= place]:
                 total = total - alive.pop(name)
         partials = sum(read.size_bytes * self.devices for read in phase.partials)
-        return peak + partials + self._across(volume, phases, number, a, b)
+        return peak + partials + self._across(volume, geometry.phases, number, shares)
 
-    def _across(self, volume: VolumeGraph, phases: tuple[Phase, ...], number: int, a: Ints, b: Ints) -> Floats:
+    def _across(self, volume: VolumeGraph, phases: tuple[Phase, ...], number: int, shares: _Shares) -> Floats:
         """Bytes that an earlier phase of the same volume made and that a later one, or a later volume, needs."""
-        graph, total = self.graph, np.zeros(a.shape)
+        graph, total = self.graph, np.zeros(shares.shape)
         for earlier in range(number):
             for name, span in phases[earlier].edges:
                 if volume.phase_of.get(graph.producer.get(name, -1)) != earlier:
                     continue
                 later = any(name == other for phase in phases[number + 1 :] for other, _ in phase.edges)
                 if later or name in volume.exports:
-                    total += _rows(span, a, b) * _row_bytes(graph.tensors[name])
+                    total += shares.rows(span, None) * _row_bytes(graph.tensors[name])
         return total
+
+
+class _Shares:
+    """All parts of a volume between steps of its grid.
+
+    Args:
+        geometry: of the volume.
+        step: rows of a step.
+    """
+
+    def __init__(self, geometry: VolumeGeometry, step: int) -> None:
+        height, band = geometry.height, geometry.band
+        points = np.minimum(np.arange(-(-height // step) + 1) * step, height)
+        a, b = np.broadcast_arrays(points[:, None], points[None, :])
+        # Of parts too short for starts and ends to be apart each has its own place; with several rows in a step the
+        # next longer one stands for them.
+        self._short = (b - a < band) & (step == 1)
+        self._place = np.minimum(a, height) * band + np.clip(b - a, 0, band - 1)
+        self._start = np.minimum(a, max(0, height - band))
+        self._stop = np.maximum(b, np.minimum(self._start + band, height))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid: first and last step."""
+        return self._start.shape
+
+    def rows(self, span: Span, short: Span | None) -> Ints:
+        """Rows of a tensor of each part, from its spans by start and by end, and those of short parts."""
+        found = span.stop[self._stop] - span.start[self._start]
+        if self._short.any():
+            few = 0 if short is None else short.stop[self._place] - short.start[self._place]
+            found = np.where(self._short, few, found)
+        return np.asarray(np.maximum(found, 0))
 
 
 def _weights(graph: Graph) -> Floats:
@@ -196,19 +230,6 @@ def _weights(graph: Graph) -> Floats:
                 found[start, end] = total
                 start -= 1
     return found
-
-
-def _grid(height: int, step: int, least: int) -> tuple[Ints, Ints]:
-    """First and end row of a part for each pair of steps, at least `least` rows where there are so many."""
-    points = np.minimum(np.arange(-(-height // step) + 1) * step, height)
-    a, b = np.broadcast_arrays(points[:, None], points[None, :])
-    a = np.minimum(a, max(0, height - least))
-    b = np.maximum(b, a + min(least, height))
-    return a, b
-
-
-def _rows(span: Span, a: Ints, b: Ints) -> Ints:
-    return np.asarray(np.maximum(span.stop[b] - span.start[a], 0))
 
 
 def _row_bytes(tensor: Tensor) -> int:

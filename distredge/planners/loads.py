@@ -160,10 +160,13 @@ def need_bytes(plans: Any, k: int, j: int, memory: Memory) -> float:
         a, b = np.int64(plans.rows[k, w, j]), np.int64(plans.rows[k, w, j + 1])
         held = kept_bytes(plans, k, j, memory.passing, memory.volumes[row, 3], memory.volumes[row, 4])
         if a < b:
-            weights += memory.weights[start, end]
             step = memory.volumes[row, 1]
             steps = (memory.volumes[row, 0] + step - 1) // step + 1
-            held += memory.peaks[memory.volumes[row, 2] + a // step * steps + (b + step - 1) // step]
+            peak = memory.peaks[memory.volumes[row, 2] + a // step * steps + (b + step - 1) // step]
+            # A short part may have nothing to do.
+            if peak > 0.0:
+                weights += memory.weights[start, end]
+                held += peak
         most = max(most, held)
         start = end + 1
     held = kept_bytes(plans, k, j, memory.kept, 0, len(memory.kept))
