@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 
 from distredge.model.layout import WIRE_BYTES
 from distredge.model.operators import RULES, Reduction
+from distredge.model.operators.base import Rule
+from distredge.model.operators.moving import Concat, attribute_axis
+from distredge.model.operators.pointwise import Pointwise
+from distredge.model.operators.windows import Windowed, window_of
 from distredge.model.rows import Interval, Region
 from distredge.model.volumes import Read, VolumeGraph, volume_between
 
@@ -115,9 +119,7 @@ class _Need:
     def __init__(self, graph: Graph, op: Operator, position: int) -> None:
         rule = RULES[op.op_type]
         height = graph.tensors[op.outputs[0]].height
-        single = [rule.needs(graph, op, position, Region(Interval(r, r + 1))).rows for r in range(height)]
-        self.start = np.array([r.start for r in single], dtype=np.int64)
-        self.stop = np.array([r.stop for r in single], dtype=np.int64)
+        self.start, self.stop = row_needs(graph, op, position)
         rising = bool(np.all(np.diff(self.start) >= 0) and np.all(np.diff(self.stop) >= 0))
         probes = [(0, height), (height // 3, height - height // 3), (height // 2, height)]
         for a, b in probes:
@@ -133,6 +135,31 @@ class _Need:
         start = self.start[np.clip(out.start, 0, last)]
         stop = self.stop[np.clip(out.stop - 1, 0, last)]
         return Span(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop))
+
+
+def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
+    """Returns the first row, and the end of the rows, of one input that each single output row of an operator needs.
+
+    The rules of the usual operators are worked out for all rows at once, those of others row by row.
+    """
+    rule = RULES[op.op_type]
+    rows = np.arange(graph.tensors[op.outputs[0]].height, dtype=np.int64)
+    needs, height = type(rule).needs, graph.tensors[op.inputs[position]].height
+    if needs is Pointwise.needs and height == 1:
+        return np.zeros_like(rows), np.ones_like(rows)
+    if needs is Windowed.needs:
+        stride, pad, extent = window_of(graph, op, "rows")
+        start, stop = rows * stride - pad, rows * stride - pad + extent
+        if np.all(stop > 0) and np.all(start < height):
+            return np.maximum(start, 0), np.minimum(stop, height)
+    elif needs in (Pointwise.needs, Rule.needs) or (needs is Concat.needs and not _joins_rows(graph, op)):
+        return rows, rows + 1
+    found = [rule.needs(graph, op, position, Region(Interval(r, r + 1))).rows for r in rows.tolist()]
+    return np.array([r.start for r in found], np.int64), np.array([r.stop for r in found], np.int64)
+
+
+def _joins_rows(graph: Graph, op: Operator) -> bool:
+    return attribute_axis(graph, op) == graph.tensors[op.outputs[0]].row_axis
 
 
 class Geometry:

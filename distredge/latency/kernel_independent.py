@@ -34,6 +34,7 @@ from distredge.latency.tables import (
     AT_PHASES,
     AT_TENSORS,
     AT_VOLUMES,
+    BAND,
     HAS_HEAD,
     HEAD_BYTES,
     N_CUTS,
@@ -218,7 +219,7 @@ def price_all(
             for q in range(model[U(at + PHASES)], model[U(at + PHASES)] + model[U(at + N_PHASES)]):
                 phase = model[AT_PHASES] + q * PHASE
                 one = model[U(phase + N_NEEDS)] == 1 and model[U(phase + N_PARTIALS)] == 0
-                if one and model[U(at + START_CLASS)] >= 0:
+                if one and model[U(at + START_CLASS)] >= 0 and model[U(at + BAND)] == 1:
                     simple_phase(
                         model, ints, seconds, volumes, slabs, flat, at_rows, pair, base, n_devices, w, v, q, stage,
                         done, free,

@@ -3,7 +3,8 @@
 A volume is tabulated when a strategy first uses it. The seconds of a part depend on its number of rows and, near the
 tensor's edges where halos are clipped, on where it lies. So a table has one row per *class* of a part's start (its
 first rows one by one, all the others together) and of its end, and one column per number of rows: a few kilobytes
-instead of one entry per (a, b), which would not stay in the processor's cache. A volume for which that is not small is
+instead of one entry per (a, b), which would not stay in the processor's cache. Where there would be as many classes as
+rows, and where short parts can be empty inside, every part has an entry. A volume for which all that is not small is
 *summed*: its operators' rows and seconds are kept, and added up for every part.
 
 All integers are in one array, `Tables.model()`, whose first entries say where the others are (AT_...) and how many:
@@ -30,7 +31,7 @@ Offsets are into `ints` (rows and places) or `seconds`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,6 @@ from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
 from distredge.model.operators import Kind
-from distredge.model.volumes import volume_between
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Tensor
@@ -87,14 +87,18 @@ class Flat:
 
     def add(self, values: NDArray[Any]) -> int:
         """Appends values and returns where they start."""
+        self.reserve(len(values))
         start, stop = self.size, self.size + len(values)
-        if stop > len(self.data):
-            grown = np.zeros((max(stop, 2 * len(self.data)), *self.data.shape[1:]), dtype=self.data.dtype)
-            grown[:start] = self.data[:start]
-            self.data = grown
         self.data[start:stop] = values
         self.size = stop
         return start
+
+    def reserve(self, count: int) -> None:
+        """Makes room for so many more values."""
+        if self.size + count > len(self.data):
+            grown = np.zeros((max(self.size + count, 2 * len(self.data)), *self.data.shape[1:]), dtype=self.data.dtype)
+            grown[: self.size] = self.data[: self.size]
+            self.data = grown
 
 
 class Tables:
@@ -205,61 +209,21 @@ class Tables:
         phases = _ints(self._phase(geometry, number, classes) for number in range(len(geometry.phases)))
         self._add(first, last, geometry.height, geometry.band, classes, phases, geometry.made_in)
 
-    def insert(
-        self,
-        first: int,
-        last: int,
-        classes: tuple[Ints, Ints],
-        needs: Sequence[tuple[int, Ints, Ints]],
-        seconds: NDArray[np.float64],
-    ) -> None:
-        """Adds a volume of one phase that was tabulated elsewhere.
+    def lists(self) -> tuple[Flat | None, ...]:
+        """Needs, partial results, nothing, volumes, phases and sums, for who tabulates volumes elsewhere.
+
+        `extended` must be called after they and `index` were changed.
+        """
+        return self._needs, self._partials, None, self._volumes, self._phases, self._sums
+
+    def extended(self, phases: int) -> None:
+        """Takes note of volumes that were added elsewhere.
 
         Args:
-            first: cut before it; -1 for the input.
-            last: cut at its end.
-            classes: class of a part's start by a and of its stop by b, (height + 1,) each.
-            needs: number of each tensor that it reads, first rows by a and last rows by b, (height + 1,) each.
-            seconds: (n_profiles, classes of starts * classes of stops * (height + 1)), of all operators together by
-                class of start, class of stop and number of rows; NaN where there is no such part.
+            phases: most phases of any of them.
         """
-        profiles = [costs.profile for costs in self.costs]
-        overhead = np.array([[p.segment_overhead_s] for p in profiles])
-        factor = np.array([[p.segment_factor] for p in profiles])
-        total = overhead + factor * seconds
-        if self._priced_edges:
-            edges = self._edges_of(first, last, len(classes[0]) - 1, needs)
-            finer = _refined(classes, [span for _, span in edges])
-            total = _reordered(total, classes, finer)
-            classes = finer
-            a, b, _ = (values.ravel() for values in _representatives(len(classes[0]) - 1, *classes))
-            elements = sum(per_row * (span.stop[b] - span.start[a]) for per_row, span in edges)
-            total += np.array([[costs.element_s] for costs in self.costs]) * elements
-        rows = [(number, self._rows(start), self._rows(stop), 0, 0) for number, start, stop in needs]
-        phase = (
-            self._needs.add(_ints(rows).reshape(-1, NEED)),
-            len(rows),
-            0,
-            0,
-            self.seconds.add(total.ravel()),
-            total.shape[1],
-            0,
-            0,
-        )
-        self._add(first, last, len(classes[0]) - 1, 1, classes, _ints([phase]), {})
-
-    def _edges_of(
-        self, first: int, last: int, height: int, needs: Sequence[tuple[int, Ints, Ints]]
-    ) -> list[tuple[int, Span]]:
-        """Elements per row, and rows by a and by b, of what enters and leaves parts of a volume of one phase."""
-        cuts, tensors = self.graph.cuts, self.graph.tensors
-        volume = volume_between(self.graph, cuts[first].position if first >= 0 else 0, cuts[last].position)
-        names, points = list(self.numbers), np.arange(height + 1)
-        found = [(_row_elements(tensors[names[number]]), Span(start, stop)) for number, start, stop in needs]
-        for name in volume.exports:
-            owned = points * tensors[name].height // height
-            found.append((_row_elements(tensors[name]), Span(owned, owned)))
-        return found
+        self._model = None
+        self.max_phases = max(self.max_phases, phases)
 
     def _reduces(self, first: int, last: int) -> bool:
         """Whether a reduction over rows lies between two cuts."""
@@ -295,10 +259,8 @@ class Tables:
                 made_in[self.numbers[name]] = phase
         start_at, stop_at = -1, -1
         if classes is not None:
-            starts, stops = classes
-            rows = np.arange(height + 1)
-            start_at = self.ints.add(starts * (stops.max() + 1) * (height + 1) - rows)
-            stop_at = self.ints.add(stops * (height + 1) + rows)
+            by_start, by_stop = _places(height, *classes)
+            start_at, stop_at = self.ints.add(by_start), self.ints.add(by_stop)
         row = (
             height, band, start_at, stop_at, self._phases.add(phases), len(phases), self.ints.add(made_in),
             int(self._reduces(first, last)),
@@ -315,15 +277,14 @@ class Tables:
             needs.append((self.numbers[name], self._rows(span.start), self._rows(span.stop), *few))
         reads = [(read.made, read.size_bytes, read.height) for read in phase.partials]
         if classes is not None:
-            tables = [self._seconds(costs, geometry.height, phase, classes) for costs in self.costs]
+            tables = [self._seconds(costs, geometry, number, classes) for costs in self.costs]
             sums = []
         else:
             tables = [self._short_seconds(costs, short, (geometry.height + 1) * geometry.band) for costs in self.costs]
-            sums = [
-                (*self._span(span), *self._operator(index)) for index, span in phase.operators if self._priced(index)
-            ]
+            priced = [(index, span) for index, span in phase.operators if self._priced(index)]
+            sums = [(*self._span(span), *self.operator_seconds(index)) for index, span in priced]
             if self._priced_edges:
-                sums += [(*self._span(span), *self._edge(name)) for name, span in phase.edges]
+                sums += [(*self._span(span), *self.edge_seconds(name)) for name, span in phase.edges]
         return (
             self._needs.add(_ints(needs).reshape(-1, NEED)),
             len(needs),
@@ -345,49 +306,58 @@ class Tables:
     def _priced(self, index: int) -> bool:
         return any(costs.table(index) is not None for costs in self.costs)
 
-    def _operator(self, index: int) -> tuple[int, int]:
-        """Where an operator's seconds by rows are kept, with the segment's factor, and how long they are."""
+    def operator_seconds(self, index: int) -> tuple[int, int]:
+        """Returns where an operator's seconds by rows are kept, with the segment's factor, and how long they are."""
         if index not in self._operators:
             tables = [costs.profile.segment_factor * np.array(costs.table(index)) for costs in self.costs]
             self._operators[index] = self.seconds.add(np.concatenate(tables)), len(tables[0])
         return self._operators[index]
 
-    def _edge(self, name: str) -> tuple[int, int]:
-        """Where the seconds of rows of a tensor that enter or leave a part are kept, and how long they are."""
+    def edge_seconds(self, name: str) -> tuple[int, int]:
+        """Returns where the seconds of rows of a tensor that enter or leave a part are kept, and how long they are."""
         if name not in self._edges:
             rows = np.arange(self.graph.tensors[name].height + 1) * _row_elements(self.graph.tensors[name])
             tables = [costs.element_s * rows for costs in self.costs]
             self._edges[name] = self.seconds.add(np.concatenate(tables)), len(rows)
         return self._edges[name]
 
-    def _seconds(self, costs: PartCosts, height: int, phase: Phase, classes: tuple[Ints, Ints]) -> NDArray[np.float64]:
-        """Seconds by (class of start, class of stop, number of rows), flattened; NaN where there is no such part."""
+    def _seconds(
+        self, costs: PartCosts, geometry: VolumeGeometry, number: int, classes: tuple[Ints, Ints]
+    ) -> NDArray[np.float64]:
+        """Seconds by (class of start, class of stop, number of rows), flattened, as `_places` says."""
+        phase, height, band = geometry.phases[number], geometry.height, geometry.band
         a, b, valid = _representatives(height, *classes)
-        total = np.zeros(a.shape)
-        for index, span in phase.operators:
-            table = costs.table(index)
-            if table is not None:
-                total += np.array(table)[np.where(valid, np.maximum(span.stop[b] - span.start[a], 0), 0)]
-        profile = costs.profile
-        total = profile.segment_overhead_s + profile.segment_factor * total
-        for name, span in phase.edges if costs.element_s > 0 else ():
-            total += costs.element_s * _row_elements(self.graph.tensors[name]) * (span.stop[b] - span.start[a])
-        return np.where(valid, total, np.nan).ravel()
+        a, b = a[valid], b[valid]
+        found = np.full(valid.shape, np.nan)
+        found[valid] = self._part_seconds(costs, phase, lambda span: span.stop[b] - span.start[a])
+        if geometry.short:
+            few = valid & (np.arange(height + 1) < band)
+            cells = (a * band + b - a)[few[valid]]
+            short = geometry.short[number]
+            found[few] = self._part_seconds(costs, short, lambda span: span.stop[cells] - span.start[cells])
+        return found[valid] if _is_dense(height, *classes) else found.ravel()
 
     def _short_seconds(self, costs: PartCosts, short: Phase, count: int) -> NDArray[np.float64]:
         """Seconds of short parts by (a, rows), flattened, and the overhead of a segment."""
-        total = np.zeros(count)
-        for index, span in short.operators:
+        overhead = costs.profile.segment_overhead_s
+        if not short.operators:
+            return np.full(count + 1, overhead)
+        return np.append(self._part_seconds(costs, short, lambda span: span.stop - span.start), overhead)
+
+    def _part_seconds(self, costs: PartCosts, phase: Phase, size: Callable[[Span], Ints]) -> NDArray[np.float64]:
+        """Seconds of parts, whose rows of a span `size` says; 0 for those that compute nothing."""
+        total, works = np.zeros(1), np.zeros(1, bool)
+        for index, span in phase.operators:
+            rows = np.maximum(size(span), 0)
+            works = works | (rows > 0)
             table = costs.table(index)
             if table is not None:
-                # Beyond the tensor's end a part is cut off, or has no rows at all.
-                total += np.array(table)[np.maximum(span.stop - span.start, 0)]
+                total = total + np.array(table)[rows]
         profile = costs.profile
         total = profile.segment_overhead_s + profile.segment_factor * total
-        for name, span in short.edges if costs.element_s > 0 else ():
-            elements = _row_elements(self.graph.tensors[name]) * np.maximum(span.stop - span.start, 0)
-            total += costs.element_s * elements
-        return np.append(total, profile.segment_overhead_s)
+        for name, span in phase.edges if costs.element_s > 0 else ():
+            total = total + costs.element_s * _row_elements(self.graph.tensors[name]) * np.maximum(size(span), 0)
+        return np.where(works, total, 0.0)
 
 
 def _row_elements(tensor: Tensor) -> int:
@@ -408,12 +378,13 @@ def head_part(graph: Graph) -> Part:
 def _classes(geometry: VolumeGeometry, with_edges: bool) -> tuple[Ints, Ints] | None:
     """Class of a part's start by a and of its stop by b, (height + 1,) each; None for a volume that is summed.
 
-    Parts of one class and number of rows have the same number of rows of every operator, and `with_edges` also of
+    Every start is a class of its own where parts can be empty inside. Parts of one class and number of rows have the same number of rows of every operator, and `with_edges` also of
     everything that enters or leaves.
     """
     height = geometry.height
     if geometry.band > 1:
-        return None
+        points = np.arange(height + 1)
+        return (points, np.zeros_like(points)) if (height + 1) ** 2 <= LARGEST else None
     spans = [span for phase in geometry.phases for _, span in phase.operators]
     if with_edges:
         spans += [span for phase in geometry.phases for _, span in phase.edges]
@@ -442,19 +413,17 @@ def _numbered_classes(low: int, high: int, height: int) -> tuple[Ints, Ints]:
     return np.minimum(rows, low), np.minimum(height - rows, high)
 
 
-def _refined(classes: tuple[Ints, Ints], spans: Iterable[Span]) -> tuple[Ints, Ints]:
-    """Classes that tell apart what `classes` do, and the numbers of rows of some more spans."""
-    height = len(classes[0]) - 1
-    low, high = _uneven(spans, height)
-    return _numbered_classes(max(low, int(classes[0].max())), max(high, int(classes[1].max())), height)
+def _is_dense(height: int, starts: Ints, stops: Ints) -> bool:
+    """Whether every part is a class of its own, so that a table needs no entries that stand for none."""
+    return int(starts.max()) == height and int(stops.max()) == 0
 
 
-def _reordered(table: NDArray[np.float64], before: tuple[Ints, Ints], after: tuple[Ints, Ints]) -> NDArray[np.float64]:
-    """A table of seconds (n_profiles, n_cells) by finer classes."""
-    height = len(before[0]) - 1
-    a, b, valid = (values.ravel() for values in _representatives(height, *after))
-    cells = (before[0][a] * (before[1].max() + 1) + before[1][b]) * (height + 1) + b - a
-    return np.where(valid, table[:, np.where(valid, cells, 0)], np.nan)
+def _places(height: int, starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
+    """Two terms, by a and by b, whose sum is the place of a part in a table of those classes."""
+    rows = np.arange(height + 1)
+    if _is_dense(height, starts, stops):
+        return rows * height - rows * (rows - 1) // 2 - rows - 1, rows
+    return starts * (stops.max() + 1) * (height + 1) - rows, stops * (height + 1) + rows
 
 
 def _representatives(height: int, starts: Ints, stops: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:

@@ -1,31 +1,34 @@
 """Tabulates all volumes of a graph at once, compiled, before a search asks for them one by one.
 
 `latency.tables` walks a volume backwards with numpy when a strategy first uses it, which takes milliseconds; a search
-over a large graph meets a thousand. Here one walk backwards from each end serves every start. Left to `latency.tables`
-are volumes in which a reduction over rows is read again (squeeze-and-excite), operators whose need of rows does not
-rise with their output, parts that can be empty inside, and tables too large to be worth it.
+over a large graph meets a thousand. Here one walk backwards from each end serves every start (`walk`, `cells`). Left to
+`latency.tables` are volumes with an operator whose need of rows does not rise with its output, those that it refuses,
+and those of which too many parts can be empty inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.geometry import Unsupported
-from distredge.model.operators import Kind
-from distredge.planners.walk import NORMAL, REDUCES, STOPS, Flat, sum_seconds, walk_back
+from distredge.latency.tables import LARGEST
+from distredge.planners import cells as c
+from distredge.planners import walk as w
+from distredge.planners.fill_entry import find_phases, walk_end, write_end
+from distredge.planners.flatten import Body, flatten
 
 if TYPE_CHECKING:
     from distredge.latency.tables import Tables
-    from distredge.model.graph import Operator
 
-LARGEST = 2_000_000
-"""Seconds of one end's volumes, in number, beyond which they are left to be tabulated on demand."""
+MOST_SHORT = 100_000
+"""Parts of an end's volumes that can be empty inside beyond which these volumes are left to be tabulated on demand."""
 
-_FOREVER = 1 << 40
+AT_ONCE = 1 << 24
+"""Seconds, in number, for which there is room before the first is written: copying them takes longer than that."""
 
 Ints = NDArray[np.int64]
 
@@ -38,146 +41,173 @@ def fill(tables: Tables, cuts: list[int], stop: Callable[[], bool] = lambda: Fal
         cuts: rising indices into `graph.cuts`.
         stop: asked after each end; true leaves the rest to be tabulated on demand.
     """
-    flat = _flatten(tables)
-    for end in cuts:
+    body = flatten(tables)
+    jobs = _jobs(tables, body, cuts)
+    if not jobs:
+        return
+    _place_sums(tables, body, any((job.height + 1) ** 2 > LARGEST for job in jobs))
+    nothing_at = tables.ints.add(np.zeros(len(tables.numbers), np.int32))
+    operators, tensors, entries = len(body.operators), len(body.tensors), body.most_entries
+    spans = np.empty((2, operators + tensors + entries, max(job.parts.shape[1] for job in jobs)), np.int32)
+    room = np.empty((entries, 5), np.int64)
+    tables.seconds.reserve(min(sum(_most(body, job)[w.SECONDS] for job in jobs), AT_ONCE))
+    for job in jobs:
         if stop():
             break
-        _fill_end(tables, flat, cuts, end)
+        _fill_end(tables, body, job, spans, room, nothing_at)
 
 
-def _fill_end(tables: Tables, flat: Flat, cuts: list[int], end: int) -> None:
-    graph = tables.graph
-    cut, rows = graph.cuts[end], graph.cuts[end].height
-    places = np.array([0, *(graph.cuts[i].position for i in cuts)])
-    starts = places[places < cut.position]
-    most = max(len(cut.tensors) for cut in graph.cuts) + len(graph.input_names)
-    spans = np.zeros((2, cut.position, rows), np.int64)
-    needs = np.zeros((2, len(starts), most, rows), np.int64)
-    reached, tensors, edges = walk_back(flat, cut.position, rows, starts, spans, needs)
-    if reached == len(starts):
+@dataclass(frozen=True)
+class _Job:
+    """The volumes with one end.
+
+    Attributes:
+        cut, place, height: index of the cut at the end, number of operators before it, rows of its reference.
+        band: from how many rows on no part of any of the volumes is empty inside.
+        starts: (n_starts, N_START) as in `walk.End`.
+        phase: (n_starts, n_ops) phase of each operator.
+        parts: (2, n_columns) the parts that the walk looks at.
+    """
+
+    cut: int
+    place: int
+    height: int
+    band: int
+    starts: Ints
+    phase: Ints
+    parts: Ints
+
+
+def _jobs(tables: Tables, body: Body, cuts: list[int]) -> list[_Job]:
+    """What there is to do for each end."""
+    starts = np.zeros((len(cuts) + 1, w.N_START), np.int64)
+    starts[1:, w.PLACE] = [tables.graph.cuts[i].position for i in cuts]
+    starts[1:, w.INDEX_ROW] = np.array(cuts) + 1
+    phase = np.zeros((len(starts), len(body.operators) - 1), np.int64)
+    if (body.operators[:, w.KIND] == w.REDUCES).any():
+        find_phases(_end(body, starts=starts), phase)
+    last_phase = np.maximum.accumulate(phase, axis=1)
+    found = []
+    for cut, place in zip(cuts, starts[1:, w.PLACE].tolist(), strict=True):
+        height = tables.graph.cuts[cut].height
+        stops = np.flatnonzero(body.operators[:place, w.KIND] == w.STOPS)
+        reached = int(stops[-1]) + 1 if len(stops) else 0
+        chosen = np.flatnonzero((starts[:, w.PLACE] >= reached) & (starts[:, w.PLACE] < place))
+        own = starts[chosen]
+        own[:, w.N_PHASES] = last_phase[chosen, place - 1] + 1
+        own[:, w.BAND] = _bands(body, place, height)[own[:, w.PLACE]]
+        uneven = own[:, w.BAND] > 1
+        possible = ~uneven | ((own[:, w.N_PHASES] == 1) & (own[:, w.BAND] * (height + 1) <= MOST_SHORT))
+        possible &= tables.index[own[:, w.INDEX_ROW], cut] < 0
+        if possible.any():
+            own, uneven = own[possible], uneven[possible]
+            band = int(own[:, w.BAND].max())
+            own[uneven, w.BAND] = band
+            found.append(_Job(cut, place, height, band, own, phase[chosen[possible]], _parts(height, band)))
+    return found
+
+
+def _bands(body: Body, place: int, height: int) -> Ints:
+    """From how many rows on no part is empty inside, for volumes from each place to an end, (place,)."""
+    found = np.ones(place, np.int64)
+    makers, heights = body.tensors[:, w.MAKER], body.tensors[:, w.T_HEIGHT]
+    leaves = (makers >= 0) & (makers < place) & (body.tensors[:, w.LAST_USE] >= place)
+    np.maximum.at(found, makers[leaves], -(-height // heights[leaves]))
+    reductions = np.flatnonzero(body.operators[:place, w.KIND] == w.REDUCES)
+    read = heights[body.inputs[body.operators[reductions, w.IN_AT], 0]]
+    np.maximum.at(found, reductions, -(-height // read))
+    return np.maximum.accumulate(found[::-1])[::-1]
+
+
+def _parts(height: int, band: int) -> Ints:
+    """First row and end of the rows of the parts that the walk looks at, (2, n_columns)."""
+    points = np.arange(height + 1)
+    first = [np.minimum(points, height - 1), np.zeros_like(points)]
+    stop = [np.full_like(points, height), np.maximum(points, 1)]
+    if band > 1:
+        short = np.arange((height + 1) * band)
+        first.append(short // band)
+        stop.append(np.minimum(short // band + short % band, height))
+    return np.stack([np.concatenate(first), np.concatenate(stop)])
+
+
+def _place_sums(tables: Tables, body: Body, summed: bool) -> None:
+    """Notes where the seconds of single operators and edges stand in the tables, if any volume is summed."""
+    body.operators[:, w.SUM_AT] = -1
+    if not summed:
         return
-    low, high = (int(x) for x in edges[reached])
-    points = np.arange(rows + 1)
-    if (low + 1) * (high + 1) <= rows and rows >= 4:
-        classes = np.minimum(points, low), np.minimum(rows - points, high)
-    else:
-        classes = points, np.zeros_like(points)
-    parts = _parts(rows, *classes)
-    if parts[0].size * (len(starts) - reached) * len(flat.table_at) > LARGEST:
-        return
-    seconds = sum_seconds(flat, cut.position, starts, reached, spans, *parts)
-    for at in range(reached, len(starts)):
-        first = -1 if at == 0 else cuts[at - 1]
-        if tables.index[first + 1, end] < 0:
-            read = [
-                (int(tensor), *_reach(needs[0, at, x], needs[1, at, x]))
-                for x, tensor in enumerate(tensors[at])
-                if tensor >= 0
-            ]
-            tables.insert(first, end, classes, read, seconds[at])
+    for place in np.flatnonzero(body.table_at[0] >= 0):
+        operator = tables.graph.body.operators[place]
+        body.operators[place, w.SUM_AT], body.operators[place, w.SUM_ROWS] = tables.operator_seconds(operator)
+    for t, name in enumerate(body.names if body.priced_edges else ()):
+        body.tensors[t, w.T_SUM_AT], body.tensors[t, w.T_SUM_ROWS] = tables.edge_seconds(name)
 
 
-def _reach(start: Ints, stop: Ints) -> tuple[Ints, Ints]:
-    """First rows by the part's start, and ends of the rows by its end, from those of parts of one row."""
-    return np.append(start, start[-1]), np.append(stop[:1], stop)
+def _fill_end(tables: Tables, body: Body, job: _Job, spans: NDArray[np.int32], entries: Ints, nothing_at: int) -> None:
+    counts = _most(body, job)
+    lists = tables.lists()
+    ints, seconds = tables.ints, tables.seconds
+    ints.reserve(counts[w.INTS])
+    seconds.reserve(counts[w.SECONDS])
+    sizes = np.cumsum([0, *counts[: w.INTS]])
+    end = _end(
+        body,
+        starts=job.starts, phase=job.phase, parts=job.parts, spans=spans, entries=entries,
+        notes=np.empty((len(job.starts), int(job.starts[:, w.N_PHASES].max()), w.N_NOTE), np.int64),
+        lists=np.empty((int(sizes[-1]), w.LISTS), np.int64),
+        sizes=np.array([*sizes[:-1], ints.size, seconds.size], np.int64),
+        shift=np.array([0 if made is None else made.size for made in lists], np.int64) - sizes[:-1],
+        ints=ints.data, cut=job.cut, place=job.place, height=job.height, band=job.band,
+    )  # fmt: skip
+    low, high, short = walk_end(end)
+    write_end(end, _cells(tables, body, job, low, high, short, nothing_at), low, high, short)
+    for kind, made in enumerate(lists):
+        if made is not None:
+            made.add(end.lists[sizes[kind] : end.sizes[kind], : made.data.shape[1]])
+    ints.size, seconds.size = int(end.sizes[w.INTS]), int(end.sizes[w.SECONDS])
+    tables.extended(end.notes.shape[1])
 
 
-def _parts(rows: int, starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """One part [a, b) of each class of start and stop and number of rows, flattened; -1 where there is none."""
-    shape = int(starts.max()) + 1, int(stops.max()) + 1, rows + 1
-    first, stop = np.full(shape, -1), np.zeros(shape, np.int64)
-    a, b = np.triu_indices(rows + 1, 1)
-    place = starts[a], stops[b], b - a
-    first[place], stop[place] = a, b
-    return first.ravel(), stop.ravel()
+def _cells(tables: Tables, body: Body, job: _Job, low: int, high: int, short: bool, nothing_at: int) -> c.Cells:
+    """Room for the cells of an end."""
+    size = (low + 1) * (high + 1) * (job.height + 1) + ((job.height + 1) * job.band if short else 0)
+    phases = int(job.starts[:, w.N_PHASES].max())
+    profiles = len(body.boards)
+    return c.Cells(
+        body.boards, body.table_at, body.by_rows, np.empty(size, np.int64), np.empty((c.CELL, size), np.int64),
+        np.empty(size, np.int32), np.empty((1, profiles, size)),
+        np.empty((phases if phases > 1 else 0, profiles, size)), tables.seconds.data, tables.index,
+        len(tables.numbers), nothing_at,
+    )  # fmt: skip
 
 
-class _Flattener:
-    """Collects the arrays of a `Flat`."""
-
-    def __init__(self, tables: Tables) -> None:
-        self.tables = tables
-        self.names = dict(tables.numbers)
-        for index in tables.graph.body.operators:
-            for name in tables.graph.operators[index].outputs:
-                self.names.setdefault(name, len(self.names))
-        self.kind: list[int] = []
-        self.reduced: list[int] = []
-        self.in_at, self.out_at = [0], [0]
-        self.in_tensor: list[int] = []
-        self.in_reach: list[int] = []
-        self.out_tensor: list[int] = []
-        self.first: list[Ints] = [np.zeros(0, np.int64)]
-        self.stop: list[Ints] = [np.zeros(0, np.int64)]
-        self.size = 0
-
-    def add(self, op: Operator) -> None:
-        graph, body = self.tables.graph, self.tables.graph.body
-        reduces = body.verdicts[op.index].kind is Kind.REDUCE
-        stops = op.index in body.everywhere or any(name in body.vectors for name in op.activation_names)
-        for position in op.activations[:1] if reduces else op.activations:
-            self.in_tensor.append(self.names[op.inputs[position]])
-            self.in_reach.append(self.size)
-            if not reduces and not stops:
-                stops = not self._add_reach(op, position)
-        self.kind.append(STOPS if stops else REDUCES if reduces else NORMAL)
-        self.reduced.append(graph.tensors[op.inputs[op.activations[0]]].height if reduces else 0)
-        self.out_tensor += [self.names[name] for name in op.outputs if name]
-        self.in_at.append(len(self.in_tensor))
-        self.out_at.append(len(self.out_tensor))
-
-    def _add_reach(self, op: Operator, position: int) -> bool:
-        try:
-            first, stop = self.tables.geometry.reach(op, position)
-        except Unsupported:
-            return False
-        self.first.append(first)
-        self.stop.append(stop)
-        self.size += len(first)
-        return True
+def _most(body: Body, job: _Job) -> list[int]:
+    """How much the volumes of one end can take at most of each kind, as in `End.sizes`."""
+    places, phases = job.starts[:, w.PLACE], job.starts[:, w.N_PHASES]
+    operators, points, several = job.place - places, job.height + 1, phases > 1
+    inputs = body.operators[job.place, w.IN_AT] - body.operators[places, w.IN_AT]
+    outputs = body.operators[job.place, w.OUT_AT] - body.operators[places, w.OUT_AT]
+    edges = (2 * inputs + outputs) * body.priced_edges
+    table = max(min(points * points, max(LARGEST, 25)), points * job.band + 1)
+    summed = points * points > LARGEST
+    # Of a volume of one phase, vectors are written anew only where an operator reads a tensor once more.
+    vectors = 2 * (1 + job.band) * int(inputs.max() + outputs.max()) + int((np.maximum(inputs, edges) * several).sum())
+    ints = 2 * points * (vectors * 2 + len(places) + int(operators.max())) + int(several.sum()) * len(body.tensors)
+    found = [
+        inputs.sum(), (inputs * several).sum(), edges.sum(), len(places), phases.sum(),
+        ((operators + edges) * summed).sum(), ints, phases.sum() * len(body.boards) * table,
+    ]  # fmt: skip
+    return [int(x) for x in found]
 
 
-def _flatten(tables: Tables) -> Flat:
-    graph, body = tables.graph, tables.graph.body
-    found = _Flattener(tables)
-    for index in body.operators:
-        found.add(graph.operators[index])
-    places = {index: place for place, index in enumerate(body.operators)}
-    after = set(graph.output_names) | set(body.head_inputs)
-    last_use = [
-        _FOREVER if name in after else max((places.get(c, -1) for c in graph.consumers.get(name, ())), default=-1)
-        for name in found.names
-    ]
-    table_at, seconds = _profile_tables(tables)
-    return Flat(
-        kind=np.array(found.kind, np.int64),
-        in_at=np.array(found.in_at, np.int64),
-        in_tensor=np.array(found.in_tensor, np.int64),
-        in_reach=np.array(found.in_reach, np.int64),
-        out_at=np.array(found.out_at, np.int64),
-        out_tensor=np.array(found.out_tensor, np.int64),
-        first=np.concatenate(found.first),
-        stop=np.concatenate(found.stop),
-        reduced=np.array(found.reduced, np.int64),
-        height=np.array([graph.tensors[name].height for name in found.names], np.int64),
-        maker=np.array([places.get(graph.producer.get(name, -1), -1) for name in found.names], np.int64),
-        last_use=np.array(last_use, np.int64),
-        table_at=table_at,
-        seconds=seconds,
-    )
-
-
-def _profile_tables(tables: Tables) -> tuple[Ints, NDArray[np.float64]]:
-    """Where each operator's seconds by rows start on every profile, (n_profiles, n_ops), and all of them."""
-    operators = tables.graph.body.operators
-    at = np.full((len(tables.costs), len(operators)), -1, np.int64)
-    found: list[NDArray[np.float64]] = [np.zeros(0)]
-    size = 0
-    for p, costs in enumerate(tables.costs):
-        for place, index in enumerate(operators):
-            table = costs.table(index)
-            if table is not None:
-                at[p, place] = size
-                found.append(np.array(table))
-                size += len(table)
-    return at, np.concatenate(found)
+def _end(body: Body, **given: object) -> w.End:
+    """The arrays of an end; what is not given is not used."""
+    nothing, rows = np.zeros((0, 0, 0), np.int64), np.zeros((2, 0, 0), np.int32)
+    values: dict[str, object] = {
+        "operators": body.operators, "tensors": body.tensors, "inputs": body.inputs, "outputs": body.outputs,
+        "reach": body.reach, "phase": nothing[0:0].reshape(0, 0), "parts": nothing.reshape(0, 0), "notes": nothing,
+        "spans": rows, "entries": nothing.reshape(0, 0), "lists": nothing.reshape(0, 0), "sizes": nothing.reshape(0),
+        "shift": nothing.reshape(0), "ints": rows.reshape(0), "cut": 0, "place": 0, "height": 0, "band": 1,
+        "priced_edges": body.priced_edges, **given,
+    }  # fmt: skip
+    return w.End(**values)  # type: ignore[arg-type]

@@ -1,7 +1,13 @@
 """One walk backwards through the body of a graph that serves every volume with the same end, compiled.
 
-`tabulate` says what for. Parts of one row are enough: what a part of rows [a, b) needs begins where row a's needs begin
-and ends where row b - 1's end.
+`tabulate` says what for, `cells` goes on from here. What parts of the volumes compute and need is noted for some parts
+only, the *columns* of `End.spans`: those of rows [a, height) for every a, which say where everything begins; those of
+rows [0, b) for every b, which say where it ends; and, where tensors of different heights are alive, every part of
+fewer rows than `band` (by a and number of rows), which may be empty inside. Empty is [FAR, -FAR), so that hulls are
+minima and maxima.
+
+Everything is in few arrays of many columns, and nothing is allocated or counted here: numba's compiling time grows with
+the number of arrays that a function gets, and with all that it allocates.
 """
 
 from __future__ import annotations
@@ -12,208 +18,392 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-NORMAL, REDUCES, STOPS = range(3)
-"""What the walk does with an operator: takes its rows' needs, deals out the rows of its input, gives up."""
+NORMAL, REDUCES, EVERYWHERE, STOPS = range(4)
+"""What the walk does with an operator: takes its rows' needs; deals out the rows of its input; computes all of it
+wherever any of it is needed; gives up."""
 
-_NOTHING, _SOME, _FAILED = range(3)
+FAR = 1 << 30
+
+NEEDED, CARRIED, KEPT = range(3)
+"""Rows that cross the edge of a phase: from outside the volume, from an earlier phase, for outside or a later phase."""
+
+OPERATOR = 8
+KIND, IN_AT, OUT_AT, PARTIAL_BYTES, SUM_AT, SUM_ROWS, COMPUTED, SPAN_AT = range(OPERATOR)
+"""Columns of `End.operators`: what to do; where inputs and outputs start; bytes of a partial result; where its seconds
+by rows stand for sums, and how far it is to the next profile (-1: costs nothing). Then the state of a walk: whether
+anything is computed; where its rows stand for sums, or -1."""
+
+N_TENSOR = 19
+(
+    T_HEIGHT, MAKER, LAST_USE, NUMBER, ROW_ELEMENTS, T_SUM_AT, T_SUM_ROWS, READS, SEEN, NEED_KEY, NEED_AT, _, _, _,
+    OWN_KEY, OWN_AT, _, _, _,
+) = range(N_TENSOR)  # fmt: skip
+"""Columns of `End.tensors`: rows; place of the operator that makes it (-1: before the body) and of the last that reads
+it (-1: nobody outside a volume does); number in the tables, or -1; elements of a row; seconds of its rows at an edge,
+as for operators. Then the state of a walk: how often it is read; the tensors read, in order; for how many reads and
+which band its vector of needs holds, and the vector; the same for the rows owned.
+
+A vector says where rows stand in `End.ints`: first rows by a, last rows by b, and those of short parts."""
+
+N_START = 6
+PLACE, INDEX_ROW, BAND, N_PHASES, LOW, HIGH = range(N_START)
+"""Columns of `End.starts`: number of operators before it; row of `Tables.index`; from how many rows on no part is empty
+inside; number of phases. Filled in: how many rows at either edge are unlike the others."""
+
+N_NOTE = 6
+NEEDS, PARTIALS, EDGES = 0, 2, 4
+"""Columns of `End.notes`: first row and number of rows of each kind in `End.lists`."""
+
+LISTS = 8
+L_NEEDS, L_PARTIALS, L_EDGES, L_VOLUMES, L_PHASES, L_SUMS, INTS, SECONDS = range(8)
+"""Entries of `End.sizes`: the next free row of `lists` for each kind, and how far `ints` and the seconds are filled."""
+
+Ints = NDArray[np.int64]
 
 
-class Flat(NamedTuple):
-    """The body of a graph as arrays.
+class End(NamedTuple):
+    """The volumes with one end.
 
     Attributes:
-        kind: (n_ops,) what the walk does with each operator.
-        in_at, out_at: (n_ops + 1,) where inputs and outputs of each operator start.
-        in_tensor, in_reach: tensor of each input, and offset of its rows in `first` and `stop`.
-        out_tensor: tensor of each output.
-        first, stop: first input row, and end of the input rows, of each output row of each input.
-        reduced: (n_ops,) rows of what a reduction reads.
-        height, maker, last_use: (n_tensors,) rows; place that makes it (-1: before the body); place that last reads it.
-        table_at: (n_profiles, n_ops) offset of an operator's seconds by rows in `seconds`, or -1.
-        seconds: all tables of seconds by rows, one after the other.
+        operators: (n_ops + 1, OPERATOR); the last row ends the inputs and outputs.
+        tensors: (n_tensors, N_TENSOR).
+        inputs: (n_inputs, 2) tensor, and offset of its rows in `reach`.
+        outputs: (n_outputs,) tensor.
+        reach: (2, n) first input row, and end of the input rows, of each output row of each input.
+        starts: (n_starts, N_START), by rising place; the walk ends at the first.
+        phase: (n_starts, n_ops) phase of each operator.
+        parts: (2, n_columns) first row of each part, and end of its rows.
+        notes: (n_starts, n_phases, N_NOTE), filled in.
+        spans: (2, n_ops + n_tensors + n_entries, n_columns) room for first and last rows of what is computed of each
+            operator, read of each tensor, and crosses the edge of a phase.
+        entries: (n_entries, 5) room for kind, phase and tensor of what crosses; phase and reduction of partial results.
+        lists: (n, LISTS) rows of the tables, as in `latency.tables`, each kind in a stretch of its own; edges are
+            tensor, elements of a row, phase, vector.
+        sizes: (8,) how far everything is filled.
+        shift: (6,) what added to a row of `lists` is its row in the tables.
+        ints: of the tables.
+        cut, place, height: index of the cut at the end, number of operators before it, rows of its reference.
+        band: the largest of the starts'.
+        priced_edges: whether what enters or leaves a part costs.
     """
 
-    kind: NDArray[np.int64]
-    in_at: NDArray[np.int64]
-    in_tensor: NDArray[np.int64]
-    in_reach: NDArray[np.int64]
-    out_at: NDArray[np.int64]
-    out_tensor: NDArray[np.int64]
-    first: NDArray[np.int64]
-    stop: NDArray[np.int64]
-    reduced: NDArray[np.int64]
-    height: NDArray[np.int64]
-    maker: NDArray[np.int64]
-    last_use: NDArray[np.int64]
-    table_at: NDArray[np.int64]
-    seconds: NDArray[np.float64]
+    operators: Ints
+    tensors: Ints
+    inputs: Ints
+    outputs: Ints
+    reach: NDArray[np.int32]
+    starts: Ints
+    phase: Ints
+    parts: Ints
+    notes: Ints
+    spans: NDArray[np.int32]
+    entries: Ints
+    lists: Ints
+    sizes: Ints
+    shift: Ints
+    ints: NDArray[np.int32]
+    cut: int
+    place: int
+    height: int
+    band: int
+    priced_edges: bool
 
 
-_OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
-_inner = njit(**_OPTIONS)
-_entry = njit(cache=True, **_OPTIONS)
+OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False}
+"""Without numba's counting of references, which these functions do not need and which takes most of the time to
+compile."""
+
+inner = njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-@_entry
-def walk_back(flat: Any, end_place: int, rows: int, starts: Any, spans: Any, needs: Any) -> tuple[int, Any, Any]:
-    """Spans of every operator and of every start's needs, for parts of one row each.
-
-    Args:
-        flat: the body, a `Flat`.
-        end_place: number of operators before the end.
-        rows: height of the end's reference.
-        starts: rising places before the end at which volumes may start.
-        spans: (2, end_place, rows) filled with start and stop of what each operator computes; spans[0, place, 0] < 0:
-            nothing.
-        needs: (2, n_starts, n_needs, rows) filled with start and stop of what is needed of each tensor.
-
-    Returns:
-        First start that could be reached; the tensors needed by each start, (n_starts, n_needs), -1 behind the last;
-        how many rows at the low and the high edge are unlike the others in the volume from each start, (n_starts, 2).
-    """
-    wanted = np.zeros(len(flat.height), np.bool_)
-    here = np.zeros((2, len(flat.height), rows), np.int64)
-    tensors = np.full((len(starts), needs.shape[2]), -1, np.int64)
-    edges = np.zeros((len(starts), 2), np.int64)
-    low = high = 0
-    at = len(starts) - 1
-    for place in range(end_place - 1, -1, -1):
-        if flat.kind[place] == STOPS:
-            break
-        found = _compute(flat, place, end_place, rows, wanted, here, spans)
-        if found == _FAILED:
-            break
-        if found == _NOTHING:
-            spans[0, place, 0] = -1
-        else:
-            low, high = _uneven(spans[0, place], spans[1, place], rows, low, high)
-            _read(flat, place, rows, wanted, here, spans)
-        if at >= 0 and starts[at] == place:
-            count = 0
-            for t in range(len(flat.height)):
-                if wanted[t] and flat.maker[t] < place:
-                    tensors[at, count] = t
-                    needs[0, at, count] = here[0, t]
-                    needs[1, at, count] = here[1, t]
-                    count += 1
-            edges[at] = low, high
+@inner
+def walk(end: Any) -> None:
+    """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes."""
+    low, high, met, at = 0, 0, 0, len(end.starts) - 1
+    for t in range(len(end.tensors)):
+        end.tensors[t, READS] = end.tensors[t, NEED_KEY] = end.tensors[t, OWN_KEY] = 0
+    for place in range(end.place - 1, end.starts[0, PLACE] - 1, -1):
+        end.operators[place, SPAN_AT] = -1
+        end.operators[place, COMPUTED] = _compute(end, place)
+        if end.operators[place, COMPUTED]:
+            low, high = _uneven(end.spans, 0, place, 0, 1, place, end.height + 1, end.height, low, high)
+            met = _read(end, place, met)
+        if end.starts[at, PLACE] == place:
+            if end.starts[at, N_PHASES] == 1:
+                _note_needs(end, at, met)
+            else:
+                _note_phases(end, at)
+            _note_edges(end, at, low, high)
             at -= 1
-    return at + 1, tensors, edges
 
 
-@_inner
-def _compute(flat: Any, place: int, end_place: int, rows: int, wanted: Any, here: Any, spans: Any) -> int:
-    """Notes which rows every part computes of an operator."""
-    if flat.kind[place] == REDUCES:
-        return _contribute(flat, place, rows, wanted, spans)
-    found = _NOTHING
-    for x in range(flat.out_at[place], flat.out_at[place + 1]):
-        t = flat.out_tensor[x]
-        leaves = flat.last_use[t] >= end_place
-        for r in range(rows if leaves or wanted[t] else 0):
-            start, stop = np.int64(1) << 40, np.int64(-1)
-            if wanted[t]:
-                start, stop = here[0, t, r], here[1, t, r]
-            if leaves:
-                own, after = r * flat.height[t] // rows, (r + 1) * flat.height[t] // rows
-                if own == after:
-                    return _FAILED
-                start, stop = min(start, own), max(stop, after)
-            if found == _SOME:
-                start, stop = min(start, spans[0, place, r]), max(stop, spans[1, place, r])
-            spans[0, place, r], spans[1, place, r] = start, stop
-        if leaves or wanted[t]:
-            found = _SOME
+@inner
+def _share(end: Any, height: int, row: int, fresh: bool) -> None:
+    """Widens a row of `spans` by what is owned of a tensor."""
+    for c in range(end.parts.shape[1]):
+        start, stop = end.parts[0, c], end.parts[1, c]
+        if height != end.height:
+            start, stop = start * height // end.height, stop * height // end.height
+        if start >= stop:
+            start, stop = FAR, -FAR
+        if not fresh:
+            start, stop = min(start, end.spans[0, row, c]), max(stop, end.spans[1, row, c])
+        end.spans[0, row, c], end.spans[1, row, c] = start, stop
+
+
+@inner
+def _compute(end: Any, place: int) -> int:
+    """Notes which rows every part computes of an operator; 1 if any."""
+    operators, spans = end.operators, end.spans
+    if operators[place, KIND] == REDUCES:
+        _share(end, end.tensors[end.inputs[operators[place, IN_AT], 0], T_HEIGHT], place, True)
+        return 1
+    found = 0
+    for x in range(operators[place, OUT_AT], operators[place + 1, OUT_AT]):
+        t = end.outputs[x]
+        if end.tensors[t, READS] > 0:
+            row = len(operators) - 1 + t
+            for c in range(end.parts.shape[1]):
+                start, stop = spans[0, row, c], spans[1, row, c]
+                if found:
+                    start, stop = min(start, spans[0, place, c]), max(stop, spans[1, place, c])
+                spans[0, place, c], spans[1, place, c] = start, stop
+            found = 1
+        if end.tensors[t, LAST_USE] >= end.place:
+            _share(end, end.tensors[t, T_HEIGHT], place, found == 0)
+            found = 1
+    if found and operators[place, KIND] == EVERYWHERE:
+        height = end.tensors[end.outputs[operators[place, OUT_AT]], T_HEIGHT]
+        for c in range(end.parts.shape[1]):
+            if spans[0, place, c] < spans[1, place, c]:
+                spans[0, place, c], spans[1, place, c] = 0, height
     return found
 
 
-@_inner
-def _contribute(flat: Any, place: int, rows: int, wanted: Any, spans: Any) -> int:
-    """Deals out the rows that a reduction reads; a volume that reads its result has a further phase: not done here."""
-    for x in range(flat.out_at[place], flat.out_at[place + 1]):
-        if wanted[flat.out_tensor[x]]:
-            return _FAILED
-    for r in range(rows):
-        spans[0, place, r] = r * flat.reduced[place] // rows
-        spans[1, place, r] = (r + 1) * flat.reduced[place] // rows
-        if spans[0, place, r] == spans[1, place, r]:
-            return _FAILED
-    return _SOME
+@inner
+def _widen(end: Any, place: int, x: int, row: int, fresh: bool) -> None:
+    """Widens a row of `spans` by what an operator reads of its input x."""
+    kind, reach, spans = end.operators[place, KIND], end.inputs[x, 1], end.spans
+    whole = end.tensors[end.inputs[x, 0], T_HEIGHT]
+    for c in range(end.parts.shape[1]):
+        start, stop = np.int64(spans[0, place, c]), np.int64(spans[1, place, c])
+        if start < stop:
+            if kind == NORMAL:
+                start, stop = np.int64(end.reach[0, reach + start]), np.int64(end.reach[1, reach + stop - 1])
+            elif kind == EVERYWHERE:
+                start, stop = 0, whole
+        if not fresh:
+            start, stop = min(start, spans[0, row, c]), max(stop, spans[1, row, c])
+        spans[0, row, c], spans[1, row, c] = start, stop
 
 
-@_inner
-def _read(flat: Any, place: int, rows: int, wanted: Any, here: Any, spans: Any) -> None:
-    """Notes which rows every part needs of an operator's inputs."""
-    for x in range(flat.in_at[place], flat.in_at[place + 1]):
-        t, reach = flat.in_tensor[x], flat.in_reach[x]
-        for r in range(rows):
-            start, stop = spans[0, place, r], spans[1, place, r]
-            if flat.kind[place] == NORMAL:
-                start, stop = flat.first[reach + start], flat.stop[reach + stop - 1]
-            if wanted[t]:
-                start, stop = min(start, here[0, t, r]), max(stop, here[1, t, r])
-            here[0, t, r], here[1, t, r] = start, stop
-        wanted[t] = True
+@inner
+def _is_reduction(end: Any, maker: int) -> bool:
+    return maker >= 0 and end.operators[maker, KIND] == REDUCES
 
 
-@_inner
-def _uneven(start: Any, stop: Any, rows: int, low: int, high: int) -> tuple[int, int]:
-    """Widens the edges beyond which the number of rows depends on the size of a part alone."""
-    if rows < 2:
+@inner
+def _read(end: Any, place: int, met: int) -> int:
+    """Notes which rows every part needs of an operator's inputs; returns how many tensors have been read."""
+    for x in range(end.operators[place, IN_AT], end.operators[place + 1, IN_AT]):
+        t = end.inputs[x, 0]
+        if _is_reduction(end, end.tensors[t, MAKER]):
+            # Completed from partial results wherever it is read.
+            continue
+        reads = end.tensors[t, READS]
+        _widen(end, place, x, len(end.operators) - 1 + t, reads == 0)
+        if reads == 0:
+            end.tensors[met, SEEN] = t
+            met += 1
+        end.tensors[t, READS] = reads + 1
+    return met
+
+
+@inner
+def _uneven(
+    rows: Any, i: int, x: int, start_at: int, j: int, y: int, stop_at: int, height: int, low: int, high: int
+) -> tuple[int, int]:  # fmt: skip
+    """Widens the edges beyond which the number of rows depends on the size of a part alone.
+
+    First rows by a are in rows[i, x, start_at:], last rows by b in rows[j, y, stop_at:].
+    """
+    if height < 4:
         return low, high
-    middle = (rows - 1) // 2
-    steady = start[middle + 1] - start[middle]
-    for r in range(rows - 2, low - 1, -1):
-        if start[r + 1] - start[r] != steady:
-            low = max(low, r + 1)
+    middle = start_at + (height - 1) // 2
+    steady = rows[i, x, middle + 1] - rows[i, x, middle]
+    for r in range(height - 2, low - 1, -1):
+        if rows[i, x, start_at + r + 1] - rows[i, x, start_at + r] != steady:
+            low = r + 1
             break
-    for r in range(rows - 1 - high):
-        if stop[r + 1] - stop[r] != steady:
-            high = max(high, rows - 1 - r)
+    for r in range(height - 1 - high):
+        if rows[j, y, stop_at + r + 2] - rows[j, y, stop_at + r + 1] != steady:
+            high = height - 1 - r
             break
     return low, high
 
 
-@_entry
-def sum_seconds(
-    flat: Any, end_place: int, starts: Any, reached: int, spans: Any, part_start: Any, part_stop: Any
-) -> Any:
-    """Seconds of the operators of one part of each kind, in the volumes from each start.
-
-    Args:
-        flat: the body, a `Flat`.
-        end_place: number of operators before the end.
-        starts: rising places before the end at which volumes may start.
-        reached: first of them that counts.
-        spans: from `walk_back`.
-        part_start: (n_cells,) first row of a part of each kind, -1 where there is none.
-        part_stop: (n_cells,) end of its rows.
-
-    Returns:
-        (n_starts, n_profiles, n_cells), NaN where there is no such part.
-    """
-    n_profiles, cells = flat.table_at.shape[0], len(part_start)
-    total = np.zeros((n_profiles, cells))
-    found = np.full((len(starts), n_profiles, cells), np.nan)
-    at = len(starts) - 1
-    for place in range(end_place - 1, -1, -1):
-        if at < reached:
-            break
-        if spans[0, place, 0] >= 0 and flat.table_at[0, place] >= 0:
-            _add_seconds(flat, place, spans, part_start, part_stop, total)
-        if starts[at] == place:
-            for cell in range(cells):
-                if part_start[cell] >= 0:
-                    for p in range(n_profiles):
-                        found[at, p, cell] = total[p, cell]
-            at -= 1
-    return found
+@inner
+def _note_edges(end: Any, at: int, low: int, high: int) -> None:
+    """Notes how many rows are unlike the others, what enters and leaves included."""
+    ints = end.ints.reshape((1, 1, len(end.ints)))
+    for q in range(end.starts[at, N_PHASES]):
+        first = end.notes[at, q, EDGES]
+        for e in range(first, first + end.notes[at, q, EDGES + 1]):
+            low, high = _uneven(ints, 0, 0, end.lists[e, 3], 0, 0, end.lists[e, 4], end.height, low, high)
+    end.starts[at, LOW], end.starts[at, HIGH] = low, high
 
 
-@_inner
-def _add_seconds(flat: Any, place: int, spans: Any, part_start: Any, part_stop: Any, total: Any) -> None:
-    for cell in range(len(part_start)):
-        if part_start[cell] >= 0:
-            n = spans[1, place, part_stop[cell] - 1] - spans[0, place, part_start[cell]]
-            for p in range(total.shape[0]):
-                total[p, cell] += flat.seconds[flat.table_at[p, place] + n]
+@inner
+def _write(end: Any, row: int, band: int, t: int, column: int) -> None:
+    """Copies a row of `spans` to `ints`, and notes where it is in a tensor's vector."""
+    points, at = end.height + 1, end.sizes[INTS]
+    end.tensors[t, column], end.tensors[t, column + 1] = at, at + points
+    end.tensors[t, column + 2] = end.tensors[t, column + 3] = 0
+    for c in range(points):
+        end.ints[at + c] = end.spans[0, row, c]
+        end.ints[at + points + c] = end.spans[1, row, points + c]
+    at += 2 * points
+    if band > 1:
+        size = points * band
+        end.tensors[t, column + 2], end.tensors[t, column + 3] = at, at + size
+        for c in range(size):
+            end.ints[at + c] = end.spans[0, row, 2 * points + c]
+            end.ints[at + size + c] = end.spans[1, row, 2 * points + c]
+        at += 2 * size
+    end.sizes[INTS] = at
+
+
+@inner
+def _add_edge(end: Any, t: int, q: int, column: int, needed: bool) -> None:
+    """Adds a tensor, whose vector is in its columns from `column` on, to the edges and, if it is `needed`, needs."""
+    if needed:
+        at = end.sizes[L_NEEDS]
+        end.lists[at, 0] = end.tensors[t, NUMBER]
+        for x in range(4):
+            end.lists[at, 1 + x] = end.tensors[t, column + x]
+        end.sizes[L_NEEDS] = at + 1
+    if end.priced_edges:
+        at = end.sizes[L_EDGES]
+        end.lists[at, 0], end.lists[at, 1], end.lists[at, 2] = t, end.tensors[t, ROW_ELEMENTS], q
+        for x in range(4):
+            end.lists[at, 3 + x] = end.tensors[t, column + x]
+        end.sizes[L_EDGES] = at + 1
+
+
+@inner
+def _begin(end: Any, at: int, q: int) -> None:
+    """Notes where what is written from here on of a phase begins."""
+    end.notes[at, q, NEEDS], end.notes[at, q, PARTIALS] = end.sizes[L_NEEDS], end.sizes[L_PARTIALS]
+    end.notes[at, q, EDGES] = end.sizes[L_EDGES]
+
+
+@inner
+def _finish(end: Any, at: int, q: int) -> None:
+    """Notes how much that was."""
+    end.notes[at, q, NEEDS + 1] = end.sizes[L_NEEDS] - end.notes[at, q, NEEDS]
+    end.notes[at, q, PARTIALS + 1] = end.sizes[L_PARTIALS] - end.notes[at, q, PARTIALS]
+    end.notes[at, q, EDGES + 1] = end.sizes[L_EDGES] - end.notes[at, q, EDGES]
+
+
+@inner
+def _note_needs(end: Any, at: int, met: int) -> None:
+    """Writes down what a volume of one phase needs, and the edges; rows that stand there already are used again."""
+    start, band = end.starts[at, PLACE], end.starts[at, BAND]
+    first = len(end.operators) - 1
+    _begin(end, at, 0)
+    for x in range(met):
+        t = end.tensors[x, SEEN]
+        if end.tensors[t, MAKER] >= start:
+            continue
+        key = end.tensors[t, READS] * 2 + (1 if band > 1 else 0)
+        if end.tensors[t, NEED_KEY] != key:
+            _write(end, first + t, band, t, NEED_AT)
+            end.tensors[t, NEED_KEY] = key
+        _add_edge(end, t, 0, NEED_AT, True)
+    if end.priced_edges:
+        for x in range(end.operators[start, OUT_AT], end.operators[end.place, OUT_AT]):
+            t = end.outputs[x]
+            if end.tensors[t, LAST_USE] >= end.place:
+                if end.tensors[t, OWN_KEY] != band:
+                    row = first + len(end.tensors)
+                    _share(end, end.tensors[t, T_HEIGHT], row, True)
+                    _write(end, row, band, t, OWN_AT)
+                    end.tensors[t, OWN_KEY] = band
+                _add_edge(end, t, 0, OWN_AT, False)
+    _finish(end, at, 0)
+
+
+@inner
+def _entry(end: Any, count: int, kind: int, q: int, t: int) -> int:
+    """Place among the entries of a tensor at the edge of a phase; `count` when it was not there yet."""
+    entries = end.entries
+    for e in range(count):
+        if entries[e, 2] == t and entries[e, 1] == q and entries[e, 0] == kind:
+            return e
+    entries[count, 0], entries[count, 1], entries[count, 2] = kind, q, t
+    return count
+
+
+@inner
+def _cross(end: Any, place: int, x: int, kind: int, q: int, count: int) -> int:
+    """Notes that what an operator reads of its input x crosses the edge of a phase; returns the number of entries."""
+    e = _entry(end, count, kind, q, end.inputs[x, 0])
+    _widen(end, place, x, len(end.operators) - 1 + len(end.tensors) + e, e == count)
+    return max(count, e + 1)
+
+
+@inner
+def _finished(end: Any, count: int, q: int, maker: int) -> int:
+    """Notes that a phase reads the result of a reduction; returns the number of such pairs."""
+    for y in range(count):
+        if end.entries[y, 3] == q and end.entries[y, 4] == maker:
+            return count
+    end.entries[count, 3], end.entries[count, 4] = q, maker
+    return count + 1
+
+
+@inner
+def _find_edges(end: Any, at: int) -> tuple[int, int]:
+    """Finds what crosses the edges of a volume's phases; returns the numbers of entries and of partial results."""
+    start, count, pairs = end.starts[at, PLACE], 0, 0
+    for place in range(end.place - 1, start - 1, -1):
+        if not end.operators[place, COMPUTED]:
+            continue
+        q = end.phase[at, place]
+        for x in range(end.operators[place, IN_AT], end.operators[place + 1, IN_AT]):
+            maker = end.tensors[end.inputs[x, 0], MAKER]
+            if maker < start:
+                count = _cross(end, place, x, NEEDED, q, count)
+            elif _is_reduction(end, maker):
+                pairs = _finished(end, pairs, q, maker)
+            elif end.priced_edges and end.phase[at, maker] < q:
+                count = _cross(end, place, x, CARRIED, q, count)
+                count = _cross(end, place, x, KEPT, end.phase[at, maker], count)
+        for x in range(end.operators[place, OUT_AT], end.operators[place + 1, OUT_AT]):
+            t = end.outputs[x]
+            if end.priced_edges and end.tensors[t, LAST_USE] >= end.place:
+                e = _entry(end, count, KEPT, q, t)
+                _share(end, end.tensors[t, T_HEIGHT], len(end.operators) - 1 + len(end.tensors) + e, e == count)
+                count = max(count, e + 1)
+    return count, pairs
+
+
+@inner
+def _note_phases(end: Any, at: int) -> None:
+    """Writes down what each phase of a volume needs, its partial results, and the edges."""
+    count, pairs = _find_edges(end, at)
+    for q in range(end.starts[at, N_PHASES]):
+        _begin(end, at, q)
+        for e in range(count):
+            if end.entries[e, 1] == q:
+                t = end.entries[e, 2]
+                _write(end, len(end.operators) - 1 + len(end.tensors) + e, 1, t, OWN_AT)
+                _add_edge(end, t, q, OWN_AT, end.entries[e, 0] == NEEDED)
+                end.tensors[t, OWN_KEY] = 0
+        for y in range(pairs):
+            if end.entries[y, 3] == q:
+                maker, row = end.entries[y, 4], end.sizes[L_PARTIALS]
+                end.lists[row, 0], end.lists[row, 1] = end.phase[at, maker], end.operators[maker, PARTIAL_BYTES]
+                end.lists[row, 2] = end.tensors[end.inputs[end.operators[maker, IN_AT], 0], T_HEIGHT]
+                end.sizes[L_PARTIALS] = row + 1
+        _finish(end, at, q)

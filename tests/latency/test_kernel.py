@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import math
 import os
@@ -24,10 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.errors import ProfileError, StrategyError
 from distredge.latency import StepSimulator, kernel, simulate
-from distredge.latency import tables as tables_module
 from distredge.latency.kernel import Kernel, Unsupported, kernel_of
 from distredge.latency.simulator import run
-from distredge.latency.tables import Tables
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out
@@ -408,42 +405,6 @@ def test_a_profile_that_lacks_an_operator_is_named(lab: Any) -> None:
     graph = lab.excited()
     with pytest.raises(ProfileError, match="distredge profile run"):
         Kernel(graph, [cluster]).latency_s([[len(graph.cuts) - 1]], [[[0, 8]]], 0)
-
-
-@pytest.mark.parametrize("link_model", ["independent", "shared"])
-def test_volumes_tabulated_elsewhere_cost_the_same(lab: Any, link_model: Any) -> None:
-    graph = _small("vgg16")
-    plain = [lab.profile(graph, 1e-3, 2e-3), lab.profile(graph, 3e-3)]
-    boards = [
-        ComputeProfile(
-            msgspec.structs.replace(
-                p.data, segments=msgspec.structs.replace(p.data.segments, factor=1.2, overhead_s=2e-3, s_per_byte=4e-8)
-            )
-        )
-        for p in plain
-    ]
-    cluster = lab.cluster([boards[0], boards[1], boards[0]], Link(1e7), link_model=link_model)
-    asked, given = Kernel(graph, [cluster]), Kernel(graph, [cluster])
-    sums = Tables(graph, plain)
-    arrays = draw_plans(graph, 3, 60, np.random.default_rng(8))
-    for first, last in {
-        (int(a), int(b)) for row in arrays["cuts"] for a, b in itertools.pairwise([-1, *row[row >= 0]])
-    }:
-        # Sums of operators alone, in classes that know nothing of what enters and leaves.
-        classes, seconds, needs = operator_sums(sums, first, last)
-        given.tables.insert(first, last, classes, needs, seconds)
-    np.testing.assert_allclose(given.latency_s(**arrays), asked.latency_s(**arrays), rtol=1e-12)
-
-
-def operator_sums(tables: Tables, first: int, last: int) -> tuple[Any, Any, Any]:
-    """Classes, seconds and needs of a volume of one phase, as `Tables.insert` takes them."""
-    geometry = tables.geometry.volume(first, last)
-    classes = tables_module._classes(geometry, False)
-    assert classes is not None
-    (phase,) = geometry.phases
-    seconds = np.stack([tables._seconds(costs, geometry.height, phase, classes) for costs in tables.costs])
-    needs = [(tables.numbers[name], span.start, span.stop) for name, span in phase.needs.items()]
-    return classes, seconds, needs
 
 
 def test_once_compiled_it_is_there_at_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
