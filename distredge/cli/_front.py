@@ -108,21 +108,43 @@ def _print(problem: Problem, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw(problem: Problem, rows: Sequence[dict[str, Any]], path: str) -> None:
+    """Draws throughput, and where watts are known energy, over latency; a line joins what is best in the two shown."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     latency_ms, throughput = [row["latency_s"] * 1e3 for row in rows], [row["images_per_s"] for row in rows]
     energy_j = [row["energy_j"] for row in rows]
+    throughput_label, energy_label = "images per second, many in flight (simulated)", "J per image (simulated)"
+    panels: list[tuple[list[float], str, bool, list[float], str]]
     if None in energy_j:
-        axes.plot(latency_ms, throughput, "o-", color="tab:blue", drawstyle="steps-post")
+        panels = [(throughput, throughput_label, True, [], "")]
     else:
-        shown = axes.scatter(latency_ms, throughput, c=energy_j, cmap="viridis", s=40)
-        figure.colorbar(shown, ax=axes, label="J per image")
-    axes.set_xlabel("latency of one image, ms (simulated)")
-    axes.set_ylabel("images per second, many in flight (simulated)")
-    axes.set_title(f"{problem.graph.name} on {problem.cluster.name}: front of {len(rows)}")
-    axes.grid(alpha=0.3)
+        panels = [
+            (throughput, throughput_label, True, energy_j, energy_label),
+            (energy_j, energy_label, False, throughput, throughput_label),
+        ]
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(6.5 * len(panels), 4), layout="constrained", squeeze=False)
+    for axes, (shown, label, rises, color, color_label) in zip(all_axes[0], panels, strict=True):
+        best = _best_so_far(shown, rises)
+        axes.step([latency_ms[k] for k in best], [shown[k] for k in best], where="post", color="tab:blue", linewidth=1)
+        if color:
+            points = axes.scatter(latency_ms, shown, c=color, cmap="viridis", s=30, zorder=2)
+            figure.colorbar(points, ax=axes, label=color_label)
+        else:
+            axes.scatter(latency_ms, shown, color="tab:blue", s=20, zorder=2)
+        axes.set_xlabel("latency of one image, ms (simulated)")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{problem.graph.name} on {problem.cluster.name}: front of {len(rows)}")
     save_chart(figure, path)
+
+
+def _best_so_far(values: Sequence[float], rises: bool) -> list[int]:
+    """Places, by rising latency, of values that are better than all before them."""
+    found: list[int] = []
+    for k, value in enumerate(values):
+        if not found or (value > values[found[-1]] if rises else value < values[found[-1]]):
+            found.append(k)
+    return found

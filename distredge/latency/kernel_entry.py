@@ -172,7 +172,8 @@ def _compiled(stamp):
             np.full((6, per_connection + 3), np.inf),
             np.zeros(wide * wide * F_COLUMNS),
             np.empty((0, wide - 1)),
-            np.empty((0, wide * wide)),
+            np.empty(0),
+            np.empty(0),
         )  # fmt: skip
 
     return missing_volumes, check_plans, independent, general
@@ -182,7 +183,8 @@ def _compiled(stamp):
 def run_all(
     model, ints, seconds, head_seconds, pair, profile_of, access, trace, times, rates, trace_at, period, board, medium,
     shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, latency, finish_s, volumes,
-    edges, messages, slabs, by_message, by_connection, stages, by_message_s, by_connection_s, flows, busy_s, sent_bytes,
+    edges, messages, slabs, by_message, by_connection, stages, by_message_s, by_connection_s, flows, busy_s, link_s,
+    sent_s,
 ):  # fmt: skip
     """Writes down and runs all strategies; arguments as `general`, then room to work in and what `loads` fills."""
     model, ints, seconds, head_seconds = borrow(model), borrow(ints), borrow(seconds), borrow(head_seconds)
@@ -238,7 +240,10 @@ def run_all(
             for j in range(n_slabs):
                 finish_s[k, j] = done[stage * wide + j]
         if busy_s.shape[0] > 0:
-            sum_loads(n_messages, n_stages, messages, stages, wide, home, k, busy_s, sent_bytes)
+            sum_loads(
+                n_messages, n_stages, messages, stages, slabs, wide, home, 2 * c * (n_devices + 1), access, shared[c],
+                medium[c], k, busy_s, link_s, sent_s,
+            )  # fmt: skip
 
 
 missing_volumes, check_plans, independent, general = _compiled(digest())

@@ -150,24 +150,44 @@ def price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages)
 
 
 @inner
-def sum_loads(n_messages, n_stages, messages, stages, wide, board, k, busy_s, sent_bytes):
+def sum_loads(
+    n_messages, n_stages, messages, stages, slabs, wide, board, links, access, shared, medium, k, busy_s, link_s,
+    sent_s,
+):  # fmt: skip
     """Sums up what was written down of strategy k, for `kernel_loads`.
 
-    Filled: busy_s, (B, wide - 1), seconds that each slab position computes; sent_bytes, (B, wide * wide), bytes from
-    each slab position to each, the requester being the last; none for what stays on a board (`board`: the slab position
-    of the requester's, or -1).
+    `board` is the slab position of the requester's board, or -1, `links` where the cluster's begin in `access`,
+    `sent_s` room for wide * wide. Filled: busy_s, (B, wide - 1), seconds that each slab position computes; link_s, (B,),
+    seconds for which one image occupies the busiest connection, or, under `shared`, access link or medium; a link whose
+    rate varies counts by its mean.
     """
     for j in range(wide - 1):
         busy_s[k, j] = 0.0
-    for x in range(wide * wide):
-        sent_bytes[k, x] = 0.0
     for stage in range(n_stages):
         for j in range(wide - 1):
             busy_s[k, j] += max(stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)], 0.0)
+    for x in range(wide * wide):
+        sent_s[U(x)] = 0.0
+    most, total = 0.0, 0.0
     for m in range(n_messages):
         i, j = messages[U(m * M_COLUMNS + M_FROM)], messages[U(m * M_COLUMNS + M_TO)]
-        if not ((i == board and j == wide - 1) or (i == wide - 1 and j == board)):
-            sent_bytes[k, i * wide + j] += float(messages[U(m * M_COLUMNS + M_SIZE)])
+        bits = 8.0 * float(messages[U(m * M_COLUMNS + M_SIZE)])
+        if bits == 0.0 or (i == board and j == wide - 1) or (i == wide - 1 and j == board):
+            continue
+        up_s = bits / access[U(links + 2 * slabs[U(i * S_COLUMNS + DEVICE)])]
+        down_s = bits / access[U(links + 2 * slabs[U(j * S_COLUMNS + DEVICE)] + 1)]
+        if shared:
+            # The requester on a device's board has that board's links.
+            up = board if i == wide - 1 and board >= 0 else i
+            down = wide + (board if j == wide - 1 and board >= 0 else j)
+            sent_s[U(up)] += up_s
+            sent_s[U(down)] += down_s
+            most = max(most, sent_s[U(up)], sent_s[U(down)])
+        else:
+            sent_s[U(i * wide + j)] += max(up_s, down_s)
+            most = max(most, sent_s[U(i * wide + j)])
+        total += up_s + down_s
+    link_s[k] = max(most, total) if medium else most
 
 
 @inner

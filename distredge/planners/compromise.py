@@ -24,6 +24,7 @@ from distredge.errors import Infeasible, PlannerError
 from distredge.latency.geometry import Unsupported
 from distredge.planners.batch import Batch, empty_batch, joined, put, take
 from distredge.planners.budget import Budget
+from distredge.planners.figures import unbeaten
 from distredge.planners.footprint import Footprint
 from distredge.planners.pricer import Pricer
 from distredge.planners.search import Search, make_chains
@@ -60,6 +61,9 @@ TABULATED_PER_ROUND, TABULATING = 8, 0.25
 """Volumes that are tabulated between two looks at the budget, and the share of the time that this may take."""
 
 _UNCOUNTED = 10**12
+
+LATENCY, PERIOD, ENERGY, EXCESS = range(4)
+"""Columns of figures, as in `loads`, which is compiled."""
 
 Floats = NDArray[np.float64]
 Weights = tuple[float, float, float]
@@ -151,38 +155,22 @@ class FiguresPricer(Pricer):
 
 
 def boards_of(problem: Problem) -> Boards:
-    """What the compiled code must know of a problem's boards and links beside what the kernel does."""
+    """What the compiled code must know of a problem's boards beside what the kernel does."""
     from distredge.planners.loads import Boards
 
-    cluster = problem.cluster
-    home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
-    ends = [*cluster.devices, home]
-    up_s = np.array([_byte_s(end.uplink.rate_bps) for end in ends])
-    down_s = np.array([_byte_s(end.downlink.rate_bps) for end in ends])
-    profiles = [device.profile for device in cluster.devices]
+    devices = problem.cluster.devices
+    profiles = [device.profile for device in devices]
     watts = [
         (p.idle_w, p.busy_w - p.idle_w) if p.idle_w is not None and p.busy_w is not None else (0.0, 0.0)
         for p in profiles
     ]
-    limits = [device.memory_bytes if problem.respect_memory else None for device in cluster.devices]
+    limits = [device.memory_bytes if problem.respect_memory else None for device in devices]
     return Boards(
-        pair_s=np.maximum(up_s[:, None], down_s[None, :]),
-        up_s=up_s,
-        down_s=down_s,
-        shared=cluster.link_model == "shared",
-        medium=cluster.shared_medium,
-        home=-1 if cluster.requester.device is None else cluster.names.index(cluster.requester.device),
         idle_w=np.array([idle for idle, _ in watts]),
         extra_w=np.array([extra for _, extra in watts]),
         named=not problem.free_order,
         limit_bytes=np.array([math.inf if limit is None else float(limit) for limit in limits]),
     )
-
-
-def _byte_s(rate_bps: float | None) -> float:
-    if rate_bps is None:
-        return 0.0
-    return 8.0 / rate_bps if rate_bps > 0 else math.inf
 
 
 class Compromise:
@@ -272,7 +260,7 @@ class Compromise:
     def _pipeline(self) -> Batch:
         from distredge.planners import pico
 
-        if self.budget.expired():
+        if self.budget.expired() or not self.weights[:, PERIOD].any():
             return self.codec.empty(0)
         problem = dataclasses.replace(self.codec.problem, latency_limit_s=None)
         try:
@@ -424,16 +412,6 @@ def empty_shelves(codec: Codec, first: float, step: float, ranges: int, limit: f
     size = ranges * len(weights) + 1
     plans = empty_batch(size, codec.most_volumes, len(codec.names), 0)
     return Shelves(first, step, ranges, limit, weights, np.full(size, np.inf), np.full((size, 4), np.inf), plans)
-
-
-def unbeaten(values: Floats) -> NDArray[np.int64]:
-    """Indices of the rows that no other row beats, by rising first column; differences within rounding do not count."""
-    order = np.lexsort(values.T[::-1])
-    kept: list[int] = []
-    for k in order:
-        if not kept or not (values[kept] <= values[k] + 1e-9 * np.abs(values[k])).all(axis=1).any():
-            kept.append(int(k))
-    return np.array(kept, np.int64)
 
 
 def _logarithms(figures: Floats) -> Floats:

@@ -7,6 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from distredge.errors import Infeasible
 from distredge.latency.boundary import strip_seconds
 from distredge.latency.memory import peak_memory_bytes
@@ -15,6 +17,8 @@ from distredge.latency.simulator import Simulation, run
 from distredge.model.layout import lay_out
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
@@ -134,6 +138,16 @@ def value(problem: Problem, figures: Figures) -> float:
 def is_feasible(found: float) -> bool:
     """Whether a value of `value` meets all limits."""
     return found < _INFEASIBLE
+
+
+def unbeaten(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the rows that no other row beats, by rising first column; differences within rounding do not count."""
+    order = np.lexsort(values.T[::-1])
+    kept: list[int] = []
+    for k in order:
+        if not kept or not (values[kept] <= values[k] + 1e-9 * np.abs(values[k])).all(axis=1).any():
+            kept.append(int(k))
+    return np.array(kept, np.int64)
 
 
 def needs_figures(problem: Problem) -> bool:

@@ -201,9 +201,9 @@ class _Shares:
         self._stop = np.maximum(b, np.minimum(self._start + band, height))
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int]:
         """Of the grid: first and last step."""
-        return self._start.shape
+        return len(self._start), len(self._start)
 
     def rows(self, span: Span, short: Span | None) -> Ints:
         """Rows of a tensor of each part, from its spans by start and by end, and those of short parts."""

@@ -1,7 +1,7 @@
 """From what a strategy makes boards and connections do to its figures, compiled: period, energy, memory beyond limits.
 
 The same figures as `planners.figures.measure` takes from a layout, for whole batches: busy seconds of every device and
-bytes of every connection come from the kernel (`latency.kernel_loads`). Of memory it is an upper bound; see
+of the busiest link come from the kernel (`latency.kernel_loads`). Of memory it is an upper bound; see
 `planners.footprint`.
 """
 
@@ -21,26 +21,15 @@ of them, summed."""
 
 
 class Boards(NamedTuple):
-    """What a cluster's N boards draw and hold and how fast their links are; the requester is the last.
+    """What a cluster's N boards draw and hold.
 
     Attributes:
-        pair_s: (N + 1, N + 1) seconds of a byte over the connection from one to another.
-        up_s, down_s: (N + 1,) seconds of a byte over each access link.
-        shared: whether connections share the access links.
-        medium: whether they share one medium as well.
-        home: the device whose board the requester is on, or -1.
         idle_w: (N,) watts of a board that the strategy names; 0 where unknown.
         extra_w: (N,) watts more while it computes.
         named: whether a strategy names every board, or those alone that have something to do.
         limit_bytes: (N,) memory of each; infinite where there is no limit.
     """
 
-    pair_s: NDArray[np.float64]
-    up_s: NDArray[np.float64]
-    down_s: NDArray[np.float64]
-    shared: bool
-    medium: bool
-    home: int
     idle_w: NDArray[np.float64]
     extra_w: NDArray[np.float64]
     named: bool
@@ -70,41 +59,6 @@ class Memory(NamedTuple):
     passing: NDArray[np.int64]
     head: NDArray[np.float64]
     kept: NDArray[np.int64]
-
-
-@inner
-def period_s(plans: Any, k: int, boards: Boards, busy_s: Any, sent_bytes: Any) -> float:
-    """Seconds for which one image occupies the busiest device, connection, access link or medium."""
-    slabs = plans.order.shape[1]
-    wide, most, medium = slabs + 1, 0.0, 0.0
-    for j in range(slabs):
-        most = max(most, busy_s[k, j])
-    home = -1
-    for j in range(slabs):
-        if plans.order[k, j] == boards.home:
-            home = j
-    for i in range(wide):
-        a = plans.order[k, i] if i < slabs else len(boards.up_s) - 1
-        up, down = 0.0, 0.0
-        for j in range(wide):
-            b = plans.order[k, j] if j < slabs else len(boards.up_s) - 1
-            size = sent_bytes[k, i * wide + j]
-            if size > 0.0:
-                up += size
-                if boards.medium:
-                    medium += size * (boards.up_s[a] + boards.down_s[b])
-                if not boards.shared:
-                    most = max(most, size * boards.pair_s[a, b])
-            down += sent_bytes[k, j * wide + i]
-            if i == home:
-                # The requester has the links of its board.
-                up += sent_bytes[k, slabs * wide + j]
-                down += sent_bytes[k, j * wide + slabs]
-        if boards.shared and up > 0.0:
-            most = max(most, up * boards.up_s[a])
-        if boards.shared and down > 0.0:
-            most = max(most, down * boards.down_s[a])
-    return max(most, medium)
 
 
 @inlined
@@ -189,7 +143,7 @@ def excess(plans: Any, k: int, boards: Boards, memory: Memory) -> float:
 
 @inner
 def fill_figures(
-    plans: Any, boards: Boards, memory: Memory, latency: Any, busy_s: Any, sent_bytes: Any, figures: Any
+    plans: Any, boards: Boards, memory: Memory, latency: Any, busy_s: Any, link_s: Any, figures: Any
 ) -> None:
     """Fills in the figures of a batch, (B, FIGURES); infinite ones where a link is down."""
     for k in range(len(latency)):
@@ -198,6 +152,8 @@ def fill_figures(
             figures[k, LATENCY] = figures[k, PERIOD] = figures[k, ENERGY] = np.inf
             figures[k, EXCESS] = 0.0
             continue
-        figures[k, PERIOD] = period_s(plans, k, boards, busy_s, sent_bytes)
+        figures[k, PERIOD] = link_s[k]
+        for j in range(busy_s.shape[1]):
+            figures[k, PERIOD] = max(figures[k, PERIOD], busy_s[k, j])
         figures[k, ENERGY] = energy_j(plans, k, boards, busy_s, latency[k])
         figures[k, EXCESS] = excess(plans, k, boards, memory)

@@ -19,7 +19,7 @@ from distredge.planners import one_by_one
 from distredge.planners.batch import joined, put, take
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.figures import Figures, Point, infeasible, is_feasible, measure, value
+from distredge.planners.figures import Figures, Point, infeasible, is_feasible, measure, unbeaten, value
 from distredge.planners.starts import starts
 from distredge.strategy import PlannerRef
 
@@ -55,6 +55,12 @@ FASTEST_OF_FRONT = 0.25
 
 MOST_POINTS = 48
 """Strategies that a front has at most."""
+
+NEAR = 0.005
+"""Distance in every objective, as a share of the front's range, within which of two strategies one is left out."""
+
+FLAT = 0.6
+"""Share of a front's strategies that is kept for its outline: the best in latency and one other objective."""
 
 _EQUAL = 1e-12
 """Relative difference within which figures count as equal."""
@@ -170,20 +176,27 @@ def _as_good(one: Figures, other: Figures) -> bool:
 
 
 def spread(figures: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Indices of at most `count` rows: the best in each column, then always the one furthest from those chosen.
+    """Indices of at most `count` rows that show all of a front.
+
+    The best in each column come first. Then always the one furthest from those chosen: for `FLAT` of the count of those
+    that none beats in the first column and another one, which make the front's outline, then of all.
 
     Args:
         figures: (N, n_objectives), positive; distances are those of logarithms, each column over its whole range.
-        count: how many at most.
+        count: how many at most; rows nearer than `NEAR` to one that is chosen are left out.
     """
     logs = np.log(np.maximum(figures, 1e-30))
     size = np.ptp(logs, axis=0)
     places = (logs - logs.min(axis=0)) / np.where(size > 0, size, 1.0)
+    outline = np.zeros(len(places), bool)
+    for column in range(1, places.shape[1]):
+        outline[unbeaten(logs[:, [0, column]])] = True
     chosen = list(dict.fromkeys(int(k) for k in places.argmin(axis=0)))[:count]
     away = np.min([np.abs(places - places[k]).max(axis=1) for k in chosen], axis=0)
-    while len(chosen) < count and away.max() > 0:
-        chosen.append(int(away.argmax()))
-        away = np.minimum(away, np.abs(places - places[chosen[-1]]).max(axis=1))
+    for among, most in ((outline, FLAT * count), (np.ones(len(places), bool), count)):
+        while len(chosen) < most and (away * among).max() > NEAR:
+            chosen.append(int((away * among).argmax()))
+            away = np.minimum(away, np.abs(places - places[chosen[-1]]).max(axis=1))
     return np.array(sorted(chosen), np.int64)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distredge.latency import kernel_loads
 from distredge.latency.kernel_core import borrow, inlined, inner
-from distredge.latency.kernel_loads import loads
+from distredge.latency.kernel_loads import loads, room
 from distredge.planners import anneal, moves
 from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, Memory, fill_figures
 
@@ -123,7 +123,6 @@ def judge_all(aims: Aims, shelves: Any, plans: Any, figures: Any, logs: Any, fou
 def lend_boards(boards: Any) -> Any:
     """The same boards; see `anneal` for why."""
     return Boards(
-        borrow(boards.pair_s), borrow(boards.up_s), borrow(boards.down_s), boards.shared, boards.medium, boards.home,
         borrow(boards.idle_w), borrow(boards.extra_w), boards.named, borrow(boards.limit_bytes),
     )  # fmt: skip
 
@@ -186,21 +185,21 @@ def _compiled(stamp: str) -> Any:
         len(stamp)
         size, wide = len(chains.seconds), chains.current.order.shape[1] + 1
         which, start_s, latency, logs = np.zeros(size, np.int64), np.zeros(size), np.empty(size), np.empty(3)
-        finish, busy_s, sent_bytes = np.empty((0, wide - 1)), np.empty((size, wide - 1)), np.empty((size, wide * wide))
-        new = chains.proposed
+        finish, busy_s, link_s = np.empty((0, wide - 1)), np.empty((size, wide - 1)), np.empty(size)
+        new, work = chains.proposed, room(chains.current.cuts.shape[1], wide, max_phases)
         lent, lent_choices = anneal.lend_chains(chains), anneal.lend_choices(choices)
         lent_boards, lent_memory, lent_shelves = lend_boards(boards), lend_memory(memory), lend_shelves(shelves)
         lent_aims, lent_logs = Aims(borrow(aims.weights), borrow(aims.limit)), borrow(logs)
-        lent_busy, lent_sent, lent_figures = borrow(busy_s), borrow(sent_bytes), borrow(figures)
+        lent_busy, lent_figures = borrow(busy_s), borrow(figures)
         for _ in range(max(1, steps)):
             if steps > 0:
                 anneal.propose_all(lent, lent_choices, index, wanted)
             loads(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
                 links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
-                new.wires, input_wire, new.boundary, start_s, nearby, max_phases, latency, finish, busy_s, sent_bytes,
+                new.wires, input_wire, new.boundary, start_s, nearby, latency, finish, busy_s, link_s, work,
             )  # fmt: skip
-            fill_figures(lent.proposed, lent_boards, lent_memory, latency, lent_busy, lent_sent, lent_figures)
+            fill_figures(lent.proposed, lent_boards, lent_memory, latency, lent_busy, link_s, lent_figures)
             if steps > 0:
                 judge_all(lent_aims, lent_shelves, lent.proposed, lent_figures, lent_logs, lent.found)
                 anneal.accept_all(lent, lent_choices, lent.found)
