@@ -157,9 +157,9 @@ def sum_loads(
     """Sums up what was written down of strategy k, for `kernel_loads`.
 
     `board` is the slab position of the requester's board, or -1, `links` where the cluster's begin in `access`,
-    `sent_s` room for wide * wide. Filled: busy_s, (B, wide - 1), seconds that each slab position computes; link_s, (B,),
-    seconds for which one image occupies the busiest connection, or, under `shared`, access link or medium; a link whose
-    rate varies counts by its mean.
+    `sent_s` room for wide * wide. Filled: busy_s, (B, wide - 1), seconds that each slab position computes; link_s,
+    (B,), seconds for which one image occupies the busiest connection, or, under `shared`, access link or medium; a link
+    whose rate varies counts by its mean.
     """
     for j in range(wide - 1):
         busy_s[k, j] = 0.0
