@@ -10,7 +10,6 @@ set anew, and chains far behind what stands on the shelves go on from there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -214,8 +213,10 @@ class Compromise:
             Infeasible: if no device can be reached.
         """
         self._begin()
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             self._anneal()
+        except KeyboardInterrupt:
+            self.budget.interrupt()
         self._gather()
         return self.pool, self.figures
 
@@ -225,9 +226,11 @@ class Compromise:
         batch, alone = starts(self.codec)
         left = self.budget.left
         batches = [take(batch, np.arange(len(batch.cuts) if left is None else min(len(batch.cuts), max(alone, left))))]
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             batches.append(self._fastest())
             batches.append(self._pipeline())
+        except KeyboardInterrupt:
+            self.budget.interrupt()
         batch = joined(batches)
         figures = self.pricer.figures(batch)
         known = np.flatnonzero(np.isfinite(figures[:, 0]))
@@ -243,7 +246,6 @@ class Compromise:
             worth = np.exp(values[chosen, np.arange(CHAINS)])
             self._chains.append(make_chains(take(batch, chosen), worth, self.seed, p))
         self._shelves = [self._shelved() for _ in range(POPULATIONS)]
-        self._report()
 
     def _chosen(self, values: Floats, p: int) -> NDArray[np.int64]:
         """Which start each chain of a population takes: the best for its aim, or all different where aims are one."""
@@ -270,6 +272,7 @@ class Compromise:
         return self.codec.encode([made] if self.codec.fits(made) else [])
 
     def _anneal(self) -> None:
+        self._report()
         budget, total = self.budget, POPULATIONS * CHAINS
         begun = budget.spent()
         spread = np.ones(CHAINS) if self.ranges > 1 else np.geomspace(1.0 / SPREAD, SPREAD, CHAINS)

@@ -135,8 +135,10 @@ class Search:
         """
         self.pricer.fill()
         self._begin()
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             self._anneal()
+        except KeyboardInterrupt:
+            self.budget.interrupt()
         found = joined([chains.best for chains in self._chains])
         seconds = self.pricer.price(found, again=True)
         order = np.argsort(seconds, kind="stable")[:count]

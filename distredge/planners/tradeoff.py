@@ -243,7 +243,10 @@ def load(problem: Problem, budget: Budget) -> FiguresPricer:
             from distredge.planners import anneal, weigh
 
             if not anneal.is_cached(weigh.anneal_figures):
-                _log.warning("compiling the search for other objectives, once (`distredge doctor` does it beforehand)")
+                _log.warning(
+                    "compiling the search for other objectives, once: some 20 seconds (`distredge doctor` does it "
+                    "beforehand)"
+                )
             codec = pricer.codec
             batch = codec.empty(1)
             batch.cuts[0, 0] = codec.candidates[-1]

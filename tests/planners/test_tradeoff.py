@@ -3,17 +3,19 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
-from distredge.cluster import Cluster, load_cluster
+from distredge.cluster import Cluster, Link, load_cluster
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency import simulate
+from distredge.latency.kernel import Unsupported, kernel_of
 from distredge.model.graph import Graph
 from distredge.planners import plan
-from distredge.planners.budget import Budget
-from distredge.planners.figures import Figures, is_feasible, measure, value
-from distredge.planners.tradeoff import Point, front, has_watts, pareto
-from distredge.problem import Problem
+from distredge.planners.budget import Budget, Progress
+from distredge.planners.figures import Figures, Point, is_feasible, measure, unbeaten, value
+from distredge.planners.tradeoff import MOST_POINTS, front, has_watts, pareto, spread
+from distredge.problem import Objective, Problem
 
 
 @pytest.fixture
@@ -45,7 +47,54 @@ def test_throughput_is_better_than_that_of_the_fastest_plan(vgg: Graph, cluster:
     fastest = plan(Problem(vgg, cluster), "search", evaluations=20_000)
     found = plan(problem, "search", evaluations=300)
     assert measure(problem, found).period_s < measure(problem, fastest).period_s
-    assert found.to_json() == plan(problem, "search", evaluations=300).to_json()
+
+
+@pytest.mark.parametrize("objective", ["throughput", "energy"])
+def test_the_seed_decides_what_is_found(vgg: Graph, cluster: Cluster, objective: Objective) -> None:
+    problem = Problem(vgg, cluster, objective=objective)
+    one, again = (plan(problem, "search", evaluations=20_000, seed=3).to_json() for _ in range(2))
+    assert one == again
+
+
+def test_the_seed_decides_the_front(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster)
+    one, again = ([p.strategy.to_json() for p in pareto(problem, Budget(evaluations=30_000), 1)] for _ in range(2))
+    assert one == again
+
+
+def test_more_budget_finds_no_less_throughput(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster, objective="throughput")
+    short, long = (measure(problem, plan(problem, "search", evaluations=n)).period_s for n in (300, 60_000))
+    assert long < short
+
+
+def test_what_only_the_simulator_prices_is_walked_one_by_one(vgg: Graph, cluster: Cluster) -> None:
+    fast = Link(1e9, None, 0.0)
+    devices = tuple(dataclasses.replace(d, uplink=fast, downlink=fast) for d in cluster.devices)
+    medium = dataclasses.replace(cluster, devices=devices, shared_medium=True)
+    problem = Problem(vgg, medium, objective="throughput")
+    with pytest.raises(Unsupported):
+        kernel_of(problem)
+    alone = measure(problem, plan(problem, "offload"))
+    assert measure(problem, plan(problem, "search", evaluations=200)).period_s < alone.period_s
+    assert len(pareto(problem, Budget(evaluations=200), 0)) > 1
+
+
+@pytest.mark.parametrize("reports", [1, 2, 5])
+def test_an_interrupt_returns_what_was_found(vgg: Graph, cluster: Cluster, reports: int) -> None:
+    problem = Problem(vgg, cluster)
+    seen: list[Progress] = []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == reports:
+            raise KeyboardInterrupt
+
+    budget = Budget(seconds=60.0, progress=interrupt)
+    points = pareto(problem, budget, 0)
+    assert points
+    assert budget.interrupted
+    assert budget.spent() < 1
 
 
 def test_limit_on_latency_holds_and_costs_throughput(vgg: Graph, cluster: Cluster) -> None:
@@ -99,6 +148,43 @@ def test_front_holds_no_point_that_another_one_beats(vgg: Graph, cluster: Cluste
                 assert a.latency_s > b.latency_s or a.period_s > b.period_s or a.energy_j > b.energy_j
     assert [p.figures.latency_s for p in points] == sorted(p.figures.latency_s for p in points)
     assert len(points) > 1
+
+
+def test_front_is_dense(vgg: Graph, cluster: Cluster) -> None:
+    """Between the fastest and what is best in throughput no stretch of the latency is left out."""
+    problem = Problem(vgg, cluster)
+    points = pareto(problem, Budget(evaluations=100_000), 0)
+    assert 20 <= len(points) <= MOST_POINTS
+    best = min(points, key=lambda p: p.figures.period_s)
+    latencies = np.log([p.figures.latency_s for p in points if p.figures.latency_s <= best.figures.latency_s])
+    assert np.diff(latencies).max() < 0.35 * np.ptp(latencies)
+
+
+def test_fronts_without_watts_are_of_two_objectives(vgg: Graph) -> None:
+    problem = Problem(vgg, load_cluster("this-machine", [vgg]))
+    points = pareto(problem, Budget(evaluations=60_000), 0)
+    assert {p.figures.energy_j for p in points} == {0.0}
+    periods = [p.figures.period_s for p in points]
+    assert periods == sorted(periods, reverse=True)
+
+
+def test_narrow_wires_are_kept_only_where_they_gain(vgg: Graph, cluster: Cluster) -> None:
+    problem = Problem(vgg, cluster, wires=("float32", "float16"), allow_lossy=True, objective="energy")
+    strategy = plan(problem, "search", evaluations=20_000)
+    wide = strategy.replace(volumes=tuple(dataclasses.replace(v, wire="float32") for v in strategy.volumes))
+    assert strategy.lossless or measure(problem, wide).energy_j > measure(problem, strategy).energy_j
+
+
+def test_spread_keeps_the_best_in_each_column_and_what_is_apart() -> None:
+    rows = np.array([[1.0, 9.0], [1.001, 8.99], [2.0, 5.0], [3.0, 3.0], [9.0, 1.0]])
+    assert spread(rows, 2).tolist() == [0, 4]
+    assert spread(rows, 10).tolist() == [0, 2, 3, 4]
+    assert spread(rows[:1], 10).tolist() == [0]
+
+
+def test_unbeaten_of_made_up_rows() -> None:
+    rows = np.array([[2.0, 2.0], [1.0, 3.0], [2.0, 3.0], [1.0, 3.0], [3.0, 1.0]])
+    assert unbeaten(rows).tolist() == [1, 0, 4]
 
 
 def test_front_of_made_up_points(vgg: Graph, cluster: Cluster) -> None:
