@@ -378,8 +378,8 @@ def head_part(graph: Graph) -> Part:
 def _classes(geometry: VolumeGeometry, with_edges: bool) -> tuple[Ints, Ints] | None:
     """Class of a part's start by a and of its stop by b, (height + 1,) each; None for a volume that is summed.
 
-    Every start is a class of its own where parts can be empty inside. Parts of one class and number of rows have the same number of rows of every operator, and `with_edges` also of
-    everything that enters or leaves.
+    Every start is a class of its own where parts can be empty inside. Parts of one class and number of rows have the
+    same number of rows of every operator, and `with_edges` also of everything that enters or leaves.
     """
     height = geometry.height
     if geometry.band > 1:

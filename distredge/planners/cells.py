@@ -8,12 +8,14 @@ are added up anew, since to which phase an operator belongs depends on the start
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.tables import LARGEST
 from distredge.planners.walk import (
     BAND,
     COMPUTED,
@@ -32,6 +34,7 @@ from distredge.planners.walk import (
     N_PHASES,
     NEEDS,
     NUMBER,
+    OPTIONS,
     PARTIALS,
     PLACE,
     REDUCES,
@@ -41,14 +44,15 @@ from distredge.planners.walk import (
     SUM_ROWS,
     T_SUM_AT,
     T_SUM_ROWS,
+    TABLE,
     Ints,
     inner,
 )
 
-CELL = 5
-LO, HI, FIRST, SIZE, BUSY = range(CELL)
+CELL = 6
+LO, HI, FIRST, SIZE, BUSY, ROWS = range(CELL)
 """Rows of `Cells.cells`: columns that say where a part begins and ends; its first row and number of rows; whether it
-has any rows of what was added up so far."""
+has any rows of what was added up so far; its rows of the operator at hand."""
 
 OVERHEAD, FACTOR, ELEMENT = range(3)
 """Columns of `Cells.boards`: seconds of a part are overhead + factor * operators' seconds + element * elements that
@@ -65,8 +69,8 @@ class Cells(NamedTuple):
         place: cell of each class of start, class of end and number of rows, or -1; then of each short part, by a and
             number of rows.
         cells: (CELL, n_cells).
-        rows: (n_cells,) room for the rows of one operator.
-        running, several: (1 or n_phases, n_profiles, n_cells) room for sums.
+        sums: (2 + n_phases, n_profiles, n_cells) room for sums: of all operators so far; of those of each phase; and
+            for the seconds of the phase at hand.
         seconds: of the tables.
         index: of the tables, filled in.
         numbers: how many tensors have a number in the tables.
@@ -78,52 +82,11 @@ class Cells(NamedTuple):
     by_rows: NDArray[np.float64]
     place: Ints
     cells: Ints
-    rows: NDArray[np.int32]
-    running: NDArray[np.float64]
-    several: NDArray[np.float64]
+    sums: NDArray[np.float64]
     seconds: NDArray[np.float64]
     index: Ints
     numbers: int
     nothing_at: int
-
-
-@inner
-def is_table(end: Any, at: int) -> bool:
-    """Whether a volume has a table, as `latency.tables` decides; otherwise it is summed."""
-    points = end.height + 1
-    if end.starts[at, BAND] > 1:
-        return points * points <= LARGEST
-    return end.height < 4 or min((end.starts[at, LOW] + 1) * (end.starts[at, HIGH] + 1), points) * points <= LARGEST
-
-
-@inner
-def _numbered(low: int, high: int, height: int) -> tuple[int, int]:
-    """Classes as `latency.tables` numbers them: the edges' rows one by one, or every start by itself."""
-    if height < 4 or (low + 1) * (high + 1) > height:
-        return height, 0
-    return low, high
-
-
-@inner
-def _classes_of(end: Any, at: int) -> tuple[int, int]:
-    if end.starts[at, BAND] > 1:
-        return end.height, 0
-    return _numbered(end.starts[at, LOW], end.starts[at, HIGH], end.height)
-
-
-@inner
-def finest(end: Any) -> tuple[int, int, bool]:
-    """The finest classes that any volume needs (-1: all are summed), and whether any has its short parts summed."""
-    low, high, short = -1, -1, False
-    for at in range(len(end.starts)):
-        if is_table(end, at):
-            one, other = _classes_of(end, at)
-            low, high = max(low, one), max(high, other)
-        elif end.starts[at, BAND] > 1:
-            short = True
-    if low >= 0:
-        low, high = _numbered(low, high, end.height)
-    return low, high, short
 
 
 @inner
@@ -184,57 +147,40 @@ def _make(end: Any, cells: Any, low: int, high: int, short: bool) -> int:
 
 
 @inner
-def _add(end: Any, cells: Any, count: int, place: int, total: Any, q: int) -> None:
-    """Adds an operator's seconds to those of a phase."""
+def _count_rows(spans: Any, cells: Any, count: int, place: int, band: int) -> None:
+    """Notes how many rows each cell has of an operator."""
     for c in range(count):
-        n = end.spans[1, place, cells.cells[HI, c]] - end.spans[0, place, cells.cells[LO, c]]
-        cells.rows[c] = max(n, 0)
-    if end.band > 1:
+        n = spans[1, place, cells[HI, c]] - spans[0, place, cells[LO, c]]
+        cells[ROWS, c] = max(n, 0)
+    if band > 1:
         for c in range(count):
-            if cells.rows[c] > 0:
-                cells.cells[BUSY, c] = 1
-    if cells.table_at[0, place] >= 0:
-        for p in range(total.shape[1]):
-            at = cells.table_at[p, place]
-            for c in range(count):
-                total[q, p, c] += cells.by_rows[at + cells.rows[c]]
+            cells[BUSY, c] = max(cells[BUSY, c], cells[ROWS, c])
 
 
 @inner
-def _clear(total: Any, phases: int, count: int) -> None:
-    for q in range(phases):
-        for p in range(total.shape[1]):
-            for c in range(count):
-                total[q, p, c] = 0.0
+def _add(cells: Any, sums: Any, q: int, table_at: Any, place: int, by_rows: Any, count: int) -> None:
+    """Adds the seconds of the rows that were noted to sums."""
+    for p in range(sums.shape[1]):
+        at = table_at[p, place]
+        for c in range(count):
+            sums[q, p, c] += by_rows[at + cells[ROWS, c]]
 
 
 @inner
-def write(end: Any, cells: Any, low: int, high: int, short: bool) -> None:
-    """Writes all volumes; the three last arguments are what `finest` returned."""
-    count = _make(end, cells, low, high, short)
-    _clear(cells.running, 1, count)
-    at, reduces = len(end.starts) - 1, 0
-    for place in range(end.place - 1, end.starts[0, PLACE] - 1, -1):
-        if end.operators[place, KIND] == REDUCES:
-            reduces = 1
-        if end.operators[place, COMPUTED]:
-            _add(end, cells, count, place, cells.running, 0)
-        if end.starts[at, PLACE] != place:
-            continue
-        phases = end.starts[at, N_PHASES]
-        if phases > 1:
-            _clear(cells.several, phases, count)
-            for other in range(place, end.place):
-                if end.operators[other, COMPUTED]:
-                    _add(end, cells, count, other, cells.several, end.phase[at, other])
-        _write_volume(end, cells, at, reduces)
-        for q in range(phases):
-            if is_table(end, at):
-                _write_table(end, cells, low, high, at, q, cells.several if phases > 1 else cells.running)
-            else:
-                _write_short(end, cells, low, high, at, q, cells.several if phases > 1 else cells.running)
-                _write_sums(end, at, q)
-        at -= 1
+def _add_operator(end: Any, cells: Any, count: int, place: int, q: int) -> None:
+    """Adds an operator's seconds to sums."""
+    if end.operators[place, COMPUTED]:
+        _count_rows(end.spans, cells.cells, count, place, end.band)
+        if cells.table_at[0, place] >= 0:
+            _add(cells.cells, cells.sums, q, cells.table_at, place, cells.by_rows, count)
+
+
+@inner
+def _clear(sums: Any, first: int, last: int, count: int) -> None:
+    for q in range(first, last):
+        for p in range(sums.shape[1]):
+            for c in range(count):
+                sums[q, p, c] = 0.0
 
 
 @inner
@@ -244,7 +190,7 @@ def _write_volume(end: Any, cells: Any, at: int, reduces: int) -> None:
     lists[v, 0], lists[v, 1], lists[v, 2], lists[v, 3] = end.height, end.starts[at, BAND], -1, -1
     lists[v, 4], lists[v, 5] = end.sizes[L_PHASES] + end.shift[L_PHASES], phases
     lists[v, 6], lists[v, 7] = cells.nothing_at, reduces
-    if is_table(end, at):
+    if end.starts[at, TABLE]:
         _write_classes(end, at, v)
     if phases > 1:
         lists[v, 6] = _write_made(end, cells.numbers, at)
@@ -256,12 +202,12 @@ def _write_volume(end: Any, cells: Any, at: int, reduces: int) -> None:
 def _write_classes(end: Any, at: int, v: int) -> None:
     """Writes the two terms whose sum is the place of a part's seconds, or takes those of the volume before."""
     points, size, lists = end.height + 1, end.sizes[INTS], end.lists
-    low, high = _classes_of(end, at)
-    if at + 1 < len(end.starts) and is_table(end, at + 1):
-        one, other = _classes_of(end, at + 1)
-        if one == low and other == high:
-            lists[v, 2], lists[v, 3] = lists[v - 1, 2], lists[v - 1, 3]
-            return
+    low, high = end.starts[at, LOW], end.starts[at, HIGH]
+    after = min(at + 1, len(end.starts) - 1)
+    same = end.starts[after, LOW] == low and end.starts[after, HIGH] == high
+    if after > at and same and end.starts[after, TABLE]:
+        lists[v, 2], lists[v, 3] = lists[v - 1, 2], lists[v - 1, 3]
+        return
     for x in range(points):
         if high == 0 and low == end.height:
             # Every part by itself: those that begin at row x, by their ends, behind those that begin before.
@@ -289,11 +235,10 @@ def _write_made(end: Any, numbers: int, at: int) -> int:
 
 
 @inner
-def _edge_elements(end: Any, at: int, q: int, a: int, k: int) -> int:
-    """Elements that enter and leave the part of k rows from row a on."""
-    band, lists, ints, total = end.starts[at, BAND], end.lists, end.ints, 0
-    first = end.notes[at, q, EDGES]
-    for e in range(first, first + end.notes[at, q, EDGES + 1]):
+def _edge_elements(lists: Any, ints: Any, first: int, last: int, band: int, a: int, k: int) -> int:
+    """Elements that enter and leave the part of k rows from row a on; the edges are rows [first, last) of the lists."""
+    total = 0
+    for e in range(first, last):
         if k < band:
             size = ints[lists[e, 6] + a * band + k] - ints[lists[e, 5] + a * band + k]
         else:
@@ -303,64 +248,77 @@ def _edge_elements(end: Any, at: int, q: int, a: int, k: int) -> int:
 
 
 @inner
-def _write_seconds(end: Any, cells: Any, at: int, q: int, total: Any, cell: int, to: int, size: int) -> None:
-    """Writes the seconds of one cell on every profile (-1: no such part); a part without any rows takes none."""
-    works = cell >= 0 and (end.starts[at, BAND] == 1 or cells.cells[BUSY, cell] != 0)
-    elements = 0
-    if end.priced_edges and works:
-        elements = _edge_elements(end, at, q, cells.cells[FIRST, cell], cells.cells[SIZE, cell])
-    for p in range(len(cells.boards)):
-        found = np.nan if cell < 0 else 0.0
-        if works:
-            found = cells.boards[p, OVERHEAD] + cells.boards[p, FACTOR] * total[q, p, cell]
-            found += cells.boards[p, ELEMENT] * elements
-        cells.seconds[to + p * size] = found
+def _price(sums: Any, row: int, boards: Any, cells: Any, band: int, count: int) -> None:
+    """Seconds of the cells on every board, edges left out, from the sums in a row; they go to the last row."""
+    last = sums.shape[0] - 1
+    for p in range(len(boards)):
+        for c in range(count):
+            sums[last, p, c] = boards[p, OVERHEAD] + boards[p, FACTOR] * sums[row, p, c]
+        for c in range(count if band > 1 else 0):
+            if cells[BUSY, c] == 0:
+                # Nothing to do: not even a segment's overhead.
+                sums[last, p, c] = 0.0
 
 
 @inner
-def _write_table(end: Any, cells: Any, low: int, high: int, at: int, q: int, total: Any) -> None:
-    """Writes the seconds of all cells of a phase."""
-    height, points, to = end.height, end.height + 1, end.sizes[SECONDS]
-    one, other = _classes_of(end, at)
-    size, x = _table_size(one, other, height), 0
+def _price_edges(
+    sums: Any, boards: Any, cells: Any, band: int, count: int, lists: Any, ints: Any, first: int, last: int
+) -> None:
+    """Adds what enters and leaves the parts."""
+    row = sums.shape[0] - 1
+    for c in range(count):
+        if band == 1 or cells[BUSY, c] > 0:
+            elements = _edge_elements(lists, ints, first, last, band, cells[FIRST, c], cells[SIZE, c])
+            for p in range(len(boards)):
+                sums[row, p, c] += boards[p, ELEMENT] * elements
+
+
+@inner
+def _write_table(
+    seconds: Any, to: int, sums: Any, place: Any, height: int, low: int, high: int, one: int, other: int
+) -> int:
+    """Writes the seconds of a table in classes `one` and `other`; the cells' are `low` and `high`. Returns its size."""
+    points, size, row, x = height + 1, _table_size(one, other, height), sums.shape[0] - 1, 0
     dense = other == 0 and one == height
     for i in range(one + 1):
         for j in range(other + 1):
             for k in range(points):
-                a, cell = _part(i, j, k, one, other, height), -1
+                a = _part(i, j, k, one, other, height)
                 if a >= 0:
-                    cell = cells.place[(min(a, low) * (high + 1) + min(height - a - k, high)) * points + k]
-                elif dense:
-                    continue
-                _write_seconds(end, cells, at, q, total, cell, to + x, size)
-                x += 1
-    _write_phase(end, at, q, to, size)
-    end.sizes[SECONDS] = to + size * len(cells.boards)
+                    cell = place[(min(a, low) * (high + 1) + min(height - a - k, high)) * points + k]
+                    for p in range(sums.shape[1]):
+                        seconds[to + p * size + x] = sums[row, p, cell]
+                    x += 1
+                elif not dense:
+                    for p in range(sums.shape[1]):
+                        seconds[to + p * size + x] = np.nan
+                    x += 1
+    return size
 
 
 @inner
-def _write_short(end: Any, cells: Any, low: int, high: int, at: int, q: int, total: Any) -> None:
-    """Writes the seconds of short parts of a summed phase, and a segment's overhead."""
-    band, to = end.starts[at, BAND], end.sizes[SECONDS]
-    size = (end.height + 1) * band + 1
-    for x in range(size):
-        cell = cells.place[(low + 1) * (high + 1) * (end.height + 1) + x] if band > 1 and x + 1 < size else -1
-        if cell >= 0:
-            _write_seconds(end, cells, at, q, total, cell, to + x, size)
-        else:
-            for p in range(len(cells.boards)):
-                cells.seconds[to + p * size + x] = cells.boards[p, OVERHEAD]
-    _write_phase(end, at, q, to, size)
-    end.sizes[SECONDS] = to + size * len(cells.boards)
+def _write_short(seconds: Any, to: int, sums: Any, place: Any, first: int, short: int, boards: Any) -> int:
+    """Writes the seconds of short parts of a summed phase, and a segment's overhead; returns how many.
+
+    Where their cells are stands in `place` from `first` on.
+    """
+    size, row = short + 1, sums.shape[0] - 1
+    for p in range(len(boards)):
+        for x in range(size):
+            seconds[to + p * size + x] = boards[p, OVERHEAD]
+        for x in range(short if first < len(place) else 0):
+            if place[first + x] >= 0:
+                seconds[to + p * size + x] = sums[row, p, place[first + x]]
+    return size
 
 
 @inner
-def _write_phase(end: Any, at: int, q: int, seconds_at: int, size: int) -> None:
-    """Writes the row of a phase, without sums."""
+def _write_phase(end: Any, at: int, q: int, size: int) -> None:
+    """Writes the row of a phase, without sums, whose seconds are written next."""
     lists, row = end.lists, end.sizes[L_PHASES]
     lists[row, 0], lists[row, 1] = end.notes[at, q, NEEDS] + end.shift[L_NEEDS], end.notes[at, q, NEEDS + 1]
     lists[row, 2], lists[row, 3] = end.notes[at, q, PARTIALS] + end.shift[L_PARTIALS], end.notes[at, q, PARTIALS + 1]
-    lists[row, 4], lists[row, 5] = seconds_at, size
+    lists[row, 4], lists[row, 5] = end.sizes[SECONDS], size
     lists[row, 6], lists[row, 7] = end.sizes[L_SUMS] + end.shift[L_SUMS], 0
     end.sizes[L_PHASES] = row + 1
 
@@ -390,3 +348,72 @@ def _write_sums(end: Any, at: int, q: int) -> None:
         row += 1
     lists[end.sizes[L_PHASES] - 1, 7] = row - end.sizes[L_SUMS]
     end.sizes[L_SUMS] = row
+
+
+@inner
+def _write_seconds(end: Any, cells: Any, count: int, low: int, high: int, at: int, q: int) -> None:
+    """Writes all that the seconds of a phase consist of, and its row."""
+    sums, boards, height, band = cells.sums, cells.boards, end.height, end.starts[at, BAND]
+    _price(sums, q + 1 if end.starts[at, N_PHASES] > 1 else 0, boards, cells.cells, band, count)
+    if end.priced_edges:
+        first = end.notes[at, q, EDGES]
+        last = first + end.notes[at, q, EDGES + 1]
+        _price_edges(sums, boards, cells.cells, band, count, end.lists, end.ints, first, last)
+    to = end.sizes[SECONDS]
+    if end.starts[at, TABLE]:
+        one, other = end.starts[at, LOW], end.starts[at, HIGH]
+        size = _write_table(cells.seconds, to, sums, cells.place, height, low, high, one, other)
+    else:
+        first = (low + 1) * (high + 1) * (height + 1) if band > 1 else len(cells.place)
+        size = _write_short(cells.seconds, to, sums, cells.place, first, (height + 1) * band, boards)
+    _write_phase(end, at, q, size)
+    end.sizes[SECONDS] = to + size * len(boards)
+    if not end.starts[at, TABLE]:
+        _write_sums(end, at, q)
+
+
+def _compiled(stamp: str) -> Any:
+    """The function below, in which `stamp` is a constant and so part of numba's key; see `latency.kernel_entry`."""
+
+    @njit(cache=True, **OPTIONS)
+    def write(end: Any, cells: Any, low: int, high: int, short: bool) -> None:
+        """Writes the volumes of an end that `walk` has been through.
+
+        Args:
+            end: `walk.End`.
+            cells: `Cells`.
+            low: finest classes of starts that any volume with a table needs, -1 without one.
+            high: the same of ends.
+            short: whether short parts of any volume are summed.
+        """
+        len(stamp)
+        count = _make(end, cells, low, high, short)
+        _clear(cells.sums, 0, 1, count)
+        at, reduces = len(end.starts) - 1, 0
+        for place in range(end.place - 1, end.starts[0, PLACE] - 1, -1):
+            if end.operators[place, KIND] == REDUCES:
+                reduces = 1
+            _add_operator(end, cells, count, place, 0)
+            if end.starts[at, PLACE] != place:
+                continue
+            phases = end.starts[at, N_PHASES]
+            if phases > 1:
+                _clear(cells.sums, 1, 1 + phases, count)
+                for other in range(place, end.place):
+                    _add_operator(end, cells, count, other, 1 + end.phase[at, other])
+            _write_volume(end, cells, at, reduces)
+            for q in range(phases):
+                _write_seconds(end, cells, count, low, high, at, q)
+            at -= 1
+
+    return write
+
+
+def _digest() -> str:
+    found = hashlib.sha256()
+    for name in ("cells", "walk"):
+        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return found.hexdigest()
+
+
+write = _compiled(_digest())

@@ -98,35 +98,39 @@ class _Flattener:
         self.first: list[Ints] = [np.zeros(0, np.int64)]
         self.stop: list[Ints] = [np.zeros(0, np.int64)]
         self.size = 0
-        self._places: dict[tuple[int, int], int] = {}
 
     def add(self, op: Operator) -> None:
-        kind = self._kind(op)
-        for position in op.activations[:1] if kind == w.REDUCES else op.activations:
+        body = self.tables.graph.body
+        reduces = body.verdicts[op.index].kind is Kind.REDUCE
+        kind = w.REDUCES if reduces else w.NORMAL
+        for position in op.activations[:1] if reduces else op.activations:
+            reach = self._reach(op, position, reduces)
+            if reach is None:
+                kind, reach = w.STOPS, (np.zeros(0, np.int64), np.zeros(0, np.int64))
             self.inputs.append((self.names[op.inputs[position]], self.size))
-            if kind == w.NORMAL and not self._add_reach(op, position):
-                kind = w.STOPS
+            self.first.append(reach[0])
+            self.stop.append(reach[1])
+            self.size += len(reach[0])
         self.kind.append(kind)
-        self.partial_bytes.append(self.tables.geometry.partial_bytes(op.index) if kind == w.REDUCES else 0)
+        self.partial_bytes.append(self.tables.geometry.partial_bytes(op.index) if reduces else 0)
         self.outputs += [self.names[name] for name in op.outputs if name]
         self.in_at.append(len(self.inputs))
         self.out_at.append(len(self.outputs))
 
-    def _kind(self, op: Operator) -> int:
-        body = self.tables.graph.body
-        if body.verdicts[op.index].kind is Kind.REDUCE:
-            return w.REDUCES
-        return w.EVERYWHERE if op.index in body.everywhere else w.NORMAL
-
-    def _add_reach(self, op: Operator, position: int) -> bool:
+    def _reach(self, op: Operator, position: int, reduces: bool) -> tuple[Ints, Ints] | None:
+        """First row, and end of the rows, of an input that each row needs; None if the walk cannot do with that."""
+        graph = self.tables.graph
+        height = graph.tensors[op.inputs[position]].height
+        if reduces:
+            # Of what it reads, not of what it makes.
+            return np.arange(height), np.arange(1, height + 1)
+        if op.index in graph.body.everywhere:
+            made = max(graph.tensors[name].height for name in op.outputs if name)
+            return (np.zeros(1, np.int64), np.full(1, height)) if made == 1 else None
         try:
-            first, stop = self.tables.geometry.reach(op, position)
+            return self.tables.geometry.reach(op, position)
         except Unsupported:
-            return False
-        self.first.append(first)
-        self.stop.append(stop)
-        self.size += len(first)
-        return True
+            return None
 
 
 def _tensors(tables: Tables, names: list[str]) -> Ints:

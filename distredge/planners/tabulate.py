@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from distredge.latency.tables import LARGEST
 from distredge.planners import cells as c
 from distredge.planners import walk as w
-from distredge.planners.fill_entry import find_phases, walk_end, write_end
 from distredge.planners.flatten import Body, flatten
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def _jobs(tables: Tables, body: Body, cuts: list[int]) -> list[_Job]:
     starts[1:, w.INDEX_ROW] = np.array(cuts) + 1
     phase = np.zeros((len(starts), len(body.operators) - 1), np.int64)
     if (body.operators[:, w.KIND] == w.REDUCES).any():
-        find_phases(_end(body, starts=starts), phase)
+        w.find_phases(body.operators, body.tensors, body.inputs, starts, phase)
     last_phase = np.maximum.accumulate(phase, axis=1)
     found = []
     for cut, place in zip(cuts, starts[1:, w.PLACE].tolist(), strict=True):
@@ -128,7 +127,9 @@ def _parts(height: int, band: int) -> Ints:
         short = np.arange((height + 1) * band)
         first.append(short // band)
         stop.append(np.minimum(short // band + short % band, height))
-    return np.stack([np.concatenate(first), np.concatenate(stop)])
+    parts = np.stack([np.concatenate(first), np.concatenate(stop)])
+    parts[:, parts[0] >= parts[1]] = [[w.FAR], [-w.FAR]]
+    return parts
 
 
 def _place_sums(tables: Tables, body: Body, summed: bool) -> None:
@@ -147,25 +148,63 @@ def _fill_end(tables: Tables, body: Body, job: _Job, spans: NDArray[np.int32], e
     counts = _most(body, job)
     lists = tables.lists()
     ints, seconds = tables.ints, tables.seconds
+    spans[:, -1, : job.parts.shape[1]] = job.parts
     ints.reserve(counts[w.INTS])
     seconds.reserve(counts[w.SECONDS])
     sizes = np.cumsum([0, *counts[: w.INTS]])
-    end = _end(
-        body,
-        starts=job.starts, phase=job.phase, parts=job.parts, spans=spans, entries=entries,
+    end = w.End(
+        operators=body.operators,
+        tensors=body.tensors,
+        inputs=body.inputs,
+        outputs=body.outputs,
+        reach=body.reach,
+        starts=job.starts,
+        phase=job.phase,
         notes=np.empty((len(job.starts), int(job.starts[:, w.N_PHASES].max()), w.N_NOTE), np.int64),
+        spans=spans,
+        entries=entries,
         lists=np.empty((int(sizes[-1]), w.LISTS), np.int64),
         sizes=np.array([*sizes[:-1], ints.size, seconds.size], np.int64),
         shift=np.array([0 if made is None else made.size for made in lists], np.int64) - sizes[:-1],
-        ints=ints.data, cut=job.cut, place=job.place, height=job.height, band=job.band,
-    )  # fmt: skip
-    low, high, short = walk_end(end)
-    write_end(end, _cells(tables, body, job, low, high, short, nothing_at), low, high, short)
+        ints=ints.data,
+        cut=job.cut,
+        place=job.place,
+        height=job.height,
+        band=job.band,
+        columns=job.parts.shape[1],
+        priced_edges=body.priced_edges,
+    )
+    w.walk(end)
+    low, high, short = _choose_classes(job)
+    c.write(end, _cells(tables, body, job, low, high, short, nothing_at), low, high, short)
     for kind, made in enumerate(lists):
         if made is not None:
             made.add(end.lists[sizes[kind] : end.sizes[kind], : made.data.shape[1]])
     ints.size, seconds.size = int(end.sizes[w.INTS]), int(end.sizes[w.SECONDS])
     tables.extended(end.notes.shape[1])
+
+
+def _choose_classes(job: _Job) -> tuple[int, int, bool]:
+    """Decides as `latency.tables` does which volumes have a table, and its classes.
+
+    Returns:
+        The finest classes of starts and ends that any table needs (-1: there is none), and whether short parts of any
+        volume are summed.
+    """
+    height, points, starts = job.height, job.height + 1, job.starts
+    low, high = starts[:, w.LOW], starts[:, w.HIGH]
+    classes = (low + 1) * (high + 1)
+    uneven = starts[:, w.BAND] > 1
+    starts[:, w.TABLE] = (height < 4) | (np.where(uneven, points, np.minimum(classes, points)) * points <= LARGEST)
+    each = uneven | (height < 4) | (classes > height)
+    low[each], high[each] = height, 0
+    table = starts[:, w.TABLE] > 0
+    if not table.any():
+        return -1, -1, bool(uneven.any())
+    finest_low, finest_high = int(low[table].max()), int(high[table].max())
+    if (finest_low + 1) * (finest_high + 1) > height:
+        finest_low, finest_high = height, 0
+    return finest_low, finest_high, bool((uneven & ~table).any())
 
 
 def _cells(tables: Tables, body: Body, job: _Job, low: int, high: int, short: bool, nothing_at: int) -> c.Cells:
@@ -175,8 +214,7 @@ def _cells(tables: Tables, body: Body, job: _Job, low: int, high: int, short: bo
     profiles = len(body.boards)
     return c.Cells(
         body.boards, body.table_at, body.by_rows, np.empty(size, np.int64), np.empty((c.CELL, size), np.int64),
-        np.empty(size, np.int32), np.empty((1, profiles, size)),
-        np.empty((phases if phases > 1 else 0, profiles, size)), tables.seconds.data, tables.index,
+        np.empty((2 + phases if phases > 1 else 2, profiles, size)), tables.seconds.data, tables.index,
         len(tables.numbers), nothing_at,
     )  # fmt: skip
 
@@ -198,16 +236,3 @@ def _most(body: Body, job: _Job) -> list[int]:
         ((operators + edges) * summed).sum(), ints, phases.sum() * len(body.boards) * table,
     ]  # fmt: skip
     return [int(x) for x in found]
-
-
-def _end(body: Body, **given: object) -> w.End:
-    """The arrays of an end; what is not given is not used."""
-    nothing, rows = np.zeros((0, 0, 0), np.int64), np.zeros((2, 0, 0), np.int32)
-    values: dict[str, object] = {
-        "operators": body.operators, "tensors": body.tensors, "inputs": body.inputs, "outputs": body.outputs,
-        "reach": body.reach, "phase": nothing[0:0].reshape(0, 0), "parts": nothing.reshape(0, 0), "notes": nothing,
-        "spans": rows, "entries": nothing.reshape(0, 0), "lists": nothing.reshape(0, 0), "sizes": nothing.reshape(0),
-        "shift": nothing.reshape(0), "ints": rows.reshape(0), "cut": 0, "place": 0, "height": 0, "band": 1,
-        "priced_edges": body.priced_edges, **given,
-    }  # fmt: skip
-    return w.End(**values)  # type: ignore[arg-type]

@@ -18,9 +18,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-NORMAL, REDUCES, EVERYWHERE, STOPS = range(4)
-"""What the walk does with an operator: takes its rows' needs; deals out the rows of its input; computes all of it
-wherever any of it is needed; gives up."""
+NORMAL, REDUCES, STOPS = range(3)
+"""What the walk does with an operator: takes its rows' needs; deals out the rows of its input; gives up."""
 
 FAR = 1 << 30
 
@@ -45,10 +44,11 @@ which band its vector of needs holds, and the vector; the same for the rows owne
 
 A vector says where rows stand in `End.ints`: first rows by a, last rows by b, and those of short parts."""
 
-N_START = 6
-PLACE, INDEX_ROW, BAND, N_PHASES, LOW, HIGH = range(N_START)
+N_START = 7
+PLACE, INDEX_ROW, BAND, N_PHASES, LOW, HIGH, TABLE = range(N_START)
 """Columns of `End.starts`: number of operators before it; row of `Tables.index`; from how many rows on no part is empty
-inside; number of phases. Filled in: how many rows at either edge are unlike the others."""
+inside; number of phases; how many rows at either edge are unlike the others, which the walk fills in; whether the
+volume has a table, in whose classes those rows then are."""
 
 N_NOTE = 6
 NEEDS, PARTIALS, EDGES = 0, 2, 4
@@ -72,18 +72,18 @@ class End(NamedTuple):
         reach: (2, n) first input row, and end of the input rows, of each output row of each input.
         starts: (n_starts, N_START), by rising place; the walk ends at the first.
         phase: (n_starts, n_ops) phase of each operator.
-        parts: (2, n_columns) first row of each part, and end of its rows.
         notes: (n_starts, n_phases, N_NOTE), filled in.
-        spans: (2, n_ops + n_tensors + n_entries, n_columns) room for first and last rows of what is computed of each
-            operator, read of each tensor, and crosses the edge of a phase.
+        spans: (2, n_ops + n_tensors + n_entries + 1, n_columns) room for first rows, and ends of the rows, of what is
+            computed of each operator, read of each tensor, and crosses the edge of a phase; then the parts themselves.
         entries: (n_entries, 5) room for kind, phase and tensor of what crosses; phase and reduction of partial results.
         lists: (n, LISTS) rows of the tables, as in `latency.tables`, each kind in a stretch of its own; edges are
             tensor, elements of a row, phase, vector.
         sizes: (8,) how far everything is filled.
-        shift: (6,) what added to a row of `lists` is its row in the tables.
+        shift: (8,) what added to a row of `lists` is its row in the tables.
         ints: of the tables.
         cut, place, height: index of the cut at the end, number of operators before it, rows of its reference.
         band: the largest of the starts'.
+        columns: number of parts.
         priced_edges: whether what enters or leaves a part costs.
     """
 
@@ -94,7 +94,6 @@ class End(NamedTuple):
     reach: NDArray[np.int32]
     starts: Ints
     phase: Ints
-    parts: Ints
     notes: Ints
     spans: NDArray[np.int32]
     entries: Ints
@@ -106,6 +105,7 @@ class End(NamedTuple):
     place: int
     height: int
     band: int
+    columns: int
     priced_edges: bool
 
 
@@ -116,10 +116,14 @@ compile."""
 inner = njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-@inner
+@njit(cache=True, **OPTIONS)
 def walk(end: Any) -> None:
-    """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes."""
+    """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes.
+
+    Everything that is compiled into this stands in this file, the only one whose age numba looks at.
+    """
     low, high, met, at = 0, 0, 0, len(end.starts) - 1
+    rows = end.ints.reshape((1, 1, len(end.ints)))
     for t in range(len(end.tensors)):
         end.tensors[t, READS] = end.tensors[t, NEED_KEY] = end.tensors[t, OWN_KEY] = 0
     for place in range(end.place - 1, end.starts[0, PLACE] - 1, -1):
@@ -132,74 +136,82 @@ def walk(end: Any) -> None:
             if end.starts[at, N_PHASES] == 1:
                 _note_needs(end, at, met)
             else:
-                _note_phases(end, at)
-            _note_edges(end, at, low, high)
+                count, pairs = _find_edges(end, at)
+                _note_phases(end, at, count, pairs)
+            _note_edges(end.starts, end.notes, end.lists, rows, at, end.height, low, high)
             at -= 1
 
 
+@njit(cache=True, **OPTIONS)
+def find_phases(operators: Any, tensors: Any, inputs: Any, starts: Any, found: Any) -> None:
+    """Fills in the phase of every operator in the volumes from each start on, (n_starts, n_ops)."""
+    for at in range(found.shape[0]):
+        start = starts[at, PLACE]
+        for place in range(start, found.shape[1]):
+            found[at, place] = 0
+            for x in range(operators[place, IN_AT], operators[place + 1, IN_AT]):
+                maker = tensors[inputs[x, 0], MAKER]
+                if maker >= start:
+                    ready = found[at, maker] + (1 if operators[maker, KIND] == REDUCES else 0)
+                    found[at, place] = max(found[at, place], ready)
+
+
 @inner
-def _share(end: Any, height: int, row: int, fresh: bool) -> None:
-    """Widens a row of `spans` by what is owned of a tensor."""
-    for c in range(end.parts.shape[1]):
-        start, stop = end.parts[0, c], end.parts[1, c]
-        if height != end.height:
-            start, stop = start * height // end.height, stop * height // end.height
-        if start >= stop:
-            start, stop = FAR, -FAR
-        if not fresh:
-            start, stop = min(start, end.spans[0, row, c]), max(stop, end.spans[1, row, c])
-        end.spans[0, row, c], end.spans[1, row, c] = start, stop
+def _reset(spans: Any, row: int, columns: int) -> None:
+    """Empties a row of `spans`."""
+    for c in range(columns):
+        spans[0, row, c], spans[1, row, c] = FAR, -FAR
+
+
+@inner
+def _hull(spans: Any, row: int, other: int, columns: int) -> None:
+    """Widens a row of `spans` by another one."""
+    for c in range(columns):
+        spans[0, row, c] = min(spans[0, row, c], spans[0, other, c])
+        spans[1, row, c] = max(spans[1, row, c], spans[1, other, c])
+
+
+@inner
+def _share(spans: Any, row: int, columns: int, height: int, reference: int) -> None:
+    """Widens a row of `spans` by what parts own of a tensor of some height; they stand in the last row."""
+    parts = spans.shape[1] - 1
+    if height == reference:
+        _hull(spans, row, parts, columns)
+        return
+    for c in range(columns):
+        start, stop = spans[0, parts, c] * height // reference, spans[1, parts, c] * height // reference
+        if start < stop:
+            spans[0, row, c], spans[1, row, c] = min(start, spans[0, row, c]), max(stop, spans[1, row, c])
+
+
+@inner
+def _widen(spans: Any, row: int, columns: int, place: int, reach: Any, at: int) -> None:
+    """Widens a row of `spans` by what the rows of an operator need of an input, which `reach` says from `at` on."""
+    for c in range(columns):
+        start, stop = spans[0, place, c], spans[1, place, c]
+        if start < stop:
+            spans[0, row, c] = min(spans[0, row, c], reach[0, at + start])
+            spans[1, row, c] = max(spans[1, row, c], reach[1, at + stop - 1])
 
 
 @inner
 def _compute(end: Any, place: int) -> int:
     """Notes which rows every part computes of an operator; 1 if any."""
-    operators, spans = end.operators, end.spans
+    operators, columns, found = end.operators, end.columns, 0
+    _reset(end.spans, place, columns)
     if operators[place, KIND] == REDUCES:
-        _share(end, end.tensors[end.inputs[operators[place, IN_AT], 0], T_HEIGHT], place, True)
+        height = end.tensors[end.inputs[operators[place, IN_AT], 0], T_HEIGHT]
+        _share(end.spans, place, columns, height, end.height)
         return 1
-    found = 0
     for x in range(operators[place, OUT_AT], operators[place + 1, OUT_AT]):
         t = end.outputs[x]
         if end.tensors[t, READS] > 0:
-            row = len(operators) - 1 + t
-            for c in range(end.parts.shape[1]):
-                start, stop = spans[0, row, c], spans[1, row, c]
-                if found:
-                    start, stop = min(start, spans[0, place, c]), max(stop, spans[1, place, c])
-                spans[0, place, c], spans[1, place, c] = start, stop
+            _hull(end.spans, place, len(operators) - 1 + t, columns)
             found = 1
         if end.tensors[t, LAST_USE] >= end.place:
-            _share(end, end.tensors[t, T_HEIGHT], place, found == 0)
+            _share(end.spans, place, columns, end.tensors[t, T_HEIGHT], end.height)
             found = 1
-    if found and operators[place, KIND] == EVERYWHERE:
-        height = end.tensors[end.outputs[operators[place, OUT_AT]], T_HEIGHT]
-        for c in range(end.parts.shape[1]):
-            if spans[0, place, c] < spans[1, place, c]:
-                spans[0, place, c], spans[1, place, c] = 0, height
     return found
-
-
-@inner
-def _widen(end: Any, place: int, x: int, row: int, fresh: bool) -> None:
-    """Widens a row of `spans` by what an operator reads of its input x."""
-    kind, reach, spans = end.operators[place, KIND], end.inputs[x, 1], end.spans
-    whole = end.tensors[end.inputs[x, 0], T_HEIGHT]
-    for c in range(end.parts.shape[1]):
-        start, stop = np.int64(spans[0, place, c]), np.int64(spans[1, place, c])
-        if start < stop:
-            if kind == NORMAL:
-                start, stop = np.int64(end.reach[0, reach + start]), np.int64(end.reach[1, reach + stop - 1])
-            elif kind == EVERYWHERE:
-                start, stop = 0, whole
-        if not fresh:
-            start, stop = min(start, spans[0, row, c]), max(stop, spans[1, row, c])
-        spans[0, row, c], spans[1, row, c] = start, stop
-
-
-@inner
-def _is_reduction(end: Any, maker: int) -> bool:
-    return maker >= 0 and end.operators[maker, KIND] == REDUCES
 
 
 @inner
@@ -207,15 +219,17 @@ def _read(end: Any, place: int, met: int) -> int:
     """Notes which rows every part needs of an operator's inputs; returns how many tensors have been read."""
     for x in range(end.operators[place, IN_AT], end.operators[place + 1, IN_AT]):
         t = end.inputs[x, 0]
-        if _is_reduction(end, end.tensors[t, MAKER]):
+        maker = end.tensors[t, MAKER]
+        if maker >= 0 and end.operators[maker, KIND] == REDUCES:
             # Completed from partial results wherever it is read.
             continue
-        reads = end.tensors[t, READS]
-        _widen(end, place, x, len(end.operators) - 1 + t, reads == 0)
-        if reads == 0:
+        row = len(end.operators) - 1 + t
+        if end.tensors[t, READS] == 0:
+            _reset(end.spans, row, end.columns)
             end.tensors[met, SEEN] = t
             met += 1
-        end.tensors[t, READS] = reads + 1
+        _widen(end.spans, row, end.columns, place, end.reach, end.inputs[x, 1])
+        end.tensors[t, READS] += 1
     return met
 
 
@@ -243,122 +257,114 @@ def _uneven(
 
 
 @inner
-def _note_edges(end: Any, at: int, low: int, high: int) -> None:
+def _note_edges(starts: Any, notes: Any, lists: Any, rows: Any, at: int, height: int, low: int, high: int) -> None:
     """Notes how many rows are unlike the others, what enters and leaves included."""
-    ints = end.ints.reshape((1, 1, len(end.ints)))
-    for q in range(end.starts[at, N_PHASES]):
-        first = end.notes[at, q, EDGES]
-        for e in range(first, first + end.notes[at, q, EDGES + 1]):
-            low, high = _uneven(ints, 0, 0, end.lists[e, 3], 0, 0, end.lists[e, 4], end.height, low, high)
-    end.starts[at, LOW], end.starts[at, HIGH] = low, high
+    for q in range(starts[at, N_PHASES]):
+        for e in range(notes[at, q, EDGES], notes[at, q, EDGES] + notes[at, q, EDGES + 1]):
+            low, high = _uneven(rows, 0, 0, lists[e, 3], 0, 0, lists[e, 4], height, low, high)
+    starts[at, LOW], starts[at, HIGH] = low, high
 
 
 @inner
-def _write(end: Any, row: int, band: int, t: int, column: int) -> None:
-    """Copies a row of `spans` to `ints`, and notes where it is in a tensor's vector."""
-    points, at = end.height + 1, end.sizes[INTS]
-    end.tensors[t, column], end.tensors[t, column + 1] = at, at + points
-    end.tensors[t, column + 2] = end.tensors[t, column + 3] = 0
+def _write(
+    ints: Any, sizes: Any, spans: Any, row: int, points: int, band: int, vector: Any, t: int, column: int
+) -> None:
+    """Copies a row of `spans` to `ints`, and notes where it is in the vector from a column on."""
+    at = sizes[INTS]
+    vector[t, column], vector[t, column + 1] = at, at + points
+    vector[t, column + 2] = vector[t, column + 3] = 0
     for c in range(points):
-        end.ints[at + c] = end.spans[0, row, c]
-        end.ints[at + points + c] = end.spans[1, row, points + c]
+        ints[at + c] = spans[0, row, c]
+        ints[at + points + c] = spans[1, row, points + c]
     at += 2 * points
     if band > 1:
         size = points * band
-        end.tensors[t, column + 2], end.tensors[t, column + 3] = at, at + size
+        vector[t, column + 2], vector[t, column + 3] = at, at + size
         for c in range(size):
-            end.ints[at + c] = end.spans[0, row, 2 * points + c]
-            end.ints[at + size + c] = end.spans[1, row, 2 * points + c]
+            ints[at + c] = spans[0, row, 2 * points + c]
+            ints[at + size + c] = spans[1, row, 2 * points + c]
         at += 2 * size
-    end.sizes[INTS] = at
+    sizes[INTS] = at
 
 
 @inner
-def _add_edge(end: Any, t: int, q: int, column: int, needed: bool) -> None:
-    """Adds a tensor, whose vector is in its columns from `column` on, to the edges and, if it is `needed`, needs."""
+def _add_edge(lists: Any, sizes: Any, tensors: Any, t: int, q: int, column: int, needed: bool, priced: bool) -> None:
+    """Adds a tensor, whose vector is in its columns from `column` on, to the needs, and to the edges if they cost."""
     if needed:
-        at = end.sizes[L_NEEDS]
-        end.lists[at, 0] = end.tensors[t, NUMBER]
+        at = sizes[L_NEEDS]
+        lists[at, 0] = tensors[t, NUMBER]
         for x in range(4):
-            end.lists[at, 1 + x] = end.tensors[t, column + x]
-        end.sizes[L_NEEDS] = at + 1
-    if end.priced_edges:
-        at = end.sizes[L_EDGES]
-        end.lists[at, 0], end.lists[at, 1], end.lists[at, 2] = t, end.tensors[t, ROW_ELEMENTS], q
+            lists[at, 1 + x] = tensors[t, column + x]
+        sizes[L_NEEDS] = at + 1
+    if priced:
+        at = sizes[L_EDGES]
+        lists[at, 0], lists[at, 1], lists[at, 2] = t, tensors[t, ROW_ELEMENTS], q
         for x in range(4):
-            end.lists[at, 3 + x] = end.tensors[t, column + x]
-        end.sizes[L_EDGES] = at + 1
+            lists[at, 3 + x] = tensors[t, column + x]
+        sizes[L_EDGES] = at + 1
 
 
 @inner
-def _begin(end: Any, at: int, q: int) -> None:
+def _begin(notes: Any, sizes: Any, at: int, q: int) -> None:
     """Notes where what is written from here on of a phase begins."""
-    end.notes[at, q, NEEDS], end.notes[at, q, PARTIALS] = end.sizes[L_NEEDS], end.sizes[L_PARTIALS]
-    end.notes[at, q, EDGES] = end.sizes[L_EDGES]
+    notes[at, q, NEEDS], notes[at, q, PARTIALS], notes[at, q, EDGES] = sizes[L_NEEDS], sizes[L_PARTIALS], sizes[L_EDGES]
 
 
 @inner
-def _finish(end: Any, at: int, q: int) -> None:
+def _finish(notes: Any, sizes: Any, at: int, q: int) -> None:
     """Notes how much that was."""
-    end.notes[at, q, NEEDS + 1] = end.sizes[L_NEEDS] - end.notes[at, q, NEEDS]
-    end.notes[at, q, PARTIALS + 1] = end.sizes[L_PARTIALS] - end.notes[at, q, PARTIALS]
-    end.notes[at, q, EDGES + 1] = end.sizes[L_EDGES] - end.notes[at, q, EDGES]
+    notes[at, q, NEEDS + 1] = sizes[L_NEEDS] - notes[at, q, NEEDS]
+    notes[at, q, PARTIALS + 1] = sizes[L_PARTIALS] - notes[at, q, PARTIALS]
+    notes[at, q, EDGES + 1] = sizes[L_EDGES] - notes[at, q, EDGES]
 
 
 @inner
 def _note_needs(end: Any, at: int, met: int) -> None:
     """Writes down what a volume of one phase needs, and the edges; rows that stand there already are used again."""
-    start, band = end.starts[at, PLACE], end.starts[at, BAND]
-    first = len(end.operators) - 1
-    _begin(end, at, 0)
+    start, band, points = end.starts[at, PLACE], end.starts[at, BAND], end.height + 1
+    first, tensors, sizes, spans = len(end.operators) - 1, end.tensors, end.sizes, end.spans
+    _begin(end.notes, sizes, at, 0)
     for x in range(met):
-        t = end.tensors[x, SEEN]
-        if end.tensors[t, MAKER] >= start:
+        t = tensors[x, SEEN]
+        if tensors[t, MAKER] >= start:
             continue
-        key = end.tensors[t, READS] * 2 + (1 if band > 1 else 0)
-        if end.tensors[t, NEED_KEY] != key:
-            _write(end, first + t, band, t, NEED_AT)
-            end.tensors[t, NEED_KEY] = key
-        _add_edge(end, t, 0, NEED_AT, True)
+        key = tensors[t, READS] * 2 + (1 if band > 1 else 0)
+        if tensors[t, NEED_KEY] != key:
+            _write(end.ints, sizes, spans, first + t, points, band, tensors, t, NEED_AT)
+            tensors[t, NEED_KEY] = key
+        _add_edge(end.lists, sizes, tensors, t, 0, NEED_AT, True, end.priced_edges)
     if end.priced_edges:
         for x in range(end.operators[start, OUT_AT], end.operators[end.place, OUT_AT]):
             t = end.outputs[x]
-            if end.tensors[t, LAST_USE] >= end.place:
-                if end.tensors[t, OWN_KEY] != band:
-                    row = first + len(end.tensors)
-                    _share(end, end.tensors[t, T_HEIGHT], row, True)
-                    _write(end, row, band, t, OWN_AT)
-                    end.tensors[t, OWN_KEY] = band
-                _add_edge(end, t, 0, OWN_AT, False)
-    _finish(end, at, 0)
+            if tensors[t, LAST_USE] >= end.place:
+                if tensors[t, OWN_KEY] != band:
+                    row = first + len(tensors)
+                    _reset(spans, row, end.columns)
+                    _share(spans, row, end.columns, tensors[t, T_HEIGHT], end.height)
+                    _write(end.ints, sizes, spans, row, points, band, tensors, t, OWN_AT)
+                    tensors[t, OWN_KEY] = band
+                _add_edge(end.lists, sizes, tensors, t, 0, OWN_AT, False, True)
+    _finish(end.notes, sizes, at, 0)
 
 
 @inner
-def _entry(end: Any, count: int, kind: int, q: int, t: int) -> int:
-    """Place among the entries of a tensor at the edge of a phase; `count` when it was not there yet."""
-    entries = end.entries
+def _entry(entries: Any, count: int, kind: int, q: int, t: int, spans: Any, first: int, columns: int) -> int:
+    """Place among the entries of a tensor at the edge of a phase; `count`, emptied, when it was not there yet."""
     for e in range(count):
         if entries[e, 2] == t and entries[e, 1] == q and entries[e, 0] == kind:
             return e
     entries[count, 0], entries[count, 1], entries[count, 2] = kind, q, t
+    _reset(spans, first + count, columns)
     return count
 
 
 @inner
-def _cross(end: Any, place: int, x: int, kind: int, q: int, count: int) -> int:
-    """Notes that what an operator reads of its input x crosses the edge of a phase; returns the number of entries."""
-    e = _entry(end, count, kind, q, end.inputs[x, 0])
-    _widen(end, place, x, len(end.operators) - 1 + len(end.tensors) + e, e == count)
-    return max(count, e + 1)
-
-
-@inner
-def _finished(end: Any, count: int, q: int, maker: int) -> int:
+def _finished(entries: Any, count: int, q: int, maker: int) -> int:
     """Notes that a phase reads the result of a reduction; returns the number of such pairs."""
     for y in range(count):
-        if end.entries[y, 3] == q and end.entries[y, 4] == maker:
+        if entries[y, 3] == q and entries[y, 4] == maker:
             return count
-    end.entries[count, 3], end.entries[count, 4] = q, maker
+    entries[count, 3], entries[count, 4] = q, maker
     return count + 1
 
 
@@ -366,44 +372,51 @@ def _finished(end: Any, count: int, q: int, maker: int) -> int:
 def _find_edges(end: Any, at: int) -> tuple[int, int]:
     """Finds what crosses the edges of a volume's phases; returns the numbers of entries and of partial results."""
     start, count, pairs = end.starts[at, PLACE], 0, 0
+    operators, entries, spans, columns = end.operators, end.entries, end.spans, end.columns
+    first = len(operators) - 1 + len(end.tensors)
     for place in range(end.place - 1, start - 1, -1):
-        if not end.operators[place, COMPUTED]:
+        if not operators[place, COMPUTED]:
             continue
         q = end.phase[at, place]
-        for x in range(end.operators[place, IN_AT], end.operators[place + 1, IN_AT]):
-            maker = end.tensors[end.inputs[x, 0], MAKER]
-            if maker < start:
-                count = _cross(end, place, x, NEEDED, q, count)
-            elif _is_reduction(end, maker):
-                pairs = _finished(end, pairs, q, maker)
-            elif end.priced_edges and end.phase[at, maker] < q:
-                count = _cross(end, place, x, CARRIED, q, count)
-                count = _cross(end, place, x, KEPT, end.phase[at, maker], count)
-        for x in range(end.operators[place, OUT_AT], end.operators[place + 1, OUT_AT]):
+        for x in range(operators[place, IN_AT], operators[place + 1, IN_AT]):
+            t = end.inputs[x, 0]
+            maker = end.tensors[t, MAKER]
+            if maker >= start and operators[maker, KIND] == REDUCES:
+                pairs = _finished(entries, pairs, q, maker)
+            elif maker < start or (end.priced_edges and end.phase[at, maker] < q):
+                e = _entry(entries, count, NEEDED if maker < start else CARRIED, q, t, spans, first, columns)
+                _widen(spans, first + e, columns, place, end.reach, end.inputs[x, 1])
+                count = max(count, e + 1)
+                if maker >= start:
+                    e = _entry(entries, count, KEPT, end.phase[at, maker], t, spans, first, columns)
+                    _widen(spans, first + e, columns, place, end.reach, end.inputs[x, 1])
+                    count = max(count, e + 1)
+        for x in range(operators[place, OUT_AT], operators[place + 1, OUT_AT]):
             t = end.outputs[x]
             if end.priced_edges and end.tensors[t, LAST_USE] >= end.place:
-                e = _entry(end, count, KEPT, q, t)
-                _share(end, end.tensors[t, T_HEIGHT], len(end.operators) - 1 + len(end.tensors) + e, e == count)
+                e = _entry(entries, count, KEPT, q, t, spans, first, columns)
+                _share(spans, first + e, columns, end.tensors[t, T_HEIGHT], end.height)
                 count = max(count, e + 1)
     return count, pairs
 
 
 @inner
-def _note_phases(end: Any, at: int) -> None:
+def _note_phases(end: Any, at: int, count: int, pairs: int) -> None:
     """Writes down what each phase of a volume needs, its partial results, and the edges."""
-    count, pairs = _find_edges(end, at)
+    entries, tensors, sizes, lists = end.entries, end.tensors, end.sizes, end.lists
+    first = len(end.operators) - 1 + len(tensors)
     for q in range(end.starts[at, N_PHASES]):
-        _begin(end, at, q)
+        _begin(end.notes, sizes, at, q)
         for e in range(count):
-            if end.entries[e, 1] == q:
-                t = end.entries[e, 2]
-                _write(end, len(end.operators) - 1 + len(end.tensors) + e, 1, t, OWN_AT)
-                _add_edge(end, t, q, OWN_AT, end.entries[e, 0] == NEEDED)
-                end.tensors[t, OWN_KEY] = 0
+            if entries[e, 1] == q:
+                t = entries[e, 2]
+                _write(end.ints, sizes, end.spans, first + e, end.height + 1, 1, tensors, t, OWN_AT)
+                _add_edge(lists, sizes, tensors, t, q, OWN_AT, entries[e, 0] == NEEDED, end.priced_edges)
+                tensors[t, OWN_KEY] = 0
         for y in range(pairs):
-            if end.entries[y, 3] == q:
-                maker, row = end.entries[y, 4], end.sizes[L_PARTIALS]
-                end.lists[row, 0], end.lists[row, 1] = end.phase[at, maker], end.operators[maker, PARTIAL_BYTES]
-                end.lists[row, 2] = end.tensors[end.inputs[end.operators[maker, IN_AT], 0], T_HEIGHT]
-                end.sizes[L_PARTIALS] = row + 1
-        _finish(end, at, q)
+            if entries[y, 3] == q:
+                maker, row = entries[y, 4], sizes[L_PARTIALS]
+                lists[row, 0], lists[row, 1] = end.phase[at, maker], end.operators[maker, PARTIAL_BYTES]
+                lists[row, 2] = tensors[end.inputs[end.operators[maker, IN_AT], 0], T_HEIGHT]
+                sizes[L_PARTIALS] = row + 1
+        _finish(end.notes, sizes, at, q)
