@@ -53,6 +53,10 @@ STEPS, ROUND_S = 100, 0.02
 BEHIND = 0.125
 """Share of the chains that go on from the shelves when these are brought together."""
 
+TIE, SLOPE = 1e-6, 1e-3
+"""Weight of the latency beside the others on shelves, where it tells those apart that are equal, and for chains, which
+it leads on where the busiest device or link stays the same."""
+
 FASTEST = 12
 """Strategies of the lowest latency to start from."""
 
@@ -190,7 +194,7 @@ class Compromise:
         self.codec = pricer.codec
         self.budget = pricer.budget
         self.seed = seed
-        self.weights = np.array(weights, np.float64)
+        self.weights = _with_latency(np.array(weights, np.float64), TIE)
         self.ranges = ranges
         self.fastest = fastest
         limit_s = self.codec.problem.latency_limit_s
@@ -381,7 +385,7 @@ class Compromise:
         if self.ranges == 1:
             limit[:] = self.limit
         return [
-            Aims(self.weights[which[p::POPULATIONS]], np.ascontiguousarray(limit[p::POPULATIONS]))
+            Aims(_with_latency(self.weights, SLOPE)[which[p::POPULATIONS]], np.ascontiguousarray(limit[p::POPULATIONS]))
             for p in range(POPULATIONS)
         ]
 
@@ -415,6 +419,11 @@ def empty_shelves(codec: Codec, first: float, step: float, ranges: int, limit: f
     size = ranges * len(weights) + 1
     plans = empty_batch(size, codec.most_volumes, len(codec.names), 0)
     return Shelves(first, step, ranges, limit, weights, np.full(size, np.inf), np.full((size, 4), np.inf), plans)
+
+
+def _with_latency(weights: Floats, share: float) -> Floats:
+    """Weights of which a share goes to the latency."""
+    return np.asarray((1.0 - share) * weights + share * np.array([1.0, 0.0, 0.0]))
 
 
 def _logarithms(figures: Floats) -> Floats:

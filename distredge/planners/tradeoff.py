@@ -35,11 +35,10 @@ __all__ = ["Point", "front", "has_watts", "load", "pareto", "plan_for"]
 
 AIMS: dict[Objective, Weights] = {
     "latency": (1.0, 0.0, 0.0),
-    "throughput": (0.02, 0.98, 0.0),
-    "energy": (0.02, 0.0, 0.98),
+    "throughput": (0.0, 1.0, 0.0),
+    "energy": (0.0, 0.0, 1.0),
 }
-"""Weights of the logarithms of latency, period and energy. A little latency tells those apart whose busiest device or
-link is the same."""
+"""Weights of the logarithms of latency, period and energy."""
 
 FASTEST: dict[Objective, float] = {"latency": 0.5, "throughput": 0.1, "energy": 0.1}
 """Share of the budget that goes to a search for the lowest latency; with a limit on the latency twice that."""

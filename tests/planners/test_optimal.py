@@ -6,6 +6,7 @@ tests hold equal to the simulator. That is exact under all link models and optio
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -19,12 +20,17 @@ from distredge.cluster import Cluster, Device, Link, Requester
 from distredge.latency import simulate
 from distredge.latency.kernel import kernel_of
 from distredge.model.graph import Graph
+from distredge.planners import plan
+from distredge.planners.batch import Batch
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
+from distredge.planners.compromise import FiguresPricer
+from distredge.planners.figures import Figures, measure, unbeaten
 from distredge.planners.search import Search
+from distredge.planners.tradeoff import pareto
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
-from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime, Segments
+from distredge.profiles.schema import Board, Measured, Origin, Power, ProfileFile, Runtime, Segments
 from distredge.strategy import PlannerRef
 
 CHANNELS, WIDTH = 4, 16
@@ -59,6 +65,33 @@ def test_search_finds_the_best_of_all_strategies(
     assert simulate(problem, strategy).latency_s == pytest.approx(best_s, rel=1e-9)
 
 
+@pytest.mark.parametrize(("operators", "height", "devices", "options"), CASES)
+def test_search_finds_the_best_for_other_objectives_and_the_front(
+    operators: str, height: int, devices: int, options: dict[str, Any]
+) -> None:
+    problem = _problem(operators, height, devices, dict(options), 0)
+    figures = np.concatenate(list(_all_figures(problem)))
+    limit_s = float(np.sqrt(figures[:, 0].min() * figures[np.argmin(figures[:, 1]), 0]))
+    for limited in (problem, dataclasses.replace(problem, latency_limit_s=limit_s)):
+        allowed = figures if limited is problem else figures[figures[:, 0] <= limit_s]
+        for objective, column in (("throughput", 1), ("energy", 2)):
+            asked = dataclasses.replace(limited, objective=objective)
+            found = measure(asked, plan(asked, "search", evaluations=120_000))
+            best = (found.latency_s, found.period_s, found.energy_j)[column]
+            assert best == pytest.approx(allowed[:, column].min(), rel=1e-9)
+    true = figures[unbeaten(figures)]
+    found = np.array([_row(point.figures) for point in pareto(problem, Budget(evaluations=120_000), 0)])
+    # Nearly all that is found is on the front, and nearly all of the front is near something found.
+    assert np.mean([(np.abs(true / row - 1).max(axis=1) < 1e-9).any() for row in found]) > 0.8
+    span = np.ptp(np.log(true), axis=0) + 1e-9
+    apart = [(np.abs(np.log(found / row)) / span).max(axis=1).min() for row in true]
+    assert np.quantile(apart, 0.9) < 0.2
+
+
+def _row(figures: Figures) -> tuple[float, float, float]:
+    return figures.latency_s, figures.period_s, figures.energy_j
+
+
 def test_distributing_is_best_in_some_cases_and_not_in_others() -> None:
     chosen = set()
     for operators, height, devices, options in CASES:
@@ -72,7 +105,29 @@ def test_distributing_is_best_in_some_cases_and_not_in_others() -> None:
 
 
 def _all_latencies(problem: Problem) -> Iterator[np.ndarray]:
-    """Latencies of all strategies, in batches; cuts, rows, head, order and boundary in every combination."""
+    """Latencies of all strategies, in batches."""
+    codec = Codec(problem)
+    for batch in _all_strategies(problem):
+        yield kernel_of(problem).latency_s(
+            batch.cuts,
+            batch.rows,
+            batch.head,
+            order=batch.order,
+            wire=batch.wires,
+            input_wire=codec.input_wire,
+            boundary_first=batch.boundary,
+        )
+
+
+def _all_figures(problem: Problem) -> Iterator[np.ndarray]:
+    """Latency, period and energy of all strategies, in batches."""
+    pricer = FiguresPricer(Codec(problem), Budget(evaluations=10**9))
+    for batch in _all_strategies(problem):
+        yield pricer.figures(batch)[:, :3]
+
+
+def _all_strategies(problem: Problem) -> Iterator[Batch]:
+    """All strategies, in batches; cuts, rows, head, order and boundary in every combination."""
     codec, graph = Codec(problem), problem.graph
     count = len(problem.cluster.devices)
     orders = list(itertools.permutations(range(count))) if problem.free_order else [tuple(range(count))]
@@ -83,15 +138,13 @@ def _all_latencies(problem: Problem) -> Iterator[np.ndarray]:
         rows = np.array([np.stack(chosen) for chosen in itertools.product(*splits)], np.int32)
         first = list(itertools.product((0, 1), repeat=len(ends))) if problem.boundary_first else [(0,) * len(ends)]
         for head, order, boundary in itertools.product(range(count), orders, first):
-            yield kernel_of(problem).latency_s(
-                np.tile(ends, (len(rows), 1)),
-                rows,
-                head,
-                order=order,
-                wire=int(codec.choices.wires[0]),
-                input_wire=codec.input_wire,
-                boundary_first=np.tile(boundary, (len(rows), 1)),
-            )
+            batch = codec.empty(len(rows))
+            batch.cuts[:, : len(ends)] = ends
+            batch.rows[:, : len(ends)] = rows
+            batch.head[:] = head
+            batch.order[:] = order
+            batch.boundary[:, : len(ends)] = boundary
+            yield batch
 
 
 def _splits(height: int, devices: int) -> list[np.ndarray]:
@@ -148,6 +201,7 @@ def _board(graph: Graph, slow: float, rng: np.random.Generator) -> ComputeProfil
             runtime=Runtime(name="onnxruntime"),
             origin=Origin(kind="measured", date="2026-11-22"),
             segments=Segments(factor=1.0, overhead_s=float(rng.choice([0.0, 2e-4]))),
+            power=Power(idle_w=1.0, busy_w=1.0 + 10.0 / slow),
             operators=known,
         )
     )
