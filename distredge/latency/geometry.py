@@ -117,17 +117,19 @@ class _Need:
     """Rows of one input of an operator that output rows need, for many outputs at once."""
 
     def __init__(self, graph: Graph, op: Operator, position: int) -> None:
-        rule = RULES[op.op_type]
-        height = graph.tensors[op.outputs[0]].height
         self.start, self.stop = row_needs(graph, op, position)
-        rising = bool(np.all(np.diff(self.start) >= 0) and np.all(np.diff(self.stop) >= 0))
-        probes = [(0, height), (height // 3, height - height // 3), (height // 2, height)]
-        for a, b in probes:
-            if a < b:
-                whole = rule.needs(graph, op, position, Region(Interval(a, b))).rows
-                rising = rising and (whole.start, whole.stop) == (self.start[a], self.stop[b - 1])
-        if not rising or np.any(self.stop <= self.start):
+        if _usual_needs(graph, op, position) is None and not self._rises(graph, op, position):
             raise Unsupported(f"{op.op_type} '{op.name}' needs rows that do not rise with its output rows")
+
+    def _rises(self, graph: Graph, op: Operator, position: int) -> bool:
+        """Whether the rows that a stretch of output rows needs begin with the first's and end with the last's."""
+        height = len(self.start)
+        rising = bool(np.all(np.diff(self.start) >= 0) and np.all(np.diff(self.stop) >= 0))
+        for a, b in [(0, height), (height // 3, height - height // 3), (height // 2, height)]:
+            if a < b:
+                whole = RULES[op.op_type].needs(graph, op, position, Region(Interval(a, b))).rows
+                rising = rising and (whole.start, whole.stop) == (self.start[a], self.stop[b - 1])
+        return rising and bool(np.all(self.stop > self.start))
 
     def of(self, out: Span) -> Span:
         empty = out.empty
@@ -140,11 +142,19 @@ class _Need:
 def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
     """Returns the first row, and the end of the rows, of one input that each single output row of an operator needs.
 
-    The rules of the usual operators are worked out for all rows at once, those of others row by row.
+    Worked out once per graph. The operator must have a rule of its own: not one on vectors alone.
     """
-    rule = RULES[op.op_type]
+    key = ("row needs", op.index, position)
+    if key not in graph.memo:
+        graph.memo[key] = _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
+    found: tuple[Ints, Ints] = graph.memo[key]
+    return found
+
+
+def _usual_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints] | None:
+    """`row_needs` of the usual operators, for all rows at once; those rows rise with the output's. None for others."""
     rows = np.arange(graph.tensors[op.outputs[0]].height, dtype=np.int64)
-    needs, height = type(rule).needs, graph.tensors[op.inputs[position]].height
+    needs, height = type(RULES[op.op_type]).needs, graph.tensors[op.inputs[position]].height
     if needs is Pointwise.needs and height == 1:
         return np.zeros_like(rows), np.ones_like(rows)
     if needs is Windowed.needs:
@@ -154,7 +164,12 @@ def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
             return np.maximum(start, 0), np.minimum(stop, height)
     elif needs in (Pointwise.needs, Rule.needs) or (needs is Concat.needs and not _joins_rows(graph, op)):
         return rows, rows + 1
-    found = [rule.needs(graph, op, position, Region(Interval(r, r + 1))).rows for r in rows.tolist()]
+    return None
+
+
+def _needs_one_by_one(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
+    height = graph.tensors[op.outputs[0]].height
+    found = [RULES[op.op_type].needs(graph, op, position, Region(Interval(r, r + 1))).rows for r in range(height)]
     return np.array([r.start for r in found], np.int64), np.array([r.stop for r in found], np.int64)
 
 

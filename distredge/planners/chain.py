@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distredge.latency.geometry import row_needs
 from distredge.latency.tables import head_part
 from distredge.model.operators import Kind, needs_of
 from distredge.model.rows import Interval, Region
@@ -205,12 +206,16 @@ class Chain:
         """(n_rows,) first input row, and end of the input rows, that each output row reads; both never fall."""
         key = (op.index, position)
         if key not in self._reach:
-            height = self.graph.tensors[op.outputs[0]].height
-            needs = [needs_of(self.graph, op, position, Region(Interval(r, r + 1))).rows for r in range(height)]
-            first = np.array([need.start for need in needs], np.int64)
-            stop = np.array([need.stop for need in needs], np.int64)
+            first, stop = self._row_needs(op, position)
             self._reach[key] = np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(stop)
         return self._reach[key]
+
+    def _row_needs(self, op: Operator, position: int) -> Rows:
+        if op.index not in self.graph.body.everywhere:
+            return row_needs(self.graph, op, position)
+        height = self.graph.tensors[op.outputs[0]].height
+        needs = [needs_of(self.graph, op, position, Region(Interval(r, r + 1))).rows for r in range(height)]
+        return np.array([need.start for need in needs], np.int64), np.array([need.stop for need in needs], np.int64)
 
     def _leaves(self, name: str, end: int) -> bool:
         """Whether a tensor made before `end` is needed after it."""

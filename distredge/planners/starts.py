@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,15 @@ def starts(codec: Codec) -> tuple[Batch, int]:
     made: list[tuple[tuple[int, ...], Floats]] = [((last,), share) for share in alone]
     made += [(scheme, share) for scheme in _schemes(codec) for share in shares]
     batch = codec.empty(len(made))
+    points: dict[tuple[int, int], Any] = {}
     for k, (scheme, share) in enumerate(made):
         batch.cuts[k, : len(scheme)] = scheme
         for w, cut in enumerate(scheme):
-            batch.rows[k, w] = cut_points(int(choices.heights[cut]), share)
+            # Shares live as long as `made`.
+            key = id(share), int(choices.heights[cut])
+            if key not in points:
+                points[key] = cut_points(key[1], share)
+            batch.rows[k, w] = points[key]
         batch.head[k] = int(np.argmin(np.where(share > 0, chain.head_s, np.inf)))
     return batch, len(alone)
 
