@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 POPULATIONS, CHAINS = 2, 32
 """Populations of chains, each of which one thread advances, and chains of each."""
 
-HOT, COLD, SPREAD = 0.03, 0.0003, 4.0
-"""First and last temperature, and how much hotter and colder than the middle one chains with one aim are."""
+HOT, COLD = 0.03, 0.0003
+"""First and last temperature of the middle chain, relative to what its strategy is worth."""
+
+SPREAD, SPREAD_OF_FRONT = 10.0, 4.0
+"""How much hotter and colder than the middle one other chains are, when all are after the same and when they are not."""
 
 ROUNDS = 25
 """How often shelves are brought together."""
@@ -279,7 +282,9 @@ class Compromise:
         self._report()
         budget, total = self.budget, POPULATIONS * CHAINS
         begun = budget.spent()
-        spread = np.ones(CHAINS) if self.ranges > 1 else np.geomspace(1.0 / SPREAD, SPREAD, CHAINS)
+        most = SPREAD_OF_FRONT if self.ranges > 1 else SPREAD
+        # Neighbours, which have neighbouring aims, differ much.
+        spread = np.geomspace(1.0 / most, most, CHAINS)[np.arange(CHAINS) * 13 % CHAINS]
         steps, gathered = STEPS if budget.seconds is None else 1, begun
         with ThreadPoolExecutor(POPULATIONS) as pool:
             while not budget.expired() and (budget.left is None or budget.left >= total):
