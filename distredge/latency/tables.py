@@ -210,20 +210,32 @@ class Tables:
         self._add(first, last, geometry.height, geometry.band, classes, phases, geometry.made_in)
 
     def lists(self) -> tuple[Flat | None, ...]:
-        """Needs, partial results, nothing, volumes, phases and sums, for who tabulates volumes elsewhere.
+        """Returns needs, partial results, nothing, phases and sums, for who tabulates volumes elsewhere."""
+        return self._needs, self._partials, None, self._phases, self._sums
 
-        `extended` must be called after they and `index` were changed.
-        """
-        return self._needs, self._partials, None, self._volumes, self._phases, self._sums
-
-    def extended(self, phases: int) -> None:
-        """Takes note of volumes that were added elsewhere.
+    def add_volumes(self, starts: Ints, last: int, rows: Ints) -> None:
+        """Adds volumes that were tabulated elsewhere.
 
         Args:
-            phases: most phases of any of them.
+            starts: (n,) cut before each, plus 1.
+            last: cut at their end.
+            rows: (n, VOLUME) as in the module's text.
         """
         self._model = None
-        self.max_phases = max(self.max_phases, phases)
+        self.max_phases = max(self.max_phases, int(rows[:, N_PHASES].max()))
+        self.index[starts, last] = self._volumes.add(rows) + np.arange(len(rows))
+
+    def place_classes(self, height: int, low: int, high: int) -> tuple[int, int]:
+        """Adds the terms by a and by b whose sum is the place of a part's seconds, and returns where they start.
+
+        Args:
+            height: rows of the reference.
+            low: first rows that are classes of starts of their own.
+            high: the same of ends.
+        """
+        rows = np.arange(height + 1)
+        by_start, by_stop = _places(height, np.minimum(rows, low), np.minimum(height - rows, high))
+        return self.ints.add(by_start), self.ints.add(by_stop)
 
     def _reduces(self, first: int, last: int) -> bool:
         """Whether a reduction over rows lies between two cuts."""

@@ -20,24 +20,22 @@ from distredge.planners.walk import (
     BAND,
     COMPUTED,
     EDGES,
+    FIRST_PHASE,
     HIGH,
-    INDEX_ROW,
     INTS,
     KIND,
     L_NEEDS,
     L_PARTIALS,
     L_PHASES,
     L_SUMS,
-    L_VOLUMES,
     LOW,
-    MAKER,
     N_PHASES,
     NEEDS,
-    NUMBER,
     OPTIONS,
     PARTIALS,
     PLACE,
     REDUCES,
+    REDUCING,
     SECONDS,
     SPAN_AT,
     SUM_AT,
@@ -72,9 +70,6 @@ class Cells(NamedTuple):
         sums: (2 + n_phases, n_profiles, n_cells) room for sums: of all operators so far; of those of each phase; and
             for the seconds of the phase at hand.
         seconds: of the tables.
-        index: of the tables, filled in.
-        numbers: how many tensors have a number in the tables.
-        nothing_at: as many zeros in the tables' integers: all are made in the first phase.
     """
 
     boards: NDArray[np.float64]
@@ -84,9 +79,6 @@ class Cells(NamedTuple):
     cells: Ints
     sums: NDArray[np.float64]
     seconds: NDArray[np.float64]
-    index: Ints
-    numbers: int
-    nothing_at: int
 
 
 @inner
@@ -113,36 +105,24 @@ def _table_size(low: int, high: int, height: int) -> int:
 
 
 @inner
-def _add_cell(end: Any, cells: Any, count: int, a: int, k: int) -> int:
-    points = end.height + 1
-    lo, hi = a, points + a + k
-    if k < end.band:
-        lo = hi = 2 * points + a * end.band + k
-    cells.cells[LO, count], cells.cells[HI, count] = lo, hi
-    cells.cells[FIRST, count], cells.cells[SIZE, count] = a, k
-    cells.cells[BUSY, count] = 0
-    return count + 1
-
-
-@inner
-def _make(end: Any, cells: Any, low: int, high: int, short: bool) -> int:
+def _make(cells: Any, place: Any, height: int, band: int, low: int, high: int, short: bool) -> int:
     """Makes the cells of one end; returns how many."""
-    height, points, count, x = end.height, end.height + 1, 0, 0
-    for i in range(low + 1):
-        for j in range(high + 1):
-            for k in range(points):
-                a = _part(i, j, k, low, high, height)
-                cells.place[x] = -1
-                if a >= 0:
-                    cells.place[x] = count
-                    count = _add_cell(end, cells, count, a, k)
-                x += 1
-    for y in range(points * end.band if short else 0):
-        a, k = y // end.band, y % end.band
-        cells.place[x + y] = -1
-        if k > 0 and a + k <= height:
-            cells.place[x + y] = count
-            count = _add_cell(end, cells, count, a, k)
+    points, count = height + 1, 0
+    tables = (low + 1) * (high + 1) * points
+    for x in range(tables + (points * band if short else 0)):
+        if x < tables:
+            k = x % points
+            a = _part(x // points // (high + 1), x // points % (high + 1), k, low, high, height)
+        else:
+            a, k = (x - tables) // band, (x - tables) % band
+        place[x] = -1
+        if a >= 0 and k > 0 and a + k <= height:
+            place[x] = count
+            cells[LO, count], cells[HI, count] = a, points + a + k
+            if k < band:
+                cells[LO, count] = cells[HI, count] = 2 * points + a * band + k
+            cells[FIRST, count], cells[SIZE, count], cells[BUSY, count] = a, k, 0
+            count += 1
     return count
 
 
@@ -162,17 +142,8 @@ def _add(cells: Any, sums: Any, q: int, table_at: Any, place: int, by_rows: Any,
     """Adds the seconds of the rows that were noted to sums."""
     for p in range(sums.shape[1]):
         at = table_at[p, place]
-        for c in range(count):
+        for c in range(count if at >= 0 else 0):
             sums[q, p, c] += by_rows[at + cells[ROWS, c]]
-
-
-@inner
-def _add_operator(end: Any, cells: Any, count: int, place: int, q: int) -> None:
-    """Adds an operator's seconds to sums."""
-    if end.operators[place, COMPUTED]:
-        _count_rows(end.spans, cells.cells, count, place, end.band)
-        if cells.table_at[0, place] >= 0:
-            _add(cells.cells, cells.sums, q, cells.table_at, place, cells.by_rows, count)
 
 
 @inner
@@ -181,57 +152,6 @@ def _clear(sums: Any, first: int, last: int, count: int) -> None:
         for p in range(sums.shape[1]):
             for c in range(count):
                 sums[q, p, c] = 0.0
-
-
-@inner
-def _write_volume(end: Any, cells: Any, at: int, reduces: int) -> None:
-    """Writes the row of a volume."""
-    lists, v, phases = end.lists, end.sizes[L_VOLUMES], end.starts[at, N_PHASES]
-    lists[v, 0], lists[v, 1], lists[v, 2], lists[v, 3] = end.height, end.starts[at, BAND], -1, -1
-    lists[v, 4], lists[v, 5] = end.sizes[L_PHASES] + end.shift[L_PHASES], phases
-    lists[v, 6], lists[v, 7] = cells.nothing_at, reduces
-    if end.starts[at, TABLE]:
-        _write_classes(end, at, v)
-    if phases > 1:
-        lists[v, 6] = _write_made(end, cells.numbers, at)
-    cells.index[end.starts[at, INDEX_ROW], end.cut] = v + end.shift[L_VOLUMES]
-    end.sizes[L_VOLUMES] = v + 1
-
-
-@inner
-def _write_classes(end: Any, at: int, v: int) -> None:
-    """Writes the two terms whose sum is the place of a part's seconds, or takes those of the volume before."""
-    points, size, lists = end.height + 1, end.sizes[INTS], end.lists
-    low, high = end.starts[at, LOW], end.starts[at, HIGH]
-    after = min(at + 1, len(end.starts) - 1)
-    same = end.starts[after, LOW] == low and end.starts[after, HIGH] == high
-    if after > at and same and end.starts[after, TABLE]:
-        lists[v, 2], lists[v, 3] = lists[v - 1, 2], lists[v - 1, 3]
-        return
-    for x in range(points):
-        if high == 0 and low == end.height:
-            # Every part by itself: those that begin at row x, by their ends, behind those that begin before.
-            end.ints[size + x] = x * end.height - x * (x - 1) // 2 - x - 1
-            end.ints[size + points + x] = x
-        else:
-            end.ints[size + x] = min(x, low) * (high + 1) * points - x
-            end.ints[size + points + x] = min(end.height - x, high) * points + x
-    lists[v, 2], lists[v, 3] = size, size + points
-    end.sizes[INTS] = size + 2 * points
-
-
-@inner
-def _write_made(end: Any, numbers: int, at: int) -> int:
-    """Writes the phase in which each tensor is made that leaves the volume, or partial result that the head reads."""
-    size = end.sizes[INTS]
-    for x in range(numbers):
-        end.ints[size + x] = 0
-    for t in range(len(end.tensors)):
-        maker, number = end.tensors[t, MAKER], end.tensors[t, NUMBER]
-        if number >= 0 and end.starts[at, PLACE] <= maker < end.place:
-            end.ints[size + number] = end.phase[at, maker]
-    end.sizes[INTS] = size + numbers
-    return size
 
 
 @inner
@@ -313,14 +233,14 @@ def _write_short(seconds: Any, to: int, sums: Any, place: Any, first: int, short
 
 
 @inner
-def _write_phase(end: Any, at: int, q: int, size: int) -> None:
+def _write_phase(lists: Any, sizes: Any, shift: Any, notes: Any, at: int, q: int, size: int) -> None:
     """Writes the row of a phase, without sums, whose seconds are written next."""
-    lists, row = end.lists, end.sizes[L_PHASES]
-    lists[row, 0], lists[row, 1] = end.notes[at, q, NEEDS] + end.shift[L_NEEDS], end.notes[at, q, NEEDS + 1]
-    lists[row, 2], lists[row, 3] = end.notes[at, q, PARTIALS] + end.shift[L_PARTIALS], end.notes[at, q, PARTIALS + 1]
-    lists[row, 4], lists[row, 5] = end.sizes[SECONDS], size
-    lists[row, 6], lists[row, 7] = end.sizes[L_SUMS] + end.shift[L_SUMS], 0
-    end.sizes[L_PHASES] = row + 1
+    row = sizes[L_PHASES]
+    lists[row, 0], lists[row, 1] = notes[at, q, NEEDS] + shift[L_NEEDS], notes[at, q, NEEDS + 1]
+    lists[row, 2], lists[row, 3] = notes[at, q, PARTIALS] + shift[L_PARTIALS], notes[at, q, PARTIALS + 1]
+    lists[row, 4], lists[row, 5] = sizes[SECONDS], size
+    lists[row, 6], lists[row, 7] = sizes[L_SUMS] + shift[L_SUMS], 0
+    sizes[L_PHASES] = row + 1
 
 
 @inner
@@ -366,7 +286,7 @@ def _write_seconds(end: Any, cells: Any, count: int, low: int, high: int, at: in
     else:
         first = (low + 1) * (high + 1) * (height + 1) if band > 1 else len(cells.place)
         size = _write_short(cells.seconds, to, sums, cells.place, first, (height + 1) * band, boards)
-    _write_phase(end, at, q, size)
+    _write_phase(end.lists, end.sizes, end.shift, end.notes, at, q, size)
     end.sizes[SECONDS] = to + size * len(boards)
     if not end.starts[at, TABLE]:
         _write_sums(end, at, q)
@@ -377,7 +297,7 @@ def _compiled(stamp: str) -> Any:
 
     @njit(cache=True, **OPTIONS)
     def write(end: Any, cells: Any, low: int, high: int, short: bool) -> None:
-        """Writes the volumes of an end that `walk` has been through.
+        """Writes the phases of the volumes of an end that `walk` has been through.
 
         Args:
             end: `walk.End`.
@@ -387,21 +307,26 @@ def _compiled(stamp: str) -> Any:
             short: whether short parts of any volume are summed.
         """
         len(stamp)
-        count = _make(end, cells, low, high, short)
+        count = _make(cells.cells, cells.place, end.height, end.band, low, high, short)
         _clear(cells.sums, 0, 1, count)
         at, reduces = len(end.starts) - 1, 0
         for place in range(end.place - 1, end.starts[0, PLACE] - 1, -1):
             if end.operators[place, KIND] == REDUCES:
                 reduces = 1
-            _add_operator(end, cells, count, place, 0)
+            if end.operators[place, COMPUTED]:
+                _count_rows(end.spans, cells.cells, count, place, end.band)
+                _add(cells.cells, cells.sums, 0, cells.table_at, place, cells.by_rows, count)
             if end.starts[at, PLACE] != place:
                 continue
             phases = end.starts[at, N_PHASES]
             if phases > 1:
                 _clear(cells.sums, 1, 1 + phases, count)
                 for other in range(place, end.place):
-                    _add_operator(end, cells, count, other, 1 + end.phase[at, other])
-            _write_volume(end, cells, at, reduces)
+                    if end.operators[other, COMPUTED]:
+                        q = 1 + end.phase[at, other]
+                        _count_rows(end.spans, cells.cells, count, other, end.band)
+                        _add(cells.cells, cells.sums, q, cells.table_at, other, cells.by_rows, count)
+            end.starts[at, REDUCING], end.starts[at, FIRST_PHASE] = reduces, end.sizes[L_PHASES]
             for q in range(phases):
                 _write_seconds(end, cells, count, low, high, at, q)
             at -= 1

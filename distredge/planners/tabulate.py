@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.tables import LARGEST
+from distredge.latency.tables import (
+    BAND,
+    HEIGHT,
+    LARGEST,
+    MADE_IN,
+    N_PHASES,
+    PHASES,
+    REDUCES,
+    START_CLASS,
+    STOP_CLASS,
+    VOLUME,
+)
 from distredge.planners import cells as c
 from distredge.planners import walk as w
 from distredge.planners.flatten import Body, flatten
@@ -167,7 +178,6 @@ def _fill_end(tables: Tables, body: Body, job: _Job, spans: NDArray[np.int32], e
         sizes=np.array([*sizes[:-1], ints.size, seconds.size], np.int64),
         shift=np.array([0 if made is None else made.size for made in lists], np.int64) - sizes[:-1],
         ints=ints.data,
-        cut=job.cut,
         place=job.place,
         height=job.height,
         band=job.band,
@@ -176,12 +186,35 @@ def _fill_end(tables: Tables, body: Body, job: _Job, spans: NDArray[np.int32], e
     )
     w.walk(end)
     low, high, short = _choose_classes(job)
-    c.write(end, _cells(tables, body, job, low, high, short, nothing_at), low, high, short)
+    c.write(end, _cells(tables, body, job, low, high, short), low, high, short)
     for kind, made in enumerate(lists):
         if made is not None:
             made.add(end.lists[sizes[kind] : end.sizes[kind], : made.data.shape[1]])
     ints.size, seconds.size = int(end.sizes[w.INTS]), int(end.sizes[w.SECONDS])
-    tables.extended(end.notes.shape[1])
+    places = job.starts[:, w.FIRST_PHASE] + end.shift[w.L_PHASES]
+    _add_volumes(tables, body, job, places, nothing_at)
+
+
+def _add_volumes(tables: Tables, body: Body, job: _Job, places: Ints, nothing_at: int) -> None:
+    """Adds the volumes of one end, whose phases are in the tables from some places on."""
+    starts, height = job.starts, job.height
+    rows = np.empty((len(starts), VOLUME), np.int64)
+    rows[:, HEIGHT], rows[:, BAND], rows[:, PHASES] = height, starts[:, w.BAND], places
+    rows[:, N_PHASES], rows[:, REDUCES] = starts[:, w.N_PHASES], starts[:, w.REDUCING]
+    rows[:, START_CLASS], rows[:, STOP_CLASS], rows[:, MADE_IN] = -1, -1, nothing_at
+    placed: dict[tuple[int, int], tuple[int, int]] = {}
+    for at in np.flatnonzero(starts[:, w.TABLE]).tolist():
+        key = int(starts[at, w.LOW]), int(starts[at, w.HIGH])
+        if key not in placed:
+            placed[key] = tables.place_classes(height, *key)
+        rows[at, START_CLASS], rows[at, STOP_CLASS] = placed[key]
+    several = np.flatnonzero(starts[:, w.N_PHASES] > 1)
+    if len(several):
+        makers = body.tensors[: len(tables.numbers), w.MAKER]
+        inside = (makers >= starts[several, w.PLACE, None]) & (makers < job.place)
+        made = np.where(inside, job.phase[several][:, makers], 0)
+        rows[several, MADE_IN] = tables.ints.add(made.ravel()) + np.arange(len(several)) * made.shape[1]
+    tables.add_volumes(starts[:, w.INDEX_ROW], job.cut, rows)
 
 
 def _choose_classes(job: _Job) -> tuple[int, int, bool]:
@@ -207,15 +240,14 @@ def _choose_classes(job: _Job) -> tuple[int, int, bool]:
     return finest_low, finest_high, bool((uneven & ~table).any())
 
 
-def _cells(tables: Tables, body: Body, job: _Job, low: int, high: int, short: bool, nothing_at: int) -> c.Cells:
+def _cells(tables: Tables, body: Body, job: _Job, low: int, high: int, short: bool) -> c.Cells:
     """Room for the cells of an end."""
     size = (low + 1) * (high + 1) * (job.height + 1) + ((job.height + 1) * job.band if short else 0)
     phases = int(job.starts[:, w.N_PHASES].max())
     profiles = len(body.boards)
     return c.Cells(
         body.boards, body.table_at, body.by_rows, np.empty(size, np.int64), np.empty((c.CELL, size), np.int64),
-        np.empty((2 + phases if phases > 1 else 2, profiles, size)), tables.seconds.data, tables.index,
-        len(tables.numbers), nothing_at,
+        np.empty((2 + phases if phases > 1 else 2, profiles, size)), tables.seconds.data,
     )  # fmt: skip
 
 
@@ -232,7 +264,7 @@ def _most(body: Body, job: _Job) -> list[int]:
     vectors = 2 * (1 + job.band) * int(inputs.max() + outputs.max()) + int((np.maximum(inputs, edges) * several).sum())
     ints = 2 * points * (vectors * 2 + len(places) + int(operators.max())) + int(several.sum()) * len(body.tensors)
     found = [
-        inputs.sum(), (inputs * several).sum(), edges.sum(), len(places), phases.sum(),
+        inputs.sum(), (inputs * several).sum(), edges.sum(), phases.sum(),
         ((operators + edges) * summed).sum(), ints, phases.sum() * len(body.boards) * table,
     ]  # fmt: skip
     return [int(x) for x in found]

@@ -44,18 +44,19 @@ which band its vector of needs holds, and the vector; the same for the rows owne
 
 A vector says where rows stand in `End.ints`: first rows by a, last rows by b, and those of short parts."""
 
-N_START = 7
-PLACE, INDEX_ROW, BAND, N_PHASES, LOW, HIGH, TABLE = range(N_START)
+N_START = 9
+PLACE, INDEX_ROW, BAND, N_PHASES, LOW, HIGH, TABLE, REDUCING, FIRST_PHASE = range(N_START)
 """Columns of `End.starts`: number of operators before it; row of `Tables.index`; from how many rows on no part is empty
 inside; number of phases; how many rows at either edge are unlike the others, which the walk fills in; whether the
-volume has a table, in whose classes those rows then are."""
+volume has a table, whose classes LOW and HIGH then are. `cells` fills in whether anything in it reduces rows, and the
+row of its first phase in `End.lists`."""
 
 N_NOTE = 6
 NEEDS, PARTIALS, EDGES = 0, 2, 4
 """Columns of `End.notes`: first row and number of rows of each kind in `End.lists`."""
 
 LISTS = 8
-L_NEEDS, L_PARTIALS, L_EDGES, L_VOLUMES, L_PHASES, L_SUMS, INTS, SECONDS = range(8)
+L_NEEDS, L_PARTIALS, L_EDGES, L_PHASES, L_SUMS, INTS, SECONDS = range(7)
 """Entries of `End.sizes`: the next free row of `lists` for each kind, and how far `ints` and the seconds are filled."""
 
 Ints = NDArray[np.int64]
@@ -78,10 +79,10 @@ class End(NamedTuple):
         entries: (n_entries, 5) room for kind, phase and tensor of what crosses; phase and reduction of partial results.
         lists: (n, LISTS) rows of the tables, as in `latency.tables`, each kind in a stretch of its own; edges are
             tensor, elements of a row, phase, vector.
-        sizes: (8,) how far everything is filled.
-        shift: (8,) what added to a row of `lists` is its row in the tables.
+        sizes: (7,) how far everything is filled.
+        shift: (5,) what added to a row of `lists` is its row in the tables.
         ints: of the tables.
-        cut, place, height: index of the cut at the end, number of operators before it, rows of its reference.
+        place, height: number of operators before the end, rows of its reference.
         band: the largest of the starts'.
         columns: number of parts.
         priced_edges: whether what enters or leaves a part costs.
@@ -101,7 +102,6 @@ class End(NamedTuple):
     sizes: Ints
     shift: Ints
     ints: NDArray[np.int32]
-    cut: int
     place: int
     height: int
     band: int

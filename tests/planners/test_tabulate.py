@@ -95,8 +95,8 @@ def boards(graph: Graph, s_per_byte: float) -> Cluster:
 
 def reading(tables: Tables, start: int, end: int) -> tuple[list[Phase], Any, int, int, bool]:
     """What the tables of a volume say of every part: phases, where tensors are made, height, reductions, kind."""
-    needs, partials, _, volumes, phases, sums = (made.data if made else np.empty(0) for made in tables.lists())
-    ints, volume = tables.ints.data.astype(np.int64), volumes[tables.index[start, end]]
+    needs, partials, _, phases, sums = (made.data if made else np.empty(0) for made in tables.lists())
+    ints, volume = tables.ints.data.astype(np.int64), tables._volumes.data[tables.index[start, end]]
     height, band = volume[t.HEIGHT], volume[t.BAND]
     a, b = np.triu_indices(height + 1, 1)
     short = b - a < band
@@ -178,7 +178,7 @@ def test_what_is_empty_inside_too_often_is_left(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(tabulate, "MOST_SHORT", 65 * 4)
     tables = Kernel(graph, [load_cluster("db-50", [graph])]).tables
     fill(tables, list(range(len(graph.cuts))))
-    bands = {int(tables.lists()[3].data[v][t.BAND]) for v in tables.index[tables.index >= 0]}
+    bands = {int(tables._volumes.data[v][t.BAND]) for v in tables.index[tables.index >= 0]}
     assert bands == {1, 2, 4}
 
 
