@@ -45,7 +45,7 @@ HOT, COLD = 0.03, 0.0003
 """First and last temperature of the middle chain, relative to what its strategy is worth."""
 
 SPREAD, SPREAD_OF_FRONT = 10.0, 4.0
-"""How much hotter and colder than the middle one other chains are, when all are after the same and when they are not."""
+"""How much hotter and colder than the middle one others are, where all have one aim and where each has its own."""
 
 ROUNDS = 25
 """How often shelves are brought together."""
