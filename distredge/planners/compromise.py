@@ -20,12 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Infeasible, PlannerError
-from distredge.latency.geometry import Unsupported
-from distredge.planners.batch import Batch, empty_batch, joined, put, take
+from distredge.planners.batch import Batch, joined, put, take
 from distredge.planners.budget import Budget
 from distredge.planners.figures import unbeaten
-from distredge.planners.footprint import Footprint
-from distredge.planners.pricer import Pricer
+from distredge.planners.figures_pricer import empty_shelves
 from distredge.planners.search import Search, make_chains
 from distredge.planners.starts import starts
 
@@ -33,10 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distredge.planners.anneal import Chains
-    from distredge.planners.codec import Codec
-    from distredge.planners.loads import Boards
+    from distredge.planners.figures_pricer import FiguresPricer
     from distredge.planners.weigh import Aims, Shelves
-    from distredge.problem import Problem
 
 POPULATIONS, CHAINS = 2, 32
 """Populations of chains, each of which one thread advances, and chains of each."""
@@ -74,109 +70,6 @@ LATENCY, PERIOD, ENERGY, EXCESS = range(4)
 Floats = NDArray[np.float64]
 Weights = tuple[float, float, float]
 """Of the logarithms of latency, period and energy."""
-
-
-class FiguresPricer(Pricer):
-    """Figures of batches of strategies.
-
-    Args:
-        codec: the problem and what may be chosen.
-        budget: every strategy that is priced counts against it.
-
-    Raises:
-        Unsupported: if only the simulator prices this problem.
-    """
-
-    def __init__(self, codec: Codec, budget: Budget) -> None:
-        super().__init__(codec, budget)
-        problem = codec.problem
-        self.general = True
-        self.boards = boards_of(problem)
-        self.limited = bool(np.isfinite(self.boards.limit_bytes).any())
-        self.footprint = Footprint(self.kernel.tables.geometry, len(codec.names))
-
-    def figures(self, batch: Batch, again: bool = False) -> Floats:
-        """(N, 4) figures as `loads.FIGURES` says; infinite where a link is down.
-
-        Args:
-            batch: strategies.
-            again: whether they have been priced and counted before.
-        """
-        from distredge.planners.loads import FIGURES
-
-        if not again:
-            self.budget.spend(len(batch.cuts))
-        found = np.full((len(batch.cuts), FIGURES), np.inf)
-        known = np.flatnonzero(self._tabulated(batch))
-        if len(known):
-            figures = np.empty((len(known), FIGURES))
-            chains = make_chains(take(batch, known), np.zeros(len(known)), 0, 0)
-            self.advance(0, chains, figures, *self._nothing())
-            found[known] = figures
-        return found
-
-    def advance(self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves) -> NDArray[np.int64]:
-        """Takes steps in some chains, as `weigh.anneal_figures` says, and returns which volumes were missing."""
-        from distredge.planners import weigh
-
-        index = self.index()
-        wanted = np.zeros_like(index)
-        _, *arguments = self.arguments(len(figures), False)
-        weigh.anneal_figures(
-            steps, chains, figures, self.codec.choices, aims, shelves, wanted, index, *arguments, self.boards,
-            self.footprint.arrays(),
-        )  # fmt: skip
-        return wanted
-
-    def _nothing(self) -> tuple[Aims, Shelves]:
-        """An aim and shelves for those who only price."""
-        from distredge.planners.weigh import Aims
-
-        weights = np.zeros((1, 3))
-        return Aims(weights, np.zeros(1)), empty_shelves(self.codec, 0.0, 1.0, 1, math.inf, weights)
-
-    def index(self) -> NDArray[np.int64]:
-        """(n_cuts, n_cuts) row of each volume that is tabulated, or -1."""
-        index = self.kernel.tables.index
-        return np.where(self.footprint.arrays().row < 0, -1, index) if self.limited else index
-
-    def _tabulated(self, batch: Batch) -> NDArray[np.bool_]:
-        known = super()._tabulated(batch)
-        if self.limited:
-            starts = np.roll(batch.cuts, 1, axis=1) + 1
-            starts[:, 0] = 0
-            used = (batch.cuts >= 0) & known[:, None]
-            for start, end in sorted(set(zip(starts[used].tolist(), batch.cuts[used].tolist(), strict=True))):
-                self._require(start - 1, end)
-        return known
-
-    def _require(self, first: int, last: int) -> bool:
-        tried = super()._require(first, last)
-        if self.limited and self.kernel.tables.index[first + 1, last] >= 0:
-            try:
-                self.footprint.require(first, last)
-            except Unsupported:
-                self._refused.add((first, last))
-        return tried
-
-
-def boards_of(problem: Problem) -> Boards:
-    """What the compiled code must know of a problem's boards beside what the kernel does."""
-    from distredge.planners.loads import Boards
-
-    devices = problem.cluster.devices
-    profiles = [device.profile for device in devices]
-    watts = [
-        (p.idle_w, p.busy_w - p.idle_w) if p.idle_w is not None and p.busy_w is not None else (0.0, 0.0)
-        for p in profiles
-    ]
-    limits = [device.memory_bytes if problem.respect_memory else None for device in devices]
-    return Boards(
-        idle_w=np.array([idle for idle, _ in watts]),
-        extra_w=np.array([extra for _, extra in watts]),
-        named=not problem.free_order,
-        limit_bytes=np.array([math.inf if limit is None else float(limit) for limit in limits]),
-    )
 
 
 class Compromise:
@@ -415,15 +308,6 @@ class Compromise:
             for array, source in pairs:
                 array[better] = source[k]
         return found
-
-
-def empty_shelves(codec: Codec, first: float, step: float, ranges: int, limit: float, weights: Floats) -> Shelves:
-    """Shelves on which nothing stands; arguments as of `weigh.Shelves`."""
-    from distredge.planners.weigh import Shelves
-
-    size = ranges * len(weights) + 1
-    plans = empty_batch(size, codec.most_volumes, len(codec.names), 0)
-    return Shelves(first, step, ranges, limit, weights, np.full(size, np.inf), np.full((size, 4), np.inf), plans)
 
 
 def _with_latency(weights: Floats, share: float) -> Floats:

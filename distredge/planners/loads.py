@@ -61,6 +61,13 @@ class Memory(NamedTuple):
     kept: NDArray[np.int64]
 
 
+def no_memory() -> Memory:
+    """Tables for boards without limits, which ask for nothing."""
+    square, flat = np.zeros((1, 1)), np.zeros(1)
+    columns = [np.zeros((1, width), np.int64) for width in (5, 3, 3)]
+    return Memory(np.full((1, 1), -1, np.int64), square, columns[0], flat, columns[1], flat, columns[2])
+
+
 @inlined
 def works(plans: Any, k: int, j: int) -> bool:
     """Whether a slab position has rows of any volume, or the head."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distredge.planners.batch import Batch
-    from distredge.planners.compromise import FiguresPricer, Weights
+    from distredge.planners.compromise import Weights
+    from distredge.planners.figures_pricer import FiguresPricer
     from distredge.problem import Objective, Problem
     from distredge.strategy import Strategy
 
@@ -233,7 +234,7 @@ def load(problem: Problem, budget: Budget) -> FiguresPricer:
     """
     with budget.paused():
         from distredge.planners import search
-        from distredge.planners.compromise import FiguresPricer
+        from distredge.planners.figures_pricer import FiguresPricer
 
         search.load(problem, budget)
         pricer = FiguresPricer(Codec(problem), budget)

@@ -17,8 +17,8 @@ from distredge.model.layout import lay_out
 from distredge.planners.batch import Batch
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.compromise import FiguresPricer
 from distredge.planners.figures import measure
+from distredge.planners.figures_pricer import FiguresPricer
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
 from distredge.strategy import PlannerRef

@@ -24,8 +24,8 @@ from distredge.planners import plan
 from distredge.planners.batch import Batch
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.compromise import FiguresPricer
 from distredge.planners.figures import Figures, measure, unbeaten
+from distredge.planners.figures_pricer import FiguresPricer
 from distredge.planners.search import Search
 from distredge.planners.tradeoff import pareto
 from distredge.problem import Problem
