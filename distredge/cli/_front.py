@@ -32,6 +32,8 @@ def plan_front(
     finally:
         line.clear()
     paths = _save(points, folder)
+    if others := left_over(folder, paths):
+        click.echo(f"{folder} also holds strategies of an earlier run: {others[0]} to {others[-1]}", err=True)
     rows = [_row(point, path) for point, path in zip(points, paths, strict=True)]
     if not has_watts(problem):
         for row in rows:
@@ -68,6 +70,12 @@ def _save(points: Sequence[Point], folder: str) -> list[str]:
     except OSError as error:
         raise FileError(f"{folder}: cannot write the strategies: {error.strerror or error}") from error
     return paths
+
+
+def left_over(folder: str, paths: Sequence[str]) -> list[str]:
+    """Names of strategies in a folder that were not written now: fronts differ in size."""
+    now = {Path(path).name for path in paths}
+    return sorted(path.name for path in Path(folder).glob("[0-9][0-9].json") if path.name not in now)
 
 
 def _row(point: Point, path: str) -> dict[str, Any]:

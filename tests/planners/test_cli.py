@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distredge.cli._front import left_over
 from distredge.cli.main import distredge
 from distredge.strategy import Strategy
 
@@ -141,3 +142,10 @@ def test_options_are_described(name: str) -> None:
     command = distredge.get_command(None, name)  # type: ignore[arg-type]
     assert command is not None
     assert all(getattr(option, "help", "x") for option in command.params)
+
+
+def test_strategies_of_an_earlier_front_are_named(tmp_path: Path) -> None:
+    for name in ("01.json", "02.json", "03.json", "notes.json"):
+        (tmp_path / name).write_text("{}")
+    assert left_over(str(tmp_path), [str(tmp_path / "01.json")]) == ["02.json", "03.json"]
+    assert left_over(str(tmp_path), [str(tmp_path / f"0{k}.json") for k in (1, 2, 3)]) == []
