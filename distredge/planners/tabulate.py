@@ -94,8 +94,7 @@ def _jobs(tables: Tables, body: Body, cuts: list[int]) -> list[_Job]:
     starts[1:, w.PLACE] = [tables.graph.cuts[i].position for i in cuts]
     starts[1:, w.INDEX_ROW] = np.array(cuts) + 1
     phase = np.zeros((len(starts), len(body.operators) - 1), np.int64)
-    if (body.operators[:, w.KIND] == w.REDUCES).any():
-        w.find_phases(body.operators, body.tensors, body.inputs, starts, phase)
+    w.find_phases(body.operators, body.tensors, body.inputs, starts, phase)
     last_phase = np.maximum.accumulate(phase, axis=1)
     found = []
     for cut, place in zip(cuts, starts[1:, w.PLACE].tolist(), strict=True):
