@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from distredge.latency.kernel_core import DEVICE, P_COLUMNS, PROFILE, S_COLUMNS, V_COLUMNS, WIRE, borrow, inner
+from distredge.latency.kernel_core import DEVICE, P_COLUMNS, PROFILE, S_COLUMNS, V_COLUMNS, WIRE, borrow, inlined, inner
 from distredge.latency.kernel_general import M_COLUMNS, T_COLUMNS, run_independent, sum_loads, write_down
 from distredge.latency.kernel_independent import price_all
 from distredge.latency.kernel_shared import ENDS_OF, F_COLUMNS, place_ends, run_shared
@@ -154,29 +154,42 @@ def _compiled(stamp):
         and start_s, (B,); `nearby` allows the rates of `kernel_shared.share_nearby`.
         """
         len(stamp)
-        n_volumes, wide = cuts.shape[1], order.shape[1] + 1
-        n_rows = n_volumes * max_phases + 3
-        per_message, per_connection = n_rows * wide * wide, 4 * wide * wide + 2 * wide
+        work, none = room(cuts.shape[1], order.shape[1] + 1, max_phases), np.empty(0)
         run_all(
             model, ints, seconds, head_seconds, pair, profile_of, access, trace, times, rates, trace_at, period, board,
             medium, shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, latency,
-            finish_s,
-            np.zeros((n_volumes + 1) * V_COLUMNS, np.int64),
-            np.zeros(2 * (n_volumes + 1) * wide, np.int64),
-            np.zeros(per_message * M_COLUMNS, np.int64),
-            np.zeros(wide * S_COLUMNS, np.int64),
-            np.zeros((4, per_message), np.int64),
-            np.zeros((14, per_connection), np.int64),
-            np.zeros(n_rows * wide * T_COLUMNS),
-            np.zeros((3, per_message)),
-            np.full((6, per_connection + 3), np.inf),
-            np.zeros(wide * wide * F_COLUMNS),
-            np.empty((0, wide - 1)),
-            np.empty(0),
-            np.empty(0),
+            finish_s, work[0], work[1], work[2], work[3], work[4], work[5], work[6], work[7], work[8], work[9],
+            none.reshape((0, 1)), none, none,
         )  # fmt: skip
 
     return missing_volumes, check_plans, independent, general
+
+
+@inner
+def room(n_volumes, wide, max_phases):
+    """Arrays that `run_all` works in; making them takes longer than pricing a strategy when there are many devices."""
+    n_rows = n_volumes * max_phases + 3
+    per_message, per_connection = n_rows * wide * wide, 4 * wide * wide + 2 * wide
+    return (
+        np.zeros((n_volumes + 1) * V_COLUMNS, np.int64),
+        np.zeros(2 * (n_volumes + 1) * wide, np.int64),
+        np.zeros(per_message * M_COLUMNS, np.int64),
+        np.zeros(wide * S_COLUMNS, np.int64),
+        np.zeros((4, per_message), np.int64),
+        np.zeros((14, per_connection), np.int64),
+        np.zeros(n_rows * wide * T_COLUMNS),
+        np.zeros((3, per_message)),
+        np.full((6, per_connection + 3), np.inf),
+        np.zeros(wide * wide * F_COLUMNS),
+        np.zeros(wide * wide),
+    )  # fmt: skip
+
+
+@inlined
+def clear(work):
+    """Makes what `run_all` marks connections and links in as new, for the marks begin from one again."""
+    work[5][:] = 0
+    work[8][:] = np.inf
 
 
 @inner

@@ -8,13 +8,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from distredge.latency import kernel_entry
-from distredge.latency.kernel_core import S_COLUMNS, V_COLUMNS, inner
-from distredge.latency.kernel_entry import run_all
-from distredge.latency.kernel_general import M_COLUMNS, T_COLUMNS
-from distredge.latency.kernel_shared import F_COLUMNS
+from distredge.latency.kernel_core import inner
+from distredge.latency.kernel_entry import clear, run_all
 
 
 def digest() -> str:
@@ -22,26 +18,6 @@ def digest() -> str:
     found = hashlib.sha256(kernel_entry.digest().encode())
     found.update(Path(__file__).read_bytes())
     return found.hexdigest()
-
-
-@inner
-def room(n_volumes, wide, max_phases):
-    """Arrays that `loads` works in; making them takes longer than pricing a strategy when there are many devices."""
-    n_rows = n_volumes * max_phases + 3
-    per_message, per_connection = n_rows * wide * wide, 4 * wide * wide + 2 * wide
-    return (
-        np.zeros((n_volumes + 1) * V_COLUMNS, np.int64),
-        np.zeros(2 * (n_volumes + 1) * wide, np.int64),
-        np.zeros(per_message * M_COLUMNS, np.int64),
-        np.zeros(wide * S_COLUMNS, np.int64),
-        np.zeros((4, per_message), np.int64),
-        np.zeros((14, per_connection), np.int64),
-        np.zeros(n_rows * wide * T_COLUMNS),
-        np.zeros((3, per_message)),
-        np.full((6, per_connection + 3), np.inf),
-        np.zeros(wide * wide * F_COLUMNS),
-        np.zeros(wide * wide),
-    )  # fmt: skip
 
 
 @inner
@@ -53,11 +29,9 @@ def loads(
     """As `kernel_entry.general`, with what each strategy makes devices and links do.
 
     Filled as well: busy_s, (B, D), seconds that each slab position computes; link_s, (B,), seconds for which one image
-    occupies the busiest connection, or, under `shared`, access link or medium. `work` is from `room`.
+    occupies the busiest connection, or, under `shared`, access link or medium. `work` is from `kernel_entry.room`.
     """
-    # What marks connections and links must be as new: the marks begin from one again.
-    work[5][:] = 0
-    work[8][:] = np.inf
+    clear(work)
     run_all(
         model, ints, seconds, head_seconds, pair, profile_of, access, trace, times, rates, trace_at, period, board,
         medium, shared, which, cuts, rows, order, head, wires, input_wire, boundary, start_s, nearby, latency, finish_s,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distredge.latency import kernel_entry
 from distredge.latency.kernel_core import borrow, inlined, inner
-from distredge.latency.kernel_entry import general, independent
+from distredge.latency.kernel_entry import clear, independent, room, run_all
 from distredge.planners import batch, moves
 
 
@@ -228,14 +228,17 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
         size = len(chains.seconds)
         which, latency, start_s = np.zeros(size, np.int64), np.empty(size), np.zeros(size)
         finish = np.empty((0, chains.current.order.shape[1]))
-        new = chains.proposed
+        new, none = chains.proposed, np.empty(0)
+        work = room(new.cuts.shape[1], new.order.shape[1] + 1, max_phases)
         lent, lent_choices = lend_chains(chains), lend_choices(choices)
         for _ in range(steps):
             propose_all(lent, lent_choices, index, wanted)
-            general(
+            clear(work)
+            run_all(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
                 links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
-                new.wires, input_wire, new.boundary, start_s, nearby, max_phases, latency, finish,
+                new.wires, input_wire, new.boundary, start_s, nearby, latency, finish, work[0], work[1], work[2],
+                work[3], work[4], work[5], work[6], work[7], work[8], work[9], none.reshape((0, 1)), none, none,
             )  # fmt: skip
             accept_all(lent, lent_choices, latency)
 

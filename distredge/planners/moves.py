@@ -212,14 +212,17 @@ def _drop_share(states: Any, plan: Batch, k: int, n: int) -> None:
 
 
 @inner
-def _take_all(states: Any, plan: Batch, k: int, n: int, heights: Any) -> None:
-    """Gives all rows of a run of volumes at the end to one device."""
+def _gather(states: Any, plan: Batch, k: int, n: int, heights: Any) -> None:
+    """Gives all rows of a run of volumes to one device; the head too if the run reaches the end."""
     slab = _below(states, k, plan.order.shape[1])
-    for w in range(_below(states, k, n), n):
+    first = _below(states, k, n)
+    last = n - 1 if uniform(states, k) < 0.5 else first + _below(states, k, n - first)
+    for w in range(first, last + 1):
         height = heights[plan.cuts[k, w]]
         for x in range(plan.rows.shape[2]):
             plan.rows[k, w, x] = height if x > slab else 0
-    plan.head[k] = slab
+    if last == n - 1:
+        plan.head[k] = slab
 
 
 @inner
@@ -263,6 +266,25 @@ def _add_cut(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None
         for x in range(1, plan.rows.shape[2] - 1):
             other = _scaled(plan.rows[k, w - 1, x], height, before)
             plan.rows[k, w, x] = (plan.rows[k, w, x] + other) // 2
+
+
+@inner
+def _taper(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None:
+    """Lets the shares of the last volumes go over, step by step, to one device; often in more volumes than before."""
+    slab = _below(states, k, plan.order.shape[1])
+    first = _below(states, k, n)
+    while uniform(states, k) < 0.5:
+        _add_cut(states, plan, k, n, choices)
+        n = _count(plan, k)
+    strength = uniform(states, k)
+    for w in range(first, n):
+        share = strength * (w - first + 1) / (n - first)
+        height = choices.heights[plan.cuts[k, w]]
+        for x in range(1, plan.rows.shape[2] - 1):
+            goal = height if x > slab else 0
+            plan.rows[k, w, x] += int(np.floor(share * (goal - plan.rows[k, w, x]) + 0.5))
+    if uniform(states, k) < 0.7:
+        plan.head[k] = slab
 
 
 @inner
@@ -333,6 +355,10 @@ def change_structure(states: Any, plan: Batch, k: int, choices: Choices) -> None
     n = _count(plan, k)
     if choices.free_order and uniform(states, k) < 0.3:
         _swap(states, plan, k, n, choices)
+    elif uniform(states, k) < 0.15:
+        _gather(states, plan, k, n, choices.heights)
+    elif uniform(states, k) < 0.15:
+        _taper(states, plan, k, n, choices)
     else:
         _change_cuts(states, plan, k, n, choices)
         while uniform(states, k) < 0.5:
@@ -340,34 +366,57 @@ def change_structure(states: Any, plan: Batch, k: int, choices: Choices) -> None
 
 
 @inner
-def cross(states: Any, source: Batch, i: int, plan: Batch, k: int) -> None:
-    """Goes on after some volume as another strategy does; the devices keep their places."""
-    n, m = _count(plan, k), _count(source, i)
-    if n < 2:
-        return
-    w = 1 + _below(states, k, n - 1)
-    v = 0
-    while source.cuts[i, v] <= plan.cuts[k, w - 1]:
-        v += 1
-    if w + m - v > plan.cuts.shape[1]:
-        return
+def _copy_foreign(source: Batch, i: int, v: int, plan: Batch, k: int, w: int) -> None:
+    """Copies a volume of another strategy; the devices keep their places."""
     slabs = plan.order.shape[1]
-    for target in range(w, max(n, w + m - v)):
-        plan.cuts[k, target] = source.cuts[i, v] if v < m else -1
-        if v < m:
-            plan.wires[k, target] = source.wires[i, v]
-            plan.boundary[k, target] = source.boundary[i, v]
-            for x in range(slabs):
-                y = x
-                while source.order[i, y] != plan.order[k, x]:
-                    y = y + 1 if y + 1 < slabs else 0
-                size = source.rows[i, v, y + 1] - source.rows[i, v, y]
-                plan.rows[k, target, x + 1] = plan.rows[k, target, x] + size
-        v += 1
-    head = source.order[i, source.head[i]]
+    plan.cuts[k, w] = source.cuts[i, v]
+    plan.wires[k, w] = source.wires[i, v]
+    plan.boundary[k, w] = source.boundary[i, v]
     for x in range(slabs):
-        if plan.order[k, x] == head:
-            plan.head[k] = x
+        y = x
+        while source.order[i, y] != plan.order[k, x]:
+            y = y + 1 if y + 1 < slabs else 0
+        size = source.rows[i, v, y + 1] - source.rows[i, v, y]
+        plan.rows[k, w, x + 1] = plan.rows[k, w, x] + size
+
+
+@inner
+def _move_volumes(plan: Batch, k: int, first: int, n: int, by: int) -> None:
+    """Moves the volumes from one on to later or earlier places."""
+    if by > 0:
+        for w in range(n - 1, first - 1, -1):
+            _copy_volume(plan, k, w, w + by)
+    elif by < 0:
+        for w in range(first, n):
+            _copy_volume(plan, k, w, w + by)
+        for w in range(n + by, n):
+            plan.cuts[k, w] = -1
+
+
+@inner
+def cross(states: Any, source: Batch, i: int, plan: Batch, k: int) -> None:
+    """Does a run of volumes as another strategy does: from some volume on, or up to some volume, or between two."""
+    n, m = _count(plan, k), _count(source, i)
+    first, v = _below(states, k, n), 0
+    if first > 0:
+        while source.cuts[i, v] <= plan.cuts[k, first - 1]:
+            v += 1
+    taken = m - v
+    if first == 0 or uniform(states, k) < 0.6:
+        taken = 1 + _below(states, k, taken)
+    rest = first
+    while rest < n and plan.cuts[k, rest] <= source.cuts[i, v + taken - 1]:
+        rest += 1
+    if first + taken + n - rest > plan.cuts.shape[1]:
+        return
+    _move_volumes(plan, k, rest, n, first + taken - rest)
+    for w in range(taken):
+        _copy_foreign(source, i, v + w, plan, k, first + w)
+    if rest == n:
+        head = source.order[i, source.head[i]]
+        for x in range(plan.order.shape[1]):
+            if plan.order[k, x] == head:
+                plan.head[k] = x
 
 
 @inner
@@ -382,7 +431,7 @@ def change_rows(states: Any, plan: Batch, k: int, choices: Choices, reach: float
     elif u < 0.15:
         _drop_share(states, plan, k, n)
     elif u < 0.165:
-        _take_all(states, plan, k, n, choices.heights)
+        _gather(states, plan, k, n, choices.heights)
     elif u < 0.19:
         plan.head[k] = _below(states, k, plan.order.shape[1])
     elif u < 0.32:

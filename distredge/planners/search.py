@@ -4,8 +4,10 @@ Rule. Partition points, cut points of every volume, head device and, where the p
 wires between volumes and boundary rows first are all decided together. Many chains start from shares by speed over
 many partition schemes and subsets of the devices. Each step changes one thing in every chain (`planners.moves`: rows
 of neighbouring volumes move together, so that owners stay where the rows are; interchangeable devices never change
-places), and the kernel prices all of them; worse ones are taken with a probability that falls as the budget is spent.
-Now and then the worst chains are replaced by copies of the best.
+places), and the kernel prices all of them; worse ones are taken with a probability that falls to the end of a run. Now
+and then the worst chains are replaced by copies of the best, so that a run ends with all of them close to one strategy.
+Which one is largely chance: as many short runs as the budget allows begin anew, and the best of several are the chains
+of a last, cooler one, which combines them; with a large budget such groups are combined in the same way.
 
 Anytime: the best that was met is returned when the budget ends or the user interrupts. With a budget in evaluations the
 result depends on the seed alone, not on the number of threads. Other objectives than latency, and limits that only a
@@ -47,6 +49,15 @@ POPULATIONS, CHAINS = 2, 32
 HOT, COLD = 0.03, 0.0003
 """First and last temperature of the middle chain, relative to the latency."""
 
+RUN, BRANCHES = 500_000, 6
+"""Evaluations of a run, about, and how many are combined by one more."""
+
+MERGING, MERGING_HOT, MERGED = 0.2, 0.005, 8
+"""Share of the budget that goes to combining, its first temperature, and strategies that each run gives to it."""
+
+PILOT = 0.03
+"""Share of a budget in seconds after which the pace, and with it the number of runs, is known."""
+
 SPREAD = 4.0
 """Temperature of the hottest and the coldest chain, relative to the middle one."""
 
@@ -57,15 +68,15 @@ STEPS, ROUND_S = 100, 0.02
 """Steps between two looks at the budget, and the seconds that they may take where the budget is in seconds."""
 
 RESAMPLE_EVERY = 0.04
-"""Share of the budget after which the worst chains are replaced."""
+"""Share of a run after which the worst chains are replaced."""
 
 TABULATED_PER_ROUND, TABULATING = 8, 0.25
 """Volumes that are tabulated between two rounds of steps, and the share of the time that this may take where the budget
 is in seconds."""
 
 EXACT_UP_TO, NEARBY_UNTIL = 6, 0.7
-"""Devices up to which rates of shared links are exact from the start, and the share of the budget after which they are
-with more of them."""
+"""Devices up to which rates of shared links are exact from the start, and the share of a run after which they are with
+more of them."""
 
 _EQUAL = 1e-12
 """Relative difference within which latencies count as equal."""
@@ -116,6 +127,8 @@ class Search:
         self.codec: Codec = self.pricer.codec
         self.latency_s = float("inf")
         self._chains: list[Chains] = []
+        self._ended: list[tuple[Batch, NDArray[np.float64]]] = []
+        self._streams = 0
         self._tabulated_s = 0.0
         self._nearby = False
 
@@ -136,10 +149,11 @@ class Search:
         self.pricer.fill()
         self._begin()
         try:
-            self._anneal()
+            with ThreadPoolExecutor(self.threads) as pool:
+                self._search(pool)
         except KeyboardInterrupt:
             self.budget.interrupt()
-        found = joined([chains.best for chains in self._chains])
+        found = joined([*(batch for batch, _ in self._ended), *(chains.best for chains in self._chains)])
         seconds = self.pricer.price(found, again=True)
         order = np.argsort(seconds, kind="stable")[:count]
         self.latency_s = float(seconds[order[0]])
@@ -160,10 +174,11 @@ class Search:
     @property
     def best_s(self) -> float:
         """The lowest latency met so far; approximate as long as rates of shared links are."""
-        return float(min(chains.best_s.min() for chains in self._chains))
+        now = min(chains.best_s.min() for chains in self._chains)
+        return float(min([now, *(seconds.min() for _, seconds in self._ended)]))
 
     def _begin(self) -> None:
-        """Prices the starts, single devices in any case, and makes chains of the best."""
+        """Prices the starts, single devices in any case, keeps the best, and makes chains of them."""
         batch, alone = starts(self.codec)
         left = self.budget.left
         count = len(batch.cuts) if left is None else min(len(batch.cuts), max(alone, left))
@@ -172,19 +187,29 @@ class Search:
         chosen = best_rows(seconds, POPULATIONS * CHAINS)
         if len(chosen) == 0:
             raise Infeasible(f"no device of cluster '{self.codec.problem.cluster.name}' can be reached")
-        batch, seconds = self._reordered(take(batch, chosen), seconds[chosen])
-        self._chains = [
-            make_chains(take(batch, slice(p, None, POPULATIONS)), seconds[p::POPULATIONS], self.seed, p)
-            for p in range(POPULATIONS)
-        ]
+        self._starts = take(batch, chosen), seconds[chosen]
+        self._restart()
+
+    def _restart(self) -> None:
+        """Makes chains of the best starts."""
+        batch, seconds = self._starts
+        self._chain(*self._reordered(take(batch, np.arange(len(seconds))), seconds.copy()))
         self.budget.report(self.best_s)
+
+    def _chain(self, batch: Batch, seconds: NDArray[np.float64]) -> None:
+        """Makes chains of some strategies; the first are in the coolest ones."""
+        self._chains = []
+        for p in range(POPULATIONS):
+            mine = slice(p, None, POPULATIONS)
+            self._chains.append(make_chains(take(batch, mine), seconds[mine], self.seed, self._streams))
+            self._streams += 1
 
     def _reordered(self, batch: Batch, seconds: NDArray[np.float64]) -> tuple[Batch, NDArray[np.float64]]:
         """Strategies with their devices in the best of some random orders, where the problem leaves that free."""
         left, count = self.budget.left, ORDERS * len(seconds)
         if not self.codec.choices.free_order or len(set(self.codec.choices.kinds)) < 2 or (left or count) < count:
             return batch, seconds
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng((self.seed, self._streams))
         for _ in range(ORDERS):
             other = shuffled(batch, rng)
             found = self.pricer.price(other)
@@ -193,29 +218,73 @@ class Search:
             seconds[better] = found[better]
         return batch, seconds
 
-    def _anneal(self) -> None:
+    def _search(self, pool: ThreadPoolExecutor) -> None:
+        """Makes as many runs as the budget allows."""
+        budget, begun = self.budget, self.budget.spent()
+        if budget.seconds is None:
+            expected = float(budget.left or 0)
+        else:
+            done, before_s, left_s = budget.done, budget.elapsed_s, budget.left_s or 0.0
+            # The first run goes on from here.
+            self._anneal(pool, HOT, begun, 1.0, begun + PILOT)
+            expected = (budget.done - done) / max(budget.elapsed_s - before_s, 1e-9) * left_s
+            if budget.left is not None:
+                expected = min(expected, budget.left)
+        self._combine(pool, max(1, round((1.0 - MERGING) * expected / RUN)), begun, 1.0)
+
+    def _combine(self, pool: ThreadPoolExecutor, runs: int, begin: float, end: float) -> None:
+        """Makes runs in a part of the budget, given by shares at its begin and end, and one more of what they found."""
+        if runs == 1:
+            if self._ended and self.budget.spent() < end:
+                self._restart()
+            self._anneal(pool, HOT, begin, end)
+        else:
+            parts, first = min(runs, BRANCHES), len(self._ended)
+            share = (1.0 - MERGING) * (end - begin) / parts
+            found = []
+            for part in range(parts):
+                made = runs // parts + (part < runs % parts)
+                self._combine(pool, made, begin + part * share, begin + (part + 1) * share)
+                found.append(self._ended[-1])
+            del self._ended[first:]
+            self._ended += found
+            batch, seconds = _ranked(found, POPULATIONS * CHAINS)
+            self._chain(batch, seconds)
+            self._anneal(pool, MERGING_HOT, begin + parts * share, end)
+        self._ended.append(self._best_of_chains(MERGED))
+
+    def _best_of_chains(self, count: int) -> tuple[Batch, NDArray[np.float64]]:
+        """The best of as many chains, the best first."""
+        batch = joined([chains.best for chains in self._chains])
+        seconds = np.concatenate([chains.best_s for chains in self._chains])
+        order = np.argsort(seconds, kind="stable")[:count]
+        return take(batch, order), seconds[order]
+
+    def _anneal(self, pool: ThreadPoolExecutor, hot: float, begin: float, end: float, until: float = 1.0) -> None:
+        """Cools the chains down from one share of the budget to another one, or to where it is to break off."""
         budget, total = self.budget, POPULATIONS * CHAINS
         spread = np.geomspace(1.0 / SPREAD, SPREAD, CHAINS)
         steps, resampled = STEPS if budget.seconds is None else 1, 0.0
         self._nearby = self.pricer.shared and len(self.codec.names) > EXACT_UP_TO
-        with ThreadPoolExecutor(self.threads) as pool:
-            while not budget.expired() and (budget.left is None or budget.left >= total):
-                spent, before_s = budget.spent(), budget.elapsed_s
+        while not budget.expired() and (budget.left is None or budget.left >= total):
+            spent, before_s = (budget.spent() - begin) / (end - begin), budget.elapsed_s
+            if spent >= 1.0 or budget.spent() >= until:
+                break
+            for chains in self._chains:
+                chains.heat[:] = spread * hot * (COLD / hot) ** spent
+            if self._nearby and spent > NEARBY_UNTIL:
+                self._price_exactly()
+            if spent - resampled > RESAMPLE_EVERY:
+                resampled = spent
                 for chains in self._chains:
-                    chains.heat[:] = spread * HOT * (COLD / HOT) ** spent
-                if self._nearby and spent > NEARBY_UNTIL:
-                    self._price_exactly()
-                if spent - resampled > RESAMPLE_EVERY:
-                    resampled = spent
-                    for chains in self._chains:
-                        _resample(chains)
-                count = steps if budget.left is None else min(steps, budget.left // total)
-                wanted = self._advance(pool.map, count)
-                if budget.seconds is not None:
-                    steps = _adapted(steps, budget.elapsed_s - before_s, budget.left_s)
-                budget.spend(count * total)
-                budget.report(self.best_s)
-                self._tabulate(wanted)
+                    _resample(chains)
+            count = steps if budget.left is None else min(steps, budget.left // total)
+            wanted = self._advance(pool.map, count)
+            if budget.seconds is not None:
+                steps = _adapted(steps, budget.elapsed_s - before_s, budget.left_s)
+            budget.spend(count * total)
+            budget.report(self.best_s)
+            self._tabulate(wanted)
 
     def _advance(self, run_all: Callable[..., Iterable[Any]], steps: int) -> NDArray[np.int64]:
         """Takes steps in all populations and returns which volumes were missing."""
@@ -279,6 +348,14 @@ def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: i
         saved_s=seconds.copy(),
         left=np.zeros(size, np.int64),
     )
+
+
+def _ranked(found: list[tuple[Batch, NDArray[np.float64]]], count: int) -> tuple[Batch, NDArray[np.float64]]:
+    """The best of each of several sets (each the best first), then the second of each, and so on, over and over."""
+    batch, seconds = joined([batch for batch, _ in found]), np.concatenate([seconds for _, seconds in found])
+    ranks = np.concatenate([np.arange(len(seconds)) for _, seconds in found])
+    order = np.resize(np.lexsort((seconds, ranks)), count)
+    return take(batch, order), seconds[order]
 
 
 def _resample(chains: Chains) -> None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from distredge.latency import kernel_loads
 from distredge.latency.kernel_core import borrow, inlined, inner
-from distredge.latency.kernel_loads import loads, room
+from distredge.latency.kernel_entry import room
+from distredge.latency.kernel_loads import loads
 from distredge.planners import anneal, moves
 from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, Memory, fill_figures
 

@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
+from numba import njit
 
 from distredge.cluster import load_cluster
 from distredge.errors import Infeasible
 from distredge.latency import simulate
 from distredge.latency.kernel import kernel_of
 from distredge.model.graph import Graph
-from distredge.planners import plan
+from distredge.planners import moves, plan
+from distredge.planners import search as search_module
+from distredge.planners.batch import take
 from distredge.planners.budget import Budget, Progress
 from distredge.planners.codec import Codec
 from distredge.planners.pricer import Pricer
@@ -49,6 +55,100 @@ def test_result_depends_on_seed_and_evaluations_alone(vgg: Graph, regime: str) -
     ]
     assert found[0] == found[1] == found[2]
     assert found[3] != found[0]
+
+
+@pytest.mark.parametrize("regime", ["paper", "ours", "shared"])
+def test_combines_runs(vgg: Graph, regime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "RUN", 800)
+    monkeypatch.setattr(search_module, "BRANCHES", 3)
+    monkeypatch.setattr(search_module, "STEPS", 3)
+    found = []
+    for threads in (1, 2):
+        search = Search(_problem(vgg, "db-50", regime), Budget(evaluations=20_000), 3, threads)
+        hottest: list[float] = []
+        monkeypatch.setattr(search, "_anneal", _noting(search, hottest))
+        strategy = search.run()
+        # 20 runs in groups of at most 3 groups of 3, then what combines them.
+        assert hottest.count(search_module.HOT) >= 10
+        assert hottest.count(search_module.MERGING_HOT) >= 4
+        assert hottest[0] == search_module.HOT
+        assert hottest[-1] == search_module.MERGING_HOT
+        assert search.latency_s <= min(seconds.min() for _, seconds in search._ended) * (1 + 1e-9)
+        found.append(strategy.to_json())
+    assert found[0] == found[1]
+
+
+def _noting(search: Search, hottest: list[float]) -> Callable[..., None]:
+    anneal = search._anneal
+
+    def noting(pool: ThreadPoolExecutor, hot: float, begin: float, end: float) -> None:
+        hottest.append(hot)
+        anneal(pool, hot, begin, end)
+
+    return noting
+
+
+@njit
+def _change_structure(states: Any, plans: Any, choices: Any) -> None:
+    for k in range(len(states)):
+        moves.change_structure(states, plans, k, choices)
+
+
+@njit
+def _cross(states: Any, source: Any, which: Any, plans: Any) -> None:
+    for k in range(len(states)):
+        moves.cross(states, source, which[k], plans, k)
+
+
+@pytest.mark.parametrize("regime", ["paper", "ours"])
+@pytest.mark.parametrize("model", ["vgg", "resnet"])
+def test_changes_of_structure_leave_valid_strategies(vgg: Graph, resnet: Graph, model: str, regime: str) -> None:
+    problem = _problem({"vgg": vgg, "resnet": resnet}[model], "na-nano", regime)
+    codec = Codec(problem)
+    batch = take(starts(codec)[0], np.arange(64))
+    before = take(batch, np.arange(64))
+    states = np.arange(1, 65, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    crossed = 0
+    for _ in range(20):
+        _change_structure(states, batch, codec.choices)
+        uncrossed = take(batch, np.arange(64))
+        _cross(states, before, (states % np.uint64(64)).astype(np.int64), batch)
+        crossed += int((uncrossed.rows != batch.rows).any(axis=(1, 2)).sum())
+        for k in range(64):
+            strategy = codec.strategy(batch, k, PlannerRef("search"))
+            strategy.check(problem.graph)
+            count = len(strategy.volumes)
+            assert (batch.cuts[k, count:] == -1).all()
+    assert crossed > 300
+
+
+def test_crossing_takes_a_run_of_volumes_from_the_other(vgg: Graph) -> None:
+    codec = Codec(_problem(vgg, "na-nano", "ours"))
+    mine, other = codec.empty(1), codec.empty(1)
+    mine.cuts[0, :3] = codec.candidates[1], codec.candidates[4], codec.candidates[-1]
+    other.cuts[0, :4] = codec.candidates[0], codec.candidates[2], codec.candidates[3], codec.candidates[-1]
+    for batch, share in ((mine, 1), (other, 3)):
+        for w in range(4):
+            height = codec.choices.heights[batch.cuts[0, w]]
+            batch.rows[0, w] = np.array([0, share, share, 4, 4]) * height // 4
+    other.order[0] = 3, 0, 2, 1
+    states = np.array([12345], np.uint64)
+    seen = set()
+    for _ in range(200):
+        plan = take(mine, [0])
+        _cross(states, other, np.zeros(1, np.int64), plan)
+        count = int((plan.cuts[0] >= 0).sum())
+        origins = ""
+        for w in range(count):
+            sizes = np.diff(plan.rows[0, w])
+            # Device 3 has rows in the other one alone.
+            origins += "o" if sizes[3] > 0 else "m"
+        assert "o" in origins
+        assert all(plan.cuts[0, w] in (other if o == "o" else mine).cuts[0] for w, o in enumerate(origins))
+        seen.add(origins)
+    assert any(o.startswith("o") and o.endswith("m") for o in seen)
+    assert any(o.startswith("m") and o.endswith("o") for o in seen)
+    assert any("mo" in o and "om" in o for o in seen)
 
 
 @pytest.mark.parametrize("evaluations", [1, 5, 100, 700])
