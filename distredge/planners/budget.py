@@ -72,6 +72,7 @@ class Budget:
         self._progress = progress
         self._clock = clock
         self._parent: Budget | None = None
+        self._paused = False
         self._start_s = clock()
         self._reported_s = -math.inf
 
@@ -116,16 +117,23 @@ class Budget:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that passes inside does not count: loading or compiling code is no planning."""
+        """Time that passes inside does not count, once however pauses nest: loading or compiling is no planning."""
+        stopped: list[Budget] = []
+        budget: Budget | None = self
+        while budget is not None:
+            if not budget._paused:
+                stopped.append(budget)
+            budget = budget._parent
+        for one in stopped:
+            one._paused = True
         before_s = self._clock()
         try:
             yield
         finally:
             passed_s = self._clock() - before_s
-            budget: Budget | None = self
-            while budget is not None:
-                budget._start_s += passed_s
-                budget = budget._parent
+            for one in stopped:
+                one._start_s += passed_s
+                one._paused = False
 
     def spend(self, count: int = 1) -> None:
         """Counts priced strategies and shows progress."""

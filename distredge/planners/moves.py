@@ -295,6 +295,9 @@ def _move_cut(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> Non
     place = _place(choices, plan.cuts[k, w])
     low = _place(choices, plan.cuts[k, w - 1]) + 1 if w > 0 else 0
     high = _place(choices, plan.cuts[k, w + 1]) - 1
+    if high < low:
+        # A cut that is no candidate (another planner's) between two that are neighbours.
+        return
     step = 1 + _below(states, k, 3) if uniform(states, k) < 0.7 else 1 + _below(states, k, high - low + 1)
     target = place + step if uniform(states, k) < 0.5 else place - step
     target = min(max(target, low), high)

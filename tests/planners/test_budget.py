@@ -59,6 +59,23 @@ def test_evaluations_run_out_whatever_the_time() -> None:
     assert budget.expired()
 
 
+def test_pauses_that_nest_count_once() -> None:
+    clock = Clock()
+    budget = Budget(4.0, clock=clock)
+    part = budget.share(0.5)
+    with budget.paused():
+        clock.now += 1.0
+        with part.paused():
+            clock.now += 10.0
+        with budget.paused():
+            clock.now += 100.0
+    assert budget.elapsed_s == 0.0
+    with part.paused():
+        clock.now += 1.0
+    clock.now += 0.5
+    assert budget.elapsed_s == 0.5
+
+
 def test_interrupt_ends_it() -> None:
     budget = Budget(1e3)
     budget.interrupt()

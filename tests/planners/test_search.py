@@ -15,7 +15,7 @@ from distredge.errors import Infeasible
 from distredge.latency import simulate
 from distredge.latency.kernel import kernel_of
 from distredge.model.graph import Graph
-from distredge.planners import moves, plan
+from distredge.planners import anneal, moves, plan
 from distredge.planners import search as search_module
 from distredge.planners.batch import take
 from distredge.planners.budget import Budget, Progress
@@ -120,6 +120,22 @@ def test_changes_of_structure_leave_valid_strategies(vgg: Graph, resnet: Graph, 
             count = len(strategy.volumes)
             assert (batch.cuts[k, count:] == -1).all()
     assert crossed > 300
+
+
+def test_cuts_that_are_no_candidates_stay_between_their_neighbours(resnet: Graph) -> None:
+    codec = Codec(_problem(resnet, "na-nano", "paper"))
+    candidates, heights = codec.candidates, codec.choices.heights
+    before, after = next((a, b) for a, b in itertools.pairwise(candidates) if b - a > 1)
+    batch = codec.empty(1)
+    for w, cut in enumerate((before, before + 1, after, candidates[-1])):
+        batch.cuts[0, w], batch.rows[0, w, 1:] = cut, heights[cut]
+    batch = take(batch, np.zeros(4000, np.int64))
+    states = np.random.default_rng(0).integers(1, 2**63, 4000, dtype=np.uint64)
+    for _ in range(5):
+        anneal.change(states, batch, codec.choices)
+        rising = np.diff(batch.cuts, axis=1) > 0
+        assert (rising | (batch.cuts[:, 1:] < 0)).all()
+        assert (batch.cuts.max(axis=1) == candidates[-1]).all()
 
 
 def test_crossing_takes_a_run_of_volumes_from_the_other(vgg: Graph) -> None:
