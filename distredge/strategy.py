@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,13 +279,22 @@ class Strategy:
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Writes the strategy file.
+        """Writes the strategy file, beside it first, so that nobody ever finds half of one.
 
         Raises:
             FileError: if it cannot be written.
         """
+        target = Path(path).resolve()
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            Path(path).write_text(self.to_json(), encoding="utf-8")
+            if target.exists() and not target.is_file():
+                target.write_text(self.to_json(), encoding="utf-8")  # such as /dev/stdout
+                return
+            try:
+                beside.write_text(self.to_json(), encoding="utf-8")
+                os.replace(beside, target)
+            finally:
+                beside.unlink(missing_ok=True)
         except OSError as error:
             raise FileError(f"{path}: cannot write the strategy: {error.strerror or error}") from error
 

@@ -174,6 +174,23 @@ def test_a_folder_that_is_not_there(graph: Graph, tmp_path: Path) -> None:
         Strategy.make(graph, ["a"], [(2, [0, 12])], head="a").save(tmp_path / "none" / "s.json")
 
 
+def test_a_failed_save_leaves_the_file_as_it_was(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.json"
+    first = Strategy.make(graph, ["a"], [(2, [0, 12])], head="a")
+    first.save(path)
+
+    def half(target: Path, text: str, encoding: str) -> int:
+        with target.open("w", encoding=encoding) as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(FileError, match="cannot write the strategy: No space left"):
+        Strategy.make(graph, ["a", "b"], [(2, [0, 5, 12])], head="a").save(path)
+    assert Strategy.load(path) == first
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_another_model(graph: Graph) -> None:
     strategy = Strategy.make(graph, ["a"], [(2, [0, 12])], head="a")
     with pytest.raises(StrategyError, match=r"model\.topology: .* the strategy is for another model"):
