@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from distredge.cluster import covering
-from distredge.errors import ConfigError, did_you_mean, located
+from distredge.errors import ConfigError, UnsupportedModel, did_you_mean, located
 from distredge.strategy import INPUT_DTYPES, WIRES
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Problem:
 
     Raises:
         ConfigError: if an option is not one of those.
+        UnsupportedModel: if nothing of the model can be split.
     """
 
     graph: Graph
@@ -62,6 +63,11 @@ class Problem:
         limit = self.latency_limit_s
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             raise ConfigError(located("problem", "latency_limit_s", limit, "a positive number of seconds, or None"))
+        if not self.graph.cuts:
+            raise UnsupportedModel(
+                f"{self.graph.name}: none of its operators can be split by rows, so that no method can distribute it; "
+                "`distredge show` says why of each"
+            )
         object.__setattr__(self, "cluster", covering(self.cluster, self.graph))
         object.__setattr__(self, "_costs", {})
 

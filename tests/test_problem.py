@@ -6,10 +6,13 @@ import math
 import pickle
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from distredge.cluster import Cluster, load_cluster
-from distredge.errors import ClusterError, ConfigError
+from distredge.errors import ClusterError, ConfigError, UnsupportedModel
 from distredge.latency import offload, simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
@@ -51,6 +54,20 @@ def test_defaults_are_lossless(graph: Graph, cluster: Cluster) -> None:
 def test_options_are_checked(graph: Graph, cluster: Cluster, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"problem: {message}"):
         Problem(graph, cluster, **options)
+
+
+def test_a_model_of_which_nothing_can_be_split_is_refused(cluster: Cluster) -> None:
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w"], ["y"])]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, 4, 4]), ("y", [1, 2]))
+    )
+    weights = numpy_helper.from_array(np.ones((48, 2), np.float32), "w")
+    made = helper.make_graph(nodes, "dense", [x], [y], [weights])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    dense = Graph(onnx.shape_inference.infer_shapes(model), "dense")
+    with pytest.raises(UnsupportedModel, match="dense: none of its operators can be split by rows"):
+        Problem(dense, cluster)
 
 
 def test_lossy_wires_need_permission(graph: Graph, cluster: Cluster) -> None:
