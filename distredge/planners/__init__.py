@@ -90,10 +90,13 @@ def _is_seed(value: object) -> bool:
 def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strategy:
     """Like `plan`, under a budget that the caller keeps hold of (to interrupt it, or to see what was spent)."""
     planner = resolve(method)
+    from distredge.planners.common import predict
+    from distredge.planners.figures import check_limits, check_objective
+
+    check_objective(problem)
     budget.method = method
     strategy = planner(problem, budget, seed)
-    from distredge.planners.common import predict
-
+    check_limits(problem, strategy)
     return predict(problem, strategy)
 
 

@@ -83,10 +83,13 @@ def _reason(problem: Problem, chosen: str, figures: dict[str, Figures]) -> str:
         others = [f for method, f in figures.items() if method != "offload"]
         if not others:
             return f"distributing does not pay here: the best single device takes {alone}, nothing else was tried"
-        best = _told(problem, min(others, key=lambda f: value(problem, f)))
+        best = min(others, key=lambda f: value(problem, f))
+        if value(problem, best) <= value(problem, figures["offload"]) * (1 + _EQUAL):
+            # The search came to one device as well.
+            return f"distributing does not pay here: the best single device takes {alone}, and nothing found is better"
         return (
             f"distributing does not pay here: the best single device takes {alone}, "
-            f"the best distributed strategy found {best}"
+            f"the best distributed strategy found {_told(problem, best)}"
         )
     gain = value(problem, figures["offload"]) / value(problem, figures[chosen])
     within = is_feasible(value(problem, figures["offload"]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.errors import Infeasible
+from distredge.errors import Infeasible, PlannerError
 from distredge.latency.boundary import strip_seconds
 from distredge.latency.memory import peak_memory_bytes
 from distredge.latency.report import energy_j
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _INFEASIBLE = 1e9
 """Values from here on say how far a limit is exceeded; no objective comes near it."""
+
+_EQUAL = 1e-9
+"""Relative difference within which latencies count as equal: simulator and kernel differ in their last digits."""
 
 
 @dataclass(frozen=True)
@@ -166,3 +169,42 @@ def infeasible(problem: Problem, closest: Figures) -> Infeasible:
         limits.append(f"the devices' memory (closest: {closest.excess_bytes / 1e6:.1f} MB too much)")
     what = " and ".join(limits) or "the links: every one that is needed is down"
     return Infeasible(f"no strategy found for {problem.graph.name} on '{problem.cluster.name}' that meets {what}")
+
+
+def check_limits(problem: Problem, strategy: Strategy) -> None:
+    """Refuses a strategy that breaks the problem's limits: most methods know of none.
+
+    Raises:
+        Infeasible: says by how much, and which methods look for strategies within limits.
+    """
+    limit_s = problem.latency_limit_s
+    if limit_s is None and not problem.respect_memory:
+        return
+    found = measure(problem, strategy)
+    broken = []
+    if limit_s is not None and found.latency_s > limit_s * (1 + _EQUAL):
+        broken.append(f"takes {found.latency_s * 1e3:.2f} ms, and the limit is {limit_s * 1e3:g} ms")
+    if found.excess_bytes:
+        broken.append(f"needs {found.excess_bytes / 1e6:.1f} MB more than its devices' memory")
+    if broken:
+        method = strategy.planner.method
+        raise Infeasible(f"{method}: its strategy {' and '.join(broken)}; search and auto look for one within limits")
+
+
+def without_watts(problem: Problem) -> list[str]:
+    """Names of the devices whose profile does not say idle and busy watts."""
+    devices = problem.cluster.devices
+    return [device.name for device in devices if device.profile.idle_w is None or device.profile.busy_w is None]
+
+
+def check_objective(problem: Problem) -> None:
+    """Refuses energy as the objective where a board's is unknown: it would count as none, and get all the work.
+
+    Raises:
+        PlannerError: names the devices.
+    """
+    if problem.objective == "energy" and (unknown := without_watts(problem)):
+        raise PlannerError(
+            f"energy: the profiles of {', '.join(unknown)} in cluster '{problem.cluster.name}' do not say idle and "
+            "busy watts; the objectives latency and throughput need none"
+        )

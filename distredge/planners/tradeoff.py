@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.errors import PlannerError
 from distredge.latency.kernel import Unsupported
 from distredge.planners import one_by_one
 from distredge.planners.batch import joined, put, take
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.figures import Figures, Point, infeasible, is_feasible, measure, unbeaten, value
+from distredge.planners.figures import (
+    Figures,
+    Point,
+    check_objective,
+    infeasible,
+    is_feasible,
+    measure,
+    unbeaten,
+    value,
+    without_watts,
+)
 from distredge.planners.starts import starts
 from distredge.strategy import PlannerRef
 
@@ -73,13 +82,9 @@ def plan_for(problem: Problem, budget: Budget, seed: int) -> Strategy:
 
     Raises:
         Infeasible: if nothing that was found meets the limits; says what came closest.
-        PlannerError: if energy is asked for and no profile has watts.
+        PlannerError: if energy is asked for and a profile has no watts.
     """
-    if problem.objective == "energy" and not has_watts(problem):
-        raise PlannerError(
-            f"energy: no profile of cluster '{problem.cluster.name}' says idle and busy watts; "
-            "the objectives latency and throughput need none"
-        )
+    check_objective(problem)
     try:
         found = _best(problem, budget, seed)
     except Unsupported:
@@ -219,8 +224,8 @@ def _planner(problem: Problem, seed: int, objective: str | None = None) -> Plann
 
 
 def has_watts(problem: Problem) -> bool:
-    """Whether any profile of the cluster says what the board draws."""
-    return any(d.profile.idle_w is not None and d.profile.busy_w is not None for d in problem.cluster.devices)
+    """Whether every profile of the cluster says what the board draws: otherwise energies do not compare."""
+    return not without_watts(problem)
 
 
 _loaded: list[bool] = []
