@@ -23,6 +23,7 @@ def plan_front(
     problem: Problem, budget: Budget, seed: int, folder: str, plot: str | None, as_json: bool, line: ProgressLine
 ) -> None:
     """Finds the front, writes its strategies into a folder and shows it."""
+    from distredge.planners.figures import without_watts
     from distredge.planners.tradeoff import has_watts, pareto
 
     budget.method = "pareto"
@@ -38,6 +39,8 @@ def plan_front(
     if not has_watts(problem):
         for row in rows:
             row["energy_j"] = None
+        unknown = ", ".join(without_watts(problem))
+        click.echo(f"without energy: the profiles of {unknown} do not say idle and busy watts", err=True)
     if as_json:
         print_json(
             {
@@ -83,7 +86,7 @@ def _row(point: Point, path: str) -> dict[str, Any]:
     return {
         "strategy": path,
         "latency_s": figures.latency_s,
-        "images_per_s": figures.images_per_s,
+        "throughput_per_s": figures.images_per_s if math.isfinite(figures.images_per_s) else None,
         "energy_j": figures.energy_j,
         "devices": len(point.strategy.devices),
         "volumes": len(point.strategy.volumes),
@@ -101,11 +104,11 @@ def _print(problem: Problem, rows: Sequence[dict[str, Any]]) -> None:
         table.add_column(heading, justify="right")
     table.add_column("strategy")
     for row in rows:
-        throughput, energy_j = row["images_per_s"], row["energy_j"]
+        throughput, energy_j = row["throughput_per_s"], row["energy_j"]
         table.add_row(
             f"{row['latency_s'] * 1e3:.2f}",
             f"{1 / row['latency_s']:.2f}",
-            f"{throughput:.2f}" if math.isfinite(throughput) else "unbounded",
+            "unbounded" if throughput is None else f"{throughput:.2f}",
             "" if energy_j is None else f"{energy_j:.3f}",
             str(row["devices"]),
             str(row["volumes"]),
@@ -122,7 +125,9 @@ def _draw(problem: Problem, rows: Sequence[dict[str, Any]], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    latency_ms, throughput = [row["latency_s"] * 1e3 for row in rows], [row["images_per_s"] for row in rows]
+    latency_ms = [row["latency_s"] * 1e3 for row in rows]
+    # What has no bound cannot be drawn.
+    throughput = [math.nan if row["throughput_per_s"] is None else row["throughput_per_s"] for row in rows]
     energy_j = [row["energy_j"] for row in rows]
     throughput_label, energy_label = "images per second, many in flight (simulated)", "J per image (simulated)"
     panels: list[tuple[list[float], str, bool, list[float], str]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from distredge.cli._common import input_shape_option
+from distredge.cli._common import check_writable, input_shape_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +88,24 @@ def load_problem(
         wires=("float32", "float16") if allow_lossy else ("float32",),
         boundary_first=boundary_first,
     )
+
+
+CHART_FORMATS = (".png", ".svg", ".pdf")
+
+
+def check_chart(path: str | None) -> None:
+    """Checks, before any work, that a chart can be written; None passes.
+
+    Raises:
+        FileError: if its name has another ending than those of charts, or it cannot be written.
+    """
+    from pathlib import Path
+
+    from distredge.errors import FileError
+
+    if path is not None and Path(path).suffix.lower() not in CHART_FORMATS:
+        raise FileError(f"{path}: found the ending '{Path(path).suffix}', accepted: {', '.join(CHART_FORMATS)}")
+    check_writable(path)
 
 
 def save_chart(figure: Figure, path: str | Path) -> None:

@@ -11,13 +11,12 @@ import click
 from distredge.cli._common import (
     EXIT_INTERRUPTED,
     Number,
-    check_writable,
     json_option,
     print_json,
     seed_option,
     verbose_option,
 )
-from distredge.cli._planning import ProgressLine, interruptible, problem_options, save_chart
+from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options, save_chart
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -59,7 +58,7 @@ def compare(
     names = _names(methods)
     seconds = None if evaluations is not None else budget_s
     Budget(seconds, evaluations)
-    check_writable(plot)
+    check_chart(plot)
     problem = load()
     bound_s = lower_bound_s(problem)
     rows = [_file_row(problem, path) for path in files]
@@ -241,9 +240,11 @@ def _draw(problem: Problem, rows: list[dict[str, Any]], bound_s: float, path: st
     from matplotlib import pyplot as plt
 
     done = [row for row in rows if "refused" not in row]
-    figure, axes = plt.subplots(figsize=(1.5 + 0.6 * len(done), 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(5.0, 1.5 + 0.6 * len(done)), 4), layout="constrained")
     bars = axes.bar([row["method"] for row in done], [row["images_per_s"] for row in done], color="tab:blue")
-    axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    for label in axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2):
+        # The line of the best single device crosses many of them.
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.axhline(
         1 / problem.offload_latency_s, color="tab:red", linestyle="--", linewidth=1, label="best single device"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from distredge.cli._common import (
     seed_option,
     verbose_option,
 )
-from distredge.cli._planning import ProgressLine, interruptible, problem_options
+from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -73,7 +74,7 @@ def plan(
     if plot is not None and not pareto:
         raise click.UsageError("--plot draws the front of --pareto; `distredge show` and `simulate` draw one strategy")
     Budget(None if evaluations is not None else budget_s, evaluations)
-    check_writable(plot)
+    check_chart(plot)
     if not pareto:
         check_writable(out or _DEFAULT_OUT)
     limit_s = None if latency_limit_ms is None else latency_limit_ms * 1e-3
@@ -100,29 +101,38 @@ def _plan_one(
             strategy = run(problem, method, budget, seed)
     finally:
         line.clear()
-    _write(strategy, out)
+    strategy.save(out)
     _tell(problem, strategy, out, budget.interrupted, as_json)
 
 
-def _write(strategy: Strategy, out: str) -> None:
-    from distredge.errors import FileError
+def _figures(problem: Problem, strategy: Strategy) -> dict[str, float | None]:
+    """What a strategy costs, simulated; None where it has no bound, and where a board's watts are not known."""
+    from distredge.planners.figures import measure
 
-    try:
-        strategy.save(out)
-    except OSError as error:
-        raise FileError(f"{out}: cannot write the strategy: {error.strerror or error}") from error
+    figures = measure(problem, strategy)
+    profiles = [problem.cluster.device(name).profile for name in strategy.devices]
+    known = all(profile.idle_w is not None and profile.busy_w is not None for profile in profiles)
+    return {
+        **strategy.predicted,
+        "throughput_per_s": figures.images_per_s if math.isfinite(figures.images_per_s) else None,
+        "energy_j": figures.energy_j if known else None,
+    }
 
 
 def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_json: bool) -> None:
+    figures = _figures(problem, strategy)
     latency_s, alone_s = strategy.predicted["latency_s"], strategy.predicted["offload_latency_s"]
     slower = latency_s > alone_s * (1 + 1e-9)
     if as_json:
         print_json(
             {
+                "model": problem.graph.name,
+                "cluster": problem.cluster.name,
+                "objective": problem.objective,
                 "strategy": out,
                 "method": strategy.planner.method,
                 "settings": dict(strategy.planner.settings),
-                "simulated": dict(strategy.predicted),
+                "simulated": figures,
                 "slower_than_offload": slower,
                 "lossless": strategy.lossless,
                 "interrupted": interrupted,
@@ -135,6 +145,10 @@ def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_
         f"{strategy.planner.method}: {latency_s * 1e3:.2f} ms, {1 / latency_s:.2f} IPS, "
         f"{alone_s / latency_s:.2f} x the best single device ({alone_s * 1e3:.2f} ms); simulated"
     )
+    if problem.objective == "throughput" and (throughput := figures["throughput_per_s"]) is not None:
+        click.echo(f"throughput: {throughput:.2f} IPS with many in flight; simulated")
+    if problem.objective == "energy" and (energy_j := figures["energy_j"]) is not None:
+        click.echo(f"energy: {energy_j:.3f} J per image; simulated")
     if reason := strategy.planner.settings.get("reason"):
         click.echo(str(reason))
     if slower and problem.objective == "latency":

@@ -89,6 +89,8 @@ def test_the_table_says_how_far_from_the_bound_and_what_is_simulated(
     [
         ("plan", ("--out", "none/s.json"), "none/s.json: there is no folder 'none'"),
         ("compare", ("--plot", "none/c.png"), "none/c.png: there is no folder 'none'"),
+        ("compare", ("--plot", "c.bmp"), "c.bmp: found the ending '.bmp', accepted: .png, .svg, .pdf"),
+        ("plan", ("--pareto", "--plot", "c"), "c: found the ending '', accepted: .png, .svg, .pdf"),
         ("plan", ("--budget", "nan"), "'--budget': found 'nan', accepted: a number above 0"),
         ("compare", ("--budget", "inf"), "'--budget': found 'inf', accepted: a number above 0"),
         ("plan", ("--input-shape", "1,3"), "input_shape: found (1, 3)"),

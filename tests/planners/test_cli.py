@@ -88,7 +88,11 @@ def test_plan_for_throughput_is_not_warned_of(tmp_path: Path) -> None:
         *("--objective", "throughput", "--out", str(tmp_path / "s.json")),
     )
     assert done.returncode == 0, done.stderr
-    assert "between images" in json.loads(done.stdout)["settings"]["reason"]
+    told = json.loads(done.stdout)
+    assert "between images" in told["settings"]["reason"]
+    assert told["objective"] == "throughput"
+    assert told["simulated"]["throughput_per_s"] > 1 / told["simulated"]["latency_s"]
+    assert told["simulated"]["energy_j"] > 0
 
 
 def test_interrupted_plan_writes_the_best_so_far(tmp_path: Path) -> None:
