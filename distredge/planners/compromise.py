@@ -62,6 +62,9 @@ FASTEST = 12
 TABULATED_PER_ROUND, TABULATING = 8, 0.25
 """Volumes that are tabulated between two looks at the budget, and the share of the time that this may take."""
 
+PRICING = 0.25
+"""Share of a budget in seconds after which no more strategies to start from are priced where memory counts."""
+
 _UNCOUNTED = 10**12
 
 LATENCY, PERIOD, ENERGY, EXCESS = range(4)
@@ -131,8 +134,7 @@ class Compromise:
             batches.append(self._pipeline())
         except KeyboardInterrupt:
             self.budget.interrupt()
-        batch = joined(batches)
-        figures = self.pricer.figures(batch)
+        batch, figures = self._priced(joined(batches))
         known = np.flatnonzero(np.isfinite(figures[:, 0]))
         if len(known) == 0:
             raise Infeasible(f"no device of cluster '{self.codec.problem.cluster.name}' can be reached")
@@ -146,6 +148,23 @@ class Compromise:
             worth = np.exp(values[chosen, np.arange(CHAINS)])
             self._chains.append(make_chains(take(batch, chosen), worth, self.seed, p))
         self._shelves = [self._shelved() for _ in range(POPULATIONS)]
+
+    def _priced(self, batch: Batch) -> tuple[Batch, Floats]:
+        """Strategies with their figures, those of few volumes first, as many as a part of the budget allows.
+
+        Where memory counts every volume takes some milliseconds to tabulate.
+        """
+        budget, before_s = self.budget, self.budget.elapsed_s
+        volumes = (batch.cuts >= 0).sum(axis=1)
+        groups = [np.flatnonzero(volumes == count) for count in np.unique(volumes)]
+        if not self.pricer.limited:
+            groups = [np.arange(len(volumes))]
+        found: list[Floats] = []
+        for chosen in groups:
+            if found and budget.seconds is not None and budget.elapsed_s - before_s > PRICING * budget.seconds:
+                break
+            found.append(self.pricer.figures(take(batch, chosen)))
+        return take(batch, np.concatenate(groups[: len(found)])), np.concatenate(found)
 
     def _chosen(self, values: Floats, p: int) -> NDArray[np.int64]:
         """Which start each chain of a population takes: the best for its aim, or all different where aims are one."""

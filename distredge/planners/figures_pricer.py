@@ -42,8 +42,8 @@ class FiguresPricer(Pricer):
         problem = codec.problem
         self.general = True
         self.boards = boards_of(problem)
-        limited = bool(np.isfinite(self.boards.limit_bytes).any())
-        self._footprint = Footprint(self.kernel.tables.geometry, len(codec.names)) if limited else None
+        self.limited = bool(np.isfinite(self.boards.limit_bytes).any())
+        self._footprint = Footprint(self.kernel.tables.geometry, len(codec.names)) if self.limited else None
 
     def figures(self, batch: Batch, again: bool = False) -> Floats:
         """(N, 4) figures as `loads.FIGURES` says; infinite where a link is down.

@@ -12,8 +12,13 @@ from distredge.latency import simulate
 from distredge.latency.kernel import Unsupported, kernel_of
 from distredge.model.graph import Graph
 from distredge.planners import plan
+from distredge.planners.batch import Batch
 from distredge.planners.budget import Budget, Progress
+from distredge.planners.codec import Codec
+from distredge.planners.compromise import Compromise
 from distredge.planners.figures import Figures, Point, is_feasible, measure, unbeaten, value
+from distredge.planners.figures_pricer import FiguresPricer
+from distredge.planners.starts import starts
 from distredge.planners.tradeoff import MOST_POINTS, front, has_watts, pareto, spread
 from distredge.problem import Objective, Problem
 
@@ -135,6 +140,29 @@ def test_memory_limits_hold_or_say_what_came_closest(vgg: Graph, cluster: Cluste
     assert max(peaks.values()) < need_bytes
     with pytest.raises(Infeasible, match=r"MB too much"):
         plan(with_memory(1_000), "search", evaluations=100)
+
+
+def test_where_memory_counts_starts_are_priced_in_a_part_of_the_budget(
+    vgg: Graph, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tuple(dataclasses.replace(d, memory_bytes=10**9) for d in cluster.devices)
+    problem = Problem(vgg, dataclasses.replace(cluster, devices=small), respect_memory=True)
+    now, volumes = 0.0, list[set[int]]()
+    budget = Budget(1.0, clock=lambda: now)
+    run = Compromise(FiguresPricer(Codec(problem), budget), 0, [(1.0, 0.0, 0.0)], 1, 0.25)
+    figures = run.pricer.figures
+
+    def slow(batch: Batch) -> np.ndarray:
+        nonlocal now
+        now += 0.1
+        volumes.append(set((batch.cuts >= 0).sum(axis=1).tolist()))
+        return figures(batch)
+
+    monkeypatch.setattr(run.pricer, "figures", slow)
+    batch, found = run._priced(starts(run.codec)[0])
+    assert volumes == [{1}, {2}, {3}]
+    assert len(batch.cuts) == len(found)
+    assert np.isfinite(found).all()
 
 
 def test_front_holds_no_point_that_another_one_beats(vgg: Graph, cluster: Cluster) -> None:
