@@ -69,9 +69,8 @@ class FiguresPricer(Pricer):
         """Takes steps in some chains, as `weigh.anneal_figures` says, and returns which volumes were missing."""
         from distredge.planners import weigh
 
-        index = self.index()
-        wanted = np.zeros_like(index)
-        _, *arguments = self.arguments(len(figures), False)
+        index, *arguments = self.arguments(len(figures), False)
+        wanted: NDArray[np.int64] = np.zeros_like(index)
         weigh.anneal_figures(
             steps, chains, figures, self.codec.choices, aims, shelves, wanted, index, *arguments, self.boards,
             self.memory(),
@@ -92,9 +91,8 @@ class FiguresPricer(Pricer):
         return Aims(weights, np.zeros(1)), empty_shelves(self.codec, 0.0, 1.0, 1, math.inf, weights)
 
     def index(self) -> NDArray[np.int64]:
-        """(n_cuts, n_cuts) row of each volume that is tabulated, or -1."""
-        index = self.kernel.tables.index
-        return index if self._footprint is None else np.where(self.memory().row < 0, -1, index)
+        """(n_cuts, n_cuts) row of each volume that may be used and whose memory is known, or -1."""
+        return self._index if self._footprint is None else np.where(self.memory().row < 0, -1, self._index)
 
     def _tabulated(self, batch: Batch) -> NDArray[np.bool_]:
         known = super()._tabulated(batch)

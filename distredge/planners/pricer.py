@@ -39,12 +39,20 @@ class Pricer:
         self.general = bool(self.kernel._links.hard.any()) or codec.problem.boundary_first
         self.shared = bool(self.kernel._links.shared.any())
         self._refused: set[tuple[int, int]] = set()
+        # With a budget in evaluations, what others have tabulated before must make no difference.
+        known = self.kernel.tables.index
+        self._index = np.full_like(known, -1) if budget.seconds is None else known.copy()
 
     def fill(self) -> None:
         """Tabulates what can be tabulated fast, in a part of the budget."""
         budget, before_s = self.budget, self.budget.elapsed_s
         most_s = math.inf if budget.seconds is None else FILLING * budget.seconds
-        fill(self.kernel.tables, self.codec.candidates, lambda: budget.elapsed_s - before_s > most_s)
+        done = fill(self.kernel.tables, self.codec.candidates, lambda: budget.elapsed_s - before_s > most_s)
+        self._index[done] = self.kernel.tables.index[done]
+
+    def index(self) -> NDArray[np.int64]:
+        """(n_cuts, n_cuts) row of each volume that may be used, or -1."""
+        return self._index
 
     def price(self, batch: Batch, again: bool = False) -> NDArray[np.float64]:
         """(N,) seconds; infinite where a link is down, or where only the simulator could say.
@@ -94,22 +102,22 @@ class Pricer:
         priced = (tables.model(), tables.ints.data, tables.seconds.data, self.kernel._head_seconds)
         input_wire = np.full(size, self.codec.input_wire)
         if not self.general:
-            return tables.index, priced, (links.pair, links.profile_of), input_wire, tables.max_phases
+            return self.index(), priced, (links.pair, links.profile_of), input_wire, tables.max_phases
         everything = (
             links.pair, links.profile_of, links.access, links.trace, links.times, links.rates, links.trace_at,
             links.period, links.board, links.medium, links.shared,
         )  # fmt: skip
-        return tables.index, priced, everything, input_wire, tables.max_phases, nearby
+        return self.index(), priced, everything, input_wire, tables.max_phases, nearby
 
     def _tabulated(self, batch: Batch) -> NDArray[np.bool_]:
         """Which strategies have all their volumes in the tables, which are completed first."""
         starts = np.roll(batch.cuts, 1, axis=1) + 1
         starts[:, 0] = 0
         used = batch.cuts >= 0
-        known = ~used | (self.kernel.tables.index[starts * used, batch.cuts * used] >= 0)
+        known = ~used | (self._index[starts * used, batch.cuts * used] >= 0)
         for start, end in sorted(set(zip(starts[~known].tolist(), batch.cuts[~known].tolist(), strict=True))):
             self._require(start - 1, end)
-        return np.asarray((~used | (self.kernel.tables.index[starts * used, batch.cuts * used] >= 0)).all(axis=1))
+        return np.asarray((~used | (self._index[starts * used, batch.cuts * used] >= 0)).all(axis=1))
 
     def _require(self, first: int, last: int) -> bool:
         """Tabulates one volume; whether that was tried for the first time."""
@@ -117,6 +125,7 @@ class Pricer:
             return False
         try:
             self.kernel.tables.require(first, last)
+            self._index[first + 1, last] = self.kernel.tables.index[first + 1, last]
         except Unsupported:
             self._refused.add((first, last))
         return True

@@ -198,11 +198,12 @@ class Search:
 
     def _chain(self, batch: Batch, seconds: NDArray[np.float64]) -> None:
         """Makes chains of some strategies; the first are in the coolest ones."""
-        self._chains = []
+        made = []
         for p in range(POPULATIONS):
             mine = slice(p, None, POPULATIONS)
-            self._chains.append(make_chains(take(batch, mine), seconds[mine], self.seed, self._streams))
-            self._streams += 1
+            made.append(make_chains(take(batch, mine), seconds[mine], self.seed, self._streams + p))
+        self._streams += POPULATIONS
+        self._chains = made
 
     def _reordered(self, batch: Batch, seconds: NDArray[np.float64]) -> tuple[Batch, NDArray[np.float64]]:
         """Strategies with their devices in the best of some random orders, where the problem leaves that free."""
@@ -246,8 +247,8 @@ class Search:
                 made = runs // parts + (part < runs % parts)
                 self._combine(pool, made, begin + part * share, begin + (part + 1) * share)
                 found.append(self._ended[-1])
-            del self._ended[first:]
-            self._ended += found
+            # At once, so that an interrupt finds the one or the other.
+            self._ended[first:] = found
             batch, seconds = _ranked(found, POPULATIONS * CHAINS)
             self._chain(batch, seconds)
             self._anneal(pool, MERGING_HOT, begin + parts * share, end)
@@ -416,7 +417,7 @@ def _try(pricer: Pricer) -> None:
     batch = codec.empty(1)
     batch.cuts[0, 0] = codec.candidates[-1]
     batch.rows[0, 0, 1:] = codec.choices.heights[codec.candidates[-1]]
-    fill(pricer.kernel.tables, codec.candidates[:1])
+    fill(pricer.kernel.tables, codec.candidates[-1:])
     seconds = Pricer(codec, Budget(evaluations=1)).price(batch)
     chains = make_chains(batch, seconds, 0, 0)
     _advance(pricer, pricer.arguments(1, False), 0, chains)

@@ -43,18 +43,22 @@ AT_ONCE = 1 << 24
 Ints = NDArray[np.int64]
 
 
-def fill(tables: Tables, cuts: list[int], stop: Callable[[], bool] = lambda: False) -> None:
+def fill(tables: Tables, cuts: list[int], stop: Callable[[], bool] = lambda: False) -> NDArray[np.bool_]:
     """Tabulates every volume between some cuts that the compiled walk can do and `tables` does not have yet.
 
     Args:
         tables: of a kernel.
         cuts: rising indices into `graph.cuts`.
         stop: asked after each end; true leaves the rest to be tabulated on demand.
+
+    Returns:
+        (n_cuts, n_cuts) which volumes the walk can do and are tabulated now, whoever asked for them first.
     """
     body = flatten(tables)
-    jobs = _jobs(tables, body, cuts)
+    able = np.zeros(tables.index.shape, bool)
+    jobs = _jobs(tables, body, cuts, able)
     if not jobs:
-        return
+        return able
     _place_sums(tables, body, any((job.height + 1) ** 2 > LARGEST for job in jobs))
     nothing_at = tables.ints.add(np.zeros(len(tables.numbers), np.int32))
     operators, tensors, entries = len(body.operators), len(body.tensors), body.most_entries
@@ -65,6 +69,7 @@ def fill(tables: Tables, cuts: list[int], stop: Callable[[], bool] = lambda: Fal
         if stop():
             break
         _fill_end(tables, body, job, spans, room, nothing_at)
+    return np.asarray(able & (tables.index >= 0))
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,8 @@ class _Job:
     parts: Ints
 
 
-def _jobs(tables: Tables, body: Body, cuts: list[int]) -> list[_Job]:
-    """What there is to do for each end."""
+def _jobs(tables: Tables, body: Body, cuts: list[int], able: NDArray[np.bool_]) -> list[_Job]:
+    """What there is to do for each end; `able` is filled with what the walk can do, done before or not."""
     starts = np.zeros((len(cuts) + 1, w.N_START), np.int64)
     starts[1:, w.PLACE] = [tables.graph.cuts[i].position for i in cuts]
     starts[1:, w.INDEX_ROW] = np.array(cuts) + 1
@@ -107,6 +112,7 @@ def _jobs(tables: Tables, body: Body, cuts: list[int]) -> list[_Job]:
         own[:, w.BAND] = _bands(body, place, height)[own[:, w.PLACE]]
         uneven = own[:, w.BAND] > 1
         possible = ~uneven | ((own[:, w.N_PHASES] == 1) & (own[:, w.BAND] * (height + 1) <= MOST_SHORT))
+        able[own[possible, w.INDEX_ROW], cut] = True
         possible &= tables.index[own[:, w.INDEX_ROW], cut] < 0
         if possible.any():
             own, uneven = own[possible], uneven[possible]

@@ -14,8 +14,9 @@ from distredge.cluster import load_cluster
 from distredge.errors import Infeasible
 from distredge.latency import simulate
 from distredge.latency.kernel import kernel_of
+from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.planners import anneal, moves, plan
+from distredge.planners import anneal, moves, plan, tabulate
 from distredge.planners import search as search_module
 from distredge.planners.batch import take
 from distredge.planners.budget import Budget, Progress
@@ -55,6 +56,20 @@ def test_result_depends_on_seed_and_evaluations_alone(vgg: Graph, regime: str) -
     ]
     assert found[0] == found[1] == found[2]
     assert found[3] != found[0]
+
+
+def test_what_others_have_tabulated_before_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Volumes with maps of different heights are left to be tabulated on demand.
+    monkeypatch.setattr(tabulate, "MOST_SHORT", 0)
+    monkeypatch.setattr(search_module, "STEPS", 10)
+    graph = zoo.build("unet", (1, 3, 64, 64), width=0.25)
+    problem = _problem(graph, "db-50", "paper")
+    searches = [Search(problem, Budget(evaluations=20_000), seed) for seed in (3, 4, 3)]
+    found = [search.run().to_json() for search in searches]
+    used = [search.pricer.index() >= 0 for search in searches]
+    assert not used[1][used[0]].all()
+    assert (used[0] == used[2]).all()
+    assert found[0] == found[2]
 
 
 @pytest.mark.parametrize("regime", ["paper", "ours", "shared"])
