@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -127,9 +128,14 @@ def save_chart(figure: Figure, path: str | Path) -> None:
 
 
 class ProgressLine:
-    """One line on stderr that is written over, only where stderr is a terminal."""
+    """One line on stderr that is written over, only where stderr is a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        best: what the lowest latency found is called; it need not be the best under another objective.
+    """
+
+    def __init__(self, best: str = "best") -> None:
+        self._best = best
         self._shown = sys.stderr.isatty()
         self._width = 0
 
@@ -138,8 +144,13 @@ class ProgressLine:
         if not self._shown:
             return
         best = progress.best_latency_s
-        found = f"best {best * 1e3:.2f} ms, {1 / best:.2f} IPS (simulated)" if best < float("inf") else "nothing yet"
+        found = (
+            f"{self._best} {best * 1e3:.2f} ms, {1 / best:.2f} IPS (simulated)"
+            if best < float("inf")
+            else "nothing yet"
+        )
         text = f"{progress.method}: {progress.elapsed_s:.1f} s, {progress.evaluations} strategies, {found}"
+        text = text[: _columns() - 1]  # a line that wraps cannot be written over
         click.echo("\r" + text.ljust(self._width), err=True, nl=False)
         self._width = len(text)
 
@@ -148,6 +159,14 @@ class ProgressLine:
         if self._width:
             click.echo("\r" + " " * self._width + "\r", err=True, nl=False)
             self._width = 0
+
+
+def _columns() -> int:
+    """Columns of the terminal behind stderr; 80 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 @contextlib.contextmanager

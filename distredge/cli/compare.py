@@ -100,6 +100,8 @@ def _rows(
                 rows.append(_row(problem, name, budget, seed))
             line.clear()
             if budget.interrupted:
+                if "refused" not in rows[-1]:
+                    rows[-1]["cut_short"] = rows[-1]["cut_short"] or "interrupted"
                 return rows, True
     except KeyboardInterrupt:
         line.clear()
@@ -190,12 +192,16 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]], bound_s: float) -
     from rich.console import Console
     from rich.table import Table
 
+    # A pipe has no width of its own, and 80 columns are too few.
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    narrow = console.width < 100
     table = Table(
-        title=f"{problem.graph.name} on {problem.cluster.name}: simulated, {problem.cluster.link_model} links"
+        title=f"{problem.graph.name} on {problem.cluster.name}: simulated, {problem.cluster.link_model} links",
+        padding=(0, 0) if narrow else (0, 1),
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", no_wrap=not narrow, overflow="fold")
     for heading in ("latency ms", "IPS", "x offload", "x bound", "sent MB", "halo %", "volumes", "planning s"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n") if narrow else heading, justify="right", no_wrap=narrow)
     done = [row for row in rows if "refused" not in row]
     best_s = min((row["latency_s"] for row in done), default=0.0)
     for row in done:
@@ -211,8 +217,7 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]], bound_s: float) -
             "" if row["planning_s"] is None else f"{row['planning_s']:.2f}",
             style="bold" if row["latency_s"] == best_s else None,
         )
-    # A pipe has no width of its own, and 80 columns are too few.
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    console.print(table)
     _print_best(done, bound_s)
     for row in rows:
         if "refused" in row:

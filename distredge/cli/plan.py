@@ -79,7 +79,7 @@ def plan(
         check_writable(out or _DEFAULT_OUT)
     limit_s = None if latency_limit_ms is None else latency_limit_ms * 1e-3
     problem = dataclasses.replace(load(), objective=objective, latency_limit_s=limit_s, respect_memory=respect_memory)
-    line = ProgressLine()
+    line = ProgressLine("fastest" if pareto or objective != "latency" else "best")
     budget = Budget(None if evaluations is not None else budget_s, evaluations, line)
     if pareto:
         from distredge.cli._front import plan_front

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from distredge.cli._common import run as run_command
-from distredge.planners.budget import Budget
+from distredge.cli._planning import ProgressLine
+from distredge.planners.budget import Budget, Progress
 from distredge.strategy import Strategy
 
 PROBLEM = ("--model", "mobilenet-v3-small", "--input-shape", "1,3,64,64", "--cluster", "db-50")
@@ -57,6 +59,8 @@ def test_ctrl_c_finishes_the_table(
         found = json.loads(out)
         assert [row["method"] for row in found["methods"]] == done
         assert (found["interrupted"], found["not_run"]) == (True, left)
+        shortened = [row["method"] for row in found["methods"] if row["cut_short"] == "interrupted"]
+        assert shortened == done[1:]
     else:
         assert [name for name in ("offload", "modnn", "mednn", "aofl") if name in out.replace("x offload", "")] == done
 
@@ -137,3 +141,41 @@ def test_says_which_methods_do_not_apply_and_which_were_cut_short(
     code, out, _ = run(capsys, "compare", "--methods", "halp", "--evaluations", "10")
     assert code == 0
     assert "halp was cut short: the budget ended" in out
+
+
+def test_the_table_fits_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "a-strategy-with-a-long-name.json"
+    run(capsys, "plan", "--method", "offload", "--out", str(out))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    code, table, _ = run(capsys, "compare", "--methods", "deeperthings", "--strategy", str(out), "--evaluations", "10")
+    assert code == 0
+    for word in ("latency", "offload", "volumes", "planning", "deeperthings"):
+        assert word in table.split("lower bound")[0]
+
+
+class _Terminal(io.StringIO):
+    """A terminal of unknown width."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_progress_line_is_written_over_and_does_not_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    line = ProgressLine("fastest")
+    line(Progress("search" * 20, 0.1, 1, 0.5, 0.1))
+    line(Progress("search", 0.1, 2, 0.5, 0.1))
+    line.clear()
+    _, long, short, blank, end = terminal.getvalue().split("\r")
+    assert (len(long), blank.strip(), end) == (79, "", "")
+    assert short.rstrip() == "search: 0.5 s, 2 strategies, fastest 100.00 ms, 10.00 IPS (simulated)"
+    assert len(short) == len(long)
+
+
+def test_nothing_is_shown_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    ProgressLine()(Progress("search", 0.1, 1, 0.5, 0.1))
+    assert capsys.readouterr() == ("", "")
