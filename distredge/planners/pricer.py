@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.kernel import Unsupported, kernel_of
+from distredge.planners.batch import put, take
 from distredge.planners.tabulate import fill
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 FILLING = 0.3
 """Share of a budget in seconds that may go to tabulating volumes before any was asked for."""
+
+_EQUAL = 1e-12
+"""Relative difference within which figures count as equal."""
 
 
 class Pricer:
@@ -129,3 +134,27 @@ class Pricer:
         except Unsupported:
             self._refused.add((first, last))
         return True
+
+
+def plain(
+    plans: Batch, figures: NDArray[np.float64], price: Callable[[Batch], NDArray[np.float64]], codec: Codec
+) -> Batch:
+    """The same strategies without narrow wires, and boundaries first, where they gain nothing.
+
+    Args:
+        plans: N strategies.
+        figures: (N, n_figures) what they cost.
+        price: says that of others.
+        codec: the problem and what may be chosen.
+    """
+    plans = take(plans, np.arange(len(plans.cuts)))
+    widest = int(codec.choices.wires[-1])
+    for w in range(plans.cuts.shape[1]):
+        for name, wanted in (("wires", widest), ("boundary", 0)):
+            changed = (plans.cuts[:, w] >= 0) & (getattr(plans, name)[:, w] != wanted)
+            if changed.any():
+                other = take(plans, np.arange(len(changed)))
+                getattr(other, name)[:, w] = wanted
+                as_good = (price(other) <= figures * (1 + _EQUAL)).all(axis=1)
+                put(other, plans, np.flatnonzero(changed & as_good))
+    return plans

@@ -78,9 +78,6 @@ EXACT_UP_TO, NEARBY_UNTIL = 6, 0.7
 """Devices up to which rates of shared links are exact from the start, and the share of a run after which they are with
 more of them."""
 
-_EQUAL = 1e-12
-"""Relative difference within which latencies count as equal."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -146,6 +143,8 @@ class Search:
         Raises:
             Infeasible: if no device can be reached.
         """
+        from distredge.planners.pricer import plain
+
         self.pricer.fill()
         self._begin()
         try:
@@ -157,19 +156,11 @@ class Search:
         seconds = self.pricer.price(found, again=True)
         order = np.argsort(seconds, kind="stable")[:count]
         self.latency_s = float(seconds[order[0]])
-        plain = [self._plain(take(found, [k]), float(seconds[k])) for k in order]
-        return [self.codec.strategy(plan, 0, PlannerRef("search", self.seed)) for plan in plain]
+        plans = plain(take(found, order), seconds[order, None], self._price_again, self.codec)
+        return [self.codec.strategy(plans, k, PlannerRef("search", self.seed)) for k in range(len(order))]
 
-    def _plain(self, plan: Batch, seconds: float) -> Batch:
-        """The same strategy without narrow wires, and boundaries first, where they gain nothing."""
-        widest = int(self.codec.choices.wires[-1])
-        for w in range(int((plan.cuts[0] >= 0).sum())):
-            for name, value in (("wires", widest), ("boundary", 0)):
-                other = take(plan, [0])
-                getattr(other, name)[0, w] = value
-                if self.pricer.price(other, again=True)[0] <= seconds * (1 + _EQUAL):
-                    plan = other
-        return plan
+    def _price_again(self, batch: Batch) -> NDArray[np.float64]:
+        return self.pricer.price(batch, again=True)[:, None]
 
     @property
     def best_s(self) -> float:

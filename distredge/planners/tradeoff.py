@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distredge.latency.kernel import Unsupported
 from distredge.planners import one_by_one
-from distredge.planners.batch import joined, put, take
+from distredge.planners.batch import joined, take
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
 from distredge.planners.figures import (
@@ -35,7 +36,6 @@ from distredge.strategy import PlannerRef
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distredge.planners.batch import Batch
     from distredge.planners.compromise import Weights
     from distredge.planners.figures_pricer import FiguresPricer
     from distredge.problem import Objective, Problem
@@ -71,9 +71,6 @@ NEAR = 0.005
 FLAT = 0.6
 """Share of a front's strategies that is kept for its outline: the best in latency and one other objective."""
 
-_EQUAL = 1e-12
-"""Relative difference within which figures count as equal."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -98,11 +95,12 @@ def plan_for(problem: Problem, budget: Budget, seed: int) -> Strategy:
 def _best(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     """What comes into question as the best, with its figures by the simulator."""
     from distredge.planners.compromise import Compromise
+    from distredge.planners.pricer import plain
 
     pricer = load(problem, budget)
     objective = problem.objective
     plans, figures = Compromise(pricer, seed, [AIMS[objective]], 1, FASTEST[objective]).run()
-    plans = _plain(pricer, plans, figures)
+    plans = plain(plans, figures, partial(pricer.figures, again=True), pricer.codec)
     if figures[0, 3] > 0:
         # Memory is priced from above: what nearly fits may fit.
         batch, alone = starts(pricer.codec)
@@ -134,6 +132,7 @@ def pareto(problem: Problem, budget: Budget, seed: int) -> list[Point]:
 
 def _front(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     from distredge.planners.compromise import Compromise
+    from distredge.planners.pricer import plain
 
     pricer = load(problem, budget)
     if has_watts(problem):
@@ -145,7 +144,7 @@ def _front(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     plans, figures = run.run()
     chosen = spread(figures[:, :3], MOST_POINTS)
     plans, figures = take(plans, chosen), figures[chosen]
-    plans = _plain(pricer, plans, figures)
+    plans = plain(plans, figures, partial(pricer.figures, again=True), pricer.codec)
     strategies = [pricer.codec.strategy(plans, k, _planner(problem, seed, "pareto")) for k in range(len(chosen))]
     return [Point(strategy, measure(problem, strategy)) for strategy in strategies]
 
@@ -202,21 +201,6 @@ def spread(figures: NDArray[np.float64], count: int) -> NDArray[np.int64]:
             chosen.append(int((away * among).argmax()))
             away = np.minimum(away, np.abs(places - places[chosen[-1]]).max(axis=1))
     return np.array(sorted(chosen), np.int64)
-
-
-def _plain(pricer: FiguresPricer, plans: Batch, figures: NDArray[np.float64]) -> Batch:
-    """The same strategies without narrow wires, and boundaries first, where they gain nothing."""
-    plans = take(plans, np.arange(len(plans.cuts)))
-    widest = int(pricer.codec.choices.wires[-1])
-    for w in range(plans.cuts.shape[1]):
-        for name, wanted in (("wires", widest), ("boundary", 0)):
-            changed = (plans.cuts[:, w] >= 0) & (getattr(plans, name)[:, w] != wanted)
-            if changed.any():
-                other = take(plans, np.arange(len(changed)))
-                getattr(other, name)[:, w] = wanted
-                as_good = (pricer.figures(other, again=True) <= figures * (1 + _EQUAL)).all(axis=1)
-                put(other, plans, np.flatnonzero(changed & as_good))
-    return plans
 
 
 def _planner(problem: Problem, seed: int, objective: str | None = None) -> PlannerRef:
