@@ -84,13 +84,15 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
         PlannerError: if the cluster has a single device.
         Infeasible: if every strategy tried needs a link that is down.
     """
-    from distredge.agents.training import run_training
-
     if len(problem.cluster.devices) < 2:
         raise PlannerError(
             f"distredge: found 1 device in cluster '{problem.cluster.name}', accepted: at least 2; "
             "offload and auto work with one"
         )
+    with budget.paused():  # what takes seconds here is no planning
+        from distredge.agents.training import run_training
+
+        _load()
     config = TrainingConfig(
         model=problem.graph.name,
         cluster=problem.cluster.name,
@@ -100,6 +102,16 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     env = make_env(problem, config)
     trained = run_training(env, config, observers=[_Spender(budget)], should_stop=budget.expired)
     return found_strategy(problem, config, trained)
+
+
+def _load() -> None:
+    """Loads what training would load at its first steps."""
+    import torch
+
+    from distredge.latency import kernel
+
+    kernel.warm()
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimiser imports torch's compiler
 
 
 class _Spender:
