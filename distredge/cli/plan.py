@@ -33,9 +33,22 @@ _DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
 @click.command()
 @problem_options
 @click.option("--method", default="auto", show_default=True, help="Planning method; an unknown name lists them.")
-@click.option("--budget", "budget_s", type=Number(0, above=True), default=1.0, show_default=True, help="Seconds.")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=Number(0, above=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds of planning; loading and compiling do not count.",
+)
 @click.option("--evaluations", type=int, help="Strategies to price, instead of seconds: the seed decides the result.")
-@click.option("--objective", type=click.Choice(_OBJECTIVES), default="latency", show_default=True, help="What is best.")
+@click.option(
+    "--objective",
+    type=click.Choice(_OBJECTIVES),
+    default="latency",
+    show_default=True,
+    help="What auto and search look for.",
+)
 @click.option("--latency-limit-ms", type=Number(0, above=True), help="Longest latency that a plan may have.")
 @click.option("--respect-memory", is_flag=True, help="Only plans that fit the devices' memory.")
 @click.option("--pareto", is_flag=True, help="The front between latency, throughput and energy instead of one plan.")
@@ -63,7 +76,7 @@ def plan(
 ) -> None:
     """Find a strategy for a model on a cluster.
 
-    Ctrl-C ends the search early and writes the best strategy so far.
+    All figures are simulated. Ctrl-C ends the search early and writes the best strategy so far (exit code 130).
     """
     from distredge.planners import resolve
     from distredge.planners.budget import Budget

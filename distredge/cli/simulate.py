@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,17 +106,22 @@ def figures(problem: Problem, strategy: Strategy, timeline: Timeline, several: b
     }
 
 
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}" if len(things) == 1 else f"{len(things)} {name}s"
+
+
 def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from distredge.monitor.gantt import text
 
-    console = Console()
+    # A pipe has no width of its own, and 80 columns are too few.
+    console = Console(width=None if sys.stdout.isatty() else 110)
     kind = "lossless" if strategy.lossless else "LOSSY"
     console.print(
         f"{strategy.model.name} on {problem.cluster.name} ({problem.cluster.link_model} links), "
-        f"{len(strategy.volumes)} volumes on {len(strategy.devices)} devices, {kind}, simulated"
+        f"{_count(strategy.volumes, 'volume')} on {_count(strategy.devices, 'device')}, {kind}, simulated"
     )
     offload_s = problem.offload_latency_s
     best = f"best single device {1e3 * offload_s:.2f} ms"
@@ -128,7 +135,7 @@ def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bo
     if timeline.throughput_per_s is not None:
         console.print(f"throughput {timeline.throughput_per_s:.2f} images/s, bound by {timeline.bottleneck}")
     shares = ", ".join(f"{place} {1e3 * seconds:.2f} ms" for place, seconds in list(timeline.shares.items())[:4])
-    console.print(f"critical path: {shares}")
+    console.print(f"critical path: {shares}", soft_wrap=True)
     table = Table(box=None)
     for heading in ("device", "compute", "send", "receive", "energy (J)", "peak memory (MB)"):
         table.add_column(heading, justify="left" if heading == "device" else "right")
