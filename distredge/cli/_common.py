@@ -180,6 +180,20 @@ def check_writable(path: str | Path | None) -> None:
         raise FileError(f"{path}: cannot be written: permission denied")
 
 
+def check_folder(path: str | Path) -> None:
+    """Checks, before any work, that files can be written into a folder, which may have to be made.
+
+    Raises:
+        FileError: if it, or what it would be made in, is a file or cannot be written.
+    """
+    path = Path(path)
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise FileError(f"{path}: '{nearest}' is a file; give the name of a folder")
+    if not os.access(nearest, os.W_OK):
+        raise FileError(f"{path}: cannot be written: permission denied")
+
+
 def json_option(command: F) -> F:
     """Adds `--json`, passed as `as_json`: the command then writes one JSON object on stdout and nothing else there."""
     return click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for machines.")(command)

@@ -13,6 +13,7 @@ import click
 from distredge.cli._common import (
     EXIT_INTERRUPTED,
     Number,
+    check_folder,
     check_writable,
     json_option,
     print_json,
@@ -84,11 +85,15 @@ def plan(
     resolve(method)
     if pareto and method not in ("auto", "search"):
         raise click.UsageError(f"--pareto is found by search, not by {method}: leave --method away")
+    if pareto and objective != "latency":
+        raise click.UsageError("--pareto weighs all objectives: leave --objective away")
     if plot is not None and not pareto:
         raise click.UsageError("--plot draws the front of --pareto; `distredge show` and `simulate` draw one strategy")
     Budget(None if evaluations is not None else budget_s, evaluations)
     check_chart(plot)
-    if not pareto:
+    if pareto:
+        check_folder(out or _DEFAULT_FOLDER)
+    else:
         check_writable(out or _DEFAULT_OUT)
     limit_s = None if latency_limit_ms is None else latency_limit_ms * 1e-3
     problem = dataclasses.replace(load(), objective=objective, latency_limit_s=limit_s, respect_memory=respect_memory)
