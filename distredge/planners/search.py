@@ -50,10 +50,12 @@ HOT, COLD = 0.03, 0.0003
 """First and last temperature of the middle chain, relative to the latency."""
 
 RUN, BRANCHES = 500_000, 6
-"""Evaluations of a run, about, and how many are combined by one more."""
+"""Evaluations of a run, about (half of it where groups of groups are combined), and how many are combined by one
+more."""
 
 MERGING, MERGING_HOT, MERGED = 0.2, 0.005, 8
-"""Share of the budget that goes to combining, its first temperature, and strategies that each run gives to it."""
+"""Share of the budget of some runs that goes to combining them (of a group's again, where groups are combined), its
+first temperature, and strategies that each run gives to it."""
 
 PILOT = 0.03
 """Share of a budget in seconds after which the pace, and with it the number of runs, is known."""
