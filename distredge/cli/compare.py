@@ -130,8 +130,25 @@ def _file_row(problem: Problem, path: str) -> dict[str, Any]:
 
     strategy = Strategy.load(path)
     strategy.check(problem.graph)
+    _check_options(problem, strategy, path)
     label = f"{strategy.planner.method} ({Path(path).name})"
     return {"method": label, "file": path, **_figures(problem, strategy), "planning_s": None, "cut_short": None}
+
+
+def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
+    """Refuses what the other methods may not use: neither they nor the bound would compare with it."""
+    from distredge.errors import StrategyError
+
+    wires = {volume.wire for volume in strategy.volumes} - {"float32"}
+    if strategy.input.dtype not in problem.input_dtypes:
+        needed = f"{strategy.input.dtype} input; give --input-dtype {strategy.input.dtype}"
+    elif wires and not problem.allow_lossy:
+        needed = f"{', '.join(sorted(wires))} between volumes; give --allow-lossy"
+    elif not problem.boundary_first and any(volume.boundary_first for volume in strategy.volumes):
+        needed = "boundary rows first; give --boundary-first"
+    else:
+        return
+    raise StrategyError(f"{path}: was planned with {needed} to compare it with methods that may do the same")
 
 
 def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -35,6 +36,7 @@ _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
     "--model", "model_name", help="A zoo name, an .onnx file or package.module:callable; default: the strategy's."
 )
 @input_shape_option
+@click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the cluster's own.")
 @click.option("--frames", type=click.IntRange(1), default=1, show_default=True, help="Images to run.")
 @click.option("--in-flight", type=click.IntRange(1), default=1, show_default=True, help="Images under way at once.")
 @click.option("--start", "start_s", type=Number(0), default=0.0, help="Seconds into the links' traces.")
@@ -47,6 +49,7 @@ def simulate(
     cluster_name: str,
     model_name: str | None,
     input_shape: tuple[int, ...] | None,
+    link_model: Literal["independent", "shared"] | None,
     frames: int,
     in_flight: int,
     start_s: float,
@@ -64,7 +67,11 @@ def simulate(
         check_writable(path)
     plan = Strategy.load(strategy)
     graph = load_model_of(plan, strategy, model_name, input_shape)
-    problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
+    cluster = load_cluster(cluster_name, models=[graph])
+    if link_model is not None:
+        cluster = dataclasses.replace(cluster, link_model=link_model)
+    # The best single device, which it is compared with, gets the input in the same dtype.
+    problem = Problem(graph, cluster, input_dtypes=(plan.input.dtype,))
     timeline = run(problem, plan, frames=frames, in_flight=in_flight, start_s=start_s)
     several = min(frames, in_flight) > 1
     if timeline_path is not None:

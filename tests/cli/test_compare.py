@@ -182,3 +182,31 @@ def test_the_progress_line_is_written_over_and_does_not_wrap(monkeypatch: pytest
 def test_nothing_is_shown_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     ProgressLine()(Progress("search", 0.1, 1, 0.5, 0.1))
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_strategy_is_compared_under_its_own_options_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "s.json"
+    run(capsys, "plan", "--method", "offload", "--input-dtype", "uint8", "--out", str(out))
+    arguments = ("--methods", "offload", "--strategy", str(out))
+    code, _, err = run(capsys, "compare", *arguments)
+    assert (code, f"{out}: was planned with uint8 input; give --input-dtype uint8" in err) == (2, True)
+    code, told, _ = run(capsys, "compare", *arguments, "--input-dtype", "uint8", "--json")
+    assert (code, [row["speedup_over_offload"] for row in json.loads(told)["methods"]]) == (0, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("links", ["independent", "shared"])
+def test_a_simulation_is_compared_with_one_device_under_the_same_options(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, links: str
+) -> None:
+    out = tmp_path / "s.json"
+    run(capsys, "plan", "--method", "modnn", "--input-dtype", "uint8", "--link-model", links, "--out", str(out))
+    with pytest.raises(SystemExit):
+        run_command(
+            "distredge.cli.simulate:simulate",
+            "simulate",
+            [str(out), "--cluster", "db-50", "--link-model", links, "--json"],
+        )
+    told = json.loads(capsys.readouterr().out)
+    predicted = Strategy.load(out).predicted
+    assert told["latency_s"] == pytest.approx(predicted["latency_s"])
+    assert told["offload_latency_s"] == pytest.approx(predicted["offload_latency_s"])
