@@ -236,6 +236,8 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]], bound_s: float) -
         )
     console.print(table)
     _print_best(done, bound_s)
+    if lossy := [row["method"] for row in done if not row["lossless"]]:
+        click.echo(f"lossy, rows travel in less than float32: {', '.join(lossy)}")
     for row in rows:
         if "refused" in row:
             click.echo(f"{row['method']} does not apply: {row['refused']}")

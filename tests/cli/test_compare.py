@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import signal
@@ -210,3 +211,17 @@ def test_a_simulation_is_compared_with_one_device_under_the_same_options(
     predicted = Strategy.load(out).predicted
     assert told["latency_s"] == pytest.approx(predicted["latency_s"])
     assert told["offload_latency_s"] == pytest.approx(predicted["offload_latency_s"])
+
+
+def test_lossy_strategies_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "s.json"
+    run(capsys, "plan", "--method", "modnn", "--out", str(out))
+    strategy = Strategy.load(out)
+    wired = [dataclasses.replace(volume, wire="float16") for volume in strategy.volumes]
+    strategy.replace(volumes=tuple(wired)).save(out)
+    arguments = ("--methods", "offload", "--strategy", str(out))
+    code, _, err = run(capsys, "compare", *arguments)
+    assert (code, "float16 between volumes; give --allow-lossy" in err) == (2, True)
+    code, table, _ = run(capsys, "compare", *arguments, "--allow-lossy")
+    assert code == 0
+    assert "lossy, rows travel in less than float32: modnn (s.json)\n" in table
