@@ -283,16 +283,39 @@ class Coordinator:
         if plan.error is None:
             return plan
         again, self._next = self._next, None
-        if again is None or again.error is not None:
-            again = self._begin(self._revived(plan, until_s), plan.slots)
-        while not self._ready(again):
-            if time.monotonic() >= until_s:
-                # A later frame may find it ready.
-                self._next = again
-                raise PeerTimeout(f"the plan cannot be prepared again in time after: {plan.error}")
-            self._pump(0.5)
+        if again is not None and again.error is not None:
+            again = None
+        while again is None or not self._ready_by(again, until_s, plan.error):
+            try:
+                if again is not None:
+                    # That its connection broke may still be on its way here.
+                    self._pump(0.05)
+                again = self._begin(self._revived(again or plan, until_s), plan.slots)
+            except PeerTimeout:
+                # One that is found out to be lost only now; `_revived` plans without it.
+                if self._replan is None or time.monotonic() >= until_s:
+                    raise
         self._activate(again)
         return again
+
+    def _ready_by(self, plan: Plan, until_s: float, why: ExecutionError) -> bool:
+        """Waits until a plan can run; whether it can, or, where `replan` has another one, a worker is lost instead.
+
+        Raises:
+            PeerTimeout: if it cannot in time; a later frame may find it ready.
+            ExecutionError: what keeps it from running.
+        """
+        try:
+            while not self._ready(plan):
+                if time.monotonic() >= until_s:
+                    self._next = plan
+                    raise PeerTimeout(f"the plan cannot be prepared again in time after: {why}")
+                self._pump(0.5)
+        except PeerTimeout:
+            if plan.error is None or self._replan is None or time.monotonic() >= until_s:
+                raise
+            return False
+        return True
 
     def _revived(self, plan: Plan, until_s: float) -> Deployment:
         """What to deploy after a worker was lost: the same when it is back in time, else what `replan` says."""

@@ -247,6 +247,31 @@ def test_a_plan_without_the_lost_worker_takes_over(cell: Cell, graph, strategy, 
     assert asked == [{"gamma"}]
 
 
+def test_a_worker_lost_while_the_plan_is_prepared_again_is_planned_around(
+    cell: Cell, graph, strategy, image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker saw the loss first: when the coordinator begins anew the lost one still seems to stand."""
+    without = make_strategy(graph, [(1, 1, 0), (1, 2, 0)])
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=lambda lost: deploy(graph, without), deadline_s=20.0, connect_s=0.2)
+    coordinator.deploy(deploy(graph, strategy))
+    coordinator.infer(image)
+    revived, seen = coordinator._revived, []
+
+    def late(plan, until_s):
+        seen.append(plan.deployment)
+        if len(seen) > 1:
+            return revived(plan, until_s)
+        cell.stop("gamma")
+        return plan.deployment
+
+    monkeypatch.setattr(coordinator, "_revived", late)
+    coordinator._active.error = PeerTimeout("worker 'beta': cannot send rows to 'gamma'")
+    assert _equal(coordinator.infer(image), run_in_process(graph, without, image))
+    assert len(seen) >= 2
+
+
 def _silence(cell: Cell, device: int) -> threading.Event:
     """Loses all rows that a device sends; the event is set at the first of them."""
     silent = threading.Event()

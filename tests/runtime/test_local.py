@@ -120,7 +120,8 @@ def test_a_killed_worker_ends_the_frame_at_once_and_the_others_afterwards(proble
             pending.result()
         with pytest.raises(PeerTimeout, match="'gamma'"):
             local.infer(image, deadline_s=0.5)
-        with pytest.raises(PeerTimeout, match="cannot reach worker 'gamma'"):
+        # On a busy machine another worker may still be the first to see it.
+        with pytest.raises(PeerTimeout, match=r"cannot (reach worker|send rows to) 'gamma'"):
             local.infer(image, deadline_s=0.5)
     assert _gone(pids)
 
