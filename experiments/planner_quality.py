@@ -31,7 +31,7 @@ from distredge.errors import DistredgeError
 from distredge.experiments.common import published
 from distredge.experiments.common.draw import draw, drawn_problem
 from distredge.experiments.common.quality import LONG, Outcome, published_ratio, summarise
-from distredge.experiments.common.records import Record, append, compact, path_of, price, read
+from distredge.experiments.common.records import Record, append, best_latency_s, compact, path_of, price, read
 from distredge.experiments.common.regimes import REGIMES, fingerprint, published_problem, seconds_for
 from distredge.latency import simulate
 from distredge.latency.kernel import warm
@@ -295,6 +295,7 @@ def _outcome(case: Case, problem: Problem, records: Sequence[Record], mark: floa
         reached,
         fresh,
         frozenset(stale),
+        best_latency_s(problem, records),
     )
 
 

@@ -33,6 +33,7 @@ class Outcome:
         reached: (seconds, best latency by then) of `search` within its budget.
         fresh: methods that were run now; the others are from the records.
         stale: methods whose records are of another cost model; their strategies were priced again.
+        known_s: the lowest latency of all strategies on record, those of earlier runs included.
     """
 
     regime: str
@@ -44,11 +45,12 @@ class Outcome:
     reached: tuple[tuple[float, float], ...] = ()
     fresh: frozenset[str] = field(default_factory=frozenset)
     stale: frozenset[str] = field(default_factory=frozenset)
+    known_s: float = math.inf
 
     @property
     def best_s(self) -> float:
         """The lowest latency ever found."""
-        return min(self.latency_s.values(), default=math.inf)
+        return min(self.known_s, *self.latency_s.values())
 
     def best_other_s(self, *methods: str) -> float:
         """The lowest latency of all methods but these."""

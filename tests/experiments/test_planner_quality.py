@@ -56,6 +56,14 @@ def test_auto_is_worse_by_more_than_a_thousandth_only() -> None:
     assert figures["auto_gap_worst"] == pytest.approx(0.002)
 
 
+def test_the_best_known_may_come_from_an_earlier_run() -> None:
+    o = dataclasses.replace(_outcome(search=9.95, long=10.0, auto=10.0), known_s=1 / 10.5)
+    assert o.best_s == pytest.approx(1 / 10.5)
+    assert o.search_gap == pytest.approx(10.5 / 9.95 - 1)
+    # Methods are compared by what they find today.
+    assert o.auto_not_best is False
+
+
 def test_gap_and_time_of_the_search() -> None:
     late = dataclasses.replace(_outcome(search=9.95, long=10.0), reached=((0.1, 0.2), (0.7, 1 / 9.95)))
     never = dataclasses.replace(_outcome(cluster="ld", search=9.0, long=10.0), devices=16, reached=((0.1, 1 / 9.0),))
