@@ -42,7 +42,7 @@ from distredge.planners.bound import lower_bound_s
 from distredge.planners.budget import Budget, Progress
 from distredge.problem import Problem
 
-QUICK_S = 200.0
+QUICK_S = 150.0
 LONG_S = 120.0
 OTHER_S = 60.0
 RANDOM_CASES = 200
