@@ -379,7 +379,7 @@ def load(problem: Problem, budget: Budget) -> Pricer:
         function = anneal.anneal_general if pricer.general else anneal.anneal_independent
         with budget.paused():
             if not anneal.is_cached(function):
-                _log.warning("compiling the search, once: some 20 seconds (`distredge doctor` does it beforehand)")
+                _log.warning("compiling the search, once: some 30 seconds (`distredge doctor` does it beforehand)")
             _try(pricer)
         _loaded.add(pricer.general)
     return pricer
