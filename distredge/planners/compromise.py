@@ -24,7 +24,7 @@ from distredge.planners.batch import Batch, joined, put, take
 from distredge.planners.budget import Budget
 from distredge.planners.figures import unbeaten
 from distredge.planners.figures_pricer import empty_shelves
-from distredge.planners.search import Search, make_chains
+from distredge.planners.search import CHAINS, POPULATIONS, STEPS, Search, adapted, make_chains
 from distredge.planners.starts import starts
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from distredge.planners.anneal import Chains
     from distredge.planners.figures_pricer import FiguresPricer
     from distredge.planners.weigh import Aims, Shelves
-
-POPULATIONS, CHAINS = 2, 32
-"""Populations of chains, each of which one thread advances, and chains of each."""
 
 HOT, COLD = 0.03, 0.0003
 """First and last temperature of the middle chain, relative to what its strategy is worth."""
@@ -46,9 +43,6 @@ SPREAD, SPREAD_OF_FRONT = 10.0, 4.0
 ROUNDS = 25
 """How often shelves are brought together."""
 
-STEPS, ROUND_S = 100, 0.02
-"""Steps between two looks at the budget, and the seconds that they may take where the budget is in seconds."""
-
 BEHIND = 0.125
 """Share of the chains that go on from the shelves when these are brought together."""
 
@@ -58,9 +52,6 @@ it leads on where the busiest device or link stays the same."""
 
 FASTEST = 12
 """Strategies of the lowest latency to start from."""
-
-TABULATED_PER_ROUND, TABULATING = 8, 0.25
-"""Volumes that are tabulated between two looks at the budget, and the share of the time that this may take."""
 
 PRICING = 0.25
 """Share of a budget in seconds after which no more strategies to start from are priced where memory counts."""
@@ -103,7 +94,6 @@ class Compromise:
         self._chains: list[Chains] = []
         self._aims: list[Aims] = []
         self._shelves: list[Shelves] = []
-        self._tabulated_s = 0.0
 
     def run(self) -> tuple[Batch, Floats]:
         """Searches until the budget ends or the user interrupts.
@@ -210,24 +200,14 @@ class Compromise:
                 count = steps if budget.left is None else min(steps, budget.left // total)
                 wanted = sum(pool.map(partial(self._advance, count), range(POPULATIONS)), np.zeros((), np.int64))
                 if budget.seconds is not None:
-                    took_s, left_s = max(budget.elapsed_s - before_s, 1e-9), budget.left_s or 0.0
-                    steps = max(1, min(4 * steps, int(steps * min(ROUND_S, left_s) / took_s)))
+                    steps = adapted(steps, budget.elapsed_s - before_s, budget.left_s)
                 budget.spend(count * total)
                 self._report()
-                self._tabulate(wanted)
+                self.pricer.tabulate(wanted)
 
     def _advance(self, steps: int, p: int) -> NDArray[np.int64]:
         """Takes steps in one population and returns which volumes were missing."""
         return self.pricer.advance(steps, self._chains[p], np.empty((CHAINS, 4)), self._aims[p], self._shelves[p])
-
-    def _tabulate(self, wanted: NDArray[np.int64]) -> None:
-        """Tabulates what was missing most often."""
-        budget, before_s = self.budget, self.budget.elapsed_s
-        if budget.seconds is None:
-            self.pricer.tabulate(wanted, TABULATED_PER_ROUND)
-        elif self._tabulated_s < TABULATING * before_s:
-            self.pricer.tabulate(wanted, TABULATED_PER_ROUND, before_s + ROUND_S)
-            self._tabulated_s += budget.elapsed_s - before_s
 
     def _report(self) -> None:
         """Shows the lowest latency that is allowed and has been met."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 FILLING = 0.3
 """Share of a budget in seconds that may go to tabulating volumes before any was asked for."""
 
+TABULATED_PER_ROUND, TABULATING, TABULATING_ROUND_S = 8, 0.25, 0.02
+"""Volumes that are tabulated between two rounds of steps, the share of the time that this may take where the budget is
+in seconds, and the seconds in one round after which no further one is begun."""
+
 _EQUAL = 1e-12
 """Relative difference within which figures count as equal."""
 
@@ -44,6 +48,7 @@ class Pricer:
         self.general = bool(self.kernel._links.hard.any()) or codec.problem.boundary_first
         self.shared = bool(self.kernel._links.shared.any())
         self._refused: set[tuple[int, int]] = set()
+        self._tabulated_s = 0.0
         # With a budget in evaluations, what others have tabulated before must make no difference.
         known = self.kernel.tables.index
         self._index = np.full_like(known, -1) if budget.seconds is None else known.copy()
@@ -82,19 +87,24 @@ class Pricer:
             )
         return found
 
-    def tabulate(self, wanted: NDArray[np.int64], most: int, until_s: float = math.inf) -> None:
-        """Tabulates the volumes that were missed most often.
+    def tabulate(self, wanted: NDArray[np.int64]) -> None:
+        """Tabulates volumes that were missed most often; called between two rounds of steps.
 
         Args:
             wanted: (n_cuts, n_cuts) how often each was, by cut before it plus 1 and cut at its end.
-            most: how many at most.
-            until_s: no further one is begun from this time of the budget on.
         """
+        budget, before_s, until_s = self.budget, self.budget.elapsed_s, math.inf
+        if budget.seconds is not None:
+            if self._tabulated_s >= TABULATING * before_s:
+                return
+            until_s = before_s + TABULATING_ROUND_S
+        most = TABULATED_PER_ROUND
         for place in np.argsort(-wanted, axis=None, kind="stable"):
             start, end = (int(i) for i in np.unravel_index(place, wanted.shape))
-            if most == 0 or wanted[start, end] == 0 or self.budget.elapsed_s >= until_s:
+            if most == 0 or wanted[start, end] == 0 or budget.elapsed_s >= until_s:
                 break
             most -= self._require(start - 1, end)
+        self._tabulated_s += budget.elapsed_s - before_s
 
     def arguments(self, size: int, nearby: bool) -> tuple[Any, ...]:
         """What `anneal` passes on to the kernel, as its tables stand now.

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
+    Found = tuple[Batch, NDArray[np.float64]]
+    """Strategies and their latencies."""
+
 POPULATIONS, CHAINS = 2, 32
 """Populations of chains, each of which one thread advances, and chains of each."""
 
@@ -71,10 +74,6 @@ STEPS, ROUND_S = 100, 0.02
 
 RESAMPLE_EVERY = 0.04
 """Share of a run after which the worst chains are replaced."""
-
-TABULATED_PER_ROUND, TABULATING = 8, 0.25
-"""Volumes that are tabulated between two rounds of steps, and the share of the time that this may take where the budget
-is in seconds."""
 
 EXACT_UP_TO, NEARBY_UNTIL = 6, 0.7
 """Devices up to which rates of shared links are exact from the start, and the share of a run after which they are with
@@ -126,9 +125,8 @@ class Search:
         self.codec: Codec = self.pricer.codec
         self.latency_s = float("inf")
         self._chains: list[Chains] = []
-        self._ended: list[tuple[Batch, NDArray[np.float64]]] = []
+        self._ended: list[Found] = []
         self._streams = 0
-        self._tabulated_s = 0.0
         self._nearby = False
 
     def run(self) -> Strategy:
@@ -228,6 +226,7 @@ class Search:
 
     def _combine(self, pool: ThreadPoolExecutor, runs: int, begin: float, end: float) -> None:
         """Makes runs in a part of the budget, given by shares at its begin and end, and one more of what they found."""
+        found: list[Found] = []
         if runs == 1:
             if self._ended and self.budget.spent() < end:
                 self._restart()
@@ -235,7 +234,6 @@ class Search:
         else:
             parts, first = min(runs, BRANCHES), len(self._ended)
             share = (1.0 - MERGING) * (end - begin) / parts
-            found = []
             for part in range(parts):
                 made = runs // parts + (part < runs % parts)
                 self._combine(pool, made, begin + part * share, begin + (part + 1) * share)
@@ -245,12 +243,15 @@ class Search:
             batch, seconds = _ranked(found, POPULATIONS * CHAINS)
             self._chain(batch, seconds)
             self._anneal(pool, MERGING_HOT, begin + parts * share, end)
-        self._ended.append(self._best_of_chains(MERGED))
+        self._ended.append(self._best_of(found, MERGED))
 
-    def _best_of_chains(self, count: int) -> tuple[Batch, NDArray[np.float64]]:
-        """The best of as many chains, the best first."""
-        batch = joined([chains.best for chains in self._chains])
-        seconds = np.concatenate([chains.best_s for chains in self._chains])
+    def _best_of(self, found: list[Found], count: int) -> Found:
+        """The best of the chains and of what they began from, the best first.
+
+        Under approximate rates of shared links a chain may have left what is better under exact ones.
+        """
+        batch = joined([*(batch for batch, _ in found), *(chains.best for chains in self._chains)])
+        seconds = np.concatenate([*(seconds for _, seconds in found), *(chains.best_s for chains in self._chains)])
         order = np.argsort(seconds, kind="stable")[:count]
         return take(batch, order), seconds[order]
 
@@ -275,10 +276,10 @@ class Search:
             count = steps if budget.left is None else min(steps, budget.left // total)
             wanted = self._advance(pool.map, count)
             if budget.seconds is not None:
-                steps = _adapted(steps, budget.elapsed_s - before_s, budget.left_s)
+                steps = adapted(steps, budget.elapsed_s - before_s, budget.left_s)
             budget.spend(count * total)
             budget.report(self.best_s)
-            self._tabulate(wanted)
+            self.pricer.tabulate(wanted)
 
     def _advance(self, run_all: Callable[..., Iterable[Any]], steps: int) -> NDArray[np.int64]:
         """Takes steps in all populations and returns which volumes were missing."""
@@ -293,15 +294,6 @@ class Search:
             chains.saved_s[:] = self.pricer.price(chains.saved, again=True)
             chains.best_s[:] = self.pricer.price(chains.best, again=True)
 
-    def _tabulate(self, wanted: NDArray[np.int64]) -> None:
-        """Tabulates what was missing most often."""
-        budget, before_s = self.budget, self.budget.elapsed_s
-        if budget.seconds is None:
-            self.pricer.tabulate(wanted, TABULATED_PER_ROUND)
-        elif self._tabulated_s < TABULATING * before_s:
-            self.pricer.tabulate(wanted, TABULATED_PER_ROUND, before_s + ROUND_S)
-            self._tabulated_s += budget.elapsed_s - before_s
-
 
 def _advance(pricer: Pricer, arguments: tuple[Any, ...], steps: int, chains: Chains) -> NDArray[np.int64]:
     from distredge.planners import anneal
@@ -312,7 +304,7 @@ def _advance(pricer: Pricer, arguments: tuple[Any, ...], steps: int, chains: Cha
     return wanted
 
 
-def _adapted(steps: int, took_s: float, left_s: float | None) -> int:
+def adapted(steps: int, took_s: float, left_s: float | None) -> int:
     """Steps that take `ROUND_S`, or what is left of the budget, if they go on at the same pace."""
     aim_s = ROUND_S if left_s is None else min(ROUND_S, left_s)
     return max(1, min(4 * steps, int(steps * aim_s / max(took_s, 1e-9))))
@@ -344,7 +336,7 @@ def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: i
     )
 
 
-def _ranked(found: list[tuple[Batch, NDArray[np.float64]]], count: int) -> tuple[Batch, NDArray[np.float64]]:
+def _ranked(found: list[Found], count: int) -> Found:
     """The best of each of several sets (each the best first), then the second of each, and so on, over and over."""
     batch, seconds = joined([batch for batch, _ in found]), np.concatenate([seconds for _, seconds in found])
     ranks = np.concatenate([np.arange(len(seconds)) for _, seconds in found])
