@@ -93,6 +93,23 @@ def test_combines_runs(vgg: Graph, regime: str, monkeypatch: pytest.MonkeyPatch)
     assert found[0] == found[1]
 
 
+def test_combining_loses_nothing_under_approximate_rates(vgg: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RUN", 500), ("BRANCHES", 2), ("STEPS", 2), ("EXACT_UP_TO", 0)):
+        monkeypatch.setattr(search_module, name, value)
+    search = Search(_problem(vgg, "na-nano", "shared"), Budget(evaluations=20_000), 1, 1)
+    best_of, found = search._best_of, []
+
+    def noting(*arguments: Any) -> Any:
+        found.append(best_of(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(search, "_best_of", noting)
+    search.run()
+    exact = [search.pricer.price(batch, again=True).min() for batch, _ in found]
+    assert len(exact) > 10
+    assert search.latency_s <= min(exact) * (1 + 1e-9)
+
+
 def _noting(search: Search, hottest: list[float]) -> Callable[..., None]:
     anneal = search._anneal
 
