@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from distredge import metric_names
 from distredge.latency import simulate
-from distredge.monitor import names
 from distredge.monitor.tensorboard import TRAINING_CHARTS, TensorboardWriter
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ _PICTURE_SHARE = 20
 def figures(report: EpisodeReport) -> dict[str, float]:
     """The figures of an episode by their names; those that there are not are left out."""
     found = {
-        names.EPISODE_REWARD: report.reward,
-        names.EPISODE_LATENCY_S: report.latency_s,
-        names.EPISODE_IMAGES_PER_S: 1.0 / report.latency_s,
-        names.BEST_LATENCY_S: report.best.latency_s,
-        names.BEST_IMAGES_PER_S: 1.0 / report.best.latency_s,
-        names.OFFLOAD_IMAGES_PER_S: 1.0 / report.offload_latency_s,
-        names.EXPLORATION: report.epsilon,
-        names.EVALUATION_LATENCY_S: report.evaluation_latency_s,
+        metric_names.EPISODE_REWARD: report.reward,
+        metric_names.EPISODE_LATENCY_S: report.latency_s,
+        metric_names.EPISODE_IMAGES_PER_S: 1.0 / report.latency_s,
+        metric_names.BEST_LATENCY_S: report.best.latency_s,
+        metric_names.BEST_IMAGES_PER_S: 1.0 / report.best.latency_s,
+        metric_names.OFFLOAD_IMAGES_PER_S: 1.0 / report.offload_latency_s,
+        metric_names.EXPLORATION: report.epsilon,
+        metric_names.EVALUATION_LATENCY_S: report.evaluation_latency_s,
         **report.training,
     }
     return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
@@ -50,11 +50,11 @@ class ProgressCsv:
 
     COLUMNS = (
         "episode",
-        names.EPISODE_REWARD,
-        names.EPISODE_LATENCY_S,
-        names.BEST_LATENCY_S,
-        names.EVALUATION_LATENCY_S,
-        names.EXPLORATION,
+        metric_names.EPISODE_REWARD,
+        metric_names.EPISODE_LATENCY_S,
+        metric_names.BEST_LATENCY_S,
+        metric_names.EVALUATION_LATENCY_S,
+        metric_names.EXPLORATION,
         "train/n_updates",
         "train/actor_loss",
         "train/critic_loss",
@@ -99,7 +99,7 @@ class TensorboardLog:
         self._problem = problem
         self._clock = clock
         self._writer = TensorboardWriter(folder)
-        self._writer.text(names.RUN_CONFIG, f"```yaml\n{config.to_yaml()}```")
+        self._writer.text(metric_names.RUN_CONFIG, f"```yaml\n{config.to_yaml()}```")
         self._writer.charts(TRAINING_CHARTS)
         self._last: EpisodeReport | None = None
         self._to_draw = False
@@ -134,7 +134,7 @@ class TensorboardLog:
             f"{self._problem.graph.name} on {self._problem.cluster.name}, episode {best.episode}: "
             f"{1e3 * best.latency_s:.2f} ms, offload {1e3 * self._last.offload_latency_s:.2f} ms (simulated)"
         )
-        self._writer.timeline(names.BEST_TIMELINE, timeline, best.episode, title)
+        self._writer.timeline(metric_names.BEST_TIMELINE, timeline, best.episode, title)
         self._to_draw = False
         end_s = self._clock()
         self._draw_from_s = end_s + _PICTURE_SHARE * (end_s - start_s)

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distredge import metric_names
 from distredge.envs import SPLIT_ROWS
 from distredge.errors import FileError
-from distredge.monitor import names
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -89,14 +89,14 @@ def run_name(problem: Problem, config: TrainingConfig) -> str:
 
 def describe(problem: Problem, strategy: Strategy, trained: Trained) -> dict[str, Any]:
     """What a run found and how long it took, for JSON."""
-    latency_s = strategy.predicted[names.LATENCY_S]
+    latency_s = strategy.predicted[metric_names.LATENCY_S]
     return {
         "model": problem.graph.name,
         "cluster": problem.cluster.name,
-        names.LATENCY_S: latency_s,
-        names.IMAGES_PER_S: 1.0 / latency_s,
-        names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
-        names.SPEEDUP: problem.offload_latency_s / latency_s,
+        metric_names.LATENCY_S: latency_s,
+        metric_names.IMAGES_PER_S: 1.0 / latency_s,
+        metric_names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
+        metric_names.SPEEDUP: problem.offload_latency_s / latency_s,
         "volumes": len(strategy.volumes),
         "found_in_episode": trained.best.episode,
         "episodes": trained.episodes,

@@ -32,11 +32,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from distredge.checked_reading import decode_toml, read_bytes
 from distredge.errors import ClusterError, did_you_mean, located
 from distredge.model.graph import Graph
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped, user_profile_path
 from distredge.profiles.network import Trace, load_trace
-from distredge.profiles.reading import decode_toml, read_bytes
 from distredge.profiles.trace_formats import read_trace
 
 FORMAT = "distredge.cluster/1"

@@ -17,6 +17,7 @@ The tree::
     │   ├── KeyFileError           a key that is missing, open to others, or of another set
     │   └── ConfigError            an option or a configuration file
     ├── MissingDependency          exit code 2: an optional package is absent; says how to install it
+    ├── Unsupported                what only the simulator prices; caught where the kernel is asked
     └── ExecutionError             exit code 1: failed while running
         ├── EngineError            the inference engine refused or failed
         └── TransportError         the network
@@ -106,6 +107,10 @@ class MissingDependency(DistredgeError, ImportError):
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         self.package = package
         super().__init__(f"{package} is needed {purpose}; install it with: pip install 'distredge[{extra}]'")
+
+
+class Unsupported(DistredgeError):
+    """What the compiled kernel cannot price; callers catch it and ask the simulator."""
 
 
 class ExecutionError(DistredgeError):

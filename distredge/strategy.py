@@ -19,11 +19,11 @@ from typing import Annotated, Any, Literal, NoReturn
 import msgspec
 from msgspec import Meta, Struct
 
+from distredge.checked_reading import convert, decode_json
 from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you_mean, located
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
 from distredge.model.layout import Decision
-from distredge.profiles.reading import convert, decode_json
 
 FORMAT = "distredge.strategy/1"
 WIRES = ("float32", "float16", "int8")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distredge import chrome_trace
 from distredge.errors import FileError, InputError, located
-from distredge.monitor import trace
 
 LANES = ("compute", "send", "receive")
 """Lanes of a device, in the order in which they are shown."""
@@ -164,7 +164,7 @@ class Timeline:
         """Writes a Chrome trace-event file."""
         critical = {index: order for order, index in enumerate(self.critical_path)}
         events = [
-            trace.Event(
+            chrome_trace.Event(
                 s.device,
                 s.lane,
                 s.name,
@@ -187,7 +187,7 @@ class Timeline:
             "peak_memory_bytes": dict(self.peak_memory_bytes),
             "details": dict(self.details),
         }
-        trace.save(path, events, LANES, about)
+        chrome_trace.save(path, events, LANES, about)
 
     @classmethod
     def from_chrome(cls, path: str | Path) -> Timeline:
@@ -196,7 +196,7 @@ class Timeline:
         Raises:
             FileError: if it is missing, no trace file, or not one of a timeline.
         """
-        events, about = trace.load(path)
+        events, about = chrome_trace.load(path)
         if about.get("format") != FORMAT:
             raise FileError(located(path, "otherData.format", about.get("format"), FORMAT))
         try:
@@ -242,7 +242,7 @@ def covered_s(intervals: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def _span(event: trace.Event) -> Span:
+def _span(event: chrome_trace.Event) -> Span:
     args = event.args
     return Span(
         event.process,

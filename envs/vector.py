@@ -11,13 +11,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from distredge import metric_names
 from distredge.envs._setup import check_choice, longest_period_s
 from distredge.envs.observation import scale_time
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.envs.volumes import OPTIONS, Episode, VolumesEnv, cut_points
 from distredge.errors import ConfigError, located
-from distredge.monitor import names
 
 Array = NDArray[Any]
 
@@ -155,10 +155,10 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         offload_s = self._offload_s[self._cluster]
         divisor = np.where(done, latency_s, np.inf)
         return {
-            names.LATENCY_S: latency_s.copy(),
-            names.IMAGES_PER_S: 1.0 / divisor,
-            names.SPEEDUP: offload_s / divisor,
-            names.OFFLOAD_LATENCY_S: offload_s,
+            metric_names.LATENCY_S: latency_s.copy(),
+            metric_names.IMAGES_PER_S: 1.0 / divisor,
+            metric_names.SPEEDUP: offload_s / divisor,
+            metric_names.OFFLOAD_LATENCY_S: offload_s,
             "volume": self._count.copy(),
             "cluster": self._cluster.copy(),
             "start_s": self._start_s.copy(),

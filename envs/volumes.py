@@ -15,12 +15,12 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
+from distredge import metric_names
 from distredge.envs import rendering
 from distredge.envs._setup import Clusters, Model, check_choice, load_model, load_problems, longest_period_s
 from distredge.envs.observation import compute_times, reach_times, scale_time
 from distredge.envs.pricing import make_pricer
 from distredge.errors import ConfigError, located
-from distredge.monitor import names
 from distredge.problem import Problem
 from distredge.strategy import INPUT_DTYPES, Strategy
 
@@ -264,10 +264,10 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
     def _info(self, latency_s: float, *, done: bool) -> dict[str, Any]:
         offload_s = self.problem.offload_latency_s
         return {
-            names.LATENCY_S: latency_s,
-            names.IMAGES_PER_S: 1.0 / latency_s if done else 0.0,
-            names.SPEEDUP: offload_s / latency_s if done else 0.0,
-            names.OFFLOAD_LATENCY_S: offload_s,
+            metric_names.LATENCY_S: latency_s,
+            metric_names.IMAGES_PER_S: 1.0 / latency_s if done else 0.0,
+            metric_names.SPEEDUP: offload_s / latency_s if done else 0.0,
+            metric_names.OFFLOAD_LATENCY_S: offload_s,
             "volume": len(self._volumes),
             "cluster": self._cluster,
             "start_s": self._start_s,

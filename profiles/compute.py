@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.checked_reading import decode_json, read_bytes
 from distredge.errors import ProfileError, did_you_mean
 from distredge.model.graph import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
-from distredge.profiles.reading import decode_json, read_bytes
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
 
 THIS_MACHINE = "this-machine"

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
+from distredge.checked_reading import decode_toml
 from distredge.errors import ProfileError
-from distredge.profiles.reading import decode_toml
 from distredge.profiles.schema import Copy, Name, NotNegative, Positive, Power, Source
 
 T = TypeVar("T")

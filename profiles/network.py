@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distredge.checked_reading import decode_json, read_bytes
 from distredge.errors import TraceError, did_you_mean, located
-from distredge.profiles.reading import decode_json, read_bytes
 
 FORMAT = "distredge.trace/1"
 HEADER = "time_s,rate_bps,rtt_s"

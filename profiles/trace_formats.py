@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from distredge.checked_reading import read_bytes
 from distredge.errors import TraceError, did_you_mean, located
 from distredge.profiles.network import Trace, parse_csv
-from distredge.profiles.reading import read_bytes
 
 MTU_BITS = 1500 * 8
 """One line of a mahimahi trace lets one packet of 1500 bytes pass."""

@@ -15,29 +15,29 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
 
-# What each layer may import besides itself. A layer is the first name under `distredge`; two modules of monitor stand
-# apart from the rest of it, at the bottom: the metric names, which the runtime needs, and the timeline file format.
-_BOTTOM_OF_MONITOR = ("names", "trace")
-_DOMAIN = {"errors", "model", "profiles", "cluster", "strategy", "timeline", "problem"}
+# What each layer may import besides itself. A layer is the first name under `distredge`.
+_GROUND = {"errors", "checked_reading", "chrome_trace", "metric_names"}
+_DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "monitor.names": set(),
-    "monitor.trace": {"errors"},
+    "checked_reading": {"errors"},
+    "chrome_trace": {"errors"},
+    "metric_names": set(),
     "model": {"errors"},
-    "profiles": {"errors", "model"},
-    "cluster": {"errors", "model", "profiles"},
-    "strategy": {"errors", "model", "profiles", "cluster"},
-    "timeline": {"errors", "model", "profiles", "cluster", "monitor.trace"},
+    "profiles": _GROUND | {"model"},
+    "cluster": _GROUND | {"model", "profiles"},
+    "strategy": _GROUND | {"model", "profiles", "cluster"},
+    "timeline": _GROUND | {"model", "profiles", "cluster"},
     # A problem prices its own baseline when asked, and keeps what the simulator derived of it.
-    "problem": {"errors", "model", "profiles", "cluster", "strategy", "timeline", "latency"},
+    "problem": _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "latency"},
     "media": {"errors", "model"},
-    "monitor": _DOMAIN | {"monitor.names", "monitor.trace"},
-    "latency": _DOMAIN | {"monitor.names"},
+    "monitor": _DOMAIN,
+    "latency": _DOMAIN,
     "planners": _DOMAIN | {"latency"},
-    "envs": _DOMAIN | {"latency", "planners", "monitor", "monitor.names", "monitor.trace"},
-    "agents": _DOMAIN | {"latency", "planners", "envs", "monitor", "monitor.names", "monitor.trace"},
-    "runtime": _DOMAIN | {"media", "monitor.names"},
-    "testbed": _DOMAIN | {"media", "monitor", "monitor.names", "monitor.trace", "runtime"},
+    "envs": _DOMAIN | {"latency", "planners", "monitor"},
+    "agents": _DOMAIN | {"latency", "planners", "envs", "monitor"},
+    "runtime": _DOMAIN | {"media"},
+    "testbed": _DOMAIN | {"media", "monitor", "runtime"},
 }
 _ALL = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = _ALL
@@ -72,8 +72,6 @@ def _layer(module: str) -> str:
     parts = module.split(".")[1:]
     if not parts:
         return "__init__"
-    if parts[0] == "monitor" and len(parts) > 1 and parts[1] in _BOTTOM_OF_MONITOR:
-        return f"monitor.{parts[1]}"
     return parts[0]
 
 
@@ -90,7 +88,7 @@ def _imported(module: str, path: Path, tree: ast.Module) -> Iterator[tuple[int, 
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base] if base else parents)
             for alias in node.names:
-                # `from distredge.monitor import names` imports a module; `from distredge.cluster import Link` does not.
+                # `from distredge import metric_names` imports a module; `from distredge.cluster import Link` does not.
                 full = f"{base}.{alias.name}"
                 yield node.lineno, full if full in MODULES or base == "distredge" else base
 
@@ -149,7 +147,7 @@ def test_upward_imports_are_seen(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("distredge.runtime.worker", "from distredge.monitor import names\nfrom distredge.monitor.names import X"),
+        ("distredge.runtime.worker", "from distredge import metric_names\nfrom distredge.metric_names import X"),
         ("distredge.planners", "METHODS = {'distredge': 'distredge.agents.osds:plan'}"),
         ("distredge.cli.plan", "import distredge as de"),
         ("distredge.model.rows", "from . import graph\nimport numpy"),

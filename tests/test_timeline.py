@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distredge import chrome_trace
 from distredge.errors import FileError, InputError
-from distredge.monitor import trace
 from distredge.timeline import LANES, Span, Timeline, covered_s, place_of
 
 
@@ -155,7 +155,7 @@ def test_a_trace_without_exact_seconds_is_read_from_its_microseconds(tmp_path: P
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 8)), max_size=10))
 def test_spread_uses_as_few_rows_as_the_densest_instant_needs(items: list[tuple[int, int]]) -> None:
     intervals = [(float(start), float(start + length)) for start, length in items]
-    rows = trace.spread(intervals)
+    rows = chrome_trace.spread(intervals)
     for instant in range(30):
         here = [row for row, (start, stop) in zip(rows, intervals, strict=True) if start <= instant < stop]
         assert len(here) == len(set(here))

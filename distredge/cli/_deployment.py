@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from distredge import metric_names
 from distredge.errors import FileError
-from distredge.monitor import names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,13 +122,13 @@ class Report:
             "workers": self.where,
             "encrypted": self.encrypted,
             "lossless": self.strategy.lossless,
-            names.LATENCY_S: self.run.latency_s,
-            names.IMAGES_PER_S: 1.0 / self.run.latency_s,
-            names.THROUGHPUT_PER_S: self.run.throughput_per_s,
+            metric_names.LATENCY_S: self.run.latency_s,
+            metric_names.IMAGES_PER_S: 1.0 / self.run.latency_s,
+            metric_names.THROUGHPUT_PER_S: self.run.throughput_per_s,
             "latencies_s": list(self.run.latencies_s),
             "predicted_latency_s": self.predicted_s,
             "predicted_on_shared_cores_s": self.shared_cores_s,
-            names.BYTES_SENT: self.timeline.bytes_sent,
+            metric_names.BYTES_SENT: self.timeline.bytes_sent,
             # JSON has no infinity: null, and "correct" is false.
             "largest_relative_difference": self.difference if math.isfinite(self.difference or 0.0) else None,
             "correct": None if self.difference is None else self.fault is None,
@@ -240,8 +240,8 @@ def write_log(folder: Path, report: Report) -> None:
 
     with TensorboardWriter(folder) as writer:
         for step, latency_s in enumerate(report.run.latencies_s):
-            writer.scalar(names.RUN_LATENCY_S, latency_s, step)
-            writer.scalar(names.RUN_IMAGES_PER_S, 1.0 / latency_s, step)
+            writer.scalar(metric_names.RUN_LATENCY_S, latency_s, step)
+            writer.scalar(metric_names.RUN_IMAGES_PER_S, 1.0 / latency_s, step)
             if report.predicted_s is not None:
-                writer.scalar(names.RUN_PREDICTED_S, report.predicted_s, step)
-        writer.timeline(names.RUN_TIMELINE, report.timeline, 0, "measured")
+                writer.scalar(metric_names.RUN_PREDICTED_S, report.predicted_s, step)
+        writer.timeline(metric_names.RUN_TIMELINE, report.timeline, 0, "measured")

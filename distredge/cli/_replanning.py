@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from distredge import metric_names
 from distredge.errors import PlannerError
-from distredge.monitor import names
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -77,7 +77,7 @@ class Replanner:
         self.made.append((gone, strategy))
         click.echo(
             f"lost {', '.join(gone)}: goes on with {', '.join(strategy.devices)} "
-            f"(predicted {1e3 * strategy.predicted[names.LATENCY_S]:.2f} ms)",
+            f"(predicted {1e3 * strategy.predicted[metric_names.LATENCY_S]:.2f} ms)",
             err=True,
         )
         return deploy(self._problem.graph, strategy)
@@ -88,7 +88,7 @@ class Replanner:
             {
                 "lost": list(gone),
                 "devices": list(strategy.devices),
-                "predicted_latency_s": strategy.predicted[names.LATENCY_S],
+                "predicted_latency_s": strategy.predicted[metric_names.LATENCY_S],
             }
             for gone, strategy in self.made
         ]

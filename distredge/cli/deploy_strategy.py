@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from distredge import metric_names
 from distredge.cli._common import (
     Number,
     check_writable,
@@ -24,7 +25,6 @@ from distredge.cli._common import (
 from distredge.cli._deployment import Report, Run, check_folder, difference, whole_model, write_log
 from distredge.cli._replanning import Replanner
 from distredge.errors import ExecutionError
-from distredge.monitor import names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +158,7 @@ def _predicted_s(problem: Problem, strategy: Strategy) -> float | None:
     try:
         return evaluate(problem, strategy)
     except InputError:
-        return strategy.predicted.get(names.LATENCY_S)
+        return strategy.predicted.get(metric_names.LATENCY_S)
 
 
 def _measure(
@@ -201,7 +201,7 @@ def _throughput_per_s(
 def _say_partial(latencies_s: list[float], repeat: int, as_json: bool) -> None:
     middle_s = median(latencies_s) if latencies_s else None
     if as_json:
-        print_json({"frames": len(latencies_s), "frames_wanted": repeat, names.LATENCY_S: middle_s})
+        print_json({"frames": len(latencies_s), "frames_wanted": repeat, metric_names.LATENCY_S: middle_s})
         return
     said = "" if middle_s is None else f", median latency {1e3 * middle_s:.2f} ms"
     click.echo(f"ended early: {len(latencies_s)} of {repeat} frames done{said}")

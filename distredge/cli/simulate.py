@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from distredge import metric_names
 from distredge.cli._common import (
     Number,
     check_writable,
@@ -19,7 +20,6 @@ from distredge.cli._common import (
     print_json,
     verbose_option,
 )
-from distredge.monitor import names
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -96,19 +96,19 @@ def figures(problem: Problem, strategy: Strategy, timeline: Timeline, several: b
     are of one at a time, are then None.
     """
     return {
-        names.LATENCY_S: timeline.latency_s,
-        names.IMAGES_PER_S: None if several else timeline.images_per_s,
-        names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
-        names.SPEEDUP: None if several else problem.offload_latency_s / timeline.latency_s,
-        names.THROUGHPUT_PER_S: timeline.throughput_per_s,
-        names.BOTTLENECK: timeline.bottleneck,
-        names.BOUND_BY: timeline.bound_by,
-        names.BYTES_SENT: timeline.bytes_sent // max(1, len(timeline.frame_latency_s)),
-        names.LINK_BYTES: timeline.link_bytes,
-        names.RECOMPUTE_RATIO: timeline.details[names.RECOMPUTE_RATIO],
-        names.ENERGY_J: dict(timeline.energy_j),
-        names.PEAK_MEMORY_BYTES: dict(timeline.peak_memory_bytes),
-        names.UTILISATION: timeline.utilisation,
+        metric_names.LATENCY_S: timeline.latency_s,
+        metric_names.IMAGES_PER_S: None if several else timeline.images_per_s,
+        metric_names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
+        metric_names.SPEEDUP: None if several else problem.offload_latency_s / timeline.latency_s,
+        metric_names.THROUGHPUT_PER_S: timeline.throughput_per_s,
+        metric_names.BOTTLENECK: timeline.bottleneck,
+        metric_names.BOUND_BY: timeline.bound_by,
+        metric_names.BYTES_SENT: timeline.bytes_sent // max(1, len(timeline.frame_latency_s)),
+        metric_names.LINK_BYTES: timeline.link_bytes,
+        metric_names.RECOMPUTE_RATIO: timeline.details[metric_names.RECOMPUTE_RATIO],
+        metric_names.ENERGY_J: dict(timeline.energy_j),
+        metric_names.PEAK_MEMORY_BYTES: dict(timeline.peak_memory_bytes),
+        metric_names.UTILISATION: timeline.utilisation,
         "lossless": strategy.lossless,
     }
 

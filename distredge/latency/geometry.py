@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.errors import Unsupported
 from distredge.model.layout import WIRE_BYTES
 from distredge.model.operators import RULES, Reduction
 from distredge.model.operators.base import Rule
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 
 _FAR = np.int64(1) << 40
-
-
-class Unsupported(Exception):
-    """A volume that the kernel cannot tabulate; the simulator prices it."""
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distredge.errors import StrategyError, located
-from distredge.latency.geometry import Geometry, Unsupported
+from distredge.errors import StrategyError, Unsupported, located
+from distredge.latency.geometry import Geometry
 from distredge.latency.links import Network
 from distredge.latency.tables import Tables
 from distredge.model.layout import WIRE_BYTES

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distredge import metric_names
 from distredge.errors import Infeasible
 from distredge.latency.simulator import run
 from distredge.model.layout import lay_out
-from distredge.monitor import names
 from distredge.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -50,4 +50,4 @@ def offload(problem: Problem) -> tuple[Strategy, float]:
                 best = latency_s, strategy
     if best is None:
         raise Infeasible(f"no device of cluster '{problem.cluster.name}' can be reached: {refusal}")
-    return best[1].replace(predicted={names.LATENCY_S: best[0]}), best[0]
+    return best[1].replace(predicted={metric_names.LATENCY_S: best[0]}), best[0]

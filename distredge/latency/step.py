@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.errors import StrategyError, located
-from distredge.latency.geometry import Unsupported
+from distredge.errors import StrategyError, Unsupported, located
 from distredge.latency.simulator import Simulation, run
 from distredge.model.layout import Decision, Layout, lay_out_decisions
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distredge.chrome_trace import spread
 from distredge.errors import FileError, located
-from distredge.monitor.trace import spread
 from distredge.timeline import LANES, Span, Timeline
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Writes figures, pictures and texts that TensorBoard shows.
 
-Needs the package `tensorboard`, neither torch nor TensorFlow. Tags are those of `monitor.names`.
+Needs the package `tensorboard`, neither torch nor TensorFlow. Tags are those of `metric_names`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge import metric_names
 from distredge.errors import MissingDependency
-from distredge.monitor import names
 
 if TYPE_CHECKING:
     from distredge.timeline import Timeline
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 _FLUSH_EVERY_S = 10
 
 TRAINING_CHARTS: Mapping[str, Sequence[str]] = {
-    "images per second": (names.EPISODE_IMAGES_PER_S, names.BEST_IMAGES_PER_S, names.OFFLOAD_IMAGES_PER_S),
-    "latency (s)": (names.EPISODE_LATENCY_S, names.BEST_LATENCY_S),
+    "images per second": (
+        metric_names.EPISODE_IMAGES_PER_S,
+        metric_names.BEST_IMAGES_PER_S,
+        metric_names.OFFLOAD_IMAGES_PER_S,
+    ),
+    "latency (s)": (metric_names.EPISODE_LATENCY_S, metric_names.BEST_LATENCY_S),
 }
 """Charts of the "custom scalars" page for a training run: title -> tags in one chart."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.geometry import Unsupported
+from distredge.errors import Unsupported
 from distredge.planners.batch import empty_batch, take
 from distredge.planners.footprint import Footprint
 from distredge.planners.pricer import Pricer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.geometry import Unsupported
+from distredge.errors import Unsupported
 from distredge.model.operators import Kind
 from distredge.planners import walk as w
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from distredge import metric_names
 from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog, figures
 from distredge.agents.osds import make_env
 from distredge.agents.settings import TrainingConfig
 from distredge.agents.training import EpisodeReport, run_training
-from distredge.monitor import names
 from distredge.problem import Problem
 
 
@@ -37,25 +37,25 @@ def test_csv_and_tensorboard_hold_every_episode(problem: Problem, config: Traini
     with (tmp_path / "progress.csv").open() as file:
         found = list(csv.DictReader(file))
     assert [int(row["episode"]) for row in found] == list(range(1, 9))
-    assert [float(row[names.EPISODE_LATENCY_S]) for row in found] == [r.latency_s for r in kept.reports]
+    assert [float(row[metric_names.EPISODE_LATENCY_S]) for row in found] == [r.latency_s for r in kept.reports]
     assert found[0]["train/critic_loss"] == ""
     assert float(found[-1]["train/critic_loss"]) == kept.reports[-1].training["train/critic_loss"]
     events = _read(tmp_path)
     for name in (
-        names.EPISODE_REWARD,
-        names.EPISODE_LATENCY_S,
-        names.EPISODE_IMAGES_PER_S,
-        names.BEST_IMAGES_PER_S,
-        names.OFFLOAD_IMAGES_PER_S,
-        names.EXPLORATION,
+        metric_names.EPISODE_REWARD,
+        metric_names.EPISODE_LATENCY_S,
+        metric_names.EPISODE_IMAGES_PER_S,
+        metric_names.BEST_IMAGES_PER_S,
+        metric_names.OFFLOAD_IMAGES_PER_S,
+        metric_names.EXPLORATION,
     ):
         written = events.Scalars(name)
         assert [e.step for e in written] == list(range(1, 9))
         assert [e.value for e in written] == pytest.approx([f[name] for f in kept.figures], rel=1e-6)
     assert {"train/actor_loss", "train/critic_loss"} <= set(events.Tags()["scalars"])
-    assert events.Scalars(names.OFFLOAD_IMAGES_PER_S)[0].value == pytest.approx(1 / problem.offload_latency_s)
-    assert "batch_size: 64" in events.Tensors(names.RUN_CONFIG)[0].tensor_proto.string_val[0].decode()
-    assert events.Images(names.BEST_TIMELINE)[-1].step == trained.best.episode
+    assert events.Scalars(metric_names.OFFLOAD_IMAGES_PER_S)[0].value == pytest.approx(1 / problem.offload_latency_s)
+    assert "batch_size: 64" in events.Tensors(metric_names.RUN_CONFIG)[0].tensor_proto.string_val[0].decode()
+    assert events.Images(metric_names.BEST_TIMELINE)[-1].step == trained.best.episode
 
 
 def test_pictures_take_little_of_the_time(problem: Problem, config: TrainingConfig, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_pictures_take_little_of_the_time(problem: Problem, config: TrainingConf
                 log.episode(report)
                 if step_s > 1:
                     now[0] += 1000.0
-        assert len(_read(folder).Images(names.BEST_TIMELINE)) == expected
+        assert len(_read(folder).Images(metric_names.BEST_TIMELINE)) == expected
 
 
 def test_progress_bar_names_best_and_time_left(

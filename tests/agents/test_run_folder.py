@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distredge import metric_names
 from distredge.agents.osds import found_strategy, make_env
 from distredge.agents.run_folder import RunFolder, agent_file, run_name
 from distredge.agents.settings import TrainingConfig, read_config
@@ -14,7 +15,6 @@ from distredge.agents.training import run_training
 from distredge.cluster import Cluster, Requester
 from distredge.envs import PARTITION
 from distredge.errors import FileError
-from distredge.monitor import names
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 
@@ -57,8 +57,8 @@ def test_everything_is_there(problem: Problem, config: TrainingConfig, tmp_path:
     assert TrainingConfig(**read_config(folder.path / "config.yaml")) == config
     about = json.loads((folder.path / "run.json").read_text())
     assert about["format"] == "distredge.run/1"
-    assert about[names.LATENCY_S] == pytest.approx(trained.best.latency_s, rel=1e-9)
-    assert about[names.SPEEDUP] == pytest.approx(problem.offload_latency_s / trained.best.latency_s)
+    assert about[metric_names.LATENCY_S] == pytest.approx(trained.best.latency_s, rel=1e-9)
+    assert about[metric_names.SPEEDUP] == pytest.approx(problem.offload_latency_s / trained.best.latency_s)
     assert (about["episodes"], about["interrupted"], about["trained_agent"]) == (8, False, None)
     assert about["versions"]["torch"]
 

@@ -18,6 +18,7 @@ import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from distredge import metric_names
 from distredge.agents.algorithms import load_parameters, make_agent
 from distredge.agents.osds import found_strategy, make_env, plan
 from distredge.agents.settings import ALGORITHMS, TrainingConfig, merge_hyperparameters
@@ -26,7 +27,6 @@ from distredge.cluster import Cluster, Device, Link, Requester
 from distredge.envs import PARTITION
 from distredge.errors import ConfigError, FileError, Infeasible, PlannerError
 from distredge.latency import evaluate
-from distredge.monitor import names
 from distredge.planners.budget import Budget
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
@@ -87,7 +87,10 @@ def test_the_strategy_says_where_it_comes_from(problem: Problem, config: Trainin
     strategy.check(problem.graph)
     # The kernel, the simulator and the order in which an environment asks them differ in the last digit.
     same = pytest.approx(evaluate(problem, strategy), rel=1e-9)
-    assert strategy.predicted == {names.LATENCY_S: same, names.OFFLOAD_LATENCY_S: problem.offload_latency_s}
+    assert strategy.predicted == {
+        metric_names.LATENCY_S: same,
+        metric_names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
+    }
     assert trained.best.latency_s == same
     assert (strategy.planner.method, strategy.planner.seed) == ("distredge", 3)
     settings = strategy.planner.settings
@@ -176,7 +179,7 @@ def test_several_environments_at_once(problem: Problem, algo: str) -> None:
     assert trained.updates > 0
     # Different environments do not explore alike.
     assert len({r.latency_s for r in heard.reports}) == 10
-    assert found_strategy(problem, config, trained).predicted[names.LATENCY_S] == pytest.approx(
+    assert found_strategy(problem, config, trained).predicted[metric_names.LATENCY_S] == pytest.approx(
         min(r.latency_s for r in heard.reports), rel=1e-9
     )
     if algo == "ddpg":
@@ -267,7 +270,7 @@ def test_plan_spends_its_budget_in_episodes(problem: Problem) -> None:
         budget = Budget(evaluations=6)
         strategies.append(plan(problem, budget, 5))
         assert budget.done == 6
-        assert budget.best_latency_s == pytest.approx(strategies[-1].predicted[names.LATENCY_S], rel=1e-9)
+        assert budget.best_latency_s == pytest.approx(strategies[-1].predicted[metric_names.LATENCY_S], rel=1e-9)
     assert strategies[0].to_json() == strategies[1].to_json()
     assert strategies[0].planner.settings["episodes"] == 6
 
@@ -308,5 +311,5 @@ def test_strategies_found_at_different_times_of_a_trace_compare(problem: Problem
     strategy = found_strategy(traced, config, trained)
     same = pytest.approx(evaluate(traced, strategy), rel=1e-9)
     assert trained.best.latency_s == same
-    assert strategy.predicted[names.LATENCY_S] == same
+    assert strategy.predicted[metric_names.LATENCY_S] == same
     assert len({r.latency_s for r in heard.reports}) == 8

@@ -7,10 +7,10 @@ import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from distredge import metric_names
 from distredge.agents.vec_env import KernelVecEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.envs.vector import VolumesVectorEnv
-from distredge.monitor import names
 from distredge.problem import Problem
 
 
@@ -52,7 +52,7 @@ def test_an_agent_learns_in_it(problem: Problem) -> None:
         for _ in range(20):
             actions, _ = agent.predict(obs, deterministic=False)
             obs, _, dones, infos = vec.step(actions)
-            total += [info[names.SPEEDUP] for info, done in zip(infos, dones, strict=True) if done]
+            total += [info[metric_names.SPEEDUP] for info, done in zip(infos, dones, strict=True) if done]
         return float(np.mean(total))
 
     agent = PPO("MlpPolicy", vec, n_steps=16, batch_size=64, seed=0, learning_rate=3e-3, gamma=1.0, device="cpu")

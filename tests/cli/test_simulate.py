@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from distredge import metric_names
 from distredge.cli._common import run as run_command
 from distredge.cluster import load_cluster
 from distredge.latency import simulate
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.rows import even_cuts
-from distredge.monitor import names
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 from distredge.timeline import Timeline
@@ -52,28 +52,35 @@ def test_json_has_the_simulators_figures(capsys: pytest.CaptureFixture[str], gra
     found = json.loads(out)
     problem = Problem(graph, load_cluster(CLUSTER))
     timeline = simulate(problem, Strategy.load(strategy))
-    assert found[names.LATENCY_S] == timeline.latency_s
-    assert found[names.IMAGES_PER_S] == pytest.approx(1 / timeline.latency_s)
-    assert found[names.SPEEDUP] == pytest.approx(problem.offload_latency_s / timeline.latency_s)
-    assert found[names.BYTES_SENT] == timeline.bytes_sent == sum(found[names.LINK_BYTES].values())
-    assert found[names.RECOMPUTE_RATIO] > 0
-    assert set(found[names.UTILISATION]) == {*problem.cluster.names, "requester"}
-    assert set(found[names.PEAK_MEMORY_BYTES]) == set(problem.cluster.names)
-    assert (found[names.THROUGHPUT_PER_S], found[names.BOTTLENECK], found["lossless"]) == (None, None, True)
+    assert found[metric_names.LATENCY_S] == timeline.latency_s
+    assert found[metric_names.IMAGES_PER_S] == pytest.approx(1 / timeline.latency_s)
+    assert found[metric_names.SPEEDUP] == pytest.approx(problem.offload_latency_s / timeline.latency_s)
+    assert found[metric_names.BYTES_SENT] == timeline.bytes_sent == sum(found[metric_names.LINK_BYTES].values())
+    assert found[metric_names.RECOMPUTE_RATIO] > 0
+    assert set(found[metric_names.UTILISATION]) == {*problem.cluster.names, "requester"}
+    assert set(found[metric_names.PEAK_MEMORY_BYTES]) == set(problem.cluster.names)
+    assert (found[metric_names.THROUGHPUT_PER_S], found[metric_names.BOTTLENECK], found["lossless"]) == (
+        None,
+        None,
+        True,
+    )
 
 
 def test_several_images_in_flight(capsys: pytest.CaptureFixture[str], strategy: Path) -> None:
     one = json.loads(run(capsys, strategy, "--cluster", CLUSTER, "--json")[1])
     arguments = (strategy, "--cluster", CLUSTER, "--frames", 8, "--in-flight", 4)
     many = json.loads(run(capsys, *arguments, "--json")[1])
-    assert many[names.THROUGHPUT_PER_S] > one[names.IMAGES_PER_S]
-    assert many[names.BYTES_SENT] == one[names.BYTES_SENT]
+    assert many[metric_names.THROUGHPUT_PER_S] > one[metric_names.IMAGES_PER_S]
+    assert many[metric_names.BYTES_SENT] == one[metric_names.BYTES_SENT]
     code, out, _ = run(capsys, *arguments)
     steady = " ".join(out.split())
     assert code == 0
-    assert (many[names.IMAGES_PER_S], many[names.SPEEDUP]) == (None, None)
+    assert (many[metric_names.IMAGES_PER_S], many[metric_names.SPEEDUP]) == (None, None)
     assert " x" not in steady.partition("critical path")[0]
-    assert f"throughput {many[names.THROUGHPUT_PER_S]:.2f} images/s, bound by {many[names.BOTTLENECK]}" in steady
+    assert (
+        f"throughput {many[metric_names.THROUGHPUT_PER_S]:.2f} images/s, bound by {many[metric_names.BOTTLENECK]}"
+        in steady
+    )
 
 
 def test_the_table_names_every_device_and_the_files(

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 
 import distredge.envs
+from distredge import metric_names
 from distredge.cluster import Cluster, load_cluster
 from distredge.envs.partition import PartitionEnv, volume_end
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.latency import evaluate
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.monitor import names
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_an_episode_is_priced_like_its_strategy(graph: Graph, db50: Cluster) -> 
             steps += 1
         strategy = env.strategy()
         assert len(strategy.volumes) == steps == info["volume"] <= env.max_volumes
-        assert info[names.LATENCY_S] == pytest.approx(evaluate(env.problem, strategy), rel=1e-9)
-        assert reward == env.problem.offload_latency_s / info[names.LATENCY_S]
+        assert info[metric_names.LATENCY_S] == pytest.approx(evaluate(env.problem, strategy), rel=1e-9)
+        assert reward == env.problem.offload_latency_s / info[metric_names.LATENCY_S]
         lengths.add(steps)
     assert len(lengths) > 1
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 
 import distredge.envs
+from distredge import metric_names
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.envs.observation import scale_time
 from distredge.envs.split_rows import SplitRowsEnv, cut_points
@@ -24,7 +25,6 @@ from distredge.errors import ConfigError
 from distredge.latency import evaluate, simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.monitor import names
 from distredge.planners import lc_pss
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
@@ -119,10 +119,10 @@ def test_an_episode_is_priced_like_its_strategy(graph: Graph, db50: Cluster) -> 
             if not done:
                 assert reward == 0.0
         strategy = env.strategy(method="distredge", seed=4)
-        latency_s = info[names.LATENCY_S]
+        latency_s = info[metric_names.LATENCY_S]
         assert latency_s == pytest.approx(evaluate(problem, strategy), rel=1e-9)
-        assert reward == problem.offload_latency_s / latency_s == info[names.SPEEDUP]
-        assert info[names.IMAGES_PER_S] == 1.0 / latency_s
+        assert reward == problem.offload_latency_s / latency_s == info[metric_names.SPEEDUP]
+        assert info[metric_names.IMAGES_PER_S] == 1.0 / latency_s
         assert (strategy.planner.method, strategy.planner.seed) == ("distredge", 4)
         last = np.diff(strategy.volumes[-1].rows)
         assert strategy.head.device == db50.names[int(np.argmax(last))]
@@ -132,7 +132,7 @@ def test_paper_reward_is_images_per_second(graph: Graph, db50: Cluster) -> None:
     env = SplitRowsEnv(graph, db50, reward_scale="paper", partition=[len(graph.cuts) - 1])
     *_, (_, reward, done, _, info) = _play(env, [[1.0, 1.0, 1.0]])
     assert done
-    assert reward == 1.0 / info[names.LATENCY_S]
+    assert reward == 1.0 / info[metric_names.LATENCY_S]
 
 
 def test_everything_on_the_best_device_is_offload(graph: Graph, db50: Cluster) -> None:
@@ -151,8 +151,8 @@ def test_observation(graph: Graph, db50: Cluster) -> None:
     # pool3: 28 rows, kernel 2, stride 2.
     assert obs == pytest.approx([-1, -1, -1, -1, height, channels, 2 * 2 / 15 - 1, 2 * 2 / 8 - 1], abs=1e-6)
     obs, _, _, _, info = env.step(np.array([1.0, 1.0, 1.0], np.float32))
-    done_s = info[names.LATENCY_S]
-    x = done_s / info[names.OFFLOAD_LATENCY_S]
+    done_s = info[metric_names.LATENCY_S]
+    x = done_s / info[metric_names.OFFLOAD_LATENCY_S]
     assert obs[:4] == pytest.approx([2 * x / (1 + x) - 1, -1, -1, -1], abs=1e-6)
     env.step(np.array([1.0, 1.0, 1.0], np.float32))
     obs, _, done, _, _ = env.step(np.array([1.0, 1.0, 1.0], np.float32))
@@ -174,10 +174,16 @@ def test_info_keeps_its_keys(env: SplitRowsEnv) -> None:
     steps = _play(env, [[0.0, 0.0, 0.0]] * len(env.partition))
     keys = [list(step[-1]) for step in steps]
     assert all(k == keys[0] for k in keys)
-    assert {names.LATENCY_S, names.IMAGES_PER_S, names.OFFLOAD_LATENCY_S, "volume", "feasible"} <= set(keys[0])
+    assert {
+        metric_names.LATENCY_S,
+        metric_names.IMAGES_PER_S,
+        metric_names.OFFLOAD_LATENCY_S,
+        "volume",
+        "feasible",
+    } <= set(keys[0])
     assert all(isinstance(v, (int, float)) for step in steps for v in step[-1].values())
     assert [step[-1]["volume"] for step in steps] == list(range(len(steps)))
-    assert steps[0][-1][names.OFFLOAD_LATENCY_S] > 0
+    assert steps[0][-1][metric_names.OFFLOAD_LATENCY_S] > 0
 
 
 def test_default_partition_is_lc_pss(graph: Graph, env: SplitRowsEnv) -> None:
@@ -225,8 +231,8 @@ def test_traces_are_entered_at_a_random_time(graph: Graph, db50: Cluster) -> Non
     assert len(set(starts)) == 8
     assert all(0 <= start < 2 for start in starts)
     all_first = [[1.0, 1.0, 1.0]] * len(env.partition)
-    early = _play(env, all_first, options={"start_s": 0.0})[-1][-1][names.LATENCY_S]
-    late = _play(env, all_first, options={"start_s": 1.0})[-1][-1][names.LATENCY_S]
+    early = _play(env, all_first, options={"start_s": 0.0})[-1][-1][metric_names.LATENCY_S]
+    late = _play(env, all_first, options={"start_s": 1.0})[-1][-1][metric_names.LATENCY_S]
     assert late > early
     strategy = env.strategy()
     assert late == pytest.approx(evaluate(env.problem, strategy, start_s=1.0), rel=1e-9)
@@ -261,7 +267,7 @@ def test_uint8_input_is_cheaper_and_in_the_strategy(graph: Graph, db50: Cluster)
     latencies = {}
     for dtype in ("float32", "uint8"):
         env = SplitRowsEnv(graph, db50, partition=[17], input_dtype=dtype)
-        latencies[dtype] = _play(env, all_first)[-1][-1][names.LATENCY_S]
+        latencies[dtype] = _play(env, all_first)[-1][-1][metric_names.LATENCY_S]
         assert env.strategy().input.dtype == dtype
     assert latencies["uint8"] < latencies["float32"]
 

@@ -12,6 +12,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 import distredge.envs
+from distredge import metric_names
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
@@ -21,7 +22,6 @@ from distredge.errors import ConfigError
 from distredge.latency import evaluate
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.monitor import names
 from distredge.profiles.network import Trace
 
 
@@ -105,7 +105,9 @@ def test_episodes_are_strategies(graph: Graph) -> None:
         *_, infos = vector.step(rng.uniform(-1, 1, (3, 3)).astype(np.float32))
     for i in range(3):
         strategy = env.strategy(vector.last_episode(i))
-        assert infos["final_info"][names.LATENCY_S][i] == pytest.approx(evaluate(env.problem, strategy), rel=1e-9)
+        assert infos["final_info"][metric_names.LATENCY_S][i] == pytest.approx(
+            evaluate(env.problem, strategy), rel=1e-9
+        )
 
 
 def test_made_by_name(graph: Graph) -> None:
@@ -172,7 +174,7 @@ def test_a_dead_link_ends_an_episode_early(graph: Graph) -> None:
     _, rewards, terminated, _, infos = vector.step(actions)
     assert terminated.tolist() == [True, False]
     assert rewards[0] == 0.0
-    assert infos["final_info"][names.LATENCY_S][0] == math.inf
+    assert infos["final_info"][metric_names.LATENCY_S][0] == math.inf
     assert infos["final_info"]["feasible"][0] == np.False_
     assert infos["volume"].tolist() == [0, 1]
     episode = vector.last_episode(0)

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distredge.cluster import Link, Requester
-from distredge.errors import ClusterError, StrategyError
+from distredge.errors import ClusterError, StrategyError, Unsupported
 from distredge.latency import StepSimulator, evaluate, simulate
-from distredge.latency.geometry import Unsupported
 from distredge.model.graph import Graph
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
