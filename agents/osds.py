@@ -13,7 +13,7 @@ from distredge.envs import PARTITION
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import Infeasible, PlannerError
-from distredge.latency import offload
+from distredge.latency.simulator import offload
 from distredge.planners.common import predict
 from distredge.strategy import PlannerRef
 

@@ -13,7 +13,7 @@ from distredge.strategy import INPUT_DTYPES, WIRES
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
-    from distredge.latency.compute import PartCosts
+    from distredge.latency.costs.part_costs import PartCosts
     from distredge.model.graph import Graph
 
 Objective = Literal["latency", "throughput", "energy"]
@@ -87,7 +87,7 @@ class Problem:
         Raises:
             ClusterError: if the cluster has no such device.
         """
-        from distredge.latency.compute import PartCosts
+        from distredge.latency.costs.part_costs import PartCosts
 
         profile = self.cluster.device(device).profile
         costs: dict[int, PartCosts] = self.__dict__["_costs"]
@@ -102,7 +102,7 @@ class Problem:
         Raises:
             Infeasible: if no device can be reached.
         """
-        from distredge.latency.offload import offload
+        from distredge.latency.simulator.offload import offload
 
         return offload(self)[1]
 

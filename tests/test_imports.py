@@ -134,8 +134,8 @@ def test_imports_point_one_way(module: str) -> None:
         ("distredge.runtime.worker", "from ..latency import simulate"),
         ("distredge.runtime.worker", "from distredge import monitor"),
         ("distredge.runtime.worker", "import distredge"),
-        ("distredge.latency.simulator", "import profiles.compute"),
-        ("distredge.latency.simulator", "X = 'distredge.agents.osds:plan'"),
+        ("distredge.latency.simulator.simulation", "import profiles.compute"),
+        ("distredge.latency.simulator.simulation", "X = 'distredge.agents.osds:plan'"),
         ("distredge.planners.auto", "if TYPE_CHECKING:\n    from distredge.agents.osds import train"),
     ],
 )

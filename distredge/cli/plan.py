@@ -125,7 +125,7 @@ def _plan_one(
 
 def _figures(problem: Problem, strategy: Strategy) -> dict[str, float | None]:
     """What a strategy costs, simulated; None where it has no bound, and where a board's watts are not known."""
-    from distredge.planners.figures import measure
+    from distredge.latency.simulator.figures import measure
 
     figures = measure(problem, strategy)
     profiles = [problem.cluster.device(name).profile for name in strategy.devices]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distredge.latency.boundary import strip_seconds
-from distredge.latency.offload import offload
-from distredge.latency.simulator import run, simulate
-from distredge.latency.step import StepSimulator
+from distredge.latency.costs.boundary_first import strip_seconds
+from distredge.latency.simulator.offload import offload
+from distredge.latency.simulator.report import simulate
+from distredge.latency.simulator.simulation import run
+from distredge.latency.simulator.step_by_step import StepSimulator
 from distredge.model.layout import lay_out
 
 if TYPE_CHECKING:

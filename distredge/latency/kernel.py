@@ -58,8 +58,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distredge.errors import StrategyError, Unsupported, located
+from distredge.latency.costs.links import Network
 from distredge.latency.geometry import Geometry
-from distredge.latency.links import Network
 from distredge.latency.tables import Tables
 from distredge.model.layout import WIRE_BYTES
 

@@ -301,7 +301,7 @@ def dependent_links(whole, real, n_links, wide, turn):
 def share_anew(whole, real, now, wide, n_dirty, turn):
     """Max-min fair rates of all connections that depend on the dirty links, by progressive filling.
 
-    The same result as `latency.links.max_min` for all connections: the others share no link with these.
+    The same result as `latency.costs.links.max_min` for all connections: the others share no link with these.
     """
     links, n_on, on_link = whole[LINKS], whole[N_ON], whole[ON_LINK]
     still, fixed, left = whole[STILL], whole[FIXED], real[LEFT]

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.compute import PartCosts
+from distredge.latency.costs.part_costs import PartCosts
 from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions

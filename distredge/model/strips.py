@@ -4,7 +4,7 @@ Such a part runs as strips: the rows at the top and at the bottom of its share d
 waits for, then what lies between. Each strip recomputes its own halo. A part without rows between the strips, of a
 grid of tiles, or of a volume with a reduction over rows runs as it always does.
 
-`latency.boundary` prices it, `by_strips` makes stages of it that the runtime runs like any others.
+`latency.costs.boundary_first` prices it, `by_strips` makes stages of it that the runtime runs like any others.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ import math
 from typing import TYPE_CHECKING
 
 from distredge.errors import Infeasible, PlannerError
+from distredge.latency.simulator.figures import Figures, measure
 from distredge.planners import resolve
 from distredge.planners.common import named, price
-from distredge.planners.figures import Figures, infeasible, is_feasible, measure, needs_figures, value
+from distredge.planners.figures import infeasible, is_feasible, needs_figures, value
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import Infeasible
-from distredge.latency.links import Network
+from distredge.latency.costs.links import Network
 from distredge.model.layout import REQUESTER, WIRE_BYTES
 from distredge.model.operators import Kind
 from distredge.planners.chain import Chain, Floats

@@ -1,6 +1,6 @@
 """How much memory the parts of volumes take, as tables, for searches that must respect it.
 
-What `latency.memory` counts for one layout, from row arithmetic of whole volumes: the constants that a volume's
+What `latency.costs.memory` counts for one layout, from row arithmetic of whole volumes: the constants that a volume's
 operators read, the bytes that are alive at once in a part, by its first and last row, and which tensors are kept
 meanwhile for later volumes. An upper bound that is nearly always reached. It is above the peak where
 
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.latency.costs.memory import part_bytes, weights_bytes
 from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
-from distredge.latency.memory import part_bytes, weights_bytes
 from distredge.latency.tables import Flat
 from distredge.model.layout import Decision, lay_out_decisions
 from distredge.model.volumes import VolumeGraph, volume_between

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import PlannerError
+from distredge.latency.simulator.figures import Figures, measure
 from distredge.planners.batch import take
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.figures import Figures, Point, infeasible, measure, value
+from distredge.planners.figures import Point, infeasible, value
 from distredge.planners.starts import best_rows, starts
 from distredge.strategy import PlannerRef
 

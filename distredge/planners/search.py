@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from distredge.errors import Infeasible
 from distredge.latency import kernel
+from distredge.latency.simulator.figures import Figures
 from distredge.planners.batch import joined, put, take
-from distredge.planners.figures import Figures, infeasible, needs_figures
+from distredge.planners.figures import infeasible, needs_figures
 from distredge.planners.starts import best_rows, shuffled, starts
 from distredge.strategy import PlannerRef
 

@@ -15,21 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.latency.kernel import Unsupported
+from distredge.latency.simulator.figures import Figures, measure
 from distredge.planners import one_by_one
 from distredge.planners.batch import joined, take
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.figures import (
-    Figures,
-    Point,
-    check_objective,
-    infeasible,
-    is_feasible,
-    measure,
-    unbeaten,
-    value,
-    without_watts,
-)
+from distredge.planners.figures import Point, check_objective, infeasible, is_feasible, unbeaten, value, without_watts
 from distredge.planners.starts import starts
 from distredge.strategy import PlannerRef
 

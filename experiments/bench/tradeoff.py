@@ -28,10 +28,10 @@ from distredge.cluster import load_cluster
 from distredge.errors import Infeasible
 from distredge.latency import simulate
 from distredge.latency.kernel import warm
+from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.capture import load_model
 from distredge.planners import plan, run
 from distredge.planners.budget import Budget
-from distredge.planners.figures import Figures, measure
 from distredge.planners.tradeoff import has_watts, pareto
 from distredge.problem import Problem
 

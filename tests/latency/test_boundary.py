@@ -10,7 +10,7 @@ import pytest
 
 from distredge.cluster import Link
 from distredge.latency import evaluate, simulate
-from distredge.latency.boundary import strip_seconds
+from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out
 from distredge.problem import Problem

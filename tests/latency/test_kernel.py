@@ -24,7 +24,7 @@ from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.errors import ProfileError, StrategyError
 from distredge.latency import StepSimulator, kernel, simulate
 from distredge.latency.kernel import Kernel, Unsupported, kernel_of
-from distredge.latency.simulator import run
+from distredge.latency.simulator.simulation import run
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out

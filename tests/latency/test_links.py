@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distredge.cluster import Cluster, Link, Requester
-from distredge.latency.links import Network, Rate, finish, max_min
-from distredge.latency.simulator import Simulation, part_seconds
+from distredge.latency.costs.links import Network, Rate, finish, max_min
+from distredge.latency.simulator.simulation import Simulation, part_seconds
 from distredge.model.layout import lay_out
 from distredge.model.rows import even_cuts
 from distredge.problem import Problem

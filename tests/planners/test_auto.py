@@ -7,10 +7,10 @@ import pytest
 from distredge.cluster import Link, load_cluster
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency import simulate
+from distredge.latency.simulator.figures import measure
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan
 from distredge.planners.auto import QUICK
-from distredge.planners.figures import measure
 from distredge.problem import Problem
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from distredge.cluster import load_cluster
-from distredge.latency.simulator import part_seconds
+from distredge.latency.simulator.simulation import part_seconds
 from distredge.model import zoo
 from distredge.model.layout import Decision, lay_out_decisions, part_macs, region_size
 from distredge.planners.chain import Chain

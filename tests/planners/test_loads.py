@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from distredge.cluster import Cluster, load_cluster
-from distredge.latency.memory import peak_memory_bytes
+from distredge.latency.costs.memory import peak_memory_bytes
+from distredge.latency.simulator.figures import measure
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out
 from distredge.planners.batch import Batch
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.figures import measure
 from distredge.planners.figures_pricer import FiguresPricer
 from distredge.problem import Problem
 from distredge.profiles.network import Trace

@@ -19,12 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from distredge.cluster import Cluster, Device, Link, Requester
 from distredge.latency import simulate
 from distredge.latency.kernel import kernel_of
+from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan
 from distredge.planners.batch import Batch
 from distredge.planners.budget import Budget
 from distredge.planners.codec import Codec
-from distredge.planners.figures import Figures, measure, unbeaten
+from distredge.planners.figures import unbeaten
 from distredge.planners.figures_pricer import FiguresPricer
 from distredge.planners.search import Search
 from distredge.planners.tradeoff import pareto

@@ -10,13 +10,14 @@ from distredge.cluster import Cluster, Link, load_cluster
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency import simulate
 from distredge.latency.kernel import Unsupported, kernel_of
+from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan
 from distredge.planners.batch import Batch
 from distredge.planners.budget import Budget, Progress
 from distredge.planners.codec import Codec
 from distredge.planners.compromise import Compromise
-from distredge.planners.figures import Figures, Point, is_feasible, measure, unbeaten, value
+from distredge.planners.figures import Point, is_feasible, unbeaten, value
 from distredge.planners.figures_pricer import FiguresPricer
 from distredge.planners.starts import starts
 from distredge.planners.tradeoff import MOST_POINTS, front, has_watts, pareto, spread

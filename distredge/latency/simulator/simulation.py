@@ -8,11 +8,11 @@ For each image:
   of it, and takes: packing (and encrypting) at the source, the fixed cost of both ends, its bits over the connection,
   (decrypting and) placing at the destination. Messages of one ordered pair of boards follow each other on their
   connection, those of one image in the order of the stages that need them.
-- A part whose volume computes first what others wait for sends before it is done: see `latency.boundary`.
+- A part whose volume computes first what others wait for sends before it is done: see `latency.costs.boundary_first`.
 - What stays on a board costs nothing. The requester packs and places nothing.
 - The image is done when the last of its outputs has arrived at the requester.
 
-The rates of connections are those of `latency.links`. Computing, packing and placing do not disturb each other: a
+The rates of connections are those of `latency.costs.links`. Computing, packing and placing do not disturb each other: a
 device computes, sends and receives at the same time.
 """
 
@@ -24,15 +24,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from distredge.errors import ConfigError, Infeasible, located
-from distredge.latency.boundary import strip_seconds
-from distredge.latency.links import Network, finish, max_min
-from distredge.model.layout import REQUESTER, Layout, lay_out
+from distredge.errors import Infeasible
+from distredge.latency.costs.links import Network, finish, max_min
+from distredge.model.layout import REQUESTER, Layout
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
-    from distredge.strategy import Strategy
-    from distredge.timeline import Timeline
 
 _Event = Callable[[float], None]
 
@@ -412,38 +409,6 @@ def part_seconds(problem: Problem, layout: Layout) -> dict[tuple[int, int], floa
     }
 
 
-def simulate(
-    problem: Problem, strategy: Strategy, *, frames: int = 1, in_flight: int = 1, start_s: float = 0.0
-) -> Timeline:
-    """Says what happens when when a strategy runs.
-
-    Args:
-        problem: model and cluster.
-        strategy: what to run; it must fit both.
-        frames: images to run.
-        in_flight: images that may be under way at once; 1 is one at a time.
-        start_s: time on the links' traces at which the first image starts.
-
-    Returns:
-        Spans of every device, the critical path, and what they cost.
-
-    Raises:
-        StrategyError, ClusterError: if the strategy does not fit the model or the cluster.
-        ProfileError: if a profile lacks an operator.
-        Infeasible: if a message has to cross a link that is down.
-        ConfigError: if `frames` or `in_flight` is below 1 or `start_s` negative.
-    """
-    from distredge.latency.report import timeline_of
-
-    for key, value, low in (("frames", frames, 1), ("in_flight", in_flight, 1), ("start_s", start_s, 0)):
-        if not (math.isfinite(value) and value >= low):
-            raise ConfigError(located("simulate", key, value, f"a number >= {low}"))
-    layout = lay_out(problem.graph, strategy)
-    strips = strip_seconds(problem, strategy, layout)
-    simulation = run(problem, layout, frames, in_flight, start_s, strips)
-    return timeline_of(problem, simulation)
-
-
 def run(
     problem: Problem,
     layout: Layout,
@@ -460,7 +425,7 @@ def run(
         frames: images to run.
         in_flight: images that may be under way at once.
         start_s: time on the links' traces at which the first image starts.
-        strips: of `latency.boundary.strip_seconds`; None for a strategy whose parts send when they are done.
+        strips: of `latency.costs.boundary_first.strip_seconds`; None for a strategy whose parts send when they are done.
     """
     network = Network.of(problem.cluster, layout.devices, start_s)
     simulation = Simulation(layout, part_seconds(problem, layout), network, strips)

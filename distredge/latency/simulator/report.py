@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from distredge.latency.memory import peak_memory_bytes
-from distredge.latency.simulator import Message, Simulation, Work
+from distredge.errors import ConfigError, located
+from distredge.latency.costs.boundary_first import strip_seconds
+from distredge.latency.costs.links import Network
+from distredge.latency.costs.memory import peak_memory_bytes
+from distredge.latency.simulator.simulation import Message, Simulation, Work, run
+from distredge.model.layout import lay_out
 from distredge.timeline import Span, Timeline
 
 if TYPE_CHECKING:
-    from distredge.latency.links import Network
+    from distredge.latency.costs.links import Network
     from distredge.problem import Problem
+    from distredge.strategy import Strategy
+    from distredge.timeline import Timeline
 
 
 def timeline_of(problem: Problem, simulation: Simulation) -> Timeline:
@@ -147,3 +154,34 @@ def _critical(simulation: Simulation, owner: dict[int, list[Span]]) -> list[Span
         item = item.cause
     chain.reverse()
     return chain
+
+
+def simulate(
+    problem: Problem, strategy: Strategy, *, frames: int = 1, in_flight: int = 1, start_s: float = 0.0
+) -> Timeline:
+    """Says what happens when when a strategy runs.
+
+    Args:
+        problem: model and cluster.
+        strategy: what to run; it must fit both.
+        frames: images to run.
+        in_flight: images that may be under way at once; 1 is one at a time.
+        start_s: time on the links' traces at which the first image starts.
+
+    Returns:
+        Spans of every device, the critical path, and what they cost.
+
+    Raises:
+        StrategyError, ClusterError: if the strategy does not fit the model or the cluster.
+        ProfileError: if a profile lacks an operator.
+        Infeasible: if a message has to cross a link that is down.
+        ConfigError: if `frames` or `in_flight` is below 1 or `start_s` negative.
+    """
+
+    for key, value, low in (("frames", frames, 1), ("in_flight", in_flight, 1), ("start_s", start_s, 0)):
+        if not (math.isfinite(value) and value >= low):
+            raise ConfigError(located("simulate", key, value, f"a number >= {low}"))
+    layout = lay_out(problem.graph, strategy)
+    strips = strip_seconds(problem, strategy, layout)
+    simulation = run(problem, layout, frames, in_flight, start_s, strips)
+    return timeline_of(problem, simulation)

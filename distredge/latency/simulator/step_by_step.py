@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import StrategyError, Unsupported, located
-from distredge.latency.simulator import Simulation, run
+from distredge.latency.simulator.simulation import Simulation, run
 from distredge.model.layout import Decision, Layout, lay_out_decisions
 
 if TYPE_CHECKING:

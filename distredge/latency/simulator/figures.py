@@ -1,0 +1,108 @@
+"""What a strategy costs beside its latency, from its layout: period, energy, memory beyond the limits."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distredge.errors import Infeasible
+from distredge.latency.costs.boundary_first import strip_seconds
+from distredge.latency.costs.memory import peak_memory_bytes
+from distredge.latency.simulator.report import energy_j
+from distredge.latency.simulator.simulation import Simulation, run
+from distredge.model.layout import lay_out
+
+if TYPE_CHECKING:
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a strategy costs.
+
+    Attributes:
+        latency_s: of one image.
+        period_s: seconds between results in the steady state with any number of images in flight: the time for which
+            one image occupies the busiest device or link; a link whose rate varies counts by its mean.
+        energy_j: of one image, over the devices that the strategy names and whose watts are known.
+        excess_bytes: by how much devices exceed their memory, summed; 0 where it is not to be respected.
+    """
+
+    latency_s: float
+    period_s: float = math.inf
+    energy_j: float = math.inf
+    excess_bytes: int = 0
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput with several images in flight."""
+        return 1.0 / self.period_s if self.period_s > 0 else math.inf
+
+
+def measure(problem: Problem, strategy: Strategy, budget: Budget | None = None) -> Figures:
+    """Returns the figures of a strategy; infinite ones when it needs a link that is down."""
+    if budget is not None:
+        budget.spend()
+    layout = lay_out(problem.graph, strategy)
+    try:
+        simulation = run(problem, layout, strips=strip_seconds(problem, strategy, layout))
+    except Infeasible:
+        return Figures(math.inf)
+    latency_s = simulation.frames[0].done_s
+    return Figures(
+        latency_s,
+        max([*_device_loads(simulation), *_link_loads(problem, simulation)], default=0.0),
+        math.fsum(energy_j(problem, simulation, latency_s).values()),
+        _excess(problem, simulation),
+    )
+
+
+def _device_loads(simulation: Simulation) -> list[float]:
+    """Seconds for which one image occupies each device."""
+    busy_s = [0.0] * len(simulation.layout.devices)
+    for work in simulation.frames[0].works:
+        busy_s[work.device] += work.seconds
+    return busy_s
+
+
+def _link_loads(problem: Problem, simulation: Simulation) -> list[float]:
+    """Seconds for which one image occupies each connection (shared links: each access link)."""
+    network, cluster = simulation.network, problem.cluster
+    home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
+    ends = [*(cluster.device(name) for name in simulation.layout.devices), home]
+    # The requester on a device's board has that board's links.
+    board = {-1: network.board} if network.board is not None else {}
+    loads: dict[object, float] = defaultdict(float)
+    for transfer in simulation.layout.transfers:
+        if network.same_board(transfer.source, transfer.destination):
+            continue
+        rates = ends[transfer.source].uplink.rate_bps, ends[transfer.destination].downlink.rate_bps
+        up, down = (math.inf if rate is None else rate for rate in rates)
+        bits = 8.0 * transfer.size_bytes
+        if network.shared:
+            loads["up", board.get(transfer.source, transfer.source)] += _seconds(bits, up)
+            loads["down", board.get(transfer.destination, transfer.destination)] += _seconds(bits, down)
+        else:
+            loads[transfer.source, transfer.destination] += _seconds(bits, min(up, down))
+        if network.medium:
+            loads["medium"] += _seconds(bits, up) + _seconds(bits, down)
+    return list(loads.values())
+
+
+def _seconds(bits: float, rate_bps: float) -> float:
+    return bits / rate_bps if rate_bps > 0 else math.inf if bits > 0 else 0.0
+
+
+def _excess(problem: Problem, simulation: Simulation) -> int:
+    if not problem.respect_memory:
+        return 0
+    excess = 0
+    for name, needed in peak_memory_bytes(problem.graph, simulation.layout).items():
+        limit = problem.cluster.device(name).memory_bytes
+        if limit is not None:
+            excess += max(0, needed - limit)
+    return excess
