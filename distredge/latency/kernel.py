@@ -59,8 +59,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from distredge.errors import StrategyError, Unsupported, located
 from distredge.latency.costs.links import Network
-from distredge.latency.geometry import Geometry
-from distredge.latency.tables import Tables
+from distredge.latency.tables.volume_geometry import Geometry
+from distredge.latency.tables.volume_tables import Tables
 from distredge.model.layout import WIRE_BYTES
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 `latency.kernel` is the door to the kernel and says what it does; `kernel_independent`, `kernel_general` and
 `kernel_shared` are its parts; `kernel_entry` compiles them. Everything works on flat arrays:
 
-- ``model``, ``ints``, ``seconds``: the graph on its boards (`latency.tables`).
+- ``model``, ``ints``, ``seconds``: the graph on its boards (`latency.tables.volume_tables`).
 - ``volumes``: of the strategy at hand, V_COLUMNS for each volume; the last row is the input.
 - ``slabs``: of the strategy at hand, S_COLUMNS for each slab position; the last row is the requester.
 - ``rows``: cut points of all strategies; those of the strategy at hand begin at `at_rows`.
@@ -27,7 +27,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy import uint64 as U
 
-from distredge.latency.tables import (
+from distredge.latency.tables.volume_tables import (
     AT_CUTS,
     AT_HEAD_NEEDS,
     AT_HEAD_PARTIALS,

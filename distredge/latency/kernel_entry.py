@@ -124,7 +124,7 @@ def _compiled(stamp):
     ):  # fmt: skip
         """Prices strategies under `independent` links of constant rate without volumes that send their boundary first.
 
-        Of `latency.tables.Tables`: model, ints, seconds, head_seconds, max_phases (the most phases of any volume). Of
+        Of `latency.tables.volume_tables.Tables`: model, ints, seconds, head_seconds, max_phases (the most phases of any volume). Of
         all clusters, as `latency.kernel._Links` says: pair, profile_of. Of the strategies, (B, ...), as
         `latency.kernel` says: which (cluster), cuts, rows, order, head, wires, input_wire. Filled: latency, (B,)
         seconds, NaN for a strategy that does not reach the end of the body; finish_s, (B, D) or (0, D), when each slab

@@ -28,7 +28,7 @@ from distredge.latency.kernel_core import (
     row_bytes,
     seconds_of,
 )
-from distredge.latency.tables import (
+from distredge.latency.tables.volume_tables import (
     AT_HEAD_NEEDS,
     AT_NEEDS,
     AT_PHASES,

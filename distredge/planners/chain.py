@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distredge.latency.geometry import row_needs
-from distredge.latency.tables import head_part
+from distredge.latency.tables.volume_geometry import row_needs
+from distredge.latency.tables.volume_tables import head_part
 from distredge.model.operators import Kind, needs_of
 from distredge.model.rows import Interval, Region
 

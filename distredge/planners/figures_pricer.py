@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
+from distredge.latency.tables.memory_tables import Footprint
 from distredge.planners.batch import empty_batch, take
-from distredge.planners.footprint import Footprint
 from distredge.planners.pricer import Pricer
 from distredge.planners.search import make_chains
 
 if TYPE_CHECKING:
+    from distredge.latency.tables.memory_tables import Memory
     from distredge.planners.anneal import Chains
     from distredge.planners.batch import Batch
     from distredge.planners.budget import Budget
     from distredge.planners.codec import Codec
-    from distredge.planners.loads import Boards, Memory
+    from distredge.planners.loads import Boards
     from distredge.planners.weigh import Aims, Shelves
     from distredge.problem import Problem
 
@@ -79,7 +80,7 @@ class FiguresPricer(Pricer):
 
     def memory(self) -> Memory:
         """What volumes take of memory, as the tables stand now."""
-        from distredge.planners.loads import no_memory
+        from distredge.latency.tables.memory_tables import no_memory
 
         return no_memory() if self._footprint is None else self._footprint.arrays()
 

@@ -2,7 +2,7 @@
 
 The same figures as `planners.figures.measure` takes from a layout, for whole batches: busy seconds of every device and
 of the busiest link come from the kernel (`latency.kernel_loads`). Of memory it is an upper bound; see
-`planners.footprint`.
+`latency.tables.memory_tables`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.kernel_core import inlined, inner
+from distredge.latency.tables.memory_tables import Memory
 
 FIGURES = 4
 LATENCY, PERIOD, ENERGY, EXCESS = range(FIGURES)
@@ -34,38 +35,6 @@ class Boards(NamedTuple):
     extra_w: NDArray[np.float64]
     named: bool
     limit_bytes: NDArray[np.float64]
-
-
-class Memory(NamedTuple):
-    """What volumes take of a device's memory; see `planners.footprint`.
-
-    Attributes:
-        row: (n_cuts, n_cuts) place of each volume in `volumes`, by cut before it plus 1 and cut at its end; -1 where it
-            is not tabulated.
-        weights: (n_cuts, n_cuts) bytes of a volume's constants.
-        volumes: (n, 5) rows of the reference; rows of a step of the grid; offset in `peaks`; first place in `passing`,
-            and the place after the last.
-        peaks: bytes that are alive at once in a part, by first and last step of the grid.
-        passing: (n, 3) tensors that are kept while a volume runs: the first cut behind what makes it, rows, bytes of a
-            row.
-        head: weights and activations of the head, bytes.
-        kept: tensors that are kept while the head runs, as `passing`.
-    """
-
-    row: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    volumes: NDArray[np.int64]
-    peaks: NDArray[np.float64]
-    passing: NDArray[np.int64]
-    head: NDArray[np.float64]
-    kept: NDArray[np.int64]
-
-
-def no_memory() -> Memory:
-    """Tables for boards without limits, which ask for nothing."""
-    square, flat = np.zeros((1, 1)), np.zeros(1)
-    columns = [np.zeros((1, width), np.int64) for width in (5, 3, 3)]
-    return Memory(np.full((1, 1), -1, np.int64), square, columns[0], flat, columns[1], flat, columns[2])
 
 
 @inlined

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.kernel import Unsupported, kernel_of
+from distredge.latency.tables.all_volumes import fill
 from distredge.planners.batch import put, take
-from distredge.planners.tabulate import fill
 
 if TYPE_CHECKING:
     from distredge.planners.batch import Batch

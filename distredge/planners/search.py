@@ -395,9 +395,9 @@ def warm() -> None:
 
 def _try(pricer: Pricer) -> None:
     """Calls everything that is compiled, on as little as possible."""
+    from distredge.latency.tables.all_volumes import fill
     from distredge.planners.budget import Budget
     from distredge.planners.pricer import Pricer
-    from distredge.planners.tabulate import fill
 
     codec = pricer.codec
     batch = codec.empty(1)

@@ -21,8 +21,9 @@ from distredge.latency import kernel_loads
 from distredge.latency.kernel_core import borrow, inlined, inner
 from distredge.latency.kernel_entry import room
 from distredge.latency.kernel_loads import loads
+from distredge.latency.tables.memory_tables import Memory
 from distredge.planners import anneal, moves
-from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, Memory, fill_figures
+from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, fill_figures
 
 STEEP = 10.0
 """How much faster than a limit is exceeded a strategy gets worse."""

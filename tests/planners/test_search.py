@@ -16,7 +16,7 @@ from distredge.latency import simulate
 from distredge.latency.kernel import kernel_of
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.planners import anneal, moves, plan, tabulate
+from distredge.planners import anneal, moves, plan
 from distredge.planners import search as search_module
 from distredge.planners.batch import take
 from distredge.planners.budget import Budget, Progress

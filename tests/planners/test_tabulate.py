@@ -1,4 +1,4 @@
-"""The compiled walk must fill the kernel's tables with what `latency.tables` would."""
+"""The compiled walk must fill the kernel's tables with what `latency.tables.volume_tables` would."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from distredge.cluster import Cluster, load_cluster
 from distredge.latency import simulate
-from distredge.latency import tables as t
 from distredge.latency.kernel import Kernel
-from distredge.latency.tables import Tables
+from distredge.latency.tables import volume_tables as t
+from distredge.latency.tables.all_volumes import fill
+from distredge.latency.tables.volume_tables import Tables
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.planners import tabulate
 from distredge.planners.codec import candidate_cuts
-from distredge.planners.tabulate import fill
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.strategy import Strategy
@@ -35,7 +34,7 @@ MODELS = {
     "ssd-vgg16": ((1, 3, 300, 300), 0.0625),
     "voxelnet": (None, 0.25),
 }
-"""Sizes at which a volume takes `latency.tables` some milliseconds. Tensors of different heights: the last four and
+"""Sizes at which a volume takes `latency.tables.volume_tables` some milliseconds. Tensors of different heights: the last four and
 shufflenet-v2; partial sums: mobilenet-v3-small; volumes that are summed: ssd-vgg16, voxelnet."""
 
 Floats = NDArray[np.float64]

@@ -77,7 +77,7 @@ class End(NamedTuple):
         spans: (2, n_ops + n_tensors + n_entries + 1, n_columns) room for first rows, and ends of the rows, of what is
             computed of each operator, read of each tensor, and crosses the edge of a phase; then the parts themselves.
         entries: (n_entries, 5) room for kind, phase and tensor of what crosses; phase and reduction of partial results.
-        lists: (n, LISTS) rows of the tables, as in `latency.tables`, each kind in a stretch of its own; edges are
+        lists: (n, LISTS) rows of the tables, as in `latency.tables.volume_tables`, each kind in a stretch of its own; edges are
             tensor, elements of a row, phase, vector.
         sizes: (7,) how far everything is filled.
         shift: (5,) what added to a row of `lists` is its row in the tables.

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.costs.part_costs import PartCosts
-from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
+from distredge.latency.tables.volume_geometry import Geometry, Phase, Span, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
 from distredge.model.operators import Kind

@@ -1,8 +1,8 @@
 """Tabulates all volumes of a graph at once, compiled, before a search asks for them one by one.
 
-`latency.tables` walks a volume backwards with numpy when a strategy first uses it, which takes milliseconds; a search
+`latency.tables.volume_tables` walks a volume backwards with numpy when a strategy first uses it, which takes milliseconds; a search
 over a large graph meets a thousand. Here one walk backwards from each end serves every start (`walk`, `cells`). Left to
-`latency.tables` are volumes with an operator whose need of rows does not rise with its output, those that it refuses,
+`latency.tables.volume_tables` are volumes with an operator whose need of rows does not rise with its output, those that it refuses,
 and those of which too many parts can be empty inside.
 """
 
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.tables import (
+from distredge.latency.tables import backward_walk as w
+from distredge.latency.tables import part_seconds as c
+from distredge.latency.tables.graph_arrays import Body, flatten
+from distredge.latency.tables.volume_tables import (
     BAND,
     HEIGHT,
     LARGEST,
@@ -27,12 +30,9 @@ from distredge.latency.tables import (
     STOP_CLASS,
     VOLUME,
 )
-from distredge.planners import cells as c
-from distredge.planners import walk as w
-from distredge.planners.flatten import Body, flatten
 
 if TYPE_CHECKING:
-    from distredge.latency.tables import Tables
+    from distredge.latency.tables.volume_tables import Tables
 
 MOST_SHORT = 100_000
 """Parts of an end's volumes that can be empty inside beyond which these volumes are left to be tabulated on demand."""
@@ -223,7 +223,7 @@ def _add_volumes(tables: Tables, body: Body, job: _Job, places: Ints, nothing_at
 
 
 def _choose_classes(job: _Job) -> tuple[int, int, bool]:
-    """Decides as `latency.tables` does which volumes have a table, and its classes.
+    """Decides as `latency.tables.volume_tables` does which volumes have a table, and its classes.
 
     Returns:
         The finest classes of starts and ends that any table needs (-1: there is none), and whether short parts of any

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
+from distredge.latency.tables import backward_walk as w
 from distredge.model.operators import Kind
-from distredge.planners import walk as w
 
 if TYPE_CHECKING:
-    from distredge.latency.tables import Tables
+    from distredge.latency.tables.volume_tables import Tables
     from distredge.model.graph import Operator
 
 _FOREVER = 1 << 40

@@ -1,7 +1,7 @@
 """Seconds of all parts of all volumes with one end, after `walk` has found what they compute and need, compiled.
 
 A *cell* is a part whose operators' seconds are added up: one of each class of start, class of end and number of rows
-(`latency.tables`), and short parts one by one where a volume is summed. Operators are gone through backwards once; at
+(`latency.tables.volume_tables`), and short parts one by one where a volume is summed. Operators are gone through backwards once; at
 every start what was added up so far is written down, in the classes of that start's volume. Volumes of several phases
 are added up anew, since to which phase an operator belongs depends on the start.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.planners.walk import (
+from distredge.latency.tables.backward_walk import (
     BAND,
     COMPUTED,
     EDGES,

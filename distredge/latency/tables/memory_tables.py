@@ -15,17 +15,49 @@ meanwhile for later volumes. An upper bound that is nearly always reached. It is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.costs.memory import part_bytes, weights_bytes
-from distredge.latency.geometry import Geometry, Phase, Span, VolumeGeometry
-from distredge.latency.tables import Flat
+from distredge.latency.tables.volume_geometry import Geometry, Phase, Span, VolumeGeometry
+from distredge.latency.tables.volume_tables import Flat
 from distredge.model.layout import Decision, lay_out_decisions
 from distredge.model.volumes import VolumeGraph, volume_between
-from distredge.planners.loads import Memory
+
+
+class Memory(NamedTuple):
+    """What volumes take of a device's memory; see `latency.tables.memory_tables`.
+
+    Attributes:
+        row: (n_cuts, n_cuts) place of each volume in `volumes`, by cut before it plus 1 and cut at its end; -1 where it
+            is not tabulated.
+        weights: (n_cuts, n_cuts) bytes of a volume's constants.
+        volumes: (n, 5) rows of the reference; rows of a step of the grid; offset in `peaks`; first place in `passing`,
+            and the place after the last.
+        peaks: bytes that are alive at once in a part, by first and last step of the grid.
+        passing: (n, 3) tensors that are kept while a volume runs: the first cut behind what makes it, rows, bytes of a
+            row.
+        head: weights and activations of the head, bytes.
+        kept: tensors that are kept while the head runs, as `passing`.
+    """
+
+    row: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    volumes: NDArray[np.int64]
+    peaks: NDArray[np.float64]
+    passing: NDArray[np.int64]
+    head: NDArray[np.float64]
+    kept: NDArray[np.int64]
+
+
+def no_memory() -> Memory:
+    """Tables for boards without limits, which ask for nothing."""
+    square, flat = np.zeros((1, 1)), np.zeros(1)
+    columns = [np.zeros((1, width), np.int64) for width in (5, 3, 3)]
+    return Memory(np.full((1, 1), -1, np.int64), square, columns[0], flat, columns[1], flat, columns[2])
+
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Tensor
