@@ -108,7 +108,7 @@ def _load() -> None:
     """Loads what training would load at its first steps."""
     import torch
 
-    from distredge.latency import kernel
+    from distredge.latency.kernel import kernel
 
     kernel.warm()
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimiser imports torch's compiler

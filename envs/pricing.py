@@ -16,7 +16,7 @@ from distredge.latency import StepSimulator
 from distredge.model.layout import WIRE_BYTES
 
 if TYPE_CHECKING:
-    from distredge.latency.kernel import Kernel
+    from distredge.latency.kernel.kernel import Kernel
     from distredge.problem import Problem
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def make_pricer(problems: Sequence[Problem], input_dtype: str) -> Pricer:
     if find_spec("numba") is None:
         _log.info("without numba the simulator prices every step; pip install 'distredge[plan]' makes that faster")
         return SimulatorPricer(problems, input_dtype)
-    from distredge.latency.kernel import Kernel, Unsupported
+    from distredge.latency.kernel.kernel import Kernel, Unsupported
 
     try:
         kernel = Kernel(problems[0].graph, [problem.cluster for problem in problems])
@@ -68,7 +68,7 @@ class KernelPricer:
         self._otherwise = otherwise
 
     def __call__(self, cuts: Ints, rows: Ints, head: Ints, cluster: Ints, start_s: Floats) -> tuple[Floats, Floats]:
-        from distredge.latency.kernel import Unsupported
+        from distredge.latency.kernel.kernel import Unsupported
 
         try:
             finish_s, latency_s = self._kernel.finish_s(

@@ -34,7 +34,7 @@ from distredge.experiments.common.quality import LONG, Outcome, published_ratio,
 from distredge.experiments.common.records import Record, append, best_latency_s, compact, path_of, price, read
 from distredge.experiments.common.regimes import REGIMES, fingerprint, published_problem, seconds_for
 from distredge.latency import simulate
-from distredge.latency.kernel import warm
+from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, run

@@ -36,7 +36,7 @@ class Replanner:
     """
 
     def __init__(self, problem: Problem, strategy: Strategy, method: str) -> None:
-        from distredge.latency.kernel import warm
+        from distredge.latency.kernel.kernel import warm
         from distredge.planners import resolve
 
         resolve(method)

@@ -171,7 +171,7 @@ def _kernel() -> tuple[str, str]:
 
     started_s = time.monotonic()
     try:
-        importlib.import_module("distredge.latency.kernel").warm()
+        importlib.import_module("distredge.latency.kernel.kernel").warm()
         importlib.import_module("distredge.planners.search").warm()
     except (ImportError, AttributeError) as error:
         return "missing", f"no compiled latency kernel, plans are slower: {error}"

@@ -21,7 +21,7 @@ __all__ = ["StepSimulator", "evaluate", "offload", "simulate"]
 def evaluate(problem: Problem, strategy: Strategy, *, start_s: float = 0.0) -> float:
     """Returns the latency of one image in seconds, without a timeline.
 
-    It takes the simulator's time. What prices many strategies goes to `latency.kernel`, which gives the same numbers
+    It takes the simulator's time. What prices many strategies goes to `latency.kernel.kernel`, which gives the same numbers
     in a thousandth of it, once it is loaded and the volumes are tabulated.
 
     Args:

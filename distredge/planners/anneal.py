@@ -1,7 +1,7 @@
 """The search's inner loop, compiled: change every chain, price all changes with the kernel, take or leave them.
 
 numba keeps compiled functions on disk and looks at the age of their own file alone. These call functions of other
-files; so that a change there compiles them anew they hold a digest of all of those (as `latency.kernel_entry` does).
+files; so that a change there compiles them anew they hold a digest of all of those (as `latency.kernel.entry_points` does).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency import kernel_entry
-from distredge.latency.kernel_core import borrow, inlined, inner
-from distredge.latency.kernel_entry import clear, independent, room, run_all
+from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.kernel import entry_points
+from distredge.latency.kernel.entry_points import clear, independent, room, run_all
 from distredge.planners import batch, moves
 
 
@@ -58,7 +58,7 @@ MOST_WORSE = 1.5
 
 def digest() -> str:
     """SHA-256 of all that the functions below are compiled from."""
-    found = hashlib.sha256(kernel_entry.digest().encode())
+    found = hashlib.sha256(entry_points.digest().encode())
     for name in ("anneal", "batch", "moves"):
         found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return found.hexdigest()

@@ -1,7 +1,7 @@
 """From what a strategy makes boards and connections do to its figures, compiled: period, energy, memory beyond limits.
 
 The same figures as `planners.figures.measure` takes from a layout, for whole batches: busy seconds of every device and
-of the busiest link come from the kernel (`latency.kernel_loads`). Of memory it is an upper bound; see
+of the busiest link come from the kernel (`latency.kernel.busy_times`). Of memory it is an upper bound; see
 `latency.tables.memory_tables`.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.kernel_core import inlined, inner
+from distredge.latency.compiling import inlined, inner
 from distredge.latency.tables.memory_tables import Memory
 
 FIGURES = 4

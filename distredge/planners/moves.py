@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distredge.latency.kernel_core import inlined, inner
+from distredge.latency.compiling import inlined, inner
 from distredge.planners.batch import Batch, Choices
 
 

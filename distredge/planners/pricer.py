@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.kernel import Unsupported, kernel_of
+from distredge.latency.kernel.kernel import Unsupported, kernel_of
 from distredge.latency.tables.all_volumes import fill
 from distredge.planners.batch import put, take
 

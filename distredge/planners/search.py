@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Infeasible
-from distredge.latency import kernel
+from distredge.latency.kernel import kernel
 from distredge.latency.simulator.figures import Figures
 from distredge.planners.batch import joined, put, take
 from distredge.planners.figures import infeasible, needs_figures

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.latency.kernel import Unsupported
+from distredge.latency.kernel.kernel import Unsupported
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.planners import one_by_one
 from distredge.planners.batch import joined, take

@@ -17,10 +17,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency import kernel_loads
-from distredge.latency.kernel_core import borrow, inlined, inner
-from distredge.latency.kernel_entry import room
-from distredge.latency.kernel_loads import loads
+from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.kernel import busy_times
+from distredge.latency.kernel.busy_times import loads
+from distredge.latency.kernel.entry_points import room
 from distredge.latency.tables.memory_tables import Memory
 from distredge.planners import anneal, moves
 from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, fill_figures
@@ -149,7 +149,7 @@ def lend_shelves(shelves: Any) -> Any:
 
 def digest() -> str:
     """SHA-256 of all that the functions below are compiled from."""
-    found = hashlib.sha256((kernel_loads.digest() + anneal.digest()).encode())
+    found = hashlib.sha256((busy_times.digest() + anneal.digest()).encode())
     for name in ("loads", "weigh"):
         found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return found.hexdigest()

@@ -35,8 +35,9 @@ from typing import Any, Literal
 import numpy as np
 
 from distredge.cluster import Cluster, load_cluster
-from distredge.latency import kernel, simulate
-from distredge.latency.kernel import Kernel
+from distredge.latency import simulate
+from distredge.latency.kernel import kernel
+from distredge.latency.kernel.kernel import Kernel
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out
@@ -232,7 +233,7 @@ import dataclasses
 graph = zoo.build("vgg16", width=0.25)
 problem = Problem(graph, dataclasses.replace(load_cluster("db-50"), link_model=sys.argv[1]))
 started = time.perf_counter()
-from distredge.latency.kernel import kernel_of
+from distredge.latency.kernel.kernel import kernel_of
 last = len(graph.cuts) - 1
 kernel_of(problem).latency_s([[last]], [[[0, 1, 3, 5, 7]]], 0)
 print(time.perf_counter() - started)

@@ -24,7 +24,7 @@ from distredge.errors import DistredgeError
 from distredge.experiments.common.records import best_latency_s, path_of, read
 from distredge.experiments.common.regimes import published_problem, seconds_for
 from distredge.latency import simulate
-from distredge.latency.kernel import warm
+from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan

@@ -27,7 +27,7 @@ import numpy as np
 from distredge.cluster import load_cluster
 from distredge.errors import Infeasible
 from distredge.latency import simulate
-from distredge.latency.kernel import warm
+from distredge.latency.kernel.kernel import warm
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.capture import load_model
 from distredge.planners import plan, run

@@ -22,8 +22,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.errors import ProfileError, StrategyError
-from distredge.latency import StepSimulator, kernel, simulate
-from distredge.latency.kernel import Kernel, Unsupported, kernel_of
+from distredge.latency import StepSimulator, simulate
+from distredge.latency.kernel import kernel
+from distredge.latency.kernel.kernel import Kernel, Unsupported, kernel_of
 from distredge.latency.simulator.simulation import run
 from distredge.model import zoo
 from distredge.model.graph import Graph
@@ -420,7 +421,7 @@ def test_once_compiled_it_is_there_at_once(caplog: pytest.LogCaptureFixture, mon
 _PRICE = """
 import logging, sys
 from distredge.cluster import load_cluster
-from distredge.latency.kernel import Kernel
+from distredge.latency.kernel.kernel import Kernel
 from distredge.model import zoo
 import dataclasses
 logging.basicConfig(format="%(message)s")

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.cluster import Cluster, Device, Link, Requester
 from distredge.latency import simulate
-from distredge.latency.kernel import kernel_of
+from distredge.latency.kernel.kernel import kernel_of
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan

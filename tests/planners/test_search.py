@@ -13,7 +13,7 @@ from numba import njit
 from distredge.cluster import load_cluster
 from distredge.errors import Infeasible
 from distredge.latency import simulate
-from distredge.latency.kernel import kernel_of
+from distredge.latency.kernel.kernel import kernel_of
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.planners import anneal, moves, plan

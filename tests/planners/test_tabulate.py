@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distredge.cluster import Cluster, load_cluster
 from distredge.latency import simulate
-from distredge.latency.kernel import Kernel
+from distredge.latency.kernel.kernel import Kernel
 from distredge.latency.tables import volume_tables as t
 from distredge.latency.tables.all_volumes import fill
 from distredge.latency.tables.volume_tables import Tables

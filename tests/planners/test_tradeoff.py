@@ -9,7 +9,7 @@ import pytest
 from distredge.cluster import Cluster, Link, load_cluster
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency import simulate
-from distredge.latency.kernel import Unsupported, kernel_of
+from distredge.latency.kernel.kernel import Unsupported, kernel_of
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan

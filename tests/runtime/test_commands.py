@@ -507,7 +507,7 @@ def test_the_doctor(monkeypatch, capsys) -> None:
     from distredge.cli import doctor
 
     # Compiling the latency kernel takes longer than everything else together.
-    monkeypatch.setitem(sys.modules, "distredge.latency.kernel", None)
+    monkeypatch.setitem(sys.modules, "distredge.latency.kernel.kernel", None)
     with pytest.raises(SystemExit) as ended:
         run("distredge.cli.doctor:doctor", "doctor", ["--json"])
     assert ended.value.code == 0

@@ -293,7 +293,7 @@ def _write_seconds(end: Any, cells: Any, count: int, low: int, high: int, at: in
 
 
 def _compiled(stamp: str) -> Any:
-    """The function below, in which `stamp` is a constant and so part of numba's key; see `latency.kernel_entry`."""
+    """The function below, in which `stamp` is a constant and so part of numba's key; see `latency.kernel.entry_points`."""
 
     @njit(cache=True, **OPTIONS)
     def write(end: Any, cells: Any, low: int, high: int, short: bool) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from distredge.latency.kernel_core import DEVICE, P_COLUMNS, PROFILE, S_COLUMNS, V_COLUMNS, WIRE, borrow, inlined, inner
-from distredge.latency.kernel_general import M_COLUMNS, T_COLUMNS, run_independent, sum_loads, write_down
-from distredge.latency.kernel_independent import price_all
-from distredge.latency.kernel_shared import ENDS_OF, F_COLUMNS, place_ends, run_shared
+from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.kernel.common_ground import DEVICE, P_COLUMNS, PROFILE, S_COLUMNS, V_COLUMNS, WIRE
+from distredge.latency.kernel.general_path import M_COLUMNS, T_COLUMNS, run_independent, sum_loads, write_down
+from distredge.latency.kernel.independent_links import price_all
+from distredge.latency.kernel.shared_links import ENDS_OF, F_COLUMNS, place_ends, run_shared
 
 OK, BAD_CUTS, BAD_ROWS, BAD_ORDER, BAD_HEAD = range(5)
 """What `check_plans` may find."""
@@ -125,8 +126,8 @@ def _compiled(stamp):
         """Prices strategies under `independent` links of constant rate without volumes that send their boundary first.
 
         Of `latency.tables.volume_tables.Tables`: model, ints, seconds, head_seconds, max_phases (the most phases of any volume). Of
-        all clusters, as `latency.kernel._Links` says: pair, profile_of. Of the strategies, (B, ...), as
-        `latency.kernel` says: which (cluster), cuts, rows, order, head, wires, input_wire. Filled: latency, (B,)
+        all clusters, as `latency.kernel.kernel._Links` says: pair, profile_of. Of the strategies, (B, ...), as
+        `latency.kernel.kernel` says: which (cluster), cuts, rows, order, head, wires, input_wire. Filled: latency, (B,)
         seconds, NaN for a strategy that does not reach the end of the body; finish_s, (B, D) or (0, D), when each slab
         position has done its volumes.
         """
@@ -150,7 +151,7 @@ def _compiled(stamp):
     ):  # fmt: skip
         """Prices strategies under everything that the kernel knows.
 
-        Arguments as for `independent`, all that `latency.kernel._Links` holds, and of the strategies boundary, (B, L),
+        Arguments as for `independent`, all that `latency.kernel.kernel._Links` holds, and of the strategies boundary, (B, L),
         and start_s, (B,); `nearby` allows the rates of `kernel_shared.share_nearby`.
         """
         len(stamp)
@@ -279,7 +280,7 @@ _signatures = {
 
 
 def compile_all() -> None:
-    """Compiles all of them for the arguments that `latency.kernel` gives them, or loads them from the cache."""
+    """Compiles all of them for the arguments that `latency.kernel.kernel` gives them, or loads them from the cache."""
     for function, signature in _signatures.items():
         function.compile(signature)
 

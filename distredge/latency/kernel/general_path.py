@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numpy import uint64 as U
 
-from distredge.latency.kernel_core import (
+from distredge.latency.compiling import inlined, inner
+from distredge.latency.kernel.common_ground import (
     BOUNDARY,
     DEVICE,
     FIRST_STAGE,
@@ -35,8 +36,6 @@ from distredge.latency.kernel_core import (
     enter_volume,
     gather,
     gather_end,
-    inlined,
-    inner,
     seconds_of,
 )
 from distredge.latency.tables.volume_tables import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, REDUCES, VOLUME

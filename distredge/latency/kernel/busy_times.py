@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from distredge.latency import kernel_entry
-from distredge.latency.kernel_core import inner
-from distredge.latency.kernel_entry import clear, run_all
+from distredge.latency.compiling import inner
+from distredge.latency.kernel import entry_points
+from distredge.latency.kernel.entry_points import clear, run_all
 
 
 def digest() -> str:
     """SHA-256 of this file and of the kernel's."""
-    found = hashlib.sha256(kernel_entry.digest().encode())
+    found = hashlib.sha256(entry_points.digest().encode())
     found.update(Path(__file__).read_bytes())
     return found.hexdigest()
 

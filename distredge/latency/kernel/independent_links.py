@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy import uint64 as U
 
-from distredge.latency.kernel_core import (
+from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.kernel.common_ground import (
     DEVICE,
     MADE,
     P_COLUMNS,
@@ -16,13 +17,10 @@ from distredge.latency.kernel_core import (
     TOUCHED,
     V_COLUMNS,
     WIRE,
-    borrow,
     cross,
     enter_volume,
     gather,
     gather_end,
-    inlined,
-    inner,
     made_stage,
     maker,
     row_bytes,

@@ -30,18 +30,9 @@ from __future__ import annotations
 import numpy as np
 from numpy import uint64 as U
 
-from distredge.latency.kernel_core import (
-    DEVICE,
-    P_COLUMNS,
-    POST_BYTE,
-    POST_FIXED,
-    PRE_BYTE,
-    S_COLUMNS,
-    borrow_all,
-    inlined,
-    inner,
-)
-from distredge.latency.kernel_general import (
+from distredge.latency.compiling import borrow_all, inlined, inner
+from distredge.latency.kernel.common_ground import DEVICE, P_COLUMNS, POST_BYTE, POST_FIXED, PRE_BYTE, S_COLUMNS
+from distredge.latency.kernel.general_path import (
     M_COLUMNS,
     M_FROM,
     M_MADE,

@@ -1,0 +1,111 @@
+"""The links of clusters as arrays, for the compiled kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.errors import Unsupported
+from distredge.latency.costs.links import Network
+from distredge.latency.kernel.kernel import _Floats, _Ints
+
+if TYPE_CHECKING:
+    from distredge.cluster import Cluster, Link
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Links of C clusters of up to N devices, the requester at N, as the compiled code wants them.
+
+    Attributes:
+        pair: what a message from one to the other costs, (C * (N + 1) * (N + 1) * 5,); see `kernel_core`.
+        profile_of: (C, N) column of the tables.
+        access: bits per second up and down, (C * (N + 1) * 2,). trace: number of a trace, or -1; same shape.
+        times, rates: all traces, one after the other; trace_at: (n + 1,) where each starts; period: (n,) seconds.
+        board: (C,) the device that is the requester's board, or -1.
+        medium, shared: (C,) link model. hard: (C,) whether it takes the general path.
+    """
+
+    pair: _Floats
+    profile_of: _Ints
+    access: _Floats
+    trace: _Ints
+    times: _Floats
+    rates: _Floats
+    trace_at: _Ints
+    period: _Floats
+    board: _Ints
+    medium: NDArray[np.bool_]
+    shared: NDArray[np.bool_]
+    hard: NDArray[np.bool_]
+
+
+def _links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> _Links:
+    n = max(len(cluster.devices) for cluster in clusters)
+    count = len(clusters)
+    pair = np.zeros((count, n + 1, n + 1, 5))
+    profile_of = np.zeros((count, n), dtype=np.int64)
+    rates = np.zeros((count, n + 1, 2))
+    traces = np.full((count, n + 1, 2), -1, dtype=np.int64)
+    numbers: dict[int, int] = {}
+    stored: list[Any] = []
+
+    def number(link: Link) -> int:
+        if link.trace is None:
+            return -1
+        if id(link.trace) not in numbers:
+            numbers[id(link.trace)] = len(stored)
+            stored.append(link.trace)
+        return numbers[id(link.trace)]
+
+    for c, cluster in enumerate(clusters):
+        if cluster.shared_medium and cluster.link_model == "independent":
+            raise Unsupported(f"cluster '{cluster.name}': one medium for all under independent links")
+        places = [*range(len(cluster.devices)), n]
+        home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
+        ends = [*cluster.devices, home]
+        profile_of[c, : len(cluster.devices)] = [column[id(d.profile)] for d in cluster.devices]
+        for place, end in zip(places, ends, strict=True):
+            for side, link in enumerate((end.uplink, end.downlink)):
+                rates[c, place, side] = math.inf if link.rate_bps is None else link.rate_bps
+                traces[c, place, side] = number(link)
+        network = Network.of(cluster, cluster.names)
+        for i in places:
+            for j in places:
+                a, b = (i if i < n else -1), (j if j < n else -1)
+                if network.same_board(a, b):
+                    continue
+                varies = traces[c, i, 0] >= 0 or traces[c, j, 1] >= 0
+                rate = min(rates[c, i, 0], rates[c, j, 1])
+                pair[c, i, j] = (
+                    network.pack_s(a, 0) + network.fixed_s(a, b),
+                    network.copy_s_per_byte[a] + network.crypt_s_per_byte[a],
+                    -1.0 if varies else (math.inf if rate == 0 else 8.0 / rate),
+                    network.place_s(b, 0),
+                    network.copy_s_per_byte[b] + network.crypt_s_per_byte[b],
+                )
+    shared = np.array([cluster.link_model == "shared" for cluster in clusters])
+    lengths = [len(trace) for trace in stored]
+    return _Links(
+        pair=pair.ravel(),
+        profile_of=profile_of,
+        access=rates.ravel(),
+        trace=traces.ravel(),
+        times=np.concatenate([t.times_s for t in stored]) if stored else np.zeros(1),
+        rates=np.concatenate([t.rates_bps for t in stored]) if stored else np.zeros(1),
+        trace_at=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        period=np.array([t.period_s for t in stored] or [1.0]),
+        board=np.array([_board(cluster) for cluster in clusters], dtype=np.int64),
+        medium=np.array([cluster.shared_medium for cluster in clusters]),
+        shared=shared,
+        hard=shared | (traces >= 0).any(axis=(1, 2)),
+    )
+
+
+def _board(cluster: Cluster) -> int:
+    return -1 if cluster.requester.device is None else cluster.names.index(cluster.requester.device)
