@@ -14,7 +14,7 @@ from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency.simulator import offload
-from distredge.planners.common import predict
+from distredge.planners.common.building import predict
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

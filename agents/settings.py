@@ -18,7 +18,7 @@ import yaml
 
 from distredge.envs import PARTITION, SPLIT_ROWS
 from distredge.errors import ConfigError, FileError, did_you_mean, located
-from distredge.planners import lc_pss
+from distredge.planners.published import lc_pss
 
 ALGORITHMS: Mapping[str, str] = {
     "ddpg": "distredge.agents.ddpg:DDPG",

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from distredge.envs._setup import Clusters, Model, check_partition
 from distredge.envs.observation import LAYER_FEATURES, layer_features
 from distredge.envs.volumes import Episode, VolumesEnv, cut_points
-from distredge.planners import lc_pss
+from distredge.planners.published import lc_pss
 
 __all__ = ["Episode", "SplitRowsEnv", "cut_points"]
 

@@ -43,13 +43,13 @@ from distredge.experiments.common.regimes import published_problem
 from distredge.latency import evaluate, simulate
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph, Signature
-from distredge.planners import plan, selection
-from distredge.planners.aofl import plan_on_all
-from distredge.planners.bound import lower_bound_s
-from distredge.planners.chain import Chain
-from distredge.planners.dpfp import speedup_estimate
-from distredge.planners.reliability import Channel, failure_probability
-from distredge.planners.selection import MOBILENET_V1
+from distredge.planners import model_choice, plan
+from distredge.planners.common.volume_costs import Chain
+from distredge.planners.deadline_reliability import Channel, failure_probability
+from distredge.planners.lower_bound import lower_bound_s
+from distredge.planners.model_choice import MOBILENET_V1
+from distredge.planners.published.aofl import plan_on_all
+from distredge.planners.published.dpfp import speedup_estimate
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.modelled import profile_rows
@@ -220,13 +220,13 @@ def reliable(quick: bool) -> dict[str, dict[str, float]]:
     """Share of requests within the deadline, and the mean accuracy of those, on three Raspberry Pi 4."""
     cluster = load_cluster("halp-pi4")
     names = [*MOBILENET_V1][:: 3 if quick else 1]
-    shared = selection.variants_on(cluster, {name: MOBILENET_V1[name] for name in names})
+    shared = model_choice.variants_on(cluster, {name: MOBILENET_V1[name] for name in names})
     largest = shared[0]
     alone_s = Problem(load_model(largest.name), cluster).offload_latency_s
     alone = dataclasses.replace(largest, inference_s=alone_s)
     found = {}
     for label, variants in (("alone", (alone,)), ("halp", (largest,)), ("halp, selection", shared)):
-        got = selection.reliability(variants, DEADLINE_S, CHANNEL)
+        got = model_choice.reliability(variants, DEADLINE_S, CHANNEL)
         found[label] = {"met": got.met, "accuracy": got.mean_accuracy}
     return found
 

@@ -38,8 +38,8 @@ from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, run
-from distredge.planners.bound import lower_bound_s
 from distredge.planners.budget import Budget, Progress
+from distredge.planners.lower_bound import lower_bound_s
 from distredge.problem import Problem
 
 QUICK_S = 150.0

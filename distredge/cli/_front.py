@@ -15,7 +15,7 @@ from distredge.cli._planning import ProgressLine, interruptible, save_chart
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
-    from distredge.planners.figures import Point
+    from distredge.planners.objectives import Point
     from distredge.problem import Problem
 
 
@@ -23,8 +23,8 @@ def plan_front(
     problem: Problem, budget: Budget, seed: int, folder: str, plot: str | None, as_json: bool, line: ProgressLine
 ) -> None:
     """Finds the front, writes its strategies into a folder and shows it."""
-    from distredge.planners.figures import without_watts
-    from distredge.planners.tradeoff import has_watts, pareto
+    from distredge.planners.objectives import without_watts
+    from distredge.planners.other_objectives.pareto import has_watts, pareto
 
     budget.method = "pareto"
     try:

@@ -52,8 +52,8 @@ def compare(
     Offload, the best single device, is always among them. "x bound" is latency over a computed lower bound that no
     strategy can beat. Ctrl-C ends the method at work and leaves the others out.
     """
-    from distredge.planners.bound import lower_bound_s
     from distredge.planners.budget import Budget
+    from distredge.planners.lower_bound import lower_bound_s
 
     names = _names(methods)
     seconds = None if evaluations is not None else budget_s

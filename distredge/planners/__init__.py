@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     Planner = Callable[[Problem, Budget, int], Strategy]
 
 METHODS: dict[str, str] = {
-    "offload": "distredge.planners.offload:plan",
-    "modnn": "distredge.planners.modnn:plan",
-    "mednn": "distredge.planners.mednn:plan",
-    "coedge": "distredge.planners.coedge:plan",
-    "deepthings": "distredge.planners.deepthings:plan",
-    "deeperthings": "distredge.planners.deeperthings:plan",
-    "aofl": "distredge.planners.aofl:plan",
-    "deepslicing": "distredge.planners.deepslicing:plan",
-    "edgeld": "distredge.planners.edgeld:plan",
-    "pico": "distredge.planners.pico:plan",
-    "dpfp": "distredge.planners.dpfp:plan",
-    "halp": "distredge.planners.halp:plan",
+    "offload": "distredge.planners.published.offload:plan",
+    "modnn": "distredge.planners.published.modnn:plan",
+    "mednn": "distredge.planners.published.mednn:plan",
+    "coedge": "distredge.planners.published.coedge:plan",
+    "deepthings": "distredge.planners.published.deepthings:plan",
+    "deeperthings": "distredge.planners.published.deeperthings:plan",
+    "aofl": "distredge.planners.published.aofl:plan",
+    "deepslicing": "distredge.planners.published.deepslicing:plan",
+    "edgeld": "distredge.planners.published.edgeld:plan",
+    "pico": "distredge.planners.published.pico:plan",
+    "dpfp": "distredge.planners.published.dpfp:plan",
+    "halp": "distredge.planners.published.halp:plan",
     "distredge": "distredge.agents.osds:plan",
     "search": "distredge.planners.search:plan",
     "auto": "distredge.planners.auto:plan",
@@ -90,8 +90,8 @@ def _is_seed(value: object) -> bool:
 def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strategy:
     """Like `plan`, under a budget that the caller keeps hold of (to interrupt it, or to see what was spent)."""
     planner = resolve(method)
-    from distredge.planners.common import predict
-    from distredge.planners.figures import check_limits, check_objective
+    from distredge.planners.common.building import predict
+    from distredge.planners.objectives import check_limits, check_objective
 
     check_objective(problem)
     budget.method = method

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.planners import resolve
-from distredge.planners.common import named, price
-from distredge.planners.figures import infeasible, is_feasible, needs_figures, value
+from distredge.planners.common.building import named, price
+from distredge.planners.objectives import infeasible, is_feasible, needs_figures, value
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget

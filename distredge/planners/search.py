@@ -2,7 +2,7 @@
 
 Rule. Partition points, cut points of every volume, head device and, where the problem lets them free, device order,
 wires between volumes and boundary rows first are all decided together. Many chains start from shares by speed over
-many partition schemes and subsets of the devices. Each step changes one thing in every chain (`planners.moves`: rows
+many partition schemes and subsets of the devices. Each step changes one thing in every chain (`planners.annealing.moves`: rows
 of neighbouring volumes move together, so that owners stay where the rows are; interchangeable devices never change
 places), and the kernel prices all of them; worse ones are taken with a probability that falls to the end of a run. Now
 and then the worst chains are replaced by copies of the best, so that a run ends with all of them close to one strategy.
@@ -11,7 +11,7 @@ of a last, cooler one, which combines them; with a large budget such groups are 
 
 Anytime: the best that was met is returned when the budget ends or the user interrupts. With a budget in evaluations the
 result depends on the seed alone, not on the number of threads. Other objectives than latency, and limits that only a
-layout can tell, are in `planners.tradeoff`.
+layout can tell, are in `planners.other_objectives.pareto`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from numpy.typing import NDArray
 from distredge.errors import Infeasible
 from distredge.latency.kernel import kernel
 from distredge.latency.simulator.figures import Figures
-from distredge.planners.batch import joined, put, take
-from distredge.planners.figures import infeasible, needs_figures
-from distredge.planners.starts import best_rows, shuffled, starts
+from distredge.planners.annealing.starts import best_rows, shuffled, starts
+from distredge.planners.annealing.strategy_arrays import joined, put, take
+from distredge.planners.objectives import infeasible, needs_figures
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
-    from distredge.planners.anneal import Chains
-    from distredge.planners.batch import Batch
+    from distredge.planners.annealing.batch_pricing import Pricer
+    from distredge.planners.annealing.compiled_steps import Chains
+    from distredge.planners.annealing.encoding import Codec
+    from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.planners.budget import Budget
-    from distredge.planners.codec import Codec
-    from distredge.planners.pricer import Pricer
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -92,7 +92,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     if not needs_figures(problem):
         with contextlib.suppress(kernel.Unsupported):
             return _fastest(problem, budget, seed)
-    from distredge.planners.tradeoff import plan_for
+    from distredge.planners.other_objectives.pareto import plan_for
 
     return plan_for(problem, budget, seed)
 
@@ -144,7 +144,7 @@ class Search:
         Raises:
             Infeasible: if no device can be reached.
         """
-        from distredge.planners.pricer import plain
+        from distredge.planners.annealing.batch_pricing import plain
 
         self.pricer.fill()
         self._begin()
@@ -297,10 +297,10 @@ class Search:
 
 
 def _advance(pricer: Pricer, arguments: tuple[Any, ...], steps: int, chains: Chains) -> NDArray[np.int64]:
-    from distredge.planners import anneal
+    from distredge.planners.annealing import compiled_steps
 
     wanted: NDArray[np.int64] = np.zeros_like(arguments[0])
-    run = anneal.anneal_general if pricer.general else anneal.anneal_independent
+    run = compiled_steps.anneal_general if pricer.general else compiled_steps.anneal_independent
     run(steps, chains, pricer.codec.choices, wanted, *arguments)
     return wanted
 
@@ -317,7 +317,7 @@ def _cores() -> int:
 
 def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: int) -> Chains:
     """Chains that start from the strategies of a batch."""
-    from distredge.planners.anneal import Chains
+    from distredge.planners.annealing.compiled_steps import Chains
 
     size, everything = len(seconds), np.arange(len(seconds))
     states = np.random.default_rng((seed, stream)).integers(1, 2**63, size, dtype=np.uint64)
@@ -363,15 +363,15 @@ def load(problem: Problem, budget: Budget) -> Pricer:
         Unsupported: if only the simulator prices the problem.
     """
     with budget.paused():
-        from distredge.planners import anneal
-        from distredge.planners.codec import Codec
-        from distredge.planners.pricer import Pricer
+        from distredge.planners.annealing import compiled_steps
+        from distredge.planners.annealing.batch_pricing import Pricer
+        from distredge.planners.annealing.encoding import Codec
 
     pricer = Pricer(Codec(problem), budget)
     if pricer.general not in _loaded:
-        function = anneal.anneal_general if pricer.general else anneal.anneal_independent
+        function = compiled_steps.anneal_general if pricer.general else compiled_steps.anneal_independent
         with budget.paused():
-            if not anneal.is_cached(function):
+            if not compiled_steps.is_cached(function):
                 _log.warning("compiling the search, once: some 30 seconds (`distredge doctor` does it beforehand)")
             _try(pricer)
         _loaded.add(pricer.general)
@@ -382,22 +382,22 @@ def warm() -> None:
     """Compiles what numba's on-disk cache does not hold, so that later searches start at once."""
     from distredge.cluster import load_cluster
     from distredge.model import zoo
-    from distredge.planners import tradeoff
     from distredge.planners.budget import Budget
+    from distredge.planners.other_objectives import pareto
     from distredge.problem import Problem
 
     graph = zoo.build("vgg16", (1, 3, 32, 32), width=0.0625)
     for boundary_first in (False, True):
         problem = Problem(graph, load_cluster("db-50", [graph]), boundary_first=boundary_first)
         load(problem, Budget(evaluations=1))
-    tradeoff.load(problem, Budget(evaluations=1))
+    pareto.load(problem, Budget(evaluations=1))
 
 
 def _try(pricer: Pricer) -> None:
     """Calls everything that is compiled, on as little as possible."""
     from distredge.latency.tables.all_volumes import fill
+    from distredge.planners.annealing.batch_pricing import Pricer
     from distredge.planners.budget import Budget
-    from distredge.planners.pricer import Pricer
 
     codec = pricer.codec
     batch = codec.empty(1)

@@ -31,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> tu
 @pytest.fixture(params=[1, 2])
 def pressed_during_modnn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How often the user presses Ctrl-C while MoDNN plans."""
-    from distredge.planners import modnn
+    from distredge.planners.published import modnn
 
     planner = modnn.plan
 

@@ -25,7 +25,7 @@ from distredge.errors import ConfigError
 from distredge.latency import evaluate, simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.planners import lc_pss
+from distredge.planners.published import lc_pss
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
 

@@ -13,7 +13,7 @@ from distredge.latency import evaluate
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.planners import plan
-from distredge.planners.aofl import plan_on_all
+from distredge.planners.published.aofl import plan_on_all
 from distredge.problem import Problem
 
 

@@ -14,7 +14,7 @@ from distredge.latency import evaluate
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan
-from distredge.planners.bound import lower_bound_s
+from distredge.planners.lower_bound import lower_bound_s
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 

@@ -12,8 +12,8 @@ from distredge.cluster import load_cluster
 from distredge.latency.simulator.simulation import part_seconds
 from distredge.model import zoo
 from distredge.model.layout import Decision, lay_out_decisions, part_macs, region_size
-from distredge.planners.chain import Chain
-from distredge.planners.linear import cut_points, fit_lines
+from distredge.planners.common.linear_models import cut_points, fit_lines
+from distredge.planners.common.volume_costs import Chain
 from distredge.problem import Problem
 
 SHAPES = {"ssd-vgg16": (1, 3, 300, 300)}

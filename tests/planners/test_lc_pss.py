@@ -12,7 +12,7 @@ from distredge.errors import ConfigError
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.layout import HEAD, Decision, Layout, lay_out_decisions
-from distredge.planners import lc_pss
+from distredge.planners.published import lc_pss
 
 
 def _layout(graph: Graph, walker: lc_pss._Walker, scheme: tuple[int, ...], sample: int) -> Layout:

@@ -15,10 +15,10 @@ from distredge.latency.simulator.figures import measure
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.layout import lay_out
-from distredge.planners.batch import Batch
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.strategy_arrays import Batch
 from distredge.planners.budget import Budget
-from distredge.planners.codec import Codec
-from distredge.planners.figures_pricer import FiguresPricer
+from distredge.planners.other_objectives.batch_figures import FiguresPricer
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
 from distredge.strategy import PlannerRef

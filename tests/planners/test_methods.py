@@ -14,10 +14,10 @@ from distredge.latency import simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan, resolve
-from distredge.planners.aofl import Block, fuse
 from distredge.planners.budget import Budget
-from distredge.planners.chain import Chain
-from distredge.planners.dpfp import blocks, rank, speedup_estimate
+from distredge.planners.common.volume_costs import Chain
+from distredge.planners.published.aofl import Block, fuse
+from distredge.planners.published.dpfp import blocks, rank, speedup_estimate
 from distredge.problem import Problem
 
 OTHERS = [method for method in METHODS if method not in ("search", "auto", "distredge", "agent")]
@@ -112,7 +112,7 @@ def test_coedge_keeps_one_ratio_and_every_share_above_the_halo(problem: Problem)
 
 
 def test_deeperthings_points_are_the_best_of_their_number(models: dict[str, Graph]) -> None:
-    from distredge.planners import deeperthings
+    from distredge.planners.published import deeperthings
 
     problem = Problem(models["vgg"], load_cluster("db-50"))
     chain = Chain(problem)

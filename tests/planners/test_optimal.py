@@ -22,13 +22,13 @@ from distredge.latency.kernel.kernel import kernel_of
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan
-from distredge.planners.batch import Batch
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.strategy_arrays import Batch
 from distredge.planners.budget import Budget
-from distredge.planners.codec import Codec
-from distredge.planners.figures import unbeaten
-from distredge.planners.figures_pricer import FiguresPricer
+from distredge.planners.objectives import unbeaten
+from distredge.planners.other_objectives.batch_figures import FiguresPricer
+from distredge.planners.other_objectives.pareto import pareto
 from distredge.planners.search import Search
-from distredge.planners.tradeoff import pareto
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.schema import Board, Measured, Origin, Power, ProfileFile, Runtime, Segments

@@ -16,14 +16,15 @@ from distredge.latency import simulate
 from distredge.latency.kernel.kernel import kernel_of
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.planners import anneal, moves, plan
+from distredge.planners import plan
 from distredge.planners import search as search_module
-from distredge.planners.batch import take
+from distredge.planners.annealing import compiled_steps, moves
+from distredge.planners.annealing.batch_pricing import Pricer
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.starts import starts
+from distredge.planners.annealing.strategy_arrays import take
 from distredge.planners.budget import Budget, Progress
-from distredge.planners.codec import Codec
-from distredge.planners.pricer import Pricer
 from distredge.planners.search import Search
-from distredge.planners.starts import starts
 from distredge.problem import Problem
 from distredge.strategy import PlannerRef
 
@@ -164,7 +165,7 @@ def test_cuts_that_are_no_candidates_stay_between_their_neighbours(resnet: Graph
     batch = take(batch, np.zeros(4000, np.int64))
     states = np.random.default_rng(0).integers(1, 2**63, 4000, dtype=np.uint64)
     for _ in range(5):
-        anneal.change(states, batch, codec.choices)
+        compiled_steps.change(states, batch, codec.choices)
         rising = np.diff(batch.cuts, axis=1) > 0
         assert (rising | (batch.cuts[:, 1:] < 0)).all()
         assert (batch.cuts.max(axis=1) == candidates[-1]).all()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from distredge.errors import ConfigError, FileError
-from distredge.planners.reliability import Channel, failure_probability, mean_failure_probability
-from distredge.planners.selection import MOBILENET_V1, Variant, choose, read_accuracies, reliability
+from distredge.planners.deadline_reliability import Channel, failure_probability, mean_failure_probability
+from distredge.planners.model_choice import MOBILENET_V1, Variant, choose, read_accuracies, reliability
 
 MENU = (
     Variant("large", 0.70, 0.100, 600e3),

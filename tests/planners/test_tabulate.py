@@ -18,7 +18,7 @@ from distredge.latency.tables.all_volumes import fill
 from distredge.latency.tables.volume_tables import Tables
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.planners.codec import candidate_cuts
+from distredge.planners.annealing.encoding import candidate_cuts
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.strategy import Strategy

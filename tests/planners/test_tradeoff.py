@@ -13,14 +13,14 @@ from distredge.latency.kernel.kernel import Unsupported, kernel_of
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan
-from distredge.planners.batch import Batch
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.starts import starts
+from distredge.planners.annealing.strategy_arrays import Batch
 from distredge.planners.budget import Budget, Progress
-from distredge.planners.codec import Codec
-from distredge.planners.compromise import Compromise
-from distredge.planners.figures import Point, is_feasible, unbeaten, value
-from distredge.planners.figures_pricer import FiguresPricer
-from distredge.planners.starts import starts
-from distredge.planners.tradeoff import MOST_POINTS, front, has_watts, pareto, spread
+from distredge.planners.objectives import Point, is_feasible, unbeaten, value
+from distredge.planners.other_objectives.aimed_search import Compromise
+from distredge.planners.other_objectives.batch_figures import FiguresPricer
+from distredge.planners.other_objectives.pareto import MOST_POINTS, front, has_watts, pareto, spread
 from distredge.problem import Objective, Problem
 
 

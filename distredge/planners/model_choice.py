@@ -6,7 +6,7 @@ rate varies) + T_infer (on the cluster). Reliability is the share of requests th
 each request takes the most accurate variant that is predicted to meet it, and fails if none does.
 
 Decided here: the rate of a request is known when its variant is chosen, as the rule needs; the channel is that of
-`planners.reliability`. Accuracies are ImageNet top-1 as published (Howard et al., "MobileNets", arXiv 1704.04861,
+`planners.deadline_reliability`. Accuracies are ImageNet top-1 as published (Howard et al., "MobileNets", arXiv 1704.04861,
 tables 6 and 7).
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ConfigError, FileError, located
-from distredge.planners.reliability import Channel
+from distredge.planners.deadline_reliability import Channel
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster

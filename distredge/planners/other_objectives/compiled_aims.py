@@ -22,8 +22,8 @@ from distredge.latency.kernel import busy_times
 from distredge.latency.kernel.busy_times import loads
 from distredge.latency.kernel.entry_points import room
 from distredge.latency.tables.memory_tables import Memory
-from distredge.planners import anneal, moves
-from distredge.planners.loads import EXCESS, FIGURES, LATENCY, Boards, fill_figures
+from distredge.planners.annealing import compiled_steps, moves
+from distredge.planners.other_objectives.compiled_figures import EXCESS, FIGURES, LATENCY, Boards, fill_figures
 
 STEEP = 10.0
 """How much faster than a limit is exceeded a strategy gets worse."""
@@ -143,13 +143,13 @@ def lend_shelves(shelves: Any) -> Any:
     """The same shelves."""
     return Shelves(
         shelves.first, shelves.step, shelves.ranges, shelves.limit, borrow(shelves.weights), borrow(shelves.worth),
-        borrow(shelves.figures), anneal.lend(shelves.plans),
+        borrow(shelves.figures), compiled_steps.lend(shelves.plans),
     )  # fmt: skip
 
 
 def digest() -> str:
     """SHA-256 of all that the functions below are compiled from."""
-    found = hashlib.sha256((busy_times.digest() + anneal.digest()).encode())
+    found = hashlib.sha256((busy_times.digest() + compiled_steps.digest()).encode())
     for name in ("loads", "weigh"):
         found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return found.hexdigest()
@@ -189,13 +189,13 @@ def _compiled(stamp: str) -> Any:
         which, start_s, latency, logs = np.zeros(size, np.int64), np.zeros(size), np.empty(size), np.empty(3)
         finish, busy_s, link_s = np.empty((0, wide - 1)), np.empty((size, wide - 1)), np.empty(size)
         new, work = chains.proposed, room(chains.current.cuts.shape[1], wide, max_phases)
-        lent, lent_choices = anneal.lend_chains(chains), anneal.lend_choices(choices)
+        lent, lent_choices = compiled_steps.lend_chains(chains), compiled_steps.lend_choices(choices)
         lent_boards, lent_memory, lent_shelves = lend_boards(boards), lend_memory(memory), lend_shelves(shelves)
         lent_aims, lent_logs = Aims(borrow(aims.weights), borrow(aims.limit)), borrow(logs)
         lent_busy, lent_figures = borrow(busy_s), borrow(figures)
         for _ in range(max(1, steps)):
             if steps > 0:
-                anneal.propose_all(lent, lent_choices, index, wanted)
+                compiled_steps.propose_all(lent, lent_choices, index, wanted)
             loads(
                 tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
                 links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
@@ -204,7 +204,7 @@ def _compiled(stamp: str) -> Any:
             fill_figures(lent.proposed, lent_boards, lent_memory, latency, lent_busy, link_s, lent_figures)
             if steps > 0:
                 judge_all(lent_aims, lent_shelves, lent.proposed, lent_figures, lent_logs, lent.found)
-                anneal.accept_all(lent, lent_choices, lent.found)
+                compiled_steps.accept_all(lent, lent_choices, lent.found)
 
     return anneal_figures
 

@@ -20,19 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Infeasible, PlannerError
-from distredge.planners.batch import Batch, joined, put, take
+from distredge.planners.annealing.starts import starts
+from distredge.planners.annealing.strategy_arrays import Batch, joined, put, take
 from distredge.planners.budget import Budget
-from distredge.planners.figures import unbeaten
-from distredge.planners.figures_pricer import empty_shelves
+from distredge.planners.objectives import unbeaten
+from distredge.planners.other_objectives.batch_figures import empty_shelves
 from distredge.planners.search import CHAINS, POPULATIONS, STEPS, Search, adapted, make_chains
-from distredge.planners.starts import starts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distredge.planners.anneal import Chains
-    from distredge.planners.figures_pricer import FiguresPricer
-    from distredge.planners.weigh import Aims, Shelves
+    from distredge.planners.annealing.compiled_steps import Chains
+    from distredge.planners.other_objectives.batch_figures import FiguresPricer
+    from distredge.planners.other_objectives.compiled_aims import Aims, Shelves
 
 HOT, COLD = 0.03, 0.0003
 """First and last temperature of the middle chain, relative to what its strategy is worth."""
@@ -169,7 +169,7 @@ class Compromise:
         return self.codec.encode(search.best(FASTEST))
 
     def _pipeline(self) -> Batch:
-        from distredge.planners import pico
+        from distredge.planners.published import pico
 
         if self.budget.expired() or not self.weights[:, PERIOD].any():
             return self.codec.empty(0)
@@ -271,7 +271,7 @@ class Compromise:
 
     def _aimed(self) -> list[Aims]:
         """Aims of each population's chains: each of the weights under bounds on the latency that rise evenly."""
-        from distredge.planners.weigh import Aims
+        from distredge.planners.other_objectives.compiled_aims import Aims
 
         first, last = self._bounds()
         numbers = np.arange(POPULATIONS * CHAINS)
@@ -321,7 +321,7 @@ def _logarithms(figures: Floats) -> Floats:
 
 def _worth(logs: Floats, excess: Floats, aims: Aims) -> Floats:
     """(N, chains), as `weigh.worth` for each chain."""
-    from distredge.planners.weigh import STEEP
+    from distredge.planners.other_objectives.compiled_aims import STEEP
 
     beyond = np.maximum(0.0, logs[:, :1] - aims.limit) + excess[:, None]
     return np.asarray(logs @ aims.weights.T + STEEP * beyond)

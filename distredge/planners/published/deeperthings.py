@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.model.rows import even_cuts
-from distredge.planners.chain import Chain, Floats
-from distredge.planners.common import best_device, best_of, build, volume
+from distredge.planners.common.building import best_device, best_of, build, volume
+from distredge.planners.common.volume_costs import Chain, Floats
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distredge.planners.common import best_device, whole_on
+from distredge.planners.common.building import best_device, whole_on
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.planners.batch import take
-from distredge.planners.chain import Chain, Floats
-from distredge.planners.linear import cut_points, s_per_byte
+from distredge.planners.annealing.strategy_arrays import take
+from distredge.planners.common.linear_models import cut_points, s_per_byte
+from distredge.planners.common.volume_costs import Chain, Floats
 
 if TYPE_CHECKING:
-    from distredge.planners.batch import Batch, Choices
-    from distredge.planners.codec import Codec
+    from distredge.planners.annealing.encoding import Codec
+    from distredge.planners.annealing.strategy_arrays import Batch, Choices
 
 
 def starts(codec: Codec) -> tuple[Batch, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distredge.latency.compiling import inlined, inner
-from distredge.planners.batch import Batch, Choices
+from distredge.planners.annealing.strategy_arrays import Batch, Choices
 
 
 @inlined

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distredge.model.rows import even_cuts
-from distredge.planners.common import best_device, build, price, volume
+from distredge.planners.common.building import best_device, build, price, volume
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.planners.chain import Chain
-from distredge.planners.common import build, volume
-from distredge.planners.linear import cut_points
+from distredge.planners.common.building import build, volume
+from distredge.planners.common.linear_models import cut_points
+from distredge.planners.common.volume_costs import Chain
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from distredge.errors import Infeasible
 from distredge.latency.costs.links import Network
 from distredge.model.layout import REQUESTER, WIRE_BYTES
 from distredge.model.operators import Kind
-from distredge.planners.chain import Chain, Floats
+from distredge.planners.common.volume_costs import Chain, Floats
 
 if TYPE_CHECKING:
     from distredge.cluster import Link

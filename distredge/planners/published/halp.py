@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import PlannerError
-from distredge.planners.chain import Chain, Floats
-from distredge.planners.common import build, price, volume
-from distredge.planners.linear import cut_points
+from distredge.planners.common.building import build, price, volume
+from distredge.planners.common.linear_models import cut_points
+from distredge.planners.common.volume_costs import Chain, Floats
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distredge.latency.compiling import borrow, inlined, inner
 from distredge.latency.kernel import entry_points
 from distredge.latency.kernel.entry_points import clear, independent, room, run_all
-from distredge.planners import batch, moves
+from distredge.planners.annealing import moves, strategy_arrays
 
 
 class Chains(NamedTuple):
@@ -67,7 +67,7 @@ def digest() -> str:
 @inlined
 def lend(plans: Any) -> Any:
     """The same strategies; passing their arrays on costs no counting of references, which would double the time."""
-    return batch.Batch(
+    return strategy_arrays.Batch(
         borrow(plans.cuts), borrow(plans.rows), borrow(plans.order), borrow(plans.head), borrow(plans.wires),
         borrow(plans.boundary),
     )  # fmt: skip
@@ -86,7 +86,7 @@ def lend_chains(chains: Any) -> Any:
 @inlined
 def lend_choices(choices: Any) -> Any:
     """The same choices, as `lend`."""
-    return batch.Choices(
+    return strategy_arrays.Choices(
         borrow(choices.candidates), borrow(choices.heights), borrow(choices.kinds), choices.free_order,
         borrow(choices.wires), choices.boundary, choices.trials, choices.trial_steps, choices.crosses,
         choices.reach_least, choices.reach_heat,

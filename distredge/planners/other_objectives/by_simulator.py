@@ -15,11 +15,11 @@ import numpy as np
 
 from distredge.errors import PlannerError
 from distredge.latency.simulator.figures import Figures, measure
-from distredge.planners.batch import take
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.starts import best_rows, starts
+from distredge.planners.annealing.strategy_arrays import take
 from distredge.planners.budget import Budget
-from distredge.planners.codec import Codec
-from distredge.planners.figures import Point, infeasible, value
-from distredge.planners.starts import best_rows, starts
+from distredge.planners.objectives import Point, infeasible, value
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Walk:
         states = rng.integers(1, 2**63, 1, dtype=np.uint64)
         with self.budget.paused():
             # What is compiled must be loaded, or compiled first: that is no planning.
-            from distredge.planners.anneal import change
+            from distredge.planners.annealing.compiled_steps import change
 
             first, _ = starts(self.codec)
             change(states.copy(), take(first, [0]), self.codec.choices)
@@ -103,7 +103,7 @@ class _Walk:
             self._price(strategy.replace(planner=planner), keep=True)
 
     def _pipeline(self) -> list[Strategy]:
-        from distredge.planners import pico
+        from distredge.planners.published import pico
 
         problem = dataclasses.replace(self.problem, latency_limit_s=None)
         made: list[Strategy] = []

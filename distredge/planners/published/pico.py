@@ -23,9 +23,9 @@ import numpy as np
 from distredge.errors import Infeasible
 from distredge.latency import evaluate
 from distredge.model.rows import even_cuts
-from distredge.planners.chain import Chain
-from distredge.planners.common import build, volume
-from distredge.planners.linear import cut_points, s_per_byte
+from distredge.planners.common.building import build, volume
+from distredge.planners.common.linear_models import cut_points, s_per_byte
+from distredge.planners.common.volume_costs import Chain
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

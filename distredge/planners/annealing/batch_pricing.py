@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from distredge.latency.kernel.kernel import Unsupported, kernel_of
 from distredge.latency.tables.all_volumes import fill
-from distredge.planners.batch import put, take
+from distredge.planners.annealing.strategy_arrays import put, take
 
 if TYPE_CHECKING:
-    from distredge.planners.batch import Batch
+    from distredge.planners.annealing.encoding import Codec
+    from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.planners.budget import Budget
-    from distredge.planners.codec import Codec
 
 
 FILLING = 0.3

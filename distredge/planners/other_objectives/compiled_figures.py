@@ -1,6 +1,6 @@
 """From what a strategy makes boards and connections do to its figures, compiled: period, energy, memory beyond limits.
 
-The same figures as `planners.figures.measure` takes from a layout, for whole batches: busy seconds of every device and
+The same figures as `planners.objectives.measure` takes from a layout, for whole batches: busy seconds of every device and
 of the busiest link come from the kernel (`latency.kernel.busy_times`). Of memory it is an upper bound; see
 `latency.tables.memory_tables`.
 """

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import Infeasible
-from distredge.planners.aofl import Block, fuse
-from distredge.planners.chain import Chain, Floats
-from distredge.planners.common import build, volume
-from distredge.planners.linear import cut_points, s_per_byte
+from distredge.planners.common.building import build, volume
+from distredge.planners.common.linear_models import cut_points, s_per_byte
+from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.published.aofl import Block, fuse
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:

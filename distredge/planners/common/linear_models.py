@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.planners.chain import Chain, Floats
+from distredge.planners.common.volume_costs import Chain, Floats
 
 if TYPE_CHECKING:
     from distredge.problem import Problem

@@ -16,19 +16,27 @@ import numpy as np
 
 from distredge.latency.kernel.kernel import Unsupported
 from distredge.latency.simulator.figures import Figures, measure
-from distredge.planners import one_by_one
-from distredge.planners.batch import joined, take
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.starts import starts
+from distredge.planners.annealing.strategy_arrays import joined, take
 from distredge.planners.budget import Budget
-from distredge.planners.codec import Codec
-from distredge.planners.figures import Point, check_objective, infeasible, is_feasible, unbeaten, value, without_watts
-from distredge.planners.starts import starts
+from distredge.planners.objectives import (
+    Point,
+    check_objective,
+    infeasible,
+    is_feasible,
+    unbeaten,
+    value,
+    without_watts,
+)
+from distredge.planners.other_objectives import by_simulator
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distredge.planners.compromise import Weights
-    from distredge.planners.figures_pricer import FiguresPricer
+    from distredge.planners.other_objectives.aimed_search import Weights
+    from distredge.planners.other_objectives.batch_figures import FiguresPricer
     from distredge.problem import Objective, Problem
     from distredge.strategy import Strategy
 
@@ -76,7 +84,7 @@ def plan_for(problem: Problem, budget: Budget, seed: int) -> Strategy:
     try:
         found = _best(problem, budget, seed)
     except Unsupported:
-        found = one_by_one.explore(problem, budget, seed)
+        found = by_simulator.explore(problem, budget, seed)
     best = min(found, key=lambda point: value(problem, point.figures))
     if not is_feasible(value(problem, best.figures)):
         raise infeasible(problem, best.figures)
@@ -85,8 +93,8 @@ def plan_for(problem: Problem, budget: Budget, seed: int) -> Strategy:
 
 def _best(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     """What comes into question as the best, with its figures by the simulator."""
-    from distredge.planners.compromise import Compromise
-    from distredge.planners.pricer import plain
+    from distredge.planners.annealing.batch_pricing import plain
+    from distredge.planners.other_objectives.aimed_search import Compromise
 
     pricer = load(problem, budget)
     objective = problem.objective
@@ -122,8 +130,8 @@ def pareto(problem: Problem, budget: Budget, seed: int) -> list[Point]:
 
 
 def _front(problem: Problem, budget: Budget, seed: int) -> list[Point]:
-    from distredge.planners.compromise import Compromise
-    from distredge.planners.pricer import plain
+    from distredge.planners.annealing.batch_pricing import plain
+    from distredge.planners.other_objectives.aimed_search import Compromise
 
     pricer = load(problem, budget)
     if has_watts(problem):
@@ -150,7 +158,7 @@ def _front_one_by_one(problem: Problem, budget: Budget, seed: int) -> list[Point
         if found and budget.expired():
             break
         part = budget.share(1.0 / (len(objectives) - number))
-        found += one_by_one.explore(dataclasses.replace(problem, objective=objective), part, seed)
+        found += by_simulator.explore(dataclasses.replace(problem, objective=objective), part, seed)
     return found
 
 
@@ -214,14 +222,15 @@ def load(problem: Problem, budget: Budget) -> FiguresPricer:
     """
     with budget.paused():
         from distredge.planners import search
-        from distredge.planners.figures_pricer import FiguresPricer
+        from distredge.planners.other_objectives.batch_figures import FiguresPricer
 
         search.load(problem, budget)
         pricer = FiguresPricer(Codec(problem), budget)
         if not _loaded:
-            from distredge.planners import anneal, weigh
+            from distredge.planners.annealing import compiled_steps
+            from distredge.planners.other_objectives import compiled_aims
 
-            if not anneal.is_cached(weigh.anneal_figures):
+            if not compiled_steps.is_cached(compiled_aims.anneal_figures):
                 _log.warning(
                     "compiling the search for other objectives, once: some 20 seconds (`distredge doctor` does it "
                     "beforehand)"

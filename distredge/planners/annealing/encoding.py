@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.model.layout import WIRE_BYTES
-from distredge.planners.batch import Batch, Choices, empty_batch
-from distredge.planners.common import build, volume
+from distredge.planners.annealing.strategy_arrays import Batch, Choices, empty_batch
+from distredge.planners.common.building import build, volume
 from distredge.strategy import WIRES
 
 if TYPE_CHECKING:

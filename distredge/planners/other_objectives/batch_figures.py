@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
 from distredge.latency.tables.memory_tables import Footprint
-from distredge.planners.batch import empty_batch, take
-from distredge.planners.pricer import Pricer
+from distredge.planners.annealing.batch_pricing import Pricer
+from distredge.planners.annealing.strategy_arrays import empty_batch, take
 from distredge.planners.search import make_chains
 
 if TYPE_CHECKING:
     from distredge.latency.tables.memory_tables import Memory
-    from distredge.planners.anneal import Chains
-    from distredge.planners.batch import Batch
+    from distredge.planners.annealing.compiled_steps import Chains
+    from distredge.planners.annealing.encoding import Codec
+    from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.planners.budget import Budget
-    from distredge.planners.codec import Codec
-    from distredge.planners.loads import Boards
-    from distredge.planners.weigh import Aims, Shelves
+    from distredge.planners.other_objectives.compiled_aims import Aims, Shelves
+    from distredge.planners.other_objectives.compiled_figures import Boards
     from distredge.problem import Problem
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,7 @@ class FiguresPricer(Pricer):
             batch: strategies.
             again: whether they have been priced and counted before.
         """
-        from distredge.planners.loads import FIGURES
+        from distredge.planners.other_objectives.compiled_figures import FIGURES
 
         if not again:
             self.budget.spend(len(batch.cuts))
@@ -68,11 +68,11 @@ class FiguresPricer(Pricer):
 
     def advance(self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves) -> NDArray[np.int64]:
         """Takes steps in some chains, as `weigh.anneal_figures` says, and returns which volumes were missing."""
-        from distredge.planners import weigh
+        from distredge.planners.other_objectives import compiled_aims
 
         index, *arguments = self.arguments(len(figures), False)
         wanted: NDArray[np.int64] = np.zeros_like(index)
-        weigh.anneal_figures(
+        compiled_aims.anneal_figures(
             steps, chains, figures, self.codec.choices, aims, shelves, wanted, index, *arguments, self.boards,
             self.memory(),
         )  # fmt: skip
@@ -86,7 +86,7 @@ class FiguresPricer(Pricer):
 
     def _nothing(self) -> tuple[Aims, Shelves]:
         """An aim and shelves for those who only price."""
-        from distredge.planners.weigh import Aims
+        from distredge.planners.other_objectives.compiled_aims import Aims
 
         weights = np.zeros((1, 3))
         return Aims(weights, np.zeros(1)), empty_shelves(self.codec, 0.0, 1.0, 1, math.inf, weights)
@@ -117,7 +117,7 @@ class FiguresPricer(Pricer):
 
 def boards_of(problem: Problem) -> Boards:
     """What the compiled code must know of a problem's boards beside what the kernel does."""
-    from distredge.planners.loads import Boards
+    from distredge.planners.other_objectives.compiled_figures import Boards
 
     devices = problem.cluster.devices
     profiles = [device.profile for device in devices]
@@ -136,7 +136,7 @@ def boards_of(problem: Problem) -> Boards:
 
 def empty_shelves(codec: Codec, first: float, step: float, ranges: int, limit: float, weights: Floats) -> Shelves:
     """Shelves on which nothing stands; arguments as of `weigh.Shelves`."""
-    from distredge.planners.weigh import Shelves
+    from distredge.planners.other_objectives.compiled_aims import Shelves
 
     size = ranges * len(weights) + 1
     plans = empty_batch(size, codec.most_volumes, len(codec.names), 0)

@@ -1,0 +1,1 @@
+"""Our search: annealing of many strategies at once on the compiled kernel."""

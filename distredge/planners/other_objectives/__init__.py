@@ -1,0 +1,1 @@
+"""Searches for throughput, energy, memory limits, and fronts of several objectives."""
