@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from distredge.model.capture import from_torch, load_model
     from distredge.planners import plan
     from distredge.problem import Problem
+    from distredge.runtime.hosting.local_cluster import LocalCluster
     from distredge.runtime.in_process import run_in_process
-    from distredge.runtime.local import LocalCluster
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
 
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "LocalCluster": "distredge.runtime.local",
+    "LocalCluster": "distredge.runtime.hosting.local_cluster",
     "Problem": "distredge.problem",
     "Strategy": "distredge.strategy",
     "Timeline": "distredge.timeline",

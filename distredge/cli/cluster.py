@@ -11,8 +11,8 @@ from distredge.cli._common import Number, check_writable, json_option, print_jso
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
-    from distredge.runtime.peers import WorkerAddress
-    from distredge.runtime.security import Keys
+    from distredge.runtime.protocol.addresses import WorkerAddress
+    from distredge.runtime.protocol.security import Keys
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _KEYS_HELP = "Folder of keys; default: 'keys' beside the cluster file."
@@ -76,8 +76,8 @@ def start(cluster_name: str, as_json: bool) -> None:
     """
     from distredge.cluster import load_cluster
     from distredge.errors import ClusterError
-    from distredge.runtime.background import start_background
-    from distredge.runtime.boards import is_local
+    from distredge.runtime.hosting.background import start_background
+    from distredge.runtime.hosting.boards import is_local
 
     made = load_cluster(cluster_name)
     if not is_local(made, made.names):
@@ -104,7 +104,7 @@ def start(cluster_name: str, as_json: bool) -> None:
 def stop(cluster_name: str, as_json: bool) -> None:
     """End the workers that `cluster start` started."""
     from distredge.cluster import load_cluster
-    from distredge.runtime.background import stop_background
+    from distredge.runtime.hosting.background import stop_background
 
     names = stop_background(load_cluster(cluster_name).name)
     if as_json:
@@ -141,8 +141,8 @@ def _reach(
     made: Cluster, cluster_name: str, keys_path: Path | None, plaintext: bool
 ) -> tuple[tuple[WorkerAddress, ...], Keys | None]:
     from distredge.errors import ExecutionError
-    from distredge.runtime.background import background_addresses
-    from distredge.runtime.boards import cluster_keys, is_local, keys_folder, worker_addresses
+    from distredge.runtime.hosting.background import background_addresses
+    from distredge.runtime.hosting.boards import cluster_keys, is_local, keys_folder, worker_addresses
 
     if is_local(made, made.names):
         running = background_addresses(made.name, made.names)
@@ -160,8 +160,8 @@ def _ask_all(addresses: tuple[WorkerAddress, ...], keys: Keys | None, timeout_s:
     from concurrent.futures import ThreadPoolExecutor
 
     from distredge.errors import ExecutionError
-    from distredge.runtime.probe import ping
-    from distredge.runtime.transport import ZmqNetwork
+    from distredge.runtime.links.one_link import ping
+    from distredge.runtime.protocol.transport import ZmqNetwork
 
     network = ZmqNetwork(keys.for_requester() if keys is not None else None)
 

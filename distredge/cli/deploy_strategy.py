@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from distredge.model.graph import Graph
     from distredge.problem import Problem
-    from distredge.runtime.coordinator import Coordinator
+    from distredge.runtime.requester.coordinator import Coordinator
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
 
@@ -89,7 +89,7 @@ def deploy_strategy(
     """
     from distredge.cluster import load_cluster
     from distredge.problem import Problem
-    from distredge.runtime.session import open_session
+    from distredge.runtime.hosting.session import open_session
     from distredge.strategy import Strategy
 
     check_writable(timeline_path)

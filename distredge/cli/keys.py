@@ -24,8 +24,8 @@ def keys(cluster_name: str, out: Path | None, as_json: bool) -> None:
     Writes public.json, which everybody gets, and one NAME.secret (mode 0600) each, which goes to NAME alone.
     """
     from distredge.cluster import load_cluster
-    from distredge.runtime.boards import keys_folder
-    from distredge.runtime.security import REQUESTER_NAME, make_keys, write_keys
+    from distredge.runtime.hosting.boards import keys_folder
+    from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys, write_keys
 
     cluster = load_cluster(cluster_name)
     folder = keys_folder(cluster_name, out)

@@ -13,9 +13,9 @@ from distredge.cli._common import Number, check_writable, json_option, print_jso
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
-    from distredge.runtime.flows import Flow
-    from distredge.runtime.peers import WorkerAddress
-    from distredge.runtime.transport import ZmqNetwork
+    from distredge.runtime.links.several_links import Flow
+    from distredge.runtime.protocol.addresses import WorkerAddress
+    from distredge.runtime.protocol.transport import ZmqNetwork
 
 
 @click.command()
@@ -55,7 +55,7 @@ def probe(
     that costs; on boards `distredge worker` runs already, idle.
     """
     from distredge.cluster import load_cluster
-    from distredge.runtime.boards import is_local
+    from distredge.runtime.hosting.boards import is_local
 
     made = load_cluster(cluster_name)
     wanted = between or made.names
@@ -95,11 +95,11 @@ def _workers(
     made: Cluster, cluster_name: str, wanted: tuple[str, ...], keys_path: Path | None, plaintext: bool
 ) -> Iterator[tuple[ZmqNetwork, tuple[WorkerAddress, ...]]]:
     """Reaches the workers, starting them where the cluster is this machine."""
-    from distredge.runtime.boards import cluster_keys, is_local, keys_folder, worker_addresses
-    from distredge.runtime.local import START_S, Workers
-    from distredge.runtime.process import local_order
-    from distredge.runtime.security import REQUESTER_NAME, Keys, make_keys
-    from distredge.runtime.transport import ZmqNetwork
+    from distredge.runtime.hosting.boards import cluster_keys, is_local, keys_folder, worker_addresses
+    from distredge.runtime.hosting.local_cluster import START_S, Workers
+    from distredge.runtime.hosting.worker_process import local_order
+    from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
+    from distredge.runtime.protocol.transport import ZmqNetwork
 
     keys: Keys | None = None
     with ExitStack() as stack:
@@ -120,8 +120,8 @@ def _workers(
 
 def _flows(addresses: tuple[WorkerAddress, ...], between: bool) -> tuple[Flow, ...]:
     """The links to measure, each in both directions."""
-    from distredge.runtime.flows import Flow
-    from distredge.runtime.plan import PeerAddress
+    from distredge.runtime.links.several_links import Flow
+    from distredge.runtime.protocol.device_plan import PeerAddress
 
     peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]
     if between:
@@ -130,8 +130,8 @@ def _flows(addresses: tuple[WorkerAddress, ...], between: bool) -> tuple[Flow, .
 
 
 def _link(network: ZmqNetwork, flow: Flow, repeats: int, timeout_s: float) -> dict[str, Any]:
-    from distredge.runtime.probe import SIZES, fit
-    from distredge.runtime.security import REQUESTER_NAME
+    from distredge.runtime.links.one_link import SIZES, fit
+    from distredge.runtime.protocol.security import REQUESTER_NAME
 
     figures = fit(SIZES, flow.measure(network, SIZES, repeats, timeout_s))
     source, target = flow.names(REQUESTER_NAME)
@@ -168,9 +168,9 @@ def _together(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Runs flows between several pairs at once: is the medium shared?"""
-    from distredge.runtime.flows import measure_together, ring
-    from distredge.runtime.plan import PeerAddress
-    from distredge.runtime.security import REQUESTER_NAME
+    from distredge.runtime.links.several_links import measure_together, ring
+    from distredge.runtime.protocol.device_plan import PeerAddress
+    from distredge.runtime.protocol.security import REQUESTER_NAME
 
     peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]
     flows = _flows(addresses, True) if between else ring(addresses, peers)
@@ -207,8 +207,8 @@ def _follow(
 ) -> dict[str, Any]:
     """Writes a link's rate over time; what was measured before Ctrl-C is kept."""
     from distredge.profiles.network import Trace
-    from distredge.runtime.flows import over_time
-    from distredge.runtime.security import REQUESTER_NAME
+    from distredge.runtime.links.several_links import over_time
+    from distredge.runtime.protocol.security import REQUESTER_NAME
 
     source, target = flow.names(REQUESTER_NAME)
     moments = []

@@ -164,7 +164,7 @@ def _tell(
 ) -> None:
     from distredge.agents.run_folder import describe
     from distredge.errors import ClusterError
-    from distredge.runtime.boards import check_addresses
+    from distredge.runtime.hosting.boards import check_addresses
 
     if as_json:
         print_json({"run": str(folder.path), "strategy": str(folder.strategy), **describe(problem, strategy, trained)})

@@ -40,10 +40,10 @@ def worker(
     It listens at the ports that the cluster file gives it, and computes what the requester named in its keys deploys.
     """
     from distredge.cluster import load_cluster
-    from distredge.runtime.boards import bind_addresses, check_addresses, cluster_keys, keys_folder
     from distredge.runtime.engine import OnnxRuntimeEngine
-    from distredge.runtime.transport import ZmqNetwork
-    from distredge.runtime.worker import Worker, WorkerSettings
+    from distredge.runtime.hosting.boards import bind_addresses, check_addresses, cluster_keys, keys_folder
+    from distredge.runtime.protocol.transport import ZmqNetwork
+    from distredge.runtime.worker.worker import Worker, WorkerSettings
 
     cluster = load_cluster(cluster_name)
     device = cluster.device(name)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
-from distredge.runtime.plan import (
+from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
     Bytes,
@@ -27,7 +27,7 @@ from distredge.runtime.plan import (
     parts_of,
     read_parts,
 )
-from distredge.runtime.transport import Tracker
+from distredge.runtime.protocol.transport import Tracker
 
 Array: TypeAlias = NDArray[Any]
 

@@ -14,7 +14,7 @@ from distredge.model.layout import HEAD, Layout, Transfer, lay_out, region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
-from distredge.runtime.plan import REQUESTER, Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
+from distredge.runtime.protocol.device_plan import REQUESTER, Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Tensor

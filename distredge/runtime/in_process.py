@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from distredge.runtime.buffers import Array, Inbox, Outbox, Slot, whole
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine
-from distredge.runtime.plan import REQUESTER, Link
+from distredge.runtime.protocol.device_plan import REQUESTER, Link
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph

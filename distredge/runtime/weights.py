@@ -11,8 +11,8 @@ import numpy as np
 
 from distredge.errors import ProtocolError
 from distredge.runtime.buffers import Array, allocate
-from distredge.runtime.messages import WEIGHT_CHUNK_BYTES, Digester, Weight, begin_digest, check_weight
-from distredge.runtime.plan import Bytes
+from distredge.runtime.protocol.device_plan import Bytes
+from distredge.runtime.protocol.messages import WEIGHT_CHUNK_BYTES, Digester, Weight, begin_digest, check_weight
 
 
 @dataclass

@@ -29,12 +29,12 @@ from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.rows import even_cuts
 from distredge.profiles.copies import measure_encryption
-from distredge.runtime.coordinator import Coordinator
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.local import Workers
-from distredge.runtime.process import local_order
-from distredge.runtime.security import REQUESTER_NAME, make_keys
-from distredge.runtime.transport import ZmqNetwork
+from distredge.runtime.hosting.local_cluster import Workers
+from distredge.runtime.hosting.worker_process import local_order
+from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
+from distredge.runtime.protocol.transport import ZmqNetwork
+from distredge.runtime.requester.coordinator import Coordinator
 from distredge.strategy import Strategy
 
 VOLUMES = 6

@@ -13,12 +13,12 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from distredge.model.capture import from_onnx
 from distredge.model.graph import Graph
-from distredge.runtime.coordinator import Coordinator
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine
-from distredge.runtime.peers import WorkerAddress
-from distredge.runtime.transport import Network
-from distredge.runtime.twin import Exchange, InProcessNetwork
-from distredge.runtime.worker import Worker, WorkerSettings
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.in_process_transport import Exchange, InProcessNetwork
+from distredge.runtime.protocol.transport import Network
+from distredge.runtime.requester.coordinator import Coordinator
+from distredge.runtime.worker.worker import Worker, WorkerSettings
 from distredge.strategy import Strategy
 
 Array = NDArray[Any]

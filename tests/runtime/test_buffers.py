@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distredge.errors import ProtocolError
 from distredge.runtime.buffers import Box, Inbox, Keeper, Outbox, Slot, allocate, copy
 from distredge.runtime.deployment import deploy
-from distredge.runtime.plan import Link, Piece
+from distredge.runtime.protocol.device_plan import Link, Piece
 from tests.runtime.conftest import make_strategy
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from distredge.errors import ExecutionError
-from distredge.runtime import messages as m
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
+from distredge.runtime.protocol import messages as m
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 
 DEADLINE_S = 0.3

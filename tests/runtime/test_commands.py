@@ -256,7 +256,7 @@ def _interrupt() -> None:
 
 def _at_frame(monkeypatch, number: int, act: Callable[[], None]) -> None:
     """Does something as this frame begins; the first one is 1 and is not measured."""
-    from distredge.runtime.coordinator import Coordinator
+    from distredge.runtime.requester.coordinator import Coordinator
 
     begun = []
     infer = Coordinator.infer

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from distredge.errors import EngineError, ExecutionError, ModelError, PeerTimeout, PlannerError, ProtocolError
-from distredge.runtime import control_plane, data_plane
-from distredge.runtime import messages as m
 from distredge.runtime.deployment import deploy
 from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.in_process import run_in_process
-from distredge.runtime.transport import NotConnected
+from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.transport import NotConnected
+from distredge.runtime.worker import control_plane, data_plane
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from distredge.errors import AuthError, PeerTimeout
 from distredge.profiles.network import Trace
-from distredge.runtime.flows import Flow, Together, measure_together, over_time, ring
-from distredge.runtime.peers import WorkerAddress
-from distredge.runtime.plan import PeerAddress
-from distredge.runtime.twin import InProcessNetwork
+from distredge.runtime.links.several_links import Flow, Together, measure_together, over_time, ring
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.in_process_transport import InProcessNetwork
 from tests.runtime.conftest import Cell
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import EngineError, PeerTimeout
-from distredge.runtime.frames import (
+from distredge.runtime.protocol.messages import Situation
+from distredge.runtime.requester.next_actions import (
     Answered,
     Fail,
     Finish,
@@ -21,7 +22,6 @@ from distredge.runtime.frames import (
     Submitted,
     Tick,
 )
-from distredge.runtime.messages import Situation
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from distredge.errors import ExecutionError, PeerTimeout
 from distredge.problem import Problem
 from distredge.profiles.compute import load_profile
 from distredge.runtime.deployment import deploy
+from distredge.runtime.hosting.local_cluster import LocalCluster
+from distredge.runtime.hosting.worker_process import WorkerProcess, local_order
 from distredge.runtime.in_process import run_in_process
-from distredge.runtime.local import LocalCluster
-from distredge.runtime.process import WorkerProcess, local_order
-from distredge.runtime.security import is_key, make_keys
+from distredge.runtime.protocol.security import is_key, make_keys
 from tests.runtime.conftest import DEVICES, make_strategy, small_cnn
 
 
@@ -79,7 +79,7 @@ def test_workers_are_processes_of_their_own_and_hold_no_secret_in_sight(shared) 
     assert len(set(shared.pids.values())) == 3
     for pid in shared.pids.values():
         process = psutil.Process(pid)
-        assert process.cmdline()[1:] == ["-m", "distredge.runtime.worker"]
+        assert process.cmdline()[1:] == ["-m", "distredge.runtime.worker.worker"]
         assert not [key for key, value in process.environ().items() if is_key(value)]
         assert process.ppid() == os.getpid()
 
@@ -164,7 +164,7 @@ def test_a_worker_ends_when_its_standard_input_closes() -> None:
 
 @pytest.mark.parametrize("order", ["", "{}\n", "not JSON\n", "[" * 2000 + "\n"])
 def test_a_worker_without_an_order_says_so(order: str) -> None:
-    command = [sys.executable, "-m", "distredge.runtime.worker"]
+    command = [sys.executable, "-m", "distredge.runtime.worker.worker"]
     done = subprocess.run(command, input=order, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "order" in done.stderr
@@ -177,7 +177,7 @@ from distredge.cluster import Cluster, Device, Requester
 from distredge.model.capture import load_model
 from distredge.problem import Problem
 from distredge.profiles.compute import load_profile
-from distredge.runtime.local import LocalCluster
+from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.strategy import Strategy
 
 if __name__ == "__main__":

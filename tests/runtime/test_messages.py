@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
-from distredge.runtime import messages as m
-from distredge.runtime.plan import Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
+from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.device_plan import Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
 
 PIECE = Piece("conv1", (0, 0, 3, 0), (1, 64, 2, 224), "float32")
 PLAN = DevicePlan(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
-from distredge.runtime import plan as p
-from distredge.runtime.plan import Piece, parts_of, read_parts
+from distredge.runtime.protocol import device_plan as p
+from distredge.runtime.protocol.device_plan import Piece, parts_of, read_parts
 
 shapes = st.lists(st.integers(1, 12), min_size=1, max_size=5).map(tuple)
 dtypes = st.sampled_from(sorted(p.DTYPES))

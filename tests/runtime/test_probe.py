@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ExecutionError, PeerTimeout
-from distredge.runtime.plan import PeerAddress
-from distredge.runtime.probe import SIZES, fit, measure_between, measure_link, ping
-from distredge.runtime.twin import InProcessNetwork
+from distredge.runtime.links.one_link import SIZES, fit, measure_between, measure_link, ping
+from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.in_process_transport import InProcessNetwork
 from tests.runtime.conftest import Cell
 
 SMALL = (0, 100, 1000)

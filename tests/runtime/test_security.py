@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 
 from distredge.errors import AuthError, FileError, KeyFileError
-from distredge.runtime.security import Keys, Security, is_key, make_keys, read_keys, read_public_keys, write_keys
-from distredge.runtime.transport import ZmqNetwork
+from distredge.runtime.protocol.security import (
+    Keys,
+    Security,
+    is_key,
+    make_keys,
+    read_keys,
+    read_public_keys,
+    write_keys,
+)
+from distredge.runtime.protocol.transport import ZmqNetwork
 
 NAMES = ("alpha", "beta")
 

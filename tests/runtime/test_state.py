@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distredge.runtime.plan import Buffer, DevicePlan, Link, Piece, SegmentPlan
-from distredge.runtime.state import (
+from distredge.runtime.protocol.device_plan import Buffer, DevicePlan, Link, Piece, SegmentPlan
+from distredge.runtime.worker.next_actions import (
     FAR_AHEAD,
     Drop,
     Idle,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from distredge.errors import TransportError
-from distredge.runtime.transport import Endpoint, Network, NotConnected, Received, ZmqNetwork
-from distredge.runtime.twin import Exchange, InProcessNetwork
+from distredge.runtime.protocol.in_process_transport import Exchange, InProcessNetwork
+from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received, ZmqNetwork
 
 
 class Nets:
@@ -184,7 +184,7 @@ def test_reconnecting_with_the_same_routing_id_takes_the_route_over(nets: Nets) 
 
 
 def test_a_part_beyond_the_limit_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distredge.runtime import transport
+    from distredge.runtime.protocol import transport
 
     monkeypatch.setattr(transport, "MAX_PART_BYTES", 1000)
     server, client_network = ZmqNetwork(None), ZmqNetwork(None)
@@ -200,7 +200,7 @@ def test_a_part_beyond_the_limit_ends_the_connection(monkeypatch: pytest.MonkeyP
 
 
 def test_a_full_queue_is_an_error_and_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distredge.runtime import transport
+    from distredge.runtime.protocol import transport
 
     monkeypatch.setitem(transport.HIGH_WATER, "data", 2)
     server, client_network = ZmqNetwork(None), ZmqNetwork(None)

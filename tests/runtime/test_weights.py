@@ -7,7 +7,7 @@ import pytest
 
 from distredge.errors import ProtocolError
 from distredge.runtime import weights as module
-from distredge.runtime.messages import begin_digest
+from distredge.runtime.protocol.messages import begin_digest
 from distredge.runtime.weights import WeightStore, weight_messages
 
 

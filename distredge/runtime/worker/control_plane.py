@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from distredge.errors import DistredgeError, EngineError, ProtocolError, TransportError
-from distredge.runtime.data_plane import AddPlan, DataPlane, LoadedPlan, PlanStands, RemovePlan, load_plan
 from distredge.runtime.engine import Engine, Loaded
-from distredge.runtime.messages import (
+from distredge.runtime.protocol.device_plan import Bytes, DevicePlan
+from distredge.runtime.protocol.messages import (
     About,
     Ask,
     Failed,
@@ -43,9 +43,9 @@ from distredge.runtime.messages import (
     decode_to_worker,
     encode,
 )
-from distredge.runtime.plan import Bytes, DevicePlan
-from distredge.runtime.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 from distredge.runtime.weights import WeightStore
+from distredge.runtime.worker.data_plane import AddPlan, DataPlane, LoadedPlan, PlanStands, RemovePlan, load_plan
 
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
 """How much of the constants comes in between two signs of life."""
@@ -333,7 +333,7 @@ class ControlPlane:
             _log.info("the coordinator is gone; a %s for it is lost", type(message).__name__)
 
     def _measure(self, peer: bytes, message: Measure) -> None:
-        from distredge.runtime.probe import measure_link
+        from distredge.runtime.links.one_link import measure_link
 
         def work() -> None:
             try:

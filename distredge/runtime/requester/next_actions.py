@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ExecutionError, PeerTimeout
-from distredge.runtime.messages import Situation
-from distredge.runtime.plan import REQUESTER
+from distredge.runtime.protocol.device_plan import REQUESTER
+from distredge.runtime.protocol.messages import Situation
 
 
 class Submitted(NamedTuple):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from distredge.errors import ConfigError
-from distredge.runtime.background import background_addresses
-from distredge.runtime.boards import check_addresses, cluster_keys, is_local, keys_folder, worker_addresses
-from distredge.runtime.coordinator import CONNECT_S, Coordinator
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.local import LocalCluster
-from distredge.runtime.security import Keys
-from distredge.runtime.transport import ZmqNetwork
+from distredge.runtime.hosting.background import background_addresses
+from distredge.runtime.hosting.boards import check_addresses, cluster_keys, is_local, keys_folder, worker_addresses
+from distredge.runtime.hosting.local_cluster import LocalCluster
+from distredge.runtime.protocol.security import Keys
+from distredge.runtime.protocol.transport import ZmqNetwork
+from distredge.runtime.requester.coordinator import CONNECT_S, Coordinator
 
 if TYPE_CHECKING:
     from distredge.problem import Problem

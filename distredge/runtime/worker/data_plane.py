@@ -17,7 +17,8 @@ from typing import Final, NamedTuple, TypeAlias
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array, Slot
 from distredge.runtime.engine import Engine, Loaded
-from distredge.runtime.messages import (
+from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan, PeerAddress, SegmentPlan
+from distredge.runtime.protocol.messages import (
     Echo,
     FrameFailed,
     Record,
@@ -28,9 +29,9 @@ from distredge.runtime.messages import (
     echo_parts,
     encode,
 )
-from distredge.runtime.plan import REQUESTER, DevicePlan, PeerAddress, SegmentPlan
-from distredge.runtime.security import REQUESTER_NAME
-from distredge.runtime.state import (
+from distredge.runtime.protocol.security import REQUESTER_NAME
+from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.worker.next_actions import (
     Drop,
     Idle,
     Keep,
@@ -45,7 +46,6 @@ from distredge.runtime.state import (
     WorkerAction,
     WorkerState,
 )
-from distredge.runtime.transport import Endpoint, Network, NotConnected, Received
 
 RECORDS_KEPT: Final = 8192
 PEER_S: Final = 10.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from distredge.runtime.messages import Record
-from distredge.runtime.plan import REQUESTER
-from distredge.runtime.security import REQUESTER_NAME
+from distredge.runtime.protocol.device_plan import REQUESTER
+from distredge.runtime.protocol.messages import Record
+from distredge.runtime.protocol.security import REQUESTER_NAME
 
 if TYPE_CHECKING:
     from distredge.model.layout import Layout

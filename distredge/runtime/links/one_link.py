@@ -13,7 +13,9 @@ from statistics import median
 from typing import Final
 
 from distredge.errors import ExecutionError, PeerTimeout, ProtocolError
-from distredge.runtime.messages import (
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.messages import (
     Echo,
     Measure,
     Measured,
@@ -26,9 +28,7 @@ from distredge.runtime.messages import (
     echo_parts,
     encode,
 )
-from distredge.runtime.peers import WorkerAddress
-from distredge.runtime.plan import PeerAddress
-from distredge.runtime.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 
 SIZES: Final = (0, 1024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304)
 REPEATS: Final = 10

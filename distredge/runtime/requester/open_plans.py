@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from distredge.errors import DistredgeError, ExecutionError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
-from distredge.runtime.frames import FrameBook, Preparation
-from distredge.runtime.messages import Record, Weight
-from distredge.runtime.plan import Bytes, parts_of
+from distredge.runtime.protocol.device_plan import Bytes, parts_of
+from distredge.runtime.protocol.messages import Record, Weight
+from distredge.runtime.requester.next_actions import FrameBook, Preparation
 
 if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment

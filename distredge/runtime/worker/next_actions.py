@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from distredge.runtime.messages import Situation
-from distredge.runtime.plan import REQUESTER, DevicePlan
+from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan
+from distredge.runtime.protocol.messages import Situation
 
 FAR_AHEAD: Final = 1 << 20
 """A frame that is further ahead of the newest than this is no frame that a coordinator has started."""

@@ -9,13 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from distredge.runtime.buffers import Array
-from distredge.runtime.coordinator import DEADLINE_S, PATIENCE_S, Coordinator
-from distredge.runtime.deployed import Pending
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.peers import WorkerAddress
-from distredge.runtime.process import Order, WorkerProcess, local_order, stop_all
-from distredge.runtime.security import REQUESTER_NAME, Keys, make_keys
-from distredge.runtime.transport import ZmqNetwork
+from distredge.runtime.hosting.worker_process import WorkerProcess, local_order, stop_all
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.orders import Order
+from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
+from distredge.runtime.protocol.transport import ZmqNetwork
+from distredge.runtime.requester.coordinator import DEADLINE_S, PATIENCE_S, Coordinator
+from distredge.runtime.requester.open_plans import Pending
 
 if TYPE_CHECKING:
     from distredge.problem import Problem

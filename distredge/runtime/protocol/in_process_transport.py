@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
-from distredge.runtime.plan import Bytes
-from distredge.runtime.transport import Endpoint, LinkEvent, NotConnected, Plane, Received, Tracker
+from distredge.runtime.protocol.device_plan import Bytes
+from distredge.runtime.protocol.transport import Endpoint, LinkEvent, NotConnected, Plane, Received, Tracker
 
 _PIPE = "pipe"
 

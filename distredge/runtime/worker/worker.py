@@ -14,11 +14,11 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-from distredge.runtime.control_plane import ControlPlane
-from distredge.runtime.data_plane import DataPlane, Stop
 from distredge.runtime.engine import Engine
-from distredge.runtime.transport import Network
+from distredge.runtime.protocol.transport import Network
 from distredge.runtime.weights import WeightStore
+from distredge.runtime.worker.control_plane import ControlPlane
+from distredge.runtime.worker.data_plane import DataPlane, Stop
 
 WEIGHTS_BYTES: Final = 2 * 1024**3
 """Constants that a worker keeps from plan to plan unless it is told otherwise."""
@@ -116,6 +116,6 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    from distredge.runtime.process import child_main
+    from distredge.runtime.worker.__main__ import child_main
 
     child_main()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distredge.errors import ClusterError, KeyFileError, TransportError
-from distredge.runtime.peers import WorkerAddress
-from distredge.runtime.security import MAKE_KEYS, REQUESTER_NAME, Keys, read_keys
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.security import MAKE_KEYS, REQUESTER_NAME, Keys, read_keys
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Device

@@ -18,21 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 from distredge.errors import DistredgeError, EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
-from distredge.runtime.deployed import OpenFrame, Pending, Plan, Request
-from distredge.runtime.frames import (
-    Answered,
-    Fail,
-    Finish,
-    FrameAction,
-    FrameBroken,
-    Ignore,
-    Inquire,
-    OutputArrived,
-    PeerGone,
-    Submitted,
-    Tick,
-)
-from distredge.runtime.messages import (
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.device_plan import REQUESTER, Bytes
+from distredge.runtime.protocol.messages import (
     Ask,
     Failed,
     Fetch,
@@ -48,9 +36,22 @@ from distredge.runtime.messages import (
     Told,
     encode,
 )
-from distredge.runtime.peers import Peer, Peers, WorkerAddress
-from distredge.runtime.plan import REQUESTER, Bytes
-from distredge.runtime.transport import Network, NotConnected
+from distredge.runtime.protocol.transport import Network, NotConnected
+from distredge.runtime.requester.next_actions import (
+    Answered,
+    Fail,
+    Finish,
+    FrameAction,
+    FrameBroken,
+    Ignore,
+    Inquire,
+    OutputArrived,
+    PeerGone,
+    Submitted,
+    Tick,
+)
+from distredge.runtime.requester.open_plans import OpenFrame, Pending, Plan, Request
+from distredge.runtime.requester.workers import Peer, Peers
 from distredge.runtime.weights import weight_messages
 
 if TYPE_CHECKING:
@@ -503,7 +504,7 @@ class Coordinator:
             ExecutionError: if there is none.
             PeerTimeout: if a worker does not answer.
         """
-        from distredge.runtime.measured import Recorded, build_timeline, latest_frames
+        from distredge.runtime.requester.measured_timeline import Recorded, build_timeline, latest_frames
 
         with self._lock:
             plan = self._active

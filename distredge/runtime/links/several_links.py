@@ -11,10 +11,10 @@ from statistics import median
 from typing import Final
 
 from distredge.errors import AuthError, ExecutionError, ProtocolError
-from distredge.runtime.peers import WorkerAddress
-from distredge.runtime.plan import PeerAddress
-from distredge.runtime.probe import TIMEOUT_S, measure_between, measure_link
-from distredge.runtime.transport import Network
+from distredge.runtime.links.one_link import TIMEOUT_S, measure_between, measure_link
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.transport import Network
 
 FLOW_BYTES: Final = 1_048_576
 _MOST_REPEATS: Final = 1000

@@ -31,7 +31,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from distredge.errors import ProtocolError
-from distredge.runtime.plan import (
+from distredge.runtime.protocol.device_plan import (
     DTYPES,
     MAX_PARTS,
     PART_BYTES,
@@ -175,7 +175,7 @@ class Goodbye(Struct, frozen=True, array_like=True, tag=8):
 
 
 class Measure(Struct, frozen=True, array_like=True, tag=9):
-    """Asks to measure the link to another worker's data port (`runtime.probe`); `back` the way from there."""
+    """Asks to measure the link to another worker's data port (`runtime.links.one_link`); `back` the way from there."""
 
     token: Count
     peer: PeerAddress

@@ -8,64 +8,21 @@ system and told to the parent, so that two runs cannot meet at one port.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import selectors
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Final, NoReturn
+from typing import IO
 
 import msgspec
-from msgspec import Struct
 
-from distredge.errors import DistredgeError, ExecutionError, PeerTimeout, ProtocolError
-from distredge.runtime.security import Security
-
-MAX_ORDER_BYTES: Final = 1024 * 1024
-STOP_S: Final = 3.0
-"""How long a worker may take to end before it is ended."""
-
-ENGINES: Final = ("onnxruntime", "sleep")
-
-
-class Order(Struct, frozen=True):
-    """What a parent tells its worker.
-
-    Attributes:
-        name: of the worker.
-        control, data: addresses to bind.
-        threads, provider, engine: see `engine`.
-        memory_bytes: limit, or None.
-        public_key, secret_key, allowed: see `security.Security`; empty keys mean no encryption.
-        seconds: stage -> seconds, for the sleep engine.
-        parent: process id of the parent; 0 for a worker that outlives it.
-    """
-
-    name: str
-    control: str
-    data: str
-    threads: int
-    provider: str
-    engine: str
-    memory_bytes: int | None
-    public_key: str
-    secret_key: str
-    allowed: dict[str, dict[str, str]]
-    seconds: dict[int, float]
-    parent: int
-
-
-class Bound(Struct, frozen=True):
-    """What a worker answers: where it listens, or why it does not."""
-
-    control: str = ""
-    data: str = ""
-    error: str = ""
+from distredge.errors import ExecutionError, PeerTimeout, ProtocolError
+from distredge.runtime.protocol.orders import STOP_S, Bound, Order
+from distredge.runtime.protocol.security import Security
 
 
 class WorkerProcess:
@@ -87,7 +44,7 @@ class WorkerProcess:
         # To a file, not a pipe: nobody has to read it while the worker runs.
         self._log = _open_log(log)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "distredge.runtime.worker"],
+            [sys.executable, "-m", "distredge.runtime.worker.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -221,76 +178,3 @@ def stop_all(processes: Sequence[WorkerProcess]) -> None:
 
 
 # In the child.
-
-
-def child_main() -> NoReturn:
-    """Runs the worker that standard input describes; ends with the process."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    order = _read_order()
-    try:
-        _serve(order)
-    except DistredgeError as error:
-        _say(Bound(error=str(error)))
-        sys.exit(error.exit_code)
-    sys.exit(0)
-
-
-def _read_order() -> Order:
-    # Read without Python's buffering: the watching thread reads the same descriptor later.
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 65536)
-        if not piece or len(line) > MAX_ORDER_BYTES:
-            sys.exit("no order on standard input; this module is started by a parent")
-        line += piece
-    try:
-        return msgspec.json.decode(bytes(line), type=Order)
-    except msgspec.DecodeError as error:
-        sys.exit(f"not an order: {error}")
-
-
-def _serve(order: Order) -> None:
-    from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
-    from distredge.runtime.transport import ZmqNetwork
-    from distredge.runtime.worker import Worker, WorkerSettings
-
-    engine: Engine = (
-        SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
-    )
-    security = Security(order.name, order.public_key, order.secret_key, order.allowed) if order.secret_key else None
-    network = ZmqNetwork(security)
-    try:
-        worker = Worker(WorkerSettings(order.name, order.control, order.data, order.memory_bytes), network, engine)
-    except BaseException:
-        network.close()
-        raise
-    worker.stop_on_signals()
-    if order.parent:
-        watch_parent(order.parent, worker.stop)
-    _say(Bound(worker.control_address, worker.data_address))
-    worker.run()
-
-
-def _say(bound: Bound) -> None:
-    os.write(1, msgspec.json.encode(bound) + b"\n")
-
-
-def watch_parent(parent: int, stop: Callable[[], None]) -> None:
-    """Starts a thread that calls `stop` when standard input closes or the parent is another, and then ends the process.
-
-    The second test is for a parent whose pipe lives on in a process that it forked.
-    """
-
-    def watch() -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(0, selectors.EVENT_READ)
-            while True:
-                if selector.select(1.0) and not os.read(0, 65536):
-                    break
-                if os.getppid() != parent:
-                    break
-        stop()
-        time.sleep(STOP_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()

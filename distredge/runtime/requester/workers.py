@@ -8,11 +8,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from distredge.errors import AuthError, ExecutionError, PeerTimeout, ProtocolError
-from distredge.runtime.messages import (
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.device_plan import Bytes, PeerAddress
+from distredge.runtime.protocol.messages import (
     About,
     Echo,
     FrameFailed,
@@ -30,31 +31,13 @@ from distredge.runtime.messages import (
     decode_to_coordinator,
     encode,
 )
-from distredge.runtime.plan import Bytes, PeerAddress
-from distredge.runtime.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 
 PINGS: Final = 8
 
 _log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=ToCoordinator)
-
-
-@dataclass(frozen=True)
-class WorkerAddress:
-    """Where a worker is.
-
-    Attributes:
-        name: its name in the strategy.
-        control: its control address, such as ``tcp://192.168.1.11:5700``.
-        data: its data address; with port 0 the port that the worker names.
-        public_key: Z85; "" without encryption.
-    """
-
-    name: str
-    control: str
-    data: str
-    public_key: str = ""
 
 
 class Peer:

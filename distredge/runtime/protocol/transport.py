@@ -19,8 +19,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 import zmq
 
 from distredge.errors import AuthError, TransportError
-from distredge.runtime.plan import MAX_PART_BYTES, MAX_PARTS, Bytes
-from distredge.runtime.security import Security, start_authenticator
+from distredge.runtime.protocol.device_plan import MAX_PART_BYTES, MAX_PARTS, Bytes
+from distredge.runtime.protocol.security import Security, start_authenticator
 
 Plane: TypeAlias = Literal["control", "data"]
 

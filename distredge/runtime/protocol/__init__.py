@@ -1,0 +1,1 @@
+"""What workers and requester say to each other, and how it travels."""

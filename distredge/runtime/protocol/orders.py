@@ -1,0 +1,49 @@
+"""What a parent process and the worker that it starts tell each other, on the worker's standard input and output."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+MAX_ORDER_BYTES: Final = 1024 * 1024
+
+STOP_S: Final = 3.0
+"""How long a worker may take to end before it is ended."""
+
+ENGINES: Final = ("onnxruntime", "sleep")
+
+
+class Order(Struct, frozen=True):
+    """What a parent tells its worker.
+
+    Attributes:
+        name: of the worker.
+        control, data: addresses to bind.
+        threads, provider, engine: see `engine`.
+        memory_bytes: limit, or None.
+        public_key, secret_key, allowed: see `security.Security`; empty keys mean no encryption.
+        seconds: stage -> seconds, for the sleep engine.
+        parent: process id of the parent; 0 for a worker that outlives it.
+    """
+
+    name: str
+    control: str
+    data: str
+    threads: int
+    provider: str
+    engine: str
+    memory_bytes: int | None
+    public_key: str
+    secret_key: str
+    allowed: dict[str, dict[str, str]]
+    seconds: dict[int, float]
+    parent: int
+
+
+class Bound(Struct, frozen=True):
+    """What a worker answers: where it listens, or why it does not."""
+
+    control: str = ""
+    data: str = ""
+    error: str = ""

@@ -1,0 +1,1 @@
+"""The requester's side: deploys plans, runs frames."""

@@ -1,0 +1,91 @@
+"""The worker process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+from distredge.errors import DistredgeError
+from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Order
+from distredge.runtime.protocol.security import Security
+
+
+def child_main() -> NoReturn:
+    """Runs the worker that standard input describes; ends with the process."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    order = _read_order()
+    try:
+        _serve(order)
+    except DistredgeError as error:
+        _say(Bound(error=str(error)))
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _read_order() -> Order:
+    # Read without Python's buffering: the watching thread reads the same descriptor later.
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 65536)
+        if not piece or len(line) > MAX_ORDER_BYTES:
+            sys.exit("no order on standard input; this module is started by a parent")
+        line += piece
+    try:
+        return msgspec.json.decode(bytes(line), type=Order)
+    except msgspec.DecodeError as error:
+        sys.exit(f"not an order: {error}")
+
+
+def _serve(order: Order) -> None:
+    from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
+    from distredge.runtime.protocol.transport import ZmqNetwork
+    from distredge.runtime.worker.worker import Worker, WorkerSettings
+
+    engine: Engine = (
+        SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
+    )
+    security = Security(order.name, order.public_key, order.secret_key, order.allowed) if order.secret_key else None
+    network = ZmqNetwork(security)
+    try:
+        worker = Worker(WorkerSettings(order.name, order.control, order.data, order.memory_bytes), network, engine)
+    except BaseException:
+        network.close()
+        raise
+    worker.stop_on_signals()
+    if order.parent:
+        watch_parent(order.parent, worker.stop)
+    _say(Bound(worker.control_address, worker.data_address))
+    worker.run()
+
+
+def _say(bound: Bound) -> None:
+    os.write(1, msgspec.json.encode(bound) + b"\n")
+
+
+def watch_parent(parent: int, stop: Callable[[], None]) -> None:
+    """Starts a thread that calls `stop` when standard input closes or the parent is another, and then ends the process.
+
+    The second test is for a parent whose pipe lives on in a process that it forked.
+    """
+
+    def watch() -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(0, selectors.EVENT_READ)
+            while True:
+                if selector.select(1.0) and not os.read(0, 65536):
+                    break
+                if os.getppid() != parent:
+                    break
+        stop()
+        time.sleep(STOP_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
