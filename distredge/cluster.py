@@ -37,7 +37,7 @@ from distredge.errors import ClusterError, did_you_mean, located
 from distredge.model.graph import Graph
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped, user_profile_path
 from distredge.profiles.network import Trace, load_trace
-from distredge.profiles.trace_formats import read_trace
+from distredge.profiles.traces.formats import read_trace
 
 FORMAT = "distredge.cluster/1"
 LinkModel = Literal["independent", "shared"]

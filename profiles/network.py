@@ -180,7 +180,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Reads the project's own CSV; `profiles.trace_formats` reads others."""
+        """Reads the project's own CSV; `profiles.traces.formats` reads others."""
         return parse_csv(read_bytes(path, TraceError), str(path))
 
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.profiles.comparing import Difference
     from distredge.profiles.compute import ComputeProfile
-    from distredge.profiles.measuring import Progress
+    from distredge.profiles.measuring.board import Progress
+    from distredge.profiles.measuring.verify import Verdict
     from distredge.profiles.schema import ProfileFile
-    from distredge.profiles.verify import Verdict
 
 _OUT = click.Path(dir_okay=False, path_type=Path)
 _PROVIDERS = {
@@ -80,8 +80,8 @@ def run(
     An interrupted run is saved; the same command goes on with it. Keep the machine idle meanwhile.
     """
     from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path
-    from distredge.profiles.kernels import EngineSettings
-    from distredge.profiles.measuring import QUICK, Measuring, Plan, warnings_of
+    from distredge.profiles.measuring.bench import EngineSettings
+    from distredge.profiles.measuring.board import QUICK, Measuring, Plan, warnings_of
 
     if zoo:
         from distredge.model.zoo import entries
@@ -169,8 +169,8 @@ def verify(
 ) -> None:
     """Time segments that PROFILE has not seen, and show how far off its predictions are."""
     from distredge.profiles.compute import load_profile
-    from distredge.profiles.verify import settings_of
-    from distredge.profiles.verify import verify as check
+    from distredge.profiles.measuring.verify import settings_of
+    from distredge.profiles.measuring.verify import verify as check
 
     measured = load_profile(file)
     settings_of(measured)
@@ -301,7 +301,7 @@ def validate(
     files: tuple[str, ...], models: tuple[str, ...], input_shape: tuple[int, ...] | None, as_json: bool
 ) -> None:
     """Check profiles: form, values, and that they hold the operators of the models."""
-    from distredge.profiles.measuring import warnings_of
+    from distredge.profiles.measuring.board import warnings_of
 
     graphs = _load(models, input_shape)
     results: dict[str, Any] = {}

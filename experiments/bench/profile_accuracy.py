@@ -21,11 +21,11 @@ import numpy as np
 
 from distredge.model.capture import load_model
 from distredge.profiles.compute import ComputeProfile, load_shipped
-from distredge.profiles.fit import summary
-from distredge.profiles.fit_tables import load_boards
-from distredge.profiles.kernels import EngineSettings
-from distredge.profiles.measuring import QUICK, Measuring, Plan
-from distredge.profiles.verify import verify
+from distredge.profiles.measuring.bench import EngineSettings
+from distredge.profiles.measuring.board import QUICK, Measuring, Plan
+from distredge.profiles.measuring.verify import verify
+from distredge.profiles.modelling.fit import summary
+from distredge.profiles.modelling.published_tables import load_boards
 
 MODELS = ("vgg16", "resnet50", "mobilenet-v2")
 SEGMENTS = 30

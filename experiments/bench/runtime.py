@@ -28,7 +28,7 @@ import numpy as np
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.rows import even_cuts
-from distredge.profiles.copies import measure_encryption
+from distredge.profiles.measuring.message_ends import measure_encryption
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.hosting.local_cluster import Workers
 from distredge.runtime.hosting.worker_process import local_order

@@ -10,19 +10,19 @@ import pytest
 
 from distredge.errors import ProfileError
 from distredge.profiles.compute import load_profile, load_shipped, shipped_profiles
-from distredge.profiles.fit import (
+from distredge.profiles.modelling.boards import (
     FITTED_TARGET,
     LEFT_OUT_TARGET,
     fit,
-    main,
     make_board,
     operators_of,
     residuals_of,
     scaled,
     whole_s,
 )
-from distredge.profiles.fit_paper import bars_of, load_bars
-from distredge.profiles.fit_tables import load_boards, load_published, targets_of
+from distredge.profiles.modelling.fit import main
+from distredge.profiles.modelling.paper_boards import bars_of, load_bars
+from distredge.profiles.modelling.published_tables import load_boards, load_published, targets_of
 
 BOARDS = ("pi3", "pi4", "pi5", "nano", "tx2", "xavier-nx", "xavier", "orin-nano", "agx-orin", "rtx2080ti", "gtx1080ti")
 

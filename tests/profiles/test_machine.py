@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from distredge.model.capture import load_model
-from distredge.profiles import kernels
-from distredge.profiles.machine import describe, largest_cache_bytes, throttled
+from distredge.profiles.measuring import bench
+from distredge.profiles.measuring.machine import describe, largest_cache_bytes, throttled
 
 
 def _caches(root: Path, *sizes: str) -> Path:
@@ -49,14 +49,14 @@ def test_memory_that_ages_caches_is_no_more_than_a_frame_and_the_caches_ask_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     graph = load_model("mobilenet-v2", (1, 3, 32, 32), width=0.25)
-    kernels._old_memory.cache_clear()
+    bench._old_memory.cache_clear()
     try:
         monkeypatch.setattr(kernels, "largest_cache_bytes", lambda: 1 << 20)
-        assert kernels._old_memory().nbytes == 8 << 20
-        assert kernels.bytes_between(graph) == min(2 * kernels.graph_bytes(graph), 8 << 20)
-        kernels._old_memory.cache_clear()
+        assert bench._old_memory().nbytes == 8 << 20
+        assert bench.bytes_between(graph) == min(2 * bench.graph_bytes(graph), 8 << 20)
+        bench._old_memory.cache_clear()
         monkeypatch.setattr(kernels, "largest_cache_bytes", lambda: 480 << 20)
-        assert kernels._old_memory().nbytes == 128 << 20
-        assert kernels.bytes_between(graph) == 2 * kernels.graph_bytes(graph)
+        assert bench._old_memory().nbytes == 128 << 20
+        assert bench.bytes_between(graph) == 2 * bench.graph_bytes(graph)
     finally:
-        kernels._old_memory.cache_clear()
+        bench._old_memory.cache_clear()

@@ -14,11 +14,11 @@ from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.operators import Kind
 from distredge.profiles.compute import ComputeProfile
-from distredge.profiles.jobs import jobs_of, windows_of
-from distredge.profiles.kernels import Bench, Effort, EngineSettings
-from distredge.profiles.measuring import Measuring, Plan, Progress, check_same, warnings_of
-from distredge.profiles.segments import Check, correction, edge_bytes, make_case, part_s, random_cases
-from distredge.profiles.verify import verify
+from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
+from distredge.profiles.measuring.board import Measuring, Plan, Progress, check_same, warnings_of
+from distredge.profiles.measuring.segments import Check, correction, edge_bytes, make_case, part_s, random_cases
+from distredge.profiles.measuring.verify import verify
+from distredge.profiles.measuring.windows import jobs_of, windows_of
 
 BRIEF = Effort(least=2, most=3, least_s=0.0, seconds=0.01, spread=1.0)
 PLAN = Plan(budget_s=60.0, points=5, start=4, effort=BRIEF, segments=3, power_s=0.1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distredge.profiles.power import find_sensor, pmic_w
+from distredge.profiles.measuring.power import find_sensor, pmic_w
 
 PMIC = """\
  3V7_WL_SW_A current(0)=0.10000000A
@@ -81,8 +81,10 @@ def test_rapl_counts_packages_not_their_parts_and_survives_the_wrap(
     assert sensor is not None
     assert sensor.name == "RAPL"
     times = iter([10.0, 12.0])
-    monkeypatch.setattr("distredge.profiles.power.time.perf_counter", lambda: next(times))
-    monkeypatch.setattr("distredge.profiles.power.time.sleep", lambda s: (package / "energy_uj").write_text("300"))
+    monkeypatch.setattr("distredge.profiles.measuring.power.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr(
+        "distredge.profiles.measuring.power.time.sleep", lambda s: (package / "energy_uj").write_text("300")
+    )
     assert sensor.mean_w(2.0) == pytest.approx(400e-6 / 2)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distredge.profiles.sampling import RowSampler
+from distredge.profiles.measuring.row_sampling import RowSampler
 
 
 def explored(sampler: RowSampler, seconds: dict[int, float]) -> dict[int, float]:

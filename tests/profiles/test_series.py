@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distredge.profiles.fitting import fit_nonnegative
-from distredge.profiles.series import MOST_BURSTS, Series, middle, spread_of
+from distredge.profiles.measuring.least_squares import fit_nonnegative
+from distredge.profiles.measuring.repeats import MOST_BURSTS, Series, middle, spread_of
 
 
 def burst(level: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distredge.errors import TraceError
-from distredge.profiles.trace_formats import parse_iperf3, parse_mahimahi, parse_pensieve, read_trace
+from distredge.profiles.traces.formats import parse_iperf3, parse_mahimahi, parse_pensieve, read_trace
 
 PACKET_BITS = 12000
 

@@ -10,8 +10,8 @@ import pytest
 
 from distredge.errors import TraceError
 from distredge.profiles.network import load_trace, shipped_traces
-from distredge.profiles.trace_formats import read_trace
-from distredge.profiles.trace_generators import Ar1, constant, joined, markov, resampled, shipped, steps
+from distredge.profiles.traces.formats import read_trace
+from distredge.profiles.traces.generators import Ar1, constant, joined, markov, resampled, shipped, steps
 
 MEASURED = Path(os.environ.get("DISTREDGE_WIFI_TRACES", Path(__file__).parents[3] / "shared" / "data" / "wifi-traces"))
 

@@ -221,7 +221,7 @@ def shipped() -> tuple[Trace, ...]:
         ]
         hour = joined(parts)
         made.append(Trace(hour.times_s, hour.rates_bps, 0.002, hour.period_s, f"shifting-hour-{link}"))
-    text = "synthetic, made by distredge.profiles.trace_generators; part of this project"
+    text = "synthetic, made by distredge.profiles.traces.generators; part of this project"
     return tuple(trace.named(trace.name, text) for trace in made)
 
 

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from distredge.profiles.fit import PAPER_SET, rounded, scaled, whole_s
-from distredge.profiles.fit_tables import load_table
+from distredge.profiles.modelling.boards import PAPER_SET, rounded, scaled, whole_s
+from distredge.profiles.modelling.published_tables import load_table
 from distredge.profiles.schema import Name, Origin, Positive, ProfileFile, Residual, Source
 
 CALIBRATED = "vgg16"

@@ -26,9 +26,9 @@ from distredge.model.layout import PARTIAL, Layout, OperatorRegion, Part
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import Interval, Region, region_hull
 from distredge.model.segments import Segment, build_segment
-from distredge.profiles.attribution import Sample, is_kernel, named, read_profile
-from distredge.profiles.machine import largest_cache_bytes
-from distredge.profiles.series import spread_of
+from distredge.profiles.measuring.attribution import Sample, is_kernel, named, read_profile
+from distredge.profiles.measuring.machine import largest_cache_bytes
+from distredge.profiles.measuring.repeats import spread_of
 
 CPU = "CPUExecutionProvider"
 _WARM_UP = 2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distredge.profiles.fitting import fit_nonnegative
+from distredge.profiles.measuring.least_squares import fit_nonnegative
 from distredge.profiles.schema import Copy
 
 _SIZES_BYTES = (1 << 10, 1 << 13, 1 << 16, 1 << 19, 1 << 22)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from distredge.model.graph import Graph, Signature
 from distredge.model.operators import Kind
-from distredge.profiles.kernels import CPU, Bench
+from distredge.profiles.measuring.bench import CPU, Bench
+from distredge.profiles.measuring.segments import Case, make_cases
 from distredge.profiles.modelled import profile_rows
-from distredge.profiles.segments import Case, make_cases
 
 _CONVOLUTIONS = 3
 """Operators with multiply-adds in a window, at least: what the middle one finds in the caches was made by another."""

@@ -11,10 +11,10 @@ import numpy as np
 from distredge.errors import ProfileError
 from distredge.model.graph import Graph
 from distredge.profiles.compute import ComputeProfile
-from distredge.profiles.kernels import Bench, Effort, EngineSettings
-from distredge.profiles.machine import Watch, pinned
-from distredge.profiles.measuring import runtime_of
-from distredge.profiles.segments import Check, SegmentTimes, random_cases
+from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
+from distredge.profiles.measuring.board import runtime_of
+from distredge.profiles.measuring.machine import Watch, pinned
+from distredge.profiles.measuring.segments import Check, SegmentTimes, random_cases
 
 SWEEPS = 6
 _PAUSE_S = 0.3

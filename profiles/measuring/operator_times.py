@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from distredge.profiles.jobs import Alone, Window, jobs_of, shows_rows, whole_windows, windows_of
-from distredge.profiles.kernels import Bench, Effort
-from distredge.profiles.sampling import RowSampler
+from distredge.profiles.measuring.bench import Bench, Effort
+from distredge.profiles.measuring.repeats import Series, rounded
+from distredge.profiles.measuring.row_sampling import RowSampler
+from distredge.profiles.measuring.segments import Case
+from distredge.profiles.measuring.windows import Alone, Window, jobs_of, shows_rows, whole_windows, windows_of
 from distredge.profiles.schema import Measured, ProfileFile
-from distredge.profiles.segments import Case
-from distredge.profiles.series import Series, rounded
 
 _LARGE_SHARE = 0.05
 """Share of a window's time from which on an operator's bends are followed."""

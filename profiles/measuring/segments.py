@@ -11,14 +11,14 @@ import numpy as np
 from distredge.model.graph import Graph
 from distredge.model.layout import Decision, Layout, Part, lay_out_decisions, region_size
 from distredge.model.operators import Kind
-from distredge.profiles.fitting import fit_robust
+from distredge.profiles.measuring.least_squares import fit_robust
+from distredge.profiles.measuring.repeats import Series
 from distredge.profiles.modelled import profile_rows
 from distredge.profiles.schema import Segments
-from distredge.profiles.series import Series
 
 if TYPE_CHECKING:
     from distredge.profiles.compute import ComputeProfile
-    from distredge.profiles.kernels import Bench, Effort
+    from distredge.profiles.measuring.bench import Bench, Effort
 
 _ELEMENT_BYTES = 4
 

@@ -18,15 +18,15 @@ import psutil
 from distredge.errors import ProfileError
 from distredge.model.graph import Graph
 from distredge.profiles.compute import ComputeProfile, write_profile
-from distredge.profiles.copies import measure_copy, measure_encryption
-from distredge.profiles.kernels import Bench, Effort, EngineSettings
-from distredge.profiles.machine import Watch, describe, pinned, temperature_c, throttled
-from distredge.profiles.operator_times import OperatorTimes
-from distredge.profiles.power import Sensor, find_sensor
-from distredge.profiles.sampling import RowSampler
+from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
+from distredge.profiles.measuring.machine import Watch, describe, pinned, temperature_c, throttled
+from distredge.profiles.measuring.message_ends import measure_copy, measure_encryption
+from distredge.profiles.measuring.operator_times import OperatorTimes
+from distredge.profiles.measuring.power import Sensor, find_sensor
+from distredge.profiles.measuring.repeats import rounded
+from distredge.profiles.measuring.row_sampling import RowSampler
+from distredge.profiles.measuring.segments import SegmentTimes, correction, make_case, random_cases
 from distredge.profiles.schema import Copy, Measured, Origin, Power, ProfileFile, Runtime, Segments
-from distredge.profiles.segments import SegmentTimes, correction, make_case, random_cases
-from distredge.profiles.series import rounded
 
 _LOG = logging.getLogger(__name__)
 

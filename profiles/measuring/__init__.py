@@ -1,0 +1,1 @@
+"""Measuring a board: operators, segments, message ends, power."""

@@ -1,0 +1,1 @@
+"""Profiles of boards that nobody measured here, fitted to published figures."""

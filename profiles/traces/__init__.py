@@ -1,0 +1,1 @@
+"""Network traces: formats and generators."""
