@@ -13,7 +13,7 @@ from distredge.envs import PARTITION
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import Infeasible, PlannerError
-from distredge.latency.simulator import offload
+from distredge.latency import offload
 from distredge.planners.common.building import predict
 from distredge.strategy import PlannerRef
 
@@ -108,7 +108,7 @@ def _load() -> None:
     """Loads what training would load at its first steps."""
     import torch
 
-    from distredge.latency.kernel import kernel
+    from distredge.latency import kernel
 
     kernel.warm()
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimiser imports torch's compiler

@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Pricer(Protocol):
+class EpisodePricer(Protocol):
     """Says when the devices are done with the volumes decided, and what a whole strategy costs."""
 
     def __call__(self, cuts: Ints, rows: Ints, head: Ints, cluster: Ints, start_s: Floats) -> tuple[Floats, Floats]:
@@ -44,7 +44,7 @@ class Pricer(Protocol):
         """
 
 
-def make_pricer(problems: Sequence[Problem], input_dtype: str) -> Pricer:
+def make_pricer(problems: Sequence[Problem], input_dtype: str) -> EpisodePricer:
     """Returns the quickest pricer that knows these clusters."""
     if find_spec("numba") is None:
         _log.info("without numba the simulator prices every step; pip install 'distredge[plan]' makes that faster")
@@ -62,13 +62,13 @@ def make_pricer(problems: Sequence[Problem], input_dtype: str) -> Pricer:
 class KernelPricer:
     """Prices with the compiled kernel; strategies that it does not know go to another pricer."""
 
-    def __init__(self, kernel: Kernel, input_dtype: str, otherwise: Pricer) -> None:
+    def __init__(self, kernel: Kernel, input_dtype: str, otherwise: EpisodePricer) -> None:
         self._kernel = kernel
         self._input_wire = int(WIRE_BYTES[input_dtype])
         self._otherwise = otherwise
 
     def __call__(self, cuts: Ints, rows: Ints, head: Ints, cluster: Ints, start_s: Floats) -> tuple[Floats, Floats]:
-        from distredge.latency.kernel.kernel import Unsupported
+        from distredge.errors import Unsupported
 
         try:
             finish_s, latency_s = self._kernel.finish_s(

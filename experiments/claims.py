@@ -44,7 +44,7 @@ from distredge.latency import evaluate, simulate
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph, Signature
 from distredge.planners import model_choice, plan
-from distredge.planners.common.volume_costs import Chain
+from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.planners.deadline_reliability import Channel, failure_probability
 from distredge.planners.lower_bound import lower_bound_s
 from distredge.planners.model_choice import MOBILENET_V1
@@ -115,7 +115,7 @@ def as_assumed(graph: Graph, cluster: Cluster) -> Cluster:
     for device in cluster.devices:
         if device.profile not in linear:
             alone = dataclasses.replace(cluster, devices=(device,), requester=dataclasses.replace(cluster.requester))
-            chain = Chain(Problem(graph, dataclasses.replace(alone, requester=_at(device.name))))
+            chain = VolumeCosts(Problem(graph, dataclasses.replace(alone, requester=_at(device.name))))
             seconds = float(chain.body_s[0] + chain.head_s[0])
             linear[device.profile] = LinearProfile(device.profile.data, macs_per_s=sum(graph.macs) / seconds)
         links = {
@@ -156,7 +156,7 @@ def halp(graph: Graph, name: str, assumed: bool) -> dict[str, float]:
     strategy = plan(problem, "halp", budget_s=20.0)
     batch = simulate(problem, strategy, frames=TASKS, in_flight=TASKS)
     batch_s = max(span.stop_s for span in batch.spans)
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     return {
         "alone_s": alone_s,
         "head_s": float(chain.head_s[0]),

@@ -31,14 +31,14 @@ from distredge.errors import DistredgeError
 from distredge.experiments.common import published
 from distredge.experiments.common.draw import draw, drawn_problem
 from distredge.experiments.common.quality import LONG, Outcome, published_ratio, summarise
-from distredge.experiments.common.records import Record, append, best_latency_s, compact, path_of, price, read
+from distredge.experiments.common.records import MethodRun, append, best_latency_s, compact, path_of, price, read
 from distredge.experiments.common.regimes import REGIMES, fingerprint, published_problem, seconds_for
 from distredge.latency import simulate
 from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, run
-from distredge.planners.budget import Budget, Progress
+from distredge.planners.budget import Budget, PlanningProgress
 from distredge.planners.lower_bound import lower_bound_s
 from distredge.problem import Problem
 
@@ -55,7 +55,7 @@ STEPS = ("rules", LONG, "search", "auto", "distredge")
 
 
 @dataclass(frozen=True)
-class Case:
+class RegimeCase:
     """A problem that is made when it is needed."""
 
     regime: str
@@ -130,7 +130,7 @@ def _arguments() -> argparse.Namespace:
     return options
 
 
-def _cases(regimes: Sequence[str], wanted: str, random_cases: int) -> Iterator[Case]:
+def _cases(regimes: Sequence[str], wanted: str, random_cases: int) -> Iterator[RegimeCase]:
     known = published.cases()
     names = wanted.split(",")
     chosen = [
@@ -146,11 +146,11 @@ def _cases(regimes: Sequence[str], wanted: str, random_cases: int) -> Iterator[C
         for model, cluster in chosen:
             if regime != "lossless" or model == "vgg16":
                 make = functools.partial(_published, model, cluster, regime)
-                yield Case(regime, f"{model} on {cluster}", model, cluster, make)
+                yield RegimeCase(regime, f"{model} on {cluster}", model, cluster, make)
     # In the order of their models, so that each is loaded once.
     numbers = range(random_cases if wanted in ("all", "none") else 0)
     for number in sorted(numbers, key=lambda n: draw(n).model):
-        yield Case("random", str(number), "", "", functools.partial(drawn_problem, number))
+        yield RegimeCase("random", str(number), "", "", functools.partial(drawn_problem, number))
 
 
 @functools.lru_cache(maxsize=2)
@@ -163,11 +163,11 @@ def _published(model: str, cluster: str, regime: str) -> Problem:
 
 
 @functools.lru_cache(maxsize=8)
-def _records(regime: str) -> list[Record]:
+def _records(regime: str) -> list[MethodRun]:
     return read(path_of(regime))
 
 
-def _jobs(case: Case, problem: Problem, step: str, long_s: float = 0.0) -> list[Job]:
+def _jobs(case: RegimeCase, problem: Problem, step: str, long_s: float = 0.0) -> list[Job]:
     short_s = seconds_for(problem)
     if step == "rules":
         budget_s = RANDOM_RULE_S if case.regime == "random" else OTHER_S
@@ -179,7 +179,7 @@ def _jobs(case: Case, problem: Problem, step: str, long_s: float = 0.0) -> list[
     return [Job(step, step, short_s, "cpu" if case.regime == "random" else "wall")]
 
 
-def _fill(cases: Sequence[Case], options: argparse.Namespace) -> bool:
+def _fill(cases: Sequence[RegimeCase], options: argparse.Namespace) -> bool:
     """Runs what is not on record; returns whether it was interrupted."""
     steps = options.steps.split(",")
     drawn = sorted((case for case in cases if case.regime == "random"), key=lambda case: int(case.name))
@@ -200,17 +200,17 @@ def _fill(cases: Sequence[Case], options: argparse.Namespace) -> bool:
     return False
 
 
-def _is_of(record: Record, job: Job) -> bool:
+def _is_of(record: MethodRun, job: Job) -> bool:
     """Whether a record is of this job; a longer search stands for a shorter one."""
     enough = record.budget_s >= job.budget_s if job.label == LONG else record.budget_s == job.budget_s
     return enough and (record.method, record.clock) == (job.method, job.clock)
 
 
-def _run(problem: Problem, case: Case, job: Job, mark: float, seed: int) -> Record:
+def _run(problem: Problem, case: RegimeCase, job: Job, mark: float, seed: int) -> MethodRun:
     """Plans once."""
     reached: list[tuple[float, float]] = []
 
-    def note(progress: Progress) -> None:
+    def note(progress: PlanningProgress) -> None:
         if math.isfinite(progress.best_latency_s) and (not reached or progress.best_latency_s < reached[-1][1]):
             reached.append((round(progress.elapsed_s, 4), progress.best_latency_s))
 
@@ -225,7 +225,7 @@ def _run(problem: Problem, case: Case, job: Job, mark: float, seed: int) -> Reco
     taken_s = budget.elapsed_s
     if _stopped:  # the planner may have returned its best so far, as it should
         raise KeyboardInterrupt
-    record = Record(
+    record = MethodRun(
         case=case.name,
         method=job.method,
         budget_s=job.budget_s,
@@ -246,7 +246,7 @@ def _run(problem: Problem, case: Case, job: Job, mark: float, seed: int) -> Reco
     return record
 
 
-def _look(case: Case, deadline_s: float, seed: int) -> Outcome:
+def _look(case: RegimeCase, deadline_s: float, seed: int) -> Outcome:
     """What is on record for a case, and, while there is time, `search` and `auto` anew."""
     records = [r for r in _records(case.regime) if r.case == case.name]
     fresh: set[str] = set()
@@ -263,7 +263,9 @@ def _look(case: Case, deadline_s: float, seed: int) -> Outcome:
     return _outcome(case, problem, records, mark, frozenset(fresh))
 
 
-def _outcome(case: Case, problem: Problem, records: Sequence[Record], mark: float, fresh: frozenset[str]) -> Outcome:
+def _outcome(
+    case: RegimeCase, problem: Problem, records: Sequence[MethodRun], mark: float, fresh: frozenset[str]
+) -> Outcome:
     found: dict[str, float] = {}
     reached: tuple[tuple[float, float], ...] = ()
     stale = set()

@@ -131,7 +131,7 @@ def test_imports_point_one_way(module: str) -> None:
     [
         ("distredge.model.rows", "from distredge.planners import plan"),
         ("distredge.model.rows", "def late():\n    import distredge.cluster"),
-        ("distredge.runtime.worker.worker", "from ..latency import simulate"),
+        ("distredge.runtime.worker.worker", "from ...latency import simulate"),
         ("distredge.runtime.worker.worker", "from distredge import monitor"),
         ("distredge.runtime.worker.worker", "import distredge"),
         ("distredge.latency.simulator.simulation", "import profiles.compute"),
@@ -156,6 +156,55 @@ def test_upward_imports_are_seen(module: str, source: str) -> None:
 def test_downward_imports_are_allowed(module: str, source: str) -> None:
     path = ROOT / "distredge" / "made_up.py"
     assert _refused(module, path, ast.parse(source)) == []
+
+
+def _edges() -> dict[str, dict[str, int]]:
+    """File -> what it imports -> line, at any depth, under TYPE_CHECKING too; a package stands for its `__init__`.
+
+    Importing a module runs its packages' `__init__` as well; these count where they are imported by name alone.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        lines = [(line, name) for line, name in _imported(module, path, tree) if name in MODULES and name != module]
+        found[module] = {name: line for line, name in reversed(lines)}
+    return found
+
+
+def _circles(edges: dict[str, dict[str, int]]) -> list[list[str]]:
+    """The sets of files that import each other, directly or through others."""
+
+    def reached(start: str) -> set[str]:
+        seen, left = set(), [start]
+        while left:
+            for name in edges[left.pop()]:
+                if name not in seen:
+                    seen.add(name)
+                    left.append(name)
+        return seen
+
+    after = {name: reached(name) for name in edges}
+    circles = {
+        frozenset(other for other in after[name] if name in after[other]) for name in edges if name in after[name]
+    }
+    return sorted(sorted(circle) for circle in circles)
+
+
+def test_no_files_import_each_other() -> None:
+    edges = _edges()
+    told = [
+        f"{name}:{edges[name][other]} imports {other}"
+        for circle in _circles(edges)
+        for name in circle
+        for other in sorted(edges[name])
+        if other in circle
+    ]
+    assert told == []
+
+
+def test_circles_are_seen() -> None:
+    edges = {"a": {"b": 1}, "b": {"c": 1}, "c": {"a": 1, "d": 2}, "d": {}, "e": {"e2": 1}, "e2": {"e": 3}}
+    assert _circles(edges) == [["a", "b", "c"], ["e", "e2"]]
 
 
 # Runs the modules named on the command line with the packages refused that a board does not have.

@@ -13,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.cluster import Cluster, load_cluster
 from distredge.errors import ClusterError, ConfigError, UnsupportedModel
-from distredge.latency import simulate
-from distredge.latency.simulator import offload
+from distredge.latency import offload, simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.problem import Problem

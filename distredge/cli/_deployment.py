@@ -31,7 +31,7 @@ LOSSLESS_DIFFERENCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Run:
+class MeasuredRun:
     """Latency in seconds of each measured frame, and frames/s with several in flight (None: not measured)."""
 
     latencies_s: tuple[float, ...]
@@ -44,13 +44,13 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Report:
+class DeploymentReport:
     """What the command has to say."""
 
     problem: Problem
     strategy: Strategy
     outputs: Mapping[str, NDArray[Any]]
-    run: Run
+    run: MeasuredRun
     predicted_s: float | None
     difference: float | None
     timeline: Timeline
@@ -234,7 +234,7 @@ def check_folder(path: Path | None) -> None:
         raise FileError(f"{path}: cannot be written: permission denied")
 
 
-def write_log(folder: Path, report: Report) -> None:
+def write_log(folder: Path, report: DeploymentReport) -> None:
     """Writes TensorBoard events of a run."""
     from distredge.monitor.tensorboard import TensorboardWriter
 

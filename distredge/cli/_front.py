@@ -24,7 +24,8 @@ def plan_front(
 ) -> None:
     """Finds the front, writes its strategies into a folder and shows it."""
     from distredge.planners.objectives import without_watts
-    from distredge.planners.other_objectives.pareto import has_watts, pareto
+    from distredge.planners.other_objectives.one_objective import has_watts
+    from distredge.planners.other_objectives.pareto import pareto
 
     budget.method = "pareto"
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from distredge.planners.budget import Budget, Progress
+    from distredge.planners.budget import Budget, PlanningProgress
     from distredge.problem import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -139,7 +139,7 @@ class ProgressLine:
         self._shown = sys.stderr.isatty()
         self._width = 0
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: PlanningProgress) -> None:
         """Shows where planning stands."""
         if not self._shown:
             return

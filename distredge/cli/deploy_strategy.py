@@ -22,7 +22,7 @@ from distredge.cli._common import (
     verbose_option,
     version_option,
 )
-from distredge.cli._deployment import Report, Run, check_folder, difference, whole_model, write_log
+from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model, write_log
 from distredge.cli._replanning import Replanner
 from distredge.errors import ExecutionError
 
@@ -109,7 +109,9 @@ def deploy_strategy(
         encrypted, where = session.encrypted, session.where
     apart = difference(whole_model(graph, strategy, inputs), outputs) if check else None
     replanned = () if replanner is None else tuple(replanner.figures())
-    report = Report(problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image, replanned)
+    report = DeploymentReport(
+        problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image, replanned
+    )
     # Before any file is written: what cannot be written then loses nothing else.
     if as_json:
         print_json(report.figures())
@@ -168,7 +170,7 @@ def _measure(
     in_flight: int,
     timeline_path: Path | None,
     as_json: bool,
-) -> tuple[dict[str, NDArray[Any]], Run]:
+) -> tuple[dict[str, NDArray[Any]], MeasuredRun]:
     """Runs one frame, then those that count; what ends it early still says what was measured."""
     latencies_s: list[float] = []
     first: Timeline | None = None
@@ -180,7 +182,7 @@ def _measure(
         for _ in range(repeat):
             coordinator.infer(inputs)
             latencies_s.append(coordinator.last_latency_s or 0.0)
-        return outputs, Run(tuple(latencies_s), _throughput_per_s(coordinator, inputs, repeat, in_flight))
+        return outputs, MeasuredRun(tuple(latencies_s), _throughput_per_s(coordinator, inputs, repeat, in_flight))
     except (KeyboardInterrupt, ExecutionError):
         _say_partial(latencies_s, repeat, as_json)
         if timeline_path is not None and first is not None:

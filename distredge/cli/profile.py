@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.profiles.comparing import Difference
     from distredge.profiles.compute import ComputeProfile
-    from distredge.profiles.measuring.board import Progress
-    from distredge.profiles.measuring.verify import Verdict
+    from distredge.profiles.measuring.board import MeasuringProgress
+    from distredge.profiles.measuring.verify import Verification
     from distredge.profiles.schema import ProfileFile
 
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -81,7 +81,7 @@ def run(
     """
     from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path
     from distredge.profiles.measuring.bench import EngineSettings
-    from distredge.profiles.measuring.board import QUICK, Measuring, Plan, warnings_of
+    from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan, warnings_of
 
     if zoo:
         from distredge.model.zoo import entries
@@ -98,7 +98,7 @@ def run(
     settings = EngineSettings(_PROVIDERS[provider], threads)
     settings.check()
     path = out or user_profile_path()
-    plan = QUICK if quick else Plan()
+    plan = QUICK if quick else MeasuringPlan()
     plan = plan if budget_s is None else replace(plan, budget_s=budget_s)
     start = load_profile(path).data if path.is_file() and not restart else None
     names = name or (path.stem if out is not None else THIS_MACHINE)
@@ -190,7 +190,7 @@ def verify(
     _report_verdict(verdict, as_json)
 
 
-def _report_verdict(verdict: Verdict, as_json: bool) -> None:
+def _report_verdict(verdict: Verification, as_json: bool) -> None:
     if verdict.pace > 1.1 or verdict.load > 0.1:
         click.echo(
             f"warning: disturbed machine: a fixed kernel ran up to {100 * (verdict.pace - 1):.0f} % slower than at its "
@@ -358,6 +358,6 @@ def _bar(quiet: bool) -> Iterator[Any]:
         yield bar
 
 
-def _show(bar: Any, progress: Progress) -> None:
+def _show(bar: Any, progress: MeasuringProgress) -> None:
     left = f"at most {progress.left_s:.0f} s left"
     bar.update(0, completed=progress.done, total=progress.total, description=progress.what, left=left)

@@ -13,7 +13,7 @@ from distredge.cli._common import check_writable, input_shape_option, json_optio
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distredge.model.describe import Line
+    from distredge.model.describe import OperatorLine
     from distredge.model.graph import Graph
 
 
@@ -62,7 +62,7 @@ def _plot(graph: Graph, plot: Path, strategy: Path | None) -> None:
     draw(graph, plot, plan)
 
 
-def _figures(graph: Graph, lines: Sequence[Line]) -> dict[str, Any]:
+def _figures(graph: Graph, lines: Sequence[OperatorLine]) -> dict[str, Any]:
     """The same for machines."""
     return {
         "model": graph.name,
@@ -85,7 +85,7 @@ def _head_macs(graph: Graph) -> int:
     return sum(graph.macs[i] for i in graph.body.head)
 
 
-def _print(graph: Graph, lines: Sequence[Line]) -> None:
+def _print(graph: Graph, lines: Sequence[OperatorLine]) -> None:
     rows: list[tuple[str, ...]] = [("#", "operator", "type", "output", "MMAC", "weights", "split", "cut", "")]
     rows += [_row(line) for line in lines]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -112,7 +112,7 @@ def _print(graph: Graph, lines: Sequence[Line]) -> None:
 _RIGHT = (0, 4, 5, 7)
 
 
-def _row(line: Line) -> tuple[str, ...]:
+def _row(line: OperatorLine) -> tuple[str, ...]:
     sizes = [f"[{size}]" if axis == line.row_axis else str(size) for axis, size in enumerate(line.shape)]
     cut = "" if line.cut is None else f"{line.cut}" + (f"*{len(line.live)}" if len(line.live) > 1 else "")
     return (

@@ -1,7 +1,14 @@
-"""How everything compiled is compiled."""
+"""How everything compiled is compiled, and when it is compiled anew.
+
+numba keeps compiled functions on disk and looks at the age of their own file alone. So that a change in any file that
+is compiled into them makes it compile anew, they hold a `digest` of all of those, and what they hold is part of numba's
+key.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from numba import njit
@@ -22,6 +29,14 @@ inner = njit(**_OPTIONS)
 
 inlined = njit(**_OPTIONS, forceinline=True)
 """The same for one that is small or called from one place: passing so many arrays costs more than the code's size."""
+
+
+def digest(*modules: str) -> str:
+    """Returns the SHA-256 of some files, which are named as modules without the leading ``distredge.``."""
+    found = hashlib.sha256()
+    for name in ("latency.compiling", *modules):
+        found.update(Path(__file__).parents[1].joinpath(*name.split(".")).with_suffix(".py").read_bytes())
+    return found.hexdigest()
 
 
 def _forget_owner(context, builder, kind, value):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Line:
+class OperatorLine:
     """One operator, with the activation that is fused into it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Line:
     live: tuple[str, ...]
 
 
-def describe(graph: Graph) -> tuple[Line, ...]:
+def describe(graph: Graph) -> tuple[OperatorLine, ...]:
     """Describes every operator that is not fused into another one, body first, each in topological order."""
     fused = {conv: act for act, conv in graph.fused_into.items()}
     place = {index: i for i, index in enumerate(graph.body.operators)}
@@ -56,7 +56,7 @@ def describe(graph: Graph) -> tuple[Line, ...]:
         tensor = graph.tensors[graph.operators[last].outputs[0]]
         cut = cut_after.get(place.get(last, -1))
         lines.append(
-            Line(
+            OperatorLine(
                 index, op.name, _title(graph, index, fused.get(index)), tensor.shape, tensor.row_axis,
                 graph.macs[index], graph.weight_bytes[index], _split(graph, index),
                 graph.body.verdicts[index].reason, None if cut is None else cut.index,

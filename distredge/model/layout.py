@@ -24,7 +24,7 @@ from distredge.model.rows import Interval, Region, intersect_region
 from distredge.model.volumes import (
     Decision,
     OperatorRegion,
-    Piece,
+    PhasePart,
     VolumeGraph,
     plan_device,
     shares,
@@ -296,7 +296,7 @@ class _Builder:
             owners = tuple((k, plan.owned[name]) for k, plan in enumerate(plans) if not plan.owned[name].empty)
             self.made[name] = _Made(first + phase, decision.wire, owners)
 
-    def _part(self, device: int, piece: Piece, first: int, contributors: Mapping[int, Sequence[int]]) -> Part:
+    def _part(self, device: int, piece: PhasePart, first: int, contributors: Mapping[int, Sequence[int]]) -> Part:
         stage = len(self.stages)
         inputs = dict(piece.inputs)
         for index in piece.finishes:

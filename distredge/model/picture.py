@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distredge.errors import FileError, located
-from distredge.model.describe import Line, describe
+from distredge.model.describe import OperatorLine, describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def figure(graph: Graph, strategy: StrategyLike | None = None) -> Figure:
     return chart
 
 
-def find_lanes(graph: Graph, lines: Sequence[Line]) -> dict[str, Lane]:
+def find_lanes(graph: Graph, lines: Sequence[OperatorLine]) -> dict[str, Lane]:
     """Gives every tensor that one line makes and another reads a column that is free while it lives."""
     row_of = {line.index: row for row, line in enumerate(lines)}
     for activation, conv in graph.fused_into.items():
@@ -110,7 +110,7 @@ def find_lanes(graph: Graph, lines: Sequence[Line]) -> dict[str, Lane]:
     return lanes
 
 
-def _column_of(graph: Graph, lanes: dict[str, Lane], line: Line) -> int:
+def _column_of(graph: Graph, lanes: dict[str, Lane], line: OperatorLine) -> int:
     """Column of a line's dot: that of its output, or of its first input when nobody reads the output."""
     fused = {conv: act for act, conv in graph.fused_into.items()}
     op = graph.operators[line.index]
@@ -134,7 +134,7 @@ def _draw_lanes(axes: Axes, lanes: dict[str, Lane], row_of: dict[int, int], grap
             axes.plot([x, column_at[row] * _LANE], [row - 0.5, row], color="#9db4cc", linewidth=1.1, zorder=2)
 
 
-def _draw_line(axes: Axes, row: int, line: Line, column: int, text_at: float) -> None:
+def _draw_line(axes: Axes, row: int, line: OperatorLine, column: int, text_at: float) -> None:
     axes.plot([column * _LANE], [row], "o", color=_COLOURS[line.split], markersize=4.5, zorder=3)
     shape = "×".join(map(str, line.shape[1:]))
     common: dict[str, Any] = {"fontsize": 7, "va": "center", "zorder": 4}
@@ -145,7 +145,7 @@ def _draw_line(axes: Axes, row: int, line: Line, column: int, text_at: float) ->
     axes.text(text_at + 4.1, row, line.name[:44], color="#777777", **common)
 
 
-def _draw_cuts(axes: Axes, lines: Sequence[Line], text_at: float) -> None:
+def _draw_cuts(axes: Axes, lines: Sequence[OperatorLine], text_at: float) -> None:
     for row, line in enumerate(lines):
         if line.cut is not None:
             axes.plot([-0.3, text_at + 3.9], [row + 0.5] * 2, color="#d0d0d0", linewidth=0.6, zorder=1)
@@ -156,7 +156,12 @@ def _draw_cuts(axes: Axes, lines: Sequence[Line], text_at: float) -> None:
 
 
 def _draw_volumes(
-    axes: Axes, lines: Sequence[Line], decisions: Sequence[Decision], devices: Sequence[str], head: str, width: float
+    axes: Axes,
+    lines: Sequence[OperatorLine],
+    decisions: Sequence[Decision],
+    devices: Sequence[str],
+    head: str,
+    width: float,
 ) -> None:
     """Bands for the volumes, and to their right the share of every device."""
     row_of_cut = {line.cut: row for row, line in enumerate(lines) if line.cut is not None}

@@ -17,15 +17,15 @@ from distredge.model.graph import Graph
 from distredge.model.layout import Layout, Part, Stage, Transfer
 from distredge.model.operators import region_size
 from distredge.model.rows import intersect_region
-from distredge.model.volumes import Decision, Piece, VolumeGraph, plan_device, shares, volume_between
+from distredge.model.volumes import Decision, PhasePart, VolumeGraph, plan_device, shares, volume_between
 
 
 class Strips(NamedTuple):
     """One part as strips, in the order in which they run; None where nobody waits at that end."""
 
-    top: Piece | None
-    bottom: Piece | None
-    middle: Piece
+    top: PhasePart | None
+    bottom: PhasePart | None
+    middle: PhasePart
 
 
 def find_strips(graph: Graph, layout: Layout, decisions: Sequence[Decision]) -> dict[tuple[int, int], Strips]:
@@ -110,7 +110,7 @@ class _Expansion:
         self.stages: list[Stage] = []
         self.whole: dict[int, int] = {-1: -1}
         """Old stage -> the new one in which parts run in one piece."""
-        self.pieces: dict[tuple[int, int], list[tuple[int, Piece]]] = {}
+        self.pieces: dict[tuple[int, int], list[tuple[int, PhasePart]]] = {}
         """Old (stage, device) -> new stages and what each makes."""
 
     def run(self) -> Layout:

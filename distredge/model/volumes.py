@@ -129,7 +129,7 @@ class VolumeGraph:
 
 
 @dataclass(frozen=True)
-class Piece:
+class PhasePart:
     """What one device does in one phase of a volume, whatever the others do.
 
     Attributes:
@@ -150,7 +150,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class DevicePlan:
+class VolumeShare:
     """What one device does in a volume.
 
     Attributes:
@@ -159,7 +159,7 @@ class DevicePlan:
         exclusive: reductions to which it contributes.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PhasePart, ...]
     owned: Mapping[str, Region]
     exclusive: frozenset[int]
 
@@ -206,9 +206,9 @@ def _ready(graph: Graph, maker: int, phase: int) -> int:
     return phase + 1 if _reduces(graph, maker) else phase
 
 
-def plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> DevicePlan:
+def plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
     """What the device with that share does in the volume; kept on the graph."""
-    plans: dict[tuple[int, int, Share], DevicePlan] = graph.memo.setdefault(("plans",), {})
+    plans: dict[tuple[int, int, Share], VolumeShare] = graph.memo.setdefault(("plans",), {})
     key = (volume.start, volume.end, share)
     found = plans.get(key)
     if found is None:
@@ -218,7 +218,7 @@ def plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> DevicePlan:
     return found
 
 
-def _plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> DevicePlan:
+def _plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
     owned = {name: share.of(graph.tensors[name]) for name in volume.exports}
     exclusive = {
         i: region
@@ -227,7 +227,7 @@ def _plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> DevicePlan:
     }
     walk = _Walk(graph, volume, owned, exclusive)
     pieces = tuple(walk.piece(phase) for phase in range(volume.phases))
-    return DevicePlan(pieces, owned, frozenset(exclusive))
+    return VolumeShare(pieces, owned, frozenset(exclusive))
 
 
 class _Walk:
@@ -286,11 +286,11 @@ class _Walk:
             _widen(self.kept, read.tensor, need)
             self.carried[phase][read.tensor] = self.volume.phase_of[read.maker]
 
-    def piece(self, phase: int) -> Piece:
+    def piece(self, phase: int) -> PhasePart:
         """What is done in one phase."""
         phase_of, producer = self.volume.phase_of, self.graph.producer
         mine = [i for i in phase_of if phase_of[i] == phase] if self.volume.phases > 1 else list(phase_of)
-        return Piece(
+        return PhasePart(
             operators=tuple(OperatorRegion(i, self.regions[i]) for i in mine if i in self.regions),
             partials=tuple(OperatorRegion(i, self.exclusive[i]) for i in mine if i in self.exclusive),
             finishes=tuple(sorted(self.finishes[phase])),

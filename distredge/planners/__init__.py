@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 from distredge.errors import ConfigError, PlannerError, did_you_mean, located
 
 if TYPE_CHECKING:
-    from distredge.planners.budget import Budget, Progress
+    from distredge.planners.budget import Budget, PlanningProgress
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -48,7 +48,7 @@ def plan(
     budget_s: float = 1.0,
     seed: int = 0,
     evaluations: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[PlanningProgress], None] | None = None,
 ) -> Strategy:
     """Finds a strategy.
 

@@ -71,7 +71,8 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
 
 def _figures(problem: Problem, strategy: Strategy, budget: Budget) -> Figures:
     if needs_figures(problem):
-        return measure(problem, strategy, budget)
+        budget.spend()
+        return measure(problem, strategy)
     return Figures(price(problem, strategy, budget))
 
 

@@ -15,7 +15,7 @@ _REPORT_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
-class Progress:
+class PlanningProgress:
     """Where planning stands.
 
     Attributes:
@@ -42,7 +42,7 @@ class Budget:
     Args:
         seconds: wall-clock limit, > 0; None for none.
         evaluations: limit on priced strategies, >= 1; None for none.
-        progress: called with a `Progress` at most ten times a second, and whenever `report` improves.
+        progress: called with a `PlanningProgress` at most ten times a second, and whenever `report` improves.
         clock: seconds, monotonic.
 
     Raises:
@@ -53,7 +53,7 @@ class Budget:
         self,
         seconds: float | None = None,
         evaluations: int | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[PlanningProgress], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if seconds is None and evaluations is None:
@@ -163,7 +163,7 @@ class Budget:
         if not force and elapsed_s - self._reported_s < _REPORT_EVERY_S:
             return
         self._reported_s = elapsed_s
-        self._progress(Progress(self.method, self.best_latency_s, self.done, elapsed_s, self.spent()))
+        self._progress(PlanningProgress(self.method, self.best_latency_s, self.done, elapsed_s, self.spent()))
 
 
 def _is_number(value: object, kind: type) -> bool:

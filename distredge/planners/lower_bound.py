@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import Infeasible
-from distredge.latency.costs.links import Network
+from distredge.latency.costs.links import ClusterLinks
 from distredge.model.layout import REQUESTER, WIRE_BYTES
 from distredge.model.operators import Kind
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 
 if TYPE_CHECKING:
     from distredge.cluster import Link
@@ -45,7 +45,7 @@ def lower_bound_s(problem: Problem) -> float:
     Raises:
         Infeasible: if no device can be reached.
     """
-    program = _Program(problem)
+    program = _BoundProgram(problem)
     if not np.isfinite(program.start_s).any():
         raise Infeasible(f"no device of cluster '{problem.cluster.name}' can be reached")
     heads = {program.kind(k): k for k in reversed(range(program.count)) if np.isfinite(program.start_s[k])}
@@ -74,13 +74,13 @@ def _best_rates(problem: Problem) -> tuple[list[float], list[float]]:
     return [best(end.uplink) for end in ends], [best(end.downlink) for end in ends]
 
 
-class _Program:
+class _BoundProgram:
     """Coefficients and constraints of the program."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.chain = Chain(problem)
-        self.network = Network.of(problem.cluster, problem.cluster.names)
+        self.chain = VolumeCosts(problem)
+        self.network = ClusterLinks.of(problem.cluster, problem.cluster.names)
         self.count = len(problem.cluster.devices)
         self.up_bps, self.down_bps = _best_rates(problem)
         graph = problem.graph

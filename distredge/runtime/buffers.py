@@ -20,10 +20,10 @@ from distredge.runtime.protocol.device_plan import (
     Buffer,
     Bytes,
     DevicePlan,
-    Link,
     PartForm,
-    Piece,
     SegmentPlan,
+    SourceMessage,
+    TensorBox,
     parts_of,
     read_parts,
 )
@@ -96,7 +96,7 @@ class Inbox:
         targets: the box that each piece lies in, in the order of the link's pieces.
     """
 
-    def __init__(self, link: Link, targets: Sequence[Box], forms: Sequence[PartForm] | None = None) -> None:
+    def __init__(self, link: SourceMessage, targets: Sequence[Box], forms: Sequence[PartForm] | None = None) -> None:
         self.link = link
         self.forms = parts_of(link.pieces) if forms is None else forms
         self.size_bytes = link.size_bytes
@@ -107,7 +107,7 @@ class Inbox:
             for form in self.forms
         ]
 
-    def open(self, found: tuple[Piece, ...], parts: Sequence[Bytes]) -> list[Array]:
+    def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> list[Array]:
         """Checks a message against the plan; returns its rows, not copied.
 
         Raises:
@@ -124,7 +124,7 @@ class Inbox:
 class Pack:
     """A packed message that the transport may still be reading."""
 
-    def __init__(self, pieces: Sequence[Piece], forms: Sequence[PartForm]) -> None:
+    def __init__(self, pieces: Sequence[TensorBox], forms: Sequence[PartForm]) -> None:
         self.arrays = [allocate(piece.shape, piece.dtype) for piece in pieces]
         self.parts: list[Bytes] = []
         for form in forms:
@@ -143,7 +143,7 @@ class Outbox:
         sources: the box that each piece is taken from, in the order of the link's pieces.
     """
 
-    def __init__(self, link: Link, sources: Sequence[Box], forms: Sequence[PartForm] | None = None) -> None:
+    def __init__(self, link: SourceMessage, sources: Sequence[Box], forms: Sequence[PartForm] | None = None) -> None:
         self.link = link
         self._forms = parts_of(link.pieces) if forms is None else forms
         self.size_bytes = link.size_bytes
@@ -246,19 +246,19 @@ class Slot:
             self._into[segment.stage, buffer.tensor] = box
         self.inputs[segment.stage] = {b.name: self._into[segment.stage, b.tensor].array for b in segment.inputs}
 
-    def _target(self, stage: int, piece: Piece) -> Box:
+    def _target(self, stage: int, piece: TensorBox) -> Box:
         box = self._into.get((stage, piece.tensor))
         if box is None:
             raise ProtocolError(f"stage {stage} has no input '{piece.tensor}', yet rows of it are sent there")
         return box
 
-    def _source(self, stage: int, piece: Piece) -> Box:
+    def _source(self, stage: int, piece: TensorBox) -> Box:
         box = self._made.get((stage, piece.tensor))
         if box is None:
             raise ProtocolError(f"stage {stage} has no output '{piece.tensor}', yet rows of it are wanted")
         return box
 
-    def _sources(self, link: Link) -> list[Box]:
+    def _sources(self, link: SourceMessage) -> list[Box]:
         return [self._source(stage, piece) for stage, piece in zip(link.made_in, link.pieces, strict=True)]
 
     def _keepers(self, plan: DevicePlan) -> Mapping[tuple[int, int], Keeper]:
@@ -281,7 +281,7 @@ class Slot:
         return sum(array.nbytes for array in arrays.values())
 
 
-def _part_view(box: Box, piece: Piece, form: PartForm, what: str) -> Array:
+def _part_view(box: Box, piece: TensorBox, form: PartForm, what: str) -> Array:
     start = list(piece.start)
     if start:
         start[form.axis] += form.start

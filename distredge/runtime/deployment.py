@@ -14,7 +14,15 @@ from distredge.model.layout import HEAD, Layout, Transfer, lay_out, region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
-from distredge.runtime.protocol.device_plan import REQUESTER, Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
+from distredge.runtime.protocol.device_plan import (
+    REQUESTER,
+    Buffer,
+    DevicePlan,
+    PeerAddress,
+    SegmentPlan,
+    SourceMessage,
+    TensorBox,
+)
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Tensor
@@ -38,7 +46,7 @@ class Deployment:
     strategy: Strategy
     layout: Layout
     programs: tuple[DeviceProgram, ...]
-    links: tuple[Link, ...]
+    links: tuple[SourceMessage, ...]
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -51,12 +59,12 @@ class Deployment:
         return tuple(index for index, program in enumerate(self.programs) if program.segments)
 
     @functools.cached_property
-    def input_links(self) -> tuple[Link, ...]:
+    def input_links(self) -> tuple[SourceMessage, ...]:
         """What the requester sends."""
         return tuple(link for link in self.links if link.source == REQUESTER != link.destination)
 
     @functools.cached_property
-    def output_links(self) -> tuple[Link, ...]:
+    def output_links(self) -> tuple[SourceMessage, ...]:
         """What the requester gets."""
         return tuple(link for link in self.links if link.destination == REQUESTER != link.source)
 
@@ -174,7 +182,7 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     for transfer in layout.transfers:
         groups.setdefault((transfer.stage, transfer.source, transfer.destination), []).append(transfer)
     links = tuple(
-        Link(
+        SourceMessage(
             stage,
             source,
             destination,
@@ -200,7 +208,7 @@ def _check_runnable(strategy: Strategy) -> None:
             )
 
 
-def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer) -> Piece:
+def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer) -> TensorBox:
     tensor = layout.tensors[transfer.tensor]
     if transfer.tensor in graph.input_names:
         dtype = _input_dtype(graph, strategy, transfer.tensor)
@@ -208,7 +216,7 @@ def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer)
         dtype = tensor.dtype
     else:
         dtype = transfer.wire
-    return Piece(transfer.tensor, _corner(tensor, transfer.region), region_shape(tensor, transfer.region), dtype)
+    return TensorBox(transfer.tensor, _corner(tensor, transfer.region), region_shape(tensor, transfer.region), dtype)
 
 
 def _input_dtype(graph: Graph, strategy: Strategy, name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from distredge.runtime.buffers import Array, Inbox, Outbox, Slot, whole
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine
-from distredge.runtime.protocol.device_plan import REQUESTER, Link
+from distredge.runtime.protocol.device_plan import REQUESTER, SourceMessage
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -69,7 +69,7 @@ class InProcess:
         deployment = self.deployment
         given = deployment.check_inputs(inputs)
         outputs = deployment.empty_outputs(given)
-        links: dict[int, list[Link]] = {}
+        links: dict[int, list[SourceMessage]] = {}
         for link in deployment.links:
             links.setdefault(link.stage, []).append(link)
         last = len(deployment.layout.stages)
@@ -82,7 +82,7 @@ class InProcess:
                     run()
         return outputs
 
-    def _deliver(self, link: Link, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    def _deliver(self, link: SourceMessage, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         if link.source == link.destination:
             if link.source != REQUESTER:
                 for made_in in dict.fromkeys(link.made_in):

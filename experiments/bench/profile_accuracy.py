@@ -22,7 +22,7 @@ import numpy as np
 from distredge.model.capture import load_model
 from distredge.profiles.compute import ComputeProfile, load_shipped
 from distredge.profiles.measuring.bench import EngineSettings
-from distredge.profiles.measuring.board import QUICK, Measuring, Plan
+from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan
 from distredge.profiles.measuring.verify import verify
 from distredge.profiles.modelling.fit import summary
 from distredge.profiles.modelling.published_tables import load_boards
@@ -89,7 +89,7 @@ def measure(name: str, path: Path, quick: bool, seed: int) -> dict[str, Any]:
     """Profiles a model into a file and checks it; signed errors of the segments and what it cost."""
     graph = load_model(name)
     begin = time.perf_counter()
-    data = Measuring([graph], EngineSettings(), QUICK if quick else Plan(), path).run()
+    data = Measuring([graph], EngineSettings(), QUICK if quick else MeasuringPlan(), path).run()
     made_s = time.perf_counter() - begin
     verdict = verify(ComputeProfile.load(path), [graph], QUICK_SEGMENTS if quick else SEGMENTS, seed)
     return {

@@ -32,7 +32,8 @@ from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.capture import load_model
 from distredge.planners import plan, run
 from distredge.planners.budget import Budget
-from distredge.planners.other_objectives.pareto import has_watts, pareto
+from distredge.planners.other_objectives.one_objective import has_watts
+from distredge.planners.other_objectives.pareto import pareto
 from distredge.problem import Problem
 
 CASES = (("vgg16", "db-50"), ("vgg16", "na-nano"), ("resnet50", "la"), ("vgg16", "this-machine"))

@@ -21,7 +21,7 @@ _SAME = 1e-9
 
 
 @dataclass(frozen=True)
-class Record:
+class MethodRun:
     """One method's run on one problem.
 
     Attributes:
@@ -69,7 +69,7 @@ def path_of(regime: str) -> Path:
     return RESULTS / "planner_quality" / f"{regime}.jsonl"
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path) -> list[MethodRun]:
     """All records of a file; a line that was cut off by a kill is left out."""
     if not path.exists():
         return []
@@ -79,11 +79,11 @@ def read(path: Path) -> list[Record]:
             fields = json.loads(line)
         except json.JSONDecodeError:
             continue
-        found.append(Record(**{**fields, "reached": tuple((s, v) for s, v in fields.get("reached", ()))}))
+        found.append(MethodRun(**{**fields, "reached": tuple((s, v) for s, v in fields.get("reached", ()))}))
     return found
 
 
-def append(path: Path, record: Record) -> None:
+def append(path: Path, record: MethodRun) -> None:
     """Adds a record in one write, with the date and the number of processors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = {**record.__dict__, "date": today(), "cores": len(os.sched_getaffinity(0))}
@@ -110,7 +110,7 @@ def compact(strategy: Strategy) -> dict[str, Any]:
     return content
 
 
-def price(problem: Problem, record: Record) -> float | None:
+def price(problem: Problem, record: MethodRun) -> float | None:
     """Latency of a record today: its strategy priced again, or what it says if the cost model is the same."""
     if record.strategy is None:
         return record.latency_s
@@ -124,7 +124,7 @@ def price(problem: Problem, record: Record) -> float | None:
         return None
 
 
-def best_latency_s(problem: Problem, records: Iterable[Record]) -> float:
+def best_latency_s(problem: Problem, records: Iterable[MethodRun]) -> float:
     """The lowest latency that any record's strategy has; infinite without one."""
     found = (price(problem, record) for record in records if record.strategy is not None)
     return min((latency_s for latency_s in found if latency_s is not None), default=math.inf)

@@ -41,7 +41,7 @@ _EFFORT = Effort()
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasuringPlan:
     """How much to measure.
 
     Args:
@@ -61,11 +61,13 @@ class Plan:
     power_s: float = 3.0
 
 
-QUICK = Plan(budget_s=20.0, points=9, start=7, effort=Effort(3, 60, 0.002, 0.05, spread=0.02), segments=8, power_s=1.0)
+QUICK = MeasuringPlan(
+    budget_s=20.0, points=9, start=7, effort=Effort(3, 60, 0.002, 0.05, spread=0.02), segments=8, power_s=1.0
+)
 
 
 @dataclass(frozen=True)
-class Progress:
+class MeasuringProgress:
     """What has been done: `done` of `total` steps, what comes now, and the seconds that are left at most."""
 
     done: int
@@ -100,12 +102,12 @@ class Measuring:
         self,
         graphs: Sequence[Graph],
         settings: EngineSettings,
-        plan: Plan,
+        plan: MeasuringPlan,
         out: Path | None = None,
         name: str = "this-machine",
         models: Sequence[str] | None = None,
         start: ProfileFile | None = None,
-        report: Callable[[Progress], None] = lambda progress: None,
+        report: Callable[[MeasuringProgress], None] = lambda progress: None,
     ) -> None:
         self._stop = time.perf_counter() + plan.budget_s
         settings.check()
@@ -183,7 +185,7 @@ class Measuring:
                 self._correct()
                 self._note_state()
                 self._save()
-        self.report(Progress(1, 1, "done", 0.0))
+        self.report(MeasuringProgress(1, 1, "done", 0.0))
         return self.data
 
     def _sweep_all(self) -> None:
@@ -201,7 +203,7 @@ class Measuring:
                 if left_s <= 0 and (sweep or tasks):
                     return
                 tasks += 1
-                self.report(Progress(done, len(keys), task.what, max(0.0, left_s)))
+                self.report(MeasuringProgress(done, len(keys), task.what, max(0.0, left_s)))
                 task.action()
                 self.watch.look()
                 if time.perf_counter() - self._saved > _SAVE_EVERY_S:

@@ -12,8 +12,8 @@ import numpy as np
 from distredge.profiles.measuring.bench import Bench, Effort
 from distredge.profiles.measuring.repeats import Series, rounded
 from distredge.profiles.measuring.row_sampling import RowSampler
-from distredge.profiles.measuring.segments import Case
-from distredge.profiles.measuring.windows import Alone, Window, jobs_of, shows_rows, whole_windows, windows_of
+from distredge.profiles.measuring.segments import SegmentCase
+from distredge.profiles.measuring.windows import Alone, OperatorWindow, jobs_of, shows_rows, whole_windows, windows_of
 from distredge.profiles.schema import Measured, ProfileFile
 
 _LARGE_SHARE = 0.05
@@ -56,7 +56,7 @@ class OperatorTimes:
         self._open = [w for w in self._windows if w.keys - self._done]
         self._points: dict[tuple[str, bool], dict[int, dict[object, Series]]] = {}
         self._totals: dict[tuple[object, int], Series] = {}
-        self._curves: dict[Window, dict[int, dict[int, Series]]] = {}
+        self._curves: dict[OperatorWindow, dict[int, dict[int, Series]]] = {}
         self._begun: set[object] = set()
 
     def complete(self, key: str) -> bool:
@@ -110,7 +110,7 @@ class OperatorTimes:
                 yield f"{name}, {rows} rows", functools.partial(self._burst, window, rows)
             self._begun.add(window)
 
-    def _rows(self, window: Window, first: bool, count: int) -> tuple[int, ...]:
+    def _rows(self, window: OperatorWindow, first: bool, count: int) -> tuple[int, ...]:
         sampler = replace(self._sampler, rows=window.height)
         if first:
             return tuple(rows for rows in sampler.starting() if not self._known(window, rows))
@@ -125,7 +125,7 @@ class OperatorTimes:
         order = sorted((rows for rows in gaps if rows not in known), key=lambda rows: (-gaps[rows], rows))
         return tuple(order[: max(0, min(count, sampler.points - len(known)))])
 
-    def _large(self, window: Window) -> Iterator[dict[int, float]]:
+    def _large(self, window: OperatorWindow) -> Iterator[dict[int, float]]:
         """Seconds of the larger operators of a window by rows of the window's output."""
         curves = self._curves.get(window, {})
         total = max((series.seconds for (run, _), series in self._totals.items() if run == window), default=0.0)
@@ -147,14 +147,14 @@ class OperatorTimes:
         series = self._totals.get((run, rows))
         return series is None or series.settled
 
-    def _known(self, window: Window, rows: int) -> bool:
+    def _known(self, window: OperatorWindow, rows: int) -> bool:
         """Whether an earlier profile has all that a run would show."""
         if not self._earlier:
             return False
         shown = [item for case in window.cases(rows) for item in self._shown(window, case)]
         return all(i.key in self._earlier and i.rows in self._earlier[i.key].rows for i in shown)
 
-    def _shown(self, window: Window, case: Case) -> Iterator[_Shown]:
+    def _shown(self, window: OperatorWindow, case: SegmentCase) -> Iterator[_Shown]:
         graph = window.bench.graph
         for item in case.part.operators:
             signature = graph.signatures[item.operator]
@@ -162,7 +162,7 @@ class OperatorTimes:
                 continue
             yield _Shown(item.operator, signature.key, item.region.rows.size, window.inside(item.operator))
 
-    def _burst(self, window: Window, rows: int) -> None:
+    def _burst(self, window: OperatorWindow, rows: int) -> None:
         graph = window.bench.graph
         total: float | np.ndarray[tuple[int], np.dtype[np.float64]] = 0.0
         for case in window.cases(rows):

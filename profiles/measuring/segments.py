@@ -24,7 +24,7 @@ _ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Case:
+class SegmentCase:
     """One segment of a model: a split-part of the volume between two cuts.
 
     Attributes:
@@ -58,7 +58,7 @@ class Check:
         return self.predicted_s / self.measured_s - 1.0
 
 
-def random_cases(graph: Graph, count: int, seed: int) -> Iterator[Case]:
+def random_cases(graph: Graph, count: int, seed: int) -> Iterator[SegmentCase]:
     """Yields random split-parts with a convolution in them: any two cuts, any rows, of any of one to four devices.
 
     Args:
@@ -85,13 +85,13 @@ def random_cases(graph: Graph, count: int, seed: int) -> Iterator[Case]:
             yield case
 
 
-def make_case(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> Case | None:
+def make_case(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> SegmentCase | None:
     """Returns the first split-part of one device, or None when it has nothing to compute there."""
     cases = make_cases(graph, first, last, rows, place)
     return next((case for case in cases if case.layout.stages[case.stage].phase == 0), None)
 
 
-def make_cases(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> tuple[Case, ...]:
+def make_cases(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> tuple[SegmentCase, ...]:
     """Returns the split-parts of one device of a volume, one for each of its phases in which there is work for it.
 
     Args:
@@ -113,7 +113,7 @@ def make_cases(graph: Graph, first: int, last: int, rows: tuple[int, ...], place
     layout = lay_out_decisions(graph, names, decisions, 0)
     volume = 1 if first >= 0 else 0
     return tuple(
-        Case(first, last, (rows[place], rows[place + 1]), layout, part, stage.index)
+        SegmentCase(first, last, (rows[place], rows[place + 1]), layout, part, stage.index)
         for stage in layout.stages
         if stage.volume == volume and (part := stage.parts[place]).operators
     )
@@ -158,14 +158,14 @@ class SegmentTimes:
         effort: repeats of one burst.
     """
 
-    def __init__(self, bench: Bench, cases: Iterable[Case], effort: Effort) -> None:
+    def __init__(self, bench: Bench, cases: Iterable[SegmentCase], effort: Effort) -> None:
         self.bench = bench
         self.effort = effort
         self.cases = tuple(cases)
         self._series = [Series() for _ in self.cases]
 
     @property
-    def timed(self) -> tuple[Case, ...]:
+    def timed(self) -> tuple[SegmentCase, ...]:
         """The segments that have a time."""
         return tuple(case for case, series in zip(self.cases, self._series, strict=True) if series.bursts)
 

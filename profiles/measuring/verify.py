@@ -21,7 +21,7 @@ _PAUSE_S = 0.3
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What a check found.
 
     Attributes:
@@ -57,7 +57,7 @@ def verify(
     seed: int = 0,
     sweeps: int = SWEEPS,
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
-) -> Verdict:
+) -> Verification:
     """Times random segments of some models and compares them with a profile of this board.
 
     Args:
@@ -91,7 +91,7 @@ def verify(
                     times.time(index)
                     watch.look()
         checks = tuple(check for times in sets for check in times.checks(profile))
-        return Verdict(checks, watch.pace, watch.load)
+        return Verification(checks, watch.pace, watch.load)
 
 
 def settings_of(profile: ComputeProfile) -> EngineSettings:

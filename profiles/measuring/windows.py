@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from distredge.model.graph import Graph, Signature
 from distredge.model.operators import Kind
 from distredge.profiles.measuring.bench import CPU, Bench
-from distredge.profiles.measuring.segments import Case, make_cases
+from distredge.profiles.measuring.segments import SegmentCase, make_cases
 from distredge.profiles.modelled import profile_rows
 
 _CONVOLUTIONS = 3
@@ -41,7 +41,7 @@ class Alone:
 
 
 @dataclass(frozen=True)
-class Window:
+class OperatorWindow:
     """The operators between two cuts of a model.
 
     Attributes:
@@ -60,7 +60,7 @@ class Window:
         """Rows of its output."""
         return self.bench.graph.cuts[self.last].height
 
-    def cases(self, rows: int) -> tuple[Case, ...]:
+    def cases(self, rows: int) -> tuple[SegmentCase, ...]:
         """Returns the split-parts that compute the middle `rows` rows of its output."""
         top = (self.height - rows) // 2
         cut_points = (0, top, top + rows, self.height) if rows < self.height else (0, self.height)
@@ -80,13 +80,13 @@ class Window:
         return any(m in members for m in makers) and bool(users) and all(u in members for u in users)
 
 
-def windows_of(benches: Sequence[Bench]) -> tuple[Window, ...]:
+def windows_of(benches: Sequence[Bench]) -> tuple[OperatorWindow, ...]:
     """Returns windows that show every operator of the bodies, each convolution at the end of one, too.
 
     At the end of a window an operator runs at the row counts that are asked for, down to one row; before it, at these
     and the halo.
     """
-    found: list[Window] = []
+    found: list[OperatorWindow] = []
     shown: set[str] = set()
     ends: set[str] = set()
     for bench in benches:
@@ -95,7 +95,7 @@ def windows_of(benches: Sequence[Bench]) -> tuple[Window, ...]:
         graph = bench.graph
         for last in range(len(graph.cuts)):
             first = _start(graph, last)
-            window = Window(bench, first, last, frozenset(_keys(graph, _between(graph, first, last))))
+            window = OperatorWindow(bench, first, last, frozenset(_keys(graph, _between(graph, first, last))))
             inner = set(_keys(graph, (op for op in _between(graph, first, last) if window.inside(op))))
             tail = set(_keys(graph, (op for op in _between(graph, last - 1, last) if graph.macs[op])))
             final = last == len(graph.cuts) - 1 and window.keys - shown
@@ -106,10 +106,10 @@ def windows_of(benches: Sequence[Bench]) -> tuple[Window, ...]:
     return tuple(found)
 
 
-def whole_windows(benches: Sequence[Bench]) -> tuple[Window, ...]:
+def whole_windows(benches: Sequence[Bench]) -> tuple[OperatorWindow, ...]:
     """Returns each model's whole body as one window; for row counts, that of the whole output alone makes sense."""
     return tuple(
-        Window(bench, -1, last, frozenset(_keys(bench.graph, _between(bench.graph, -1, last))))
+        OperatorWindow(bench, -1, last, frozenset(_keys(bench.graph, _between(bench.graph, -1, last))))
         for bench in benches
         if bench.settings.provider == CPU and (last := len(bench.graph.cuts) - 1) >= 0
     )

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from distredge.errors import MissingDependency, ProfileError
 from distredge.model.graph import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
-from distredge.profiles.modelling.fit import main
 from distredge.profiles.modelling.published_tables import (
     BoardEntry,
     Boards,
@@ -273,7 +272,3 @@ def _note(entry: BoardEntry, residuals: Sequence[Residual]) -> str:
         text += f" Figures left out of the fit within {100 * left_out:.0f} %"
         text += " (more than 30 %: use with care)." if left_out > LEFT_OUT_TARGET else "."
     return text
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,7 @@
-"""Fits the shipped profiles to the published figures and writes them."""
+"""Fits the modelled boards to published latencies of whole networks, and shows how well they fit.
+
+Run: ``python profiles/modelling/fit.py`` prints every board's residuals; ``--write`` also writes `profiles/data/*.json`.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_bars(paper)
         files |= {f"{PAPER_SET}-{data.name}.json": data for data in paper}
     if options.write:
-        folder = Path(__file__).resolve().parent / "data"
+        folder = Path(__file__).resolve().parents[1] / "data"
         for name, data in files.items():
             write_profile(data, folder / name)
         print(f"wrote {len(files)} profiles to {folder}")
@@ -72,3 +75,7 @@ def _print(made: Mapping[str, ProfileFile], write: Callable[[str], None] = print
                 f"{100 * r.error:+8.1f} %{kind}"
             )
         write("")
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ class PublishedSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     note: Annotated[str, Meta(max_length=400)] = ""
 
 
-class Figures(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PublishedFigures(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Latencies of one board from one source, by model; `fit` names those that the fit may use."""
 
     board: Name
@@ -38,7 +38,7 @@ class Published(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     format: Literal["distredge.published/1"]
     source: dict[str, PublishedSource]
-    figures: tuple[Figures, ...]
+    figures: tuple[PublishedFigures, ...]
 
 
 class Start(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -242,4 +242,4 @@ if __name__ == "__main__":
 
     for made in shipped():
         rounded = Trace(made.times_s, np.round(made.rates_bps, -3), made.rtt_s, made.period_s, made.name, made.source)
-        rounded.save(Path(__file__).resolve().parent / "data" / f"trace-{made.name}.csv")
+        rounded.save(Path(__file__).resolve().parents[1] / "data" / f"trace-{made.name}.csv")

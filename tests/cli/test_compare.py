@@ -13,7 +13,7 @@ import pytest
 
 from distredge.cli._common import run as run_command
 from distredge.cli._planning import ProgressLine
-from distredge.planners.budget import Budget, Progress
+from distredge.planners.budget import Budget, PlanningProgress
 from distredge.strategy import Strategy
 
 PROBLEM = ("--model", "mobilenet-v3-small", "--input-shape", "1,3,64,64", "--cluster", "db-50")
@@ -171,8 +171,8 @@ def test_the_progress_line_is_written_over_and_does_not_wrap(monkeypatch: pytest
     terminal = _Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     line = ProgressLine("fastest")
-    line(Progress("search" * 20, 0.1, 1, 0.5, 0.1))
-    line(Progress("search", 0.1, 2, 0.5, 0.1))
+    line(PlanningProgress("search" * 20, 0.1, 1, 0.5, 0.1))
+    line(PlanningProgress("search", 0.1, 2, 0.5, 0.1))
     line.clear()
     _, long, short, blank, end = terminal.getvalue().split("\r")
     assert (len(long), blank.strip(), end) == (79, "", "")
@@ -181,7 +181,7 @@ def test_the_progress_line_is_written_over_and_does_not_wrap(monkeypatch: pytest
 
 
 def test_nothing_is_shown_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    ProgressLine()(Progress("search", 0.1, 1, 0.5, 0.1))
+    ProgressLine()(PlanningProgress("search", 0.1, 1, 0.5, 0.1))
     assert capsys.readouterr() == ("", "")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distredge.cluster import Cluster, load_cluster
-from distredge.envs.pricing import KernelPricer, Pricer, SimulatorPricer, make_pricer
+from distredge.envs.pricing import EpisodePricer, KernelPricer, SimulatorPricer, make_pricer
 from distredge.model import zoo
 from distredge.problem import Problem
 
@@ -19,7 +19,7 @@ def problems() -> list[Problem]:
     return [Problem(graph, load_cluster(name)) for name in ("db-50", "da-300")]
 
 
-def _price(pricer: Pricer, problems: list[Problem], length: int) -> tuple[np.ndarray, np.ndarray]:
+def _price(pricer: EpisodePricer, problems: list[Problem], length: int) -> tuple[np.ndarray, np.ndarray]:
     cuts = problems[0].graph.cuts
     scheme = [4, 9, 17][:length]
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from distredge.cluster import load_cluster
 from distredge.experiments.common import published
 from distredge.experiments.common.draw import drawn_problem
 from distredge.experiments.common.quality import Outcome, published_ratio, summarise
-from distredge.experiments.common.records import Record, append, best_latency_s, compact, price, read
+from distredge.experiments.common.records import MethodRun, append, best_latency_s, compact, price, read
 from distredge.experiments.common.regimes import REGIMES, fingerprint, make_problem
 from distredge.model import zoo
 from distredge.model.graph import Graph
@@ -103,7 +103,7 @@ def test_records_are_priced_again_and_known_by_their_cost_model(graph: Graph, tm
     strategy = plan(problem, "deeperthings")
     path = tmp_path / "r.jsonl"
     wrong = 1.0  # what the record says of its latency; its strategy says more
-    record = Record("c", "search", 1.0, "wall", 0, wrong, 0.1, 0.1, 5, fingerprint(problem), (), compact(strategy))
+    record = MethodRun("c", "search", 1.0, "wall", 0, wrong, 0.1, 0.1, 5, fingerprint(problem), (), compact(strategy))
     append(path, record)
     with open(path, "ab") as file:
         file.write(b'{"case": "c", "method": "cut o')  # killed while it wrote
@@ -123,7 +123,7 @@ def test_records_are_priced_again_and_known_by_their_cost_model(graph: Graph, tm
 def test_a_record_of_another_model_has_no_price(graph: Graph) -> None:
     problem = make_problem(graph, load_cluster("db-50"), "paper")
     other = Problem(zoo.build("resnet18", (1, 3, 64, 64), width=0.25), problem.cluster)
-    record = Record("c", "search", 1.0, "wall", 0, 1.0, 0.1, 0.1, 5, 0.5, (), compact(plan(other, "offload")))
+    record = MethodRun("c", "search", 1.0, "wall", 0, 1.0, 0.1, 0.1, 5, 0.5, (), compact(plan(other, "offload")))
     assert price(problem, record) is None
     assert best_latency_s(problem, [record]) == math.inf
 

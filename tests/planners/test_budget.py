@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from distredge.errors import ConfigError
-from distredge.planners.budget import Budget, Progress
+from distredge.planners.budget import Budget, PlanningProgress
 
 
 class Clock:
@@ -83,7 +83,7 @@ def test_interrupt_ends_it() -> None:
 
 
 def test_progress_is_shown_on_improvement_and_ten_times_a_second_at_most() -> None:
-    clock, shown = Clock(), list[Progress]()
+    clock, shown = Clock(), list[PlanningProgress]()
     budget = Budget(10.0, progress=shown.append, clock=clock)
     budget.report(3.0)
     budget.report(4.0)

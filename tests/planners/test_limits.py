@@ -12,7 +12,8 @@ from distredge.errors import Infeasible, PlannerError
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan
 from distredge.planners.budget import Budget
-from distredge.planners.other_objectives.pareto import has_watts, pareto
+from distredge.planners.other_objectives.one_objective import has_watts
+from distredge.planners.other_objectives.pareto import pareto
 from distredge.problem import Problem
 
 

@@ -23,12 +23,12 @@ from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan
 from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.lowest_latency import Search
 from distredge.planners.annealing.strategy_arrays import Batch
 from distredge.planners.budget import Budget
 from distredge.planners.objectives import unbeaten
 from distredge.planners.other_objectives.batch_figures import FiguresPricer
 from distredge.planners.other_objectives.pareto import pareto
-from distredge.planners.search import Search
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.schema import Board, Measured, Origin, Power, ProfileFile, Runtime, Segments

@@ -14,17 +14,18 @@ from distredge.cluster import load_cluster
 from distredge.errors import Infeasible
 from distredge.latency import simulate
 from distredge.latency.kernel.kernel import kernel_of
+from distredge.latency.tables import all_volumes
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.planners import plan
-from distredge.planners import search as search_module
 from distredge.planners.annealing import compiled_steps, moves
-from distredge.planners.annealing.batch_pricing import Pricer
+from distredge.planners.annealing import lowest_latency as search_module
+from distredge.planners.annealing.batch_pricing import BatchPricer
 from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.lowest_latency import Search
 from distredge.planners.annealing.starts import starts
 from distredge.planners.annealing.strategy_arrays import take
-from distredge.planners.budget import Budget, Progress
-from distredge.planners.search import Search
+from distredge.planners.budget import Budget, PlanningProgress
 from distredge.problem import Problem
 from distredge.strategy import PlannerRef
 
@@ -61,7 +62,7 @@ def test_result_depends_on_seed_and_evaluations_alone(vgg: Graph, regime: str) -
 
 def test_what_others_have_tabulated_before_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     # Volumes with maps of different heights are left to be tabulated on demand.
-    monkeypatch.setattr(tabulate, "MOST_SHORT", 0)
+    monkeypatch.setattr(all_volumes, "MOST_SHORT", 0)
     monkeypatch.setattr(search_module, "STEPS", 10)
     graph = zoo.build("unet", (1, 3, 64, 64), width=0.25)
     problem = _problem(graph, "db-50", "paper")
@@ -212,9 +213,9 @@ def test_keeps_to_its_evaluations_and_is_never_worse_than_offload(vgg: Graph, ev
 
 def test_returns_the_best_so_far_when_interrupted(vgg: Graph) -> None:
     budget = Budget(3600.0)
-    seen: list[Progress] = []
+    seen: list[PlanningProgress] = []
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: PlanningProgress) -> None:
         seen.append(progress)
         if len(seen) == 2:
             budget.interrupt()
@@ -263,7 +264,7 @@ def test_codec_keeps_strategies_as_they_are(resnet: Graph, regime: str) -> None:
     for k, strategy in enumerate(strategies):
         strategy.check(problem.graph)
         assert codec.strategy(again, k, planner) == strategy
-    pricer = Pricer(codec, Budget(evaluations=1))
+    pricer = BatchPricer(codec, Budget(evaluations=1))
     assert pricer.price(again) == pytest.approx(pricer.price(batch), rel=1e-12)
 
 

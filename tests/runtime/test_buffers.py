@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distredge.errors import ProtocolError
 from distredge.runtime.buffers import Box, Inbox, Keeper, Outbox, Slot, allocate, copy
 from distredge.runtime.deployment import deploy
-from distredge.runtime.protocol.device_plan import Link, Piece
+from distredge.runtime.protocol.device_plan import SourceMessage, TensorBox
 from tests.runtime.conftest import make_strategy
 
 
@@ -44,7 +44,7 @@ def test_packed_rows_are_placed_where_they_belong(box, wire: str) -> None:
 
     source = Box(np.ascontiguousarray(tensor[cut(from_start, from_shape)]), from_start)
     target = Box(np.full(to_shape, np.nan, np.float32), to_start)
-    link = Link(1, 0, 1, (Piece("t", start, shape, wire),), (0,))
+    link = SourceMessage(1, 0, 1, (TensorBox("t", start, shape, wire),), (0,))
     inbox = Inbox(link, [target])
     inbox.place(inbox.open(link.pieces, Outbox(link, [source]).pack().parts))
     expected = np.full(whole, np.nan, np.float32)
@@ -73,7 +73,7 @@ def test_a_pack_in_use_is_not_written_again() -> None:
     class Tracker:
         done = False
 
-    link = Link(1, 0, 1, (Piece("t", (0,), (4,), "float32"),), (0,))
+    link = SourceMessage(1, 0, 1, (TensorBox("t", (0,), (4,), "float32"),), (0,))
     source = np.arange(4, dtype=np.float32)
     outbox = Outbox(link, [Box(source, (0,))])
     first = outbox.pack()

@@ -13,7 +13,7 @@ from distredge.model.strips import find_strips
 
 if TYPE_CHECKING:
     from distredge.model.layout import Layout
-    from distredge.model.volumes import Piece
+    from distredge.model.volumes import PhasePart
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -32,7 +32,7 @@ def strip_seconds(problem: Problem, strategy: Strategy, layout: Layout) -> dict[
     return found
 
 
-def _seconds(problem: Problem, layout: Layout, device: int, piece: Piece | None) -> float:
+def _seconds(problem: Problem, layout: Layout, device: int, piece: PhasePart | None) -> float:
     if piece is None:
         return 0.0
     part = Part(device, piece.operators, piece.partials, (), piece.inputs, piece.outputs)

@@ -88,7 +88,7 @@ def finish(up: Rate, down: Rate, start_s: float, bits: float) -> float:
 
 
 @dataclass(frozen=True)
-class Network:
+class ClusterLinks:
     """Links and message costs of a strategy's devices, in its order, with the requester last (index -1).
 
     Attributes:
@@ -115,7 +115,7 @@ class Network:
     medium: bool
 
     @classmethod
-    def of(cls, cluster: Cluster, devices: Sequence[str], start_s: float = 0.0) -> Network:
+    def of(cls, cluster: Cluster, devices: Sequence[str], start_s: float = 0.0) -> ClusterLinks:
         """Takes the devices of a strategy out of a cluster.
 
         Args:

@@ -5,19 +5,12 @@ A function for compiled callers alone: with its own compiled copy of the kernel 
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from distredge.latency.compiling import inner
 from distredge.latency.kernel import entry_points
 from distredge.latency.kernel.entry_points import clear, run_all
 
-
-def digest() -> str:
-    """SHA-256 of this file and of the kernel's."""
-    found = hashlib.sha256(entry_points.digest().encode())
-    found.update(Path(__file__).read_bytes())
-    return found.hexdigest()
+FILES = (*entry_points.FILES, "latency.kernel.busy_times")
+"""Modules that `loads` is compiled from."""
 
 
 @inner

@@ -23,7 +23,7 @@ import numpy as np
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined
-from distredge.latency.tables.volume_tables import (
+from distredge.latency.tables.columns import (
     AT_CUTS,
     AT_HEAD_NEEDS,
     AT_HEAD_PARTIALS,

@@ -1,19 +1,16 @@
 """What Python calls of the compiled kernel.
 
-numba keeps compiled functions on disk and looks at the age of their own file alone. So that a change in any file of the
-kernel makes it compile anew, these functions hold a digest of all of them, and what they hold is part of numba's key.
+Their digest is `stamp`; see `latency.compiling`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 
-from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.compiling import borrow, digest, inlined, inner
 from distredge.latency.kernel.common_ground import DEVICE, P_COLUMNS, PROFILE, S_COLUMNS, V_COLUMNS, WIRE
 from distredge.latency.kernel.general_path import M_COLUMNS, T_COLUMNS, run_independent, sum_loads, write_down
 from distredge.latency.kernel.independent_links import price_all
@@ -22,16 +19,15 @@ from distredge.latency.kernel.shared_links import ENDS_OF, F_COLUMNS, place_ends
 OK, BAD_CUTS, BAD_ROWS, BAD_ORDER, BAD_HEAD = range(5)
 """What `check_plans` may find."""
 
-FILES = ("kernel_core", "kernel_entry", "kernel_general", "kernel_independent", "kernel_shared", "tables")
-
-
-def digest() -> str:
-    """SHA-256 of the kernel's files."""
-    found = hashlib.sha256()
-    for name in FILES:
-        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return found.hexdigest()
-
+FILES = (
+    "latency.kernel.common_ground",
+    "latency.kernel.entry_points",
+    "latency.kernel.general_path",
+    "latency.kernel.independent_links",
+    "latency.kernel.shared_links",
+    "latency.tables.columns",
+)
+"""Modules that the kernel is compiled from."""
 
 _entry = numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
@@ -126,7 +122,7 @@ def _compiled(stamp):
         """Prices strategies under `independent` links of constant rate without volumes that send their boundary first.
 
         Of `latency.tables.volume_tables.Tables`: model, ints, seconds, head_seconds, max_phases (the most phases of any volume). Of
-        all clusters, as `latency.kernel.kernel._Links` says: pair, profile_of. Of the strategies, (B, ...), as
+        all clusters, as `latency.kernel.link_arrays.LinkArrays` says: pair, profile_of. Of the strategies, (B, ...), as
         `latency.kernel.kernel` says: which (cluster), cuts, rows, order, head, wires, input_wire. Filled: latency, (B,)
         seconds, NaN for a strategy that does not reach the end of the body; finish_s, (B, D) or (0, D), when each slab
         position has done its volumes.
@@ -151,7 +147,7 @@ def _compiled(stamp):
     ):  # fmt: skip
         """Prices strategies under everything that the kernel knows.
 
-        Arguments as for `independent`, all that `latency.kernel.kernel._Links` holds, and of the strategies boundary, (B, L),
+        Arguments as for `independent`, all that `latency.kernel.link_arrays.LinkArrays` holds, and of the strategies boundary, (B, L),
         and start_s, (B,); `nearby` allows the rates of `kernel_shared.share_nearby`.
         """
         len(stamp)
@@ -260,7 +256,7 @@ def run_all(
             )  # fmt: skip
 
 
-missing_volumes, check_plans, independent, general = _compiled(digest())
+missing_volumes, check_plans, independent, general = _compiled(digest(*FILES))
 
 _i1, _i2, _i3 = (numba.types.Array(numba.int64, n, "C") for n in (1, 2, 3))
 _r3 = numba.types.Array(numba.int32, 3, "C")

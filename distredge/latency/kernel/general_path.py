@@ -38,7 +38,7 @@ from distredge.latency.kernel.common_ground import (
     gather_end,
     seconds_of,
 )
-from distredge.latency.tables.volume_tables import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, REDUCES, VOLUME
+from distredge.latency.tables.columns import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, REDUCES, VOLUME
 
 M_COLUMNS = 8
 M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)

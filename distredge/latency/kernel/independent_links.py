@@ -26,7 +26,7 @@ from distredge.latency.kernel.common_ground import (
     row_bytes,
     seconds_of,
 )
-from distredge.latency.tables.volume_tables import (
+from distredge.latency.tables.columns import (
     AT_HEAD_NEEDS,
     AT_NEEDS,
     AT_PHASES,

@@ -57,8 +57,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distredge.errors import StrategyError, Unsupported, located
-from distredge.latency.kernel.link_arrays import _links_of
-from distredge.latency.tables.volume_geometry import Geometry
+from distredge.latency.kernel.link_arrays import links_of
+from distredge.latency.tables.volume_geometry import GraphGeometry
 from distredge.latency.tables.volume_tables import Tables
 from distredge.model.layout import WIRE_BYTES
 
@@ -110,14 +110,14 @@ class Kernel:
         ProfileError: if a profile lacks an operator of the head.
     """
 
-    def __init__(self, graph: Graph, clusters: Sequence[Cluster], geometry: Geometry | None = None) -> None:
+    def __init__(self, graph: Graph, clusters: Sequence[Cluster], geometry: GraphGeometry | None = None) -> None:
         self.graph = graph
         self.clusters = tuple(clusters)
         profiles = {id(device.profile): device.profile for cluster in self.clusters for device in cluster.devices}
         self._column = {key: column for column, key in enumerate(profiles)}
         self.tables = Tables(graph, tuple(profiles.values()), geometry)
         self._head_seconds = self.tables.head_seconds()
-        self._links = _links_of(self.clusters, self._column)
+        self._links = links_of(self.clusters, self._column)
         self._n_devices = np.array([len(cluster.devices) for cluster in self.clusters], dtype=np.int64)
 
     def latency_s(
@@ -339,7 +339,7 @@ def _compiled(name: str) -> Any:
     """One of the compiled functions; says once in a process when any has to be compiled first."""
     from distredge.latency.kernel import entry_points
 
-    function = getattr(kernel_entry, name)
+    function = getattr(entry_points, name)
     if name not in _checked:
         if not _said and not entry_points.is_cached(function):
             _said.append(True)

@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
-from distredge.latency.costs.links import Network
-from distredge.latency.kernel.kernel import _Floats, _Ints
+from distredge.latency.costs.links import ClusterLinks
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Link
 
+_Floats = NDArray[np.float64]
+_Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
-class _Links:
+class LinkArrays:
     """Links of C clusters of up to N devices, the requester at N, as the compiled code wants them.
 
     Attributes:
@@ -45,7 +47,7 @@ class _Links:
     hard: NDArray[np.bool_]
 
 
-def _links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> _Links:
+def links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> LinkArrays:
     n = max(len(cluster.devices) for cluster in clusters)
     count = len(clusters)
     pair = np.zeros((count, n + 1, n + 1, 5))
@@ -74,7 +76,7 @@ def _links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> _Links:
             for side, link in enumerate((end.uplink, end.downlink)):
                 rates[c, place, side] = math.inf if link.rate_bps is None else link.rate_bps
                 traces[c, place, side] = number(link)
-        network = Network.of(cluster, cluster.names)
+        network = ClusterLinks.of(cluster, cluster.names)
         for i in places:
             for j in places:
                 a, b = (i if i < n else -1), (j if j < n else -1)
@@ -91,7 +93,7 @@ def _links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> _Links:
                 )
     shared = np.array([cluster.link_model == "shared" for cluster in clusters])
     lengths = [len(trace) for trace in stored]
-    return _Links(
+    return LinkArrays(
         pair=pair.ravel(),
         profile_of=profile_of,
         access=rates.ravel(),

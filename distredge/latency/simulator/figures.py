@@ -15,7 +15,6 @@ from distredge.latency.simulator.simulation import Simulation, run
 from distredge.model.layout import lay_out
 
 if TYPE_CHECKING:
-    from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -43,10 +42,8 @@ class Figures:
         return 1.0 / self.period_s if self.period_s > 0 else math.inf
 
 
-def measure(problem: Problem, strategy: Strategy, budget: Budget | None = None) -> Figures:
+def measure(problem: Problem, strategy: Strategy) -> Figures:
     """Returns the figures of a strategy; infinite ones when it needs a link that is down."""
-    if budget is not None:
-        budget.spend()
     layout = lay_out(problem.graph, strategy)
     try:
         simulation = run(problem, layout, strips=strip_seconds(problem, strategy, layout))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from distredge.errors import ConfigError, located
 from distredge.latency.costs.boundary_first import strip_seconds
-from distredge.latency.costs.links import Network
+from distredge.latency.costs.links import ClusterLinks
 from distredge.latency.costs.memory import peak_memory_bytes
 from distredge.latency.simulator.simulation import Message, Simulation, Work, run
 from distredge.model.layout import lay_out
 from distredge.timeline import Span, Timeline
 
 if TYPE_CHECKING:
-    from distredge.latency.costs.links import Network
+    from distredge.latency.costs.links import ClusterLinks
     from distredge.problem import Problem
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
@@ -95,7 +95,7 @@ def bottleneck(simulation: Simulation) -> str | None:
     return place if place is not None and busy_s[place] > 0 else None
 
 
-def _used(net: Network, source: int, destination: int, bits: float, seconds: float) -> Iterator[tuple[str, float]]:
+def _used(net: ClusterLinks, source: int, destination: int, bits: float, seconds: float) -> Iterator[tuple[str, float]]:
     """What a message occupies, and for how long."""
     if bits == 0:
         return

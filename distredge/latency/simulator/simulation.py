@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from distredge.errors import Infeasible
-from distredge.latency.costs.links import Network, finish, max_min
+from distredge.latency.costs.links import ClusterLinks, finish, max_min
 from distredge.model.layout import REQUESTER, Layout
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class _Connection:
 
 
 @dataclass(slots=True, eq=False)
-class Frame:
+class SimulatedFrame:
     """One image: its parts by device in stage order, first at the end, and what the requester still waits for."""
 
     number: int
@@ -128,7 +128,7 @@ class Simulation:
         self,
         layout: Layout,
         seconds: dict[tuple[int, int], float],
-        network: Network,
+        network: ClusterLinks,
         strips: Mapping[tuple[int, int], tuple[float, float]] | None = None,
     ) -> None:
         self.layout = layout
@@ -136,9 +136,9 @@ class Simulation:
         self.strips = strips or {}
         self.network = network
         self.fluid = network.shared or network.medium
-        self.frames: list[Frame] = []
+        self.frames: list[SimulatedFrame] = []
         self.in_flight = 1
-        self._active: dict[int, Frame] = {}
+        self._active: dict[int, SimulatedFrame] = {}
         self._events: list[tuple[float, int, _Event]] = []
         self._count = 0
         self._connections: dict[tuple[int, int], _Connection] = {}
@@ -182,7 +182,7 @@ class Simulation:
         for device in range(len(self.layout.devices)):
             self._try_device(device, now)
 
-    def _make_frame(self, number: int, now: float) -> Frame:
+    def _make_frame(self, number: int, now: float) -> SimulatedFrame:
         layout = self.layout
         pending: list[list[Work]] = [[] for _ in layout.devices]
         works: dict[tuple[int, int], Work] = {}
@@ -193,7 +193,7 @@ class Simulation:
                     lead_s, seconds = self.strips.get(key, (self.seconds[key], self.seconds[key]))
                     works[key] = work = Work(number, stage.index, part.device, seconds, lead_s, 0)
                     pending[part.device].append(work)
-        frame = Frame(number, now, pending, list(works.values()), [], [], 0, len(works))
+        frame = SimulatedFrame(number, now, pending, list(works.values()), [], [], 0, len(works))
         grouped: dict[tuple[int, int, int], list[int]] = {}
         for index, transfer in enumerate(layout.transfers):
             if not transfer.local:
@@ -427,7 +427,7 @@ def run(
         start_s: time on the links' traces at which the first image starts.
         strips: of `latency.costs.boundary_first.strip_seconds`; None for a strategy whose parts send when they are done.
     """
-    network = Network.of(problem.cluster, layout.devices, start_s)
+    network = ClusterLinks.of(problem.cluster, layout.devices, start_s)
     simulation = Simulation(layout, part_seconds(problem, layout), network, strips)
     simulation.run(frames, in_flight)
     unfinished = next((w for f in simulation.frames for w in f.works if math.isnan(w.stop_s)), None)

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from distredge.latency.tables import backward_walk as w
 from distredge.latency.tables import part_seconds as c
-from distredge.latency.tables.graph_arrays import Body, flatten
-from distredge.latency.tables.volume_tables import (
+from distredge.latency.tables.columns import (
     BAND,
     HEIGHT,
-    LARGEST,
     MADE_IN,
     N_PHASES,
     PHASES,
@@ -30,6 +28,8 @@ from distredge.latency.tables.volume_tables import (
     STOP_CLASS,
     VOLUME,
 )
+from distredge.latency.tables.graph_arrays import BodyArrays, flatten
+from distredge.latency.tables.volume_tables import LARGEST
 
 if TYPE_CHECKING:
     from distredge.latency.tables.volume_tables import Tables
@@ -93,7 +93,7 @@ class _Job:
     parts: Ints
 
 
-def _jobs(tables: Tables, body: Body, cuts: list[int], able: NDArray[np.bool_]) -> list[_Job]:
+def _jobs(tables: Tables, body: BodyArrays, cuts: list[int], able: NDArray[np.bool_]) -> list[_Job]:
     """What there is to do for each end; `able` is filled with what the walk can do, done before or not."""
     starts = np.zeros((len(cuts) + 1, w.N_START), np.int64)
     starts[1:, w.PLACE] = [tables.graph.cuts[i].position for i in cuts]
@@ -122,7 +122,7 @@ def _jobs(tables: Tables, body: Body, cuts: list[int], able: NDArray[np.bool_]) 
     return found
 
 
-def _bands(body: Body, place: int, height: int) -> Ints:
+def _bands(body: BodyArrays, place: int, height: int) -> Ints:
     """From how many rows on no part is empty inside, for volumes from each place to an end, (place,)."""
     found = np.ones(place, np.int64)
     makers, heights = body.tensors[:, w.MAKER], body.tensors[:, w.T_HEIGHT]
@@ -148,7 +148,7 @@ def _parts(height: int, band: int) -> Ints:
     return parts
 
 
-def _place_sums(tables: Tables, body: Body, summed: bool) -> None:
+def _place_sums(tables: Tables, body: BodyArrays, summed: bool) -> None:
     """Notes where the seconds of single operators and edges stand in the tables, if any volume is summed."""
     body.operators[:, w.SUM_AT] = -1
     if not summed:
@@ -160,7 +160,9 @@ def _place_sums(tables: Tables, body: Body, summed: bool) -> None:
         body.tensors[t, w.T_SUM_AT], body.tensors[t, w.T_SUM_ROWS] = tables.edge_seconds(name)
 
 
-def _fill_end(tables: Tables, body: Body, job: _Job, spans: NDArray[np.int32], entries: Ints, nothing_at: int) -> None:
+def _fill_end(
+    tables: Tables, body: BodyArrays, job: _Job, spans: NDArray[np.int32], entries: Ints, nothing_at: int
+) -> None:
     counts = _most(body, job)
     lists = tables.lists()
     ints, seconds = tables.ints, tables.seconds
@@ -200,7 +202,7 @@ def _fill_end(tables: Tables, body: Body, job: _Job, spans: NDArray[np.int32], e
     _add_volumes(tables, body, job, places, nothing_at)
 
 
-def _add_volumes(tables: Tables, body: Body, job: _Job, places: Ints, nothing_at: int) -> None:
+def _add_volumes(tables: Tables, body: BodyArrays, job: _Job, places: Ints, nothing_at: int) -> None:
     """Adds the volumes of one end, whose phases are in the tables from some places on."""
     starts, height = job.starts, job.height
     rows = np.empty((len(starts), VOLUME), np.int64)
@@ -245,7 +247,7 @@ def _choose_classes(job: _Job) -> tuple[int, int, bool]:
     return finest_low, finest_high, bool((uneven & ~table).any())
 
 
-def _cells(tables: Tables, body: Body, job: _Job, low: int, high: int, short: bool) -> c.Cells:
+def _cells(tables: Tables, body: BodyArrays, job: _Job, low: int, high: int, short: bool) -> c.Cells:
     """Room for the cells of an end."""
     size = (low + 1) * (high + 1) * (job.height + 1) + ((job.height + 1) * job.band if short else 0)
     phases = int(job.starts[:, w.N_PHASES].max())
@@ -256,7 +258,7 @@ def _cells(tables: Tables, body: Body, job: _Job, low: int, high: int, short: bo
     )  # fmt: skip
 
 
-def _most(body: Body, job: _Job) -> list[int]:
+def _most(body: BodyArrays, job: _Job) -> list[int]:
     """How much the volumes of one end can take at most of each kind, as in `End.sizes`."""
     places, phases = job.starts[:, w.PLACE], job.starts[:, w.N_PHASES]
     operators, points, several = job.place - places, job.height + 1, phases > 1

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Body:
+class BodyArrays:
     """A body on its boards.
 
     Attributes:
@@ -54,7 +54,7 @@ class Body:
         return 2 * len(self.inputs) + len(self.outputs) + 1
 
 
-def flatten(tables: Tables) -> Body:
+def flatten(tables: Tables) -> BodyArrays:
     """Returns the body of a kernel's graph on its boards.
 
     Raises:
@@ -71,7 +71,7 @@ def flatten(tables: Tables) -> Body:
     operators = np.zeros((len(found.kind) + 1, w.OPERATOR), np.int64)
     operators[:, w.KIND], operators[:, w.PARTIAL_BYTES] = [*found.kind, w.STOPS], [*found.partial_bytes, 0]
     operators[:, w.IN_AT], operators[:, w.OUT_AT] = found.in_at, found.out_at
-    return Body(
+    return BodyArrays(
         names=names,
         operators=operators,
         tensors=_tensors(tables, names),

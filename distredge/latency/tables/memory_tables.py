@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.costs.memory import part_bytes, weights_bytes
-from distredge.latency.tables.volume_geometry import Geometry, Phase, Span, VolumeGeometry
+from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSpans, VolumeGeometry
 from distredge.latency.tables.volume_tables import Flat
 from distredge.model.layout import Decision, lay_out_decisions
 from distredge.model.volumes import VolumeGraph, volume_between
@@ -77,7 +77,7 @@ class Footprint:
         devices: how many devices a strategy has at most.
     """
 
-    def __init__(self, geometry: Geometry, devices: int) -> None:
+    def __init__(self, geometry: GraphGeometry, devices: int) -> None:
         self.geometry = geometry
         self.graph: Graph = geometry.graph
         self.devices = devices
@@ -237,7 +237,7 @@ class _Shares:
         """Of the grid: first and last step."""
         return len(self._start), len(self._start)
 
-    def rows(self, span: Span, short: Span | None) -> Ints:
+    def rows(self, span: RowSpans, short: RowSpans | None) -> Ints:
         """Rows of a tensor of each part, from its spans by start and by end, and those of short parts."""
         found = span.stop[self._stop] - span.start[self._start]
         if self._short.any():

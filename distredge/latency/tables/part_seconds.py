@@ -8,14 +8,13 @@ are added up anew, since to which phase an operator belongs depends on the start
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from distredge.latency.compiling import digest
 from distredge.latency.tables.backward_walk import (
     BAND,
     COMPUTED,
@@ -334,11 +333,4 @@ def _compiled(stamp: str) -> Any:
     return write
 
 
-def _digest() -> str:
-    found = hashlib.sha256()
-    for name in ("cells", "walk"):
-        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return found.hexdigest()
-
-
-write = _compiled(_digest())
+write = _compiled(digest("latency.tables.backward_walk", "latency.tables.part_seconds"))

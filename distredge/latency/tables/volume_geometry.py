@@ -37,7 +37,7 @@ _FAR = np.int64(1) << 40
 
 
 @dataclass(frozen=True)
-class Span:
+class RowSpans:
     """Rows [start, stop) of a tensor for every entry of an index space; empty where stop <= start."""
 
     start: Ints
@@ -49,13 +49,13 @@ class Span:
         return self.stop <= self.start
 
 
-def _hull(spans: Iterable[Span], count: int) -> Span:
+def _hull(spans: Iterable[RowSpans], count: int) -> RowSpans:
     start, stop = np.full(count, _FAR), np.full(count, -_FAR)
     for span in spans:
         kept = ~span.empty
         start = np.where(kept, np.minimum(start, span.start), start)
         stop = np.where(kept, np.maximum(stop, span.stop), stop)
-    return Span(start, stop)
+    return RowSpans(start, stop)
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Phase:
         partials: partial results that it reads.
     """
 
-    operators: list[tuple[int, Span]] = field(default_factory=list)
-    needs: dict[str, Span] = field(default_factory=dict)
-    edges: list[tuple[str, Span]] = field(default_factory=list)
+    operators: list[tuple[int, RowSpans]] = field(default_factory=list)
+    needs: dict[str, RowSpans] = field(default_factory=dict)
+    edges: list[tuple[str, RowSpans]] = field(default_factory=list)
     partials: list[PartialRead] = field(default_factory=list)
 
 
@@ -128,12 +128,12 @@ class _Need:
                 rising = rising and (whole.start, whole.stop) == (self.start[a], self.stop[b - 1])
         return rising and bool(np.all(self.stop > self.start))
 
-    def of(self, out: Span) -> Span:
+    def of(self, out: RowSpans) -> RowSpans:
         empty = out.empty
         last = len(self.start) - 1
         start = self.start[np.clip(out.start, 0, last)]
         stop = self.stop[np.clip(out.stop - 1, 0, last)]
-        return Span(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop))
+        return RowSpans(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop))
 
 
 def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
@@ -174,7 +174,7 @@ def _joins_rows(graph: Graph, op: Operator) -> bool:
     return attribute_axis(graph, op) == graph.tensors[op.outputs[0]].row_axis
 
 
-class Geometry:
+class GraphGeometry:
     """Row arithmetic of one graph's volumes; needs of operators are looked up once.
 
     Args:
@@ -241,7 +241,7 @@ class Geometry:
         need = self._need(op, position)
         return need.start, need.stop
 
-    def needs_of(self, op: Operator, position: int, out: Span) -> Span:
+    def needs_of(self, op: Operator, position: int, out: RowSpans) -> RowSpans:
         """Rows of one input of an operator that output rows need.
 
         Raises:
@@ -259,7 +259,7 @@ class Geometry:
 class _Walk:
     """The backward walk of `model.volumes` for many parts [a, b) of a volume's reference rows at once."""
 
-    def __init__(self, geometry: Geometry, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> None:
+    def __init__(self, geometry: GraphGeometry, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> None:
         self.geometry = geometry
         self.graph = geometry.graph
         self.volume = volume
@@ -268,8 +268,8 @@ class _Walk:
         owned = {name: _share(self.graph.tensors[name].height, height, a, b) for name in volume.exports}
         self._wanted = {name: [span] for name, span in owned.items()}
         self._kept = {name: [span] for name, span in owned.items()}
-        self._needs: dict[tuple[int, str], list[Span]] = {}
-        self._carried: dict[tuple[int, str], list[Span]] = {}
+        self._needs: dict[tuple[int, str], list[RowSpans]] = {}
+        self._carried: dict[tuple[int, str], list[RowSpans]] = {}
         self._finishes: dict[tuple[int, int], None] = {}
         for index in reversed(volume.phase_of):
             if index in volume.reductions:
@@ -279,7 +279,7 @@ class _Walk:
                 self._compute(index)
         self._collect()
 
-    def _contribute(self, index: int, share: Span) -> None:
+    def _contribute(self, index: int, share: RowSpans) -> None:
         phase = self.volume.phase_of[index]
         self.phases[phase].operators.append((index, share))
         self._read(phase, self.volume.reads[index][0], share)
@@ -301,7 +301,7 @@ class _Walk:
                 need = self.geometry.needs_of(op, read.position, out)
             self._read(phase, read, need)
 
-    def _read(self, phase: int, read: Read, need: Span) -> None:
+    def _read(self, phase: int, read: Read, need: RowSpans) -> None:
         if read.maker < 0:
             self._needs.setdefault((phase, read.tensor), []).append(need)
         elif read.maker in self.volume.reductions:
@@ -328,17 +328,17 @@ class _Walk:
             self.phases[phase].partials.append(partial)
 
 
-def _share(height: int, reference: int, a: Ints, b: Ints) -> Span:
+def _share(height: int, reference: int, a: Ints, b: Ints) -> RowSpans:
     """Rows of a tensor that the owner of reference rows [a, b) owns: floor(x * H / H_ref)."""
-    return Span(a * height // reference, b * height // reference)
+    return RowSpans(a * height // reference, b * height // reference)
 
 
-def _whole(height: int, like: Span) -> Span:
+def _whole(height: int, like: RowSpans) -> RowSpans:
     """All rows of a tensor, wherever `like` is not empty."""
-    return Span(np.where(like.empty, _FAR, 0), np.where(like.empty, -_FAR, height))
+    return RowSpans(np.where(like.empty, _FAR, 0), np.where(like.empty, -_FAR, height))
 
 
-def _spans(phases: tuple[Phase, ...]) -> list[Span]:
+def _spans(phases: tuple[Phase, ...]) -> list[RowSpans]:
     return [span for phase in phases for span in (*(s for _, s in phase.operators), *phase.needs.values())]
 
 
@@ -356,9 +356,9 @@ def _matches(least: tuple[Phase, ...], starts: tuple[Phase, ...], stops: tuple[P
 def _join(starts: tuple[Phase, ...], stops: tuple[Phase, ...]) -> tuple[Phase, ...]:
     return tuple(
         Phase(
-            [(i, Span(x.start, y.stop)) for (i, x), (_, y) in zip(low.operators, high.operators, strict=True)],
-            {name: Span(span.start, high.needs[name].stop) for name, span in low.needs.items()},
-            [(name, Span(x.start, y.stop)) for (name, x), (_, y) in zip(low.edges, high.edges, strict=True)],
+            [(i, RowSpans(x.start, y.stop)) for (i, x), (_, y) in zip(low.operators, high.operators, strict=True)],
+            {name: RowSpans(span.start, high.needs[name].stop) for name, span in low.needs.items()},
+            [(name, RowSpans(x.start, y.stop)) for (name, x), (_, y) in zip(low.edges, high.edges, strict=True)],
             low.partials,
         )
         for low, high in zip(starts, stops, strict=True)

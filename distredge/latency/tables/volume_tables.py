@@ -38,7 +38,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.costs.part_costs import PartCosts
-from distredge.latency.tables.volume_geometry import Geometry, Phase, Span, VolumeGeometry
+from distredge.latency.tables.columns import (
+    N_FIRST,
+    N_PHASES,
+    NEED,
+    PARTIAL,
+    PHASE,
+    SUM,
+    VOLUME,
+)
+from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSpans, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
 from distredge.model.operators import Kind
@@ -47,29 +56,6 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph, Tensor
     from distredge.profiles.compute import ComputeProfile
 
-VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 8, 8, 5, 4, 3, 4
-HEIGHT, BAND, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN, REDUCES = range(VOLUME)
-NEEDS, N_NEEDS, PARTIALS, N_PARTIALS, SECONDS, STRIDE, SUMS, N_SUMS = range(PHASE)
-N_FIRST = 17
-(
-    AT_INDEX,
-    AT_CUTS,
-    AT_VOLUMES,
-    AT_PHASES,
-    AT_NEEDS,
-    AT_SUMS,
-    AT_PARTIALS,
-    AT_TENSORS,
-    AT_HEAD_NEEDS,
-    AT_HEAD_PARTIALS,
-    AT_RESULTS,
-    N_CUTS,
-    N_HEAD_NEEDS,
-    N_HEAD_PARTIALS,
-    N_RESULTS,
-    HEAD_BYTES,
-    HAS_HEAD,
-) = range(N_FIRST)
 
 LARGEST = 40_000
 """Entries of a table of seconds above which the volume is summed instead."""
@@ -110,9 +96,9 @@ class Tables:
         geometry: row arithmetic of the graph, when it exists already.
     """
 
-    def __init__(self, graph: Graph, profiles: Sequence[ComputeProfile], geometry: Geometry | None = None) -> None:
+    def __init__(self, graph: Graph, profiles: Sequence[ComputeProfile], geometry: GraphGeometry | None = None) -> None:
         self.graph = graph
-        self.geometry = geometry or Geometry(graph)
+        self.geometry = geometry or GraphGeometry(graph)
         self.ints, self.seconds = Flat(np.int32), Flat(np.float64)
         self.index = np.full((len(graph.cuts), len(graph.cuts)), -1, dtype=np.int64)
         self.cut_heights = np.array([cut.height for cut in graph.cuts], dtype=np.int64)
@@ -312,7 +298,7 @@ class Tables:
         # Where nothing is needed the start is far behind the stop, and stays there.
         return self.ints.add(np.clip(values, -1, np.iinfo(np.int32).max))
 
-    def _span(self, span: Span) -> tuple[int, int]:
+    def _span(self, span: RowSpans) -> tuple[int, int]:
         return self._rows(span.start), self._rows(span.stop)
 
     def _priced(self, index: int) -> bool:
@@ -356,7 +342,7 @@ class Tables:
             return np.full(count + 1, overhead)
         return np.append(self._part_seconds(costs, short, lambda span: span.stop - span.start), overhead)
 
-    def _part_seconds(self, costs: PartCosts, phase: Phase, size: Callable[[Span], Ints]) -> NDArray[np.float64]:
+    def _part_seconds(self, costs: PartCosts, phase: Phase, size: Callable[[RowSpans], Ints]) -> NDArray[np.float64]:
         """Seconds of parts, whose rows of a span `size` says; 0 for those that compute nothing."""
         total, works = np.zeros(1), np.zeros(1, bool)
         for index, span in phase.operators:
@@ -406,7 +392,7 @@ def _classes(geometry: VolumeGeometry, with_edges: bool) -> tuple[Ints, Ints] | 
     return _numbered_classes(low, high, height)
 
 
-def _uneven(spans: Iterable[Span], height: int) -> tuple[int, int]:
+def _uneven(spans: Iterable[RowSpans], height: int) -> tuple[int, int]:
     """How many first and how many last rows are unlike the others: beyond them, rows depend on a part's size alone."""
     low, high = 0, 0
     for span in spans if height >= 4 else ():

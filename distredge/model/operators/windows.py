@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph, Operator
 
 
-class Geometry(NamedTuple):
+class WindowGeometry(NamedTuple):
     """Attributes of a window along each spatial axis, with `auto_pad` resolved."""
 
     kernel: tuple[int, ...]
@@ -41,22 +41,22 @@ class Geometry(NamedTuple):
         return self.dilations[axis] * (self.kernel[axis] - 1) + 1
 
 
-def geometry(graph: Graph, op: Operator) -> Geometry:
+def geometry(graph: Graph, op: Operator) -> WindowGeometry:
     """The window of a convolution or pooling, computed once per operator."""
     found = graph.memo.get(("geometry", op.index))
     if found is None:
         found = graph.memo["geometry", op.index] = _geometry(graph, op)
-    assert isinstance(found, Geometry)
+    assert isinstance(found, WindowGeometry)
     return found
 
 
-def _geometry(graph: Graph, op: Operator) -> Geometry:
+def _geometry(graph: Graph, op: Operator) -> WindowGeometry:
     source = graph.tensors[op.inputs[0]].shape[2:]
     count = len(source)
     kernel = tuple(op.attributes.get("kernel_shape", ())) or tuple(graph.constants[op.inputs[1]].shape[2:])
     strides = tuple(op.attributes.get("strides", ())) or (1,) * count
     dilations = tuple(op.attributes.get("dilations", ())) or (1,) * count
-    plain = Geometry(kernel, strides, dilations, (0,) * count, (0,) * count)
+    plain = WindowGeometry(kernel, strides, dilations, (0,) * count, (0,) * count)
     auto = auto_pad(op)
     if auto == "VALID":
         return plain

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.kernel.kernel import Unsupported, kernel_of
+from distredge.errors import Unsupported
+from distredge.latency.kernel.kernel import kernel_of
 from distredge.latency.tables.all_volumes import fill
 from distredge.planners.annealing.strategy_arrays import put, take
 
 if TYPE_CHECKING:
+    from distredge.planners.annealing.chains import Chains
     from distredge.planners.annealing.encoding import Codec
     from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.planners.budget import Budget
@@ -30,7 +32,7 @@ _EQUAL = 1e-12
 """Relative difference within which figures count as equal."""
 
 
-class Pricer:
+class BatchPricer:
     """Latencies of batches of strategies of one problem.
 
     Args:
@@ -168,3 +170,12 @@ def plain(
                 as_good = (price(other) <= figures * (1 + _EQUAL)).all(axis=1)
                 put(other, plans, np.flatnonzero(changed & as_good))
     return plans
+
+
+def advance(pricer: BatchPricer, arguments: tuple[Any, ...], steps: int, chains: Chains) -> NDArray[np.int64]:
+    from distredge.planners.annealing import compiled_steps
+
+    wanted: NDArray[np.int64] = np.zeros_like(arguments[0])
+    run = compiled_steps.anneal_general if pricer.general else compiled_steps.anneal_independent
+    run(steps, chains, pricer.codec.choices, wanted, *arguments)
+    return wanted

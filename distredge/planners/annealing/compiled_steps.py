@@ -6,62 +6,29 @@ files; so that a change there compiles them anew they hold a digest of all of th
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.compiling import borrow, digest, inlined, inner
 from distredge.latency.kernel import entry_points
 from distredge.latency.kernel.entry_points import clear, independent, room, run_all
 from distredge.planners.annealing import moves, strategy_arrays
-
-
-class Chains(NamedTuple):
-    """Strategies on their way.
-
-    Attributes:
-        states: (N,) generators.
-        current: strategies, a `batch.Batch`.
-        seconds: their latencies, (N,).
-        proposed: changed copies of them.
-        found: latencies of those, (N,).
-        best: the best that each chain has met.
-        best_s: their latencies, (N,).
-        heat: (N,) temperatures, relative to the latency.
-        saved: where a chain on trial came from.
-        saved_s: their latencies, (N,).
-        left: (N,) steps that a chain has left on trial; 0 when it is on none, `BEGINS` when its proposal begins one.
-    """
-
-    states: NDArray[np.uint64]
-    current: Any
-    seconds: NDArray[np.float64]
-    proposed: Any
-    found: NDArray[np.float64]
-    best: Any
-    best_s: NDArray[np.float64]
-    heat: NDArray[np.float64]
-    saved: Any
-    saved_s: NDArray[np.float64]
-    left: NDArray[np.int64]
-
-
-BEGINS = -1
+from distredge.planners.annealing.chains import BEGINS, Chains
 
 MOST_WORSE = 1.5
 """Latency of what may go on trial, relative to where it came from."""
 
 
-def digest() -> str:
-    """SHA-256 of all that the functions below are compiled from."""
-    found = hashlib.sha256(entry_points.digest().encode())
-    for name in ("anneal", "batch", "moves"):
-        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return found.hexdigest()
+FILES = (
+    *entry_points.FILES,
+    "planners.annealing.chains",
+    "planners.annealing.compiled_steps",
+    "planners.annealing.moves",
+    "planners.annealing.strategy_arrays",
+)
+"""Modules that the functions below are compiled from."""
 
 
 @inlined
@@ -252,7 +219,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
     return anneal_independent, anneal_general, change
 
 
-anneal_independent, anneal_general, change = _compiled(digest())
+anneal_independent, anneal_general, change = _compiled(digest(*FILES))
 
 
 def is_cached(function: Any) -> bool:

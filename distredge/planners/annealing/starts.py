@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distredge.planners.annealing.strategy_arrays import take
 from distredge.planners.common.linear_models import cut_points, s_per_byte
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 
 if TYPE_CHECKING:
     from distredge.planners.annealing.encoding import Codec
@@ -23,7 +23,7 @@ def starts(codec: Codec) -> tuple[Batch, int]:
     Returns:
         The strategies, and how many at their beginning leave everything to one device.
     """
-    chain, choices = Chain(codec.problem), codec.choices
+    chain, choices = VolumeCosts(codec.problem), codec.choices
     alone, shares = _alone(chain, choices), _shares(chain)
     last = codec.candidates[-1]
     made: list[tuple[tuple[int, ...], Floats]] = [((last,), share) for share in alone]
@@ -42,13 +42,13 @@ def starts(codec: Codec) -> tuple[Batch, int]:
     return batch, len(alone)
 
 
-def _alone(chain: Chain, choices: Choices) -> list[Floats]:
+def _alone(chain: VolumeCosts, choices: Choices) -> list[Floats]:
     """Each device alone, interchangeable ones once."""
     count = len(chain.devices)
     return [np.eye(count)[k] for k in range(count) if all(choices.kinds[k] != choices.kinds[j] for j in range(k))]
 
 
-def _shares(chain: Chain) -> list[Floats]:
+def _shares(chain: VolumeCosts) -> list[Floats]:
     """Shares of the first m of several rankings, by speed and by speed with the input's way."""
     alone_s = chain.alive_bytes(0) * s_per_byte(chain.problem, chain.devices) + chain.body_s
     count = len(chain.devices)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -18,7 +18,7 @@ _SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearModel:
     """Compute time of a layer as slope * multiply-adds + intercept.
 
     Attributes:
@@ -30,7 +30,7 @@ class Line:
     fixed_s: float
 
 
-def fit_lines(chain: Chain) -> tuple[Line, ...]:
+def fit_lines(chain: VolumeCosts) -> tuple[LinearModel, ...]:
     """Least-squares lines through every layer's time at a quarter, half, three quarters and all of its rows.
 
     Layers without multiply-adds (pooling) are left out, as in EdgeLD and AOFL, which fit convolutions. A slope or an
@@ -60,13 +60,13 @@ def _first_rows(device: int, count: int, rows: int, height: int) -> list[int]:
     return [0] * device + [height - rows, height] if count > 1 else [0, height]
 
 
-def _line(macs: Floats, seconds: Floats) -> Line:
+def _line(macs: Floats, seconds: Floats) -> LinearModel:
     if len(macs) == 0:
-        return Line(0.0, 0.0)
+        return LinearModel(0.0, 0.0)
     slope, fixed = np.polyfit(macs, seconds, 1) if np.ptp(macs) > 0 else (0.0, float(seconds.mean()))
     if slope <= 0 or fixed < 0:
-        return Line(float(seconds.sum() / macs.sum()), 0.0)
-    return Line(float(slope), float(fixed))
+        return LinearModel(float(seconds.sum() / macs.sum()), 0.0)
+    return LinearModel(float(slope), float(fixed))
 
 
 def s_per_byte(problem: Problem, devices: Sequence[str]) -> Floats:

@@ -32,7 +32,7 @@ Rows = tuple[Ints, Ints]
 
 
 @dataclass(frozen=True)
-class Slice:
+class VolumeCost:
     """One possible volume under a batch of splits.
 
     Attributes:
@@ -50,7 +50,7 @@ class Slice:
     needed: dict[str, Rows]
 
 
-class Chain:
+class VolumeCosts:
     """Prices the volumes of a problem.
 
     Args:
@@ -87,7 +87,7 @@ class Chain:
         scaled = points * height // self.height(location)
         return scaled[:, :-1], scaled[:, 1:]
 
-    def walk(self, end: int, points: ArrayLike) -> Iterator[Slice]:
+    def walk(self, end: int, points: ArrayLike) -> Iterator[VolumeCost]:
         """Prices the volumes that end at `end`, the shortest first.
 
         Args:
@@ -125,17 +125,17 @@ class Chain:
                 if np.any(self._element_s):
                     elements = leaving + sum(self._elements(name, rows) for name, rows in wanted.items())
                     seconds += np.where(seconds > 0, self._element_s * elements, 0.0)
-                yield Slice(start, end, seconds, macs.copy(), dict(wanted))
+                yield VolumeCost(start, end, seconds, macs.copy(), dict(wanted))
 
-    def slices(self, end: int, points: ArrayLike) -> dict[int, Slice]:
+    def slices(self, end: int, points: ArrayLike) -> dict[int, VolumeCost]:
         """`walk` by start."""
         return {piece.start: piece for piece in self.walk(end, points)}
 
-    def needed_bytes(self, piece: Slice) -> Floats:
+    def needed_bytes(self, piece: VolumeCost) -> Floats:
         """Bytes of all rows that each device needs before a volume, (n_splits, n_devices)."""
         return self._bytes({name: stop - first for name, (first, stop) in piece.needed.items()}, piece)
 
-    def fetched_bytes(self, piece: Slice, points: ArrayLike) -> Floats:
+    def fetched_bytes(self, piece: VolumeCost, points: ArrayLike) -> Floats:
         """Bytes that each device needs and does not own, the rows at `piece.start` being split at `points`."""
         if piece.start == 0:
             return self.needed_bytes(piece)
@@ -265,7 +265,7 @@ class Chain:
         stop = np.where(empty, 0, stop_of[np.maximum(out[1] - 1, 0)])
         return first, stop
 
-    def _bytes(self, rows: dict[str, Ints], piece: Slice) -> Floats:
+    def _bytes(self, rows: dict[str, Ints], piece: VolumeCost) -> Floats:
         total = np.zeros_like(piece.macs)
         for name, count in rows.items():
             total += self.graph.tensors[name].row_bytes * np.maximum(0, count)

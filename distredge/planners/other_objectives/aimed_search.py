@@ -20,17 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Infeasible, PlannerError
+from distredge.planners.annealing.chains import make_chains
+from distredge.planners.annealing.lowest_latency import Search
+from distredge.planners.annealing.pace import CHAINS, POPULATIONS, STEPS, adapted
 from distredge.planners.annealing.starts import starts
 from distredge.planners.annealing.strategy_arrays import Batch, joined, put, take
 from distredge.planners.budget import Budget
 from distredge.planners.objectives import unbeaten
 from distredge.planners.other_objectives.batch_figures import empty_shelves
-from distredge.planners.search import CHAINS, POPULATIONS, STEPS, Search, adapted, make_chains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distredge.planners.annealing.compiled_steps import Chains
+    from distredge.planners.annealing.chains import Chains
     from distredge.planners.other_objectives.batch_figures import FiguresPricer
     from distredge.planners.other_objectives.compiled_aims import Aims, Shelves
 
@@ -66,7 +68,7 @@ Weights = tuple[float, float, float]
 """Of the logarithms of latency, period and energy."""
 
 
-class Compromise:
+class AimedSearch:
     """One run of the search.
 
     Args:

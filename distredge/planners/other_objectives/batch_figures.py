@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
 from distredge.latency.tables.memory_tables import Footprint
-from distredge.planners.annealing.batch_pricing import Pricer
+from distredge.planners.annealing.batch_pricing import BatchPricer
+from distredge.planners.annealing.chains import make_chains
 from distredge.planners.annealing.strategy_arrays import empty_batch, take
-from distredge.planners.search import make_chains
 
 if TYPE_CHECKING:
     from distredge.latency.tables.memory_tables import Memory
-    from distredge.planners.annealing.compiled_steps import Chains
+    from distredge.planners.annealing.chains import Chains
     from distredge.planners.annealing.encoding import Codec
     from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.planners.budget import Budget
     from distredge.planners.other_objectives.compiled_aims import Aims, Shelves
-    from distredge.planners.other_objectives.compiled_figures import Boards
+    from distredge.planners.other_objectives.compiled_figures import BoardArrays
     from distredge.problem import Problem
 
 Floats = NDArray[np.float64]
 
 
-class FiguresPricer(Pricer):
+class FiguresPricer(BatchPricer):
     """Figures of batches of strategies.
 
     Args:
@@ -115,9 +115,9 @@ class FiguresPricer(Pricer):
         return tried
 
 
-def boards_of(problem: Problem) -> Boards:
+def boards_of(problem: Problem) -> BoardArrays:
     """What the compiled code must know of a problem's boards beside what the kernel does."""
-    from distredge.planners.other_objectives.compiled_figures import Boards
+    from distredge.planners.other_objectives.compiled_figures import BoardArrays
 
     devices = problem.cluster.devices
     profiles = [device.profile for device in devices]
@@ -126,7 +126,7 @@ def boards_of(problem: Problem) -> Boards:
         for p in profiles
     ]
     limits = [device.memory_bytes if problem.respect_memory else None for device in devices]
-    return Boards(
+    return BoardArrays(
         idle_w=np.array([idle for idle, _ in watts]),
         extra_w=np.array([extra for _, extra in watts]),
         named=not problem.free_order,

@@ -37,7 +37,7 @@ _UNCOUNTED = 10**12
 
 def explore(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     """Every strategy that was an improvement on its way, for the problem's objective."""
-    walk = _Walk(problem, budget, seed)
+    walk = _LocalSearch(problem, budget, seed)
     try:
         walk.run()
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def explore(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     return walk.found
 
 
-class _Walk:
+class _LocalSearch:
     """Iterated local search on one strategy at a time."""
 
     def __init__(self, problem: Problem, budget: Budget, seed: int) -> None:
@@ -79,7 +79,7 @@ class _Walk:
             proposed = take(current, [0])
             change(states, proposed, self.codec.choices)
             before = self.best
-            found = self._price(self.codec.strategy(proposed, 0, self._planner()))
+            found = self._price(self.codec.strategy(proposed, 0, self.planner_ref()))
             if found <= before:
                 best = proposed
             idle = 0 if found < before * (1 - 1e-9) else idle + 1
@@ -92,7 +92,7 @@ class _Walk:
     def _price_starts(self) -> None:
         """Prices what is known to be good for something: single devices, a pipeline, shares by speed."""
         batch, alone = starts(self.codec)
-        planner = self._planner()
+        planner = self.planner_ref()
         made = [self.codec.strategy(batch, k, planner) for k in range(alone)]
         made += self._pipeline()
         step = max(1, (len(batch.cuts) - alone) // STARTS)
@@ -111,11 +111,12 @@ class _Walk:
             made.append(pico.plan(problem, Budget(evaluations=_UNCOUNTED), self.seed))
         return [strategy for strategy in made if self.codec.fits(strategy)]
 
-    def _planner(self) -> PlannerRef:
+    def planner_ref(self) -> PlannerRef:
         return PlannerRef("search", self.seed, {"objective": self.problem.objective})
 
     def _price(self, strategy: Strategy, keep: bool = False) -> float:
-        figures = measure(self.problem, strategy, self.budget)
+        self.budget.spend()
+        figures = measure(self.problem, strategy)
         found = value(self.problem, figures)
         if keep or found < self.best:
             self.found.append(Point(strategy, figures))

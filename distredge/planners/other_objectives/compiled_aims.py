@@ -9,21 +9,19 @@ chains may cross what is not allowed. Shelves take only what is.
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.compiling import borrow, digest, inlined, inner
 from distredge.latency.kernel import busy_times
 from distredge.latency.kernel.busy_times import loads
 from distredge.latency.kernel.entry_points import room
 from distredge.latency.tables.memory_tables import Memory
 from distredge.planners.annealing import compiled_steps, moves
-from distredge.planners.other_objectives.compiled_figures import EXCESS, FIGURES, LATENCY, Boards, fill_figures
+from distredge.planners.other_objectives.compiled_figures import EXCESS, FIGURES, LATENCY, BoardArrays, fill_figures
 
 STEEP = 10.0
 """How much faster than a limit is exceeded a strategy gets worse."""
@@ -124,7 +122,7 @@ def judge_all(aims: Aims, shelves: Any, plans: Any, figures: Any, logs: Any, fou
 @inlined
 def lend_boards(boards: Any) -> Any:
     """The same boards; see `anneal` for why."""
-    return Boards(
+    return BoardArrays(
         borrow(boards.idle_w), borrow(boards.extra_w), boards.named, borrow(boards.limit_bytes),
     )  # fmt: skip
 
@@ -147,12 +145,14 @@ def lend_shelves(shelves: Any) -> Any:
     )  # fmt: skip
 
 
-def digest() -> str:
-    """SHA-256 of all that the functions below are compiled from."""
-    found = hashlib.sha256((busy_times.digest() + compiled_steps.digest()).encode())
-    for name in ("loads", "weigh"):
-        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return found.hexdigest()
+FILES = (
+    *busy_times.FILES,
+    *compiled_steps.FILES,
+    "latency.tables.memory_tables",
+    "planners.other_objectives.compiled_aims",
+    "planners.other_objectives.compiled_figures",
+)
+"""Modules that the function below is compiled from."""
 
 
 def _compiled(stamp: str) -> Any:
@@ -161,7 +161,7 @@ def _compiled(stamp: str) -> Any:
     @njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
     def anneal_figures(
         steps: Any, chains: Any, figures: Any, choices: Any, aims: Aims, shelves: Any, wanted: Any, index: Any,
-        tables: Any, links: Any, input_wire: Any, max_phases: Any, nearby: Any, boards: Boards, memory: Memory,
+        tables: Any, links: Any, input_wire: Any, max_phases: Any, nearby: Any, boards: BoardArrays, memory: Memory,
     ) -> None:  # fmt: skip
         """Takes steps of every chain; without any it prices what is proposed as it stands.
 
@@ -181,7 +181,7 @@ def _compiled(stamp: str) -> Any:
             input_wire: (N,) bytes per element of the input.
             max_phases: most phases of any volume.
             nearby: whether rates of shared links may be approximate.
-            boards: `loads.Boards`.
+            boards: `loads.BoardArrays`.
             memory: `loads.Memory`.
         """
         len(stamp)
@@ -209,4 +209,4 @@ def _compiled(stamp: str) -> Any:
     return anneal_figures
 
 
-anneal_figures = _compiled(digest())
+anneal_figures = _compiled(digest(*FILES))

@@ -21,7 +21,7 @@ LATENCY, PERIOD, ENERGY, EXCESS = range(FIGURES)
 of them, summed."""
 
 
-class Boards(NamedTuple):
+class BoardArrays(NamedTuple):
     """What a cluster's N boards draw and hold.
 
     Attributes:
@@ -51,7 +51,7 @@ def works(plans: Any, k: int, j: int) -> bool:
 
 
 @inner
-def energy_j(plans: Any, k: int, boards: Boards, busy_s: Any, latency_s: float) -> float:
+def energy_j(plans: Any, k: int, boards: BoardArrays, busy_s: Any, latency_s: float) -> float:
     """Joules of the boards that a strategy names, until the result is there."""
     total = 0.0
     for j in range(plans.order.shape[1]):
@@ -107,7 +107,7 @@ def need_bytes(plans: Any, k: int, j: int, memory: Memory) -> float:
 
 
 @inner
-def excess(plans: Any, k: int, boards: Boards, memory: Memory) -> float:
+def excess(plans: Any, k: int, boards: BoardArrays, memory: Memory) -> float:
     """The logarithm of 1 + by how much devices exceed their memory at most, as a share of it, summed."""
     total = 0.0
     for j in range(plans.order.shape[1]):
@@ -119,7 +119,7 @@ def excess(plans: Any, k: int, boards: Boards, memory: Memory) -> float:
 
 @inner
 def fill_figures(
-    plans: Any, boards: Boards, memory: Memory, latency: Any, busy_s: Any, link_s: Any, figures: Any
+    plans: Any, boards: BoardArrays, memory: Memory, latency: Any, busy_s: Any, link_s: Any, figures: Any
 ) -> None:
     """Fills in the figures of a batch, (B, FIGURES); infinite ones where a link is down."""
     for k in range(len(latency)):

@@ -7,50 +7,34 @@ the simulator prices is searched one strategy at a time (`one_by_one`).
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.latency.kernel.kernel import Unsupported
+from distredge.errors import Unsupported
 from distredge.latency.simulator.figures import Figures, measure
-from distredge.planners.annealing.encoding import Codec
-from distredge.planners.annealing.starts import starts
-from distredge.planners.annealing.strategy_arrays import joined, take
+from distredge.planners.annealing.strategy_arrays import take
 from distredge.planners.budget import Budget
 from distredge.planners.objectives import (
     Point,
-    check_objective,
     infeasible,
     is_feasible,
     unbeaten,
     value,
-    without_watts,
 )
 from distredge.planners.other_objectives import by_simulator
-from distredge.strategy import PlannerRef
+from distredge.planners.other_objectives.loading_figures import load
+from distredge.planners.other_objectives.one_objective import AIMS, has_watts, plan_for, planner_ref
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from distredge.planners.other_objectives.aimed_search import Weights
-    from distredge.planners.other_objectives.batch_figures import FiguresPricer
     from distredge.problem import Objective, Problem
-    from distredge.strategy import Strategy
 
 __all__ = ["Point", "front", "has_watts", "load", "pareto", "plan_for"]
 
-AIMS: dict[Objective, Weights] = {
-    "latency": (1.0, 0.0, 0.0),
-    "throughput": (0.0, 1.0, 0.0),
-    "energy": (0.0, 0.0, 1.0),
-}
-"""Weights of the logarithms of latency, period and energy."""
-
-FASTEST: dict[Objective, float] = {"latency": 0.25, "throughput": 0.1, "energy": 0.1}
-"""Share of the budget that goes to a search for the lowest latency, by objective."""
 
 BETWEEN = 5
 """Weights between throughput and energy, both among them, for which the front holds the best in each range."""
@@ -69,43 +53,6 @@ NEAR = 0.005
 
 FLAT = 0.6
 """Share of a front's strategies that is kept for its outline: the best in latency and one other objective."""
-
-_log = logging.getLogger(__name__)
-
-
-def plan_for(problem: Problem, budget: Budget, seed: int) -> Strategy:
-    """The best strategy for the problem's objective under its limits.
-
-    Raises:
-        Infeasible: if nothing that was found meets the limits; says what came closest.
-        PlannerError: if energy is asked for and a profile has no watts.
-    """
-    check_objective(problem)
-    try:
-        found = _best(problem, budget, seed)
-    except Unsupported:
-        found = by_simulator.explore(problem, budget, seed)
-    best = min(found, key=lambda point: value(problem, point.figures))
-    if not is_feasible(value(problem, best.figures)):
-        raise infeasible(problem, best.figures)
-    return best.strategy
-
-
-def _best(problem: Problem, budget: Budget, seed: int) -> list[Point]:
-    """What comes into question as the best, with its figures by the simulator."""
-    from distredge.planners.annealing.batch_pricing import plain
-    from distredge.planners.other_objectives.aimed_search import Compromise
-
-    pricer = load(problem, budget)
-    objective = problem.objective
-    plans, figures = Compromise(pricer, seed, [AIMS[objective]], 1, FASTEST[objective]).run()
-    plans = plain(plans, figures, partial(pricer.figures, again=True), pricer.codec)
-    if figures[0, 3] > 0:
-        # Memory is priced from above: what nearly fits may fit.
-        batch, alone = starts(pricer.codec)
-        plans = joined([plans, take(batch, np.arange(alone))])
-    strategies = [pricer.codec.strategy(plans, k, _planner(problem, seed)) for k in range(len(plans.cuts))]
-    return [Point(strategy, measure(problem, strategy)) for strategy in strategies]
 
 
 def pareto(problem: Problem, budget: Budget, seed: int) -> list[Point]:
@@ -131,20 +78,20 @@ def pareto(problem: Problem, budget: Budget, seed: int) -> list[Point]:
 
 def _front(problem: Problem, budget: Budget, seed: int) -> list[Point]:
     from distredge.planners.annealing.batch_pricing import plain
-    from distredge.planners.other_objectives.aimed_search import Compromise
+    from distredge.planners.other_objectives.aimed_search import AimedSearch
 
     pricer = load(problem, budget)
     if has_watts(problem):
         shares = np.linspace(0.0, 1.0, BETWEEN)
         weights = [tuple((1.0 - s) * np.array(AIMS["throughput"]) + s * np.array(AIMS["energy"])) for s in shares]
-        run = Compromise(pricer, seed, weights, RANGES, FASTEST_OF_FRONT)
+        run = AimedSearch(pricer, seed, weights, RANGES, FASTEST_OF_FRONT)
     else:
-        run = Compromise(pricer, seed, [AIMS["throughput"]], RANGES_OF_TWO, FASTEST_OF_FRONT)
+        run = AimedSearch(pricer, seed, [AIMS["throughput"]], RANGES_OF_TWO, FASTEST_OF_FRONT)
     plans, figures = run.run()
     chosen = spread(figures[:, :3], MOST_POINTS)
     plans, figures = take(plans, chosen), figures[chosen]
     plans = plain(plans, figures, partial(pricer.figures, again=True), pricer.codec)
-    strategies = [pricer.codec.strategy(plans, k, _planner(problem, seed, "pareto")) for k in range(len(chosen))]
+    strategies = [pricer.codec.strategy(plans, k, planner_ref(problem, seed, "pareto")) for k in range(len(chosen))]
     return [Point(strategy, measure(problem, strategy)) for strategy in strategies]
 
 
@@ -200,45 +147,3 @@ def spread(figures: NDArray[np.float64], count: int) -> NDArray[np.int64]:
             chosen.append(int((away * among).argmax()))
             away = np.minimum(away, np.abs(places - places[chosen[-1]]).max(axis=1))
     return np.array(sorted(chosen), np.int64)
-
-
-def _planner(problem: Problem, seed: int, objective: str | None = None) -> PlannerRef:
-    return PlannerRef("search", seed, {"objective": objective or problem.objective})
-
-
-def has_watts(problem: Problem) -> bool:
-    """Whether every profile of the cluster says what the board draws: otherwise energies do not compare."""
-    return not without_watts(problem)
-
-
-_loaded: list[bool] = []
-
-
-def load(problem: Problem, budget: Budget) -> FiguresPricer:
-    """Loads the compiled code, or compiles it, while the budget's clock stands; says so once.
-
-    Raises:
-        Unsupported: if only the simulator prices the problem.
-    """
-    with budget.paused():
-        from distredge.planners import search
-        from distredge.planners.other_objectives.batch_figures import FiguresPricer
-
-        search.load(problem, budget)
-        pricer = FiguresPricer(Codec(problem), budget)
-        if not _loaded:
-            from distredge.planners.annealing import compiled_steps
-            from distredge.planners.other_objectives import compiled_aims
-
-            if not compiled_steps.is_cached(compiled_aims.anneal_figures):
-                _log.warning(
-                    "compiling the search for other objectives, once: some 20 seconds (`distredge doctor` does it "
-                    "beforehand)"
-                )
-            codec = pricer.codec
-            batch = codec.empty(1)
-            batch.cuts[0, 0] = codec.candidates[-1]
-            batch.rows[0, 0, 1:] = codec.choices.heights[codec.candidates[-1]]
-            FiguresPricer(codec, Budget(evaluations=1)).figures(batch)
-            _loaded.append(True)
-    return pricer

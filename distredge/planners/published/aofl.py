@@ -26,7 +26,7 @@ import numpy as np
 from distredge.errors import Infeasible
 from distredge.planners.common.building import build, volume
 from distredge.planners.common.linear_models import cut_points, fit_lines, s_per_byte
-from distredge.planners.common.volume_costs import Chain, Floats, Ints, Slice
+from distredge.planners.common.volume_costs import Floats, Ints, VolumeCost, VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Block:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The fused blocks that the dynamic program chooses."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     model = Predictor(chain)
     scheme = fuse(chain.whole_blocks, model.blocks())
     volumes = [volume(chain.graph.cuts[end - 1], block.points) for end, block in scheme]
@@ -58,7 +58,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
 
 def plan_on_all(problem: Problem, seed: int = 0) -> Strategy:
     """The same without choosing devices: every block on all that can be reached, as in DistrEdge's comparison."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     model = Predictor(chain)
     scheme = fuse(chain.whole_blocks, model.blocks(least=len(model.ranking)))
     volumes = [volume(chain.graph.cuts[end - 1], block.points) for end, block in scheme]
@@ -85,7 +85,7 @@ def fuse(locations: tuple[int, ...], blocks: dict[tuple[int, int], Block]) -> li
 class Predictor:
     """AOFL's cost model of one problem."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: VolumeCosts) -> None:
         self.chain = chain
         lines = fit_lines(chain)
         self.s_per_mac = np.array([line.s_per_mac for line in lines])
@@ -138,7 +138,7 @@ class Predictor:
         all_shares[used] = np.maximum(shares, 0.0)
         return cut_points(chain.height(end), all_shares)
 
-    def _seconds(self, piece: Slice, points: Ints) -> Floats:
+    def _seconds(self, piece: VolumeCost, points: Ints) -> Floats:
         """(n_splits,) predicted by t_f."""
         moved = self.chain.needed_bytes(piece) + self.chain.owned_bytes(piece.end, points)
         works = np.diff(points, axis=1) > 0

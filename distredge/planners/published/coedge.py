@@ -21,7 +21,7 @@ import numpy as np
 from distredge.errors import Infeasible
 from distredge.planners.common.building import build, volume
 from distredge.planners.common.linear_models import cut_points, s_per_byte
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per layer, the same shares in all of them."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     reachable = np.isfinite(s_per_byte(problem, chain.devices))
     kept = [k for k in range(len(chain.devices)) if reachable[k]]
     if not kept:
         raise Infeasible("coedge: the link of every device is down")
-    program = _Program(chain)
+    program = _ShareProgram(chain)
     while True:
         shares = program.solve(kept)
         dropped = program.to_drop(kept, shares)
@@ -51,10 +51,10 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return build(problem, chain.devices, volumes, head, PlannerRef("coedge", seed, settings))
 
 
-class _Program:
+class _ShareProgram:
     """The linear program over the shares, for a shrinking set of devices."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: VolumeCosts) -> None:
         self.chain = chain
         self.problem = chain.problem
         self.per_byte = s_per_byte(chain.problem, chain.devices)
@@ -113,7 +113,7 @@ class _Program:
 
 def halo_rows(problem: Problem) -> Floats:
     """(n_layers,), rows beyond its own that a device in the middle needs before each layer, both sides together."""
-    chain = Chain(problem, [problem.cluster.names[0]] * 3)
+    chain = VolumeCosts(problem, [problem.cluster.names[0]] * 3)
     found = np.zeros(chain.last)
     for end in range(2, chain.last + 1):
         thirds = np.array([cut_points(chain.height(end), [1, 1, 1])])

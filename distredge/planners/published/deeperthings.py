@@ -18,7 +18,7 @@ import numpy as np
 
 from distredge.model.rows import even_cuts
 from distredge.planners.common.building import best_device, best_of, build, volume
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _MOST_BLOCKS = 8
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best number of fused blocks, each of equal strips."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     head = best_device(problem, budget)
     exchanged = _exchanged(chain)
     most = min(_MOST_BLOCKS, len(chain.whole_blocks) - 1)
@@ -39,11 +39,11 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return best_of(problem, (_plan(chain, scheme, head, seed) for scheme in schemes), budget)
 
 
-def _equal(chain: Chain, location: int) -> tuple[int, ...]:
+def _equal(chain: VolumeCosts, location: int) -> tuple[int, ...]:
     return even_cuts(chain.height(location), len(chain.devices))
 
 
-def _exchanged(chain: Chain) -> dict[tuple[int, int], float]:
+def _exchanged(chain: VolumeCosts) -> dict[tuple[int, int], float]:
     """Bytes that all devices fetch together for every possible block (start, end)."""
     found = {}
     for end in chain.whole_blocks[1:]:
@@ -54,7 +54,7 @@ def _exchanged(chain: Chain) -> dict[tuple[int, int], float]:
     return found
 
 
-def _solve(chain: Chain, exchanged: dict[tuple[int, int], float], blocks: int) -> tuple[int, ...]:
+def _solve(chain: VolumeCosts, exchanged: dict[tuple[int, int], float], blocks: int) -> tuple[int, ...]:
     """Ends of `blocks` blocks that exchange least: a path through the locations, by HiGHS."""
     from scipy.optimize import LinearConstraint, milp
     from scipy.sparse import lil_array
@@ -80,6 +80,6 @@ def _solve(chain: Chain, exchanged: dict[tuple[int, int], float], blocks: int) -
     return tuple(sorted(end for (_, end), used in zip(arcs, solved.x, strict=True) if used > 0.5))
 
 
-def _plan(chain: Chain, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
+def _plan(chain: VolumeCosts, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
     volumes = [volume(chain.graph.cuts[end - 1], _equal(chain, end)) for end in scheme]
     return build(chain.problem, chain.devices, volumes, head, PlannerRef("deeperthings", seed))

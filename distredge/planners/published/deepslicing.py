@@ -17,7 +17,7 @@ import numpy as np
 
 from distredge.planners.common.building import best_of, build, volume
 from distredge.planners.common.linear_models import cut_points
-from distredge.planners.common.volume_costs import Chain
+from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best number of equal-work blocks with rows in proportion to speed."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     ends = chain.whole_blocks[1:]
     head = chain.devices[int(np.argmax(chain.speed))]
     schemes = dict.fromkeys(_even_work(chain, ends, blocks) for blocks in range(1, len(ends) + 1))
@@ -36,7 +36,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return best_of(problem, strategies, budget)
 
 
-def _even_work(chain: Chain, ends: tuple[int, ...], blocks: int) -> tuple[int, ...]:
+def _even_work(chain: VolumeCosts, ends: tuple[int, ...], blocks: int) -> tuple[int, ...]:
     """Ends of `blocks` blocks whose work is as even as the possible ends allow."""
     done = np.cumsum(chain.layer_macs)[np.array(ends) - 1]
     wanted = done[-1] * np.arange(1, blocks) / blocks
@@ -44,7 +44,7 @@ def _even_work(chain: Chain, ends: tuple[int, ...], blocks: int) -> tuple[int, .
     return tuple(sorted(chosen | {ends[-1]}))
 
 
-def _plan(chain: Chain, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
+def _plan(chain: VolumeCosts, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
     cuts = [chain.graph.cuts[end - 1] for end in scheme]
     volumes = [volume(cut, cut_points(cut.height, chain.speed)) for cut in cuts]
     return build(chain.problem, chain.devices, volumes, head, PlannerRef("deepslicing", seed))

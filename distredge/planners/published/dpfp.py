@@ -23,7 +23,7 @@ import numpy as np
 from distredge.errors import Infeasible
 from distredge.planners.common.building import build, volume
 from distredge.planners.common.linear_models import cut_points, s_per_byte
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 from distredge.planners.published.aofl import Block, fuse
 from distredge.strategy import PlannerRef
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best prefix of servers with its best blocks."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     ranking = rank(chain)
     locations = tuple(range(chain.last + 1))
     best_s, best = np.inf, None
@@ -51,7 +51,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return build(problem, chain.devices, volumes, chain.devices[ranking[0]], PlannerRef("dpfp", seed, settings))
 
 
-def rank(chain: Chain) -> list[int]:
+def rank(chain: VolumeCosts) -> list[int]:
     """Devices that can be reached, by falling effective capacity.
 
     Raises:
@@ -63,7 +63,7 @@ def rank(chain: Chain) -> list[int]:
     return sorted((int(k) for k in reachable), key=lambda k: (-chain.speed[k], k))
 
 
-def blocks(chain: Chain, ranking: list[int]) -> list[dict[tuple[int, int], Block]]:
+def blocks(chain: VolumeCosts, ranking: list[int]) -> list[dict[tuple[int, int], Block]]:
     """t(i, j) of every possible block on each prefix of some servers, the first of which is the host."""
     per_byte = s_per_byte(chain.problem, chain.devices)
     sizes = range(len(ranking))
@@ -106,7 +106,7 @@ def speedup_estimate(problem: Problem, strategy: Strategy) -> float:
         problem: model and cluster.
         strategy: row-split strategy for it.
     """
-    chain = Chain(problem, strategy.devices)
+    chain = VolumeCosts(problem, strategy.devices)
     per_byte = s_per_byte(problem, chain.devices)
     total = float(chain.layer_macs.sum())
     capacity = total * chain.speed

@@ -20,7 +20,7 @@ import numpy as np
 
 from distredge.planners.common.building import build, volume
 from distredge.planners.common.linear_models import cut_points, fit_lines, s_per_byte
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _TOLERANCE = 0.01
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per resolution, each balanced on its own."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     leader = int(np.argmax(chain.speed))
     model = _Predictor(chain, leader)
     volumes = []
@@ -44,7 +44,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return build(problem, chain.devices, volumes, chain.devices[leader], PlannerRef("edgeld", seed))
 
 
-def _block_ends(chain: Chain) -> list[int]:
+def _block_ends(chain: VolumeCosts) -> list[int]:
     """Where the map gets smaller, and the end."""
     ends = chain.whole_blocks[1:]
     smaller = [b for a, b in itertools.pairwise(ends) if chain.height(b) < chain.height(a)]
@@ -54,7 +54,7 @@ def _block_ends(chain: Chain) -> list[int]:
 class _Predictor:
     """Times of a block by the fitted lines and the links."""
 
-    def __init__(self, chain: Chain, leader: int) -> None:
+    def __init__(self, chain: VolumeCosts, leader: int) -> None:
         self.chain = chain
         lines = fit_lines(chain)
         self.s_per_mac = np.array([line.s_per_mac for line in lines])

@@ -26,7 +26,7 @@ import numpy as np
 from distredge.errors import PlannerError
 from distredge.planners.common.building import build, price, volume
 from distredge.planners.common.linear_models import cut_points
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
             f"halp: cluster '{problem.cluster.name}' has 1 device, it needs a host and at least one secondary; "
             "offload and auto work with one"
         )
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     tried: list[tuple[float, int, _Choice]] = []
     for order in _arrangements(chain):
         shares = np.array([chain.speed[k] * (_ZONE if place % 2 else 1.0) for place, k in enumerate(order)])
@@ -83,7 +83,7 @@ class _Choice:
     first: tuple[bool, ...]
 
 
-def _arrangements(chain: Chain) -> Iterator[tuple[int, ...]]:
+def _arrangements(chain: VolumeCosts) -> Iterator[tuple[int, ...]]:
     """Slab orders of device indices; every second one is a host."""
     ranked = sorted(range(len(chain.devices)), key=lambda k: (-chain.speed[k], k))
     if len(ranked) == 2:
@@ -106,7 +106,7 @@ def _arrangements(chain: Chain) -> Iterator[tuple[int, ...]]:
             yield tuple(k for pair in itertools.zip_longest(rest, hosts) for k in pair if k is not None)
 
 
-def _refine(chain: Chain, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> tuple[float, _Choice]:
+def _refine(chain: VolumeCosts, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> tuple[float, _Choice]:
     """Multiplies one share at a time by ever smaller steps while that helps."""
     best_s, best = latency_s, choice
     for step in _STEPS:
@@ -127,7 +127,7 @@ def _refine(chain: Chain, choice: _Choice, latency_s: float, budget: Budget, see
     return best_s, best
 
 
-def _choose_first(chain: Chain, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> _Choice:
+def _choose_first(chain: VolumeCosts, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> _Choice:
     """Changes for each layer in turn whether boundary rows come first, where that helps."""
     best_s, best = latency_s, choice
     for layer in range(chain.last) if chain.problem.boundary_first else ():
@@ -142,7 +142,7 @@ def _choose_first(chain: Chain, choice: _Choice, latency_s: float, budget: Budge
     return best
 
 
-def _strategy(chain: Chain, choice: _Choice, seed: int) -> Strategy:
+def _strategy(chain: VolumeCosts, choice: _Choice, seed: int) -> Strategy:
     devices = [chain.devices[k] for k in choice.order]
     volumes = []
     for cut, first in zip(chain.graph.cuts, choice.first, strict=True):

@@ -19,7 +19,7 @@ import numpy as np
 
 from distredge.planners.common.building import build, price, volume
 from distredge.planners.common.linear_models import cut_points
-from distredge.planners.common.volume_costs import Chain, Floats
+from distredge.planners.common.volume_costs import Floats, VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per layer, tiles balanced greedily."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     count = len(chain.devices)
     grids = [(rows, count // rows) for rows in range(count, 0, -1) if count % rows == 0]
     strategies = [_plan_grid(chain, seed, rows, columns) for rows, columns in grids]
     return min(strategies, key=lambda strategy: price(problem, strategy, budget))
 
 
-def _plan_grid(chain: Chain, seed: int, rows: int, columns: int) -> Strategy:
+def _plan_grid(chain: VolumeCosts, seed: int, rows: int, columns: int) -> Strategy:
     volumes = [_balance(chain, end, rows, columns) for end in range(1, chain.last + 1)]
     head = chain.devices[int(np.argmax(chain.speed))]
     planner = PlannerRef("mednn", seed, {"grid": [rows, columns]})
     return build(chain.problem, chain.devices, volumes, head, planner)
 
 
-def _balance(chain: Chain, end: int, rows: int, columns: int) -> Volume:
+def _balance(chain: VolumeCosts, end: int, rows: int, columns: int) -> Volume:
     """Moves cut lines while the slowest tile of this layer gets faster."""
     cut = chain.graph.cuts[end - 1]
     width = chain.graph.tensors[cut.reference].width
@@ -72,7 +72,7 @@ def _rising(lines: list[int], line: int) -> bool:
     return lines[line - 1] <= lines[line] <= lines[line + 1]
 
 
-def _seconds_by_rows(chain: Chain, end: int) -> Floats:
+def _seconds_by_rows(chain: VolumeCosts, end: int) -> Floats:
     """(n_devices, height + 1), seconds of the first rows of a layer on each device, all columns."""
     height, count = chain.height(end), len(chain.devices)
     found = np.zeros((count, height + 1))

@@ -17,7 +17,7 @@ import numpy as np
 
 from distredge.planners.common.building import build, volume
 from distredge.planners.common.linear_models import cut_points
-from distredge.planners.common.volume_costs import Chain
+from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per layer, rows in proportion to capability."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     volumes = [volume(cut, cut_points(cut.height, chain.speed)) for cut in problem.graph.cuts]
     head = chain.devices[int(np.argmax(chain.speed))]
     return build(problem, chain.devices, volumes, head, PlannerRef("modnn", seed))

@@ -25,7 +25,7 @@ from distredge.latency import evaluate
 from distredge.model.rows import even_cuts
 from distredge.planners.common.building import build, volume
 from distredge.planners.common.linear_models import cut_points, s_per_byte
-from distredge.planners.common.volume_costs import Chain
+from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Stage = tuple[int, int, int]
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The pipeline that the dynamic program chooses."""
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     stages = _pipeline(chain)
     groups = _assign(chain, stages)
     volumes = []
@@ -58,7 +58,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return strategy
 
 
-def _stage_s(chain: Chain) -> dict[Stage, float]:
+def _stage_s(chain: VolumeCosts) -> dict[Stage, float]:
     """Seconds of every stage on equal devices of mean capacity."""
     s_per_mac = 1.0 / max(1.0, float(chain.speed.mean() * chain.layer_macs.sum()))
     rates = s_per_byte(chain.problem, chain.devices)
@@ -82,7 +82,7 @@ def _stage_s(chain: Chain) -> dict[Stage, float]:
     return found
 
 
-def _pipeline(chain: Chain) -> list[Stage]:
+def _pipeline(chain: VolumeCosts) -> list[Stage]:
     """Stages whose longest is shortest; of equal ones those that add up to least."""
     stage_s = _stage_s(chain)
     locations, count = chain.whole_blocks, len(chain.devices)
@@ -110,7 +110,7 @@ def _pipeline(chain: Chain) -> list[Stage]:
     return stages[::-1]
 
 
-def _assign(chain: Chain, stages: list[Stage]) -> list[list[int]]:
+def _assign(chain: VolumeCosts, stages: list[Stage]) -> list[list[int]]:
     """Devices in descending capacity, each to the stage with the most work per device that is still free there."""
     work = [float(chain.layer_macs[start:end].sum()) / size for start, end, size in stages]
     groups: list[list[int]] = [[] for _ in stages]

@@ -44,7 +44,7 @@ class WorkerProcess:
         # To a file, not a pipe: nobody has to read it while the worker runs.
         self._log = _open_log(log)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "distredge.runtime.worker.worker"],
+            [sys.executable, "-m", "distredge.runtime.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

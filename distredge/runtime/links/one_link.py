@@ -17,8 +17,8 @@ from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.device_plan import PeerAddress
 from distredge.runtime.protocol.messages import (
     Echo,
+    LinkMeasured,
     Measure,
-    Measured,
     Ping,
     Pong,
     Refused,
@@ -101,7 +101,7 @@ def measure_link(
         PeerTimeout: if it is not reached or does not answer in time.
     """
     where = f"'{peer.name}' at {peer.endpoint}"
-    with _Connection(network, where, peer.endpoint, "data", peer.public_key, timeout_s) as connection:
+    with _ProbedConnection(network, where, peer.endpoint, "data", peer.public_key, timeout_s) as connection:
         found = []
         tokens = itertools.count(1)
         for size in sizes:
@@ -136,7 +136,7 @@ def measure_between(
     """
     request = Measure(1, target, False, tuple(sizes), repeats, timeout_s)
     answer = _ask(network, source, request, timeout_s + 5.0)
-    if not isinstance(answer, Measured):
+    if not isinstance(answer, LinkMeasured):
         reason = answer.reason if isinstance(answer, Refused) else "an answer to something else"
         raise ExecutionError(f"worker '{source.name}': {reason}")
     if answer.error:
@@ -159,7 +159,7 @@ def ping(network: Network, worker: WorkerAddress, timeout_s: float) -> Pong:
 
 def _ask(network: Network, worker: WorkerAddress, message: ToWorker, timeout_s: float) -> object:
     where = f"worker '{worker.name}' at {worker.control}"
-    with _Connection(network, where, worker.control, "control", worker.public_key, timeout_s) as connection:
+    with _ProbedConnection(network, where, worker.control, "control", worker.public_key, timeout_s) as connection:
         connection.send([encode(message)])
         try:
             return decode_to_coordinator(connection.receive().parts[0])
@@ -167,7 +167,7 @@ def _ask(network: Network, worker: WorkerAddress, message: ToWorker, timeout_s: 
             raise ProtocolError(f"{where}: {error}") from error
 
 
-class _Connection:
+class _ProbedConnection:
     """One endpoint of its own, with a deadline for everything."""
 
     def __init__(
@@ -181,7 +181,7 @@ class _Connection:
         self._endpoint: Endpoint = network.connect(address, "control" if plane == "control" else "data", public_key)
         self._waiter = network.waiter([self._endpoint])
 
-    def __enter__(self) -> _Connection:
+    def __enter__(self) -> _ProbedConnection:
         return self
 
     def __exit__(self, *_: object) -> None:

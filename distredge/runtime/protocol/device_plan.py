@@ -43,7 +43,7 @@ Index: TypeAlias = Annotated[int, Meta(ge=-1, lt=4096)]
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
-class Piece(Struct, frozen=True, array_like=True):
+class TensorBox(Struct, frozen=True, array_like=True):
     """A box of one tensor on the wire: `start` and `shape` count elements of the whole tensor."""
 
     tensor: Name
@@ -87,7 +87,7 @@ class SegmentPlan(Struct, frozen=True, array_like=True):
     after: Annotated[int, Meta(ge=-1, lt=2**31)] = -1
 
 
-class Link(Struct, frozen=True, array_like=True):
+class SourceMessage(Struct, frozen=True, array_like=True):
     """Everything that one stage needs from one source: one message.
 
     `made_in` says for each piece in which stage the source makes it (-1: an input of the model).
@@ -96,7 +96,7 @@ class Link(Struct, frozen=True, array_like=True):
     stage: Count
     source: Index
     destination: Index
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TensorBox, ...]
     made_in: tuple[Annotated[int, Meta(ge=-1, lt=2**31)], ...]
 
     @property
@@ -135,9 +135,9 @@ class DevicePlan(Struct, frozen=True, array_like=True):
     devices: tuple[Name, ...]
     slots: Annotated[int, Meta(ge=1, le=256)]
     segments: tuple[SegmentPlan, ...]
-    incoming: tuple[Link, ...]
-    outgoing: tuple[Link, ...]
-    kept: tuple[Link, ...]
+    incoming: tuple[SourceMessage, ...]
+    outgoing: tuple[SourceMessage, ...]
+    kept: tuple[SourceMessage, ...]
     peers: dict[str, PeerAddress]
 
 
@@ -153,7 +153,7 @@ class PartForm(NamedTuple):
     size_bytes: int
 
 
-def parts_of(pieces: Sequence[Piece]) -> tuple[PartForm, ...]:
+def parts_of(pieces: Sequence[TensorBox]) -> tuple[PartForm, ...]:
     """Says how pieces are cut into parts of about PART_BYTES: along the first axis longer than 1, C order.
 
     Both ends compute it from the plan, so that a message has one valid form.
@@ -184,7 +184,7 @@ def parts_of(pieces: Sequence[Piece]) -> tuple[PartForm, ...]:
 
 
 def read_parts(
-    found: tuple[Piece, ...], parts: Sequence[Bytes], pieces: tuple[Piece, ...], forms: Sequence[PartForm]
+    found: tuple[TensorBox, ...], parts: Sequence[Bytes], pieces: tuple[TensorBox, ...], forms: Sequence[PartForm]
 ) -> list[NDArray[Any]]:
     """Returns the parts of a message as read-only arrays, after comparing everything with the plan.
 
@@ -212,6 +212,6 @@ def read_parts(
     return arrays
 
 
-def _brief(pieces: Sequence[Piece]) -> str:
+def _brief(pieces: Sequence[TensorBox]) -> str:
     shown = [f"{p.tensor}{list(p.start)}+{list(p.shape)} {p.dtype}" for p in pieces[:2]]
     return ", ".join(shown) + (f" and {len(pieces) - 2} more" if len(pieces) > 2 else "")

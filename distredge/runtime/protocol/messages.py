@@ -44,7 +44,7 @@ from distredge.runtime.protocol.device_plan import (
     Index,
     Name,
     PeerAddress,
-    Piece,
+    TensorBox,
 )
 
 PROTOCOL: Final = 1
@@ -254,7 +254,7 @@ class Refused(Struct, frozen=True, array_like=True, tag=29):
     reason: Text
 
 
-class Measured(Struct, frozen=True, array_like=True, tag=30):
+class LinkMeasured(Struct, frozen=True, array_like=True, tag=30):
     """Answers `Measure`: seconds there and back of each repeat, by size; or why not."""
 
     token: Count
@@ -273,7 +273,7 @@ class Rows(Struct, frozen=True, array_like=True, tag=41):
     stage: Count
     source: Index
     sent_ns: Count
-    pieces: Annotated[tuple[Piece, ...], Meta(max_length=MAX_PARTS)]
+    pieces: Annotated[tuple[TensorBox, ...], Meta(max_length=MAX_PARTS)]
 
 
 class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
@@ -295,7 +295,9 @@ class Echo(Struct, frozen=True, array_like=True, tag=43):
 
 
 ToWorker: TypeAlias = Hello | Prepare | Weight | Retire | Ping | Ask | Fetch | Goodbye | Measure
-ToCoordinator: TypeAlias = Welcome | Missing | Progress | Ready | Failed | Pong | Told | Records | Refused | Measured
+ToCoordinator: TypeAlias = (
+    Welcome | Missing | Progress | Ready | Failed | Pong | Told | Records | Refused | LinkMeasured
+)
 OnData: TypeAlias = Rows | FrameFailed | Echo
 
 T = TypeVar("T")

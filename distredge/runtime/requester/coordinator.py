@@ -50,7 +50,7 @@ from distredge.runtime.requester.next_actions import (
     Submitted,
     Tick,
 )
-from distredge.runtime.requester.open_plans import OpenFrame, Pending, Plan, Request
+from distredge.runtime.requester.open_plans import OpenFrame, OpenPlan, Pending, Request
 from distredge.runtime.requester.workers import Peer, Peers
 from distredge.runtime.weights import weight_messages
 
@@ -98,9 +98,9 @@ class Coordinator:
         self._deadline_s = deadline_s
         self._connect_s = connect_s
         self._patience_s = patience_s
-        self._plans: dict[int, Plan] = {}
-        self._active: Plan | None = None
-        self._next: Plan | None = None
+        self._plans: dict[int, OpenPlan] = {}
+        self._active: OpenPlan | None = None
+        self._next: OpenPlan | None = None
         self._again: deque[Request] = deque()
         self._lock = threading.RLock()
         self._dropped: Counter[str] = Counter()
@@ -155,7 +155,7 @@ class Coordinator:
         """Why the plan that is being prepared beside the active one cannot run; None while it may."""
         return self._next.error if self._next is not None else None
 
-    def _begin(self, deployment: Deployment, slots: int) -> Plan:
+    def _begin(self, deployment: Deployment, slots: int) -> OpenPlan:
         names = [deployment.devices[i] for i in deployment.busy]
         unknown = [name for name in names if name not in self._peers]
         if unknown:
@@ -163,7 +163,7 @@ class Coordinator:
         self._peers.connect(names, self._connect_s)
         addresses = [self._peers[name].for_others() for name in names]
         # Never the number of another coordinator's plan: what that one still sends must find no plan here.
-        plan = Plan(secrets.randbits(61), deployment, slots, self._patience_s, PREPARE_S)
+        plan = OpenPlan(secrets.randbits(61), deployment, slots, self._patience_s, PREPARE_S)
         self._plans[plan.number] = plan
         for name, index in plan.indices.items():
             device_plan = deployment.device_plan(index, plan.number, self._peers.session, slots, addresses)
@@ -171,7 +171,7 @@ class Coordinator:
                 plan.error = PeerTimeout(f"worker '{name}' is gone")
         return plan
 
-    def _ready(self, plan: Plan) -> bool:
+    def _ready(self, plan: OpenPlan) -> bool:
         """Whether a plan can run; raises what keeps it from that."""
         plan.error = plan.error or plan.preparation.overdue(time.monotonic())
         if plan.error is not None:
@@ -179,13 +179,13 @@ class Coordinator:
             raise plan.error
         return plan.preparation.done and all(self._peers[name].stands for name in plan.indices)
 
-    def _activate(self, plan: Plan) -> None:
+    def _activate(self, plan: OpenPlan) -> None:
         old, self._active = self._active, plan
         if old is not None:
             old.retiring = True
             self._retire_ended()
 
-    def _retire(self, plan: Plan) -> None:
+    def _retire(self, plan: OpenPlan) -> None:
         self._plans.pop(plan.number, None)
         if self._active is plan:
             self._active = None
@@ -265,7 +265,7 @@ class Coordinator:
             except DistredgeError as error:
                 request.pending.error = error
 
-    def _usable(self, until_s: float) -> Plan:
+    def _usable(self, until_s: float) -> OpenPlan:
         """The plan for the next frame; prepared anew when a worker was lost meanwhile."""
         if self._next is not None and self._next.error is None:
             following = self._next
@@ -299,7 +299,7 @@ class Coordinator:
         self._activate(again)
         return again
 
-    def _ready_by(self, plan: Plan, until_s: float, why: ExecutionError) -> bool:
+    def _ready_by(self, plan: OpenPlan, until_s: float, why: ExecutionError) -> bool:
         """Waits until a plan can run; whether it can, or, where `replan` has another one, a worker is lost instead.
 
         Raises:
@@ -318,7 +318,7 @@ class Coordinator:
             return False
         return True
 
-    def _revived(self, plan: Plan, until_s: float) -> Deployment:
+    def _revived(self, plan: OpenPlan, until_s: float) -> Deployment:
         """What to deploy after a worker was lost: the same when it is back in time, else what `replan` says."""
         left_s = max(0.0, until_s - time.monotonic())
         try:
@@ -350,7 +350,7 @@ class Coordinator:
         if not deployment.output_links and number in plan.frames:
             self._perform(plan, (Finish(number),))
 
-    def _room(self, until_s: float) -> tuple[Plan, int]:
+    def _room(self, until_s: float) -> tuple[OpenPlan, int]:
         """A plan that can run, and the number of a frame that has room in it."""
         while True:
             plan = self._usable(until_s)
@@ -360,7 +360,7 @@ class Coordinator:
             if plan.error is None:
                 return plan, number
 
-    def _send_rows(self, plan: Plan, number: int, outbox: Outbox) -> None:
+    def _send_rows(self, plan: OpenPlan, number: int, outbox: Outbox) -> None:
         link = outbox.link
         peer = self._peers[plan.deployment.devices[link.destination]]
         packing_ns = time.monotonic_ns()
@@ -390,7 +390,7 @@ class Coordinator:
                 self._perform(plan, plan.book.handle(Tick(time.monotonic())))
         self._retire_ended()
 
-    def _perform(self, plan: Plan, actions: Sequence[FrameAction]) -> None:
+    def _perform(self, plan: OpenPlan, actions: Sequence[FrameAction]) -> None:
         for action in actions:
             if isinstance(action, Finish):
                 frame = plan.frames.pop(action.frame)
@@ -406,7 +406,7 @@ class Coordinator:
             elif isinstance(action, Ignore):
                 self._dropped[action.why] += 1
 
-    def _fail(self, plan: Plan, request: Request, error: ExecutionError) -> None:
+    def _fail(self, plan: OpenPlan, request: Request, error: ExecutionError) -> None:
         """Ends a frame with an error, or keeps it to be run again where a worker was lost."""
         in_time = time.monotonic() < request.until_s
         if self._replan is not None and in_time and isinstance(error, PeerTimeout):
@@ -417,7 +417,7 @@ class Coordinator:
         else:
             request.pending.error = error
 
-    def _send_weights(self, plan: Plan) -> None:
+    def _send_weights(self, plan: OpenPlan) -> None:
         for name in tuple(plan.weights):
             peer = self._peers[name]
             for _ in range(CHUNKS_AT_ONCE):

@@ -85,7 +85,7 @@ class OpenFrame:
     inboxes: dict[int, Inbox]
 
 
-class Plan:
+class OpenPlan:
     """A deployment on its way to the workers, or standing there.
 
     Args:

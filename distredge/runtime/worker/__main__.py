@@ -1,4 +1,10 @@
-"""The worker process."""
+"""The worker process that `hosting.local_cluster` and ``distredge cluster start`` start.
+
+``python -m distredge.runtime.worker``::
+
+    stdin    one line of JSON, `protocol.orders.Order`; then nothing, until the parent closes it: the worker ends
+    stdout   one line of JSON, `protocol.orders.Bound`: where it listens
+"""
 
 from __future__ import annotations
 
@@ -89,3 +95,7 @@ def watch_parent(parent: int, stop: Callable[[], None]) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    child_main()

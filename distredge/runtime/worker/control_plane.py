@@ -25,8 +25,8 @@ from distredge.runtime.protocol.messages import (
     Fetch,
     Goodbye,
     Hello,
+    LinkMeasured,
     Measure,
-    Measured,
     Missing,
     Ping,
     Pong,
@@ -345,17 +345,17 @@ class ControlPlane:
                     message.timeout_s,
                     back=message.back,
                 )
-                answer = Measured(message.token, times_s, "")
+                answer = LinkMeasured(message.token, times_s, "")
             except TransportError as error:
-                answer = Measured(message.token, (), str(error)[:2000])
+                answer = LinkMeasured(message.token, (), str(error)[:2000])
             self._loads.put(lambda: finish(answer))
 
-        def finish(answer: Measured) -> None:
+        def finish(answer: LinkMeasured) -> None:
             self._loaders.pop(_MEASURING).join()
             self._reply(peer, answer)
 
         if _MEASURING in self._loaders:
-            self._reply(peer, Measured(message.token, (), "this worker is measuring another link"))
+            self._reply(peer, LinkMeasured(message.token, (), "this worker is measuring another link"))
             return
         thread = threading.Thread(target=work, name="measure", daemon=True)
         self._loaders[_MEASURING] = thread

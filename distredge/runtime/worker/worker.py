@@ -1,10 +1,6 @@
 """A worker: computes its part of the plans that a coordinator gives it.
 
 Nothing here, and nothing that it imports, needs torch, gymnasium, stable-baselines3, numba, scipy, matplotlib or onnx.
-Run as a module it is the process that `local.LocalCluster` and ``distredge cluster start`` start::
-
-    stdin    one line of JSON, `process.Order`; then nothing, until the parent closes it: the worker ends
-    stdout   one line of JSON, `process.Bound`: where it listens
 """
 
 from __future__ import annotations
@@ -113,9 +109,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("distredge")
-
-
-if __name__ == "__main__":
-    from distredge.runtime.worker.__main__ import child_main
-
-    child_main()

@@ -429,8 +429,8 @@ graph, cluster = zoo.build("vgg16", (1, 3, 32, 32), width=0.0625), load_cluster(
 for link_model in sys.argv[1:]:
     found = Kernel(graph, [dataclasses.replace(cluster, link_model=link_model)])
     found.latency_s([[len(graph.cuts) - 1]], [[[0, 0, 0, 0, graph.cuts[-1].height]]], 0)
-from distredge.latency import kernel_entry
-print(*(sum(f.stats.cache_misses.values()) for f in kernel_entry._signatures))
+from distredge.latency.kernel import entry_points
+print(*(sum(f.stats.cache_misses.values()) for f in entry_points._signatures))
 """
 
 

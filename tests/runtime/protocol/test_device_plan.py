@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol import device_plan as p
-from distredge.runtime.protocol.device_plan import Piece, parts_of, read_parts
+from distredge.runtime.protocol.device_plan import TensorBox, parts_of, read_parts
 
 shapes = st.lists(st.integers(1, 12), min_size=1, max_size=5).map(tuple)
 dtypes = st.sampled_from(sorted(p.DTYPES))
-pieces = st.builds(lambda s, d: Piece("t", (0,) * len(s), s, d), shapes, dtypes)
+pieces = st.builds(lambda s, d: TensorBox("t", (0,) * len(s), s, d), shapes, dtypes)
 
 
-def _bytes_of(found: list[Piece], forms) -> tuple[list[np.ndarray], list[bytes]]:
+def _bytes_of(found: list[TensorBox], forms) -> tuple[list[np.ndarray], list[bytes]]:
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 2, piece.shape).astype(piece.dtype) for piece in found]
     cut = [
@@ -28,7 +28,7 @@ def _bytes_of(found: list[Piece], forms) -> tuple[list[np.ndarray], list[bytes]]
 
 
 @given(found=st.lists(pieces, min_size=1, max_size=3), part_bytes=st.integers(1, 4000))
-def test_parts_hold_every_element_once(found: list[Piece], part_bytes: int) -> None:
+def test_parts_hold_every_element_once(found: list[TensorBox], part_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(p, "PART_BYTES", part_bytes)
         forms = parts_of(found)
@@ -45,7 +45,7 @@ def test_parts_hold_every_element_once(found: list[Piece], part_bytes: int) -> N
 
 
 def test_a_scalar_is_one_part() -> None:
-    piece = Piece("t", (), (), "float32")
+    piece = TensorBox("t", (), (), "float32")
     forms = parts_of([piece])
     opened = read_parts((piece,), [np.float32(2.5).tobytes()], (piece,), forms)
     assert [float(rows) for rows in opened] == [2.5]
@@ -54,22 +54,22 @@ def test_a_scalar_is_one_part() -> None:
 @pytest.mark.parametrize(
     "piece",
     [
-        Piece("t", (0,), (4,), "object"),
-        Piece("t", (0,), (4,), "O"),
-        Piece("t", (0,), (4,), "float33"),
-        Piece("t", (0, 0), (4,), "float32"),
-        Piece("t", (0,), (0,), "float32"),
-        Piece("t", (0,), (2**31 - 1,), "float64"),
-        Piece("t", (0, 0), (1, 2**31 - 1), "float64"),
-        Piece("t", (0, 0), (2**30, 2**30), "float64"),
+        TensorBox("t", (0,), (4,), "object"),
+        TensorBox("t", (0,), (4,), "O"),
+        TensorBox("t", (0,), (4,), "float33"),
+        TensorBox("t", (0, 0), (4,), "float32"),
+        TensorBox("t", (0,), (0,), "float32"),
+        TensorBox("t", (0,), (2**31 - 1,), "float64"),
+        TensorBox("t", (0, 0), (1, 2**31 - 1), "float64"),
+        TensorBox("t", (0, 0), (2**30, 2**30), "float64"),
     ],
 )
-def test_impossible_pieces_are_refused(piece: Piece) -> None:
+def test_impossible_pieces_are_refused(piece: TensorBox) -> None:
     with pytest.raises(ProtocolError):
         parts_of([piece])
 
 
-GOOD = (Piece("t", (0, 0, 3, 0), (1, 4, 2, 5), "float32"),)
+GOOD = (TensorBox("t", (0, 0, 3, 0), (1, 4, 2, 5), "float32"),)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ GOOD = (Piece("t", (0, 0, 3, 0), (1, 4, 2, 5), "float32"),)
     [
         (),
         GOOD + GOOD,
-        (Piece("u", (0, 0, 3, 0), (1, 4, 2, 5), "float32"),),
-        (Piece("t", (0, 0, 2, 0), (1, 4, 2, 5), "float32"),),
-        (Piece("t", (0, 0, 3, 0), (1, 4, 5, 2), "float32"),),
-        (Piece("t", (0, 0, 3, 0), (1, 4, 2, 5), "float64"),),
-        (Piece("t", (0, 0, 3, 0), (1, 4, 2, 5), "int32"),),
+        (TensorBox("u", (0, 0, 3, 0), (1, 4, 2, 5), "float32"),),
+        (TensorBox("t", (0, 0, 2, 0), (1, 4, 2, 5), "float32"),),
+        (TensorBox("t", (0, 0, 3, 0), (1, 4, 5, 2), "float32"),),
+        (TensorBox("t", (0, 0, 3, 0), (1, 4, 2, 5), "float64"),),
+        (TensorBox("t", (0, 0, 3, 0), (1, 4, 2, 5), "int32"),),
     ],
 )
-def test_rows_that_the_plan_does_not_announce_are_refused(found: tuple[Piece, ...]) -> None:
+def test_rows_that_the_plan_does_not_announce_are_refused(found: tuple[TensorBox, ...]) -> None:
     with pytest.raises(ProtocolError, match="where the plan has"):
         read_parts(found, [bytes(160)], GOOD, parts_of(GOOD))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from distredge.cluster import Cluster, load_cluster
 from distredge.latency import simulate
 from distredge.latency.kernel.kernel import Kernel
+from distredge.latency.tables import all_volumes
 from distredge.latency.tables import volume_tables as t
 from distredge.latency.tables.all_volumes import fill
 from distredge.latency.tables.volume_tables import Tables
@@ -174,7 +175,7 @@ def test_a_device_whose_part_is_empty_inside_is_not_kept_busy() -> None:
 
 def test_what_is_empty_inside_too_often_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = zoo.build("unet", (1, 3, 64, 64), width=0.25)
-    monkeypatch.setattr(tabulate, "MOST_SHORT", 65 * 4)
+    monkeypatch.setattr(all_volumes, "MOST_SHORT", 65 * 4)
     tables = Kernel(graph, [load_cluster("db-50", [graph])]).tables
     fill(tables, list(range(len(graph.cuts))))
     bands = {int(tables._volumes.data[v][t.BAND]) for v in tables.index[tables.index >= 0]}

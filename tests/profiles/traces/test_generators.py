@@ -13,7 +13,7 @@ from distredge.profiles.network import load_trace, shipped_traces
 from distredge.profiles.traces.formats import read_trace
 from distredge.profiles.traces.generators import Ar1, constant, joined, markov, resampled, shipped, steps
 
-MEASURED = Path(os.environ.get("DISTREDGE_WIFI_TRACES", Path(__file__).parents[3] / "shared" / "data" / "wifi-traces"))
+MEASURED = Path(os.environ.get("DISTREDGE_WIFI_TRACES", Path(__file__).parents[4] / "shared" / "data" / "wifi-traces"))
 
 
 def test_constant_and_steps() -> None:

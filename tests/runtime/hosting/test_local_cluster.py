@@ -79,7 +79,7 @@ def test_workers_are_processes_of_their_own_and_hold_no_secret_in_sight(shared) 
     assert len(set(shared.pids.values())) == 3
     for pid in shared.pids.values():
         process = psutil.Process(pid)
-        assert process.cmdline()[1:] == ["-m", "distredge.runtime.worker.worker"]
+        assert process.cmdline()[1:] == ["-m", "distredge.runtime.worker"]
         assert not [key for key, value in process.environ().items() if is_key(value)]
         assert process.ppid() == os.getpid()
 
@@ -164,7 +164,7 @@ def test_a_worker_ends_when_its_standard_input_closes() -> None:
 
 @pytest.mark.parametrize("order", ["", "{}\n", "not JSON\n", "[" * 2000 + "\n"])
 def test_a_worker_without_an_order_says_so(order: str) -> None:
-    command = [sys.executable, "-m", "distredge.runtime.worker.worker"]
+    command = [sys.executable, "-m", "distredge.runtime.worker"]
     done = subprocess.run(command, input=order, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "order" in done.stderr

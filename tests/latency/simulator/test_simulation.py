@@ -9,8 +9,7 @@ import pytest
 
 from distredge.cluster import Link, Requester
 from distredge.errors import ClusterError, ConfigError, Infeasible, ProfileError
-from distredge.latency import evaluate, simulate
-from distredge.latency.simulator import offload
+from distredge.latency import evaluate, offload, simulate
 from distredge.model.graph import Graph
 from distredge.problem import Problem
 from distredge.profiles.network import Trace

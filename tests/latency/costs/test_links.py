@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distredge.cluster import Cluster, Link, Requester
-from distredge.latency.costs.links import Network, Rate, finish, max_min
+from distredge.latency.costs.links import ClusterLinks, Rate, finish, max_min
 from distredge.latency.simulator.simulation import Simulation, part_seconds
 from distredge.model.layout import lay_out
 from distredge.model.rows import even_cuts
@@ -149,7 +149,7 @@ def test_a_network_puts_the_requester_last(lab: Any) -> None:
     profile = lab.profile(graph, copy=(0.1, 0.01), encrypt_s_per_byte=0.5)
     links = [(Link(1e6, None, 0.001), Link(2e6, None, 0.002)), (Link(3e6, None, 0.003), Link(4e6, None, 0.004))]
     cluster = lab.cluster([profile, profile], links, Requester("me", Link(9e6, None, 0.009)))
-    network = Network.of(cluster, ("b", "a"))
+    network = ClusterLinks.of(cluster, ("b", "a"))
     assert network.names == ("b", "a", "me")
     assert [rate.constant for rate in network.up] == [3e6, 1e6, 9e6]
     assert network.fixed_s(-1, 0) == pytest.approx(0.009 + 0.004)
@@ -157,7 +157,7 @@ def test_a_network_puts_the_requester_last(lab: Any) -> None:
     assert (network.pack_s(0, 10), network.pack_s(-1, 10)) == (pytest.approx(0.2), 0.0)
     assert (network.place_s(1, 10), network.place_s(-1, 10)) == (pytest.approx(0.2), 0.0)
     assert [network.same_board(*pair) for pair in ((0, 0), (0, 1), (0, -1))] == [True, False, False]
-    secret = Network.of(Cluster("lab", cluster.requester, cluster.devices, encrypted=True), ("a",))
+    secret = ClusterLinks.of(Cluster("lab", cluster.requester, cluster.devices, encrypted=True), ("a",))
     assert secret.pack_s(0, 10) == pytest.approx(0.1 + 0.1 + 5.0)
 
 
@@ -198,10 +198,10 @@ def test_no_link_ever_carries_more_than_it_can(
     problem = Problem(graph, cluster)
     cuts = [even_cuts(8, 3), (0, 2, 4, 8), (0, 4, 5, 8)]
     layout = lay_out(graph, lab.strategy(problem, list(enumerate(cuts))))
-    simulation = _Watched(layout, part_seconds(problem, layout), Network.of(cluster, layout.devices))
+    simulation = _Watched(layout, part_seconds(problem, layout), ClusterLinks.of(cluster, layout.devices))
     simulation.run(4, in_flight)
     carried: dict[tuple[int, int], float] = {}
-    network = Network.of(cluster, layout.devices)
+    network = ClusterLinks.of(cluster, layout.devices)
     for start, stop, flows in simulation.seen:
         air = 0.0
         for side, ends in ((0, network.up), (1, network.down)):

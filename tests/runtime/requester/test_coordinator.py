@@ -149,9 +149,9 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
             return [parts]
         hit.append(1)
         changed = {
-            "piece": {"pieces": (m.Piece("nothing", (0,), (1,), "float32"),)},
+            "piece": {"pieces": (m.TensorBox("nothing", (0,), (1,), "float32"),)},
             "stage": {"stage": 77},
-            "dtype": {"pieces": (m.Piece(message.pieces[0].tensor, *_box(message), "int32"),)},
+            "dtype": {"pieces": (m.TensorBox(message.pieces[0].tensor, *_box(message), "int32"),)},
             "frame": {"frame": message.frame + (1 << 30)},
             "plan": {"plan": 999},
         }

@@ -51,11 +51,11 @@ def test_memory_that_ages_caches_is_no_more_than_a_frame_and_the_caches_ask_for(
     graph = load_model("mobilenet-v2", (1, 3, 32, 32), width=0.25)
     bench._old_memory.cache_clear()
     try:
-        monkeypatch.setattr(kernels, "largest_cache_bytes", lambda: 1 << 20)
+        monkeypatch.setattr(bench, "largest_cache_bytes", lambda: 1 << 20)
         assert bench._old_memory().nbytes == 8 << 20
         assert bench.bytes_between(graph) == min(2 * bench.graph_bytes(graph), 8 << 20)
         bench._old_memory.cache_clear()
-        monkeypatch.setattr(kernels, "largest_cache_bytes", lambda: 480 << 20)
+        monkeypatch.setattr(bench, "largest_cache_bytes", lambda: 480 << 20)
         assert bench._old_memory().nbytes == 128 << 20
         assert bench.bytes_between(graph) == 2 * bench.graph_bytes(graph)
     finally:

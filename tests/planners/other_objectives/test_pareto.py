@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 
 from distredge.cluster import Cluster, Link, load_cluster
-from distredge.errors import Infeasible, PlannerError
+from distredge.errors import Infeasible, PlannerError, Unsupported
 from distredge.latency import simulate
-from distredge.latency.kernel.kernel import Unsupported, kernel_of
+from distredge.latency.kernel.kernel import kernel_of
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.model.graph import Graph
 from distredge.planners import plan
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.annealing.starts import starts
 from distredge.planners.annealing.strategy_arrays import Batch
-from distredge.planners.budget import Budget, Progress
+from distredge.planners.budget import Budget, PlanningProgress
 from distredge.planners.objectives import Point, is_feasible, unbeaten, value
-from distredge.planners.other_objectives.aimed_search import Compromise
+from distredge.planners.other_objectives.aimed_search import AimedSearch
 from distredge.planners.other_objectives.batch_figures import FiguresPricer
-from distredge.planners.other_objectives.pareto import MOST_POINTS, front, has_watts, pareto, spread
+from distredge.planners.other_objectives.one_objective import has_watts
+from distredge.planners.other_objectives.pareto import MOST_POINTS, front, pareto, spread
 from distredge.problem import Objective, Problem
 
 
@@ -89,9 +90,9 @@ def test_what_only_the_simulator_prices_is_walked_one_by_one(vgg: Graph, cluster
 @pytest.mark.parametrize("reports", [1, 2, 5])
 def test_an_interrupt_returns_what_was_found(vgg: Graph, cluster: Cluster, reports: int) -> None:
     problem = Problem(vgg, cluster)
-    seen: list[Progress] = []
+    seen: list[PlanningProgress] = []
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: PlanningProgress) -> None:
         seen.append(progress)
         if len(seen) == reports:
             raise KeyboardInterrupt
@@ -150,7 +151,7 @@ def test_where_memory_counts_starts_are_priced_in_a_part_of_the_budget(
     problem = Problem(vgg, dataclasses.replace(cluster, devices=small), respect_memory=True)
     now, volumes = 0.0, list[set[int]]()
     budget = Budget(1.0, clock=lambda: now)
-    run = Compromise(FiguresPricer(Codec(problem), budget), 0, [(1.0, 0.0, 0.0)], 1, 0.25)
+    run = AimedSearch(FiguresPricer(Codec(problem), budget), 0, [(1.0, 0.0, 0.0)], 1, 0.25)
     figures = run.pricer.figures
 
     def slow(batch: Batch) -> np.ndarray:

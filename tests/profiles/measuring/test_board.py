@@ -15,13 +15,13 @@ from distredge.model.graph import Graph
 from distredge.model.operators import Kind
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
-from distredge.profiles.measuring.board import Measuring, Plan, Progress, check_same, warnings_of
+from distredge.profiles.measuring.board import Measuring, MeasuringPlan, MeasuringProgress, check_same, warnings_of
 from distredge.profiles.measuring.segments import Check, correction, edge_bytes, make_case, part_s, random_cases
 from distredge.profiles.measuring.verify import verify
 from distredge.profiles.measuring.windows import jobs_of, windows_of
 
 BRIEF = Effort(least=2, most=3, least_s=0.0, seconds=0.01, spread=1.0)
-PLAN = Plan(budget_s=60.0, points=5, start=4, effort=BRIEF, segments=3, power_s=0.1)
+PLAN = MeasuringPlan(budget_s=60.0, points=5, start=4, effort=BRIEF, segments=3, power_s=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def graph() -> Graph:
 @pytest.fixture(scope="module")
 def profile(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> ComputeProfile:
     path = tmp_path_factory.mktemp("profile") / "p.json"
-    seen: list[Progress] = []
+    seen: list[MeasuringProgress] = []
     data = Measuring([graph], EngineSettings(), PLAN, path, models=["small"], report=seen.append).run()
     assert seen[-1].what == "done"
     assert all(progress.left_s >= 0 for progress in seen)
@@ -80,7 +80,7 @@ def test_a_profile_goes_on_where_it_stopped(graph: Graph, profile: ComputeProfil
 def test_an_interruption_keeps_what_was_measured(graph: Graph, tmp_path: Path) -> None:
     path = tmp_path / "p.json"
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: MeasuringProgress) -> None:
         interrupt.calls += 1  # type: ignore[attr-defined]
         if interrupt.calls == 6:  # type: ignore[attr-defined]
             raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from distredge.latency.simulator.simulation import part_seconds
 from distredge.model import zoo
 from distredge.model.layout import Decision, lay_out_decisions, part_macs, region_size
 from distredge.planners.common.linear_models import cut_points, fit_lines
-from distredge.planners.common.volume_costs import Chain
+from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.problem import Problem
 
 SHAPES = {"ssd-vgg16": (1, 3, 300, 300)}
@@ -28,7 +28,7 @@ def _points(rng: np.random.Generator, height: int, devices: int) -> NDArray[np.i
 def test_every_volume_costs_what_its_layout_costs(with_edges: Any, model: str, s_per_byte: float) -> None:
     graph = zoo.build(model, SHAPES.get(model, (1, 3, 65, 64)), width=0.25)
     problem = Problem(graph, with_edges(load_cluster("db-50"), s_per_byte))
-    chain, names = Chain(problem), problem.cluster.names
+    chain, names = VolumeCosts(problem), problem.cluster.names
     rng = np.random.default_rng(1)
     for _ in range(12):
         start, end = (int(i) for i in np.sort(rng.choice(chain.last + 1, 2, replace=False)))
@@ -56,14 +56,14 @@ def test_every_volume_costs_what_its_layout_costs(with_edges: Any, model: str, s
 
 
 def test_whole_blocks_of_a_residual_network_have_one_tensor_alive(resnet: zoo.Graph) -> None:
-    chain = Chain(Problem(resnet, load_cluster("db-50")))
+    chain = VolumeCosts(Problem(resnet, load_cluster("db-50")))
     inner = [resnet.cuts[location - 1] for location in chain.whole_blocks[1:-1]]
     assert all(len(cut.tensors) == 1 for cut in inner)
     assert 16 <= len(inner) < len(resnet.cuts)
 
 
 def test_layers_add_up_to_the_body(problem: Problem) -> None:
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     assert chain.layer_macs.sum() == sum(problem.graph.macs[i] for i in problem.graph.body.operators)
     overhead = np.array([c.profile.segment_overhead_s for c in chain.costs])
     np.testing.assert_allclose(chain.whole_s.sum(axis=1) - (chain.last - 1) * overhead, chain.body_s)
@@ -71,7 +71,7 @@ def test_layers_add_up_to_the_body(problem: Problem) -> None:
 
 def test_lines_rank_the_boards_as_their_speeds_do() -> None:
     graph = zoo.build("vgg16", (1, 3, 64, 64), width=0.5)
-    chain = Chain(Problem(graph, load_cluster("dc-50")))
+    chain = VolumeCosts(Problem(graph, load_cluster("dc-50")))
     lines = fit_lines(chain)
     assert all(line.s_per_mac > 0 and line.fixed_s >= 0 for line in lines)
     by_line = sorted(

@@ -15,7 +15,7 @@ from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan, resolve
 from distredge.planners.budget import Budget
-from distredge.planners.common.volume_costs import Chain
+from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.planners.published.aofl import Block, fuse
 from distredge.planners.published.dpfp import blocks, rank, speedup_estimate
 from distredge.problem import Problem
@@ -85,7 +85,7 @@ def test_no_reachable_device_is_said(vgg: Graph) -> None:
 def test_modnn_deals_rows_by_capability_layer_by_layer(problem: Problem) -> None:
     strategy = plan(problem, "modnn")
     assert len(strategy.volumes) == len(problem.graph.cuts)
-    speed = Chain(problem).speed
+    speed = VolumeCosts(problem).speed
     first = np.diff(strategy.volumes[0].rows)
     np.testing.assert_allclose(first / first.sum(), speed / speed.sum(), atol=1 / first.sum())
 
@@ -94,7 +94,7 @@ def test_mednn_is_balanced_at_least_as_well_as_modnn(problem: Problem) -> None:
     # Three devices have no grid but strips of rows or of columns.
     cluster = problem.cluster
     slow_links = dataclasses.replace(problem, cluster=dataclasses.replace(cluster, devices=cluster.devices[1:]))
-    chain = Chain(slow_links)
+    chain = VolumeCosts(slow_links)
     seconds = {}
     for method in ("modnn", "mednn"):
         strategy = plan(slow_links, method)
@@ -115,7 +115,7 @@ def test_deeperthings_points_are_the_best_of_their_number(models: dict[str, Grap
     from distredge.planners.published import deeperthings
 
     problem = Problem(models["vgg"], load_cluster("db-50"))
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     exchanged = deeperthings._exchanged(chain)
     inner = chain.whole_blocks[1:-1]
     for count in (1, 2, 3):
@@ -145,7 +145,7 @@ def test_fuse_finds_the_cheapest_path() -> None:
 def test_aofl_uses_a_prefix_of_the_fastest(vgg: Graph) -> None:
     problem = Problem(vgg, load_cluster("dc-300"))
     strategy = plan(problem, "aofl")
-    order = np.argsort(-Chain(problem).speed)
+    order = np.argsort(-VolumeCosts(problem).speed)
     for volume in strategy.volumes:
         working = np.diff(volume.rows)[order] > 0
         assert not np.any(np.diff(working.astype(int)) > 0)
@@ -171,7 +171,7 @@ def test_dpfp_uses_more_servers_on_faster_wires() -> None:
 
 
 def test_dpfp_blocks_hold_the_recurrence(problem: Problem) -> None:
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     locations = tuple(range(chain.last + 1))
     for found in blocks(chain, rank(chain)):
         best = sum(block.seconds for _, block in fuse(locations, found))
@@ -180,7 +180,7 @@ def test_dpfp_blocks_hold_the_recurrence(problem: Problem) -> None:
 
 
 def test_dpfp_price_of_one_block_on_two_servers(problem: Problem) -> None:
-    chain = Chain(problem)
+    chain = VolumeCosts(problem)
     ranking = rank(chain)
     block = blocks(chain, ranking)[1][0, chain.last]
     piece = chain.slices(chain.last, [block.points])[0]

@@ -9,13 +9,20 @@ from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol import messages as m
-from distredge.runtime.protocol.device_plan import Buffer, DevicePlan, Link, PeerAddress, Piece, SegmentPlan
+from distredge.runtime.protocol.device_plan import (
+    Buffer,
+    DevicePlan,
+    PeerAddress,
+    SegmentPlan,
+    SourceMessage,
+    TensorBox,
+)
 
-PIECE = Piece("conv1", (0, 0, 3, 0), (1, 64, 2, 224), "float32")
+PIECE = TensorBox("conv1", (0, 0, 3, 0), (1, 64, 2, 224), "float32")
 PLAN = DevicePlan(
     7, b"session", "vgg16", 1, ("a", "b"), 2,
     (SegmentPlan(0, 0, {"w": "0" * 64}, (Buffer("x", "x", (0,), (4,), "float32"),), ()),),
-    (Link(0, -1, 1, (PIECE,), (-1,)),), (), (), {"0": PeerAddress("a", "tcp://10.0.0.1:5701", "k" * 40)},
+    (SourceMessage(0, -1, 1, (PIECE,), (-1,)),), (), (), {"0": PeerAddress("a", "tcp://10.0.0.1:5701", "k" * 40)},
 )  # fmt: skip
 ABOUT = m.About("a", "0.1.0", "onnxruntime 1.31", ("CPUExecutionProvider",), 4, 0, "tcp://127.0.0.1:5", (1,))
 
@@ -41,7 +48,7 @@ TO_COORDINATOR = [
     m.Told(7, 0, None),
     m.Records(7, (m.Record("send", 0, 1, -1, 1, 2, 2, 10),)),
     m.Refused("no"),
-    m.Measured(1, ((0.1, 0.2),), ""),
+    m.LinkMeasured(1, ((0.1, 0.2),), ""),
 ]
 ON_DATA = [
     m.Rows(7, 3, 0, -1, 12, (PIECE,)),
