@@ -14,7 +14,7 @@ from distredge.cluster import Cluster, load_cluster
 from distredge.latency import simulate
 from distredge.latency.kernel.kernel import Kernel
 from distredge.latency.tables import all_volumes
-from distredge.latency.tables import volume_tables as t
+from distredge.latency.tables import columns as t
 from distredge.latency.tables.all_volumes import fill
 from distredge.latency.tables.volume_tables import Tables
 from distredge.model import zoo
