@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distredge import metric_names
 from distredge.envs import SPLIT_ROWS
 from distredge.errors import FileError
+from distredge.latency import offload_latency_s
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -95,8 +96,8 @@ def describe(problem: Problem, strategy: Strategy, trained: Trained) -> dict[str
         "cluster": problem.cluster.name,
         metric_names.LATENCY_S: latency_s,
         metric_names.IMAGES_PER_S: 1.0 / latency_s,
-        metric_names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
-        metric_names.SPEEDUP: problem.offload_latency_s / latency_s,
+        metric_names.OFFLOAD_LATENCY_S: offload_latency_s(problem),
+        metric_names.SPEEDUP: offload_latency_s(problem) / latency_s,
         "volumes": len(strategy.volumes),
         "found_in_episode": trained.best.episode,
         "episodes": trained.episodes,

@@ -17,6 +17,7 @@ from distredge.agents.algorithms import load_parameters, make_agent, one_torch_t
 from distredge.agents.memory import BestStrategy
 from distredge.agents.vec_env import KernelVecEnv
 from distredge.envs.vector import VolumesVectorEnv
+from distredge.latency import offload_latency_s
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -177,7 +178,7 @@ class _EpisodeCallback(BaseCallback):
             episode.latency_s,
             improved,
             self.best,
-            episode.problem.offload_latency_s,
+            offload_latency_s(episode.problem),
             getattr(getattr(self.model, "action_noise", None), "epsilon", None),
             evaluation_s,
             {k: float(v) for k, v in self.logger.name_to_value.items() if k.startswith("train/")},

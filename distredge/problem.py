@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from distredge.cluster import covering
 from distredge.errors import ConfigError, UnsupportedModel, did_you_mean, located
@@ -13,7 +12,6 @@ from distredge.strategy import INPUT_DTYPES, WIRES
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
-    from distredge.latency.costs.part_costs import PartCosts
     from distredge.model.graph import Graph
 
 Objective = Literal["latency", "throughput", "energy"]
@@ -69,42 +67,9 @@ class Problem:
                 "`distredge show` says why of each"
             )
         object.__setattr__(self, "cluster", covering(self.cluster, self.graph))
-        object.__setattr__(self, "_costs", {})
 
     def __repr__(self) -> str:
         return f"Problem({self.graph.name} on {self.cluster.name})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is derived is cheap to derive again and may hold compiled code.
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _costs={})
-
-    def part_costs(self, device: str) -> PartCosts:
-        """Returns what computing costs on a device; devices of one profile share it.
-
-        Raises:
-            ClusterError: if the cluster has no such device.
-        """
-        from distredge.latency.costs.part_costs import PartCosts
-
-        profile = self.cluster.device(device).profile
-        costs: dict[int, PartCosts] = self.__dict__["_costs"]
-        if id(profile) not in costs:
-            costs[id(profile)] = PartCosts(self.graph, profile)
-        return costs[id(profile)]
-
-    @functools.cached_property
-    def offload_latency_s(self) -> float:
-        """Latency of the whole model on the best single device.
-
-        Raises:
-            Infeasible: if no device can be reached.
-        """
-        from distredge.latency.simulator.offload import offload
-
-        return offload(self)[1]
 
 
 def _check_names(key: str, found: tuple[str, ...], accepted: tuple[str, ...]) -> None:

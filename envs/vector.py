@@ -18,6 +18,7 @@ from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.envs.volumes import OPTIONS, Episode, VolumesEnv, cut_points
 from distredge.errors import ConfigError, located
+from distredge.latency import offload_latency_s
 
 Array = NDArray[Any]
 
@@ -62,7 +63,7 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         self.observation_space = batch_space(env.observation_space, num_envs)
         self.action_space = batch_space(env.action_space, num_envs)
         self._heights = np.array([cut.height for cut in env.graph.cuts], np.int64)
-        self._offload_s = np.array([problem.offload_latency_s for problem in env.problems])
+        self._offload_s = np.array([offload_latency_s(problem) for problem in env.problems])
         self._periods_s = [longest_period_s(problem.cluster) for problem in env.problems]
         self._every = np.arange(num_envs)
         shape = (num_envs, env.max_volumes)

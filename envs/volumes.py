@@ -21,6 +21,7 @@ from distredge.envs._setup import Clusters, Model, check_choice, load_model, loa
 from distredge.envs.observation import compute_times, reach_times, scale_time
 from distredge.envs.pricing import make_pricer
 from distredge.errors import ConfigError, located
+from distredge.latency import offload_latency_s
 from distredge.problem import Problem
 from distredge.strategy import INPUT_DTYPES, Strategy
 
@@ -164,7 +165,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         if cluster not in self._compute_s:
             self._compute_s[cluster] = compute_times(problem)
         times_s = np.concatenate([self._compute_s[cluster], reach_times(problem, start_s)])
-        return scale_time(times_s, problem.offload_latency_s)
+        return scale_time(times_s, offload_latency_s(problem))
 
     def twin(self: Self) -> Self:
         """Another environment made with the same arguments."""
@@ -216,7 +217,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         )
         episode = self.last_episode
         if not self._running and episode is not None:
-            title += f": {1e3 * episode.latency_s:.2f} ms, offload {1e3 * self.problem.offload_latency_s:.2f} ms"
+            title += f": {1e3 * episode.latency_s:.2f} ms, offload {1e3 * offload_latency_s(self.problem):.2f} ms"
             # Where a link is down nothing can be simulated.
             volumes = [] if math.isinf(episode.latency_s) else volumes
         head = _largest_share(volumes[-1][1]) if volumes else 0
@@ -254,15 +255,15 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         return finish_s[0], float(latency_s[0])
 
     def _reward(self, latency_s: float) -> float:
-        unit_s = self.problem.offload_latency_s if self.reward_scale == "offload" else 1.0
+        unit_s = offload_latency_s(self.problem) if self.reward_scale == "offload" else 1.0
         return unit_s / latency_s
 
     def _observe(self, finish_s: NDArray[np.float64]) -> Observation:
-        times = scale_time(finish_s, self.problem.offload_latency_s)
+        times = scale_time(finish_s, offload_latency_s(self.problem))
         return np.concatenate([times, self.features[self._place], self._about_cluster], dtype=np.float32)
 
     def _info(self, latency_s: float, *, done: bool) -> dict[str, Any]:
-        offload_s = self.problem.offload_latency_s
+        offload_s = offload_latency_s(self.problem)
         return {
             metric_names.LATENCY_S: latency_s,
             metric_names.IMAGES_PER_S: 1.0 / latency_s if done else 0.0,

@@ -40,7 +40,7 @@ from distredge.cluster import Cluster, load_cluster
 from distredge.experiments.common import published
 from distredge.experiments.common.records import best_latency_s, path_of, price, read
 from distredge.experiments.common.regimes import published_problem
-from distredge.latency import evaluate, simulate
+from distredge.latency import evaluate, offload_latency_s, simulate
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph, Signature
 from distredge.planners import model_choice, plan
@@ -135,15 +135,15 @@ def dpfp(graph: Graph, name: str, counts: tuple[int, ...]) -> dict[str, float]:
     found: dict[str, list[float]] = {name: [] for name in names}
     for count in counts:
         problem = Problem(graph, servers(name, count))
-        alone_s = problem.offload_latency_s
+        alone_s = offload_latency_s(problem)
         found["modelled"].append(1.0 - evaluate(problem, plan(problem, "dpfp")) / alone_s)
         found["limit"].append(1.0 - lower_bound_s(problem) / alone_s)
         assumed = Problem(graph, as_assumed(graph, problem.cluster))
         strategy = plan(assumed, "dpfp")
-        found["assumed"].append(1.0 - evaluate(assumed, strategy) / assumed.offload_latency_s)
+        found["assumed"].append(1.0 - evaluate(assumed, strategy) / offload_latency_s(assumed))
         found["estimate"].append(1.0 - 1.0 / speedup_estimate(assumed, strategy))
         for rival in ("modnn", "deepslicing"):
-            found[rival].append(1.0 - evaluate(assumed, plan(assumed, rival)) / assumed.offload_latency_s)
+            found[rival].append(1.0 - evaluate(assumed, plan(assumed, rival)) / offload_latency_s(assumed))
     best = max(range(len(counts)), key=lambda i: found["assumed"][i])
     return {"servers": counts[best], **{key: max(values) for key, values in found.items()}}
 
@@ -152,7 +152,7 @@ def halp(graph: Graph, name: str, assumed: bool) -> dict[str, float]:
     """Speed-ups over one board of a host and two secondaries."""
     cluster = servers(name, 3)
     problem = Problem(graph, as_assumed(graph, cluster) if assumed else cluster, boundary_first=True)
-    alone_s = problem.offload_latency_s
+    alone_s = offload_latency_s(problem)
     strategy = plan(problem, "halp", budget_s=20.0)
     batch = simulate(problem, strategy, frames=TASKS, in_flight=TASKS)
     batch_s = max(span.stop_s for span in batch.spans)
@@ -187,7 +187,7 @@ def over_aofl(graph: Graph) -> dict[str, dict[str, Any]]:
             "episodes": record.evaluations,
             "over_aofl": aofl_s / mine_s,
             "over_aofl_on_all": evaluate(problem, plan_on_all(problem)) / mine_s,
-            "over_offload": problem.offload_latency_s / mine_s,
+            "over_offload": offload_latency_s(problem) / mine_s,
             "best_known_over_aofl": aofl_s / min(best_latency_s(problem, here), mine_s, aofl_s),
             "aofl_uses": len(works),
             "devices": len(problem.cluster.devices),
@@ -222,7 +222,7 @@ def reliable(quick: bool) -> dict[str, dict[str, float]]:
     names = [*MOBILENET_V1][:: 3 if quick else 1]
     shared = model_choice.variants_on(cluster, {name: MOBILENET_V1[name] for name in names})
     largest = shared[0]
-    alone_s = Problem(load_model(largest.name), cluster).offload_latency_s
+    alone_s = offload_latency_s(Problem(load_model(largest.name), cluster))
     alone = dataclasses.replace(largest, inference_s=alone_s)
     found = {}
     for label, variants in (("alone", (alone,)), ("halp", (largest,)), ("halp, selection", shared)):
@@ -238,7 +238,7 @@ def service_failure(graph: Graph) -> dict[str, float]:
     shared_s = evaluate(assumed, plan(assumed, "dpfp"))
     return {
         label: failure_probability(image_bytes, seconds, FRAME_S, FAST_CHANNEL)
-        for label, seconds in (("alone", assumed.offload_latency_s), ("dpfp", shared_s))
+        for label, seconds in (("alone", offload_latency_s(assumed)), ("dpfp", shared_s))
     }
 
 

@@ -28,8 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster": _GROUND | {"model", "profiles"},
     "strategy": _GROUND | {"model", "profiles", "cluster"},
     "timeline": _GROUND | {"model", "profiles", "cluster"},
-    # A problem prices its own baseline when asked, and keeps what the simulator derived of it.
-    "problem": _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "latency"},
+    "problem": _GROUND | {"model", "profiles", "cluster", "strategy", "timeline"},
     "media": {"errors", "model"},
     "monitor": _DOMAIN,
     "latency": _DOMAIN,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import math
 import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.cluster import Cluster, load_cluster
 from distredge.errors import ClusterError, ConfigError, UnsupportedModel
-from distredge.latency import offload, simulate
+from distredge.latency import offload, offload_latency_s, simulate
+from distredge.latency.costs.part_costs import part_costs
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.problem import Problem
@@ -78,26 +82,37 @@ def test_boards_of_one_profile_share_their_costs(graph: Graph, cluster: Cluster)
     problem = Problem(graph, cluster)
     by_profile: dict[int, set[int]] = {}
     for device in cluster.devices:
-        by_profile.setdefault(id(device.profile), set()).add(id(problem.part_costs(device.name)))
+        by_profile.setdefault(id(device.profile), set()).add(id(part_costs(problem, device.name)))
     assert all(len(found) == 1 for found in by_profile.values())
     assert 1 < len(by_profile) < len(cluster.devices)
     with pytest.raises(ClusterError, match="has no device 'nobody'"):
-        problem.part_costs("nobody")
+        part_costs(problem, "nobody")
 
 
 def test_offload_is_the_best_single_device(graph: Graph, cluster: Cluster) -> None:
     problem = Problem(graph, cluster)
     strategy, latency_s = offload(problem)
-    assert problem.offload_latency_s == latency_s == simulate(problem, strategy).latency_s
+    assert offload_latency_s(problem) == latency_s == simulate(problem, strategy).latency_s
     assert len(strategy.devices) == 1
     assert strategy.predicted == {"latency_s": latency_s}
     small = Problem(graph, cluster, input_dtypes=("float32", "uint8"))
     assert offload(small)[0].input.dtype == "uint8"
-    assert small.offload_latency_s < latency_s
+    assert offload_latency_s(small) < latency_s
 
 
 def test_a_problem_survives_a_trip_to_another_process(graph: Graph, cluster: Cluster) -> None:
     problem = Problem(graph, cluster, free_order=False, latency_limit_s=2.0)
-    latency_s = problem.offload_latency_s
+    latency_s = offload_latency_s(problem)
     copy = pickle.loads(pickle.dumps(problem))  # noqa: S301
-    assert (copy.free_order, copy.latency_limit_s, copy.offload_latency_s) == (False, 2.0, latency_s)
+    assert (copy.free_order, copy.latency_limit_s, offload_latency_s(copy)) == (False, 2.0, latency_s)
+
+
+def test_what_is_known_of_a_problem_goes_with_it(graph: Graph, cluster: Cluster) -> None:
+    problem = Problem(graph, cluster)
+    costs = weakref.ref(part_costs(problem, cluster.names[0]))
+    assert offload_latency_s(problem) > 0
+    assert costs() is part_costs(problem, cluster.names[0])
+    assert vars(problem).keys() == {field.name for field in dataclasses.fields(problem)}
+    del problem
+    gc.collect()
+    assert costs() is None

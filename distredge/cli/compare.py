@@ -166,7 +166,7 @@ def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, 
 
 
 def _figures(problem: Problem, strategy: Strategy) -> dict[str, Any]:
-    from distredge.latency import simulate
+    from distredge.latency import offload_latency_s, simulate
     from distredge.model.layout import lay_out
 
     layout = lay_out(problem.graph, strategy)
@@ -176,7 +176,7 @@ def _figures(problem: Problem, strategy: Strategy) -> dict[str, Any]:
         "images_per_s": timeline.images_per_s,
         "bytes_sent": layout.bytes_sent,
         "recompute_ratio": layout.recompute_ratio(problem.graph),
-        "speedup_over_offload": problem.offload_latency_s / timeline.latency_s,
+        "speedup_over_offload": offload_latency_s(problem) / timeline.latency_s,
         "volumes": len(strategy.volumes),
         "lossless": strategy.lossless,
         "settings": dict(strategy.planner.settings),
@@ -191,6 +191,8 @@ def _as_json(
     evaluations: int | None,
     seed: int,
 ) -> dict[str, Any]:
+    from distredge.latency import offload_latency_s
+
     return {
         "model": problem.graph.name,
         "cluster": problem.cluster.name,
@@ -199,7 +201,7 @@ def _as_json(
         "budget_s": seconds,
         "evaluations": evaluations,
         "seed": seed,
-        "offload_latency_s": problem.offload_latency_s,
+        "offload_latency_s": offload_latency_s(problem),
         "lower_bound_s": bound_s,
         "methods": rows,
     }
@@ -263,6 +265,8 @@ def _draw(problem: Problem, rows: list[dict[str, Any]], bound_s: float, path: st
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    from distredge.latency import offload_latency_s
+
     done = [row for row in rows if "refused" not in row]
     figure, axes = plt.subplots(figsize=(max(5.0, 1.5 + 0.6 * len(done)), 4), layout="constrained")
     bars = axes.bar([row["method"] for row in done], [row["images_per_s"] for row in done], color="tab:blue")
@@ -270,7 +274,7 @@ def _draw(problem: Problem, rows: list[dict[str, Any]], bound_s: float, path: st
         # The line of the best single device crosses many of them.
         label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.axhline(
-        1 / problem.offload_latency_s, color="tab:red", linestyle="--", linewidth=1, label="best single device"
+        1 / offload_latency_s(problem), color="tab:red", linestyle="--", linewidth=1, label="best single device"
     )
     axes.axhline(1 / bound_s, color="tab:gray", linestyle=":", linewidth=1, label="no strategy can do better")
     axes.set_ylabel("images per second (simulated)")

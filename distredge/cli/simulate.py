@@ -95,11 +95,13 @@ def figures(problem: Problem, strategy: Strategy, timeline: Timeline, several: b
     With several images in flight the latency holds their waiting for one another: IPS and the ratio to offload, which
     are of one at a time, are then None.
     """
+    from distredge.latency import offload_latency_s
+
     return {
         metric_names.LATENCY_S: timeline.latency_s,
         metric_names.IMAGES_PER_S: None if several else timeline.images_per_s,
-        metric_names.OFFLOAD_LATENCY_S: problem.offload_latency_s,
-        metric_names.SPEEDUP: None if several else problem.offload_latency_s / timeline.latency_s,
+        metric_names.OFFLOAD_LATENCY_S: offload_latency_s(problem),
+        metric_names.SPEEDUP: None if several else offload_latency_s(problem) / timeline.latency_s,
         metric_names.THROUGHPUT_PER_S: timeline.throughput_per_s,
         metric_names.BOTTLENECK: timeline.bottleneck,
         metric_names.BOUND_BY: timeline.bound_by,
@@ -121,6 +123,7 @@ def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bo
     from rich.console import Console
     from rich.table import Table
 
+    from distredge.latency import offload_latency_s
     from distredge.monitor.gantt import text
 
     # A pipe has no width of its own, and 80 columns are too few.
@@ -130,7 +133,7 @@ def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bo
         f"{strategy.model.name} on {problem.cluster.name} ({problem.cluster.link_model} links), "
         f"{_count(strategy.volumes, 'volume')} on {_count(strategy.devices, 'device')}, {kind}, simulated"
     )
-    offload_s = problem.offload_latency_s
+    offload_s = offload_latency_s(problem)
     best = f"best single device {1e3 * offload_s:.2f} ms"
     if several:
         console.print(f"latency {1e3 * timeline.latency_s:.2f} ms with several in flight; {best} one at a time")

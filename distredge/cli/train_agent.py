@@ -164,6 +164,7 @@ def _tell(
 ) -> None:
     from distredge.agents.run_folder import describe
     from distredge.errors import ClusterError
+    from distredge.latency import offload_latency_s
     from distredge.runtime.hosting.boards import check_addresses
 
     if as_json:
@@ -171,7 +172,7 @@ def _tell(
         return
     if trained.stopped:
         click.echo(f"interrupted after {trained.episodes} episodes: this is the best so far", err=True)
-    latency_s, alone_s = strategy.predicted["latency_s"], problem.offload_latency_s
+    latency_s, alone_s = strategy.predicted["latency_s"], offload_latency_s(problem)
     click.echo(
         f"best strategy   {latency_s * 1e3:.2f} ms, {1 / latency_s:.2f} IPS, {alone_s / latency_s:.2f} x the best "
         f"single device ({alone_s * 1e3:.2f} ms, {1 / alone_s:.2f} IPS); simulated"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distredge.latency.costs.boundary_first import strip_seconds
-from distredge.latency.simulator.offload import offload
+from distredge.latency.simulator.offload import offload, offload_latency_s
 from distredge.latency.simulator.report import simulate
 from distredge.latency.simulator.simulation import run
 from distredge.latency.simulator.step_by_step import StepSimulator
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
-__all__ = ["StepSimulator", "evaluate", "offload", "simulate"]
+__all__ = ["StepSimulator", "evaluate", "offload", "offload_latency_s", "simulate"]
 
 
 def evaluate(problem: Problem, strategy: Strategy, *, start_s: float = 0.0) -> float:
     """Returns the latency of one image in seconds, without a timeline.
 
-    It takes the simulator's time. What prices many strategies goes to `latency.kernel.kernel`, which gives the same numbers
-    in a thousandth of it, once it is loaded and the volumes are tabulated.
+    It takes the simulator's time. What prices many strategies goes to `latency.kernel`, which gives the same numbers in
+    a thousandth of it, once it is loaded and the volumes are tabulated.
 
     Args:
         problem: model and cluster.

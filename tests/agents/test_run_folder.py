@@ -15,6 +15,7 @@ from distredge.agents.training import run_training
 from distredge.cluster import Cluster, Requester
 from distredge.envs import PARTITION
 from distredge.errors import FileError
+from distredge.latency import offload_latency_s
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 
@@ -58,7 +59,7 @@ def test_everything_is_there(problem: Problem, config: TrainingConfig, tmp_path:
     about = json.loads((folder.path / "run.json").read_text())
     assert about["format"] == "distredge.run/1"
     assert about[metric_names.LATENCY_S] == pytest.approx(trained.best.latency_s, rel=1e-9)
-    assert about[metric_names.SPEEDUP] == pytest.approx(problem.offload_latency_s / trained.best.latency_s)
+    assert about[metric_names.SPEEDUP] == pytest.approx(offload_latency_s(problem) / trained.best.latency_s)
     assert (about["episodes"], about["interrupted"], about["trained_agent"]) == (8, False, None)
     assert about["versions"]["torch"]
 

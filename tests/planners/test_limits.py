@@ -9,6 +9,7 @@ import pytest
 
 from distredge.cluster import Cluster, load_cluster
 from distredge.errors import Infeasible, PlannerError
+from distredge.latency import offload_latency_s
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan
 from distredge.planners.budget import Budget
@@ -42,8 +43,8 @@ def test_no_method_returns_a_plan_that_exceeds_memory(vgg: Graph, cluster: Clust
 
 def test_a_plan_at_the_limit_is_returned(vgg: Graph, cluster: Cluster) -> None:
     free = Problem(vgg, cluster)
-    limited = dataclasses.replace(free, latency_limit_s=free.offload_latency_s)
-    assert plan(limited, "offload").predicted["latency_s"] == free.offload_latency_s
+    limited = dataclasses.replace(free, latency_limit_s=offload_latency_s(free))
+    assert plan(limited, "offload").predicted["latency_s"] == offload_latency_s(free)
 
 
 @pytest.mark.parametrize("method", ["offload", "search", "auto"])

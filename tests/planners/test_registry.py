@@ -8,6 +8,7 @@ import pytest
 
 import distredge as de
 from distredge.errors import ConfigError, PlannerError
+from distredge.latency import offload_latency_s
 from distredge.planners import METHODS, plan, resolve
 from distredge.problem import Problem
 
@@ -48,4 +49,4 @@ def test_a_method_that_is_no_name_is_refused(problem: Problem, method: Any) -> N
 def test_prediction_stands_beside_the_strategy(problem: Problem) -> None:
     strategy = de.plan(problem, method="offload")
     assert strategy.predicted["latency_s"] == de.simulate(problem, strategy).latency_s
-    assert strategy.predicted["latency_s"] == pytest.approx(problem.offload_latency_s, rel=1e-12)
+    assert strategy.predicted["latency_s"] == pytest.approx(offload_latency_s(problem), rel=1e-12)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distredge.latency.costs.part_costs import part_costs
 from distredge.model.layout import Part
 from distredge.model.strips import find_strips
 
@@ -36,4 +37,4 @@ def _seconds(problem: Problem, layout: Layout, device: int, piece: PhasePart | N
     if piece is None:
         return 0.0
     part = Part(device, piece.operators, piece.partials, (), piece.inputs, piece.outputs)
-    return problem.part_costs(layout.devices[device]).part_s(part)
+    return part_costs(problem, layout.devices[device]).part_s(part)

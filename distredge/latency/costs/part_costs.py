@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from distredge.model.layout import PARTIAL, region_size
 from distredge.model.operators import Kind
@@ -11,11 +12,25 @@ from distredge.profiles.modelled import profile_rows
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.model.layout import OperatorRegion, Part
+    from distredge.problem import Problem
     from distredge.profiles.compute import ComputeProfile
 
 
 _ELEMENT_BYTES = 4
 """Engines compute in float32, whatever travels."""
+
+
+def part_costs(problem: Problem, device: str) -> PartCosts:
+    """Returns what computing costs on a device of a problem; devices of one profile share it.
+
+    Raises:
+        ClusterError: if the cluster has no such device.
+    """
+    profile = problem.cluster.device(device).profile
+    costs = _known.setdefault(problem, {})
+    if id(profile) not in costs:
+        costs[id(profile)] = PartCosts(problem.graph, profile)
+    return costs[id(profile)]
 
 
 class PartCosts:
@@ -82,3 +97,7 @@ class PartCosts:
             width = self.graph.tensors[operator.outputs[0]].width
             seconds *= item.region.cols.size / width
         return seconds
+
+
+_known: WeakKeyDictionary[Problem, dict[int, PartCosts]] = WeakKeyDictionary()
+"""Of each problem, by the identity of its profiles; kept as long as the problem is."""

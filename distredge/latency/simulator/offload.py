@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from distredge import metric_names
 from distredge.errors import Infeasible
@@ -51,3 +52,18 @@ def offload(problem: Problem) -> tuple[Strategy, float]:
     if best is None:
         raise Infeasible(f"no device of cluster '{problem.cluster.name}' can be reached: {refusal}")
     return best[1].replace(predicted={metric_names.LATENCY_S: best[0]}), best[0]
+
+
+def offload_latency_s(problem: Problem) -> float:
+    """Returns the latency of the whole model on the best single device, in seconds; found once per problem.
+
+    Raises:
+        Infeasible: if no device can be reached.
+    """
+    if problem not in _known:
+        _known[problem] = offload(problem)[1]
+    return _known[problem]
+
+
+_known: WeakKeyDictionary[Problem, float] = WeakKeyDictionary()
+"""Of each problem; kept as long as the problem is."""

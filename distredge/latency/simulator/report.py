@@ -177,7 +177,6 @@ def simulate(
         Infeasible: if a message has to cross a link that is down.
         ConfigError: if `frames` or `in_flight` is below 1 or `start_s` negative.
     """
-
     for key, value, low in (("frames", frames, 1), ("in_flight", in_flight, 1), ("start_s", start_s, 0)):
         if not (math.isfinite(value) and value >= low):
             raise ConfigError(located("simulate", key, value, f"a number >= {low}"))

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from distredge.errors import Infeasible
 from distredge.latency.costs.links import ClusterLinks, finish, max_min
+from distredge.latency.costs.part_costs import part_costs
 from distredge.model.layout import REQUESTER, Layout
 
 if TYPE_CHECKING:
@@ -400,7 +401,7 @@ def part_seconds(problem: Problem, layout: Layout) -> dict[tuple[int, int], floa
     Raises:
         ProfileError: if a device's profile lacks an operator that it has to run.
     """
-    costs = [problem.part_costs(name) for name in layout.devices]
+    costs = [part_costs(problem, name) for name in layout.devices]
     return {
         (stage.index, part.device): costs[part.device].part_s(part)
         for stage in layout.stages

@@ -48,7 +48,6 @@ class Chains(NamedTuple):
 
 def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: int) -> Chains:
     """Chains that start from the strategies of a batch."""
-
     size, everything = len(seconds), np.arange(len(seconds))
     states = np.random.default_rng((seed, stream)).integers(1, 2**63, size, dtype=np.uint64)
     current, proposed, best, saved = (take(batch, everything) for _ in range(4))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distredge.latency.costs.part_costs import part_costs
 from distredge.latency.tables.volume_geometry import row_needs
 from distredge.latency.tables.volume_tables import head_part
 from distredge.model.operators import Kind, needs_of
@@ -62,7 +63,7 @@ class VolumeCosts:
         self.problem = problem
         self.graph = problem.graph
         self.devices = tuple(problem.cluster.names if devices is None else devices)
-        self.costs = [problem.part_costs(name) for name in self.devices]
+        self.costs = [part_costs(problem, name) for name in self.devices]
         self._starts = {cut.position: cut.index + 1 for cut in self.graph.cuts[:-1]} | {0: 0}
         self._reach: dict[tuple[int, int], Rows] = {}
         self._tables: dict[int, Floats | None] = {}
