@@ -2,7 +2,16 @@
 
 numba keeps compiled functions on disk and looks at the age of their own file alone. So that a change in any file that
 is compiled into them makes it compile anew, they hold a `digest` of all of those, and what they hold is part of numba's
-key.
+key::
+
+    def _compiled(stamp):
+        @entry
+        def price(...):
+            len(stamp)
+            ...
+        return price
+
+    price = _compiled(digest(*FILES))
 """
 
 from __future__ import annotations
@@ -11,23 +20,27 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import njit, typeof
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_OPTIONS: Any = {
-    "nogil": True,
-    "boundscheck": False,
-    "error_model": "numpy",
-    # Nothing but compiled functions calls them.
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
+OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+"""What all of them have in common."""
 
-inner = njit(**_OPTIONS)
+WITHOUT_COUNTING: Any = {**OPTIONS, "_nrt": False}
+"""Without numba's counting of references, for functions that make no arrays: it takes most of the time to compile, and
+longer than what most of these functions do."""
+
+_INSIDE: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Nothing but compiled functions calls them."""
+
+entry = njit(cache=True, **OPTIONS)
+"""Compiles a function that Python calls, and keeps it on disk."""
+
+inner = njit(**OPTIONS, **_INSIDE)
 """Compiles a function that compiled functions call."""
 
-inlined = njit(**_OPTIONS, forceinline=True)
+inlined = njit(**OPTIONS, **_INSIDE, forceinline=True)
 """The same for one that is small or called from one place: passing so many arrays costs more than the code's size."""
 
 
@@ -37,6 +50,22 @@ def digest(*modules: str) -> str:
     for name in ("latency.compiling", *modules):
         found.update(Path(__file__).parents[1].joinpath(*name.split(".")).with_suffix(".py").read_bytes())
     return found.hexdigest()
+
+
+def signature_of(*arguments: Any) -> tuple[Any, ...]:
+    """Returns numba's types of some arguments: what a function is compiled for that is called with them."""
+    return tuple(typeof(argument) for argument in arguments)
+
+
+def is_cached(function: Any, signature: tuple[Any, ...]) -> bool:
+    """Whether a function can be loaded from numba's cache, as it is now and for arguments of those types.
+
+    Args:
+        function: made by `entry`.
+        signature: as from `signature_of`.
+    """
+    key = function._cache._index_key(signature, function.targetctx.codegen())
+    return key in function._cache._cache_file._load_index()
 
 
 def _forget_owner(context, builder, kind, value):
