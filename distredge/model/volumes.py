@@ -9,17 +9,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from distredge.model.cuts import Cut
-from distredge.model.graph import Graph, Tensor
+from distredge.model.graph import Graph, Operator, Tensor
 from distredge.model.operators import RULES, Kind, whole
-from distredge.model.rows import EMPTY, Interval, Region, region_hull
+from distredge.model.rows import Interval, Region, region_hull
 
 LARGEST_CACHE = 50_000
 """Device plans kept on a graph before all are dropped."""
-
-_NOTHING = Region(EMPTY)
 
 
 @dataclass(frozen=True)
@@ -219,87 +217,153 @@ def plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
 
 
 def _plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
-    owned = {name: share.of(graph.tensors[name]) for name in volume.exports}
-    exclusive = {
-        i: region
-        for i in volume.reductions
-        if not (region := share.of(graph.tensors[graph.operators[i].inputs[0]])).empty
-    }
-    walk = _Walk(graph, volume, owned, exclusive)
-    pieces = tuple(walk.piece(phase) for phase in range(volume.phases))
-    return VolumeShare(pieces, owned, frozenset(exclusive))
+    walk = BackwardWalk(graph, volume, _OnePart(graph, share))
+    walk.run()
+    pieces = tuple(_piece(graph, walk, phase) for phase in range(volume.phases))
+    exclusive = frozenset(i for i in volume.reductions if i in walk.computed)
+    return VolumeShare(pieces, {name: share.of(graph.tensors[name]) for name in volume.exports}, exclusive)
 
 
-class _Walk:
-    """Walks a volume backwards: which region of every tensor a device computes, and needs from outside or before."""
+def _piece(graph: Graph, walk: BackwardWalk[Region], phase: int) -> PhasePart:
+    """What is done in one phase."""
+    volume, computed = walk.volume, walk.computed
+    phase_of, producer = volume.phase_of, graph.producer
+    mine = [OperatorRegion(i, computed[i]) for i in phase_of if phase_of[i] == phase and i in computed]
+    reductions = volume.reductions_of[phase]
+    return PhasePart(
+        operators=tuple(item for item in mine if item.operator not in reductions) if reductions else tuple(mine),
+        partials=tuple(item for item in mine if item.operator in reductions) if reductions else (),
+        finishes=tuple(sorted(walk.finishes[phase])),
+        inputs=walk.inputs[phase],
+        carried=walk.carried[phase],
+        outputs={name: region for name, region in walk.kept.items() if phase_of[producer[name]] == phase},
+    )
 
-    def __init__(
-        self, graph: Graph, volume: VolumeGraph, owned: Mapping[str, Region], exclusive: Mapping[int, Region]
-    ) -> None:
+
+class _OnePart:
+    """The rows and columns of one part."""
+
+    def __init__(self, graph: Graph, share: Share) -> None:
+        self.graph = graph
+        self.share = share
+
+    def owned(self, tensor: str) -> Region | None:
+        region = self.share.of(self.graph.tensors[tensor])
+        return None if region.empty else region
+
+    def whole(self, tensor: str, like: Region) -> Region:
+        return whole(self.graph.tensors[tensor])
+
+    def needs(self, op: Operator, position: int, out: Region) -> Region | None:
+        region = RULES[op.op_type].needs(self.graph, op, position, out)
+        return None if region.empty else region
+
+    def hull(self, one: Region, other: Region) -> Region:
+        return one if one == other else region_hull((one, other))
+
+
+Rows = TypeVar("Rows")
+
+
+class RowAlgebra(Protocol[Rows]):
+    """What the backward walk asks about rows: those of one part, or of many at once."""
+
+    def owned(self, tensor: str) -> Rows | None:
+        """Returns what the parts own of a tensor by their shares of the volume's end; None for nothing."""
+
+    def whole(self, tensor: str, like: Rows) -> Rows:
+        """Returns all of a tensor, for the parts that have anything in `like`."""
+
+    def needs(self, op: Operator, position: int, out: Rows) -> Rows | None:
+        """Returns what `out` of an operator's outputs needs of its input `position`; None for nothing."""
+
+    def hull(self, one: Rows, other: Rows) -> Rows:
+        """Returns the smallest rows that hold both."""
+
+
+class BackwardWalk(Generic[Rows]):
+    """Walks a volume backwards: which rows of every tensor parts compute, and need from outside or before.
+
+    This is where the rule stands. What rows are says a `RowAlgebra`: a region of one part here, those of many parts in
+    `latency.tables.volume_geometry`. Its compiled twin, `latency.tables.backward_walk`, serves all volumes with one end.
+
+    Args:
+        graph: the model.
+        volume: the volume.
+        rows: whose rows.
+
+    Attributes:
+        owned: tensor that leaves the volume -> what is owned of it.
+        computed: operator -> what is computed of its outputs; of a reduction, what is contributed of its input.
+        needed: tensor -> what the operators that were gone through need of it, of those made before them.
+        kept: tensor -> what is kept for outside, or for a later phase.
+        inputs: by phase, tensor from outside the phase -> what the phase needs of it.
+        carried: by phase, those of them that are made in an earlier phase -> that phase.
+        finishes: by phase, reductions whose results it reads.
+    """
+
+    def __init__(self, graph: Graph, volume: VolumeGraph, rows: RowAlgebra[Rows]) -> None:
         self.graph = graph
         self.volume = volume
-        self.exclusive = exclusive
-        self.regions: dict[int, Region] = {}
-        self.kept: dict[str, Region] = {name: region for name, region in owned.items() if not region.empty}
-        self.wanted = dict(self.kept)
-        self.inputs: list[dict[str, Region]] = [{} for _ in range(volume.phases)]
-        self.finishes: list[set[int]] = [set() for _ in range(volume.phases)]
+        self.rows = rows
+        found = {name: rows.owned(name) for name in volume.exports}
+        self.owned = {name: span for name, span in found.items() if span is not None}
+        self.computed: dict[int, Rows] = {}
+        self.needed: dict[str, Rows] = {}
+        self.kept = dict(self.owned)
+        self.inputs: list[dict[str, Rows]] = [{} for _ in range(volume.phases)]
         self.carried: list[dict[str, int]] = [{} for _ in range(volume.phases)]
-        everywhere, verdicts = graph.body.everywhere, graph.body.verdicts
-        for index in reversed(volume.phase_of):
-            if verdicts[index].kind is Kind.REDUCE:
-                if index in exclusive:
-                    read = volume.reads[index][0]
-                    self._read(index, read, exclusive[index])
-                continue
-            out = self._wanted(index)
-            if out.empty:
-                continue
-            if index in everywhere:
-                out = whole(graph.tensors[graph.operators[index].outputs[0]])
-            self.regions[index] = out
-            op = graph.operators[index]
-            rule = None if index in everywhere else RULES[op.op_type]
-            for read in volume.reads[index]:
-                need = whole(graph.tensors[read.tensor]) if rule is None else rule.needs(graph, op, read.position, out)
-                if not need.empty:
+        self.finishes: list[set[int]] = [set() for _ in range(volume.phases)]
+
+    def run(self) -> None:
+        """Goes through the whole volume."""
+        for index in reversed(self.volume.phase_of):
+            self.step(index)
+
+    def step(self, index: int) -> None:
+        """Goes through an operator; the one after it must be done."""
+        reads = self.volume.reads[index]
+        out = self._wanted(index)
+        if self.graph.body.verdicts[index].kind is Kind.REDUCE:
+            # It takes every row once: each part those that it owns at the end of the volume.
+            share = self.rows.owned(reads[0].tensor)
+            if share is not None:
+                self.computed[index] = share
+                self._read(index, reads[0], share)
+        elif out is not None and index in self.graph.body.everywhere:
+            self.computed[index] = self.rows.whole(self.graph.operators[index].outputs[0], out)
+            for read in reads:
+                self._read(index, read, self.rows.whole(read.tensor, out))
+        elif out is not None:
+            self.computed[index] = out
+            op = self.graph.operators[index]
+            for read in reads:
+                need = self.rows.needs(op, read.position, out)
+                if need is not None:
                     self._read(index, read, need)
 
-    def _wanted(self, index: int) -> Region:
-        outputs = self.graph.operators[index].outputs
-        if len(outputs) == 1:
-            return self.wanted.get(outputs[0], _NOTHING)
-        return region_hull(self.wanted[name] for name in outputs if name in self.wanted)
+    def _wanted(self, index: int) -> Rows | None:
+        """What is owned of an operator's outputs, or needed by those after it."""
+        found = None
+        for name in self.graph.operators[index].outputs:
+            for span in (self.needed.pop(name, None), self.owned.get(name)):
+                if span is not None:
+                    found = span if found is None else self.rows.hull(found, span)
+        return found
 
-    def _read(self, index: int, read: Read, need: Region) -> None:
+    def _read(self, index: int, read: Read, need: Rows) -> None:
         phase = self.volume.phase_of[index]
+        self._widen(self.needed, read.tensor, need)
         if read.maker < 0:
-            _widen(self.inputs[phase], read.tensor, need)
-            return
-        if _reduces(self.graph, read.maker):
+            self._widen(self.inputs[phase], read.tensor, need)
+        elif _reduces(self.graph, read.maker):
             # Completed anew in each phase that reads it: the partial results are small and already here.
             self.finishes[phase].add(read.maker)
-            return
-        _widen(self.wanted, read.tensor, need)
-        if read.earlier:
-            _widen(self.inputs[phase], read.tensor, need)
-            _widen(self.kept, read.tensor, need)
+        elif read.earlier:
+            self._widen(self.inputs[phase], read.tensor, need)
+            self._widen(self.kept, read.tensor, need)
             self.carried[phase][read.tensor] = self.volume.phase_of[read.maker]
 
-    def piece(self, phase: int) -> PhasePart:
-        """What is done in one phase."""
-        phase_of, producer = self.volume.phase_of, self.graph.producer
-        mine = [i for i in phase_of if phase_of[i] == phase] if self.volume.phases > 1 else list(phase_of)
-        return PhasePart(
-            operators=tuple(OperatorRegion(i, self.regions[i]) for i in mine if i in self.regions),
-            partials=tuple(OperatorRegion(i, self.exclusive[i]) for i in mine if i in self.exclusive),
-            finishes=tuple(sorted(self.finishes[phase])),
-            inputs=self.inputs[phase],
-            carried=self.carried[phase],
-            outputs={name: region for name, region in self.kept.items() if phase_of[producer[name]] == phase},
-        )
-
-
-def _widen(regions: dict[str, Region], name: str, region: Region) -> None:
-    held = regions.get(name)
-    regions[name] = region if held is None or held == region else region_hull((held, region))
+    def _widen(self, table: dict[str, Rows], name: str, span: Rows) -> None:
+        held = table.get(name)
+        table[name] = span if held is None else self.rows.hull(held, span)

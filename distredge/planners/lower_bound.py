@@ -30,6 +30,7 @@ import numpy as np
 
 from distredge.errors import Infeasible
 from distredge.latency.costs.links import ClusterLinks
+from distredge.latency.tables.volume_geometry import rising_needs
 from distredge.model.layout import REQUESTER, WIRE_BYTES
 from distredge.model.operators import Kind
 from distredge.planners.common.volume_costs import Floats, VolumeCosts
@@ -230,10 +231,11 @@ class _BoundProgram:
         position = next((p for p in op.activations if op.inputs[p] in graph.input_names), None)
         if position is None or index not in self.operators:
             return None, 0.0
-        first, stop = self.chain.reach(op, position)
-        height, out = graph.tensors[op.inputs[position]].height, len(first)
+        reach = rising_needs(graph, op, position)
+        height, out = graph.tensors[op.inputs[position]].height, len(reach.start)
         sizes = [
-            int((stop[rows - 1 :] - first[: out - rows + 1]).min()) / height * out / rows for rows in range(1, out + 1)
+            int((reach.stop[rows - 1 :] - reach.start[: out - rows + 1]).min()) / height * out / rows
+            for rows in range(1, out + 1)
         ]
         share = graph.tensors[op.inputs[position]].size_bytes / sum(
             graph.tensors[n].size_bytes for n in graph.input_names

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.model.graph import Graph
-from distredge.model.layout import Decision, Layout, Part, lay_out_decisions, region_size
-from distredge.model.operators import Kind
+from distredge.model.layout import Decision, Layout, Part, lay_out_decisions
 from distredge.profiles.measuring.least_squares import fit_robust
 from distredge.profiles.measuring.repeats import Series
-from distredge.profiles.modelled import profile_rows
+from distredge.profiles.part_costs import ELEMENT_BYTES, PartCosts
 from distredge.profiles.schema import Segments
 
 if TYPE_CHECKING:
     from distredge.profiles.compute import ComputeProfile
     from distredge.profiles.measuring.bench import Bench, Effort
-
-_ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,14 @@ class SegmentCase:
 
 @dataclass(frozen=True)
 class Check:
-    """A segment as measured, and what was predicted for it."""
+    """A segment as measured, and what was predicted for it.
+
+    Attributes:
+        name: which.
+        measured_s, predicted_s: seconds of it.
+        sum_s: seconds of its operators, summed up.
+        edge_bytes: bytes that enter and leave it, as `profiles.part_costs` counts them.
+    """
 
     name: str
     measured_s: float
@@ -119,36 +123,6 @@ def make_cases(graph: Graph, first: int, last: int, rows: tuple[int, ...], place
     )
 
 
-def operators_s(profile: ComputeProfile, graph: Graph, part: Part) -> float:
-    """Returns the sum of a part's operators, halo rows included."""
-    total = 0.0
-    for item in (*part.operators, *part.partials):
-        signature = graph.signatures[item.operator]
-        if signature is None:
-            continue
-        whole = graph.body.verdicts[item.operator].kind is Kind.HEAD
-        rows = profile_rows(signature) if whole else item.region.rows.size
-        seconds = profile.operator_s(signature, rows)
-        if item.region.cols is not None and not whole:
-            seconds *= item.region.cols.size / graph.tensors[graph.operators[item.operator].outputs[0]].width
-        total += seconds
-    return total
-
-
-def edge_bytes(layout: Layout, part: Part) -> int:
-    """Returns the bytes that enter and leave a part."""
-    regions = [*part.inputs.items(), *part.outputs.items()]
-    return _ELEMENT_BYTES * sum(region_size(layout.tensors[name], region) for name, region in regions)
-
-
-def part_s(profile: ComputeProfile, graph: Graph, layout: Layout, part: Part) -> float:
-    """Returns what a profile predicts for a part; 0 for an empty one."""
-    if part.empty:
-        return 0.0
-    total = profile.segment_factor * operators_s(profile, graph, part)
-    return profile.segment_overhead_s + total + profile.segment_s_per_byte * edge_bytes(layout, part)
-
-
 class SegmentTimes:
     """Segments of one model that are timed in sweeps, so that the bursts of each lie apart.
 
@@ -183,13 +157,14 @@ class SegmentTimes:
     def checks(self, profile: ComputeProfile) -> list[Check]:
         """Compares what was timed with a profile's predictions."""
         graph = self.bench.graph
+        costs = PartCosts(graph, profile)
         return [
             Check(
                 f"{graph.name} {_cut_name(graph, case.first)}..{_cut_name(graph, case.last)} rows {case.rows}",
                 series.seconds,
-                part_s(profile, graph, case.layout, case.part),
-                operators_s(profile, graph, case.part),
-                edge_bytes(case.layout, case.part),
+                costs.part_s(case.part),
+                costs.operators_s(case.part),
+                ELEMENT_BYTES * costs.edge_elements(case.part),
             )
             for case, series in zip(self.cases, self._series, strict=True)
             if series.bursts

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _PERIODS_WITHOUT_A_BIT = 10_000
 
+Seconds = tuple[float, ...]
+"""Of every device in a strategy's order, and the requester last."""
+
 
 class Rate:
     """Bits per second of one access link over time.
@@ -105,11 +108,11 @@ class ClusterLinks:
     names: tuple[str, ...]
     up: tuple[Rate, ...]
     down: tuple[Rate, ...]
-    fixed_up_s: tuple[float, ...]
-    fixed_down_s: tuple[float, ...]
-    copy_fixed_s: tuple[float, ...]
-    copy_s_per_byte: tuple[float, ...]
-    crypt_s_per_byte: tuple[float, ...]
+    fixed_up_s: Seconds
+    fixed_down_s: Seconds
+    copy_fixed_s: Seconds
+    copy_s_per_byte: Seconds
+    crypt_s_per_byte: Seconds
     board: int | None
     shared: bool
     medium: bool

@@ -1,10 +1,10 @@
-"""One walk backwards through the body of a graph that serves every volume with the same end, compiled.
+"""The backward walk of `model.volumes.BackwardWalk`, compiled: one walk serves every volume with the same end.
 
-`tabulate` says what for, `cells` goes on from here. What parts of the volumes compute and need is noted for some parts
-only, the *columns* of `End.spans`: those of rows [a, height) for every a, which say where everything begins; those of
-rows [0, b) for every b, which say where it ends; and, where tensors of different heights are alive, every part of
-fewer rows than `band` (by a and number of rows), which may be empty inside. Empty is [FAR, -FAR), so that hulls are
-minima and maxima.
+A test holds the two equal. `all_volumes` says what for, `part_seconds` goes on from here. What parts of the volumes
+compute and need is noted for some parts only, the *columns* of `End.spans`: those of rows [a, height) for every a,
+which say where everything begins; those of rows [0, b) for every b, which say where it ends; and, where tensors of
+different heights are alive, every part of fewer rows than `band` (by a and number of rows), which may be empty inside.
+Empty is [FAR, -FAR), so that hulls are minima and maxima.
 
 Everything is in few arrays of many columns, and nothing is allocated or counted here: numba's compiling time grows with
 the number of arrays that a function gets, and with all that it allocates.
@@ -18,25 +18,27 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-NORMAL, REDUCES, STOPS = range(3)
+from distredge.latency.compiling import WITHOUT_COUNTING
+
+KIND_NORMAL, KIND_REDUCES, KIND_STOPS = range(3)
 """What the walk does with an operator: takes its rows' needs; deals out the rows of its input; gives up."""
 
 FAR = 1 << 30
 
-NEEDED, CARRIED, KEPT = range(3)
+ENTRY_NEEDED, ENTRY_CARRIED, ENTRY_KEPT = range(3)
 """Rows that cross the edge of a phase: from outside the volume, from an earlier phase, for outside or a later phase."""
 
-OPERATOR = 8
-KIND, IN_AT, OUT_AT, PARTIAL_BYTES, SUM_AT, SUM_ROWS, COMPUTED, SPAN_AT = range(OPERATOR)
+OP_COLUMNS = 8
+OP_KIND, OP_IN_AT, OP_OUT_AT, OP_PARTIAL_BYTES, OP_SUM_AT, OP_SUM_STRIDE, OP_COMPUTED, OP_SPAN_AT = range(OP_COLUMNS)
 """Columns of `End.operators`: what to do; where inputs and outputs start; bytes of a partial result; where its seconds
 by rows stand for sums, and how far it is to the next profile (-1: costs nothing). Then the state of a walk: whether
 anything is computed; where its rows stand for sums, or -1."""
 
-N_TENSOR = 19
+TENSOR_COLUMNS = 19
 (
-    T_HEIGHT, MAKER, LAST_USE, NUMBER, ROW_ELEMENTS, T_SUM_AT, T_SUM_ROWS, READS, SEEN, NEED_KEY, NEED_AT, _, _, _,
-    OWN_KEY, OWN_AT, _, _, _,
-) = range(N_TENSOR)  # fmt: skip
+    TENSOR_HEIGHT, TENSOR_MAKER, TENSOR_LAST_USE, TENSOR_NUMBER, TENSOR_ROW_ELEMENTS, TENSOR_SUM_AT, TENSOR_SUM_STRIDE, TENSOR_READS, TENSOR_SEEN, TENSOR_NEED_KEY, TENSOR_NEED_AT, _, _, _,
+    TENSOR_OWN_KEY, TENSOR_OWN_AT, _, _, _,
+) = range(TENSOR_COLUMNS)  # fmt: skip
 """Columns of `End.tensors`: rows; place of the operator that makes it (-1: before the body) and of the last that reads
 it (-1: nobody outside a volume does); number in the tables, or -1; elements of a row; seconds of its rows at an edge,
 as for operators. Then the state of a walk: how often it is read; the tensors read, in order; for how many reads and
@@ -44,19 +46,29 @@ which band its vector of needs holds, and the vector; the same for the rows owne
 
 A vector says where rows stand in `End.ints`: first rows by a, last rows by b, and those of short parts."""
 
-N_START = 9
-PLACE, INDEX_ROW, BAND, N_PHASES, LOW, HIGH, TABLE, REDUCING, FIRST_PHASE = range(N_START)
+START_COLUMNS = 9
+(
+    START_PLACE,
+    START_INDEX_ROW,
+    START_BAND,
+    START_PHASES,
+    START_LOW,
+    START_HIGH,
+    START_TABLE,
+    START_REDUCING,
+    START_FIRST_PHASE,
+) = range(START_COLUMNS)
 """Columns of `End.starts`: number of operators before it; row of `Tables.index`; from how many rows on no part is empty
 inside; number of phases; how many rows at either edge are unlike the others, which the walk fills in; whether the
-volume has a table, whose classes LOW and HIGH then are. `cells` fills in whether anything in it reduces rows, and the
+volume has a table, whose classes START_LOW and START_HIGH then are. `cells` fills in whether anything in it reduces rows, and the
 row of its first phase in `End.lists`."""
 
-N_NOTE = 6
-NEEDS, PARTIALS, EDGES = 0, 2, 4
+NOTE_COLUMNS = 6
+NOTE_NEEDS, NOTE_PARTIALS, NOTE_EDGES = 0, 2, 4
 """Columns of `End.notes`: first row and number of rows of each kind in `End.lists`."""
 
-LISTS = 8
-L_NEEDS, L_PARTIALS, L_EDGES, L_PHASES, L_SUMS, INTS, SECONDS = range(7)
+LIST_COLUMNS = 8
+SIZE_NEEDS, SIZE_PARTIALS, SIZE_EDGES, SIZE_PHASES, SIZE_SUMS, SIZE_INTS, SIZE_SECONDS = range(7)
 """Entries of `End.sizes`: the next free row of `lists` for each kind, and how far `ints` and the seconds are filled."""
 
 Ints = NDArray[np.int64]
@@ -66,19 +78,19 @@ class End(NamedTuple):
     """The volumes with one end.
 
     Attributes:
-        operators: (n_ops + 1, OPERATOR); the last row ends the inputs and outputs.
-        tensors: (n_tensors, N_TENSOR).
+        operators: (n_ops + 1, OP_COLUMNS); the last row ends the inputs and outputs.
+        tensors: (n_tensors, TENSOR_COLUMNS).
         inputs: (n_inputs, 2) tensor, and offset of its rows in `reach`.
         outputs: (n_outputs,) tensor.
         reach: (2, n) first input row, and end of the input rows, of each output row of each input.
-        starts: (n_starts, N_START), by rising place; the walk ends at the first.
+        starts: (n_starts, START_COLUMNS), by rising place; the walk ends at the first.
         phase: (n_starts, n_ops) phase of each operator.
-        notes: (n_starts, n_phases, N_NOTE), filled in.
+        notes: (n_starts, n_phases, NOTE_COLUMNS), filled in.
         spans: (2, n_ops + n_tensors + n_entries + 1, n_columns) room for first rows, and ends of the rows, of what is
             computed of each operator, read of each tensor, and crosses the edge of a phase; then the parts themselves.
         entries: (n_entries, 5) room for kind, phase and tensor of what crosses; phase and reduction of partial results.
-        lists: (n, LISTS) rows of the tables, as in `latency.tables.volume_tables`, each kind in a stretch of its own; edges are
-            tensor, elements of a row, phase, vector.
+        lists: (n, LIST_COLUMNS) rows of the tables, as in `latency.tables.volume_tables`, each kind in a stretch of its
+            own; edges are tensor, elements of a row, phase, vector.
         sizes: (7,) how far everything is filled.
         shift: (5,) what added to a row of `lists` is its row in the tables.
         ints: of the tables.
@@ -109,14 +121,11 @@ class End(NamedTuple):
     priced_edges: bool
 
 
-OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy", "_nrt": False}
-"""Without numba's counting of references, which these functions do not need and which takes most of the time to
-compile."""
-
-inner = njit(**OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = njit(**WITHOUT_COUNTING, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Compiles a function that compiled functions call."""
 
 
-@njit(cache=True, **OPTIONS)
+@njit(cache=True, **WITHOUT_COUNTING)
 def walk(end: Any) -> None:
     """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes.
 
@@ -125,15 +134,15 @@ def walk(end: Any) -> None:
     low, high, met, at = 0, 0, 0, len(end.starts) - 1
     rows = end.ints.reshape((1, 1, len(end.ints)))
     for t in range(len(end.tensors)):
-        end.tensors[t, READS] = end.tensors[t, NEED_KEY] = end.tensors[t, OWN_KEY] = 0
-    for place in range(end.place - 1, end.starts[0, PLACE] - 1, -1):
-        end.operators[place, SPAN_AT] = -1
-        end.operators[place, COMPUTED] = _compute(end, place)
-        if end.operators[place, COMPUTED]:
+        end.tensors[t, TENSOR_READS] = end.tensors[t, TENSOR_NEED_KEY] = end.tensors[t, TENSOR_OWN_KEY] = 0
+    for place in range(end.place - 1, end.starts[0, START_PLACE] - 1, -1):
+        end.operators[place, OP_SPAN_AT] = -1
+        end.operators[place, OP_COMPUTED] = _compute(end, place)
+        if end.operators[place, OP_COMPUTED]:
             low, high = _uneven(end.spans, 0, place, 0, 1, place, end.height + 1, end.height, low, high)
             met = _read(end, place, met)
-        if end.starts[at, PLACE] == place:
-            if end.starts[at, N_PHASES] == 1:
+        if end.starts[at, START_PLACE] == place:
+            if end.starts[at, START_PHASES] == 1:
                 _note_needs(end, at, met)
             else:
                 count, pairs = _find_edges(end, at)
@@ -142,17 +151,17 @@ def walk(end: Any) -> None:
             at -= 1
 
 
-@njit(cache=True, **OPTIONS)
+@njit(cache=True, **WITHOUT_COUNTING)
 def find_phases(operators: Any, tensors: Any, inputs: Any, starts: Any, found: Any) -> None:
     """Fills in the phase of every operator in the volumes from each start on, (n_starts, n_ops)."""
     for at in range(found.shape[0]):
-        start = starts[at, PLACE]
+        start = starts[at, START_PLACE]
         for place in range(start, found.shape[1]):
             found[at, place] = 0
-            for x in range(operators[place, IN_AT], operators[place + 1, IN_AT]):
-                maker = tensors[inputs[x, 0], MAKER]
+            for x in range(operators[place, OP_IN_AT], operators[place + 1, OP_IN_AT]):
+                maker = tensors[inputs[x, 0], TENSOR_MAKER]
                 if maker >= start:
-                    ready = found[at, maker] + (1 if operators[maker, KIND] == REDUCES else 0)
+                    ready = found[at, maker] + (1 if operators[maker, OP_KIND] == KIND_REDUCES else 0)
                     found[at, place] = max(found[at, place], ready)
 
 
@@ -199,17 +208,17 @@ def _compute(end: Any, place: int) -> int:
     """Notes which rows every part computes of an operator; 1 if any."""
     operators, columns, found = end.operators, end.columns, 0
     _reset(end.spans, place, columns)
-    if operators[place, KIND] == REDUCES:
-        height = end.tensors[end.inputs[operators[place, IN_AT], 0], T_HEIGHT]
+    if operators[place, OP_KIND] == KIND_REDUCES:
+        height = end.tensors[end.inputs[operators[place, OP_IN_AT], 0], TENSOR_HEIGHT]
         _share(end.spans, place, columns, height, end.height)
         return 1
-    for x in range(operators[place, OUT_AT], operators[place + 1, OUT_AT]):
+    for x in range(operators[place, OP_OUT_AT], operators[place + 1, OP_OUT_AT]):
         t = end.outputs[x]
-        if end.tensors[t, READS] > 0:
+        if end.tensors[t, TENSOR_READS] > 0:
             _hull(end.spans, place, len(operators) - 1 + t, columns)
             found = 1
-        if end.tensors[t, LAST_USE] >= end.place:
-            _share(end.spans, place, columns, end.tensors[t, T_HEIGHT], end.height)
+        if end.tensors[t, TENSOR_LAST_USE] >= end.place:
+            _share(end.spans, place, columns, end.tensors[t, TENSOR_HEIGHT], end.height)
             found = 1
     return found
 
@@ -217,19 +226,19 @@ def _compute(end: Any, place: int) -> int:
 @inner
 def _read(end: Any, place: int, met: int) -> int:
     """Notes which rows every part needs of an operator's inputs; returns how many tensors have been read."""
-    for x in range(end.operators[place, IN_AT], end.operators[place + 1, IN_AT]):
+    for x in range(end.operators[place, OP_IN_AT], end.operators[place + 1, OP_IN_AT]):
         t = end.inputs[x, 0]
-        maker = end.tensors[t, MAKER]
-        if maker >= 0 and end.operators[maker, KIND] == REDUCES:
+        maker = end.tensors[t, TENSOR_MAKER]
+        if maker >= 0 and end.operators[maker, OP_KIND] == KIND_REDUCES:
             # Completed from partial results wherever it is read.
             continue
         row = len(end.operators) - 1 + t
-        if end.tensors[t, READS] == 0:
+        if end.tensors[t, TENSOR_READS] == 0:
             _reset(end.spans, row, end.columns)
-            end.tensors[met, SEEN] = t
+            end.tensors[met, TENSOR_SEEN] = t
             met += 1
         _widen(end.spans, row, end.columns, place, end.reach, end.inputs[x, 1])
-        end.tensors[t, READS] += 1
+        end.tensors[t, TENSOR_READS] += 1
     return met
 
 
@@ -259,10 +268,10 @@ def _uneven(
 @inner
 def _note_edges(starts: Any, notes: Any, lists: Any, rows: Any, at: int, height: int, low: int, high: int) -> None:
     """Notes how many rows are unlike the others, what enters and leaves included."""
-    for q in range(starts[at, N_PHASES]):
-        for e in range(notes[at, q, EDGES], notes[at, q, EDGES] + notes[at, q, EDGES + 1]):
+    for q in range(starts[at, START_PHASES]):
+        for e in range(notes[at, q, NOTE_EDGES], notes[at, q, NOTE_EDGES] + notes[at, q, NOTE_EDGES + 1]):
             low, high = _uneven(rows, 0, 0, lists[e, 3], 0, 0, lists[e, 4], height, low, high)
-    starts[at, LOW], starts[at, HIGH] = low, high
+    starts[at, START_LOW], starts[at, START_HIGH] = low, high
 
 
 @inner
@@ -270,7 +279,7 @@ def _write(
     ints: Any, sizes: Any, spans: Any, row: int, points: int, band: int, vector: Any, t: int, column: int
 ) -> None:
     """Copies a row of `spans` to `ints`, and notes where it is in the vector from a column on."""
-    at = sizes[INTS]
+    at = sizes[SIZE_INTS]
     vector[t, column], vector[t, column + 1] = at, at + points
     vector[t, column + 2] = vector[t, column + 3] = 0
     for c in range(points):
@@ -284,66 +293,70 @@ def _write(
             ints[at + c] = spans[0, row, 2 * points + c]
             ints[at + size + c] = spans[1, row, 2 * points + c]
         at += 2 * size
-    sizes[INTS] = at
+    sizes[SIZE_INTS] = at
 
 
 @inner
 def _add_edge(lists: Any, sizes: Any, tensors: Any, t: int, q: int, column: int, needed: bool, priced: bool) -> None:
     """Adds a tensor, whose vector is in its columns from `column` on, to the needs, and to the edges if they cost."""
     if needed:
-        at = sizes[L_NEEDS]
-        lists[at, 0] = tensors[t, NUMBER]
+        at = sizes[SIZE_NEEDS]
+        lists[at, 0] = tensors[t, TENSOR_NUMBER]
         for x in range(4):
             lists[at, 1 + x] = tensors[t, column + x]
-        sizes[L_NEEDS] = at + 1
+        sizes[SIZE_NEEDS] = at + 1
     if priced:
-        at = sizes[L_EDGES]
-        lists[at, 0], lists[at, 1], lists[at, 2] = t, tensors[t, ROW_ELEMENTS], q
+        at = sizes[SIZE_EDGES]
+        lists[at, 0], lists[at, 1], lists[at, 2] = t, tensors[t, TENSOR_ROW_ELEMENTS], q
         for x in range(4):
             lists[at, 3 + x] = tensors[t, column + x]
-        sizes[L_EDGES] = at + 1
+        sizes[SIZE_EDGES] = at + 1
 
 
 @inner
 def _begin(notes: Any, sizes: Any, at: int, q: int) -> None:
     """Notes where what is written from here on of a phase begins."""
-    notes[at, q, NEEDS], notes[at, q, PARTIALS], notes[at, q, EDGES] = sizes[L_NEEDS], sizes[L_PARTIALS], sizes[L_EDGES]
+    notes[at, q, NOTE_NEEDS], notes[at, q, NOTE_PARTIALS], notes[at, q, NOTE_EDGES] = (
+        sizes[SIZE_NEEDS],
+        sizes[SIZE_PARTIALS],
+        sizes[SIZE_EDGES],
+    )
 
 
 @inner
 def _finish(notes: Any, sizes: Any, at: int, q: int) -> None:
     """Notes how much that was."""
-    notes[at, q, NEEDS + 1] = sizes[L_NEEDS] - notes[at, q, NEEDS]
-    notes[at, q, PARTIALS + 1] = sizes[L_PARTIALS] - notes[at, q, PARTIALS]
-    notes[at, q, EDGES + 1] = sizes[L_EDGES] - notes[at, q, EDGES]
+    notes[at, q, NOTE_NEEDS + 1] = sizes[SIZE_NEEDS] - notes[at, q, NOTE_NEEDS]
+    notes[at, q, NOTE_PARTIALS + 1] = sizes[SIZE_PARTIALS] - notes[at, q, NOTE_PARTIALS]
+    notes[at, q, NOTE_EDGES + 1] = sizes[SIZE_EDGES] - notes[at, q, NOTE_EDGES]
 
 
 @inner
 def _note_needs(end: Any, at: int, met: int) -> None:
     """Writes down what a volume of one phase needs, and the edges; rows that stand there already are used again."""
-    start, band, points = end.starts[at, PLACE], end.starts[at, BAND], end.height + 1
+    start, band, points = end.starts[at, START_PLACE], end.starts[at, START_BAND], end.height + 1
     first, tensors, sizes, spans = len(end.operators) - 1, end.tensors, end.sizes, end.spans
     _begin(end.notes, sizes, at, 0)
     for x in range(met):
-        t = tensors[x, SEEN]
-        if tensors[t, MAKER] >= start:
+        t = tensors[x, TENSOR_SEEN]
+        if tensors[t, TENSOR_MAKER] >= start:
             continue
-        key = tensors[t, READS] * 2 + (1 if band > 1 else 0)
-        if tensors[t, NEED_KEY] != key:
-            _write(end.ints, sizes, spans, first + t, points, band, tensors, t, NEED_AT)
-            tensors[t, NEED_KEY] = key
-        _add_edge(end.lists, sizes, tensors, t, 0, NEED_AT, True, end.priced_edges)
+        key = tensors[t, TENSOR_READS] * 2 + (1 if band > 1 else 0)
+        if tensors[t, TENSOR_NEED_KEY] != key:
+            _write(end.ints, sizes, spans, first + t, points, band, tensors, t, TENSOR_NEED_AT)
+            tensors[t, TENSOR_NEED_KEY] = key
+        _add_edge(end.lists, sizes, tensors, t, 0, TENSOR_NEED_AT, True, end.priced_edges)
     if end.priced_edges:
-        for x in range(end.operators[start, OUT_AT], end.operators[end.place, OUT_AT]):
+        for x in range(end.operators[start, OP_OUT_AT], end.operators[end.place, OP_OUT_AT]):
             t = end.outputs[x]
-            if tensors[t, LAST_USE] >= end.place:
-                if tensors[t, OWN_KEY] != band:
+            if tensors[t, TENSOR_LAST_USE] >= end.place:
+                if tensors[t, TENSOR_OWN_KEY] != band:
                     row = first + len(tensors)
                     _reset(spans, row, end.columns)
-                    _share(spans, row, end.columns, tensors[t, T_HEIGHT], end.height)
-                    _write(end.ints, sizes, spans, row, points, band, tensors, t, OWN_AT)
-                    tensors[t, OWN_KEY] = band
-                _add_edge(end.lists, sizes, tensors, t, 0, OWN_AT, False, True)
+                    _share(spans, row, end.columns, tensors[t, TENSOR_HEIGHT], end.height)
+                    _write(end.ints, sizes, spans, row, points, band, tensors, t, TENSOR_OWN_AT)
+                    tensors[t, TENSOR_OWN_KEY] = band
+                _add_edge(end.lists, sizes, tensors, t, 0, TENSOR_OWN_AT, False, True)
     _finish(end.notes, sizes, at, 0)
 
 
@@ -371,31 +384,33 @@ def _finished(entries: Any, count: int, q: int, maker: int) -> int:
 @inner
 def _find_edges(end: Any, at: int) -> tuple[int, int]:
     """Finds what crosses the edges of a volume's phases; returns the numbers of entries and of partial results."""
-    start, count, pairs = end.starts[at, PLACE], 0, 0
+    start, count, pairs = end.starts[at, START_PLACE], 0, 0
     operators, entries, spans, columns = end.operators, end.entries, end.spans, end.columns
     first = len(operators) - 1 + len(end.tensors)
     for place in range(end.place - 1, start - 1, -1):
-        if not operators[place, COMPUTED]:
+        if not operators[place, OP_COMPUTED]:
             continue
         q = end.phase[at, place]
-        for x in range(operators[place, IN_AT], operators[place + 1, IN_AT]):
+        for x in range(operators[place, OP_IN_AT], operators[place + 1, OP_IN_AT]):
             t = end.inputs[x, 0]
-            maker = end.tensors[t, MAKER]
-            if maker >= start and operators[maker, KIND] == REDUCES:
+            maker = end.tensors[t, TENSOR_MAKER]
+            if maker >= start and operators[maker, OP_KIND] == KIND_REDUCES:
                 pairs = _finished(entries, pairs, q, maker)
             elif maker < start or (end.priced_edges and end.phase[at, maker] < q):
-                e = _entry(entries, count, NEEDED if maker < start else CARRIED, q, t, spans, first, columns)
+                e = _entry(
+                    entries, count, ENTRY_NEEDED if maker < start else ENTRY_CARRIED, q, t, spans, first, columns
+                )
                 _widen(spans, first + e, columns, place, end.reach, end.inputs[x, 1])
                 count = max(count, e + 1)
                 if maker >= start:
-                    e = _entry(entries, count, KEPT, end.phase[at, maker], t, spans, first, columns)
+                    e = _entry(entries, count, ENTRY_KEPT, end.phase[at, maker], t, spans, first, columns)
                     _widen(spans, first + e, columns, place, end.reach, end.inputs[x, 1])
                     count = max(count, e + 1)
-        for x in range(operators[place, OUT_AT], operators[place + 1, OUT_AT]):
+        for x in range(operators[place, OP_OUT_AT], operators[place + 1, OP_OUT_AT]):
             t = end.outputs[x]
-            if end.priced_edges and end.tensors[t, LAST_USE] >= end.place:
-                e = _entry(entries, count, KEPT, q, t, spans, first, columns)
-                _share(spans, first + e, columns, end.tensors[t, T_HEIGHT], end.height)
+            if end.priced_edges and end.tensors[t, TENSOR_LAST_USE] >= end.place:
+                e = _entry(entries, count, ENTRY_KEPT, q, t, spans, first, columns)
+                _share(spans, first + e, columns, end.tensors[t, TENSOR_HEIGHT], end.height)
                 count = max(count, e + 1)
     return count, pairs
 
@@ -405,18 +420,18 @@ def _note_phases(end: Any, at: int, count: int, pairs: int) -> None:
     """Writes down what each phase of a volume needs, its partial results, and the edges."""
     entries, tensors, sizes, lists = end.entries, end.tensors, end.sizes, end.lists
     first = len(end.operators) - 1 + len(tensors)
-    for q in range(end.starts[at, N_PHASES]):
+    for q in range(end.starts[at, START_PHASES]):
         _begin(end.notes, sizes, at, q)
         for e in range(count):
             if entries[e, 1] == q:
                 t = entries[e, 2]
-                _write(end.ints, sizes, end.spans, first + e, end.height + 1, 1, tensors, t, OWN_AT)
-                _add_edge(lists, sizes, tensors, t, q, OWN_AT, entries[e, 0] == NEEDED, end.priced_edges)
-                tensors[t, OWN_KEY] = 0
+                _write(end.ints, sizes, end.spans, first + e, end.height + 1, 1, tensors, t, TENSOR_OWN_AT)
+                _add_edge(lists, sizes, tensors, t, q, TENSOR_OWN_AT, entries[e, 0] == ENTRY_NEEDED, end.priced_edges)
+                tensors[t, TENSOR_OWN_KEY] = 0
         for y in range(pairs):
             if entries[y, 3] == q:
-                maker, row = entries[y, 4], sizes[L_PARTIALS]
-                lists[row, 0], lists[row, 1] = end.phase[at, maker], end.operators[maker, PARTIAL_BYTES]
-                lists[row, 2] = tensors[end.inputs[end.operators[maker, IN_AT], 0], T_HEIGHT]
-                sizes[L_PARTIALS] = row + 1
+                maker, row = entries[y, 4], sizes[SIZE_PARTIALS]
+                lists[row, 0], lists[row, 1] = end.phase[at, maker], end.operators[maker, OP_PARTIAL_BYTES]
+                lists[row, 2] = tensors[end.inputs[end.operators[maker, OP_IN_AT], 0], TENSOR_HEIGHT]
+                sizes[SIZE_PARTIALS] = row + 1
         _finish(end.notes, sizes, at, q)

@@ -1,4 +1,4 @@
-"""The body of a graph on its boards as arrays, for the compiled walk of `tabulate`."""
+"""The body of a graph on its boards as arrays, for the compiled walk of `all_volumes`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class BodyArrays:
 
     Attributes:
         names: of the tensors.
-        operators, tensors, inputs, outputs, reach: as in `walk.End`.
-        boards, table_at, by_rows: as in `cells.Cells`.
+        operators, tensors, inputs, outputs, reach: as in `backward_walk.End`.
+        boards, table_at, by_rows: as in `part_seconds.Cells`.
         priced_edges: whether what enters or leaves a part costs anywhere.
     """
 
@@ -67,10 +67,9 @@ def flatten(tables: Tables) -> BodyArrays:
     for index in graph.body.operators:
         found.add(graph.operators[index])
     table_at, by_rows = _profile_tables(tables)
-    profiles = [(p.profile.segment_overhead_s, p.profile.segment_factor, p.element_s) for p in tables.costs]
-    operators = np.zeros((len(found.kind) + 1, w.OPERATOR), np.int64)
-    operators[:, w.KIND], operators[:, w.PARTIAL_BYTES] = [*found.kind, w.STOPS], [*found.partial_bytes, 0]
-    operators[:, w.IN_AT], operators[:, w.OUT_AT] = found.in_at, found.out_at
+    operators = np.zeros((len(found.kind) + 1, w.OP_COLUMNS), np.int64)
+    operators[:, w.OP_KIND], operators[:, w.OP_PARTIAL_BYTES] = [*found.kind, w.KIND_STOPS], [*found.partial_bytes, 0]
+    operators[:, w.OP_IN_AT], operators[:, w.OP_OUT_AT] = found.in_at, found.out_at
     return BodyArrays(
         names=names,
         operators=operators,
@@ -78,7 +77,7 @@ def flatten(tables: Tables) -> BodyArrays:
         inputs=np.array(found.inputs, np.int64).reshape(-1, 2),
         outputs=np.array(found.outputs, np.int64),
         reach=np.stack([np.concatenate(found.first), np.concatenate(found.stop)]).astype(np.int32),
-        boards=np.array(profiles),
+        boards=np.array([costs.terms for costs in tables.costs]),
         table_at=table_at,
         by_rows=by_rows,
     )
@@ -102,11 +101,11 @@ class _Flattener:
     def add(self, op: Operator) -> None:
         body = self.tables.graph.body
         reduces = body.verdicts[op.index].kind is Kind.REDUCE
-        kind = w.REDUCES if reduces else w.NORMAL
+        kind = w.KIND_REDUCES if reduces else w.KIND_NORMAL
         for position in op.activations[:1] if reduces else op.activations:
             reach = self._reach(op, position, reduces)
             if reach is None:
-                kind, reach = w.STOPS, (np.zeros(0, np.int64), np.zeros(0, np.int64))
+                kind, reach = w.KIND_STOPS, (np.zeros(0, np.int64), np.zeros(0, np.int64))
             self.inputs.append((self.names[op.inputs[position]], self.size))
             self.first.append(reach[0])
             self.stop.append(reach[1])
@@ -128,16 +127,17 @@ class _Flattener:
             made = max(graph.tensors[name].height for name in op.outputs if name)
             return (np.zeros(1, np.int64), np.full(1, height)) if made == 1 else None
         try:
-            return self.tables.geometry.reach(op, position)
+            found = self.tables.geometry.reach(op, position)
         except Unsupported:
             return None
+        return found.start, found.stop
 
 
 def _tensors(tables: Tables, names: list[str]) -> Ints:
     graph, body = tables.graph, tables.graph.body
     places = {index: place for place, index in enumerate(body.operators)}
     after = set(graph.output_names) | set(body.head_inputs)
-    found = np.zeros((len(names), w.N_TENSOR), np.int64)
+    found = np.zeros((len(names), w.TENSOR_COLUMNS), np.int64)
     for t, name in enumerate(names):
         tensor = graph.tensors[name]
         if name in body.vectors:
@@ -149,7 +149,7 @@ def _tensors(tables: Tables, names: list[str]) -> Ints:
             last_use = max((places.get(user, -1) for user in graph.consumers.get(name, ())), default=-1)
         maker = places.get(graph.producer.get(name, -1), -1)
         number = tables.numbers.get(name, -1)
-        found[t, : w.T_SUM_AT] = tensor.height, maker, last_use, number, tensor.elements // tensor.height
+        found[t, : w.TENSOR_SUM_AT] = tensor.height, maker, last_use, number, tensor.elements // tensor.height
     return found
 
 

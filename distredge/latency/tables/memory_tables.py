@@ -10,7 +10,7 @@ meanwhile for later volumes. An upper bound that is nearly always reached. It is
 - a volume has a reduction over rows that is read again: what its later phases need is kept throughout, and partial
   results count as if every device contributed one;
 - a part is so short that it runs only some of its volume's operators: their constants count all;
-- a volume has more than `STEPS` rows: a slightly larger part is looked up.
+- a volume has more than `GRID_STEPS` rows: a slightly larger part is looked up.
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSp
 from distredge.latency.tables.volume_tables import Flat
 from distredge.model.layout import Decision, lay_out_decisions
 from distredge.model.volumes import VolumeGraph, volume_between
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph, Tensor
+
+GRID_STEPS = 256
+"""Steps of the grid by which peaks are kept; with more rows than that a step has several."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 class Memory(NamedTuple):
@@ -43,13 +52,13 @@ class Memory(NamedTuple):
         kept: tensors that are kept while the head runs, as `passing`.
     """
 
-    row: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    volumes: NDArray[np.int64]
-    peaks: NDArray[np.float64]
-    passing: NDArray[np.int64]
-    head: NDArray[np.float64]
-    kept: NDArray[np.int64]
+    row: Ints
+    weights: Floats
+    volumes: Ints
+    peaks: Floats
+    passing: Ints
+    head: Floats
+    kept: Ints
 
 
 def no_memory() -> Memory:
@@ -57,16 +66,6 @@ def no_memory() -> Memory:
     square, flat = np.zeros((1, 1)), np.zeros(1)
     columns = [np.zeros((1, width), np.int64) for width in (5, 3, 3)]
     return Memory(np.full((1, 1), -1, np.int64), square, columns[0], flat, columns[1], flat, columns[2])
-
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
-
-STEPS = 256
-"""Steps of the grid by which peaks are kept; with more rows than that a step has several."""
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class Footprint:
@@ -92,15 +91,8 @@ class Footprint:
 
     def arrays(self) -> Memory:
         """The tables as they stand."""
-        return Memory(
-            self._row,
-            self._weights,
-            self._volumes.data,
-            self._peaks.data,
-            self._passing.data,
-            self._head,
-            self._kept,
-        )
+        volumes, peaks, passing = self._volumes.data, self._peaks.data, self._passing.data
+        return Memory(self._row, self._weights, volumes, peaks, passing, self._head, self._kept)
 
     def require(self, first: int, last: int) -> None:
         """Tabulates the volume after cut `first` (-1: the input) up to cut `last`, once.
@@ -114,7 +106,7 @@ class Footprint:
         start, end = cuts[first].position if first >= 0 else 0, cuts[last].position
         geometry = self.geometry.volume(first, last)
         volume = volume_between(self.graph, start, end)
-        step = -(-geometry.height // STEPS)
+        step = -(-geometry.height // GRID_STEPS)
         shares = _Shares(geometry, step)
         peak = np.zeros(shares.shape)
         for number in range(len(geometry.phases)):

@@ -1,7 +1,7 @@
-"""Seconds of all parts of all volumes with one end, after `walk` has found what they compute and need, compiled.
+"""Seconds of all parts of all volumes with one end, after `backward_walk` has found what they compute and need, compiled.
 
 A *cell* is a part whose operators' seconds are added up: one of each class of start, class of end and number of rows
-(`latency.tables.volume_tables`), and short parts one by one where a volume is summed. Operators are gone through backwards once; at
+(`volume_tables`), and short parts one by one where a volume is summed. Operators are gone through backwards once; at
 every start what was added up so far is written down, in the classes of that start's volume. Volumes of several phases
 are added up anew, since to which phase an operator belongs depends on the start.
 """
@@ -14,46 +14,45 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.compiling import digest
+from distredge.latency.compiling import WITHOUT_COUNTING, digest
 from distredge.latency.tables.backward_walk import (
-    BAND,
-    COMPUTED,
-    EDGES,
-    FIRST_PHASE,
-    HIGH,
-    INTS,
-    KIND,
-    L_NEEDS,
-    L_PARTIALS,
-    L_PHASES,
-    L_SUMS,
-    LOW,
-    N_PHASES,
-    NEEDS,
-    OPTIONS,
-    PARTIALS,
-    PLACE,
-    REDUCES,
-    REDUCING,
-    SECONDS,
-    SPAN_AT,
-    SUM_AT,
-    SUM_ROWS,
-    T_SUM_AT,
-    T_SUM_ROWS,
-    TABLE,
+    KIND_REDUCES,
+    NOTE_EDGES,
+    NOTE_NEEDS,
+    NOTE_PARTIALS,
+    OP_COMPUTED,
+    OP_KIND,
+    OP_SPAN_AT,
+    OP_SUM_AT,
+    OP_SUM_STRIDE,
+    SIZE_INTS,
+    SIZE_NEEDS,
+    SIZE_PARTIALS,
+    SIZE_PHASES,
+    SIZE_SECONDS,
+    SIZE_SUMS,
+    START_BAND,
+    START_FIRST_PHASE,
+    START_HIGH,
+    START_LOW,
+    START_PHASES,
+    START_PLACE,
+    START_REDUCING,
+    START_TABLE,
+    TENSOR_SUM_AT,
+    TENSOR_SUM_STRIDE,
     Ints,
     inner,
 )
 
-CELL = 6
-LO, HI, FIRST, SIZE, BUSY, ROWS = range(CELL)
-"""Rows of `Cells.cells`: columns that say where a part begins and ends; its first row and number of rows; whether it
-has any rows of what was added up so far; its rows of the operator at hand."""
+CELL_LINES = 7
+CELL_LO, CELL_HI, CELL_FIRST, CELL_SIZE, CELL_BUSY, CELL_ROWS, CELL_EDGES = range(CELL_LINES)
+"""Lines of `Cells.cells`: columns that say where a part begins and ends; its first row and number of rows; whether it
+has any rows of what was added up so far; its rows of the operator at hand; elements that enter and leave it in the
+phase at hand."""
 
-OVERHEAD, FACTOR, ELEMENT = range(3)
-"""Columns of `Cells.boards`: seconds of a part are overhead + factor * operators' seconds + element * elements that
-enter or leave it."""
+BOARD_OVERHEAD, BOARD_FACTOR, BOARD_ELEMENT = range(3)
+"""Columns of `Cells.boards`, as in `profiles.part_costs.PartTerms`."""
 
 
 class Cells(NamedTuple):
@@ -65,7 +64,7 @@ class Cells(NamedTuple):
         by_rows: all tables of seconds by rows, one after the other.
         place: cell of each class of start, class of end and number of rows, or -1; then of each short part, by a and
             number of rows.
-        cells: (CELL, n_cells).
+        cells: (CELL_LINES, n_cells).
         sums: (2 + n_phases, n_profiles, n_cells) room for sums: of all operators so far; of those of each phase; and
             for the seconds of the phase at hand.
         seconds: of the tables.
@@ -117,10 +116,10 @@ def _make(cells: Any, place: Any, height: int, band: int, low: int, high: int, s
         place[x] = -1
         if a >= 0 and k > 0 and a + k <= height:
             place[x] = count
-            cells[LO, count], cells[HI, count] = a, points + a + k
+            cells[CELL_LO, count], cells[CELL_HI, count] = a, points + a + k
             if k < band:
-                cells[LO, count] = cells[HI, count] = 2 * points + a * band + k
-            cells[FIRST, count], cells[SIZE, count], cells[BUSY, count] = a, k, 0
+                cells[CELL_LO, count] = cells[CELL_HI, count] = 2 * points + a * band + k
+            cells[CELL_FIRST, count], cells[CELL_SIZE, count], cells[CELL_BUSY, count] = a, k, 0
             count += 1
     return count
 
@@ -129,11 +128,11 @@ def _make(cells: Any, place: Any, height: int, band: int, low: int, high: int, s
 def _count_rows(spans: Any, cells: Any, count: int, place: int, band: int) -> None:
     """Notes how many rows each cell has of an operator."""
     for c in range(count):
-        n = spans[1, place, cells[HI, c]] - spans[0, place, cells[LO, c]]
-        cells[ROWS, c] = max(n, 0)
+        n = spans[1, place, cells[CELL_HI, c]] - spans[0, place, cells[CELL_LO, c]]
+        cells[CELL_ROWS, c] = max(n, 0)
     if band > 1:
         for c in range(count):
-            cells[BUSY, c] = max(cells[BUSY, c], cells[ROWS, c])
+            cells[CELL_BUSY, c] = max(cells[CELL_BUSY, c], cells[CELL_ROWS, c])
 
 
 @inner
@@ -142,7 +141,7 @@ def _add(cells: Any, sums: Any, q: int, table_at: Any, place: int, by_rows: Any,
     for p in range(sums.shape[1]):
         at = table_at[p, place]
         for c in range(count if at >= 0 else 0):
-            sums[q, p, c] += by_rows[at + cells[ROWS, c]]
+            sums[q, p, c] += by_rows[at + cells[CELL_ROWS, c]]
 
 
 @inner
@@ -167,29 +166,32 @@ def _edge_elements(lists: Any, ints: Any, first: int, last: int, band: int, a: i
 
 
 @inner
-def _price(sums: Any, row: int, boards: Any, cells: Any, band: int, count: int) -> None:
-    """Seconds of the cells on every board, edges left out, from the sums in a row; they go to the last row."""
+def part_s(overhead_s: float, factor: float, element_s: float, operators_s: float, elements: int) -> float:
+    """`profiles.part_costs.part_seconds`, compiled: the seconds of a part that computes something."""
+    return overhead_s + factor * operators_s + element_s * elements
+
+
+@inner
+def _price(sums: Any, row: int, boards: Any, cells: Any, band: int, count: int, priced_edges: bool) -> None:
+    """Seconds of the cells on every board, from the sums in a row and the cells' edges; they go to the last row."""
     last = sums.shape[0] - 1
     for p in range(len(boards)):
-        for c in range(count):
-            sums[last, p, c] = boards[p, OVERHEAD] + boards[p, FACTOR] * sums[row, p, c]
+        overhead_s, factor, element_s = boards[p, BOARD_OVERHEAD], boards[p, BOARD_FACTOR], boards[p, BOARD_ELEMENT]
+        for c in range(count if priced_edges else 0):
+            sums[last, p, c] = part_s(overhead_s, factor, element_s, sums[row, p, c], cells[CELL_EDGES, c])
+        for c in range(0 if priced_edges else count):
+            sums[last, p, c] = part_s(overhead_s, factor, element_s, sums[row, p, c], 0)
         for c in range(count if band > 1 else 0):
-            if cells[BUSY, c] == 0:
+            if cells[CELL_BUSY, c] == 0:
                 # Nothing to do: not even a segment's overhead.
                 sums[last, p, c] = 0.0
 
 
 @inner
-def _price_edges(
-    sums: Any, boards: Any, cells: Any, band: int, count: int, lists: Any, ints: Any, first: int, last: int
-) -> None:
-    """Adds what enters and leaves the parts."""
-    row = sums.shape[0] - 1
+def _count_edges(cells: Any, band: int, count: int, lists: Any, ints: Any, first: int, last: int) -> None:
+    """Notes how many elements enter and leave each cell by the edges in rows [first, last) of the lists."""
     for c in range(count):
-        if band == 1 or cells[BUSY, c] > 0:
-            elements = _edge_elements(lists, ints, first, last, band, cells[FIRST, c], cells[SIZE, c])
-            for p in range(len(boards)):
-                sums[row, p, c] += boards[p, ELEMENT] * elements
+        cells[CELL_EDGES, c] = _edge_elements(lists, ints, first, last, band, cells[CELL_FIRST, c], cells[CELL_SIZE, c])
 
 
 @inner
@@ -224,7 +226,7 @@ def _write_short(seconds: Any, to: int, sums: Any, place: Any, first: int, short
     size, row = short + 1, sums.shape[0] - 1
     for p in range(len(boards)):
         for x in range(size):
-            seconds[to + p * size + x] = boards[p, OVERHEAD]
+            seconds[to + p * size + x] = boards[p, BOARD_OVERHEAD]
         for x in range(short if first < len(place) else 0):
             if place[first + x] >= 0:
                 seconds[to + p * size + x] = sums[row, p, place[first + x]]
@@ -234,72 +236,74 @@ def _write_short(seconds: Any, to: int, sums: Any, place: Any, first: int, short
 @inner
 def _write_phase(lists: Any, sizes: Any, shift: Any, notes: Any, at: int, q: int, size: int) -> None:
     """Writes the row of a phase, without sums, whose seconds are written next."""
-    row = sizes[L_PHASES]
-    lists[row, 0], lists[row, 1] = notes[at, q, NEEDS] + shift[L_NEEDS], notes[at, q, NEEDS + 1]
-    lists[row, 2], lists[row, 3] = notes[at, q, PARTIALS] + shift[L_PARTIALS], notes[at, q, PARTIALS + 1]
-    lists[row, 4], lists[row, 5] = sizes[SECONDS], size
-    lists[row, 6], lists[row, 7] = sizes[L_SUMS] + shift[L_SUMS], 0
-    sizes[L_PHASES] = row + 1
+    row = sizes[SIZE_PHASES]
+    lists[row, 0], lists[row, 1] = notes[at, q, NOTE_NEEDS] + shift[SIZE_NEEDS], notes[at, q, NOTE_NEEDS + 1]
+    lists[row, 2], lists[row, 3] = notes[at, q, NOTE_PARTIALS] + shift[SIZE_PARTIALS], notes[at, q, NOTE_PARTIALS + 1]
+    lists[row, 4], lists[row, 5] = sizes[SIZE_SECONDS], size
+    lists[row, 6], lists[row, 7] = sizes[SIZE_SUMS] + shift[SIZE_SUMS], 0
+    sizes[SIZE_PHASES] = row + 1
 
 
 @inner
 def _write_sums(end: Any, at: int, q: int) -> None:
     """Writes what the summed phase that was written last consists of: rows and seconds of its operators and edges."""
-    points, lists, row = end.height + 1, end.lists, end.sizes[L_SUMS]
-    for place in range(end.place - 1, end.starts[at, PLACE] - 1, -1):
-        operator_at = end.operators[place, SUM_AT]
-        if not end.operators[place, COMPUTED] or operator_at < 0 or end.phase[at, place] != q:
+    points, lists, row = end.height + 1, end.lists, end.sizes[SIZE_SUMS]
+    for place in range(end.place - 1, end.starts[at, START_PLACE] - 1, -1):
+        operator_at = end.operators[place, OP_SUM_AT]
+        if not end.operators[place, OP_COMPUTED] or operator_at < 0 or end.phase[at, place] != q:
             continue
-        size = end.sizes[INTS]
-        if end.operators[place, SPAN_AT] < 0:
-            end.operators[place, SPAN_AT] = size
+        size = end.sizes[SIZE_INTS]
+        if end.operators[place, OP_SPAN_AT] < 0:
+            end.operators[place, OP_SPAN_AT] = size
             for x in range(points):
                 end.ints[size + x] = end.spans[0, place, x]
                 end.ints[size + points + x] = end.spans[1, place, points + x]
-            end.sizes[INTS] = size + 2 * points
-        lists[row, 0], lists[row, 1] = end.operators[place, SPAN_AT], end.operators[place, SPAN_AT] + points
-        lists[row, 2], lists[row, 3] = operator_at, end.operators[place, SUM_ROWS]
+            end.sizes[SIZE_INTS] = size + 2 * points
+        lists[row, 0], lists[row, 1] = end.operators[place, OP_SPAN_AT], end.operators[place, OP_SPAN_AT] + points
+        lists[row, 2], lists[row, 3] = operator_at, end.operators[place, OP_SUM_STRIDE]
         row += 1
-    first = end.notes[at, q, EDGES]
-    for e in range(first, first + end.notes[at, q, EDGES + 1]):
+    first = end.notes[at, q, NOTE_EDGES]
+    for e in range(first, first + end.notes[at, q, NOTE_EDGES + 1]):
         lists[row, 0], lists[row, 1] = lists[e, 3], lists[e, 4]
-        lists[row, 2], lists[row, 3] = end.tensors[lists[e, 0], T_SUM_AT], end.tensors[lists[e, 0], T_SUM_ROWS]
+        lists[row, 2], lists[row, 3] = (
+            end.tensors[lists[e, 0], TENSOR_SUM_AT],
+            end.tensors[lists[e, 0], TENSOR_SUM_STRIDE],
+        )
         row += 1
-    lists[end.sizes[L_PHASES] - 1, 7] = row - end.sizes[L_SUMS]
-    end.sizes[L_SUMS] = row
+    lists[end.sizes[SIZE_PHASES] - 1, 7] = row - end.sizes[SIZE_SUMS]
+    end.sizes[SIZE_SUMS] = row
 
 
 @inner
 def _write_seconds(end: Any, cells: Any, count: int, low: int, high: int, at: int, q: int) -> None:
     """Writes all that the seconds of a phase consist of, and its row."""
-    sums, boards, height, band = cells.sums, cells.boards, end.height, end.starts[at, BAND]
-    _price(sums, q + 1 if end.starts[at, N_PHASES] > 1 else 0, boards, cells.cells, band, count)
+    sums, boards, height, band = cells.sums, cells.boards, end.height, end.starts[at, START_BAND]
     if end.priced_edges:
-        first = end.notes[at, q, EDGES]
-        last = first + end.notes[at, q, EDGES + 1]
-        _price_edges(sums, boards, cells.cells, band, count, end.lists, end.ints, first, last)
-    to = end.sizes[SECONDS]
-    if end.starts[at, TABLE]:
-        one, other = end.starts[at, LOW], end.starts[at, HIGH]
+        first = end.notes[at, q, NOTE_EDGES]
+        _count_edges(cells.cells, band, count, end.lists, end.ints, first, first + end.notes[at, q, NOTE_EDGES + 1])
+    _price(sums, q + 1 if end.starts[at, START_PHASES] > 1 else 0, boards, cells.cells, band, count, end.priced_edges)
+    to = end.sizes[SIZE_SECONDS]
+    if end.starts[at, START_TABLE]:
+        one, other = end.starts[at, START_LOW], end.starts[at, START_HIGH]
         size = _write_table(cells.seconds, to, sums, cells.place, height, low, high, one, other)
     else:
         first = (low + 1) * (high + 1) * (height + 1) if band > 1 else len(cells.place)
         size = _write_short(cells.seconds, to, sums, cells.place, first, (height + 1) * band, boards)
     _write_phase(end.lists, end.sizes, end.shift, end.notes, at, q, size)
-    end.sizes[SECONDS] = to + size * len(boards)
-    if not end.starts[at, TABLE]:
+    end.sizes[SIZE_SECONDS] = to + size * len(boards)
+    if not end.starts[at, START_TABLE]:
         _write_sums(end, at, q)
 
 
 def _compiled(stamp: str) -> Any:
-    """The function below, in which `stamp` is a constant and so part of numba's key; see `latency.kernel.entry_points`."""
+    """The function below, in which `stamp` is a constant and so part of numba's key; see `latency.compiling`."""
 
-    @njit(cache=True, **OPTIONS)
+    @njit(cache=True, **WITHOUT_COUNTING)
     def write(end: Any, cells: Any, low: int, high: int, short: bool) -> None:
-        """Writes the phases of the volumes of an end that `walk` has been through.
+        """Writes the phases of the volumes of an end that `backward_walk.walk` has been through.
 
         Args:
-            end: `walk.End`.
+            end: `backward_walk.End`.
             cells: `Cells`.
             low: finest classes of starts that any volume with a table needs, -1 without one.
             high: the same of ends.
@@ -309,23 +313,23 @@ def _compiled(stamp: str) -> Any:
         count = _make(cells.cells, cells.place, end.height, end.band, low, high, short)
         _clear(cells.sums, 0, 1, count)
         at, reduces = len(end.starts) - 1, 0
-        for place in range(end.place - 1, end.starts[0, PLACE] - 1, -1):
-            if end.operators[place, KIND] == REDUCES:
+        for place in range(end.place - 1, end.starts[0, START_PLACE] - 1, -1):
+            if end.operators[place, OP_KIND] == KIND_REDUCES:
                 reduces = 1
-            if end.operators[place, COMPUTED]:
+            if end.operators[place, OP_COMPUTED]:
                 _count_rows(end.spans, cells.cells, count, place, end.band)
                 _add(cells.cells, cells.sums, 0, cells.table_at, place, cells.by_rows, count)
-            if end.starts[at, PLACE] != place:
+            if end.starts[at, START_PLACE] != place:
                 continue
-            phases = end.starts[at, N_PHASES]
+            phases = end.starts[at, START_PHASES]
             if phases > 1:
                 _clear(cells.sums, 1, 1 + phases, count)
                 for other in range(place, end.place):
-                    if end.operators[other, COMPUTED]:
+                    if end.operators[other, OP_COMPUTED]:
                         q = 1 + end.phase[at, other]
                         _count_rows(end.spans, cells.cells, count, other, end.band)
                         _add(cells.cells, cells.sums, q, cells.table_at, other, cells.by_rows, count)
-            end.starts[at, REDUCING], end.starts[at, FIRST_PHASE] = reduces, end.sizes[L_PHASES]
+            end.starts[at, START_REDUCING], end.starts[at, START_FIRST_PHASE] = reduces, end.sizes[SIZE_PHASES]
             for q in range(phases):
                 _write_seconds(end, cells, count, low, high, at, q)
             at -= 1

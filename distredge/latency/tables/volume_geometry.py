@@ -1,8 +1,9 @@
 """Row arithmetic of whole volumes at once: what every possible split-part computes and needs.
 
-`model.layout` answers for one split-part; a search asks for thousands. For a fixed graph, what a part of the volume
-between two cuts does is a function of its rows [a, b) of the reference tensor alone. This module evaluates that
-function for many (a, b) at once with numpy, by the same backward walk as `model.volumes`.
+`model.layout` answers for one split-part; a search asks for thousands. `PartRows` is the rows of many parts, with which
+`model.volumes.BackwardWalk` goes through a volume for all of them at once. For a fixed graph, what a part of the volume
+between two cuts does is a function of its rows [a, b) of the reference tensor alone; `GraphGeometry` evaluates it for
+all (a, b).
 
 The first row of everything depends on a alone and the last on b alone (every operator's need is a rising window), so
 that two vectors per operator say it all, except for short parts that are empty somewhere inside though they have rows
@@ -11,7 +12,8 @@ that two vectors per operator say it all, except for short parts that are empty 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,7 @@ from distredge.model.operators.moving import Concat, attribute_axis
 from distredge.model.operators.pointwise import Pointwise
 from distredge.model.operators.windows import Windowed, window_of
 from distredge.model.rows import Interval, Region
-from distredge.model.volumes import Read, VolumeGraph, volume_between
+from distredge.model.volumes import BackwardWalk, VolumeGraph, volume_between
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Operator
@@ -38,7 +40,12 @@ _FAR = np.int64(1) << 40
 
 @dataclass(frozen=True)
 class RowSpans:
-    """Rows [start, stop) of a tensor for every entry of an index space; empty where stop <= start."""
+    """Rows [start, stop) of a tensor for every entry of an index space.
+
+    Attributes:
+        start, stop: int64 rows, of any one shape; where there is none, start is far above and stop far below all rows,
+            so that hulls are minima and maxima.
+    """
 
     start: Ints
     stop: Ints
@@ -48,14 +55,99 @@ class RowSpans:
         """Where it holds no row."""
         return self.stop <= self.start
 
+    @property
+    def count(self) -> Ints:
+        """Number of rows, 0 where there is none."""
+        found: Ints = np.maximum(0, self.stop - self.start)
+        return found
 
-def _hull(spans: Iterable[RowSpans], count: int) -> RowSpans:
-    start, stop = np.full(count, _FAR), np.full(count, -_FAR)
-    for span in spans:
-        kept = ~span.empty
-        start = np.where(kept, np.minimum(start, span.start), start)
-        stop = np.where(kept, np.maximum(stop, span.stop), stop)
-    return RowSpans(start, stop)
+    def beyond(self, owned: RowSpans) -> Ints:
+        """Number of rows that are not in `owned`."""
+        both = np.minimum(self.stop, owned.stop) - np.maximum(self.start, owned.start)
+        found: Ints = self.count - np.maximum(0, both)
+        return found
+
+
+def spans_of(start: Ints, stop: Ints) -> RowSpans:
+    """Returns the rows [start, stop), empty where stop <= start; two int64 arrays of one shape."""
+    empty = stop <= start
+    return (
+        RowSpans(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop)) if empty.any() else RowSpans(start, stop)
+    )
+
+
+class Reach:
+    """The rows of one input that output rows of an operator need, which rise with them.
+
+    Args:
+        start: (n_rows,) int64, first row that each output row needs.
+        stop: (n_rows,) int64, end of the rows that it needs.
+    """
+
+    def __init__(self, start: Ints, stop: Ints) -> None:
+        self.start, self.stop = start, stop
+
+    def of(self, out: RowSpans) -> RowSpans:
+        """Returns what output rows need."""
+        if self._same:
+            return out
+        first, stop = self._padded
+        return RowSpans(first.take(out.start, mode="clip"), stop.take(out.stop, mode="clip"))
+
+    @functools.cached_property
+    def _same(self) -> bool:
+        """Whether every row needs the one of its own number."""
+        rows = np.arange(len(self.start))
+        return np.array_equal(self.start, rows) and np.array_equal(self.stop, rows + 1)
+
+    @functools.cached_property
+    def _padded(self) -> tuple[Ints, Ints]:
+        """First rows by first row, and ends by end; what is far away is clipped to entries that are far away too."""
+        return np.append(self.start, _FAR), np.insert(self.stop, 0, -_FAR)
+
+
+class PartRows:
+    """The rows of many parts at once, for `model.volumes.BackwardWalk`.
+
+    Args:
+        graph: the model.
+        reach: returns what rows of an operator's output need of its input at a position.
+        height: rows of the reference tensor at the end of the volume.
+        start, stop: int64 rows [start, stop) of the reference that belong to each part, of any one shape.
+    """
+
+    def __init__(
+        self, graph: Graph, reach: Callable[[Operator, int], Reach], height: int, start: Ints, stop: Ints
+    ) -> None:
+        self.graph = graph
+        self.reach = reach
+        self.height = height
+        self.start, self.stop = start, stop
+
+    def share(self, tensor: str) -> RowSpans:
+        """Returns what the parts own of a tensor that is alive at the end: floor(x * H / H_ref)."""
+        height = self.graph.tensors[tensor].height
+        return spans_of(self.start * height // self.height, self.stop * height // self.height)
+
+    def owned(self, tensor: str) -> RowSpans | None:
+        """Returns `share`; None if no part has any."""
+        found = self.share(tensor)
+        return None if np.all(found.empty) else found
+
+    def whole(self, tensor: str, like: RowSpans) -> RowSpans:
+        """Returns all rows of a tensor for the parts that have any in `like`."""
+        height = self.graph.tensors[tensor].height
+        return RowSpans(np.where(like.empty, _FAR, 0), np.where(like.empty, -_FAR, height))
+
+    def needs(self, op: Operator, position: int, out: RowSpans) -> RowSpans:
+        """Returns the rows of an operator's input that rows of its output need."""
+        return self.reach(op, position).of(out)
+
+    def hull(self, one: RowSpans, other: RowSpans) -> RowSpans:
+        """Returns the smallest stretches that hold both."""
+        if one is other:
+            return one
+        return RowSpans(np.minimum(one.start, other.start), np.maximum(one.stop, other.stop))
 
 
 @dataclass(frozen=True)
@@ -110,32 +202,6 @@ class VolumeGeometry:
     made_in: dict[str, int]
 
 
-class _Need:
-    """Rows of one input of an operator that output rows need, for many outputs at once."""
-
-    def __init__(self, graph: Graph, op: Operator, position: int) -> None:
-        self.start, self.stop = row_needs(graph, op, position)
-        if _usual_needs(graph, op, position) is None and not self._rises(graph, op, position):
-            raise Unsupported(f"{op.op_type} '{op.name}' needs rows that do not rise with its output rows")
-
-    def _rises(self, graph: Graph, op: Operator, position: int) -> bool:
-        """Whether the rows that a stretch of output rows needs begin with the first's and end with the last's."""
-        height = len(self.start)
-        rising = bool(np.all(np.diff(self.start) >= 0) and np.all(np.diff(self.stop) >= 0))
-        for a, b in [(0, height), (height // 3, height - height // 3), (height // 2, height)]:
-            if a < b:
-                whole = RULES[op.op_type].needs(graph, op, position, Region(Interval(a, b))).rows
-                rising = rising and (whole.start, whole.stop) == (self.start[a], self.stop[b - 1])
-        return rising and bool(np.all(self.stop > self.start))
-
-    def of(self, out: RowSpans) -> RowSpans:
-        empty = out.empty
-        last = len(self.start) - 1
-        start = self.start[np.clip(out.start, 0, last)]
-        stop = self.stop[np.clip(out.stop - 1, 0, last)]
-        return RowSpans(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop))
-
-
 def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
     """Returns the first row, and the end of the rows, of one input that each single output row of an operator needs.
 
@@ -145,6 +211,19 @@ def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
     if key not in graph.memo:
         graph.memo[key] = _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
     found: tuple[Ints, Ints] = graph.memo[key]
+    return found
+
+
+def rising_needs(graph: Graph, op: Operator, position: int) -> Reach:
+    """Returns what output rows of an operator need of an input; at least that where it does not rise with them.
+
+    Worked out once per graph.
+    """
+    key = ("rising needs", op.index, position)
+    if key not in graph.memo:
+        start, stop = row_needs(graph, op, position)
+        graph.memo[key] = Reach(np.minimum.accumulate(start[::-1])[::-1], np.maximum.accumulate(stop))
+    found: Reach = graph.memo[key]
     return found
 
 
@@ -183,7 +262,7 @@ class GraphGeometry:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._needs: dict[tuple[int, int], _Need] = {}
+        self._needs: dict[tuple[int, int], Reach] = {}
         self._volumes: dict[tuple[int, int], VolumeGeometry] = {}
 
     def partial_bytes(self, reduction: int) -> int:
@@ -230,112 +309,51 @@ class GraphGeometry:
         return VolumeGeometry(height, _join(starts, stops), band, short, made)
 
     def _walk(self, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> tuple[Phase, ...]:
-        return _Walk(self, volume, height, a, b).phases
+        """The phases of the volume for parts [a, b) of its reference's rows."""
+        walk = BackwardWalk(self.graph, volume, PartRows(self.graph, self.reach, height, a, b))
+        walk.run()
+        return tuple(self._phase(walk, number) for number in range(volume.phases))
 
-    def reach(self, op: Operator, position: int) -> tuple[Ints, Ints]:
-        """First row, and end of the rows, of one input that each output row of an operator needs.
+    def _phase(self, walk: BackwardWalk[RowSpans], number: int) -> Phase:
+        graph, phase_of = self.graph, walk.volume.phase_of
+        inputs, carried = walk.inputs[number], walk.carried[number]
+        needs = {name: rows for name, rows in inputs.items() if name not in carried}
+        kept = [(name, rows) for name, rows in walk.kept.items() if phase_of[graph.producer[name]] == number]
+        return Phase(
+            operators=[(index, rows) for index, rows in walk.computed.items() if phase_of[index] == number],
+            needs=needs,
+            edges=[*needs.items(), *((name, inputs[name]) for name in carried), *kept],
+            partials=[self._partial(walk.volume, maker) for maker in sorted(walk.finishes[number], reverse=True)],
+        )
+
+    def _partial(self, volume: VolumeGraph, maker: int) -> PartialRead:
+        height = self.graph.tensors[self.graph.operators[maker].inputs[0]].height
+        return PartialRead(volume.phase_of[maker], height, self.partial_bytes(maker))
+
+    def reach(self, op: Operator, position: int) -> Reach:
+        """Returns the rows of one input of an operator that output rows need.
 
         Raises:
             Unsupported: if they do not rise with the output rows.
         """
-        need = self._need(op, position)
-        return need.start, need.stop
-
-    def needs_of(self, op: Operator, position: int, out: RowSpans) -> RowSpans:
-        """Rows of one input of an operator that output rows need.
-
-        Raises:
-            Unsupported: if they do not rise with the output rows.
-        """
-        return self._need(op, position).of(out)
-
-    def _need(self, op: Operator, position: int) -> _Need:
         key = (op.index, position)
         if key not in self._needs:
-            self._needs[key] = _Need(self.graph, op, position)
+            found = Reach(*row_needs(self.graph, op, position))
+            if _usual_needs(self.graph, op, position) is None and not _rises(self.graph, op, position, found):
+                raise Unsupported(f"{op.op_type} '{op.name}' needs rows that do not rise with its output rows")
+            self._needs[key] = found
         return self._needs[key]
 
 
-class _Walk:
-    """The backward walk of `model.volumes` for many parts [a, b) of a volume's reference rows at once."""
-
-    def __init__(self, geometry: GraphGeometry, volume: VolumeGraph, height: int, a: Ints, b: Ints) -> None:
-        self.geometry = geometry
-        self.graph = geometry.graph
-        self.volume = volume
-        self.count = len(a)
-        self.phases = tuple(Phase() for _ in range(volume.phases))
-        owned = {name: _share(self.graph.tensors[name].height, height, a, b) for name in volume.exports}
-        self._wanted = {name: [span] for name, span in owned.items()}
-        self._kept = {name: [span] for name, span in owned.items()}
-        self._needs: dict[tuple[int, str], list[RowSpans]] = {}
-        self._carried: dict[tuple[int, str], list[RowSpans]] = {}
-        self._finishes: dict[tuple[int, int], None] = {}
-        for index in reversed(volume.phase_of):
-            if index in volume.reductions:
-                source = self.graph.tensors[self.graph.operators[index].inputs[0]]
-                self._contribute(index, _share(source.height, height, a, b))
-            else:
-                self._compute(index)
-        self._collect()
-
-    def _contribute(self, index: int, share: RowSpans) -> None:
-        phase = self.volume.phase_of[index]
-        self.phases[phase].operators.append((index, share))
-        self._read(phase, self.volume.reads[index][0], share)
-
-    def _compute(self, index: int) -> None:
-        graph, phase = self.graph, self.volume.phase_of[index]
-        op = graph.operators[index]
-        out = _hull((s for name in op.outputs for s in self._wanted.get(name, ())), self.count)
-        if np.all(out.empty):
-            return
-        everywhere = index in graph.body.everywhere
-        if everywhere:
-            out = _whole(graph.tensors[op.outputs[0]].height, out)
-        self.phases[phase].operators.append((index, out))
-        for read in self.volume.reads[index]:
-            if everywhere:
-                need = _whole(graph.tensors[read.tensor].height, out)
-            else:
-                need = self.geometry.needs_of(op, read.position, out)
-            self._read(phase, read, need)
-
-    def _read(self, phase: int, read: Read, need: RowSpans) -> None:
-        if read.maker < 0:
-            self._needs.setdefault((phase, read.tensor), []).append(need)
-        elif read.maker in self.volume.reductions:
-            self._finishes[phase, read.maker] = None
-        else:
-            self._wanted.setdefault(read.tensor, []).append(need)
-            if read.earlier:
-                self._carried.setdefault((phase, read.tensor), []).append(need)
-                self._kept.setdefault(read.tensor, []).append(need)
-
-    def _collect(self) -> None:
-        """Fills in what crosses the phases' edges."""
-        phase_of, graph = self.volume.phase_of, self.graph
-        for (phase, name), spans in self._needs.items():
-            self.phases[phase].needs[name] = _hull(spans, self.count)
-            self.phases[phase].edges.append((name, self.phases[phase].needs[name]))
-        for (phase, name), spans in self._carried.items():
-            self.phases[phase].edges.append((name, _hull(spans, self.count)))
-        for name, spans in self._kept.items():
-            self.phases[phase_of[graph.producer[name]]].edges.append((name, _hull(spans, self.count)))
-        for phase, maker in self._finishes:
-            height = graph.tensors[graph.operators[maker].inputs[0]].height
-            partial = PartialRead(phase_of[maker], height, self.geometry.partial_bytes(maker))
-            self.phases[phase].partials.append(partial)
-
-
-def _share(height: int, reference: int, a: Ints, b: Ints) -> RowSpans:
-    """Rows of a tensor that the owner of reference rows [a, b) owns: floor(x * H / H_ref)."""
-    return RowSpans(a * height // reference, b * height // reference)
-
-
-def _whole(height: int, like: RowSpans) -> RowSpans:
-    """All rows of a tensor, wherever `like` is not empty."""
-    return RowSpans(np.where(like.empty, _FAR, 0), np.where(like.empty, -_FAR, height))
+def _rises(graph: Graph, op: Operator, position: int, reach: Reach) -> bool:
+    """Whether the rows that a stretch of output rows needs begin with the first's and end with the last's."""
+    height = len(reach.start)
+    rising = bool(np.all(np.diff(reach.start) >= 0) and np.all(np.diff(reach.stop) >= 0))
+    for a, b in [(0, height), (height // 3, height - height // 3), (height // 2, height)]:
+        if a < b:
+            whole = RULES[op.op_type].needs(graph, op, position, Region(Interval(a, b))).rows
+            rising = rising and (whole.start, whole.stop) == (reach.start[a], reach.stop[b - 1])
+    return rising and bool(np.all(reach.stop > reach.start))
 
 
 def _spans(phases: tuple[Phase, ...]) -> list[RowSpans]:

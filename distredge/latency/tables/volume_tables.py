@@ -37,7 +37,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.costs.part_costs import PartCosts
 from distredge.latency.tables.columns import (
     N_FIRST,
     N_PHASES,
@@ -51,6 +50,7 @@ from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSp
 from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
 from distredge.model.operators import Kind
+from distredge.profiles.part_costs import PartCosts, part_seconds
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph, Tensor
@@ -351,10 +351,10 @@ class Tables:
             table = costs.table(index)
             if table is not None:
                 total = total + np.array(table)[rows]
-        profile = costs.profile
-        total = profile.segment_overhead_s + profile.segment_factor * total
+        elements = np.zeros(1)
         for name, span in phase.edges if costs.element_s > 0 else ():
-            total = total + costs.element_s * _row_elements(self.graph.tensors[name]) * np.maximum(size(span), 0)
+            elements = elements + _row_elements(self.graph.tensors[name]) * np.maximum(size(span), 0)
+        total = part_seconds(costs.terms, total, elements)
         return np.where(works, total, 0.0)
 
 

@@ -17,19 +17,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distredge.latency.costs.part_costs import part_costs
-from distredge.latency.tables.volume_geometry import row_needs
+from distredge.latency.tables.volume_geometry import RowSpans
 from distredge.latency.tables.volume_tables import head_part
-from distredge.model.operators import Kind, needs_of
-from distredge.model.rows import Interval, Region
+from distredge.planners.common.split_rows import fetched_rows, rows_of_splits, walk_of_splits
+from distredge.profiles.part_costs import PartTerms, part_seconds
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Operator
     from distredge.problem import Problem
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Rows = tuple[Ints, Ints]
-"""First row and end of the rows of each device under each split, (n_splits, n_devices) each."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,14 @@ class VolumeCost:
         compute_s: (n_splits, n_devices), by the profiles, halo and what enters and leaves included; 0 where a device
             has nothing to do.
         macs: (n_splits, n_devices), halo included.
-        needed: tensors made before `start`, and the rows of them that each device needs.
+        needed: tensors made before `start`, and the rows of them that each device needs, (n_splits, n_devices).
     """
 
     start: int
     end: int
     compute_s: Floats
     macs: Floats
-    needed: dict[str, Rows]
+    needed: dict[str, RowSpans]
 
 
 class VolumeCosts:
@@ -65,7 +62,6 @@ class VolumeCosts:
         self.devices = tuple(problem.cluster.names if devices is None else devices)
         self.costs = [part_costs(problem, name) for name in self.devices]
         self._starts = {cut.position: cut.index + 1 for cut in self.graph.cuts[:-1]} | {0: 0}
-        self._reach: dict[tuple[int, int], Rows] = {}
         self._tables: dict[int, Floats | None] = {}
 
     @property
@@ -82,11 +78,15 @@ class VolumeCosts:
         """Rows that a split decision at `end` deals out."""
         return self.graph.cuts[end - 1].height
 
-    def owned(self, tensor: str, location: int, points: Ints) -> Rows:
-        """Rows of a tensor that each device owns under splits (n_splits, n_devices + 1) at a location."""
-        height = self.graph.tensors[tensor].height
-        scaled = points * height // self.height(location)
-        return scaled[:, :-1], scaled[:, 1:]
+    def owned(self, tensor: str, location: int, points: Ints) -> RowSpans:
+        """Returns the rows of a tensor that each device owns, (n_splits, n_devices).
+
+        Args:
+            tensor: alive at the location.
+            location: 1 to `last`.
+            points: (n_splits, n_devices + 1) cut points of the rows there.
+        """
+        return rows_of_splits(self.graph, location, points).share(tensor)
 
     def walk(self, end: int, points: ArrayLike) -> Iterator[VolumeCost]:
         """Prices the volumes that end at `end`, the shortest first.
@@ -96,37 +96,31 @@ class VolumeCosts:
             points: (n_splits, n_devices + 1) cut points of the rows at `end`.
 
         Yields:
-            A slice for every location before `end`.
+            What the volume from every location before `end` costs.
         """
         splits = np.asarray(points, np.int64)
-        cut = self.graph.cuts[end - 1]
-        wanted: dict[str, Rows] = {}
+        walk = walk_of_splits(self.graph, end, splits)
         compute_s = np.zeros((len(splits), len(self.devices)))
+        works = np.zeros(compute_s.shape, bool)
         macs, leaving = np.zeros_like(compute_s), np.zeros_like(compute_s)
-        made: set[str] = set()
-        for place in range(cut.position - 1, -1, -1):
-            op = self.graph.operators[self.graph.body.operators[place]]
-            made.update(op.outputs)
-            reduces = self.graph.body.verdicts[op.index].kind is Kind.REDUCE
-            found = [wanted.pop(name) for name in op.outputs if name in wanted]
-            for name in op.outputs:
-                if self._leaves(name, end):
-                    found.append(self.owned(name, end, splits))
-                    leaving += self._elements(name, found[-1]) if name not in self.graph.body.vectors else 0
-            out = functools.reduce(_hull, found) if found else None
-            self._add_cost(op, self.owned(op.inputs[0], end, splits) if reduces else out, compute_s, macs)
-            for position in op.activations:
-                name = op.inputs[position]
-                need = self.owned(name, end, splits) if reduces else self._need(op, position, out)
-                if need is not None:
-                    wanted[name] = _hull(wanted[name], need) if name in wanted else need
+        priced_edges = bool(np.any(self._terms.element_s))
+        for place in range(self.graph.cuts[end - 1].position - 1, -1, -1):
+            index = self.graph.body.operators[place]
+            walk.step(index)
+            if index in walk.computed:
+                rows = walk.computed[index].count
+                works |= rows > 0
+                self._add_cost(index, rows, compute_s, macs)
+            for name in self.graph.operators[index].outputs:
+                if name in walk.owned and priced_edges:
+                    leaving += self._elements(name, walk.owned[name])
             start = self._starts.get(place)
             if start is not None:
-                seconds = self._with_overhead(compute_s)
-                if np.any(self._element_s):
-                    elements = leaving + sum(self._elements(name, rows) for name, rows in wanted.items())
-                    seconds += np.where(seconds > 0, self._element_s * elements, 0.0)
-                yield VolumeCost(start, end, seconds, macs.copy(), dict(wanted))
+                elements = leaving
+                for name, needed in walk.needed.items() if priced_edges else ():
+                    elements = elements + self._elements(name, needed)
+                seconds = np.where(works, part_seconds(self._terms, compute_s, elements), 0.0)
+                yield VolumeCost(start, end, seconds, macs.copy(), dict(walk.needed))
 
     def slices(self, end: int, points: ArrayLike) -> dict[int, VolumeCost]:
         """`walk` by start."""
@@ -134,19 +128,18 @@ class VolumeCosts:
 
     def needed_bytes(self, piece: VolumeCost) -> Floats:
         """Bytes of all rows that each device needs before a volume, (n_splits, n_devices)."""
-        return self._bytes({name: stop - first for name, (first, stop) in piece.needed.items()}, piece)
+        return self._bytes({name: rows.count for name, rows in piece.needed.items()}, piece)
 
     def fetched_bytes(self, piece: VolumeCost, points: ArrayLike) -> Floats:
-        """Bytes that each device needs and does not own, the rows at `piece.start` being split at `points`."""
+        """Bytes that each device needs and does not own, (n_splits, n_devices).
+
+        Args:
+            piece: the volume.
+            points: (n_splits, n_devices + 1) cut points of the rows at `piece.start`; at location 0 nobody owns any.
+        """
         if piece.start == 0:
             return self.needed_bytes(piece)
-        splits = np.asarray(points, np.int64)
-        rows = {}
-        for name, (first, stop) in piece.needed.items():
-            rows[name] = stop - first
-            if name in self.graph.producer:
-                own_first, own_stop = self.owned(name, piece.start, splits)
-                rows[name] = rows[name] - np.maximum(0, np.minimum(stop, own_stop) - np.maximum(first, own_first))
+        rows = fetched_rows(self.graph, piece.start, np.asarray(points, np.int64), piece.needed)
         return self._bytes(rows, piece)
 
     def owned_bytes(self, end: int, points: ArrayLike) -> Floats:
@@ -154,8 +147,7 @@ class VolumeCosts:
         splits = np.asarray(points, np.int64)
         total = np.zeros((len(splits), splits.shape[1] - 1))
         for name in self.graph.cuts[end - 1].tensors:
-            first, stop = self.owned(name, end, splits)
-            total += self.graph.tensors[name].row_bytes * (stop - first)
+            total += self.graph.tensors[name].row_bytes * self.owned(name, end, splits).count
         return total
 
     def alive_bytes(self, location: int) -> int:
@@ -203,44 +195,21 @@ class VolumeCosts:
         head = head_part(self.graph)
         return np.array([costs.part_s(head) for costs in self.costs])
 
-    def reach(self, op: Operator, position: int) -> Rows:
-        """(n_rows,) first input row, and end of the input rows, that each output row reads; both never fall."""
-        key = (op.index, position)
-        if key not in self._reach:
-            first, stop = self._row_needs(op, position)
-            self._reach[key] = np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(stop)
-        return self._reach[key]
-
-    def _row_needs(self, op: Operator, position: int) -> Rows:
-        if op.index not in self.graph.body.everywhere:
-            return row_needs(self.graph, op, position)
-        height = self.graph.tensors[op.outputs[0]].height
-        needs = [needs_of(self.graph, op, position, Region(Interval(r, r + 1))).rows for r in range(height)]
-        return np.array([need.start for need in needs], np.int64), np.array([need.stop for need in needs], np.int64)
-
-    def _leaves(self, name: str, end: int) -> bool:
-        """Whether a tensor made before `end` is needed after it."""
-        if name in self.graph.cuts[end - 1].tensors:
-            return True
-        return name in self.graph.output_names and name not in self.graph.body.vectors
-
     @functools.cached_property
-    def _element_s(self) -> Floats:
-        """(n_devices,), seconds of an element that enters or leaves a part."""
-        return np.array([costs.element_s for costs in self.costs])
+    def _terms(self) -> PartTerms:
+        """Of every device, (n_devices,) each."""
+        return PartTerms(*np.array([costs.terms for costs in self.costs]).T)
 
-    def _elements(self, name: str, rows: Rows) -> Floats:
+    def _elements(self, name: str, rows: RowSpans) -> Floats:
         tensor = self.graph.tensors[name]
-        found: Floats = np.maximum(0, rows[1] - rows[0]) * (tensor.elements / tensor.height)
+        found: Floats = np.multiply(rows.count, tensor.elements / tensor.height)
         return found
 
-    def _add_cost(self, op: Operator, out: Rows | None, compute_s: Floats, macs: Floats) -> None:
-        if out is None:
-            return
-        rows = np.maximum(0, out[1] - out[0])
-        height = self.graph.tensors[op.outputs[0]].height
-        macs += self.graph.macs[op.index] / max(1, height) * rows
-        table = self._table(op.index)
+    def _add_cost(self, index: int, rows: Ints, compute_s: Floats, macs: Floats) -> None:
+        if self.graph.macs[index]:
+            height = self.graph.tensors[self.graph.operators[index].outputs[0]].height
+            macs += self.graph.macs[index] / max(1, height) * rows
+        table = self._table(index)
         if table is not None:
             compute_s += table[np.arange(len(self.devices))[None, :], np.minimum(rows, table.shape[1] - 1)]
 
@@ -251,37 +220,13 @@ class VolumeCosts:
             self._tables[operator] = None if tables[0] is None else np.array(tables)
         return self._tables[operator]
 
-    def _with_overhead(self, compute_s: Floats) -> Floats:
-        overhead = np.array([costs.profile.segment_overhead_s for costs in self.costs])
-        factor = np.array([costs.profile.segment_factor for costs in self.costs])
-        return np.where(compute_s > 0, overhead + factor * compute_s, 0.0)
-
-    def _need(self, op: Operator, position: int, out: Rows | None) -> Rows | None:
-        """Rows of an input that the rows `out` of the output read."""
-        if out is None:
-            return None
-        first_of, stop_of = self.reach(op, position)
-        empty = out[1] <= out[0]
-        first = np.where(empty, 0, first_of[np.minimum(out[0], len(first_of) - 1)])
-        stop = np.where(empty, 0, stop_of[np.maximum(out[1] - 1, 0)])
-        return first, stop
-
     def _bytes(self, rows: dict[str, Ints], piece: VolumeCost) -> Floats:
         total = np.zeros_like(piece.macs)
         for name, count in rows.items():
-            total += self.graph.tensors[name].row_bytes * np.maximum(0, count)
+            total += self.graph.tensors[name].row_bytes * count
         return total
 
 
 def _whole_each(count: int) -> Ints:
     """(count, count + 1) splits of height 1: in the k-th one device k has everything."""
     return (np.arange(count + 1)[None, :] > np.arange(count)[:, None]).astype(np.int64)
-
-
-def _hull(one: Rows, other: Rows) -> Rows:
-    """Elementwise hull; empty intervals count for nothing."""
-    here, there = one[1] > one[0], other[1] > other[0]
-    both = here & there
-    first = np.where(both, np.minimum(one[0], other[0]), np.where(there, other[0], one[0]))
-    stop = np.where(both, np.maximum(one[1], other[1]), np.where(there, other[1], one[1]))
-    return first, stop

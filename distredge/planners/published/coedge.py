@@ -119,9 +119,8 @@ def halo_rows(problem: Problem) -> Floats:
         thirds = np.array([cut_points(chain.height(end), [1, 1, 1])])
         piece = next(chain.walk(end, thirds))
         before = thirds * chain.height(end - 1) // chain.height(end)
-        for name, (first, stop) in piece.needed.items():
+        for name, rows in piece.needed.items():
             if name in chain.graph.producer:
-                own_first, own_stop = chain.owned(name, end - 1, before)
-                beyond = max(0, int(own_first[0, 1] - first[0, 1])) + max(0, int(stop[0, 1] - own_stop[0, 1]))
+                beyond = int(rows.beyond(chain.owned(name, end - 1, before))[0, 1])
                 found[end - 1] = max(found[end - 1], beyond)
     return found

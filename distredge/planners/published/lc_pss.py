@@ -10,7 +10,8 @@ What the paper leaves open is chosen here as follows.
 - Normalisation: T is divided by its value for the scheme with a cut at every location (the most data), O by its value
   for one volume (the most recomputation), so that both are at most about 1 and `alpha` weighs like against like.
 - T: bytes that cross the network into each volume, in float32: rows that a device needs and does not own. The first
-  volume's come from the requester. What head and requester fetch at the end is the same for every scheme and left out.
+  volume's come from the requester. What head and requester fetch at the end is the same for every scheme and left out;
+  so are operators whose results nobody but the requester reads, but in volumes that end the body.
 - Random decisions: at every location D - 1 cut points drawn uniformly and sorted, independent of one another.
 - Ties: a location is added only if it lowers the score; among equals the earliest one.
 - Layers: the locations are the cuts of `Graph.cuts` (18 for VGG-16: 13 convolutions and 5 poolings). The head is no
@@ -22,17 +23,17 @@ What the paper leaves open is chosen here as follows.
 
 from __future__ import annotations
 
-import functools
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ConfigError
-from distredge.model.graph import Graph, Operator
-from distredge.model.operators import Kind, needs_of
-from distredge.model.rows import Interval, Region
+from distredge.latency.tables.volume_geometry import RowSpans
+from distredge.model.graph import Graph
+from distredge.planners.common.split_rows import fetched_rows, walk_of_splits
 
 ALPHA = 0.75
 """Weight of transmission in the score (paper, section V)."""
@@ -44,8 +45,6 @@ _ROUNDING = 1e-12
 """A gain that is smaller than this share of a score is a tie."""
 
 IntArray = NDArray[np.int64]
-Rows = tuple[IntArray, IntArray]
-"""First row and end of the rows of each device under each random decision, (n_random, n_devices) each."""
 
 
 @dataclass(frozen=True)
@@ -127,115 +126,50 @@ def score_tables(graph: Graph, n_devices: int, n_random: int = N_RANDOM, seed: i
     """
     if n_devices < 1 or n_random < 1:
         raise ConfigError(f"LC-PSS: found {n_devices} devices and {n_random} decisions, accepted: at least 1 of each")
-    walker = _Walker(graph, n_devices, n_random, seed)
+    splits = random_splits(graph, n_devices, n_random, seed)
     n = len(graph.cuts)
     tables = ScoreTables(np.zeros((n + 1, n + 1)), np.zeros((n + 1, n + 1)))
     for end in range(1, n + 1):
-        walker.walk(end, tables)
+        _fill_column(graph, end, splits, tables)
     return tables
 
 
-class _Walker:
-    """Walks the body backwards from a cut, for all devices and random decisions at once.
+def random_splits(graph: Graph, n_devices: int, n_random: int, seed: int) -> list[IntArray]:
+    """Returns random cut points of the rows at every cut, (n_random, n_devices + 1) int64 each: 0 first, all rows last."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for cut in graph.cuts:
+        inner = np.sort(rng.integers(0, cut.height + 1, (n_random, n_devices - 1)), axis=1)
+        zeros = np.zeros((n_random, 1), np.int64)
+        found.append(np.concatenate([zeros, inner, zeros + cut.height], axis=1))
+    return found
 
-    Which rows of a tensor are needed depends only on where the volume ends; so one walk prices the volumes from every
-    start to that end.
-    """
 
-    def __init__(self, graph: Graph, n_devices: int, n_random: int, seed: int) -> None:
-        self.graph = graph
-        rng = np.random.default_rng(seed)
-        self.shares: list[Rows] = []
-        for cut in graph.cuts:
-            inner = np.sort(rng.integers(0, cut.height + 1, (n_random, n_devices - 1)), axis=1)
-            zeros = np.zeros((n_random, 1), np.int64)
-            points = np.concatenate([zeros, inner, zeros + cut.height], axis=1)
-            self.shares.append((points[:, :-1], points[:, 1:]))
-        self.reach = {
-            (index, position): _reach(graph, graph.operators[index], position)
-            for index in graph.body.operators
-            for position in graph.operators[index].activations
-        }
-        self.start_of = {cut.position: cut.index + 1 for cut in graph.cuts[:-1]} | {0: 0}
+def _fill_column(graph: Graph, end: int, splits: list[IntArray], tables: ScoreTables) -> None:
+    """Fills in what the volumes that end at a location cost."""
+    starts = {cut.position: cut.index + 1 for cut in graph.cuts[: end - 1]} | {0: 0}
+    walk = walk_of_splits(graph, end, splits[end - 1])
+    walk.owned = {name: rows for name, rows in walk.owned.items() if name in graph.cuts[end - 1].tensors}
+    operations = 0.0
+    for place in range(graph.cuts[end - 1].position - 1, -1, -1):
+        index = graph.body.operators[place]
+        walk.step(index)
+        if index in walk.computed and graph.macs[index]:
+            height = graph.tensors[graph.operators[index].outputs[0]].height
+            operations += graph.macs[index] / height * _mean_sum(walk.computed[index].count)
+        start = starts.get(place)
+        if start is not None:
+            tables.operations[start, end] = operations
+            tables.transmitted[start, end] = _fetched(graph, start, splits, walk.needed)
 
-    def owned(self, tensor: str, location: int) -> Rows:
-        """Rows of a tensor that each device owns at a cut."""
-        cut = self.graph.cuts[location - 1]
-        height = self.graph.tensors[tensor].height
-        first, stop = self.shares[location - 1]
-        return first * height // cut.height, stop * height // cut.height
 
-    def walk(self, end: int, tables: ScoreTables) -> None:
-        """Fills the column `end` of both tables."""
-        graph = self.graph
-        cut = graph.cuts[end - 1]
-        needed: dict[str, Rows] = {}
-        operations = 0.0
-        for place in range(cut.position - 1, -1, -1):
-            op = graph.operators[graph.body.operators[place]]
-            reduces = graph.body.verdicts[op.index].kind is Kind.REDUCE
-            out = _hull_all(
-                [needed.pop(name) for name in op.outputs if name in needed]
-                + [self.owned(name, end) for name in op.outputs if name in cut.tensors]
-            )
-            if out is not None:
-                height = graph.tensors[op.outputs[0]].height
-                operations += graph.macs[op.index] / height * _mean_sum(out[1] - out[0])
-            for position in op.activations:
-                name = op.inputs[position]
-                # A reduction takes every row once: each device the rows that it owns at the end of the volume.
-                need = self.owned(name, end) if reduces else self._need(op, position, out)
-                if need is not None:
-                    needed[name] = _hull(needed[name], need) if name in needed else need
-            start = self.start_of.get(place)
-            if start is not None:
-                tables.operations[start, end] = operations
-                tables.transmitted[start, end] = self._fetched(needed, start)
-
-    def _need(self, op: Operator, position: int, out: Rows | None) -> Rows | None:
-        """Rows of an input that the rows `out` of the output read."""
-        if out is None:
-            return None
-        first_of, stop_of = self.reach[op.index, position]
-        empty = out[1] <= out[0]
-        first = np.where(empty, 0, first_of[np.minimum(out[0], len(first_of) - 1)])
-        stop = np.where(empty, 0, stop_of[np.maximum(out[1] - 1, 0)])
-        return first, stop
-
-    def _fetched(self, needed: dict[str, Rows], start: int) -> float:
-        """Mean bytes that a volume from location `start` fetches from others."""
-        total = 0.0
-        for name, (first, stop) in needed.items():
-            rows = stop - first
-            if name in self.graph.producer:
-                own_first, own_stop = self.owned(name, start)
-                rows = rows - np.maximum(0, np.minimum(stop, own_stop) - np.maximum(first, own_first))
-            total += self.graph.tensors[name].row_bytes * _mean_sum(rows)
-        return total
+def _fetched(graph: Graph, start: int, splits: list[IntArray], needed: Mapping[str, RowSpans]) -> float:
+    """Mean bytes that a volume from location `start` fetches from others."""
+    # Nobody owns what is needed at location 0, whose splits do not count.
+    rows = fetched_rows(graph, max(1, start), splits[max(1, start) - 1], needed)
+    return sum(graph.tensors[name].row_bytes * _mean_sum(count) for name, count in rows.items())
 
 
 def _mean_sum(rows: IntArray) -> float:
     """Sum over devices, mean over decisions."""
     return float(rows.sum(axis=1).mean())
-
-
-def _hull_all(intervals: list[Rows]) -> Rows | None:
-    return functools.reduce(_hull, intervals) if intervals else None
-
-
-def _hull(one: Rows, other: Rows) -> Rows:
-    """Elementwise hull; empty intervals count for nothing."""
-    here, there = one[1] > one[0], other[1] > other[0]
-    both = here & there
-    first = np.where(both, np.minimum(one[0], other[0]), np.where(there, other[0], one[0]))
-    stop = np.where(both, np.maximum(one[1], other[1]), np.where(there, other[1], one[1]))
-    return first, stop
-
-
-def _reach(graph: Graph, op: Operator, position: int) -> Rows:
-    """First input row, and the end of the input rows, that each single output row reads; both never fall."""
-    height = graph.tensors[op.outputs[0]].height
-    needs = [needs_of(graph, op, position, Region(Interval(row, row + 1))).rows for row in range(height)]
-    first = np.array([need.start for need in needs], np.int64)
-    stop = np.array([need.stop for need in needs], np.int64)
-    return np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(stop)

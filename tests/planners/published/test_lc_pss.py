@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from distredge.errors import ConfigError
@@ -15,13 +16,9 @@ from distredge.model.layout import HEAD, Decision, Layout, lay_out_decisions
 from distredge.planners.published import lc_pss
 
 
-def _layout(graph: Graph, walker: lc_pss._Walker, scheme: tuple[int, ...], sample: int) -> Layout:
-    decisions = []
-    for index in scheme:
-        first, stop = walker.shares[index]
-        decisions.append(Decision(graph.cuts[index], (0, *(int(x) for x in stop[sample]))))
-        assert first[sample, 0] == 0
-    n_devices = walker.shares[0][0].shape[1]
+def _layout(graph: Graph, splits: list[NDArray[np.int64]], scheme: tuple[int, ...], sample: int) -> Layout:
+    decisions = [Decision(graph.cuts[index], tuple(splits[index][sample].tolist())) for index in scheme]
+    n_devices = splits[0].shape[1] - 1
     return lay_out_decisions(graph, [f"d{i}" for i in range(n_devices)], decisions, 0)
 
 
@@ -43,13 +40,13 @@ def _costs(graph: Graph, layout: Layout) -> tuple[int, int]:
 def test_tables_equal_layouts(name: str, shape: tuple[int, ...]) -> None:
     graph = zoo.build(name, shape, width=0.125)
     n_random = 3
-    walker = lc_pss._Walker(graph, 3, n_random, seed=5)
+    splits = lc_pss.random_splits(graph, 3, n_random, seed=5)
     tables = lc_pss.score_tables(graph, 3, n_random, seed=5)
     narrow = [cut.index for cut in graph.cuts if len(cut.tensors) == 1]
     rng = np.random.default_rng(0)
     for size in (0, 1, 4):
         scheme = (*sorted(rng.choice(narrow[:-1], size, replace=False).tolist()), len(graph.cuts) - 1)
-        costs = np.mean([_costs(graph, _layout(graph, walker, scheme, s)) for s in range(n_random)], axis=0)
+        costs = np.mean([_costs(graph, _layout(graph, splits, scheme, s)) for s in range(n_random)], axis=0)
         places = [0, *(index + 1 for index in scheme)]
         pairs = list(itertools.pairwise(places))
         assert sum(tables.transmitted[pair] for pair in pairs) == pytest.approx(costs[0], rel=1e-12)
@@ -59,10 +56,10 @@ def test_tables_equal_layouts(name: str, shape: tuple[int, ...]) -> None:
 def test_operations_of_a_residual_network_with_two_tensors_alive() -> None:
     graph = zoo.build("resnet18", (1, 3, 97, 64), width=0.125)
     wide = next(cut.index for cut in graph.cuts if len(cut.tensors) == 2)
-    walker = lc_pss._Walker(graph, 4, 2, seed=0)
+    splits = lc_pss.random_splits(graph, 4, 2, seed=0)
     tables = lc_pss.score_tables(graph, 4, 2, seed=0)
     last = len(graph.cuts) - 1
-    layouts = [_layout(graph, walker, (wide, last), sample) for sample in range(2)]
+    layouts = [_layout(graph, splits, (wide, last), sample) for sample in range(2)]
     operations = tables.operations[0, wide + 1] + tables.operations[wide + 1, last + 1]
     assert operations == pytest.approx(np.mean([_costs(graph, layout)[1] for layout in layouts]), rel=1e-12)
 
