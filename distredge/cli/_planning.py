@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from distredge.cli._common import check_writable, input_shape_option
+from distredge.cli._common import check_writable
+from distredge.cli._options import input_shape_option
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import (
-    EXIT_INTERRUPTED,
-    Number,
-    json_option,
-    print_json,
-    seed_option,
-    verbose_option,
-)
+from distredge.cli._common import EXIT_INTERRUPTED, print_json
+from distredge.cli._options import Number, json_option, seed_option, verbose_option
 from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options, save_chart
 
 if TYPE_CHECKING:

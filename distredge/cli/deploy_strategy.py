@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge import metric_names
-from distredge.cli._common import (
-    Number,
-    check_writable,
-    input_shape_option,
-    json_option,
-    load_model_of,
-    print_json,
-    verbose_option,
-    version_option,
-)
+from distredge.cli._common import check_writable, load_model_of, print_json
 from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model, write_log
+from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
 from distredge.cli._replanning import Replanner
 from distredge.errors import ExecutionError
 

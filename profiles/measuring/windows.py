@@ -115,21 +115,21 @@ def whole_windows(benches: Sequence[Bench]) -> tuple[OperatorWindow, ...]:
     )
 
 
-def jobs_of(benches: Sequence[Bench], shown: frozenset[str] = frozenset()) -> tuple[Alone, ...]:
-    """Returns a job for every signature that no window shows, the cheap ones first.
+def alone_of(benches: Sequence[Bench], shown: frozenset[str] = frozenset()) -> tuple[Alone, ...]:
+    """Returns the operators to run alone, one for every signature that no window shows, the cheap ones first.
 
     Args:
         benches: of the models.
         shown: signatures that windows show.
     """
-    jobs: dict[str, Alone] = {}
+    found: dict[str, Alone] = {}
     for bench in benches:
         for index, signature in enumerate(bench.graph.signatures):
             if signature is not None and signature.key not in shown:
-                jobs.setdefault(
+                found.setdefault(
                     signature.key, Alone(bench, signature, index, measured_rows(bench.graph, index, signature))
                 )
-    return tuple(sorted(jobs.values(), key=lambda job: (job.signature.macs, job.signature.io_bytes)))
+    return tuple(sorted(found.values(), key=lambda alone: (alone.signature.macs, alone.signature.io_bytes)))
 
 
 def measured_rows(graph: Graph, index: int, signature: Signature) -> int:
