@@ -18,7 +18,8 @@ import numpy as np
 
 from distredge.errors import StrategyError
 from distredge.model.cuts import vector_sources
-from distredge.model.graph import Graph, Tensor
+from distredge.model.graph import Graph
+from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Reduction, region_shape, region_size, whole
 from distredge.model.rows import Interval, Region, intersect_region
 from distredge.model.volumes import (
@@ -329,7 +330,9 @@ class _Builder:
     def _head(self) -> bool:
         """Adds the head stage: head operators, and the vectors that only they or the requester want to know."""
         graph = self.graph
-        again, finishes, vector_inputs = vector_sources(graph, (*graph.body.head_inputs, *graph.output_names))
+        again, finishes, vector_inputs = vector_sources(
+            graph, graph.body, (*graph.body.head_inputs, *graph.output_names)
+        )
         if not graph.body.head and not finishes and not again:
             return False
         inputs = {self._partial(index): whole(self.tensors[self._partial(index)]) for index in finishes}

@@ -20,8 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import StrategyError
 from distredge.model import AS_INPUT
-from distredge.model.graph import Graph, Operator
+from distredge.model.graph import Graph
 from distredge.model.layout import PARTIAL, Layout, Part, StrategyLike, lay_out, region_shape
+from distredge.model.nodes import Operator
 from distredge.model.operators import RULES, Reduction
 from distredge.model.rows import Region
 

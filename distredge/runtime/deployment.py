@@ -25,7 +25,8 @@ from distredge.runtime.protocol.device_plan import (
 )
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
     from distredge.runtime.buffers import Array
     from distredge.strategy import Strategy
 

@@ -29,7 +29,8 @@ from distredge.model.rows import Interval, Region
 from distredge.model.volumes import Read, VolumeGraph, volume_between
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Operator
 
 Ints = NDArray[np.int64]
 

@@ -53,7 +53,8 @@ from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
 from distredge.model.operators import Kind
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
     from distredge.profiles.compute import ComputeProfile
 
 
