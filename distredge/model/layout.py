@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from distredge.errors import StrategyError
 from distredge.model.cuts import vector_sources
 from distredge.model.graph import Graph
@@ -31,12 +29,12 @@ from distredge.model.volumes import (
     shares,
     volume_between,
 )
+from distredge.model.wires import WIRE_BYTES
 
 __all__ = [
     "HEAD",
     "PARTIAL",
     "REQUESTER",
-    "WIRE_BYTES",
     "Decision",
     "Layout",
     "OperatorRegion",
@@ -59,12 +57,6 @@ HEAD = -1
 
 PARTIAL = "#partial"
 """Suffix of the virtual tensor that stacks the partial results of a reduction."""
-
-WIRE_BYTES: Mapping[str, int] = {
-    dtype: np.dtype(dtype).itemsize
-    for dtype in "float32 float16 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
-}
-"""Bytes of one element on the wire. Tensors other than float32 travel as they are, whatever a strategy says."""
 
 
 @dataclass(frozen=True)
