@@ -21,8 +21,9 @@ from distredge.envs._setup import Clusters, Model, check_choice, load_model, loa
 from distredge.envs.observation import compute_times, reach_times, scale_time
 from distredge.envs.pricing import make_pricer
 from distredge.errors import ConfigError, located
+from distredge.model.wires import INPUT_DTYPES
 from distredge.problem import Problem
-from distredge.strategy import INPUT_DTYPES, Strategy
+from distredge.strategy import Strategy
 
 REWARD_SCALES = ("offload", "paper")
 OPTIONS = ("cluster", "start_s")

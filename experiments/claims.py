@@ -43,7 +43,8 @@ from distredge.experiments.common.records import best_latency_s, path_of, price,
 from distredge.experiments.common.regimes import published_problem
 from distredge.latency import evaluate, simulate
 from distredge.model.capture import load_model
-from distredge.model.graph import Graph, Signature
+from distredge.model.graph import Graph
+from distredge.model.signatures import Signature
 from distredge.planners import model_choice, plan
 from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.planners.deadline_reliability import Channel, failure_probability

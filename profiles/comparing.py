@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import FileError, ProfileError, located
-from distredge.model.graph import Graph, Signature
+from distredge.model.graph import Graph
+from distredge.model.signatures import Signature
 from distredge.profiles.compute import ComputeProfile, interpolated
 from distredge.profiles.modelled import profile_rows
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distredge.checked_reading import decode_json, read_bytes
 from distredge.errors import ProfileError, did_you_mean
-from distredge.model.graph import Signature
+from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
 

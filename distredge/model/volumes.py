@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from distredge.model.cuts import Cut
-from distredge.model.graph import Graph, Tensor
+from distredge.model.graph import Graph
+from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Kind, whole
 from distredge.model.rows import EMPTY, Interval, Region, region_hull
 

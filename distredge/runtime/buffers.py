@@ -9,12 +9,13 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
+from distredge.model.wires import packing, unpacking
 from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
@@ -28,6 +29,9 @@ from distredge.runtime.protocol.device_plan import (
     read_parts,
 )
 from distredge.runtime.protocol.transport import Tracker
+
+if TYPE_CHECKING:
+    from distredge.model.wires import Convert
 
 Array: TypeAlias = NDArray[Any]
 
@@ -79,15 +83,6 @@ def allocate(shape: Sequence[int], dtype: str) -> Array:
     return raw[offset : offset + size_bytes].view(dtype).reshape(tuple(shape))
 
 
-def copy(target: Array, source: Array) -> None:
-    """Copies elements, changing their type as the wire asks for (beyond float16's range they become infinite)."""
-    if target.dtype == source.dtype:
-        np.copyto(target, source)
-    else:
-        with np.errstate(over="ignore"):
-            np.copyto(target, source, casting="unsafe")
-
-
 class Inbox:
     """Places the rows of one link into the arrays that want them.
 
@@ -106,6 +101,10 @@ class Inbox:
             )
             for form in self.forms
         ]
+        self._unpack = [
+            unpacking(link.pieces[form.piece].dtype, view.dtype.name)
+            for form, view in zip(self.forms, self._views, strict=True)
+        ]
 
     def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> list[Array]:
         """Checks a message against the plan; returns its rows, not copied.
@@ -117,8 +116,8 @@ class Inbox:
 
     def place(self, opened: Sequence[Array]) -> None:
         """Copies rows that `open` returned (of this link, for any slot) to their place."""
-        for view, rows in zip(self._views, opened, strict=True):
-            copy(view, rows)
+        for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
+            unpack(view, rows)
 
 
 class Pack:
@@ -148,6 +147,7 @@ class Outbox:
         self._forms = parts_of(link.pieces) if forms is None else forms
         self.size_bytes = link.size_bytes
         self._views: list[Array] = []
+        self._pack: list[Convert] = []
         self.take_from(sources)
         self.shared = any(form.size_bytes >= SHARED_BYTES for form in self._forms)
         self._packs: list[Pack] = []
@@ -158,6 +158,9 @@ class Outbox:
             box.view(piece.start, piece.shape, f"rows of '{piece.tensor}'")
             for box, piece in zip(sources, self.link.pieces, strict=True)
         ]
+        self._pack = [
+            packing(view.dtype.name, piece.dtype) for view, piece in zip(self._views, self.link.pieces, strict=True)
+        ]
 
     def pack(self) -> Pack:
         """Returns the message's parts; set its `tracker` after sending when `shared`."""
@@ -166,8 +169,8 @@ class Outbox:
             pack = Pack(self.link.pieces, self._forms)
             self._packs.append(pack)
         pack.tracker = None
-        for target, source in zip(pack.arrays, self._views, strict=True):
-            copy(target, source)
+        for fill, target, source in zip(self._pack, pack.arrays, self._views, strict=True):
+            fill(target, source)
         return pack
 
 
@@ -180,7 +183,7 @@ class Keeper:
     def keep(self) -> None:
         """Copies them."""
         for target, source in self._pairs:
-            copy(target, source)
+            np.copyto(target, source)
 
 
 class Slot:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from distredge.model.graph import Graph, Signature
+from distredge.model.graph import Graph
 from distredge.model.operators import Kind
+from distredge.model.signatures import Signature
 from distredge.profiles.measuring.bench import CPU, Bench
 from distredge.profiles.measuring.segments import SegmentCase, make_cases
 from distredge.profiles.modelled import profile_rows

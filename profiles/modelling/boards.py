@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import MissingDependency, ProfileError
-from distredge.model.graph import Signature
+from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
 from distredge.profiles.modelling.published_tables import (
     BoardEntry,

@@ -60,7 +60,8 @@ def no_memory() -> Memory:
 
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
 
 STEPS = 256
 """Steps of the grid by which peaks are kept; with more rows than that a step has several."""
