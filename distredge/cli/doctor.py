@@ -139,7 +139,7 @@ def _loopback() -> tuple[str, str]:
     from distredge.runtime.hosting.local_cluster import START_S, Workers
     from distredge.runtime.hosting.worker_process import local_order
     from distredge.runtime.links.one_link import SIZES, fit, measure_link
-    from distredge.runtime.protocol.device_plan import PeerAddress
+    from distredge.runtime.protocol.addresses import PeerAddress
     from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
     from distredge.runtime.protocol.transport import ZmqNetwork
 

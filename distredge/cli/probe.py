@@ -122,7 +122,7 @@ def _workers(
 def _flows(addresses: tuple[WorkerAddress, ...], between: bool) -> tuple[Flow, ...]:
     """The links to measure, each in both directions."""
     from distredge.runtime.links.several_links import Flow
-    from distredge.runtime.protocol.device_plan import PeerAddress
+    from distredge.runtime.protocol.addresses import PeerAddress
 
     peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]
     if between:
@@ -170,7 +170,7 @@ def _together(
 ) -> dict[str, Any]:
     """Runs flows between several pairs at once: is the medium shared?"""
     from distredge.runtime.links.several_links import measure_together, ring
-    from distredge.runtime.protocol.device_plan import PeerAddress
+    from distredge.runtime.protocol.addresses import PeerAddress
     from distredge.runtime.protocol.security import REQUESTER_NAME
 
     peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]
