@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from distredge.checked_reading import decode_json, read_bytes
 from distredge.errors import ProfileError, did_you_mean
-from distredge.model.graph import Signature
+from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
 
@@ -184,7 +184,15 @@ class ComputeProfile:
 
 
 def interpolated(entry: Measured, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns a measured operator's seconds at ascending row counts that start at 0: linear between measured ones."""
+    """Returns a measured operator's seconds: linear between measured row counts, the last slope beyond them.
+
+    Args:
+        entry: the operator.
+        rows: (n,) int64 output rows, ascending from 0.
+
+    Returns:
+        (n,) float64 seconds, entry 0 is 0.
+    """
     known = np.asarray(entry.rows, dtype=np.float64)
     seconds = np.asarray(entry.median_s, dtype=np.float64)
     table: NDArray[np.float64] = np.interp(rows, known, seconds)

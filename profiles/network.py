@@ -120,10 +120,6 @@ class Trace:
         """Returns the rate at a time >= 0, in bits per second."""
         return float(self.rates_bps[self._index(time_s % self.period_s)])
 
-    def rtt_at(self, time_s: float) -> float:
-        """Returns the round trip at a time >= 0."""
-        return float(self.rtt_s[self._index(time_s % self.period_s)])
-
     def _index(self, offset_s: float) -> int:
         return int(np.searchsorted(self.times_s, offset_s, side="right")) - 1
 

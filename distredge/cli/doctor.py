@@ -11,7 +11,8 @@ from importlib import metadata
 
 import click
 
-from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.cli._common import print_json
+from distredge.cli._options import json_option, verbose_option
 
 _WIDTH = 16
 _PACKAGES = ("numpy", "pyzmq", "msgspec", "onnx", "onnxruntime", "click", "rich", "pillow", "psutil")
@@ -138,7 +139,7 @@ def _loopback() -> tuple[str, str]:
     from distredge.runtime.hosting.local_cluster import START_S, Workers
     from distredge.runtime.hosting.worker_process import local_order
     from distredge.runtime.links.one_link import SIZES, fit, measure_link
-    from distredge.runtime.protocol.device_plan import PeerAddress
+    from distredge.runtime.protocol.addresses import PeerAddress
     from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
     from distredge.runtime.protocol.transport import ZmqNetwork
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import Number, check_writable, json_option, print_json, verbose_option
+from distredge.cli._common import check_writable, print_json
+from distredge.cli._options import Number, json_option, verbose_option
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -121,7 +122,7 @@ def _workers(
 def _flows(addresses: tuple[WorkerAddress, ...], between: bool) -> tuple[Flow, ...]:
     """The links to measure, each in both directions."""
     from distredge.runtime.links.several_links import Flow
-    from distredge.runtime.protocol.device_plan import PeerAddress
+    from distredge.runtime.protocol.addresses import PeerAddress
 
     peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]
     if between:
@@ -169,7 +170,7 @@ def _together(
 ) -> dict[str, Any]:
     """Runs flows between several pairs at once: is the medium shared?"""
     from distredge.runtime.links.several_links import measure_together, ring
-    from distredge.runtime.protocol.device_plan import PeerAddress
+    from distredge.runtime.protocol.addresses import PeerAddress
     from distredge.runtime.protocol.security import REQUESTER_NAME
 
     peers = [PeerAddress(a.name, a.data, a.public_key) for a in addresses]

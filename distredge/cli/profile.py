@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import (
-    Number,
-    check_writable,
-    input_shape_option,
-    json_option,
-    print_json,
-    seed_option,
-    verbose_option,
-)
+from distredge.cli._common import check_writable, print_json
+from distredge.cli._options import Number, input_shape_option, json_option, seed_option, verbose_option
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph

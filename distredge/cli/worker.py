@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from distredge.cli._common import verbose_option
+from distredge.cli._options import verbose_option
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 
@@ -43,7 +43,8 @@ def worker(
     from distredge.runtime.engine import OnnxRuntimeEngine
     from distredge.runtime.hosting.boards import bind_addresses, check_addresses, cluster_keys, keys_folder
     from distredge.runtime.protocol.transport import ZmqNetwork
-    from distredge.runtime.worker.worker import Worker, WorkerSettings
+    from distredge.runtime.worker.settings import WorkerSettings
+    from distredge.runtime.worker.worker import Worker
 
     cluster = load_cluster(cluster_name)
     device = cluster.device(name)

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from distredge.errors import StrategyError
 from distredge.model.cuts import vector_sources
-from distredge.model.graph import Graph, Tensor
+from distredge.model.graph import Graph
+from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Reduction, region_shape, region_size, whole
 from distredge.model.rows import Interval, Region, intersect_region
 from distredge.model.volumes import (
@@ -30,12 +29,12 @@ from distredge.model.volumes import (
     shares,
     volume_between,
 )
+from distredge.model.wires import WIRE_BYTES
 
 __all__ = [
     "HEAD",
     "PARTIAL",
     "REQUESTER",
-    "WIRE_BYTES",
     "Decision",
     "Layout",
     "OperatorRegion",
@@ -58,12 +57,6 @@ HEAD = -1
 
 PARTIAL = "#partial"
 """Suffix of the virtual tensor that stacks the partial results of a reduction."""
-
-WIRE_BYTES: Mapping[str, int] = {
-    dtype: np.dtype(dtype).itemsize
-    for dtype in "float32 float16 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
-}
-"""Bytes of one element on the wire. Tensors other than float32 travel as they are, whatever a strategy says."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +322,9 @@ class _Builder:
     def _head(self) -> bool:
         """Adds the head stage: head operators, and the vectors that only they or the requester want to know."""
         graph = self.graph
-        again, finishes, vector_inputs = vector_sources(graph, (*graph.body.head_inputs, *graph.output_names))
+        again, finishes, vector_inputs = vector_sources(
+            graph, graph.body, (*graph.body.head_inputs, *graph.output_names)
+        )
         if not graph.body.head and not finishes and not again:
             return False
         inputs = {self._partial(index): whole(self.tensors[self._partial(index)]) for index in finishes}

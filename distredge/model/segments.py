@@ -20,10 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import StrategyError
 from distredge.model import AS_INPUT
-from distredge.model.graph import Graph, Operator
+from distredge.model.graph import Graph
 from distredge.model.layout import PARTIAL, Layout, Part, StrategyLike, lay_out, region_shape
+from distredge.model.nodes import Operator
 from distredge.model.operators import RULES, Reduction
 from distredge.model.rows import Region
+from distredge.model.wires import WIRES
 
 INLINE_BYTES = 1024
 """Constants up to this size stay inside the sub-model: shapes, axes, limits, scalars."""
@@ -177,8 +179,8 @@ class _Emitter:
         tensor = self.layout.tensors[name]
         shape = region_shape(tensor, region)
         self.held[name] = region
-        if name in self.graph.input_names and input_dtype == "uint8":
-            port = Port(f"{name}@uint8", name, region, shape, "uint8")
+        if name in self.graph.input_names and WIRES[input_dtype].pixels:
+            port = Port(f"{name}@{input_dtype}", name, region, shape, input_dtype)
             self._normalise(port)
             return port
         return Port(name, name, region, shape, tensor.dtype)
@@ -187,7 +189,7 @@ class _Emitter:
         spec = self.graph.preprocess
         if spec is None:
             raise StrategyError(
-                f"{self.graph.name}: input.dtype: 'uint8' needs a model with a preprocessing spec; use 'float32'"
+                f"{self.graph.name}: input.dtype: '{port.dtype}' needs a model with a preprocessing spec; use 'float32'"
             )
         tensor = self.graph.tensors[port.tensor]
         spatial = (0, tensor.row_axis, tensor.col_axis)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from distredge.model.cuts import Cut
-from distredge.model.graph import Graph, Operator, Tensor
+from distredge.model.graph import Graph
+from distredge.model.nodes import Operator, Tensor
 from distredge.model.operators import RULES, Kind, whole
 from distredge.model.rows import Interval, Region, region_hull
 

@@ -9,16 +9,16 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
+from distredge.model.wires import packing, unpacking
 from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
-    Bytes,
     DevicePlan,
     PartForm,
     SegmentPlan,
@@ -27,23 +27,42 @@ from distredge.runtime.protocol.device_plan import (
     parts_of,
     read_parts,
 )
+from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.transport import Tracker
+
+if TYPE_CHECKING:
+    from distredge.model.wires import Convert
 
 Array: TypeAlias = NDArray[Any]
 
 ALIGNMENT_BYTES = 64
+"""Where arrays begin: on a cache line."""
+
 SHARED_BYTES = 256 * 1024
 """Messages with a part this large are shared with the transport until it has sent them."""
 
 
-class Box(NamedTuple):
-    """An array that holds a box of a tensor, from `start` on."""
+class HeldBox(NamedTuple):
+    """An array that holds a box of a tensor.
+
+    Attributes:
+        array: the box's shape and dtype.
+        start: where it begins in the whole tensor: elements, one number per axis.
+    """
 
     array: Array
     start: tuple[int, ...]
 
     def view(self, start: Sequence[int], shape: Sequence[int], what: str) -> Array:
-        """The part of the array that holds another box of the tensor.
+        """Returns the part of the array that holds another box of the tensor.
+
+        Args:
+            start: where that box begins in the whole tensor, one number per axis.
+            shape: its size on every axis.
+            what: what it is, for the error.
+
+        Returns:
+            A view of `shape` into `array`, of its dtype.
 
         Raises:
             ProtocolError: if that box is not inside this one.
@@ -60,13 +79,17 @@ class Box(NamedTuple):
         return self.array[tuple(slice(c, c + size) for c, size in zip(corner, shape, strict=True))]
 
 
-def whole(array: Array) -> Box:
-    """A box that is the whole tensor."""
-    return Box(array, (0,) * array.ndim)
+def whole(array: Array) -> HeldBox:
+    """Returns the box that is a whole tensor, of any shape and dtype."""
+    return HeldBox(array, (0,) * array.ndim)
 
 
 def allocate(shape: Sequence[int], dtype: str) -> Array:
-    """Returns an array of zeros whose first byte lies on a cache line.
+    """Returns an array of zeros, C-ordered, whose first byte lies on a cache line.
+
+    Args:
+        shape: its size on every axis.
+        dtype: one of `DTYPES`.
 
     Raises:
         ProtocolError: if the dtype is not one that plans may name.
@@ -79,56 +102,66 @@ def allocate(shape: Sequence[int], dtype: str) -> Array:
     return raw[offset : offset + size_bytes].view(dtype).reshape(tuple(shape))
 
 
-def copy(target: Array, source: Array) -> None:
-    """Copies elements, changing their type as the wire asks for (beyond float16's range they become infinite)."""
-    if target.dtype == source.dtype:
-        np.copyto(target, source)
-    else:
-        with np.errstate(over="ignore"):
-            np.copyto(target, source, casting="unsafe")
-
-
 class Inbox:
-    """Places the rows of one link into the arrays that want them.
+    """Places the rows of one message into the arrays that want them.
 
     Args:
-        link: what comes.
-        targets: the box that each piece lies in, in the order of the link's pieces.
+        message: what comes.
+        targets: what holds each of the message's boxes, in their order.
+        forms: `parts_of(message.boxes)`, where they are known already.
     """
 
-    def __init__(self, link: SourceMessage, targets: Sequence[Box], forms: Sequence[PartForm] | None = None) -> None:
-        self.link = link
-        self.forms = parts_of(link.pieces) if forms is None else forms
-        self.size_bytes = link.size_bytes
-        self._views = [
-            _part_view(
-                targets[form.piece], link.pieces[form.piece], form, f"rows of '{link.pieces[form.piece].tensor}'"
-            )
-            for form in self.forms
+    def __init__(
+        self, message: SourceMessage, targets: Sequence[HeldBox], forms: Sequence[PartForm] | None = None
+    ) -> None:
+        self.message = message
+        self.forms = parts_of(message.boxes) if forms is None else forms
+        self.size_bytes = message.size_bytes
+        self._views = [_part_view(targets[form.box], message.boxes[form.box], form) for form in self.forms]
+        self._unpack = [
+            unpacking(message.boxes[form.box].dtype, view.dtype.name)
+            for form, view in zip(self.forms, self._views, strict=True)
         ]
 
     def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> list[Array]:
         """Checks a message against the plan; returns its rows, not copied.
 
+        Args:
+            found: the boxes that the header announces.
+            parts: the frames after it.
+
+        Returns:
+            One read-only array per part, of the shape and dtype of its `PartForm`.
+
         Raises:
             ProtocolError: if it is not exactly what the plan announces.
         """
-        return read_parts(found, parts, self.link.pieces, self.forms)
+        return read_parts(found, parts, self.message.boxes, self.forms)
 
     def place(self, opened: Sequence[Array]) -> None:
-        """Copies rows that `open` returned (of this link, for any slot) to their place."""
-        for view, rows in zip(self._views, opened, strict=True):
-            copy(view, rows)
+        """Copies rows to their place.
+
+        Args:
+            opened: what `open` returned, of this inbox or of another slot's: one array per part.
+        """
+        for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
+            unpack(view, rows)
 
 
 class Pack:
-    """A packed message that the transport may still be reading."""
+    """A packed message that the transport may still be reading.
 
-    def __init__(self, pieces: Sequence[TensorBox], forms: Sequence[PartForm]) -> None:
-        self.arrays = [allocate(piece.shape, piece.dtype) for piece in pieces]
+    Attributes:
+        arrays: one per box, of its shape and dtype, C-ordered.
+        parts: the bytes of each part, in these arrays.
+        tracker: tells when the transport has done with them; None when it copied them.
+    """
+
+    def __init__(self, boxes: Sequence[TensorBox], forms: Sequence[PartForm]) -> None:
+        self.arrays = [allocate(box.shape, box.dtype) for box in boxes]
         self.parts: list[Bytes] = []
         for form in forms:
-            part = self.arrays[form.piece]
+            part = self.arrays[form.box]
             if part.ndim:
                 part = part[(slice(None),) * form.axis + (slice(form.start, form.stop),)]
             self.parts.append(part.reshape(-1).view(np.uint8).data)
@@ -136,38 +169,45 @@ class Pack:
 
 
 class Outbox:
-    """Packs the rows of one link.
+    """Packs the rows of one message.
 
     Args:
-        link: what goes.
-        sources: the box that each piece is taken from, in the order of the link's pieces.
+        message: what goes.
+        sources: what holds each of the message's boxes, in their order.
+        forms: `parts_of(message.boxes)`, where they are known already.
     """
 
-    def __init__(self, link: SourceMessage, sources: Sequence[Box], forms: Sequence[PartForm] | None = None) -> None:
-        self.link = link
-        self._forms = parts_of(link.pieces) if forms is None else forms
-        self.size_bytes = link.size_bytes
+    def __init__(
+        self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] | None = None
+    ) -> None:
+        self.message = message
+        self._forms = parts_of(message.boxes) if forms is None else forms
+        self.size_bytes = message.size_bytes
         self._views: list[Array] = []
+        self._pack: list[Convert] = []
         self.take_from(sources)
         self.shared = any(form.size_bytes >= SHARED_BYTES for form in self._forms)
         self._packs: list[Pack] = []
 
-    def take_from(self, sources: Sequence[Box]) -> None:
+    def take_from(self, sources: Sequence[HeldBox]) -> None:
         """Takes the rows from other arrays from now on."""
         self._views = [
-            box.view(piece.start, piece.shape, f"rows of '{piece.tensor}'")
-            for box, piece in zip(sources, self.link.pieces, strict=True)
+            held.view(box.start, box.shape, _rows_of(box))
+            for held, box in zip(sources, self.message.boxes, strict=True)
+        ]
+        self._pack = [
+            packing(view.dtype.name, box.dtype) for view, box in zip(self._views, self.message.boxes, strict=True)
         ]
 
     def pack(self) -> Pack:
         """Returns the message's parts; set its `tracker` after sending when `shared`."""
         pack = next((p for p in self._packs if p.tracker is None or p.tracker.done), None)
         if pack is None:
-            pack = Pack(self.link.pieces, self._forms)
+            pack = Pack(self.message.boxes, self._forms)
             self._packs.append(pack)
         pack.tracker = None
-        for target, source in zip(pack.arrays, self._views, strict=True):
-            copy(target, source)
+        for fill, target, source in zip(self._pack, pack.arrays, self._views, strict=True):
+            fill(target, source)
         return pack
 
 
@@ -180,7 +220,7 @@ class Keeper:
     def keep(self) -> None:
         """Copies them."""
         for target, source in self._pairs:
-            copy(target, source)
+            np.copyto(target, source)
 
 
 class Slot:
@@ -190,7 +230,8 @@ class Slot:
         plan: the device's plan.
 
     Attributes:
-        inputs, outputs: stage -> name of the value in its sub-model -> array.
+        inputs, outputs: stage -> name of the value in its sub-model -> array, of the shape and dtype that its `Buffer`
+            says.
         inboxes: (stage, source) -> what places a message.
         outboxes: in the order of `plan.outgoing`.
         keepers: (stage, stage that made the rows) -> what copies them over.
@@ -200,8 +241,8 @@ class Slot:
     """
 
     def __init__(self, plan: DevicePlan) -> None:
-        self._into: dict[tuple[int, str], Box] = {}
-        self._made: dict[tuple[int, str], Box] = {}
+        self._into: dict[tuple[int, str], HeldBox] = {}
+        self._made: dict[tuple[int, str], HeldBox] = {}
         self.inputs: dict[int, dict[str, Array]] = {}
         self.outputs: dict[int, dict[str, Array]] = {}
         shared = _shareable(plan)
@@ -218,89 +259,90 @@ class Slot:
                 buffer.name: self._box(self._made, stage, buffer, None) for buffer in segment.outputs
             }
         self.inboxes = {
-            (link.stage, link.source): Inbox(link, [self._target(link.stage, p) for p in link.pieces])
-            for link in plan.incoming
+            (message.stage, message.source): Inbox(message, [self._target(message.stage, box) for box in message.boxes])
+            for message in plan.incoming
         }
-        self.outboxes = tuple(Outbox(link, self._sources(link)) for link in plan.outgoing)
+        self.outboxes = tuple(Outbox(message, self._sources(message)) for message in plan.outgoing)
         self.keepers = self._keepers(plan)
 
-    def _box(self, boxes: dict[tuple[int, str], Box], stage: int, buffer: Buffer, made_in: int | None) -> Array:
+    def _box(self, boxes: dict[tuple[int, str], HeldBox], stage: int, buffer: Buffer, made_in: int | None) -> Array:
         if made_in is not None:
-            box = self._made[made_in, buffer.tensor]
+            held = self._made[made_in, buffer.tensor]
         else:
-            box = Box(allocate(buffer.shape, buffer.dtype), buffer.start)
-        boxes[stage, buffer.tensor] = box
-        return box.array
+            held = HeldBox(allocate(buffer.shape, buffer.dtype), buffer.start)
+        boxes[stage, buffer.tensor] = held
+        return held.array
 
     def _inherit(self, segment: SegmentPlan) -> None:
         """Gives a segment the inputs of an earlier one."""
         for buffer in segment.inputs:
-            box = self._into.get((segment.after, buffer.tensor))
-            if box is None or (box.start, box.array.shape, str(box.array.dtype)) != (
+            held = self._into.get((segment.after, buffer.tensor))
+            if held is None or (held.start, held.array.shape, str(held.array.dtype)) != (
                 buffer.start, buffer.shape, buffer.dtype,
             ):  # fmt: skip
                 raise ProtocolError(
                     f"stage {segment.stage} shares its input '{buffer.tensor}' with stage {segment.after}, "
                     "which has no such input"
                 )
-            self._into[segment.stage, buffer.tensor] = box
+            self._into[segment.stage, buffer.tensor] = held
         self.inputs[segment.stage] = {b.name: self._into[segment.stage, b.tensor].array for b in segment.inputs}
 
-    def _target(self, stage: int, piece: TensorBox) -> Box:
-        box = self._into.get((stage, piece.tensor))
-        if box is None:
-            raise ProtocolError(f"stage {stage} has no input '{piece.tensor}', yet rows of it are sent there")
-        return box
+    def _target(self, stage: int, box: TensorBox) -> HeldBox:
+        held = self._into.get((stage, box.tensor))
+        if held is None:
+            raise ProtocolError(f"stage {stage} has no input '{box.tensor}', yet rows of it are sent there")
+        return held
 
-    def _source(self, stage: int, piece: TensorBox) -> Box:
-        box = self._made.get((stage, piece.tensor))
-        if box is None:
-            raise ProtocolError(f"stage {stage} has no output '{piece.tensor}', yet rows of it are wanted")
-        return box
+    def _source(self, stage: int, box: TensorBox) -> HeldBox:
+        held = self._made.get((stage, box.tensor))
+        if held is None:
+            raise ProtocolError(f"stage {stage} has no output '{box.tensor}', yet rows of it are wanted")
+        return held
 
-    def _sources(self, link: SourceMessage) -> list[Box]:
-        return [self._source(stage, piece) for stage, piece in zip(link.made_in, link.pieces, strict=True)]
+    def _sources(self, message: SourceMessage) -> list[HeldBox]:
+        return [self._source(stage, box) for stage, box in zip(message.made_in, message.boxes, strict=True)]
 
     def _keepers(self, plan: DevicePlan) -> Mapping[tuple[int, int], Keeper]:
         pairs: dict[tuple[int, int], list[tuple[Array, Array]]] = {}
-        for link in plan.kept:
-            for made_in, piece in zip(link.made_in, link.pieces, strict=True):
-                target, source = self._target(link.stage, piece), self._source(made_in, piece)
+        for message in plan.kept:
+            for made_in, box in zip(message.made_in, message.boxes, strict=True):
+                target, source = self._target(message.stage, box), self._source(made_in, box)
                 if target.array is source.array:
-                    pairs.setdefault((link.stage, made_in), [])
+                    pairs.setdefault((message.stage, made_in), [])
                     continue
-                what = f"rows of '{piece.tensor}'"
-                views = (target.view(piece.start, piece.shape, what), source.view(piece.start, piece.shape, what))
-                pairs.setdefault((link.stage, made_in), []).append(views)
+                what = _rows_of(box)
+                views = (target.view(box.start, box.shape, what), source.view(box.start, box.shape, what))
+                pairs.setdefault((message.stage, made_in), []).append(views)
         return {key: Keeper(value) for key, value in pairs.items()}
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all arrays, each counted once."""
-        arrays = {id(box.array): box.array for box in (*self._into.values(), *self._made.values())}
+        arrays = {id(held.array): held.array for held in (*self._into.values(), *self._made.values())}
         return sum(array.nbytes for array in arrays.values())
 
 
-def _part_view(box: Box, piece: TensorBox, form: PartForm, what: str) -> Array:
-    start = list(piece.start)
+def _part_view(held: HeldBox, box: TensorBox, form: PartForm) -> Array:
+    start = list(box.start)
     if start:
         start[form.axis] += form.start
-    return box.view(start, form.shape, what)
+    return held.view(start, form.shape, _rows_of(box))
+
+
+def _rows_of(box: TensorBox) -> str:
+    return f"rows of '{box.tensor}'"
 
 
 def _shareable(plan: DevicePlan) -> dict[tuple[int, str], int]:
     """Inputs that are exactly what an earlier segment of the same device made: they need no array of their own."""
-    made = {(segment.stage, buffer.tensor): buffer for segment in plan.segments for buffer in segment.outputs}
+    made = {(segment.stage, buffer.tensor): buffer.box for segment in plan.segments for buffer in segment.outputs}
+    wanted = {(segment.stage, buffer.tensor): buffer.box for segment in plan.segments for buffer in segment.inputs}
     found = {}
-    for link in plan.kept:
-        for made_in, piece in zip(link.made_in, link.pieces, strict=True):
-            source = made.get((made_in, piece.tensor))
-            target = next(
-                (b for s in plan.segments if s.stage == link.stage for b in s.inputs if b.tensor == piece.tensor), None
-            )
-            if source is None or target is None or made_in >= link.stage:
+    for message in plan.kept:
+        for made_in, box in zip(message.made_in, message.boxes, strict=True):
+            source, target = made.get((made_in, box.tensor)), wanted.get((message.stage, box.tensor))
+            if source is None or source != target or made_in >= message.stage:
                 continue
-            same = (source.start, source.shape, source.dtype) == (target.start, target.shape, target.dtype)
-            if same and (piece.start, piece.shape) == (target.start, target.shape):
-                found[link.stage, piece.tensor] = made_in
+            if (box.start, box.shape) == (source.start, source.shape):
+                found[message.stage, box.tensor] = made_in
     return found

@@ -1,4 +1,4 @@
-"""From a graph and a strategy to the plans of its devices (`plan.DevicePlan`) and of the requester."""
+"""From a graph and a strategy to the plans of its devices (`device_plan.DevicePlan`) and of the requester."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ModelError, StrategyError
-from distredge.model.layout import HEAD, Layout, Transfer, lay_out, region_shape
+from distredge.model.layout import Layout, Transfer, lay_out, region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
+from distredge.model.wires import RUNNABLE_WIRES
+from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import (
     REQUESTER,
     Buffer,
     DevicePlan,
-    PeerAddress,
     SegmentPlan,
     SourceMessage,
     TensorBox,
 )
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
     from distredge.runtime.buffers import Array
     from distredge.strategy import Strategy
-
-RUNNABLE_WIRES = ("float32", "float16", "uint8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +39,14 @@ class Deployment:
     Attributes:
         graph, strategy, layout: what it was made from.
         programs: the sub-models of each device, in the strategy's order.
-        links: every message of one frame, and what stays on a device (source == destination).
+        messages: every message of one frame, and what stays on a device (source == destination).
     """
 
     graph: Graph
     strategy: Strategy
     layout: Layout
     programs: tuple[DeviceProgram, ...]
-    links: tuple[SourceMessage, ...]
+    messages: tuple[SourceMessage, ...]
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -59,14 +59,14 @@ class Deployment:
         return tuple(index for index, program in enumerate(self.programs) if program.segments)
 
     @functools.cached_property
-    def input_links(self) -> tuple[SourceMessage, ...]:
+    def input_messages(self) -> tuple[SourceMessage, ...]:
         """What the requester sends."""
-        return tuple(link for link in self.links if link.source == REQUESTER != link.destination)
+        return tuple(m for m in self.messages if m.source == REQUESTER != m.destination)
 
     @functools.cached_property
-    def output_links(self) -> tuple[SourceMessage, ...]:
+    def output_messages(self) -> tuple[SourceMessage, ...]:
         """What the requester gets."""
-        return tuple(link for link in self.links if link.destination == REQUESTER != link.source)
+        return tuple(m for m in self.messages if m.destination == REQUESTER != m.source)
 
     @functools.cached_property
     def input_dtypes(self) -> Mapping[str, str]:
@@ -79,7 +79,7 @@ class Deployment:
         return tuple(name for name in self.graph.output_names if name in self.graph.input_names)
 
     def weights(self, device: int) -> dict[str, Array]:
-        """The constants that a device must hold, by content hash."""
+        """Returns the constants that a device must hold: content hash -> array, shape and dtype as in the graph."""
         return weight_store(self.graph, self.programs[device])
 
     def models(self, device: int) -> tuple[bytes, ...]:
@@ -100,8 +100,8 @@ class Deployment:
         """
         volumes = {stage.index: stage.volume for stage in self.layout.stages}
         by_name = {peer.name: peer for peer in peers}
-        outgoing = tuple(k for k in self.links if k.source == device and k.destination != device)
-        receivers = sorted({k.destination for k in outgoing} - {REQUESTER})
+        outgoing = tuple(m for m in self.messages if m.source == device and m.destination != device)
+        receivers = sorted({m.destination for m in outgoing} - {REQUESTER})
         return DevicePlan(
             plan,
             session,
@@ -120,14 +120,22 @@ class Deployment:
                 )
                 for segment in self.programs[device].segments
             ),
-            tuple(k for k in self.links if k.destination == device and k.source != device),
+            tuple(m for m in self.messages if m.destination == device and m.source != device),
             outgoing,
-            tuple(k for k in self.links if k.source == k.destination == device),
+            tuple(m for m in self.messages if m.source == m.destination == device),
             {str(i): by_name[self.devices[i]] for i in receivers if self.devices[i] in by_name},
         )
 
     def check_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the inputs as C-ordered arrays of the dtype that the strategy sends.
+
+        Args:
+            inputs: tensor name -> array, shapes as in the graph; dtypes that turn into those of `input_dtypes` without
+                loss of kind.
+
+        Returns:
+            The same names -> arrays of the same shapes, dtypes as in `input_dtypes`; the given arrays themselves
+            where nothing had to change.
 
         Raises:
             ModelError: if a name, a shape or a dtype is not the model's.
@@ -146,7 +154,7 @@ class Deployment:
             if array.shape != shape:
                 raise ModelError(f"{self.graph.name}: input '{name}': found shape {array.shape}, accepted: {shape}")
             if not np.can_cast(array.dtype, dtype, casting="same_kind"):
-                hint = " (the strategy sends pixels as uint8)" if dtype == np.uint8 else ""
+                hint = f" (the strategy sends pixels as {dtype})" if self.strategy.input.pixels else ""
                 raise ModelError(
                     f"{self.graph.name}: input '{name}': found dtype {array.dtype}, accepted: {dtype}{hint}"
                 )
@@ -154,7 +162,14 @@ class Deployment:
         return found
 
     def empty_outputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns arrays for the outputs of one frame; what is an input of the model as well is filled in already."""
+        """Returns arrays for the outputs of one frame; what is an input of the model as well is filled in already.
+
+        Args:
+            inputs: what `check_inputs` returned.
+
+        Returns:
+            Output name -> array, shape and dtype as in the graph, zeros elsewhere.
+        """
         tensors = self.graph.tensors
         return {
             name: inputs[name].copy()
@@ -194,17 +209,12 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     return Deployment(graph, strategy, layout, programs, links)
 
 
-def volume_of(layout: Layout, stage: int) -> int:
-    """Layer-volume of a stage; -1 for the head and for what only the requester needs."""
-    return layout.stages[stage].volume if stage < len(layout.stages) else HEAD
-
-
 def _check_runnable(strategy: Strategy) -> None:
     for index, volume in enumerate(strategy.volumes):
         if volume.wire not in RUNNABLE_WIRES:
             raise StrategyError(
                 f"{strategy.source}: volumes[{index}].wire: found '{volume.wire}', "
-                "accepted: 'float32' or 'float16' (what this version can run)"
+                f"accepted: {' or '.join(map(repr, RUNNABLE_WIRES))} (what this version can run)"
             )
 
 
@@ -220,7 +230,7 @@ def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer)
 
 
 def _input_dtype(graph: Graph, strategy: Strategy, name: str) -> str:
-    return "uint8" if strategy.input.dtype == "uint8" else graph.tensors[name].dtype
+    return strategy.input.dtype if strategy.input.pixels else graph.tensors[name].dtype
 
 
 def _corner(tensor: Tensor, region: Region) -> tuple[int, ...]:

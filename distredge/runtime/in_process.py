@@ -59,7 +59,7 @@ class InProcess:
                 self._runs[stage, device] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
             self._slots.append(slot)
         self._outboxes = {
-            (box.link.stage, device, box.link.destination): box
+            (box.message.stage, device, box.message.destination): box
             for device, slot in enumerate(self._slots)
             for box in slot.outboxes
         }
@@ -69,33 +69,33 @@ class InProcess:
         deployment = self.deployment
         given = deployment.check_inputs(inputs)
         outputs = deployment.empty_outputs(given)
-        links: dict[int, list[SourceMessage]] = {}
-        for link in deployment.links:
-            links.setdefault(link.stage, []).append(link)
+        messages: dict[int, list[SourceMessage]] = {}
+        for message in deployment.messages:
+            messages.setdefault(message.stage, []).append(message)
         last = len(deployment.layout.stages)
         for stage in range(last + 1):
-            for link in links.get(stage, ()):
-                self._deliver(link, given, outputs)
+            for message in messages.get(stage, ()):
+                self._deliver(message, given, outputs)
             for device in range(len(deployment.devices)):
                 run = self._runs.get((stage, device))
                 if run is not None:
                     run()
         return outputs
 
-    def _deliver(self, link: SourceMessage, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        if link.source == link.destination:
-            if link.source != REQUESTER:
-                for made_in in dict.fromkeys(link.made_in):
-                    self._slots[link.source].keepers[link.stage, made_in].keep()
+    def _deliver(self, message: SourceMessage, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        if message.source == message.destination:
+            if message.source != REQUESTER:
+                for made_in in dict.fromkeys(message.made_in):
+                    self._slots[message.source].keepers[message.stage, made_in].keep()
             return
         outbox = (
-            Outbox(link, [whole(inputs[piece.tensor]) for piece in link.pieces])
-            if link.source == REQUESTER
-            else self._outboxes[link.stage, link.source, link.destination]
+            Outbox(message, [whole(inputs[box.tensor]) for box in message.boxes])
+            if message.source == REQUESTER
+            else self._outboxes[message.stage, message.source, message.destination]
         )
         inbox = (
-            Inbox(link, [whole(outputs[piece.tensor]) for piece in link.pieces])
-            if link.destination == REQUESTER
-            else self._slots[link.destination].inboxes[link.stage, link.source]
+            Inbox(message, [whole(outputs[box.tensor]) for box in message.boxes])
+            if message.destination == REQUESTER
+            else self._slots[message.destination].inboxes[message.stage, message.source]
         )
-        inbox.place(inbox.open(link.pieces, outbox.pack().parts))
+        inbox.place(inbox.open(message.boxes, outbox.pack().parts))

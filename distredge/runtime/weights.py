@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from distredge.errors import ProtocolError
 from distredge.runtime.buffers import Array, allocate
-from distredge.runtime.protocol.device_plan import Bytes
-from distredge.runtime.protocol.messages import WEIGHT_CHUNK_BYTES, Digester, Weight, begin_digest, check_weight
+from distredge.runtime.protocol.device_plan import DTYPES
+from distredge.runtime.protocol.fields import Bytes
+from distredge.runtime.protocol.messages import WEIGHT_CHUNK_BYTES, Weight
+
+
+class Digester(Protocol):
+    """What hashlib returns."""
+
+    def update(self, content: Bytes, /) -> None:
+        """Takes more bytes in."""
+
+    def hexdigest(self) -> str:
+        """Hexadecimal digits of what has been taken in."""
 
 
 @dataclass
@@ -124,3 +138,24 @@ def weight_messages(plan: int, digest: str, array: Array) -> Iterator[tuple[Weig
     for offset in range(0, content.nbytes, WEIGHT_CHUNK_BYTES):
         message = Weight(plan, digest, array.dtype.name, array.shape, offset, content.nbytes)
         yield message, content[offset : offset + WEIGHT_CHUNK_BYTES].data
+
+
+def begin_digest(dtype: str, shape: Sequence[int]) -> Digester:
+    """Begins the content hash of a constant: SHA-256 over dtype, shape and bytes (as `Graph.weight_hash`)."""
+    return hashlib.sha256(f"{np.dtype(dtype).str}{tuple(shape)}".encode())
+
+
+def check_weight(message: Weight, size_bytes: int) -> None:
+    """Refuses a piece of a constant that contradicts itself.
+
+    Raises:
+        ProtocolError: if dtype, shape, offset and size do not fit together.
+    """
+    if message.dtype not in DTYPES:
+        raise ProtocolError(f"a constant of dtype '{message.dtype}'")
+    whole_bytes = math.prod(message.shape) * np.dtype(message.dtype).itemsize
+    if whole_bytes != message.total_bytes or message.offset + size_bytes > whole_bytes or size_bytes == 0:
+        raise ProtocolError(
+            f"{size_bytes} bytes at {message.offset} of a constant of {message.total_bytes} bytes "
+            f"and shape {message.shape}"
+        )

@@ -87,12 +87,12 @@ def measure(deployment: Deployment, encrypted: bool, frames: int) -> Found:
             coordinator.infer(inputs)
             assert coordinator.last_latency_s is not None
             seconds.append(coordinator.last_latency_s)
-    crossing = [link for link in deployment.links if link.source != link.destination]
+    crossing = [message for message in deployment.messages if message.source != message.destination]
     return Found(
         statistics.median(seconds),
         float(np.percentile(seconds, 99)),
         len(crossing),
-        sum(link.size_bytes for link in crossing),
+        sum(message.size_bytes for message in crossing),
     )
 
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from distredge.errors import EngineError, ProfileError
 from distredge.model import AS_INPUT
-from distredge.model.graph import Graph, Tensor
+from distredge.model.graph import Graph
 from distredge.model.layout import PARTIAL, Layout, OperatorRegion, Part
+from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import Interval, Region, region_hull
 from distredge.model.segments import Segment, build_segment

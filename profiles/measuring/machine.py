@@ -143,7 +143,6 @@ class Watch:
     """
 
     seconds: list[float] = field(default_factory=list)
-    temperatures: list[float] = field(default_factory=list)
     _matrix: np.ndarray[tuple[int, int], np.dtype[np.float32]] = field(init=False, repr=False)
     _started: float = field(default_factory=time.perf_counter)
     _cpu: tuple[float, float] = field(init=False)
@@ -172,12 +171,6 @@ class Watch:
     def _best_s(self) -> float:
         # Not the smallest, which one lucky moment decides.
         return float(np.quantile(self.seconds, 0.1))
-
-    def note_temperature(self) -> None:
-        """Keeps the temperature of now."""
-        now = temperature_c()
-        if now is not None:
-            self.temperatures.append(now)
 
     @property
     def pace(self) -> float:

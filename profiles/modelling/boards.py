@@ -1,6 +1,4 @@
-"""Makes the modelled boards from published latencies of whole networks, and shows how well they fit.
-
-Run: ``python profiles/modelling/boards.py`` prints every board's residuals; ``--write`` also writes `profiles/data/*.json`.
+"""Modelled boards: the coefficients of a board, fitted to published latencies of whole networks, and its profile.
 
 A board has more coefficients than there are published figures of it. So each coefficient starts from a value that the
 kind of runtime suggests (`data/boards.toml`) and moves away from it only as far as the figures ask: least squares over
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import MissingDependency, ProfileError
-from distredge.model.graph import Signature
+from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
 from distredge.profiles.modelling.published_tables import (
     BoardEntry,

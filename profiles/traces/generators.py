@@ -1,10 +1,14 @@
-"""Traces that are made: constant, steps, Markov chains, and AR(1) like measured Wi-Fi."""
+"""Traces that are made: constant, steps, Markov chains, and AR(1) like measured Wi-Fi.
+
+Run: ``python profiles/traces/generators.py`` writes the shipped traces, `profiles/data/trace-*.csv`, anew.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +166,11 @@ class Ar1:
 
 
 def resampled(trace: Trace) -> tuple[NDArray[np.float64], float]:
-    """Returns mean rates over steps as long as the shortest of a trace, and that length."""
+    """Returns a trace's mean rates over even steps, about as long as its shortest one.
+
+    Returns:
+        (n,) float64 bits per second, >= 0, and the length of a step in seconds.
+    """
     edges = np.append(trace.times_s, trace.period_s)
     step_s = float(np.diff(edges).min())
     count = max(1, round(trace.period_s / step_s))
@@ -237,9 +245,14 @@ def _typical(process: Ar1, place: str) -> list[Trace]:
     return found
 
 
-if __name__ == "__main__":
-    from pathlib import Path
-
+def main() -> None:
+    """Writes the shipped traces, rates rounded to kbit/s."""
+    folder = Path(__file__).resolve().parents[1] / "data"
     for made in shipped():
-        rounded = Trace(made.times_s, np.round(made.rates_bps, -3), made.rtt_s, made.period_s, made.name, made.source)
-        rounded.save(Path(__file__).resolve().parents[1] / "data" / f"trace-{made.name}.csv")
+        rates_bps = np.round(made.rates_bps, -3)
+        rounded = Trace(made.times_s, rates_bps, made.rtt_s, made.period_s, made.name, made.source)
+        rounded.save(folder / f"trace-{made.name}.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""A small CNN, strategies for it, and workers in threads over the twin or over real sockets."""
+"""A small CNN, strategies for it, and workers in threads without sockets or over real ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.in_process_transport import Exchange, InProcessNetwork
 from distredge.runtime.protocol.transport import Network
 from distredge.runtime.requester.coordinator import Coordinator
-from distredge.runtime.worker.worker import Worker, WorkerSettings
+from distredge.runtime.worker.settings import WorkerSettings
+from distredge.runtime.worker.worker import Worker
 from distredge.strategy import Strategy
 
 Array = NDArray[Any]
@@ -113,7 +114,7 @@ class Cell:
 
     def start(self, name: str, engine: Engine | None = None, memory_bytes: int | None = None) -> Worker:
         """Starts a worker at addresses made of its name."""
-        settings = WorkerSettings(name, f"twin://{name}:1", f"twin://{name}:2", memory_bytes)
+        settings = WorkerSettings(name, f"memory://{name}:1", f"memory://{name}:2", memory_bytes)
         worker = Worker(settings, InProcessNetwork(self.exchange, name), engine or OnnxRuntimeEngine())
         thread = threading.Thread(target=worker.run, name=f"worker-{name}")
         thread.start()
@@ -127,7 +128,7 @@ class Cell:
 
     def addresses(self, names: Sequence[str] = DEVICES) -> list[WorkerAddress]:
         """Where workers of these names are, or would be."""
-        return [WorkerAddress(name, f"twin://{name}:1", f"twin://{name}:2") for name in names]
+        return [WorkerAddress(name, f"memory://{name}:1", f"memory://{name}:2") for name in names]
 
     def coordinator(self, names: Sequence[str] = DEVICES, **options: Any) -> Coordinator:
         """A coordinator of these workers."""

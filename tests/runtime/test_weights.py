@@ -7,8 +7,8 @@ import pytest
 
 from distredge.errors import ProtocolError
 from distredge.runtime import weights as module
-from distredge.runtime.protocol.messages import begin_digest
-from distredge.runtime.weights import WeightStore, weight_messages
+from distredge.runtime.protocol.messages import Weight
+from distredge.runtime.weights import WeightStore, begin_digest, check_weight, weight_messages
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +97,18 @@ def test_the_least_recently_used_goes_first_and_living_plans_keep_theirs() -> No
     store.pin(3, [digests[3]])
     _send(store, 3, 3)
     assert store.pin(6, [digests[2]]) == ()
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        (Weight(1, "0" * 64, "object", (1,), 0, 8), 8),
+        (Weight(1, "0" * 64, "float32", (2, 2), 0, 17), 4),
+        (Weight(1, "0" * 64, "float32", (2, 2), 13, 16), 4),
+        (Weight(1, "0" * 64, "float32", (2, 2), 0, 16), 0),
+        (Weight(1, "0" * 64, "float32", (2**31 - 1, 2**31 - 1, 2**31 - 1), 0, 16), 4),
+    ],
+)
+def test_pieces_of_constants_that_contradict_themselves_are_refused(message: Weight, size: int) -> None:
+    with pytest.raises(ProtocolError):
+        check_weight(message, size)

@@ -27,7 +27,8 @@ from distredge.model.layout import Decision, lay_out_decisions
 from distredge.model.volumes import VolumeGraph, volume_between
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
 
 GRID_STEPS = 256
 """Steps of the grid by which peaks are kept; with more rows than that a step has several."""

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
-from distredge.model.layout import WIRE_BYTES
 from distredge.model.operators import RULES, Reduction
 from distredge.model.operators.base import Rule
 from distredge.model.operators.moving import Concat, attribute_axis
@@ -29,9 +28,11 @@ from distredge.model.operators.pointwise import Pointwise
 from distredge.model.operators.windows import Windowed, window_of
 from distredge.model.rows import Interval, Region
 from distredge.model.volumes import BackwardWalk, VolumeGraph, volume_between
+from distredge.model.wires import WIRE_BYTES
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Operator
 
 Ints = NDArray[np.int64]
 

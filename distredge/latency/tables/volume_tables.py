@@ -48,12 +48,14 @@ from distredge.latency.tables.columns import (
 )
 from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSpans, VolumeGeometry
 from distredge.model.layout import PARTIAL as STACK
-from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
+from distredge.model.layout import Decision, Part, lay_out_decisions
 from distredge.model.operators import Kind
+from distredge.model.wires import WIRE_BYTES
 from distredge.profiles.part_costs import PartCosts, part_seconds
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
     from distredge.profiles.compute import ComputeProfile
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.model.nodes import NodeList, Operator, Tensor
 from distredge.model.rows import Interval, Region
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator, Tensor
 
 AXES = ("rows", "cols")
 WHOLE_ROW = Interval(0, 1)
@@ -51,13 +49,15 @@ class Axes(NamedTuple):
 class Emitter(Protocol):
     """What a rule writes nodes with (`model.segments` has the implementation)."""
 
-    graph: Graph
+    @property
+    def graph(self) -> NodeList:
+        """The nodes of the whole model."""
 
     def take(self, tensor: str, region: Region) -> str:
         """Name of `tensor` restricted to `region`, sliced when more is held."""
 
     def constant(self, hint: str, value: NDArray[Any]) -> str:
-        """Name of a small new constant."""
+        """Name of a small new constant of that value, any shape and dtype."""
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
         """Appends a node with one output."""
@@ -75,15 +75,15 @@ class Rule:
     Tensors of `graph` have their axes by the time a rule is asked about them: inputs before outputs.
     """
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         """Row and column axis of an output, from those of the inputs."""
         return aligned_axes(graph, op, output)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         """Whether `op` may be split by rows here."""
         return LOCAL
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         """Region of the activation `op.inputs[position]` that output region `out` reads, clipped to the tensor."""
         return out
 
@@ -167,7 +167,7 @@ def axes_by_rank(rank: int) -> Axes:
     return Axes(2, None) if rank == 3 else Axes(rank - 2, rank - 1)
 
 
-def aligned_axes(graph: Graph, op: Operator, output: str) -> Axes:
+def aligned_axes(graph: NodeList, op: Operator, output: str) -> Axes:
     """Axes of an output that is aligned with its inputs at the last dimension, as broadcasting does.
 
     The tallest input says where the rows are, the widest where the columns are.
@@ -198,7 +198,7 @@ def moved_axes(source: Tensor, target: dict[int, int]) -> Axes:
     return Axes(rows, cols)
 
 
-def constant_input(graph: Graph, op: Operator, position: int) -> NDArray[Any] | None:
+def constant_input(graph: NodeList, op: Operator, position: int) -> NDArray[Any] | None:
     """Value of an input, if it is there and a constant."""
     if position >= len(op.inputs):
         return None

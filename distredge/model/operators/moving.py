@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
     AXES,
     Axes,
@@ -26,16 +27,13 @@ from distredge.model.operators.pointwise import Pointwise, aligned
 from distredge.model.operators.windows import Spatial
 from distredge.model.rows import EMPTY, Interval, Region, intersect
 
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
 
-
-def attribute_axis(graph: Graph, op: Operator, default: int = 0) -> int:
+def attribute_axis(graph: NodeList, op: Operator, default: int = 0) -> int:
     """The `axis` attribute, counted from the front."""
     return int(op.attributes.get("axis", default)) % len(graph.tensors[op.outputs[0]].shape)
 
 
-def same_rank_axes(graph: Graph, op: Operator) -> Axes:
+def same_rank_axes(graph: NodeList, op: Operator) -> Axes:
     """Axes of the tallest activation input, for outputs of the same rank."""
     tensors = [graph.tensors[name] for name in op.activation_names]
     tallest = max(tensors, key=lambda t: (t.row_axis is not None, t.height, t.width))
@@ -45,10 +43,10 @@ def same_rank_axes(graph: Graph, op: Operator) -> Axes:
 class Concat(Rule):
     """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         made = graph.tensors[op.outputs[0]]
         if made.row_axis is None:
             return head("Concat of tensors without rows")
@@ -58,7 +56,7 @@ class Concat(Rule):
                 return head(f"Concat of tensors with rows on different axes ('{name}')")
         return super().verdict(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         joined = attribute_axis(graph, op)
         made = graph.tensors[op.outputs[0]]
         for axis in split_axes(out):
@@ -85,7 +83,7 @@ class Concat(Rule):
         return out
 
 
-def _length(graph: Graph, name: str, axis: int) -> int:
+def _length(graph: NodeList, name: str, axis: int) -> int:
     constant = graph.constants.get(name)
     return int(constant.shape[axis] if constant is not None else graph.tensors[name].shape[axis])
 
@@ -93,10 +91,10 @@ def _length(graph: Graph, name: str, axis: int) -> int:
 class Slice(Rule):
     """Slice-13 with constant bounds; along rows with a positive step (Focus stems)."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Slice with bounds that are not constant")
         tensor = graph.tensors[op.inputs[0]]
@@ -105,7 +103,7 @@ class Slice(Rule):
                 return head("Slice that turns rows around")
         return super().verdict(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         tensor = graph.tensors[op.inputs[0]]
         for axis in split_axes(out):
             start, _, step = _bounds(graph, op).get(_or_none(dimension_of(tensor, axis)), (0, 0, 1))
@@ -138,7 +136,7 @@ class Slice(Rule):
         return out
 
 
-def _bounds(graph: Graph, op: Operator) -> dict[int, tuple[int, int, int]]:
+def _bounds(graph: NodeList, op: Operator) -> dict[int, tuple[int, int, int]]:
     """Start, end and step of every sliced axis, clamped as Slice-13 says; a negative step may end at -shape - 1."""
     shape = graph.tensors[op.inputs[0]].shape
     values = [constant_input(graph, op, position) for position in range(1, 5)]
@@ -168,10 +166,10 @@ def _or_none(dimension: int | None) -> int:
 class Split(Rule):
     """Split along channels (`model.rewrite` turns a Split along rows into slices)."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors[op.inputs[0]]
         if attribute_axis(graph, op) in (tensor.row_axis, tensor.col_axis):
             return head("Split of rows or columns")
@@ -181,10 +179,10 @@ class Split(Rule):
 class Pad(Rule):
     """Pad-13: a split-part is padded only where it holds the tensor's edge (constant, reflect, edge)."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Pad with sizes that are not constant")
         if self._mode(op) not in ("constant", "reflect", "edge"):
@@ -195,7 +193,7 @@ class Pad(Rule):
         mode = op.attributes.get("mode", "constant")
         return mode.decode() if isinstance(mode, bytes) else str(mode)
 
-    def _pads(self, graph: Graph, op: Operator) -> list[int]:
+    def _pads(self, graph: NodeList, op: Operator) -> list[int]:
         rank = len(graph.tensors[op.inputs[0]].shape)
         pads = constant_input(graph, op, 1)
         axes = constant_input(graph, op, 3)
@@ -208,7 +206,7 @@ class Pad(Rule):
             full[axis % rank + rank] = int(pads[i + len(axes)])
         return full
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         tensor = graph.tensors[op.inputs[0]]
         pads = self._pads(graph, op)
         for axis in split_axes(out):
@@ -253,7 +251,7 @@ class Pad(Rule):
 class Gather(Rule):
     """Gather of constant indices along channels, or of a constant list of rows."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         tensor = graph.tensors[op.inputs[0]]
         indices = constant_input(graph, op, 1)
         if indices is None:
@@ -264,7 +262,7 @@ class Gather(Rule):
             target.pop(axis)
         return moved_axes(tensor, target)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors.get(op.inputs[0])
         indices = constant_input(graph, op, 1)
         if tensor is None or indices is None or op.activations != (0,):
@@ -274,14 +272,14 @@ class Gather(Rule):
             return head("Gather that takes the row axis apart")
         return super().verdict(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         for axis in split_axes(out):
             rows = self._indices(graph, op, axis, interval_of(out, axis))
             if rows is not None and rows.size:
                 out = with_interval(out, axis, Interval(int(rows.min()), int(rows.max()) + 1))
         return out
 
-    def _indices(self, graph: Graph, op: Operator, axis: str, out: Interval) -> Any:
+    def _indices(self, graph: NodeList, op: Operator, axis: str, out: Interval) -> Any:
         tensor = graph.tensors[op.inputs[0]]
         gathered = int(op.attributes.get("axis", 0)) % len(tensor.shape)
         if dimension_of(tensor, axis) != gathered:
@@ -305,7 +303,7 @@ class Gather(Rule):
 class SpaceToDepth(Spatial):
     """SpaceToDepth-13: output row i reads `blocksize` input rows."""
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
         for axis in split_axes(out):
             wanted = interval_of(out, axis)
@@ -316,7 +314,7 @@ class SpaceToDepth(Spatial):
 class DepthToSpace(Spatial):
     """DepthToSpace-13: `blocksize` output rows come from one input row."""
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
         for axis in split_axes(out):
             wanted = interval_of(out, axis)
@@ -335,7 +333,7 @@ class DepthToSpace(Spatial):
 class Expand(Pointwise):
     """Expand-13 to a constant shape: the rows of the shape become those of the part."""
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Expand to a shape that is not constant")
         made = graph.tensors[op.outputs[0]]
@@ -360,10 +358,10 @@ class Expand(Pointwise):
 class Tile(Rule):
     """Tile-13 along other axes than rows and columns."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         repeats = constant_input(graph, op, 1)
         tensor = graph.tensors[op.inputs[0]]
         if repeats is None or op.activations != (0,):

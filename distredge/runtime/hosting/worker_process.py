@@ -1,4 +1,4 @@
-"""Worker processes of this machine: how a parent starts one, and what the child does.
+"""Worker processes of this machine as their parent starts, watches and ends them (the child: `worker.__main__`).
 
 Secrets go through the child's standard input, never through arguments or the environment. The parent holds that pipe
 open; when it closes, because the parent closed it or is no more, the worker ends. Ports are chosen by the child's
@@ -175,6 +175,3 @@ def stop_all(processes: Sequence[WorkerProcess]) -> None:
         process.begin_stop()
     for process in processes:
         process.stop()
-
-
-# In the child.

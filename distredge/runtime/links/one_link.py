@@ -13,8 +13,7 @@ from statistics import median
 from typing import Final
 
 from distredge.errors import ExecutionError, PeerTimeout, ProtocolError
-from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.messages import (
     Echo,
     LinkMeasured,

@@ -12,8 +12,7 @@ from typing import Final
 
 from distredge.errors import AuthError, ExecutionError, ProtocolError
 from distredge.runtime.links.one_link import TIMEOUT_S, measure_between, measure_link
-from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.transport import Network
 
 FLOW_BYTES: Final = 1_048_576

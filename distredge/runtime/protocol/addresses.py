@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from distredge.runtime.protocol.fields import Name
 
 
 @dataclass(frozen=True)
 class WorkerAddress:
-    """Where a worker is.
+    """Where a worker is, for its requester.
 
     Attributes:
         name: its name in the strategy.
@@ -20,3 +25,11 @@ class WorkerAddress:
     control: str
     data: str
     public_key: str = ""
+
+
+class PeerAddress(Struct, frozen=True, array_like=True):
+    """Where a worker's data port is, for other workers; an empty key means that the cluster runs without encryption."""
+
+    name: Name
+    endpoint: Name
+    public_key: Annotated[str, Meta(max_length=40)]

@@ -1,7 +1,7 @@
 """What one device, or the requester, needs to know of a strategy: the plan that travels in `messages.Prepare`.
 
-A plan names boxes of tensors (start and shape, in elements of the whole tensor): the buffers that each segment reads
-and makes, and the pieces that each message carries. Both ends derive from it how the rows of a message are cut into
+A plan names boxes of tensors (start and shape, in elements of the whole tensor): those that each segment reads and
+makes, and those that each message carries. Both ends derive from it how the rows of a message are cut into
 parts (`parts_of`), so that a message has one valid form and everything else is refused.
 """
 
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
+from distredge.model.wires import WIRE_BYTES
+from distredge.runtime.protocol.addresses import PeerAddress
+from distredge.runtime.protocol.fields import Bytes, Count, Digest, Dimensions, Dtype, Index, Name, Session, Stage
 
 REQUESTER: Final = -1
 """Index of the requester among the devices of a plan."""
@@ -26,21 +29,8 @@ MAX_PARTS: Final = 4096
 PART_BYTES: Final = 1024 * 1024
 """Rows travel in parts of about this size, so that encrypting, sending and decrypting overlap."""
 
-DTYPES: Final = frozenset(
-    {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
-)
+DTYPES: Final = frozenset(WIRE_BYTES)
 """Element types that may cross the network."""
-
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=512)]
-Dtype: TypeAlias = Annotated[str, Meta(max_length=16)]
-Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**62)]
-Dimensions: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=8)]
-Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Index: TypeAlias = Annotated[int, Meta(ge=-1, lt=4096)]
-"""A device of the strategy; -1 is the requester."""
-
-
-Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
 class TensorBox(Struct, frozen=True, array_like=True):
@@ -67,9 +57,9 @@ class Buffer(Struct, frozen=True, array_like=True):
     dtype: Dtype
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of the buffer."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+    def box(self) -> TensorBox:
+        """What it holds."""
+        return TensorBox(self.tensor, self.start, self.shape, self.dtype)
 
 
 class SegmentPlan(Struct, frozen=True, array_like=True):
@@ -84,33 +74,25 @@ class SegmentPlan(Struct, frozen=True, array_like=True):
     weights: dict[Name, Digest]
     inputs: tuple[Buffer, ...]
     outputs: tuple[Buffer, ...]
-    after: Annotated[int, Meta(ge=-1, lt=2**31)] = -1
+    after: Stage = -1
 
 
 class SourceMessage(Struct, frozen=True, array_like=True):
     """Everything that one stage needs from one source: one message.
 
-    `made_in` says for each piece in which stage the source makes it (-1: an input of the model).
+    `made_in` says for each box in which stage the source makes it (-1: an input of the model).
     """
 
     stage: Count
     source: Index
     destination: Index
-    pieces: tuple[TensorBox, ...]
-    made_in: tuple[Annotated[int, Meta(ge=-1, lt=2**31)], ...]
+    boxes: tuple[TensorBox, ...]
+    made_in: tuple[Stage, ...]
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the rows, without the header."""
-        return sum(piece.size_bytes for piece in self.pieces)
-
-
-class PeerAddress(Struct, frozen=True, array_like=True):
-    """Where a device's data port is; an empty key means that the cluster runs without encryption."""
-
-    name: Name
-    endpoint: Name
-    public_key: Annotated[str, Meta(max_length=40)]
+        return sum(box.size_bytes for box in self.boxes)
 
 
 class DevicePlan(Struct, frozen=True, array_like=True):
@@ -129,7 +111,7 @@ class DevicePlan(Struct, frozen=True, array_like=True):
     """
 
     plan: Count
-    session: Annotated[bytes, Meta(min_length=1, max_length=64)]
+    session: Session
     graph: Name
     device: Index
     devices: tuple[Name, ...]
@@ -142,9 +124,9 @@ class DevicePlan(Struct, frozen=True, array_like=True):
 
 
 class PartForm(NamedTuple):
-    """One part of a message of rows: its shape and size, and where it stands along `axis` of its piece."""
+    """One part of a message of rows: its shape and size, and where it stands along `axis` of its box."""
 
-    piece: int
+    box: int
     axis: int
     start: int
     stop: int
@@ -153,30 +135,30 @@ class PartForm(NamedTuple):
     size_bytes: int
 
 
-def parts_of(pieces: Sequence[TensorBox]) -> tuple[PartForm, ...]:
-    """Says how pieces are cut into parts of about PART_BYTES: along the first axis longer than 1, C order.
+def parts_of(boxes: Sequence[TensorBox]) -> tuple[PartForm, ...]:
+    """Says how boxes are cut into parts of about PART_BYTES: along the first axis longer than 1, C order.
 
     Both ends compute it from the plan, so that a message has one valid form.
 
     Raises:
-        ProtocolError: if a piece has an unknown dtype, no elements, or would need a part beyond MAX_PART_BYTES.
+        ProtocolError: if a box has an unknown dtype, no elements, or would need a part beyond MAX_PART_BYTES.
     """
     forms: list[PartForm] = []
-    for number, piece in enumerate(pieces):
-        if piece.dtype not in DTYPES:
-            raise ProtocolError(f"rows of '{piece.tensor}' with dtype '{piece.dtype}'; accepted: {sorted(DTYPES)}")
-        if len(piece.shape) != len(piece.start) or not piece.size_bytes:
-            raise ProtocolError(f"rows of '{piece.tensor}' at {piece.start} with shape {piece.shape}")
-        dtype = np.dtype(piece.dtype)
-        axis = next((i for i, size in enumerate(piece.shape) if size > 1), 0)
-        length = piece.shape[axis] if piece.shape else 1
-        each_bytes = piece.size_bytes // length
+    for number, box in enumerate(boxes):
+        if box.dtype not in DTYPES:
+            raise ProtocolError(f"rows of '{box.tensor}' with dtype '{box.dtype}'; accepted: {sorted(DTYPES)}")
+        if len(box.shape) != len(box.start) or not box.size_bytes:
+            raise ProtocolError(f"rows of '{box.tensor}' at {box.start} with shape {box.shape}")
+        dtype = np.dtype(box.dtype)
+        axis = next((i for i, size in enumerate(box.shape) if size > 1), 0)
+        length = box.shape[axis] if box.shape else 1
+        each_bytes = box.size_bytes // length
         step = max(1, PART_BYTES // each_bytes)
         if each_bytes > MAX_PART_BYTES:
-            raise ProtocolError(f"rows of '{piece.tensor}': {each_bytes} bytes in one part; at most {MAX_PART_BYTES}")
+            raise ProtocolError(f"rows of '{box.tensor}': {each_bytes} bytes in one part; at most {MAX_PART_BYTES}")
         for start in range(0, length, step):
             stop = min(length, start + step)
-            shape = (*piece.shape[:axis], stop - start, *piece.shape[axis + 1 :]) if piece.shape else ()
+            shape = (*box.shape[:axis], stop - start, *box.shape[axis + 1 :]) if box.shape else ()
             forms.append(PartForm(number, axis, start, stop, shape, dtype, (stop - start) * each_bytes))
     if len(forms) > MAX_PARTS:
         raise ProtocolError(f"a message of {len(forms)} parts; at most {MAX_PARTS} are accepted")
@@ -184,21 +166,21 @@ def parts_of(pieces: Sequence[TensorBox]) -> tuple[PartForm, ...]:
 
 
 def read_parts(
-    found: tuple[TensorBox, ...], parts: Sequence[Bytes], pieces: tuple[TensorBox, ...], forms: Sequence[PartForm]
+    found: tuple[TensorBox, ...], parts: Sequence[Bytes], boxes: tuple[TensorBox, ...], forms: Sequence[PartForm]
 ) -> list[NDArray[Any]]:
     """Returns the parts of a message as read-only arrays, after comparing everything with the plan.
 
     Args:
-        found: the pieces that the header announces.
+        found: the boxes that the header announces.
         parts: the frames after it.
-        pieces: what the plan says this link carries.
-        forms: `parts_of(pieces)`.
+        boxes: what the plan says this message carries.
+        forms: `parts_of(boxes)`.
 
     Raises:
         ProtocolError: naming the first difference.
     """
-    if found != pieces:
-        raise ProtocolError(f"rows {_brief(found)} where the plan has {_brief(pieces)}")
+    if found != boxes:
+        raise ProtocolError(f"rows {_brief(found)} where the plan has {_brief(boxes)}")
     if len(parts) != len(forms):
         raise ProtocolError(f"{len(parts)} parts where the plan has {len(forms)}")
     arrays = []
@@ -206,12 +188,12 @@ def read_parts(
         view = memoryview(part)
         if view.nbytes != form.size_bytes:
             raise ProtocolError(
-                f"a part of {view.nbytes} bytes where {form.size_bytes} of '{pieces[form.piece].tensor}' are due"
+                f"a part of {view.nbytes} bytes where {form.size_bytes} of '{boxes[form.box].tensor}' are due"
             )
         arrays.append(np.frombuffer(view, dtype=form.dtype).reshape(form.shape))
     return arrays
 
 
-def _brief(pieces: Sequence[TensorBox]) -> str:
-    shown = [f"{p.tensor}{list(p.start)}+{list(p.shape)} {p.dtype}" for p in pieces[:2]]
-    return ", ".join(shown) + (f" and {len(pieces) - 2} more" if len(pieces) > 2 else "")
+def _brief(boxes: Sequence[TensorBox]) -> str:
+    shown = [f"{p.tensor}{list(p.start)}+{list(p.shape)} {p.dtype}" for p in boxes[:2]]
+    return ", ".join(shown) + (f" and {len(boxes) - 2} more" if len(boxes) > 2 else "")

@@ -1,4 +1,4 @@
-"""The twin of `transport` without sockets: threads of one process, and messages that can be lost on purpose."""
+"""The same as `transport` without sockets: threads of one process, and messages that can be lost on purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
-from distredge.runtime.protocol.device_plan import Bytes
+from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.transport import Endpoint, LinkEvent, NotConnected, Plane, Received, Tracker
 
 _PIPE = "pipe"
@@ -31,7 +31,7 @@ class Exchange:
 
 
 class InProcessEndpoint:
-    """An endpoint of the twin: queues under one lock."""
+    """An endpoint without a socket: queues under one lock."""
 
     def __init__(self, exchange: Exchange, address: str, user: str, routing_id: bytes = b"") -> None:
         self.address = address
@@ -115,7 +115,12 @@ class _InProcessWaiter:
 
 
 class InProcessNetwork:
-    """The twin: same interface, threads of one process, no sockets, and messages that can be lost on purpose."""
+    """Makes endpoints for threads of one process; what `exchange` says happens to their messages.
+
+    Args:
+        exchange: shared with the networks that can be reached.
+        user: whose key its connections have, as it were.
+    """
 
     def __init__(self, exchange: Exchange, user: str = "") -> None:
         self._exchange = exchange

@@ -20,31 +20,26 @@ Nothing is pickled. A header is decoded into its type or refused; rows are compa
 
 from __future__ import annotations
 
-import hashlib
-import math
 import zlib
-from collections.abc import Sequence
-from typing import Annotated, Final, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Struct
 
 from distredge.errors import ProtocolError
-from distredge.runtime.protocol.device_plan import (
-    DTYPES,
-    MAX_PARTS,
-    PART_BYTES,
+from distredge.runtime.protocol.addresses import PeerAddress
+from distredge.runtime.protocol.device_plan import MAX_PARTS, PART_BYTES, DevicePlan, TensorBox
+from distredge.runtime.protocol.fields import (
     Bytes,
     Count,
-    DevicePlan,
     Digest,
     Dimensions,
     Dtype,
     Index,
     Name,
-    PeerAddress,
-    TensorBox,
+    Session,
+    Stage,
+    Text,
 )
 
 PROTOCOL: Final = 1
@@ -60,8 +55,6 @@ MAX_CONTROL_HEAD_BYTES: Final = 32 * 1024 * 1024
 
 WEIGHT_CHUNK_BYTES: Final = 1024 * 1024
 MAX_ECHO_BYTES: Final = 16 * 1024 * 1024
-
-Text: TypeAlias = Annotated[str, Meta(max_length=4096)]
 
 
 class VersionMismatch(ProtocolError):
@@ -94,7 +87,7 @@ class Situation(Struct, frozen=True, array_like=True):
     plan: Count
     frame: Count
     done: tuple[Count, ...]
-    waits_in: Annotated[int, Meta(ge=-1, lt=2**31)]
+    waits_in: Stage
     waits_for: tuple[Index, ...]
     running: bool
 
@@ -122,7 +115,7 @@ class Record(Struct, frozen=True, array_like=True):
 class Hello(Struct, frozen=True, array_like=True, tag=1):
     """Takes the worker for a session; an older session of the same requester ends."""
 
-    session: Annotated[bytes, Meta(min_length=1, max_length=64)]
+    session: Session
     version: Name
     name: Name
 
@@ -266,14 +259,14 @@ class LinkMeasured(Struct, frozen=True, array_like=True, tag=30):
 
 
 class Rows(Struct, frozen=True, array_like=True, tag=41):
-    """Heads the rows of one link for one frame; the sender's clock says when it was handed over."""
+    """Heads the rows that one stage needs from one source; the sender's clock says when they were handed over."""
 
     plan: Count
     frame: Count
     stage: Count
     source: Index
     sent_ns: Count
-    pieces: Annotated[tuple[TensorBox, ...], Meta(max_length=MAX_PARTS)]
+    boxes: Annotated[tuple[TensorBox, ...], Meta(max_length=MAX_PARTS)]
 
 
 class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
@@ -340,6 +333,8 @@ def decode_on_data(head: Bytes) -> OnData:
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], head: Bytes, limit: int) -> T:
     view = memoryview(head)
+    if not view.nbytes:
+        raise ProtocolError("an empty message")
     if view.nbytes > limit:
         raise ProtocolError(f"a header of {view.nbytes} bytes; at most {limit} are accepted")
     if view.nbytes < _CONTENT or bytes(view[: len(MAGIC)]) != MAGIC:
@@ -355,38 +350,15 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], head: Bytes, limit: int) -> T:
         raise ProtocolError(f"a header that cannot be read: {error}") from error
 
 
+def package_version() -> str:
+    """Returns the version of Distredge that this process runs, which `Hello` and `About` carry."""
+    # Costs some milliseconds to import, and a command that only prints needs it not.
+    from importlib.metadata import version
+
+    return version("distredge")
+
+
 def echo_parts(size_bytes: int) -> list[Bytes]:
     """Returns that many bytes in parts of the size in which rows travel."""
     whole = memoryview(bytes(min(size_bytes, PART_BYTES)))
     return [whole[: min(PART_BYTES, size_bytes - start)] for start in range(0, size_bytes, PART_BYTES)]
-
-
-def begin_digest(dtype: str, shape: Sequence[int]) -> Digester:
-    """Begins the content hash of a constant: SHA-256 over dtype, shape and bytes (as `Graph.weight_hash`)."""
-    return hashlib.sha256(f"{np.dtype(dtype).str}{tuple(shape)}".encode())
-
-
-class Digester(Protocol):
-    """What hashlib returns."""
-
-    def update(self, content: Bytes, /) -> None:
-        """Takes more bytes in."""
-
-    def hexdigest(self) -> str:
-        """Hexadecimal digits of what has been taken in."""
-
-
-def check_weight(message: Weight, size_bytes: int) -> None:
-    """Refuses a piece of a constant that contradicts itself.
-
-    Raises:
-        ProtocolError: if dtype, shape, offset and size do not fit together.
-    """
-    if message.dtype not in DTYPES:
-        raise ProtocolError(f"a constant of dtype '{message.dtype}'")
-    whole_bytes = math.prod(message.shape) * np.dtype(message.dtype).itemsize
-    if whole_bytes != message.total_bytes or message.offset + size_bytes > whole_bytes or size_bytes == 0:
-        raise ProtocolError(
-            f"{size_bytes} bytes at {message.offset} of a constant of {message.total_bytes} bytes "
-            f"and shape {message.shape}"
-        )

@@ -1,4 +1,4 @@
-"""The only user of sockets: ZeroMQ endpoints that never block (`twin` has the same without sockets, for tests).
+"""The only user of sockets: ZeroMQ endpoints that never block (`in_process_transport` has the same without sockets).
 
 A worker *binds* two endpoints (ROUTER): control and data. Who wants something from it *connects* (DEALER): the
 coordinator to both, other workers to the data endpoint. So a requester needs no open port, and either side may start
@@ -19,7 +19,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 import zmq
 
 from distredge.errors import AuthError, TransportError
-from distredge.runtime.protocol.device_plan import MAX_PART_BYTES, MAX_PARTS, Bytes
+from distredge.runtime.protocol.device_plan import MAX_PART_BYTES, MAX_PARTS
+from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.security import Security, start_authenticator
 
 Plane: TypeAlias = Literal["control", "data"]
@@ -62,6 +63,11 @@ class Received(NamedTuple):
     peer: bytes
     user: str
     parts: list[Bytes]
+
+    @property
+    def head(self) -> Bytes:
+        """The first frame; empty where there is none."""
+        return self.parts[0] if self.parts else b""
 
 
 class LinkEvent(NamedTuple):

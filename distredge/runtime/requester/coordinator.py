@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 from distredge.errors import DistredgeError, EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
 from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.device_plan import REQUESTER, Bytes
+from distredge.runtime.protocol.device_plan import REQUESTER
+from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
     Ask,
     Failed,
@@ -338,8 +339,10 @@ class Coordinator:
         deployment = plan.deployment
         outputs = deployment.empty_outputs(request.inputs)
         inboxes = {
-            link.source: Inbox(link, [whole(outputs[p.tensor]) for p in link.pieces], plan.output_forms[link.source])
-            for link in deployment.output_links
+            message.source: Inbox(
+                message, [whole(outputs[box.tensor]) for box in message.boxes], plan.output_forms[message.source]
+            )
+            for message in deployment.output_messages
         }
         plan.frames[number] = OpenFrame(request, outputs, inboxes)
         plan.book.handle(Submitted(number, request.started_ns / 1e9, request.until_s))
@@ -347,7 +350,7 @@ class Coordinator:
             self._send_rows(plan, number, outbox)
             if number not in plan.frames:
                 break
-        if not deployment.output_links and number in plan.frames:
+        if not deployment.output_messages and number in plan.frames:
             self._perform(plan, (Finish(number),))
 
     def _room(self, until_s: float) -> tuple[OpenPlan, int]:
@@ -361,21 +364,21 @@ class Coordinator:
                 return plan, number
 
     def _send_rows(self, plan: OpenPlan, number: int, outbox: Outbox) -> None:
-        link = outbox.link
-        peer = self._peers[plan.deployment.devices[link.destination]]
+        message = outbox.message
+        peer = self._peers[plan.deployment.devices[message.destination]]
         packing_ns = time.monotonic_ns()
         pack = outbox.pack()
         sent_ns = time.monotonic_ns()
-        head = encode(Rows(plan.number, number, link.stage, REQUESTER, sent_ns, link.pieces))
+        head = encode(Rows(plan.number, number, message.stage, REQUESTER, sent_ns, message.boxes))
         try:
             assert peer.data is not None
             pack.tracker = peer.data.send([head, *pack.parts], b"", outbox.shared)
         except NotConnected as error:
-            event = FrameBroken(number, link.destination, "peer", f"cannot be sent its rows: {error}")
+            event = FrameBroken(number, message.destination, "peer", f"cannot be sent its rows: {error}")
             self._perform(plan, plan.book.handle(event))
             return
         times_ns = (packing_ns, time.monotonic_ns(), sent_ns)
-        plan.records.append(Record("send", number, link.stage, link.destination, *times_ns, outbox.size_bytes))
+        plan.records.append(Record("send", number, message.stage, message.destination, *times_ns, outbox.size_bytes))
 
     def _pump(self, timeout_s: float) -> None:
         now_s = time.monotonic()
@@ -471,11 +474,11 @@ class Coordinator:
             return
         frame = plan.frames.get(message.frame)
         inbox = frame.inboxes.get(index) if frame is not None else None
-        if inbox is None or message.source != index or message.stage != inbox.link.stage:
+        if inbox is None or message.source != index or message.stage != inbox.message.stage:
             self._dropped["late" if frame is None else "not in the plan"] += 1
             return
         try:
-            opened = inbox.open(message.pieces, parts)
+            opened = inbox.open(message.boxes, parts)
         except ProtocolError as error:
             self._dropped["not in the plan"] += 1
             _log.debug("dropped rows of worker '%s': %s", peer.name, error)

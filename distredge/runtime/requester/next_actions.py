@@ -1,6 +1,8 @@
-"""What happens next at the coordinator: events in, actions out, no sockets, clocks or arrays (`state`: at a worker).
+"""What happens next at the coordinator: events in, actions out, no sockets, clocks or arrays.
 
 Every frame ends exactly once: with its outputs, or with an error, at its deadline at the latest.
+
+What happens next at a worker: `worker.next_actions`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class Submitted(NamedTuple):
 
 
 class OutputArrived(NamedTuple):
-    """The rows of one output link came in and fit the plan."""
+    """The rows of one output message came in and fit the plan."""
 
     frame: int
     source: int

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from distredge.errors import DistredgeError, ExecutionError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
-from distredge.runtime.protocol.device_plan import Bytes, parts_of
+from distredge.runtime.protocol.device_plan import parts_of
+from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import Record, Weight
 from distredge.runtime.requester.next_actions import FrameBook, Preparation
 
@@ -100,7 +101,7 @@ class OpenPlan:
         self.deployment = deployment
         self.slots = slots
         self.indices = {deployment.devices[i]: i for i in deployment.busy}
-        outputs = [link.source for link in deployment.output_links]
+        outputs = [message.source for message in deployment.output_messages]
         self.book = FrameBook(deployment.devices, deployment.busy, outputs, slots)
         names = {i: name for name, i in self.indices.items()}
         self.preparation = Preparation(names, patience_s, limit_s, time.monotonic())
@@ -111,19 +112,24 @@ class OpenPlan:
         self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
         self.unsent: dict[str, tuple[Weight, Bytes]] = {}
         self.records: deque[Record] = deque(maxlen=8192)
-        self.output_forms = {link.source: parts_of(link.pieces) for link in deployment.output_links}
+        self.output_forms = {m.source: parts_of(m.boxes) for m in deployment.output_messages}
         self._outboxes: list[list[Outbox]] | None = None
 
     def outboxes(self, slot: int, inputs: Mapping[str, Array]) -> list[Outbox]:
-        """What packs the inputs; the packs of a slot are used again."""
+        """Returns what packs the inputs of a frame, one for each message; the packs of a slot are used again.
+
+        Args:
+            slot: of the frame.
+            inputs: tensor name -> array, what `Deployment.check_inputs` returned.
+        """
         if self._outboxes is None:
             self._outboxes = [
                 [
-                    Outbox(link, [whole(inputs[piece.tensor]) for piece in link.pieces])
-                    for link in self.deployment.input_links
+                    Outbox(message, [whole(inputs[box.tensor]) for box in message.boxes])
+                    for message in self.deployment.input_messages
                 ]
                 for _ in range(self.slots)
             ]
         for outbox in self._outboxes[slot]:
-            outbox.take_from([whole(inputs[piece.tensor]) for piece in outbox.link.pieces])
+            outbox.take_from([whole(inputs[box.tensor]) for box in outbox.message.boxes])
         return self._outboxes[slot]

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from distredge.errors import AuthError, ExecutionError, PeerTimeout, ProtocolError
-from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.device_plan import Bytes, PeerAddress
+from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
+from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
     About,
     Echo,
@@ -30,6 +30,7 @@ from distredge.runtime.protocol.messages import (
     decode_on_data,
     decode_to_coordinator,
     encode,
+    package_version,
 )
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 
@@ -111,7 +112,7 @@ class Peers:
     def __init__(self, network: Network, addresses: Iterable[WorkerAddress], handler: Handler) -> None:
         self._network = network
         self._handler = handler
-        self._version = _version()
+        self._version = package_version()
         # Never starts with a zero byte, which libzmq keeps for ids of its own.
         self.session = b"S" + os.urandom(15)
         self.dropped: Counter[str] = Counter()
@@ -261,7 +262,7 @@ class Peers:
 
     def _control(self, peer: Peer, received: Received) -> None:
         try:
-            message = decode_to_coordinator(received.parts[0] if received.parts else b"")
+            message = decode_to_coordinator(received.head)
         except VersionMismatch as error:
             peer.fatal = ProtocolError(f"worker '{peer.name}' at {peer.address.control}: {error}")
             return
@@ -294,7 +295,7 @@ class Peers:
 
     def _data(self, peer: Peer, received: Received) -> None:
         try:
-            message = decode_on_data(received.parts[0] if received.parts else b"")
+            message = decode_on_data(received.head)
         except ProtocolError as error:
             self._drop(peer, str(error))
             return
@@ -315,9 +316,3 @@ def _absent(peers: Sequence[Peer], timeout_s: float) -> str:
         told.append(f"'{peer.name}' at {where}" + (f" ({peer.trouble})" if peer.trouble else ""))
     noun = "worker" if len(told) == 1 else "workers"
     return f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("distredge")

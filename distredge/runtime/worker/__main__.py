@@ -20,11 +20,15 @@ from typing import NoReturn
 import msgspec
 
 from distredge.errors import DistredgeError
+from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
 from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Order
 from distredge.runtime.protocol.security import Security
+from distredge.runtime.protocol.transport import ZmqNetwork
+from distredge.runtime.worker.settings import WorkerSettings
+from distredge.runtime.worker.worker import Worker
 
 
-def child_main() -> NoReturn:
+def main() -> NoReturn:
     """Runs the worker that standard input describes; ends with the process."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     order = _read_order()
@@ -51,10 +55,6 @@ def _read_order() -> Order:
 
 
 def _serve(order: Order) -> None:
-    from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
-    from distredge.runtime.protocol.transport import ZmqNetwork
-    from distredge.runtime.worker.worker import Worker, WorkerSettings
-
     engine: Engine = (
         SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
     )
@@ -67,7 +67,7 @@ def _serve(order: Order) -> None:
         raise
     worker.stop_on_signals()
     if order.parent:
-        watch_parent(order.parent, worker.stop)
+        _watch_parent(order.parent, worker.stop)
     _say(Bound(worker.control_address, worker.data_address))
     worker.run()
 
@@ -76,7 +76,7 @@ def _say(bound: Bound) -> None:
     os.write(1, msgspec.json.encode(bound) + b"\n")
 
 
-def watch_parent(parent: int, stop: Callable[[], None]) -> None:
+def _watch_parent(parent: int, stop: Callable[[], None]) -> None:
     """Starts a thread that calls `stop` when standard input closes or the parent is another, and then ends the process.
 
     The second test is for a parent whose pipe lives on in a process that it forked.
@@ -98,4 +98,4 @@ def watch_parent(parent: int, stop: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    child_main()
+    main()

@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 from distredge.errors import DistredgeError, EngineError, ProtocolError, TransportError
 from distredge.runtime.engine import Engine, Loaded
-from distredge.runtime.protocol.device_plan import Bytes, DevicePlan
+from distredge.runtime.protocol.device_plan import DevicePlan
+from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
     About,
     Ask,
@@ -42,10 +43,12 @@ from distredge.runtime.protocol.messages import (
     Welcome,
     decode_to_worker,
     encode,
+    package_version,
 )
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 from distredge.runtime.weights import WeightStore
 from distredge.runtime.worker.data_plane import AddPlan, DataPlane, LoadedPlan, PlanStands, RemovePlan, load_plan
+from distredge.runtime.worker.settings import WorkerSettings
 
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
 """How much of the constants comes in between two signs of life."""
@@ -78,38 +81,31 @@ class ControlPlane:
     """Serves one coordinator at a time; the latest that says hello has the worker.
 
     Args:
-        name: of the worker.
-        version: of the package.
+        settings: name and limits.
         network: makes sockets.
         endpoint: the bound control endpoint.
         pipe: end of a pipe to the data plane's thread.
         data: the data plane.
         engine: loads sub-models.
-        store: constants.
-        memory_bytes: what plans and constants may take together; None for no limit.
     """
 
     def __init__(
         self,
-        name: str,
-        version: str,
+        settings: WorkerSettings,
         network: Network,
         endpoint: Endpoint,
         pipe: Endpoint,
         data: DataPlane,
         engine: Engine,
-        store: WeightStore,
-        memory_bytes: int | None,
     ) -> None:
-        self._name = name
-        self._version = version
+        self._name, self._version = settings.name, package_version()
+        self._memory_bytes = settings.memory_bytes
+        limits_bytes = [b for b in (settings.weights_bytes, settings.memory_bytes) if b is not None]
+        self._store = WeightStore(min(limits_bytes))
         self._network = network
-        self._endpoint = endpoint
-        self._pipe = pipe
+        self._endpoint, self._pipe = endpoint, pipe
         self._data = data
         self._engine = engine
-        self._store = store
-        self._memory_bytes = memory_bytes
         self._waiter = network.waiter([endpoint, pipe])
         self._peer = b""
         self._session = b""
@@ -142,9 +138,7 @@ class ControlPlane:
 
     def _message(self, received: Received) -> None:
         try:
-            if not received.parts:
-                raise ProtocolError("an empty message")
-            message = decode_to_worker(received.parts[0])
+            message = decode_to_worker(received.head)
             if isinstance(message, Ping):
                 dropped = {**self._data.dropped, "refused connections": self._network.refused}
                 self._reply(received.peer, Pong(message.token, time.monotonic_ns(), self._about(), dropped))
@@ -217,7 +211,7 @@ class ControlPlane:
         models = tuple(bytes(part) for part in parts)
         preparing = _Preparing(plan, models, set(missing))
         self._preparing[plan.plan] = preparing
-        needed = sum(b.size_bytes for s in plan.segments for b in (*s.inputs, *s.outputs)) * plan.slots
+        needed = sum(b.box.size_bytes for s in plan.segments for b in (*s.inputs, *s.outputs)) * plan.slots
         if self._memory_bytes is not None and needed + self._store.size_bytes > self._memory_bytes:
             held = self._store.size_bytes
             self._fail(
@@ -292,7 +286,7 @@ class ControlPlane:
                 self._fail(end.plan, kind, str(end.error))
             else:
                 self._plans[end.plan] = self._preparing.pop(end.plan).plan
-                self._data.order(AddPlan(end.loaded))
+                self._data.instruct(AddPlan(end.loaded))
                 self._wake()
         while self._data.outcomes:
             outcome = self._data.outcomes.popleft()
@@ -308,7 +302,7 @@ class ControlPlane:
     def _retire(self, plan: int) -> None:
         self._preparing.pop(plan, None)
         if self._plans.pop(plan, None) is not None:
-            self._data.order(RemovePlan(plan))
+            self._data.instruct(RemovePlan(plan))
             self._wake()
         if plan not in self._loaders:
             self._store.unpin(plan)

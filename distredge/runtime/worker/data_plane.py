@@ -17,7 +17,8 @@ from typing import Final, NamedTuple, TypeAlias
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array, Slot
 from distredge.runtime.engine import Engine, Loaded
-from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan, PeerAddress, SegmentPlan
+from distredge.runtime.protocol.addresses import PeerAddress
+from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan, SegmentPlan
 from distredge.runtime.protocol.messages import (
     Echo,
     FrameFailed,
@@ -137,7 +138,7 @@ class Stop(NamedTuple):
     """End."""
 
 
-Order: TypeAlias = AddPlan | RemovePlan | Stop
+Instruction: TypeAlias = AddPlan | RemovePlan | Stop
 
 
 class PlanStands(NamedTuple):
@@ -153,7 +154,7 @@ class PlanFails(NamedTuple):
     reason: str
 
 
-Outcome: TypeAlias = PlanStands | PlanFails
+PlanOutcome: TypeAlias = PlanStands | PlanFails
 
 
 @dataclass
@@ -165,7 +166,7 @@ class _Peer:
 
 
 @dataclass
-class _Pending:
+class _Connecting:
     loaded: LoadedPlan
     until_s: float
 
@@ -185,19 +186,19 @@ class DataPlane:
         self.endpoint = network.bind(address, "data")
         self._control = control
         self._pipes = (control, *bells)
-        self._orders: deque[Order] = deque()
-        self.outcomes: deque[Outcome] = deque()
+        self._instructions: deque[Instruction] = deque()
+        self.outcomes: deque[PlanOutcome] = deque()
         self.dropped: Counter[str] = Counter()
         self._state = WorkerState()
         self._plans: dict[int, LoadedPlan] = {}
-        self._pending: list[_Pending] = []
+        self._connecting: list[_Connecting] = []
         self._peers: dict[PeerAddress, _Peer] = {}
         self._waiter = network.waiter([self.endpoint, *self._pipes])
         self._stopping = False
 
-    def order(self, order: Order) -> None:
-        """Leaves an order; called by another thread, which then sends anything over its end of the pipe."""
-        self._orders.append(order)
+    def instruct(self, instruction: Instruction) -> None:
+        """Leaves an instruction; called by another thread, which then sends anything over its end of the pipe."""
+        self._instructions.append(instruction)
 
     def records(self, plan: int, since: int) -> tuple[Record, ...]:
         """What was done for frames from `since` on; called by another thread."""
@@ -216,8 +217,8 @@ class DataPlane:
     def run(self) -> None:
         """Works until it is told to stop."""
         while not self._stopping:
-            ready = self._waiter.wait(0.05 if self._pending else 1.0)
-            self._take_orders(ready)
+            ready = self._waiter.wait(0.05 if self._connecting else 1.0)
+            self._take_instructions(ready)
             self._watch_peers()
             self._work()
 
@@ -230,15 +231,13 @@ class DataPlane:
             if not actions:
                 return
             self._perform(actions)
-            if self._orders or self._pending:
-                self._take_orders(())
+            if self._instructions or self._connecting:
+                self._take_instructions(())
                 self._watch_peers()
 
     def _message(self, received: Received) -> None:
         try:
-            if not received.parts:
-                raise ProtocolError("an empty message")
-            message = decode_on_data(received.parts[0])
+            message = decode_on_data(received.head)
         except VersionMismatch as error:
             self._drop("version", error)
             return
@@ -267,7 +266,7 @@ class DataPlane:
             self._drop("imposter", f"'{received.user}' speaks as '{sender}'")
             return
         try:
-            opened = inbox.open(rows.pieces, received.parts[1:])
+            opened = inbox.open(rows.boxes, received.parts[1:])
         except ProtocolError as error:
             self._drop("not in the plan", error)
             return
@@ -309,23 +308,23 @@ class DataPlane:
         loaded = self._plans[action.plan]
         plan = loaded.plan
         outbox = loaded.slots[action.slot].outboxes[action.outbox]
-        link = outbox.link
+        message = outbox.message
         started_ns = time.monotonic_ns()
         pack = outbox.pack()
         sent_ns = time.monotonic_ns()
-        head = encode(Rows(plan.plan, action.frame, link.stage, plan.device, sent_ns, link.pieces))
+        head = encode(Rows(plan.plan, action.frame, message.stage, plan.device, sent_ns, message.boxes))
         try:
-            if link.destination == REQUESTER:
+            if message.destination == REQUESTER:
                 pack.tracker = self.endpoint.send([head, *pack.parts], plan.session, outbox.shared)
             else:
-                peer = self._peers[plan.peers[str(link.destination)]]
+                peer = self._peers[plan.peers[str(message.destination)]]
                 pack.tracker = peer.endpoint.send([head, *pack.parts], b"", outbox.shared)
         except NotConnected as error:
-            event = SendFailed(action.plan, action.frame, link.destination, str(error))
+            event = SendFailed(action.plan, action.frame, message.destination, str(error))
             self._perform(self._state.handle(event))
             return
         times_ns = (started_ns, time.monotonic_ns(), sent_ns)
-        record = Record("send", action.frame, link.stage, link.destination, *times_ns, outbox.size_bytes)
+        record = Record("send", action.frame, message.stage, message.destination, *times_ns, outbox.size_bytes)
         loaded.records.append(record)
 
     def _report(self, action: Report) -> None:
@@ -347,20 +346,20 @@ class DataPlane:
         self.dropped[why] += 1
         _log.debug("dropped a message: %s: %s", why, detail)
 
-    # Orders and peers.
+    # Instructions and peers.
 
-    def _take_orders(self, ready: Sequence[Endpoint]) -> None:
+    def _take_instructions(self, ready: Sequence[Endpoint]) -> None:
         for pipe in self._pipes:
             while pipe in ready and pipe.receive() is not None:
                 pass
-        while self._orders:
-            order = self._orders.popleft()
-            if isinstance(order, Stop):
+        while self._instructions:
+            instruction = self._instructions.popleft()
+            if isinstance(instruction, Stop):
                 self._stopping = True
-            elif isinstance(order, RemovePlan):
-                self._remove(order.plan)
+            elif isinstance(instruction, RemovePlan):
+                self._remove(instruction.plan)
             else:
-                self._add(order.loaded)
+                self._add(instruction.loaded)
 
     def _add(self, loaded: LoadedPlan) -> None:
         self._plans[loaded.plan.plan] = loaded
@@ -370,12 +369,12 @@ class DataPlane:
                 endpoint = self._network.connect(address.endpoint, "data", address.public_key)
                 self._peers[address] = _Peer(address, endpoint)
         self._rebuild()
-        self._pending.append(_Pending(loaded, time.monotonic() + PEER_S))
+        self._connecting.append(_Connecting(loaded, time.monotonic() + PEER_S))
 
     def _remove(self, plan: int) -> None:
         self._plans.pop(plan, None)
         self._state.remove(plan)
-        self._pending = [p for p in self._pending if p.loaded.plan.plan != plan]
+        self._connecting = [p for p in self._connecting if p.loaded.plan.plan != plan]
         wanted = {address for loaded in self._plans.values() for address in loaded.plan.peers.values()}
         for address in [a for a in self._peers if a not in wanted]:
             self._network.drop(self._peers.pop(address).endpoint)
@@ -391,20 +390,20 @@ class DataPlane:
             for event in peer.endpoint.events():
                 peer.connected = event.kind == "connected"
                 peer.trouble = event.reason
-        for pending in tuple(self._pending):
-            peers = [self._peers[address] for address in pending.loaded.plan.peers.values()]
+        for waiting in tuple(self._connecting):
+            peers = [self._peers[address] for address in waiting.loaded.plan.peers.values()]
             absent = [peer for peer in peers if not peer.connected]
             if not absent:
-                self._pending.remove(pending)
-                self.outcomes.append(PlanStands(pending.loaded))
+                self._connecting.remove(waiting)
+                self.outcomes.append(PlanStands(waiting.loaded))
                 self.wake_control()
-            elif time.monotonic() >= pending.until_s:
-                self._pending.remove(pending)
+            elif time.monotonic() >= waiting.until_s:
+                self._connecting.remove(waiting)
                 first = absent[0]
                 why = f": {first.trouble}" if first.trouble else ""
                 reason = f"cannot reach '{first.address.name}' at {first.address.endpoint} within {PEER_S:g} s{why}"
-                self.outcomes.append(PlanFails(pending.loaded.plan.plan, reason))
-                self._remove(pending.loaded.plan.plan)
+                self.outcomes.append(PlanFails(waiting.loaded.plan.plan, reason))
+                self._remove(waiting.loaded.plan.plan)
                 self.wake_control()
 
     def wake_control(self) -> None:

@@ -1,8 +1,10 @@
-"""What happens next at a worker: events in, actions out, no sockets, clocks or arrays (`frames`: at the coordinator).
+"""What happens next at a worker: events in, actions out, no sockets, clocks or arrays.
 
 A worker counts what each stage of each frame still waits for. A frame has slot ``frame % slots`` of its plan: the
 coordinator starts frame f only after frame f - slots has ended, so a newer frame in a slot means that the older one is
 over, whatever became of it. Nothing needs to be cancelled, and what still arrives for the old one is dropped.
+
+What happens next at the coordinator: `requester.next_actions`.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class Keep(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Pack and send the rows of one of the plan's outgoing links."""
+    """Pack and send the rows of one of the plan's outgoing messages."""
 
     plan: int
     frame: int
@@ -118,8 +120,8 @@ class _Needs(NamedTuple):
         of_stage: stage -> number of messages, of kept groups of rows and of segments before it that it waits for.
         sources: stage -> devices that send to it.
         keeps: stage that makes rows -> stages on the same device that read them.
-        sends: stage that makes rows -> indices of the outgoing links that wait for it.
-        makers: per outgoing link: how many stages make its rows.
+        sends: stage that makes rows -> indices of the outgoing messages that wait for it.
+        makers: per outgoing message: how many stages make its rows.
         following: stage -> stages that read the same inputs after it.
     """
 
@@ -139,23 +141,24 @@ def _needs(plan: DevicePlan) -> _Needs:
             of_stage[segment.stage] += 1
             following[segment.after] = (*following.get(segment.after, ()), segment.stage)
     sources: dict[int, tuple[int, ...]] = {}
-    for link in plan.incoming:
-        of_stage[link.stage] += 1
-        sources[link.stage] = (*sources.get(link.stage, ()), link.source)
+    for message in plan.incoming:
+        of_stage[message.stage] += 1
+        sources[message.stage] = (*sources.get(message.stage, ()), message.source)
     keeps: dict[int, tuple[int, ...]] = {}
-    for link in plan.kept:
-        for made_in in dict.fromkeys(link.made_in):
-            of_stage[link.stage] += 1
-            keeps[made_in] = (*keeps.get(made_in, ()), link.stage)
+    for message in plan.kept:
+        for made_in in dict.fromkeys(message.made_in):
+            of_stage[message.stage] += 1
+            keeps[made_in] = (*keeps.get(made_in, ()), message.stage)
     sends: dict[int, tuple[int, ...]] = {}
-    for index, link in enumerate(plan.outgoing):
-        for made_in in dict.fromkeys(link.made_in):
+    for index, message in enumerate(plan.outgoing):
+        for made_in in dict.fromkeys(message.made_in):
             sends[made_in] = (*sends.get(made_in, ()), index)
-    return _Needs(of_stage, sources, keeps, sends, tuple(len(set(link.made_in)) for link in plan.outgoing), following)
+    makers = tuple(len(set(message.made_in)) for message in plan.outgoing)
+    return _Needs(of_stage, sources, keeps, sends, makers, following)
 
 
 @dataclass
-class _Frame:
+class _FrameState:
     number: int
     waits: dict[int, int]
     unsent: list[int]
@@ -168,10 +171,10 @@ class _PlanState:
     def __init__(self, plan: DevicePlan) -> None:
         self.plan = plan
         self.needs = _needs(plan)
-        self.frames: list[_Frame | None] = [None] * plan.slots
+        self.frames: list[_FrameState | None] = [None] * plan.slots
         self.newest = -1
 
-    def frame(self, number: int) -> _Frame | str:
+    def frame(self, number: int) -> _FrameState | str:
         """The frame of that number, started now when it is new; or why it is none."""
         slot = number % self.plan.slots
         held = self.frames[slot]
@@ -181,12 +184,12 @@ class _PlanState:
             return "late"
         if number > self.newest + FAR_AHEAD:
             return "far ahead"
-        fresh = _Frame(number, dict(self.needs.of_stage), list(self.needs.makers))
+        fresh = _FrameState(number, dict(self.needs.of_stage), list(self.needs.makers))
         self.frames[slot] = fresh
         self.newest = max(self.newest, number)
         return fresh
 
-    def current(self, number: int) -> _Frame | None:
+    def current(self, number: int) -> _FrameState | None:
         """The frame of that number, when its slot still holds it."""
         held = self.frames[number % self.plan.slots]
         return held if held is not None and held.number == number else None

@@ -7,35 +7,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from dataclasses import dataclass
-from typing import Final
 
 from distredge.runtime.engine import Engine
 from distredge.runtime.protocol.transport import Network
-from distredge.runtime.weights import WeightStore
 from distredge.runtime.worker.control_plane import ControlPlane
 from distredge.runtime.worker.data_plane import DataPlane, Stop
-
-WEIGHTS_BYTES: Final = 2 * 1024**3
-"""Constants that a worker keeps from plan to plan unless it is told otherwise."""
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """How a worker runs.
-
-    Attributes:
-        name: its name in the cluster file.
-        control, data: addresses to bind, such as ``tcp://192.168.1.11:5700``.
-        memory_bytes: what plans and constants may take together; None for no limit.
-        weights_bytes: constants kept from plan to plan.
-    """
-
-    name: str
-    control: str
-    data: str
-    memory_bytes: int | None = None
-    weights_bytes: int = WEIGHTS_BYTES
+from distredge.runtime.worker.settings import WorkerSettings
 
 
 class Worker:
@@ -43,7 +20,7 @@ class Worker:
 
     Args:
         settings: name, addresses and limits.
-        network: makes sockets; closed by `close`.
+        network: makes sockets; closed when `run` ends.
         engine: runs sub-models.
 
     Raises:
@@ -56,13 +33,7 @@ class Worker:
         mine, theirs = network.pipe()
         self._bell, rings = network.pipe()
         self._data = DataPlane(network, settings.data, theirs, [rings])
-        cap_bytes = settings.weights_bytes
-        if settings.memory_bytes is not None:
-            cap_bytes = min(cap_bytes, settings.memory_bytes)
-        self._control = ControlPlane(
-            settings.name, _version(), network, control, mine, self._data, engine, WeightStore(cap_bytes),
-            settings.memory_bytes,
-        )  # fmt: skip
+        self._control = ControlPlane(settings, network, control, mine, self._data, engine)
         self.control_address = control.address
         self.data_address = self._data.endpoint.address
         self._stopped = threading.Lock()
@@ -101,11 +72,5 @@ class Worker:
     def stop(self) -> None:
         """Makes `run` return as soon as the stage that is being computed is done; called by any thread, once."""
         if self._stopped.acquire(blocking=False):
-            self._data.order(Stop())
+            self._data.instruct(Stop())
             self._bell.send([b""])
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("distredge")

@@ -18,7 +18,7 @@ from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
 from distredge.profiles.measuring.board import Measuring, MeasuringPlan, MeasuringProgress, check_same, warnings_of
 from distredge.profiles.measuring.segments import Check, correction, make_case, random_cases
 from distredge.profiles.measuring.verify import verify
-from distredge.profiles.measuring.windows import jobs_of, windows_of
+from distredge.profiles.measuring.windows import alone_of, windows_of
 from distredge.profiles.part_costs import ELEMENT_BYTES, PartCosts
 
 BRIEF = Effort(least=2, most=3, least_s=0.0, seconds=0.01, spread=1.0)
@@ -156,9 +156,9 @@ def test_windows_and_lone_operators_show_every_signature(name: str) -> None:
     bench = Bench(graph)
     windows = windows_of([bench])
     shown = frozenset(key for window in windows for key in window.keys)
-    jobs = jobs_of([bench], shown)
-    assert {s.key for s in graph.signatures if s is not None} == shown | {job.signature.key for job in jobs}
-    assert not shown & {job.signature.key for job in jobs}
+    lone = alone_of([bench], shown)
+    assert {s.key for s in graph.signatures if s is not None} == shown | {alone.signature.key for alone in lone}
+    assert not shown & {alone.signature.key for alone in lone}
     for index, signature in enumerate(graph.signatures):
         if signature is not None and graph.body.verdicts[index].kind is not Kind.LOCAL:
             assert signature.key not in shown
@@ -174,13 +174,13 @@ def test_windows_and_lone_operators_show_every_signature(name: str) -> None:
 def test_every_lone_operator_of_a_model_can_be_run_at_any_rows(name: str) -> None:
     graph = load_model(name, (1, 3, 64, 64), width=0.25)
     bench = Bench(graph)
-    for job in jobs_of([bench]):
-        for rows in {1, max(1, job.rows // 2), job.rows}:
-            wanted = rows if job.rows > 1 else job.signature.rows
-            segment = bench.segment(bench.operator_part(job.operator, wanted))
-            sample = bench.run(segment, Effort(1, 1), kernels=rows == job.rows)
+    for alone in alone_of([bench]):
+        for rows in {1, max(1, alone.rows // 2), alone.rows}:
+            wanted = rows if alone.rows > 1 else alone.signature.rows
+            segment = bench.segment(bench.operator_part(alone.operator, wanted))
+            sample = bench.run(segment, Effort(1, 1), kernels=rows == alone.rows)
             assert sample.total_s.min() > 0
-            if graph.body.verdicts[job.operator].kind is Kind.LOCAL and job.rows > 1:
+            if graph.body.verdicts[alone.operator].kind is Kind.LOCAL and alone.rows > 1:
                 assert {port.region.rows.size for port in segment.outputs} == {rows}
 
 

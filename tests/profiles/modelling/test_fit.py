@@ -21,8 +21,8 @@ from distredge.profiles.modelling.boards import (
     whole_s,
 )
 from distredge.profiles.modelling.fit import main
-from distredge.profiles.modelling.paper_boards import bars_of, load_bars
-from distredge.profiles.modelling.published_tables import load_boards, load_published, targets_of
+from distredge.profiles.modelling.paper_boards import bars_of
+from distredge.profiles.modelling.published_tables import load_bars, load_boards, load_published, targets_of
 
 BOARDS = ("pi3", "pi4", "pi5", "nano", "tx2", "xavier-nx", "xavier", "orin-nano", "agx-orin", "rtx2080ti", "gtx1080ti")
 

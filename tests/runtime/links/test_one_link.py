@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from distredge.errors import ExecutionError, PeerTimeout
 from distredge.runtime.links.one_link import SIZES, fit, measure_between, measure_link, ping
-from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.in_process_transport import InProcessNetwork
 from tests.runtime.conftest import Cell
 
@@ -47,7 +47,7 @@ def test_measuring_both_ways(cell: Cell, network, back: bool) -> None:
     cell.start("alpha")
     sent: list[int] = []
     cell.exchange.tamper = lambda source, target, parts: (sent.append(sum(map(len, parts[1:]))), [parts])[1]
-    times_s = measure_link(network, PeerAddress("alpha", "twin://alpha:2", ""), SMALL, 2, 10.0, back=back)
+    times_s = measure_link(network, PeerAddress("alpha", "memory://alpha:2", ""), SMALL, 2, 10.0, back=back)
     assert [len(repeats) for repeats in times_s] == [2, 2, 2]
     assert all(seconds > 0 for repeats in times_s for seconds in repeats)
     there, answers = sent[0::2], sent[1::2]
@@ -59,15 +59,17 @@ def test_measuring_between_workers(cell: Cell, network) -> None:
     for name in ("alpha", "beta"):
         cell.start(name)
     alpha, _ = cell.addresses(["alpha", "beta"])
-    times_s = measure_between(network, alpha, PeerAddress("beta", "twin://beta:2", ""), SMALL, 2, 10.0)
+    times_s = measure_between(network, alpha, PeerAddress("beta", "memory://beta:2", ""), SMALL, 2, 10.0)
     assert [len(repeats) for repeats in times_s] == [2, 2, 2]
-    with pytest.raises(ExecutionError, match=r"worker 'alpha': 'gone' at twin://gone:2 cannot be reached within 0.2 s"):
-        measure_between(network, alpha, PeerAddress("gone", "twin://gone:2", ""), SMALL, 2, 0.2)
+    with pytest.raises(
+        ExecutionError, match=r"worker 'alpha': 'gone' at memory://gone:2 cannot be reached within 0.2 s"
+    ):
+        measure_between(network, alpha, PeerAddress("gone", "memory://gone:2", ""), SMALL, 2, 0.2)
 
 
 def test_nobody_there_is_said_in_time(cell: Cell, network) -> None:
-    with pytest.raises(PeerTimeout, match=r"'alpha' at twin://alpha:2 cannot be reached within 0.2 s"):
-        measure_link(network, PeerAddress("alpha", "twin://alpha:2", ""), SMALL, 1, 0.2)
+    with pytest.raises(PeerTimeout, match=r"'alpha' at memory://alpha:2 cannot be reached within 0.2 s"):
+        measure_link(network, PeerAddress("alpha", "memory://alpha:2", ""), SMALL, 1, 0.2)
 
 
 def test_a_ping_does_not_take_the_worker(cell: Cell, network, graph, strategy, image) -> None:

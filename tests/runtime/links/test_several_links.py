@@ -7,8 +7,7 @@ import pytest
 from distredge.errors import AuthError, PeerTimeout
 from distredge.profiles.network import Trace
 from distredge.runtime.links.several_links import Flow, Together, measure_together, over_time, ring
-from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.device_plan import PeerAddress
+from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.in_process_transport import InProcessNetwork
 from tests.runtime.conftest import Cell
 
@@ -21,11 +20,11 @@ def network(cell: Cell) -> InProcessNetwork:
 
 
 def _peer(name: str) -> PeerAddress:
-    return PeerAddress(name, f"twin://{name}:2", "")
+    return PeerAddress(name, f"memory://{name}:2", "")
 
 
 def _worker(name: str) -> WorkerAddress:
-    return WorkerAddress(name, f"twin://{name}:1", f"twin://{name}:2")
+    return WorkerAddress(name, f"memory://{name}:1", f"memory://{name}:2")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_flows_run_at_the_same_time(cell: Cell, network: InProcessNetwork) -> No
 
 def test_a_flow_to_nobody_ends_all_with_its_error(cell: Cell, network: InProcessNetwork) -> None:
     cell.start("alpha")
-    with pytest.raises(PeerTimeout, match=r"'gone' at twin://gone:2 cannot be reached within 0.2 s"):
+    with pytest.raises(PeerTimeout, match=r"'gone' at memory://gone:2 cannot be reached within 0.2 s"):
         measure_together(network, [Flow(None, _peer("alpha")), Flow(None, _peer("gone"))], 0.02, 1000, 0.2)
 
 

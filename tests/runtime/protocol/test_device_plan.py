@@ -15,19 +15,19 @@ from distredge.runtime.protocol.device_plan import TensorBox, parts_of, read_par
 
 shapes = st.lists(st.integers(1, 12), min_size=1, max_size=5).map(tuple)
 dtypes = st.sampled_from(sorted(p.DTYPES))
-pieces = st.builds(lambda s, d: TensorBox("t", (0,) * len(s), s, d), shapes, dtypes)
+boxes = st.builds(lambda s, d: TensorBox("t", (0,) * len(s), s, d), shapes, dtypes)
 
 
 def _bytes_of(found: list[TensorBox], forms) -> tuple[list[np.ndarray], list[bytes]]:
     rng = np.random.default_rng(0)
-    arrays = [rng.integers(0, 2, piece.shape).astype(piece.dtype) for piece in found]
+    arrays = [rng.integers(0, 2, box.shape).astype(box.dtype) for box in found]
     cut = [
-        arrays[f.piece][(slice(None),) * f.axis + (slice(f.start, f.stop),)].tobytes() for f in forms
+        arrays[f.box][(slice(None),) * f.axis + (slice(f.start, f.stop),)].tobytes() for f in forms
     ]  # fmt: skip
     return arrays, cut
 
 
-@given(found=st.lists(pieces, min_size=1, max_size=3), part_bytes=st.integers(1, 4000))
+@given(found=st.lists(boxes, min_size=1, max_size=3), part_bytes=st.integers(1, 4000))
 def test_parts_hold_every_element_once(found: list[TensorBox], part_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(p, "PART_BYTES", part_bytes)
@@ -35,24 +35,24 @@ def test_parts_hold_every_element_once(found: list[TensorBox], part_bytes: int) 
     arrays, cut = _bytes_of(found, forms)
     opened = read_parts(tuple(found), cut, tuple(found), forms)
     for number, array in enumerate(arrays):
-        mine = [(f, rows) for f, rows in zip(forms, opened, strict=True) if f.piece == number]
+        mine = [(f, rows) for f, rows in zip(forms, opened, strict=True) if f.box == number]
         together = np.concatenate([rows for _, rows in mine], axis=mine[0][0].axis)
         np.testing.assert_array_equal(together, array)
     for form in forms:
         alone = form.stop - form.start == 1
         assert alone or form.size_bytes <= part_bytes
-    assert sum(f.size_bytes for f in forms) == sum(piece.size_bytes for piece in found)
+    assert sum(f.size_bytes for f in forms) == sum(box.size_bytes for box in found)
 
 
 def test_a_scalar_is_one_part() -> None:
-    piece = TensorBox("t", (), (), "float32")
-    forms = parts_of([piece])
-    opened = read_parts((piece,), [np.float32(2.5).tobytes()], (piece,), forms)
+    box = TensorBox("t", (), (), "float32")
+    forms = parts_of([box])
+    opened = read_parts((box,), [np.float32(2.5).tobytes()], (box,), forms)
     assert [float(rows) for rows in opened] == [2.5]
 
 
 @pytest.mark.parametrize(
-    "piece",
+    "box",
     [
         TensorBox("t", (0,), (4,), "object"),
         TensorBox("t", (0,), (4,), "O"),
@@ -64,9 +64,9 @@ def test_a_scalar_is_one_part() -> None:
         TensorBox("t", (0, 0), (2**30, 2**30), "float64"),
     ],
 )
-def test_impossible_pieces_are_refused(piece: TensorBox) -> None:
+def test_impossible_boxes_are_refused(box: TensorBox) -> None:
     with pytest.raises(ProtocolError):
-        parts_of([piece])
+        parts_of([box])
 
 
 GOOD = (TensorBox("t", (0, 0, 3, 0), (1, 4, 2, 5), "float32"),)

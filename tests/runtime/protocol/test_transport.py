@@ -1,4 +1,4 @@
-"""Endpoints never block, say when nobody is there, and the twin behaves as the sockets do."""
+"""Endpoints never block, say when nobody is there, and those without sockets behave as the sockets do."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Nets:
         self.first, self.second, self.address = first, second, address
 
 
-@pytest.fixture(params=["zmq", "twin"])
+@pytest.fixture(params=["zmq", "in process"])
 def nets(request: pytest.FixtureRequest) -> Iterator[Nets]:
     if request.param == "zmq":
         made = Nets(ZmqNetwork(None), ZmqNetwork(None), "tcp://127.0.0.1:0")
     else:
         exchange = Exchange()
-        made = Nets(InProcessNetwork(exchange), InProcessNetwork(exchange), "twin://a:0")
+        made = Nets(InProcessNetwork(exchange), InProcessNetwork(exchange), "memory://a:0")
     yield made
     made.first.close()
     made.second.close()

@@ -1,4 +1,4 @@
-"""Workers and a coordinator over the twin: results are exact, and whatever goes wrong ends in a named error."""
+"""Workers and a coordinator without sockets: results are exact, and whatever goes wrong ends in a named error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from distredge.runtime.deployment import deploy
 from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.addresses import PeerAddress
+from distredge.runtime.protocol.device_plan import TensorBox
 from distredge.runtime.protocol.transport import NotConnected
 from distredge.runtime.worker import control_plane, data_plane
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
@@ -124,7 +126,7 @@ def test_a_lost_message_ends_the_frame_in_time_and_a_doubled_one_changes_nothing
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
         message = _kind(parts)
-        if not hit and isinstance(message, m.Rows) and message.source >= 0 and target.startswith("twin:"):
+        if not hit and isinstance(message, m.Rows) and message.source >= 0 and target.startswith("memory:"):
             hit.append(target)
             return [parts] * copies
         return [parts]
@@ -139,7 +141,7 @@ def test_a_lost_message_ends_the_frame_in_time_and_a_doubled_one_changes_nothing
     assert _equal(running.infer(image), run_in_process(graph, strategy, image))
 
 
-@pytest.mark.parametrize("damage", ["size", "piece", "stage", "dtype", "noise", "version", "frame", "plan"])
+@pytest.mark.parametrize("damage", ["size", "box", "stage", "dtype", "noise", "version", "frame", "plan"])
 def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strategy, image, damage: str) -> None:
     hit: list[int] = []
 
@@ -149,9 +151,9 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
             return [parts]
         hit.append(1)
         changed = {
-            "piece": {"pieces": (m.TensorBox("nothing", (0,), (1,), "float32"),)},
+            "box": {"boxes": (TensorBox("nothing", (0,), (1,), "float32"),)},
             "stage": {"stage": 77},
-            "dtype": {"pieces": (m.TensorBox(message.pieces[0].tensor, *_box(message), "int32"),)},
+            "dtype": {"boxes": (TensorBox(message.boxes[0].tensor, *_box(message), "int32"),)},
             "frame": {"frame": message.frame + (1 << 30)},
             "plan": {"plan": 999},
         }
@@ -172,7 +174,7 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
 
 
 def _box(message: m.Rows) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return message.pieces[0].start, message.pieces[0].shape
+    return message.boxes[0].start, message.boxes[0].shape
 
 
 def _replace(message, **changes):
@@ -185,13 +187,13 @@ def test_an_imposter_is_dropped(cell: Cell, running, image) -> None:
     """Somebody with a key of the cluster sends rows in another's name."""
     network = cell.networks[0]
     plan = running._active.number
-    link = running._active.deployment.input_links[0]
-    name = running._active.deployment.devices[link.destination]
+    planned = running._active.deployment.input_messages[0]
+    name = running._active.deployment.devices[planned.destination]
     evil = type(network)(cell.exchange, "beta" if name != "beta" else "gamma")
     cell.networks.append(evil)
-    endpoint = evil.connect(f"twin://{name}:2", "data")
-    rows = m.Rows(plan, 0, link.stage, -1, 0, link.pieces)
-    endpoint.send([m.encode(rows), *(bytes(piece.size_bytes) for piece in link.pieces)])
+    endpoint = evil.connect(f"memory://{name}:2", "data")
+    rows = m.Rows(plan, 0, planned.stage, -1, 0, planned.boxes)
+    endpoint.send([m.encode(rows), *(bytes(box.size_bytes) for box in planned.boxes)])
     assert running.infer(image)
     assert cell.workers[name]._data.dropped["imposter"] == 1
 
@@ -200,7 +202,7 @@ def test_a_lost_worker_ends_the_frame_at_once(cell: Cell, running, image) -> Non
     blocked = threading.Event()
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
-        if isinstance(_kind(parts), m.Rows) and target.startswith("twin://gamma"):
+        if isinstance(_kind(parts), m.Rows) and target.startswith("memory://gamma"):
             blocked.set()
             return []
         return [parts]
@@ -216,7 +218,7 @@ def test_a_lost_worker_ends_the_frame_at_once(cell: Cell, running, image) -> Non
 def test_a_worker_that_stays_away_is_named(cell: Cell, running, image) -> None:
     running.infer(image)
     cell.stop("beta")
-    with pytest.raises(PeerTimeout, match="cannot reach worker 'beta' at twin://beta:1"):
+    with pytest.raises(PeerTimeout, match="cannot reach worker 'beta' at memory://beta:1"):
         running.infer(image, deadline_s=0.5)
 
 
@@ -348,7 +350,7 @@ def test_workers_that_are_not_there_are_named(cell: Cell, graph, strategy) -> No
     with pytest.raises(PeerTimeout) as caught:
         coordinator.deploy(deploy(graph, strategy))
     assert str(caught.value) == (
-        "cannot reach workers 'alpha' at twin://alpha:1, 'gamma' at twin://gamma:1 within 0.2 s; "
+        "cannot reach workers 'alpha' at memory://alpha:1, 'gamma' at memory://gamma:1 within 0.2 s; "
         "start each with: distredge worker"
     )
 
@@ -358,14 +360,14 @@ def test_a_worker_of_another_name_is_refused(cell: Cell, graph, strategy) -> Non
         cell.start(name)
     coordinator = cell.coordinator()
     peer = coordinator._peers["alpha"]
-    peer.control.target = "twin://beta:1"
-    with pytest.raises(ProtocolError, match="worker 'alpha' at twin://alpha:1: this is worker 'beta', not 'alpha'"):
+    peer.control.target = "memory://beta:1"
+    with pytest.raises(ProtocolError, match="worker 'alpha' at memory://alpha:1: this is worker 'beta', not 'alpha'"):
         coordinator.deploy(deploy(graph, strategy))
 
 
 def test_another_protocol_is_said_plainly(cell: Cell, graph, strategy) -> None:
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
-        return [[parts[0][:3] + b"\x02" + parts[0][4:], *parts[1:]]] if source == "twin://beta:1" else [parts]
+        return [[parts[0][:3] + b"\x02" + parts[0][4:], *parts[1:]]] if source == "memory://beta:1" else [parts]
 
     cell.exchange.tamper = tamper
     for name in DEVICES:
@@ -447,14 +449,14 @@ def test_workers_that_cannot_reach_each_other_are_named(cell: Cell, graph, strat
     coordinator._peers.connect(DEVICES, 5.0)
     for name in DEVICES:
         peer = coordinator._peers[name]
-        monkeypatch.setattr(peer, "for_others", lambda name=name: m.PeerAddress(name, "twin://nowhere:2", ""))
-    with pytest.raises(PeerTimeout, match=r"worker '.*': cannot reach '.*' at twin://nowhere:2 within 0.2 s"):
+        monkeypatch.setattr(peer, "for_others", lambda name=name: PeerAddress(name, "memory://nowhere:2", ""))
+    with pytest.raises(PeerTimeout, match=r"worker '.*': cannot reach '.*' at memory://nowhere:2 within 0.2 s"):
         coordinator.deploy(deploy(graph, strategy))
 
 
 def test_silence_while_preparing_is_a_timeout(cell: Cell, graph, strategy) -> None:
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
-        return [] if source == "twin://beta:1" and isinstance(_kind(parts), m.Ready) else [parts]
+        return [] if source == "memory://beta:1" and isinstance(_kind(parts), m.Ready) else [parts]
 
     cell.exchange.tamper = tamper
     for name in DEVICES:

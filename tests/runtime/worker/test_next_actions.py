@@ -24,7 +24,7 @@ from distredge.runtime.worker.next_actions import (
 )
 
 BUFFER = Buffer("t", "t", (0,), (4,), "float32")
-PIECE = TensorBox("t", (0,), (2,), "float32")
+BOX = TensorBox("t", (0,), (2,), "float32")
 
 
 def make_plan(number: int = 5, slots: int = 1) -> DevicePlan:
@@ -35,9 +35,9 @@ def make_plan(number: int = 5, slots: int = 1) -> DevicePlan:
     return DevicePlan(
         number, b"s", "g", 1, ("a", "b", "c"), slots,
         (SegmentPlan(0, 0, {}, (BUFFER,), (BUFFER,)), SegmentPlan(1, 1, {}, (BUFFER,), (BUFFER,))),
-        (SourceMessage(0, -1, 1, (PIECE,), (-1,)), SourceMessage(1, 0, 1, (PIECE,), (0,))),
-        (SourceMessage(1, 1, 2, (PIECE,), (0,)), SourceMessage(2, 1, -1, (PIECE, PIECE), (0, 1))),
-        (SourceMessage(1, 1, 1, (PIECE,), (0,)),),
+        (SourceMessage(0, -1, 1, (BOX,), (-1,)), SourceMessage(1, 0, 1, (BOX,), (0,))),
+        (SourceMessage(1, 1, 2, (BOX,), (0,)), SourceMessage(2, 1, -1, (BOX, BOX), (0, 1))),
+        (SourceMessage(1, 1, 1, (BOX,), (0,)),),
         {},
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_a_segment_after_another_waits_for_it_alone() -> None:
         DevicePlan(
             5, b"s", "g", 1, ("a", "b"), 1,
             (SegmentPlan(0, 0, {}, *buffers), SegmentPlan(1, 0, {}, *buffers, after=0)),
-            (SourceMessage(0, -1, 1, (PIECE,), (-1,)),), (SourceMessage(2, 1, 0, (PIECE,), (0,)),), (), {},
+            (SourceMessage(0, -1, 1, (BOX,), (-1,)),), (SourceMessage(2, 1, 0, (BOX,), (0,)),), (), {},
         )
     )  # fmt: skip
     state.handle(RowsArrived(5, 0, 0, -1))

@@ -1,0 +1,27 @@
+"""How a worker runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+WEIGHTS_BYTES: Final = 2 * 1024**3
+"""Constants that a worker keeps from plan to plan unless it is told otherwise."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker runs.
+
+    Attributes:
+        name: its name in the cluster file.
+        control, data: addresses to bind, such as ``tcp://192.168.1.11:5700``.
+        memory_bytes: what plans and constants may take together; None for no limit.
+        weights_bytes: constants kept from plan to plan.
+    """
+
+    name: str
+    control: str
+    data: str
+    memory_bytes: int | None = None
+    weights_bytes: int = WEIGHTS_BYTES
