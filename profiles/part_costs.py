@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from distredge.model.layout import PARTIAL, region_size
 from distredge.model.operators import Kind
+from distredge.model.wires import FLOAT32_BYTES
 from distredge.profiles.modelled import profile_rows
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from distredge.profiles.compute import ComputeProfile
 
 Floats = NDArray[np.float64]
-
-ELEMENT_BYTES = 4
-"""Engines compute in float32, whatever travels."""
 
 
 class PartTerms(NamedTuple):
@@ -70,8 +68,9 @@ class PartCosts:
     def __init__(self, graph: Graph, profile: ComputeProfile) -> None:
         self.graph = graph
         self.profile = profile
+        # Engines compute in float32, whatever travels.
         self.terms = PartTerms(
-            profile.segment_overhead_s, profile.segment_factor, ELEMENT_BYTES * profile.segment_s_per_byte
+            profile.segment_overhead_s, profile.segment_factor, FLOAT32_BYTES * profile.segment_s_per_byte
         )
         self._tables: dict[int, list[float] | None] = {}
 

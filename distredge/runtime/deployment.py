@@ -11,6 +11,7 @@ import numpy as np
 
 from distredge.errors import ModelError, StrategyError
 from distredge.model.layout import Layout, Transfer, lay_out, region_shape
+from distredge.model.messages_of_layout import messages_of_layout
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
@@ -193,9 +194,6 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     _check_runnable(strategy)
     layout = by_strips(graph, lay_out(graph, strategy), strategy.decisions(graph))
     programs = tuple(build(graph, strategy, name, layout) for name in layout.devices)
-    groups: dict[tuple[int, int, int], list[Transfer]] = {}
-    for transfer in layout.transfers:
-        groups.setdefault((transfer.stage, transfer.source, transfer.destination), []).append(transfer)
     links = tuple(
         SourceMessage(
             stage,
@@ -204,7 +202,7 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
             tuple(_piece(graph, strategy, layout, transfer) for transfer in transfers),
             tuple(transfer.produced for transfer in transfers),
         )
-        for (stage, source, destination), transfers in groups.items()
+        for (stage, source, destination), transfers in messages_of_layout(layout).items()
     )
     return Deployment(graph, strategy, layout, programs, links)
 

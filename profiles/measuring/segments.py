@@ -10,9 +10,10 @@ import numpy as np
 
 from distredge.model.graph import Graph
 from distredge.model.layout import Decision, Layout, Part, lay_out_decisions
+from distredge.model.wires import FLOAT32_BYTES
 from distredge.profiles.measuring.least_squares import fit_robust
 from distredge.profiles.measuring.repeats import Series
-from distredge.profiles.part_costs import ELEMENT_BYTES, PartCosts
+from distredge.profiles.part_costs import PartCosts
 from distredge.profiles.schema import Segments
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class SegmentTimes:
                 series.seconds,
                 costs.part_s(case.part),
                 costs.operators_s(case.part),
-                ELEMENT_BYTES * costs.edge_elements(case.part),
+                FLOAT32_BYTES * costs.edge_elements(case.part),
             )
             for case, series in zip(self.cases, self._series, strict=True)
             if series.bursts

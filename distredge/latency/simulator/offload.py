@@ -1,4 +1,7 @@
-"""The whole model on one device: the baseline that every strategy is compared with."""
+"""The whole model on the best single device: the baseline that every strategy is compared with.
+
+DistrEdge (IPDPS 2022, arXiv 2202.01699, section V) calls it Offload.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,9 @@ def single_device(problem: Problem, device: str, input_dtype: str = "float32") -
 def offload(problem: Problem) -> tuple[Strategy, float]:
     """Finds the best single device, the requester's own board among them when it is a device of the cluster.
 
+    It is found once per problem. Of equal devices, and of dtypes in which the input arrives equally soon, the first is
+    taken.
+
     Args:
         problem: model and cluster; `input_dtypes` says what may be sent.
 
@@ -37,6 +43,21 @@ def offload(problem: Problem) -> tuple[Strategy, float]:
         Infeasible: if no device can be reached.
         ProfileError: if a profile lacks an operator of the model.
     """
+    if problem not in _known:
+        _known[problem] = _offload(problem)
+    return _known[problem]
+
+
+def offload_latency_s(problem: Problem) -> float:
+    """Returns the latency of the whole model on the best single device, in seconds.
+
+    Raises:
+        Infeasible, ProfileError: as `offload`.
+    """
+    return offload(problem)[1]
+
+
+def _offload(problem: Problem) -> tuple[Strategy, float]:
     best: tuple[float, Strategy] | None = None
     refusal: Infeasible | None = None
     for device in problem.cluster.names:
@@ -54,16 +75,5 @@ def offload(problem: Problem) -> tuple[Strategy, float]:
     return best[1].replace(predicted={metric_names.LATENCY_S: best[0]}), best[0]
 
 
-def offload_latency_s(problem: Problem) -> float:
-    """Returns the latency of the whole model on the best single device, in seconds; found once per problem.
-
-    Raises:
-        Infeasible: if no device can be reached.
-    """
-    if problem not in _known:
-        _known[problem] = offload(problem)[1]
-    return _known[problem]
-
-
-_known: WeakKeyDictionary[Problem, float] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Problem, tuple[Strategy, float]] = WeakKeyDictionary()
 """Of each problem; kept as long as the problem is."""

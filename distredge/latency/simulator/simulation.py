@@ -28,6 +28,7 @@ from distredge.errors import Infeasible
 from distredge.latency.costs.links import ClusterLinks, finish, max_min
 from distredge.latency.costs.part_costs import part_costs
 from distredge.model.layout import REQUESTER, Layout
+from distredge.model.messages_of_layout import messages_of_layout
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -136,6 +137,8 @@ class Simulation:
         self.seconds = seconds
         self.strips = strips or {}
         self.network = network
+        messages = messages_of_layout(layout)
+        self._messages = [(key, messages[key]) for key in sorted(messages) if key.source != key.destination]
         self.fluid = network.shared or network.medium
         self.frames: list[SimulatedFrame] = []
         self.in_flight = 1
@@ -195,12 +198,7 @@ class Simulation:
                     works[key] = work = Work(number, stage.index, part.device, seconds, lead_s, 0)
                     pending[part.device].append(work)
         frame = SimulatedFrame(number, now, pending, list(works.values()), [], [], 0, len(works))
-        grouped: dict[tuple[int, int, int], list[int]] = {}
-        for index, transfer in enumerate(layout.transfers):
-            if not transfer.local:
-                grouped.setdefault((transfer.stage, transfer.source, transfer.destination), []).append(index)
-        for (needed, source, destination), indices in sorted(grouped.items()):
-            parts = [layout.transfers[i] for i in indices]
+        for (needed, source, destination), parts in self._messages:
             waits = works[needed, destination] if destination != REQUESTER else None
             size = sum(t.size_bytes for t in parts)
             names = tuple(dict.fromkeys(t.tensor for t in parts))
@@ -426,7 +424,8 @@ def run(
         frames: images to run.
         in_flight: images that may be under way at once.
         start_s: time on the links' traces at which the first image starts.
-        strips: of `latency.costs.boundary_first.strip_seconds`; None for a strategy whose parts send when they are done.
+        strips: of `latency.costs.boundary_first.strip_seconds`; None for a strategy whose parts send when they are
+            done.
     """
     network = ClusterLinks.of(problem.cluster, layout.devices, start_s)
     simulation = Simulation(layout, part_seconds(problem, layout), network, strips)

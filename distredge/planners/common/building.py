@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distredge.errors import Infeasible
-from distredge.latency import evaluate, offload_latency_s, simulate
+from distredge.latency import evaluate, offload, offload_latency_s, simulate
 from distredge.model.wires import WIRE_BYTES
 from distredge.strategy import Head, InputSpec, ModelRef, PlannerRef, Strategy, Volume
 
@@ -53,21 +53,27 @@ def build(
     """A strategy for the problem's model; its input travels in the smallest dtype that the problem allows."""
     graph = problem.graph
     model = ModelRef(graph.name, graph.topology, graph.input_shapes[0])
-    dtype = min(problem.input_dtypes, key=WIRE_BYTES.__getitem__)
-    return Strategy(model, tuple(devices), tuple(volumes), Head(head), InputSpec(dtype), planner)
+    return Strategy(model, tuple(devices), tuple(volumes), Head(head), InputSpec(smallest_dtype(problem)), planner)
 
 
-def whole_on(problem: Problem, device: str, planner: PlannerRef) -> Strategy:
-    """The strategy that leaves everything to one device."""
-    last = problem.graph.cuts[-1]
-    return build(problem, [device], [volume(last, (0, last.height))], device, planner)
+def smallest_dtype(problem: Problem) -> str:
+    """The dtype of the fewest bytes in which the problem lets the input travel."""
+    return min(problem.input_dtypes, key=WIRE_BYTES.__getitem__)
 
 
 def best_device(problem: Problem, budget: Budget) -> str:
-    """The device that finishes the whole model soonest, input and result included; the first among equals."""
-    return min(
-        problem.cluster.names, key=lambda name: price(problem, whole_on(problem, name, PlannerRef("offload")), budget)
-    )
+    """The device that finishes the whole model soonest, input and result included; the first among equals.
+
+    Every device counts against the budget, whoever asked before: what a planner finds with its evaluations must not
+    depend on that.
+
+    Raises:
+        Infeasible: if no device can be reached.
+    """
+    strategy, latency_s = offload(problem)
+    budget.spend(len(problem.cluster.devices))
+    budget.report(latency_s)
+    return strategy.head.device
 
 
 def named(strategy: Strategy, method: str, seed: int, settings: Mapping[str, Any] | None = None) -> Strategy:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distredge.planners.common.building import best_device, whole_on
-from distredge.strategy import PlannerRef
+from distredge.latency.simulator.offload import single_device
+from distredge.planners.common.building import best_device, named, smallest_dtype
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -21,4 +21,5 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best single device."""
-    return whole_on(problem, best_device(problem, budget), PlannerRef("offload", seed))
+    strategy = single_device(problem, best_device(problem, budget), smallest_dtype(problem))
+    return named(strategy, "offload", seed)

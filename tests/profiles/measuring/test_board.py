@@ -13,13 +13,14 @@ from distredge.errors import ProfileError
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.operators import Kind
+from distredge.model.wires import FLOAT32_BYTES
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
 from distredge.profiles.measuring.board import Measuring, MeasuringPlan, MeasuringProgress, check_same, warnings_of
 from distredge.profiles.measuring.segments import Check, correction, make_case, random_cases
 from distredge.profiles.measuring.verify import verify
 from distredge.profiles.measuring.windows import alone_of, windows_of
-from distredge.profiles.part_costs import ELEMENT_BYTES, PartCosts
+from distredge.profiles.part_costs import PartCosts
 
 BRIEF = Effort(least=2, most=3, least_s=0.0, seconds=0.01, spread=1.0)
 PLAN = MeasuringPlan(budget_s=60.0, points=5, start=4, effort=BRIEF, segments=3, power_s=0.1)
@@ -143,7 +144,7 @@ def test_a_part_is_predicted_from_its_operators_and_its_edge(graph: Graph, profi
         if (signature := graph.signatures[item.operator]) is not None
     )
     costs = PartCosts(graph, profile)
-    edge = ELEMENT_BYTES * costs.edge_elements(case.part)
+    edge = FLOAT32_BYTES * costs.edge_elements(case.part)
     assert edge == sum(4 * int(np.prod(graph.tensors[name].shape)) for name in (*case.part.inputs, *case.part.outputs))
     assert costs.part_s(case.part) == pytest.approx(
         profile.segment_overhead_s + profile.segment_factor * total + profile.segment_s_per_byte * edge
