@@ -77,10 +77,3 @@ def failure_probability(image_bytes: float, inference_s: float, deadline_s: floa
     if left_s <= 0:
         return 1.0
     return channel.below(8.0 * image_bytes / left_s)
-
-
-def mean_failure_probability(
-    image_bytes: NDArray[np.float64], inference_s: float, deadline_s: float, channel: Channel
-) -> float:
-    """`failure_probability` averaged over images of varying size, (n_images,) bytes."""
-    return float(np.mean([failure_probability(float(b), inference_s, deadline_s, channel) for b in image_bytes]))

@@ -6,8 +6,8 @@ rate varies) + T_infer (on the cluster). Reliability is the share of requests th
 each request takes the most accurate variant that is predicted to meet it, and fails if none does.
 
 Decided here: the rate of a request is known when its variant is chosen, as the rule needs; the channel is that of
-`planners.deadline_reliability`. Accuracies are ImageNet top-1 as published (Howard et al., "MobileNets", arXiv 1704.04861,
-tables 6 and 7).
+`planners.deadline_reliability`. Accuracies are ImageNet top-1 as published (Howard et al., "MobileNets", arXiv
+1704.04861, tables 6 and 7).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that an objective or a limit asks of one strategy, from its layout."""
+"""What objectives and limits ask of a strategy, and which of many no other beats."""
 
 from __future__ import annotations
 
@@ -50,7 +50,14 @@ def is_feasible(found: float) -> bool:
 
 
 def unbeaten(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of the rows that no other row beats, by rising first column; differences within rounding do not count."""
+    """Returns the rows that no other row beats, by rising first column; differences within rounding do not count.
+
+    Args:
+        values: (n_rows, n_values) float64, each to be small.
+
+    Returns:
+        (n_kept,) int64 indices of rows.
+    """
     order = np.lexsort(values.T[::-1])
     kept: list[int] = []
     for k in order:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from typing import Any
@@ -14,8 +15,17 @@ from distredge.problem import Problem
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_resolved(method: str) -> None:
-    assert callable(resolve(method))
+def test_every_name_stands_for_a_planner(method: str) -> None:
+    planner = resolve(method)
+    assert f"{planner.__module__}:{planner.__qualname__}" == METHODS[method]
+    assert list(inspect.signature(planner).parameters) == ["problem", "budget", "seed"]
+
+
+# The agent's strategies have tests of their own, where it is trained.
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "distredge"])
+def test_every_method_signs_its_strategies(problem: Problem, method: str) -> None:
+    planner = plan(problem, method, evaluations=1, seed=3).planner
+    assert (planner.method, planner.seed) == (method, 3)
 
 
 def test_unknown_method_names_the_closest() -> None:

@@ -41,11 +41,11 @@ _FAR = np.int64(1) << 40
 
 @dataclass(frozen=True)
 class RowSpans:
-    """Rows [start, stop) of a tensor for every entry of an index space.
+    """Rows [start, stop) of a tensor for each of many parts.
 
     Attributes:
-        start, stop: int64 rows, of any one shape; where there is none, start is far above and stop far below all rows,
-            so that hulls are minima and maxima.
+        start, stop: int64 rows, both (n_parts,) or both of another shape of parts, such as (n_splits, n_devices); where
+            a part has no row, start is far above and stop far below all rows, so that hulls are minima and maxima.
     """
 
     start: Ints
@@ -53,28 +53,28 @@ class RowSpans:
 
     @property
     def empty(self) -> NDArray[np.bool_]:
-        """Where it holds no row."""
+        """Whether each part has no row, bool, (n_parts,) or the parts' shape."""
         return self.stop <= self.start
 
     @property
     def count(self) -> Ints:
-        """Number of rows, 0 where there is none."""
+        """Number of each part's rows, int64, (n_parts,) or the parts' shape."""
         found: Ints = np.maximum(0, self.stop - self.start)
         return found
 
     def beyond(self, owned: RowSpans) -> Ints:
-        """Number of rows that are not in `owned`."""
+        """Number of each part's rows that are not among its `owned` ones, int64, (n_parts,) or the parts' shape."""
         both = np.minimum(self.stop, owned.stop) - np.maximum(self.start, owned.start)
         found: Ints = self.count - np.maximum(0, both)
         return found
 
 
 def spans_of(start: Ints, stop: Ints) -> RowSpans:
-    """Returns the rows [start, stop), empty where stop <= start; two int64 arrays of one shape."""
+    """Returns the rows [start, stop), none where stop <= start; both int64, (n_parts,) or another shape of parts."""
     empty = stop <= start
-    return (
-        RowSpans(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop)) if empty.any() else RowSpans(start, stop)
-    )
+    if not empty.any():
+        return RowSpans(start, stop)
+    return RowSpans(np.where(empty, _FAR, start), np.where(empty, -_FAR, stop))
 
 
 class Reach:
@@ -114,7 +114,8 @@ class PartRows:
         graph: the model.
         reach: returns what rows of an operator's output need of its input at a position.
         height: rows of the reference tensor at the end of the volume.
-        start, stop: int64 rows [start, stop) of the reference that belong to each part, of any one shape.
+        start, stop: int64 rows [start, stop) of the reference that belong to each part, (n_parts,) or another shape of
+            parts.
     """
 
     def __init__(
@@ -204,7 +205,7 @@ class VolumeGeometry:
 
 
 def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
-    """Returns the first row, and the end of the rows, of one input that each single output row of an operator needs.
+    """Returns which rows of one input each single output row of an operator needs: first and end, (n_rows,) int64 each.
 
     Worked out once per graph. The operator must have a rule of its own: not one on vectors alone.
     """

@@ -66,7 +66,16 @@ Ints = NDArray[np.int64]
 
 
 class Flat:
-    """A growing array."""
+    """A growing array.
+
+    Args:
+        dtype: of its values.
+        columns: of a row; None makes it one-dimensional.
+
+    Attributes:
+        data: (capacity,) or (capacity, columns); what lies behind `size` means nothing.
+        size: rows that are filled.
+    """
 
     def __init__(self, dtype: type, columns: int | None = None) -> None:
         shape = (64,) if columns is None else (64, columns)
@@ -74,7 +83,7 @@ class Flat:
         self.size = 0
 
     def add(self, values: NDArray[Any]) -> int:
-        """Appends values and returns where they start."""
+        """Appends values, (n,) or (n, columns), and returns the row at which they start."""
         self.reserve(len(values))
         start, stop = self.size, self.size + len(values)
         self.data[start:stop] = values
@@ -140,7 +149,7 @@ class Tables:
         return rows
 
     def model(self) -> Ints:
-        """Returns all tables of integers in one array; see the module's text."""
+        """Returns all tables of integers in one array, (n,) int64; see the module's text."""
         if self._model is None:
             self._model = self._flatten()
         return self._model

@@ -81,7 +81,12 @@ def s_per_byte(problem: Problem, devices: Sequence[str]) -> Floats:
 
 
 def cut_points(height: int, shares: Sequence[float] | Floats) -> tuple[int, ...]:
-    """Cut points of a split by shares (>= 0, not all 0), rounded so that each border is off by half a row at most."""
+    """Returns the cut points of a split by shares, rounded so that each border is off by half a row at most.
+
+    Args:
+        height: rows to deal out.
+        shares: (n_devices,), >= 0 and not all 0.
+    """
     total = np.cumsum(np.asarray(shares, np.float64))
     points = np.rint(height * total / total[-1]).astype(int)
     points[-1] = height

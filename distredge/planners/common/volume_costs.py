@@ -123,7 +123,7 @@ class VolumeCosts:
                 yield VolumeCost(start, end, seconds, macs.copy(), dict(walk.needed))
 
     def slices(self, end: int, points: ArrayLike) -> dict[int, VolumeCost]:
-        """`walk` by start."""
+        """Returns what `walk` yields, by start; points are (n_splits, n_devices + 1)."""
         return {piece.start: piece for piece in self.walk(end, points)}
 
     def needed_bytes(self, piece: VolumeCost) -> Floats:

@@ -1,6 +1,6 @@
-"""LC-PSS: where to cut a CNN into layer-volumes, by transmitted data against repeated computation.
+"""LC-PSS: where to cut a CNN into layer-volumes (Hou et al., "DistrEdge", IPDPS 2022, arXiv 2202.01699, Algorithm 1).
 
-DistrEdge (IPDPS 2022), Algorithm 1. A partition scheme costs ``C = alpha * T + (1 - alpha) * O``: T is the data that
+Transmitted data is weighed against repeated computation. A partition scheme costs ``C = alpha * T + (1 - alpha) * O``: T is the data that
 its volumes fetch, O the multiply-adds that the devices do together, recomputed halos included, both averaged over a
 fixed set of random split decisions. Starting from one volume, every pass puts the cheapest location into each volume
 of the scheme of the pass before, until a pass adds nothing.

@@ -1,9 +1,9 @@
-"""`offload`: the whole model on the one device that finishes it soonest.
+"""`offload`: the whole model on one device (a baseline of Hou et al., "DistrEdge", IPDPS 2022, section V).
 
 Rule: every device is priced with the input, its own compute and the result; the lowest latency wins.
 Assumptions: none beyond the cost model; it is the line that every distributed strategy must stay under.
-Decided here: DistrEdge (arXiv 2202.01699, section V) names "the provider with the best hardware"; the best latency is
-the stronger baseline, since a fast board behind a slow link may lose. Of equal ones the first in the cluster is taken.
+Decided here: the paper (arXiv 2202.01699) names "the provider with the best hardware"; the best latency is the stronger
+baseline, since a fast board behind a slow link may lose. Of equal ones the first in the cluster is taken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The chain's prices equal those of the layout and the simulator."""
+"""The prices of volumes equal those of the layout and the simulator."""
 
 from __future__ import annotations
 
@@ -57,9 +57,15 @@ def test_every_volume_costs_what_its_layout_costs(with_edges: Any, model: str, s
 
 def test_whole_blocks_of_a_residual_network_have_one_tensor_alive(resnet: zoo.Graph) -> None:
     chain = VolumeCosts(Problem(resnet, load_cluster("db-50")))
-    inner = [resnet.cuts[location - 1] for location in chain.whole_blocks[1:-1]]
-    assert all(len(cut.tensors) == 1 for cut in inner)
-    assert 16 <= len(inner) < len(resnet.cuts)
+    body = [resnet.operators[index] for index in resnet.body.operators]
+    alone = []
+    for cut in resnet.cuts[:-1]:
+        made = {name for op in body[: cut.position] for name in op.outputs}
+        if len(made & {name for op in body[cut.position :] for name in op.activation_names}) == 1:
+            alone.append(cut.index + 1)
+    assert chain.whole_blocks == (0, *alone, chain.last)
+    # After the stem's two layers, and after the sum and the activation of each of 16 blocks; the last one ends the body.
+    assert len(alone) == 2 + 2 * 16 - 1
 
 
 def test_layers_add_up_to_the_body(problem: Problem) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
+import pkgutil
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from distredge.errors import Infeasible, PlannerError
 from distredge.latency import simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.planners import METHODS, plan, resolve
+from distredge.planners import METHODS, plan, published, resolve
 from distredge.planners.budget import Budget
 from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.planners.published.aofl import Block, fuse
@@ -218,3 +221,11 @@ def test_halp_keeps_secondaries_apart(problem: Problem) -> None:
     for volume in strategy.volumes:
         rows = np.diff(volume.rows)
         assert all(rows[k] >= 1 for k in range(1, len(rows), 2)) or volume.rows[-1] < 3
+
+
+@pytest.mark.parametrize("module", [module.name for module in pkgutil.iter_modules(published.__path__)])
+def test_every_file_states_its_paper(module: str) -> None:
+    text = importlib.import_module(f"{published.__name__}.{module}").__doc__ or ""
+    first = text.splitlines()[0]
+    assert first.startswith((f"`{module}`: ", "LC-PSS: "))
+    assert re.search(r"\(.+, .*\b20[12]\d\b.*\)\.$", first)
