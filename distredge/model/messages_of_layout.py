@@ -21,7 +21,7 @@ class MessageKey(NamedTuple):
 
 
 def messages_of_layout(layout: Layout) -> dict[MessageKey, tuple[Transfer, ...]]:
-    """Returns the transfers of every message, and of what each stage takes from its own device, in the layout's order."""
+    """Returns the transfers of every message, and what each stage takes from its own device, in the layout's order."""
     found: dict[MessageKey, list[Transfer]] = {}
     for transfer in layout.transfers:
         key = MessageKey(transfer.stage, transfer.source, transfer.destination)

@@ -286,7 +286,8 @@ class BackwardWalk(Generic[Rows]):
     """Walks a volume backwards: which rows of every tensor parts compute, and need from outside or before.
 
     This is where the rule stands. What rows are says a `RowAlgebra`: a region of one part here, those of many parts in
-    `latency.tables.volume_geometry`. Its compiled twin, `latency.tables.backward_walk`, serves all volumes with one end.
+    `latency.tables.volume_geometry`. Its compiled twin, `latency.tables.backward_walk`, serves all volumes with one
+    end; a test holds the two equal.
 
     Args:
         graph: the model.

@@ -81,7 +81,7 @@ class _BoundProgram:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.chain = VolumeCosts(problem)
+        self.costs = VolumeCosts(problem)
         self.network = ClusterLinks.of(problem.cluster, problem.cluster.names)
         self.count = len(problem.cluster.devices)
         self.up_bps, self.down_bps = _best_rates(problem)
@@ -92,11 +92,11 @@ class _BoundProgram:
         self.input = [self._wire(REQUESTER, k, self.input_bytes) for k in range(self.count)]
         self.start_s = self._starts()
         self.work_s, self.operators = self._work()
-        self.overhead_s = np.array([costs.profile.segment_overhead_s for costs in self.chain.costs])
+        self.overhead_s = np.array([board.profile.segment_overhead_s for board in self.costs.boards])
         self.has_head = bool(problem.graph.body.head)
         self.last_bytes, self.last_operator = self._last_map()
         self.first_operator, self.input_per_share = self._first()
-        element_s = np.array([costs.element_s for costs in self.chain.costs])
+        element_s = np.array([board.element_s for board in self.costs.boards])
         # Shares of inputs are in bytes; by the widest dtype they are not more than the elements.
         inputs = [graph.tensors[n] for n in graph.input_names]
         widest = max(t.size_bytes / t.elements for t in inputs)
@@ -194,14 +194,14 @@ class _BoundProgram:
         places: dict[int, int] = {}
         columns: list[list[float]] = []
         for index in self.problem.graph.body.operators:
-            tables = [costs.table(index) for costs in self.chain.costs]
+            tables = [board.table(index) for board in self.costs.boards]
             column = []
-            for costs, table in zip(self.chain.costs, tables, strict=True):
+            for board, table in zip(self.costs.boards, tables, strict=True):
                 if table is None:
                     break
                 seconds = np.array(table[1:])
                 best = float((seconds / np.arange(1, len(table))).min())
-                column.append(costs.profile.segment_factor * best * (len(table) - 1))
+                column.append(board.profile.segment_factor * best * (len(table) - 1))
             if len(column) == self.count:
                 places[index] = len(columns)
                 columns.append(column)
@@ -250,4 +250,4 @@ class _BoundProgram:
             return 0.0
         made = {out for i in graph.body.head for out in graph.operators[i].outputs}
         result = self._wire(head, REQUESTER, sum(graph.tensors[n].size_bytes for n in graph.output_names if n in made))
-        return float(self.chain.head_s[head]) + result.fixed_s + result.whole_s
+        return float(self.costs.head_s[head]) + result.fixed_s + result.whole_s

@@ -79,7 +79,7 @@ class _Job:
     Attributes:
         cut, place, height: index of the cut at the end, number of operators before it, rows of its reference.
         band: from how many rows on no part of any of the volumes is empty inside.
-        starts: (n_starts, N_START) as in `backward_walk.End`.
+        starts: (n_starts, START_COLUMNS) as in `backward_walk.End`.
         phase: (n_starts, n_ops) phase of each operator.
         parts: (2, n_columns) the parts that the walk looks at.
     """

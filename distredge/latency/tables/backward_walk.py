@@ -36,8 +36,8 @@ anything is computed; where its rows stand for sums, or -1."""
 
 TENSOR_COLUMNS = 19
 (
-    TENSOR_HEIGHT, TENSOR_MAKER, TENSOR_LAST_USE, TENSOR_NUMBER, TENSOR_ROW_ELEMENTS, TENSOR_SUM_AT, TENSOR_SUM_STRIDE, TENSOR_READS, TENSOR_SEEN, TENSOR_NEED_KEY, TENSOR_NEED_AT, _, _, _,
-    TENSOR_OWN_KEY, TENSOR_OWN_AT, _, _, _,
+    TENSOR_HEIGHT, TENSOR_MAKER, TENSOR_LAST_USE, TENSOR_NUMBER, TENSOR_ROW_ELEMENTS, TENSOR_SUM_AT, TENSOR_SUM_STRIDE,
+    TENSOR_READS, TENSOR_SEEN, TENSOR_NEED_KEY, TENSOR_NEED_AT, _, _, _, TENSOR_OWN_KEY, TENSOR_OWN_AT, _, _, _,
 ) = range(TENSOR_COLUMNS)  # fmt: skip
 """Columns of `End.tensors`: rows; place of the operator that makes it (-1: before the body) and of the last that reads
 it (-1: nobody outside a volume does); number in the tables, or -1; elements of a row; seconds of its rows at an edge,
@@ -60,8 +60,8 @@ START_COLUMNS = 9
 ) = range(START_COLUMNS)
 """Columns of `End.starts`: number of operators before it; row of `Tables.index`; from how many rows on no part is empty
 inside; number of phases; how many rows at either edge are unlike the others, which the walk fills in; whether the
-volume has a table, whose classes START_LOW and START_HIGH then are. `cells` fills in whether anything in it reduces rows, and the
-row of its first phase in `End.lists`."""
+volume has a table, whose classes START_LOW and START_HIGH then are. `part_seconds` fills in whether anything in it
+reduces rows, and the row of its first phase in `End.lists`."""
 
 NOTE_COLUMNS = 6
 NOTE_NEEDS, NOTE_PARTIALS, NOTE_EDGES = 0, 2, 4

@@ -1,4 +1,4 @@
-"""Seconds of all parts of all volumes with one end, after `backward_walk` has found what they compute and need, compiled.
+"""Seconds of all parts of all volumes with one end, once `backward_walk` knows what they compute and need; compiled.
 
 A *cell* is a part whose operators' seconds are added up: one of each class of start, class of end and number of rows
 (`volume_tables`), and short parts one by one where a volume is summed. Operators are gone through backwards once; at

@@ -30,24 +30,24 @@ class LinearModel:
     fixed_s: float
 
 
-def fit_lines(chain: VolumeCosts) -> tuple[LinearModel, ...]:
+def fit_lines(costs: VolumeCosts) -> tuple[LinearModel, ...]:
     """Least-squares lines through every layer's time at a quarter, half, three quarters and all of its rows.
 
     Layers without multiply-adds (pooling) are left out, as in EdgeLD and AOFL, which fit convolutions. A slope or an
     intercept that comes out negative is replaced by a line through the origin.
     """
-    count = len(chain.devices)
+    count = len(costs.devices)
     macs: list[Floats] = []
     seconds: list[Floats] = []
-    for end in range(1, chain.last + 1):
-        if chain.layer_macs[end - 1] == 0:
+    for end in range(1, costs.last + 1):
+        if costs.layer_macs[end - 1] == 0:
             continue
-        height = chain.height(end)
+        height = costs.height(end)
         rows = [max(1, round(share * height)) for share in _SHARES]
         # Every device in turn has the rows and the next one what is left.
         for k in range(count):
             splits = [_first_rows(k, count, r, height) for r in rows]
-            piece = next(chain.walk(end, splits))
+            piece = next(costs.walk(end, splits))
             macs.append(piece.macs[:, k])
             seconds.append(piece.compute_s[:, k])
     return tuple(_line(np.concatenate(macs[k::count]), np.concatenate(seconds[k::count])) for k in range(count))

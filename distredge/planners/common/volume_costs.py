@@ -54,13 +54,16 @@ class VolumeCosts:
     Args:
         problem: model and cluster.
         devices: names in slab order; None takes the cluster's.
+
+    Attributes:
+        boards: what computing costs on each device.
     """
 
     def __init__(self, problem: Problem, devices: Sequence[str] | None = None) -> None:
         self.problem = problem
         self.graph = problem.graph
         self.devices = tuple(problem.cluster.names if devices is None else devices)
-        self.costs = [part_costs(problem, name) for name in self.devices]
+        self.boards = [part_costs(problem, name) for name in self.devices]
         self._starts = {cut.position: cut.index + 1 for cut in self.graph.cuts[:-1]} | {0: 0}
         self._tables: dict[int, Floats | None] = {}
 
@@ -193,12 +196,12 @@ class VolumeCosts:
     def head_s(self) -> Floats:
         """(n_devices,), seconds of the head on each device."""
         head = head_part(self.graph)
-        return np.array([costs.part_s(head) for costs in self.costs])
+        return np.array([board.part_s(head) for board in self.boards])
 
     @functools.cached_property
     def _terms(self) -> PartTerms:
         """Of every device, (n_devices,) each."""
-        return PartTerms(*np.array([costs.terms for costs in self.costs]).T)
+        return PartTerms(*np.array([board.terms for board in self.boards]).T)
 
     def _elements(self, name: str, rows: RowSpans) -> Floats:
         tensor = self.graph.tensors[name]
@@ -216,7 +219,7 @@ class VolumeCosts:
     def _table(self, operator: int) -> Floats | None:
         """(n_devices, rows + 1) seconds of an operator; None for one that costs nothing of its own."""
         if operator not in self._tables:
-            tables = [costs.table(operator) for costs in self.costs]
+            tables = [board.table(operator) for board in self.boards]
             self._tables[operator] = None if tables[0] is None else np.array(tables)
         return self._tables[operator]
 

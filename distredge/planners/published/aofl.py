@@ -48,22 +48,22 @@ class Block:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The fused blocks that the dynamic program chooses."""
-    chain = VolumeCosts(problem)
-    model = Predictor(chain)
-    scheme = fuse(chain.whole_blocks, model.blocks())
-    volumes = [volume(chain.graph.cuts[end - 1], block.points) for end, block in scheme]
-    head = chain.devices[model.ranking[0]]
-    return build(problem, chain.devices, volumes, head, PlannerRef("aofl", seed))
+    costs = VolumeCosts(problem)
+    model = Predictor(costs)
+    scheme = fuse(costs.whole_blocks, model.blocks())
+    volumes = [volume(costs.graph.cuts[end - 1], block.points) for end, block in scheme]
+    head = costs.devices[model.ranking[0]]
+    return build(problem, costs.devices, volumes, head, PlannerRef("aofl", seed))
 
 
 def plan_on_all(problem: Problem, seed: int = 0) -> Strategy:
     """The same without choosing devices: every block on all that can be reached, as in DistrEdge's comparison."""
-    chain = VolumeCosts(problem)
-    model = Predictor(chain)
-    scheme = fuse(chain.whole_blocks, model.blocks(least=len(model.ranking)))
-    volumes = [volume(chain.graph.cuts[end - 1], block.points) for end, block in scheme]
+    costs = VolumeCosts(problem)
+    model = Predictor(costs)
+    scheme = fuse(costs.whole_blocks, model.blocks(least=len(model.ranking)))
+    volumes = [volume(costs.graph.cuts[end - 1], block.points) for end, block in scheme]
     planner = PlannerRef("aofl", seed, {"devices": "all"})
-    return build(problem, chain.devices, volumes, chain.devices[model.ranking[0]], planner)
+    return build(problem, costs.devices, volumes, costs.devices[model.ranking[0]], planner)
 
 
 def fuse(locations: tuple[int, ...], blocks: dict[tuple[int, int], Block]) -> list[tuple[int, Block]]:
@@ -85,20 +85,20 @@ def fuse(locations: tuple[int, ...], blocks: dict[tuple[int, int], Block]) -> li
 class Predictor:
     """AOFL's cost model of one problem."""
 
-    def __init__(self, chain: VolumeCosts) -> None:
-        self.chain = chain
-        lines = fit_lines(chain)
+    def __init__(self, costs: VolumeCosts) -> None:
+        self.costs = costs
+        lines = fit_lines(costs)
         self.s_per_mac = np.array([line.s_per_mac for line in lines])
         self.fixed_s = np.array([line.fixed_s for line in lines])
-        per_byte = s_per_byte(chain.problem, chain.devices)
-        reachable = [k for k in range(len(chain.devices)) if np.isfinite(per_byte[k])]
+        per_byte = s_per_byte(costs.problem, costs.devices)
+        reachable = [k for k in range(len(costs.devices)) if np.isfinite(per_byte[k])]
         if not reachable:
-            raise Infeasible(f"aofl: the link of every device of '{chain.problem.cluster.name}' is down")
-        self.ranking = sorted(reachable, key=lambda k: (-chain.speed[k], per_byte[k], k))
+            raise Infeasible(f"aofl: the link of every device of '{costs.problem.cluster.name}' is down")
+        self.ranking = sorted(reachable, key=lambda k: (-costs.speed[k], per_byte[k], k))
         self.per_byte = per_byte
-        requester = chain.problem.cluster.requester
-        if requester.device is not None and requester.device in chain.devices:
-            self.per_byte[chain.devices.index(requester.device)] = 0.0
+        requester = costs.problem.cluster.requester
+        if requester.device is not None and requester.device in costs.devices:
+            self.per_byte[costs.devices.index(requester.device)] = 0.0
         rates = [
             math.inf if link.rate_bps is None else link.rate_bps for link in (requester.uplink, requester.downlink)
         ]
@@ -107,12 +107,12 @@ class Predictor:
     def blocks(self, least: int = 1) -> dict[tuple[int, int], Block]:
         """The best prefix of at least so many devices, and its shares, for every possible block."""
         found = {}
-        locations = self.chain.whole_blocks
+        locations = self.costs.whole_blocks
         sizes = range(least, len(self.ranking) + 1)
         for end in locations[1:]:
             starts = [start for start in locations if start < end]
             points = np.array([self._points(start, end, size) for start in starts for size in sizes])
-            pieces = self.chain.slices(end, points)
+            pieces = self.costs.slices(end, points)
             for place, start in enumerate(starts):
                 rows = slice(place * len(sizes), (place + 1) * len(sizes))
                 seconds = self._seconds(pieces[start], points)[rows]
@@ -122,10 +122,10 @@ class Predictor:
 
     def _points(self, start: int, end: int, size: int) -> tuple[int, ...]:
         """Cut points under which communication + computing are equal on the first `size` devices of the ranking."""
-        chain = self.chain
+        costs = self.costs
         used = self.ranking[:size]
-        moved = chain.alive_bytes(start) + chain.alive_bytes(end)
-        slope = self.s_per_mac * chain.layer_macs[start:end].sum() + moved * self.per_byte
+        moved = costs.alive_bytes(start) + costs.alive_bytes(end)
+        slope = self.s_per_mac * costs.layer_macs[start:end].sum() + moved * self.per_byte
         fixed = self.fixed_s * (end - start)
         while True:
             inverse = 1.0 / np.maximum(slope[used], 1e-18)
@@ -134,13 +134,13 @@ class Predictor:
             if len(used) == 1 or shares.min() >= 0:
                 break
             used = [k for k, share in zip(used, shares, strict=True) if share > 0]
-        all_shares = np.zeros(len(chain.devices))
+        all_shares = np.zeros(len(costs.devices))
         all_shares[used] = np.maximum(shares, 0.0)
-        return cut_points(chain.height(end), all_shares)
+        return cut_points(costs.height(end), all_shares)
 
     def _seconds(self, piece: VolumeCost, points: Ints) -> Floats:
         """(n_splits,) predicted by t_f."""
-        moved = self.chain.needed_bytes(piece) + self.chain.owned_bytes(piece.end, points)
+        moved = self.costs.needed_bytes(piece) + self.costs.owned_bytes(piece.end, points)
         works = np.diff(points, axis=1) > 0
         moved = np.where(works & (self.per_byte > 0), moved, 0.0)
         compute = np.where(works, self.s_per_mac * piece.macs + self.fixed_s * (piece.end - piece.start), 0.0)

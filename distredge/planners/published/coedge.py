@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per layer, the same shares in all of them."""
-    chain = VolumeCosts(problem)
-    reachable = np.isfinite(s_per_byte(problem, chain.devices))
-    kept = [k for k in range(len(chain.devices)) if reachable[k]]
+    costs = VolumeCosts(problem)
+    reachable = np.isfinite(s_per_byte(problem, costs.devices))
+    kept = [k for k in range(len(costs.devices)) if reachable[k]]
     if not kept:
         raise Infeasible("coedge: the link of every device is down")
-    program = _ShareProgram(chain)
+    program = _ShareProgram(costs)
     while True:
         shares = program.solve(kept)
         dropped = program.to_drop(kept, shares)
@@ -46,21 +46,21 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
         kept.remove(dropped)
     volumes = [volume(cut, cut_points(cut.height, shares)) for cut in problem.graph.cuts]
     working = [k for k in kept if shares[k] > 0]
-    head = chain.devices[min(working, key=lambda k: chain.head_s[k])]
+    head = costs.devices[min(working, key=lambda k: costs.head_s[k])]
     settings = {"shares": [round(float(a), 6) for a in shares]}
-    return build(problem, chain.devices, volumes, head, PlannerRef("coedge", seed, settings))
+    return build(problem, costs.devices, volumes, head, PlannerRef("coedge", seed, settings))
 
 
 class _ShareProgram:
     """The linear program over the shares, for a shrinking set of devices."""
 
-    def __init__(self, chain: VolumeCosts) -> None:
-        self.chain = chain
-        self.problem = chain.problem
-        self.per_byte = s_per_byte(chain.problem, chain.devices)
-        self.halo = halo_rows(chain.problem)
+    def __init__(self, costs: VolumeCosts) -> None:
+        self.costs = costs
+        self.problem = costs.problem
+        self.per_byte = s_per_byte(costs.problem, costs.devices)
+        self.halo = halo_rows(costs.problem)
         # Seconds of all rows on each device, (layers + 1, n_devices): the input's transfer, then every layer.
-        self.whole_s = np.vstack([self.per_byte * chain.alive_bytes(0), chain.whole_s.T])
+        self.whole_s = np.vstack([self.per_byte * costs.alive_bytes(0), costs.whole_s.T])
 
     def solve(self, kept: list[int]) -> Floats:
         """Shares of all devices, 0 for those that are not kept.
@@ -82,14 +82,14 @@ class _ShareProgram:
         goal = np.concatenate([np.zeros(count), np.ones(steps)])
         limit = self.problem.latency_limit_s
         if self.problem.objective == "energy" and limit is not None:
-            left, right = np.vstack([left, goal]), np.append(right, limit - float(self.chain.head_s.min()))
-            watts = [self.problem.cluster.device(self.chain.devices[k]).profile.busy_w or 1.0 for k in kept]
+            left, right = np.vstack([left, goal]), np.append(right, limit - float(self.costs.head_s.min()))
+            watts = [self.problem.cluster.device(self.costs.devices[k]).profile.busy_w or 1.0 for k in kept]
             goal = np.concatenate([np.array(watts) * self.whole_s[1:, kept].sum(axis=0), np.zeros(steps)])
         all_rows = np.concatenate([np.ones(count), np.zeros(steps)])
         solved = linprog(goal, left, right, all_rows[None, :], [1.0], method="highs")
         if not solved.success:
             raise Infeasible(f"coedge: no shares meet the latency limit of {limit} s")
-        shares = np.zeros(len(self.chain.devices))
+        shares = np.zeros(len(self.costs.devices))
         shares[kept] = np.maximum(solved.x[:count], 0.0)
         return shares
 
@@ -97,7 +97,7 @@ class _ShareProgram:
         """The kept device with the smallest share that is below some layer's halo; None when all can stay."""
         if len(kept) == 1:
             return None
-        heights = np.array([self.chain.height(end - 1) for end in range(2, self.chain.last + 1)])
+        heights = np.array([self.costs.height(end - 1) for end in range(2, self.costs.last + 1)])
         least = float((self.halo[1:] / heights).max(initial=0.0))
         smallest = min(kept, key=lambda k: (shares[k], k))
         return smallest if shares[smallest] < least else None
@@ -106,21 +106,21 @@ class _ShareProgram:
         """Seconds in which a device receives the border rows before a layer; none before the first one."""
         if step < 2:
             return 0.0
-        cut = self.chain.graph.cuts[step - 2]
-        row_bytes = sum(self.chain.graph.tensors[name].row_bytes for name in cut.tensors)
+        cut = self.costs.graph.cuts[step - 2]
+        row_bytes = sum(self.costs.graph.tensors[name].row_bytes for name in cut.tensors)
         return float(self.halo[step - 1] * row_bytes * self.per_byte[device])
 
 
 def halo_rows(problem: Problem) -> Floats:
     """(n_layers,), rows beyond its own that a device in the middle needs before each layer, both sides together."""
-    chain = VolumeCosts(problem, [problem.cluster.names[0]] * 3)
-    found = np.zeros(chain.last)
-    for end in range(2, chain.last + 1):
-        thirds = np.array([cut_points(chain.height(end), [1, 1, 1])])
-        piece = next(chain.walk(end, thirds))
-        before = thirds * chain.height(end - 1) // chain.height(end)
+    costs = VolumeCosts(problem, [problem.cluster.names[0]] * 3)
+    found = np.zeros(costs.last)
+    for end in range(2, costs.last + 1):
+        thirds = np.array([cut_points(costs.height(end), [1, 1, 1])])
+        piece = next(costs.walk(end, thirds))
+        before = thirds * costs.height(end - 1) // costs.height(end)
         for name, rows in piece.needed.items():
-            if name in chain.graph.producer:
-                beyond = int(rows.beyond(chain.owned(name, end - 1, before))[0, 1])
+            if name in costs.graph.producer:
+                beyond = int(rows.beyond(costs.owned(name, end - 1, before))[0, 1])
                 found[end - 1] = max(found[end - 1], beyond)
     return found

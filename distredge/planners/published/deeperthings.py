@@ -31,36 +31,36 @@ _MOST_BLOCKS = 8
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best number of fused blocks, each of equal strips."""
-    chain = VolumeCosts(problem)
+    costs = VolumeCosts(problem)
     head = best_device(problem, budget)
-    exchanged = _exchanged(chain)
-    most = min(_MOST_BLOCKS, len(chain.whole_blocks) - 1)
-    schemes = dict.fromkeys(_solve(chain, exchanged, blocks) for blocks in range(1, most + 1))
-    return best_of(problem, (_plan(chain, scheme, head, seed) for scheme in schemes), budget)
+    exchanged = _exchanged(costs)
+    most = min(_MOST_BLOCKS, len(costs.whole_blocks) - 1)
+    schemes = dict.fromkeys(_solve(costs, exchanged, blocks) for blocks in range(1, most + 1))
+    return best_of(problem, (_plan(costs, scheme, head, seed) for scheme in schemes), budget)
 
 
-def _equal(chain: VolumeCosts, location: int) -> tuple[int, ...]:
-    return even_cuts(chain.height(location), len(chain.devices))
+def _equal(costs: VolumeCosts, location: int) -> tuple[int, ...]:
+    return even_cuts(costs.height(location), len(costs.devices))
 
 
-def _exchanged(chain: VolumeCosts) -> dict[tuple[int, int], float]:
+def _exchanged(costs: VolumeCosts) -> dict[tuple[int, int], float]:
     """Bytes that all devices fetch together for every possible block (start, end)."""
     found = {}
-    for end in chain.whole_blocks[1:]:
-        for piece in chain.walk(end, [_equal(chain, end)]):
-            if piece.start in chain.whole_blocks:
-                before = [_equal(chain, piece.start)] if piece.start else [_equal(chain, end)]
-                found[piece.start, end] = float(chain.fetched_bytes(piece, before).sum())
+    for end in costs.whole_blocks[1:]:
+        for piece in costs.walk(end, [_equal(costs, end)]):
+            if piece.start in costs.whole_blocks:
+                before = [_equal(costs, piece.start)] if piece.start else [_equal(costs, end)]
+                found[piece.start, end] = float(costs.fetched_bytes(piece, before).sum())
     return found
 
 
-def _solve(chain: VolumeCosts, exchanged: dict[tuple[int, int], float], blocks: int) -> tuple[int, ...]:
+def _solve(costs: VolumeCosts, exchanged: dict[tuple[int, int], float], blocks: int) -> tuple[int, ...]:
     """Ends of `blocks` blocks that exchange least: a path through the locations, by HiGHS."""
     from scipy.optimize import LinearConstraint, milp
     from scipy.sparse import lil_array
 
     arcs = list(exchanged)
-    place = {location: i for i, location in enumerate(chain.whole_blocks)}
+    place = {location: i for i, location in enumerate(costs.whole_blocks)}
     flow = lil_array((len(place) + 1, len(arcs)))
     for column, (start, end) in enumerate(arcs):
         flow[place[start], column] = 1
@@ -76,10 +76,10 @@ def _solve(chain: VolumeCosts, exchanged: dict[tuple[int, int], float], blocks: 
         bounds=(0, 1),
     )
     if solved.x is None:
-        return chain.whole_blocks[-1:]
+        return costs.whole_blocks[-1:]
     return tuple(sorted(end for (_, end), used in zip(arcs, solved.x, strict=True) if used > 0.5))
 
 
-def _plan(chain: VolumeCosts, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
-    volumes = [volume(chain.graph.cuts[end - 1], _equal(chain, end)) for end in scheme]
-    return build(chain.problem, chain.devices, volumes, head, PlannerRef("deeperthings", seed))
+def _plan(costs: VolumeCosts, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
+    volumes = [volume(costs.graph.cuts[end - 1], _equal(costs, end)) for end in scheme]
+    return build(costs.problem, costs.devices, volumes, head, PlannerRef("deeperthings", seed))

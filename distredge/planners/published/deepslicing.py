@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best number of equal-work blocks with rows in proportion to speed."""
-    chain = VolumeCosts(problem)
-    ends = chain.whole_blocks[1:]
-    head = chain.devices[int(np.argmax(chain.speed))]
-    schemes = dict.fromkeys(_even_work(chain, ends, blocks) for blocks in range(1, len(ends) + 1))
-    strategies = (_plan(chain, scheme, head, seed) for scheme in schemes)
+    costs = VolumeCosts(problem)
+    ends = costs.whole_blocks[1:]
+    head = costs.devices[int(np.argmax(costs.speed))]
+    schemes = dict.fromkeys(_even_work(costs, ends, blocks) for blocks in range(1, len(ends) + 1))
+    strategies = (_plan(costs, scheme, head, seed) for scheme in schemes)
     return best_of(problem, strategies, budget)
 
 
-def _even_work(chain: VolumeCosts, ends: tuple[int, ...], blocks: int) -> tuple[int, ...]:
+def _even_work(costs: VolumeCosts, ends: tuple[int, ...], blocks: int) -> tuple[int, ...]:
     """Ends of `blocks` blocks whose work is as even as the possible ends allow."""
-    done = np.cumsum(chain.layer_macs)[np.array(ends) - 1]
+    done = np.cumsum(costs.layer_macs)[np.array(ends) - 1]
     wanted = done[-1] * np.arange(1, blocks) / blocks
     chosen = {ends[int(np.argmin(np.abs(done - w)))] for w in wanted}
     return tuple(sorted(chosen | {ends[-1]}))
 
 
-def _plan(chain: VolumeCosts, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
-    cuts = [chain.graph.cuts[end - 1] for end in scheme]
-    volumes = [volume(cut, cut_points(cut.height, chain.speed)) for cut in cuts]
-    return build(chain.problem, chain.devices, volumes, head, PlannerRef("deepslicing", seed))
+def _plan(costs: VolumeCosts, scheme: tuple[int, ...], head: str, seed: int) -> Strategy:
+    cuts = [costs.graph.cuts[end - 1] for end in scheme]
+    volumes = [volume(cut, cut_points(cut.height, costs.speed)) for cut in cuts]
+    return build(costs.problem, costs.devices, volumes, head, PlannerRef("deepslicing", seed))

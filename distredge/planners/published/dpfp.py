@@ -35,51 +35,51 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best prefix of servers with its best blocks."""
-    chain = VolumeCosts(problem)
-    ranking = rank(chain)
-    locations = tuple(range(chain.last + 1))
+    costs = VolumeCosts(problem)
+    ranking = rank(costs)
+    locations = tuple(range(costs.last + 1))
     best_s, best = np.inf, None
-    for size, found in enumerate(blocks(chain, ranking), start=1):
+    for size, found in enumerate(blocks(costs, ranking), start=1):
         scheme = fuse(locations, found)
         seconds = sum(block.seconds for _, block in scheme)
         if seconds < best_s:
             best_s, best = seconds, (size, scheme)
     assert best is not None
     size, scheme = best
-    volumes = [volume(chain.graph.cuts[end - 1], block.points) for end, block in scheme]
-    settings = {"servers": [chain.devices[k] for k in ranking[:size]]}
-    return build(problem, chain.devices, volumes, chain.devices[ranking[0]], PlannerRef("dpfp", seed, settings))
+    volumes = [volume(costs.graph.cuts[end - 1], block.points) for end, block in scheme]
+    settings = {"servers": [costs.devices[k] for k in ranking[:size]]}
+    return build(problem, costs.devices, volumes, costs.devices[ranking[0]], PlannerRef("dpfp", seed, settings))
 
 
-def rank(chain: VolumeCosts) -> list[int]:
+def rank(costs: VolumeCosts) -> list[int]:
     """Devices that can be reached, by falling effective capacity.
 
     Raises:
         Infeasible: if there is none.
     """
-    reachable = np.flatnonzero(np.isfinite(s_per_byte(chain.problem, chain.devices)))
+    reachable = np.flatnonzero(np.isfinite(s_per_byte(costs.problem, costs.devices)))
     if len(reachable) == 0:
-        raise Infeasible(f"dpfp: the link of every device of '{chain.problem.cluster.name}' is down")
-    return sorted((int(k) for k in reachable), key=lambda k: (-chain.speed[k], k))
+        raise Infeasible(f"dpfp: the link of every device of '{costs.problem.cluster.name}' is down")
+    return sorted((int(k) for k in reachable), key=lambda k: (-costs.speed[k], k))
 
 
-def blocks(chain: VolumeCosts, ranking: list[int]) -> list[dict[tuple[int, int], Block]]:
+def blocks(costs: VolumeCosts, ranking: list[int]) -> list[dict[tuple[int, int], Block]]:
     """t(i, j) of every possible block on each prefix of some servers, the first of which is the host."""
-    per_byte = s_per_byte(chain.problem, chain.devices)
+    per_byte = s_per_byte(costs.problem, costs.devices)
     sizes = range(len(ranking))
-    capacity = np.zeros((len(ranking), len(chain.devices)))
+    capacity = np.zeros((len(ranking), len(costs.devices)))
     for size in sizes:
-        capacity[size, ranking[: size + 1]] = chain.speed[ranking[: size + 1]]
+        capacity[size, ranking[: size + 1]] = costs.speed[ranking[: size + 1]]
     points = {
-        end: np.array([cut_points(chain.height(end), share) for share in capacity]) for end in range(1, chain.last + 1)
+        end: np.array([cut_points(costs.height(end), share) for share in capacity]) for end in range(1, costs.last + 1)
     }
     found: list[dict[tuple[int, int], Block]] = [{} for _ in sizes]
     for end in points:
-        for piece in chain.walk(end, points[end]):
+        for piece in costs.walk(end, points[end]):
             before = points.get(piece.start, points[end])
-            seconds = _pipe_s(chain.fetched_bytes(piece, before), per_byte) + piece.compute_s.max(axis=1)
-            if end == chain.last:
-                result = chain.owned_bytes(end, points[end])
+            seconds = _pipe_s(costs.fetched_bytes(piece, before), per_byte) + piece.compute_s.max(axis=1)
+            if end == costs.last:
+                result = costs.owned_bytes(end, points[end])
                 result[:, ranking[0]] = 0.0
                 seconds += _pipe_s(result, per_byte)
             for size in sizes:
@@ -106,23 +106,23 @@ def speedup_estimate(problem: Problem, strategy: Strategy) -> float:
         problem: model and cluster.
         strategy: row-split strategy for it.
     """
-    chain = VolumeCosts(problem, strategy.devices)
-    per_byte = s_per_byte(problem, chain.devices)
-    total = float(chain.layer_macs.sum())
-    capacity = total * chain.speed
-    host = chain.devices.index(strategy.head.device)
+    costs = VolumeCosts(problem, strategy.devices)
+    per_byte = s_per_byte(problem, costs.devices)
+    total = float(costs.layer_macs.sum())
+    capacity = total * costs.speed
+    host = costs.devices.index(strategy.head.device)
     seconds = 0.0
     start = 0
-    before = np.zeros((1, len(chain.devices) + 1), np.int64)
+    before = np.zeros((1, len(costs.devices) + 1), np.int64)
     for decision in strategy.decisions(problem.graph):
         end = decision.cut.index + 1
         points = np.array([decision.rows])
-        piece = chain.slices(end, points)[start]
-        seconds += float(_pipe_s(chain.fetched_bytes(piece, before), per_byte)[0])
+        piece = costs.slices(end, points)[start]
+        seconds += float(_pipe_s(costs.fetched_bytes(piece, before), per_byte)[0])
         seconds += float((piece.macs[0] / capacity).max())
         start, before = end, points
-    result = chain.owned_bytes(start, before)
+    result = costs.owned_bytes(start, before)
     result[:, host] = 0.0
-    seconds += float(_pipe_s(result, per_byte)[0]) + float(chain.head_s[host])
-    alone_s = chain.alive_bytes(0) * per_byte[host] + total / capacity[host] + chain.head_s[host]
+    seconds += float(_pipe_s(result, per_byte)[0]) + float(costs.head_s[host])
+    alone_s = costs.alive_bytes(0) * per_byte[host] + total / capacity[host] + costs.head_s[host]
     return float(alone_s / seconds)

@@ -33,39 +33,39 @@ _TOLERANCE = 0.01
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per resolution, each balanced on its own."""
-    chain = VolumeCosts(problem)
-    leader = int(np.argmax(chain.speed))
-    model = _Predictor(chain, leader)
+    costs = VolumeCosts(problem)
+    leader = int(np.argmax(costs.speed))
+    model = _Predictor(costs, leader)
     volumes = []
     start = 0
-    for end in _block_ends(chain):
-        volumes.append(volume(chain.graph.cuts[end - 1], _balance(model, start, end)))
+    for end in _block_ends(costs):
+        volumes.append(volume(costs.graph.cuts[end - 1], _balance(model, start, end)))
         start = end
-    return build(problem, chain.devices, volumes, chain.devices[leader], PlannerRef("edgeld", seed))
+    return build(problem, costs.devices, volumes, costs.devices[leader], PlannerRef("edgeld", seed))
 
 
-def _block_ends(chain: VolumeCosts) -> list[int]:
+def _block_ends(costs: VolumeCosts) -> list[int]:
     """Where the map gets smaller, and the end."""
-    ends = chain.whole_blocks[1:]
-    smaller = [b for a, b in itertools.pairwise(ends) if chain.height(b) < chain.height(a)]
-    return sorted({*smaller, chain.last})
+    ends = costs.whole_blocks[1:]
+    smaller = [b for a, b in itertools.pairwise(ends) if costs.height(b) < costs.height(a)]
+    return sorted({*smaller, costs.last})
 
 
 class _Predictor:
     """Times of a block by the fitted lines and the links."""
 
-    def __init__(self, chain: VolumeCosts, leader: int) -> None:
-        self.chain = chain
-        lines = fit_lines(chain)
+    def __init__(self, costs: VolumeCosts, leader: int) -> None:
+        self.costs = costs
+        lines = fit_lines(costs)
         self.s_per_mac = np.array([line.s_per_mac for line in lines])
         self.fixed_s = np.array([line.fixed_s for line in lines])
-        self.per_byte = s_per_byte(chain.problem, chain.devices)
+        self.per_byte = s_per_byte(costs.problem, costs.devices)
         self.per_byte[leader] = 0.0
 
     def seconds(self, start: int, end: int, points: tuple[int, ...]) -> Floats:
         """(n_devices,) of the block from `start` to `end`; 0 for a device without rows."""
-        piece = self.chain.slices(end, [points])[start]
-        moved = self.chain.needed_bytes(piece)[0] + self.chain.owned_bytes(end, [points])[0]
+        piece = self.costs.slices(end, [points])[start]
+        moved = self.costs.needed_bytes(piece)[0] + self.costs.owned_bytes(end, [points])[0]
         compute_s = self.s_per_mac * piece.macs[0] + self.fixed_s * (end - start)
         with np.errstate(invalid="ignore"):
             found = compute_s + moved * self.per_byte
@@ -73,11 +73,11 @@ class _Predictor:
 
 
 def _balance(model: _Predictor, start: int, end: int) -> tuple[int, ...]:
-    chain = model.chain
+    costs = model.costs
     alive = np.isfinite(model.per_byte)
-    rows = np.diff(cut_points(chain.height(end), np.where(alive, 1.0 / np.maximum(model.s_per_mac, 1e-18), 0.0)))
+    rows = np.diff(cut_points(costs.height(end), np.where(alive, 1.0 / np.maximum(model.s_per_mac, 1e-18), 0.0)))
     best, best_s = rows, np.inf
-    for _ in range(chain.height(end) * len(chain.devices)):
+    for _ in range(costs.height(end) * len(costs.devices)):
         seconds = model.seconds(start, end, (0, *np.cumsum(rows).tolist()))
         slowest = int(np.argmax(seconds))
         if seconds[slowest] < best_s:

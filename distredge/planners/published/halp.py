@@ -49,23 +49,23 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
             f"halp: cluster '{problem.cluster.name}' has 1 device, it needs a host and at least one secondary; "
             "offload and auto work with one"
         )
-    chain = VolumeCosts(problem)
+    costs = VolumeCosts(problem)
     tried: list[tuple[float, int, _Choice]] = []
-    for order in _arrangements(chain):
-        shares = np.array([chain.speed[k] * (_ZONE if place % 2 else 1.0) for place, k in enumerate(order)])
+    for order in _arrangements(costs):
+        shares = np.array([costs.speed[k] * (_ZONE if place % 2 else 1.0) for place, k in enumerate(order)])
         for first in (True, False) if problem.boundary_first else (False,):
-            choice = _Choice(order, shares, (first,) * chain.last)
-            tried.append((price(problem, _strategy(chain, choice, seed), budget), len(tried), choice))
+            choice = _Choice(order, shares, (first,) * costs.last)
+            tried.append((price(problem, _strategy(costs, choice, seed), budget), len(tried), choice))
         if budget.expired():
             budget.cut_short = f"the budget ended after {len(tried)} arrangements"
             break
     best_s, best = np.inf, None
     for latency_s, _, choice in sorted(tried, key=lambda entry: entry[:2])[:_REFINED]:
-        found_s, found = _refine(chain, choice, latency_s, budget, seed)
+        found_s, found = _refine(costs, choice, latency_s, budget, seed)
         if found_s < best_s or best is None:
             best_s, best = found_s, found
     assert best is not None
-    return _strategy(chain, _choose_first(chain, best, best_s, budget, seed), seed)
+    return _strategy(costs, _choose_first(costs, best, best_s, budget, seed), seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,14 +83,14 @@ class _Choice:
     first: tuple[bool, ...]
 
 
-def _arrangements(chain: VolumeCosts) -> Iterator[tuple[int, ...]]:
+def _arrangements(costs: VolumeCosts) -> Iterator[tuple[int, ...]]:
     """Slab orders of device indices; every second one is a host."""
-    ranked = sorted(range(len(chain.devices)), key=lambda k: (-chain.speed[k], k))
+    ranked = sorted(range(len(costs.devices)), key=lambda k: (-costs.speed[k], k))
     if len(ranked) == 2:
         yield (ranked[1], ranked[0])
         yield (ranked[0], ranked[1])
         return
-    kinds = {k: (chain.problem.cluster.devices[k].profile, chain.problem.cluster.devices[k].uplink) for k in ranked}
+    kinds = {k: (costs.problem.cluster.devices[k].profile, costs.problem.cluster.devices[k].uplink) for k in ranked}
     seen = set()
     for host in ranked:
         others = [k for k in ranked if k != host]
@@ -106,7 +106,7 @@ def _arrangements(chain: VolumeCosts) -> Iterator[tuple[int, ...]]:
             yield tuple(k for pair in itertools.zip_longest(rest, hosts) for k in pair if k is not None)
 
 
-def _refine(chain: VolumeCosts, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> tuple[float, _Choice]:
+def _refine(costs: VolumeCosts, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> tuple[float, _Choice]:
     """Multiplies one share at a time by ever smaller steps while that helps."""
     best_s, best = latency_s, choice
     for step in _STEPS:
@@ -119,7 +119,7 @@ def _refine(chain: VolumeCosts, choice: _Choice, latency_s: float, budget: Budge
                 shares = best.shares.copy()
                 shares[place] *= factor
                 changed = dataclasses.replace(best, shares=shares)
-                found_s = price(chain.problem, _strategy(chain, changed, seed), budget)
+                found_s = price(costs.problem, _strategy(costs, changed, seed), budget)
                 if found_s < best_s * (1 - 1e-9):
                     best_s, best, improved = found_s, changed, True
     if budget.expired() and not budget.cut_short:
@@ -127,31 +127,31 @@ def _refine(chain: VolumeCosts, choice: _Choice, latency_s: float, budget: Budge
     return best_s, best
 
 
-def _choose_first(chain: VolumeCosts, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> _Choice:
+def _choose_first(costs: VolumeCosts, choice: _Choice, latency_s: float, budget: Budget, seed: int) -> _Choice:
     """Changes for each layer in turn whether boundary rows come first, where that helps."""
     best_s, best = latency_s, choice
-    for layer in range(chain.last) if chain.problem.boundary_first else ():
+    for layer in range(costs.last) if costs.problem.boundary_first else ():
         if budget.expired():
             budget.cut_short = "the budget ended before every layer had been tried with boundary rows first"
             break
         first = tuple(value != (layer == place) for place, value in enumerate(best.first))
         changed = dataclasses.replace(best, first=first)
-        found_s = price(chain.problem, _strategy(chain, changed, seed), budget)
+        found_s = price(costs.problem, _strategy(costs, changed, seed), budget)
         if found_s < best_s * (1 - 1e-9):
             best_s, best = found_s, changed
     return best
 
 
-def _strategy(chain: VolumeCosts, choice: _Choice, seed: int) -> Strategy:
-    devices = [chain.devices[k] for k in choice.order]
+def _strategy(costs: VolumeCosts, choice: _Choice, seed: int) -> Strategy:
+    devices = [costs.devices[k] for k in choice.order]
     volumes = []
-    for cut, first in zip(chain.graph.cuts, choice.first, strict=True):
+    for cut, first in zip(costs.graph.cuts, choice.first, strict=True):
         rows = volume(cut, _with_zones(cut_points(cut.height, choice.shares)))
         volumes.append(dataclasses.replace(rows, boundary_first=first))
     hosts = devices[1::2]
-    head = max(hosts, key=lambda name: chain.speed[chain.devices.index(name)])
+    head = max(hosts, key=lambda name: costs.speed[costs.devices.index(name)])
     ratio = [round(float(share), 6) for share in choice.shares / choice.shares.sum()]
-    return build(chain.problem, devices, volumes, head, PlannerRef("halp", seed, {"hosts": hosts, "ratio": ratio}))
+    return build(costs.problem, devices, volumes, head, PlannerRef("halp", seed, {"hosts": hosts, "ratio": ratio}))
 
 
 def _with_zones(points: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,9 +1,9 @@
 """LC-PSS: where to cut a CNN into layer-volumes (Hou et al., "DistrEdge", IPDPS 2022, arXiv 2202.01699, Algorithm 1).
 
-Transmitted data is weighed against repeated computation. A partition scheme costs ``C = alpha * T + (1 - alpha) * O``: T is the data that
-its volumes fetch, O the multiply-adds that the devices do together, recomputed halos included, both averaged over a
-fixed set of random split decisions. Starting from one volume, every pass puts the cheapest location into each volume
-of the scheme of the pass before, until a pass adds nothing.
+Transmitted data is weighed against repeated computation: a partition scheme costs ``C = alpha * T + (1 - alpha) * O``,
+where T is the data that its volumes fetch and O the multiply-adds that the devices do together, recomputed halos
+included, both averaged over a fixed set of random split decisions. Starting from one volume, every pass puts the
+cheapest location into each volume of the scheme of the pass before, until a pass adds nothing.
 
 What the paper leaves open is chosen here as follows.
 
@@ -135,7 +135,7 @@ def score_tables(graph: Graph, n_devices: int, n_random: int = N_RANDOM, seed: i
 
 
 def random_splits(graph: Graph, n_devices: int, n_random: int, seed: int) -> list[IntArray]:
-    """Returns random cut points of the rows at every cut, (n_random, n_devices + 1) int64 each: 0 first, all rows last."""
+    """Returns random cut points of the rows at every cut, (n_random, n_devices + 1) int64 each, from 0 to all rows."""
     rng = np.random.default_rng(seed)
     found = []
     for cut in graph.cuts:

@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per layer, tiles balanced greedily."""
-    chain = VolumeCosts(problem)
-    count = len(chain.devices)
+    costs = VolumeCosts(problem)
+    count = len(costs.devices)
     grids = [(rows, count // rows) for rows in range(count, 0, -1) if count % rows == 0]
-    strategies = [_plan_grid(chain, seed, rows, columns) for rows, columns in grids]
+    strategies = [_plan_grid(costs, seed, rows, columns) for rows, columns in grids]
     return min(strategies, key=lambda strategy: price(problem, strategy, budget))
 
 
-def _plan_grid(chain: VolumeCosts, seed: int, rows: int, columns: int) -> Strategy:
-    volumes = [_balance(chain, end, rows, columns) for end in range(1, chain.last + 1)]
-    head = chain.devices[int(np.argmax(chain.speed))]
+def _plan_grid(costs: VolumeCosts, seed: int, rows: int, columns: int) -> Strategy:
+    volumes = [_balance(costs, end, rows, columns) for end in range(1, costs.last + 1)]
+    head = costs.devices[int(np.argmax(costs.speed))]
     planner = PlannerRef("mednn", seed, {"grid": [rows, columns]})
-    return build(chain.problem, chain.devices, volumes, head, planner)
+    return build(costs.problem, costs.devices, volumes, head, planner)
 
 
-def _balance(chain: VolumeCosts, end: int, rows: int, columns: int) -> Volume:
+def _balance(costs: VolumeCosts, end: int, rows: int, columns: int) -> Volume:
     """Moves cut lines while the slowest tile of this layer gets faster."""
-    cut = chain.graph.cuts[end - 1]
-    width = chain.graph.tensors[cut.reference].width
-    speed = chain.speed.reshape(rows, columns)
+    cut = costs.graph.cuts[end - 1]
+    width = costs.graph.tensors[cut.reference].width
+    speed = costs.speed.reshape(rows, columns)
     down = list(cut_points(cut.height, speed.sum(axis=1)))
     across = list(cut_points(width, speed.sum(axis=0)))
-    seconds = _seconds_by_rows(chain, end)
+    seconds = _seconds_by_rows(costs, end)
     best_s = _slowest(seconds, down, across, width)
     improved = True
     while improved:
@@ -72,16 +72,16 @@ def _rising(lines: list[int], line: int) -> bool:
     return lines[line - 1] <= lines[line] <= lines[line + 1]
 
 
-def _seconds_by_rows(chain: VolumeCosts, end: int) -> Floats:
+def _seconds_by_rows(costs: VolumeCosts, end: int) -> Floats:
     """(n_devices, height + 1), seconds of the first rows of a layer on each device, all columns."""
-    height, count = chain.height(end), len(chain.devices)
+    height, count = costs.height(end), len(costs.devices)
     found = np.zeros((count, height + 1))
     every = np.arange(height + 1)
     for k in range(count):
         points = np.full((height + 1, count + 1), 0)
         points[:, k + 1 :] = every[:, None]
         # The last column is the whole height: what device k leaves goes to nobody that is looked at here.
-        found[k] = next(chain.walk(end, points)).compute_s[:, k]
+        found[k] = next(costs.walk(end, points)).compute_s[:, k]
     return found
 
 

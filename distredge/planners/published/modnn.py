@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per layer, rows in proportion to capability."""
-    chain = VolumeCosts(problem)
-    volumes = [volume(cut, cut_points(cut.height, chain.speed)) for cut in problem.graph.cuts]
-    head = chain.devices[int(np.argmax(chain.speed))]
-    return build(problem, chain.devices, volumes, head, PlannerRef("modnn", seed))
+    costs = VolumeCosts(problem)
+    volumes = [volume(cut, cut_points(cut.height, costs.speed)) for cut in problem.graph.cuts]
+    head = costs.devices[int(np.argmax(costs.speed))]
+    return build(problem, costs.devices, volumes, head, PlannerRef("modnn", seed))

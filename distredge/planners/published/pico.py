@@ -39,17 +39,17 @@ Stage = tuple[int, int, int]
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The pipeline that the dynamic program chooses."""
-    chain = VolumeCosts(problem)
-    stages = _pipeline(chain)
-    groups = _assign(chain, stages)
+    costs = VolumeCosts(problem)
+    stages = _pipeline(costs)
+    groups = _assign(costs, stages)
     volumes = []
     for (_, end, _), group in zip(stages, groups, strict=True):
-        shares = np.zeros(len(chain.devices))
-        shares[group] = chain.speed[group]
-        volumes.append(volume(chain.graph.cuts[end - 1], cut_points(chain.height(end), shares)))
-    head = chain.devices[max(groups[-1], key=lambda k: chain.speed[k])]
-    settings = {"stages": [[chain.devices[k] for k in group] for group in groups]}
-    strategy = build(problem, chain.devices, volumes, head, PlannerRef("pico", seed, settings))
+        shares = np.zeros(len(costs.devices))
+        shares[group] = costs.speed[group]
+        volumes.append(volume(costs.graph.cuts[end - 1], cut_points(costs.height(end), shares)))
+    head = costs.devices[max(groups[-1], key=lambda k: costs.speed[k])]
+    settings = {"stages": [[costs.devices[k] for k in group] for group in groups]}
+    strategy = build(problem, costs.devices, volumes, head, PlannerRef("pico", seed, settings))
     limit = problem.latency_limit_s
     if limit is not None and evaluate(problem, strategy) > limit:
         raise Infeasible(
@@ -58,34 +58,34 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return strategy
 
 
-def _stage_s(chain: VolumeCosts) -> dict[Stage, float]:
+def _stage_s(costs: VolumeCosts) -> dict[Stage, float]:
     """Seconds of every stage on equal devices of mean capacity."""
-    s_per_mac = 1.0 / max(1.0, float(chain.speed.mean() * chain.layer_macs.sum()))
-    rates = s_per_byte(chain.problem, chain.devices)
+    s_per_mac = 1.0 / max(1.0, float(costs.speed.mean() * costs.layer_macs.sum()))
+    rates = s_per_byte(costs.problem, costs.devices)
     reachable = rates[np.isfinite(rates)]
     if len(reachable) == 0:
-        raise Infeasible(f"pico: the link of every device of '{chain.problem.cluster.name}' is down")
+        raise Infeasible(f"pico: the link of every device of '{costs.problem.cluster.name}' is down")
     per_byte = float(np.mean(reachable))
     found = {}
-    count = len(chain.devices)
-    for end in chain.whole_blocks[1:]:
+    count = len(costs.devices)
+    for end in costs.whole_blocks[1:]:
         # Of `size` devices the first have equal shares, the others none.
         points = [
-            (*even_cuts(chain.height(end), size), *[chain.height(end)] * (count - size)) for size in range(1, count + 1)
+            (*even_cuts(costs.height(end), size), *[costs.height(end)] * (count - size)) for size in range(1, count + 1)
         ]
-        for piece in chain.walk(end, points):
-            if piece.start in chain.whole_blocks:
-                moved = (chain.needed_bytes(piece) + chain.owned_bytes(end, points)).sum(axis=1)
+        for piece in costs.walk(end, points):
+            if piece.start in costs.whole_blocks:
+                moved = (costs.needed_bytes(piece) + costs.owned_bytes(end, points)).sum(axis=1)
                 seconds = s_per_mac * piece.macs.max(axis=1) + per_byte * moved
                 for size in range(1, count + 1):
                     found[piece.start, end, size] = float(seconds[size - 1])
     return found
 
 
-def _pipeline(chain: VolumeCosts) -> list[Stage]:
+def _pipeline(costs: VolumeCosts) -> list[Stage]:
     """Stages whose longest is shortest; of equal ones those that add up to least."""
-    stage_s = _stage_s(chain)
-    locations, count = chain.whole_blocks, len(chain.devices)
+    stage_s = _stage_s(costs)
+    locations, count = costs.whole_blocks, len(costs.devices)
     # (location, devices used) -> longest stage, sum of stages, last stage
     best: dict[tuple[int, int], tuple[float, float, Stage | None]] = {(0, 0): (0.0, 0.0, None)}
     for end in locations[1:]:
@@ -100,9 +100,9 @@ def _pipeline(chain: VolumeCosts) -> list[Stage]:
             ]
             if options:
                 best[end, used] = min(options)
-    used = min((u for u in range(1, count + 1) if (chain.last, u) in best), key=lambda u: (best[chain.last, u][:2], u))
+    used = min((u for u in range(1, count + 1) if (costs.last, u) in best), key=lambda u: (best[costs.last, u][:2], u))
     stages: list[Stage] = []
-    stage = best[chain.last, used][2]
+    stage = best[costs.last, used][2]
     while stage is not None:
         stages.append(stage)
         used -= stage[2]
@@ -110,13 +110,13 @@ def _pipeline(chain: VolumeCosts) -> list[Stage]:
     return stages[::-1]
 
 
-def _assign(chain: VolumeCosts, stages: list[Stage]) -> list[list[int]]:
+def _assign(costs: VolumeCosts, stages: list[Stage]) -> list[list[int]]:
     """Devices in descending capacity, each to the stage with the most work per device that is still free there."""
-    work = [float(chain.layer_macs[start:end].sum()) / size for start, end, size in stages]
+    work = [float(costs.layer_macs[start:end].sum()) / size for start, end, size in stages]
     groups: list[list[int]] = [[] for _ in stages]
-    per_byte = s_per_byte(chain.problem, chain.devices)
-    usable = [k for k in range(len(chain.devices)) if np.isfinite(per_byte[k])]
-    for k in sorted(usable, key=lambda k: (-chain.speed[k], k)):
+    per_byte = s_per_byte(costs.problem, costs.devices)
+    usable = [k for k in range(len(costs.devices)) if np.isfinite(per_byte[k])]
+    for k in sorted(usable, key=lambda k: (-costs.speed[k], k)):
         open_stages = [i for i, (_, _, size) in enumerate(stages) if len(groups[i]) < size]
         if not open_stages:
             break

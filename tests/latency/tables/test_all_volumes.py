@@ -35,8 +35,8 @@ MODELS = {
     "ssd-vgg16": ((1, 3, 300, 300), 0.0625),
     "voxelnet": (None, 0.25),
 }
-"""Sizes at which a volume takes `latency.tables.volume_tables` some milliseconds. Tensors of different heights: the last four and
-shufflenet-v2; partial sums: mobilenet-v3-small; volumes that are summed: ssd-vgg16, voxelnet."""
+"""Sizes at which a volume takes `latency.tables.volume_tables` some milliseconds. Tensors of different heights: the
+last four and shufflenet-v2; partial sums: mobilenet-v3-small; volumes that are summed: ssd-vgg16, voxelnet."""
 
 Floats = NDArray[np.float64]
 

@@ -28,62 +28,62 @@ def _points(rng: np.random.Generator, height: int, devices: int) -> NDArray[np.i
 def test_every_volume_costs_what_its_layout_costs(with_edges: Any, model: str, s_per_byte: float) -> None:
     graph = zoo.build(model, SHAPES.get(model, (1, 3, 65, 64)), width=0.25)
     problem = Problem(graph, with_edges(load_cluster("db-50"), s_per_byte))
-    chain, names = VolumeCosts(problem), problem.cluster.names
+    costs, names = VolumeCosts(problem), problem.cluster.names
     rng = np.random.default_rng(1)
     for _ in range(12):
-        start, end = (int(i) for i in np.sort(rng.choice(chain.last + 1, 2, replace=False)))
-        points, decisions, before = _points(rng, chain.height(end), 4), [], None
+        start, end = (int(i) for i in np.sort(rng.choice(costs.last + 1, 2, replace=False)))
+        points, decisions, before = _points(rng, costs.height(end), 4), [], None
         if start:
-            before = _points(rng, chain.height(start), 4)
+            before = _points(rng, costs.height(start), 4)
             decisions.append(Decision(graph.cuts[start - 1], tuple(int(x) for x in before)))
         decisions.append(Decision(graph.cuts[end - 1], tuple(int(x) for x in points)))
-        if end != chain.last:
+        if end != costs.last:
             decisions.append(Decision(graph.cuts[-1], (0, *[graph.cuts[-1].height] * 4)))
         layout = lay_out_decisions(graph, names, decisions, 0)
         stages = [stage for stage in layout.stages if stage.volume == (1 if start else 0)]
         assert len(stages) == 1
         stage, seconds = stages[0], part_seconds(problem, layout)
-        piece = chain.slices(end, [points])[start]
+        piece = costs.slices(end, [points])[start]
         np.testing.assert_allclose(piece.compute_s[0], [seconds.get((stage.index, k), 0.0) for k in range(4)])
         np.testing.assert_allclose(piece.macs[0], [part_macs(graph, part) for part in stage.parts], rtol=1e-6)
         needed = [sum(4 * region_size(layout.tensors[n], r) for n, r in p.inputs.items()) for p in stage.parts]
-        np.testing.assert_array_equal(chain.needed_bytes(piece)[0], needed)
+        np.testing.assert_array_equal(costs.needed_bytes(piece)[0], needed)
         fetched = [sum(t.size_bytes for t in layout.incoming(stage.index, k) if not t.local) for k in range(4)]
-        np.testing.assert_array_equal(chain.fetched_bytes(piece, [before if start else points])[0], fetched)
+        np.testing.assert_array_equal(costs.fetched_bytes(piece, [before if start else points])[0], fetched)
         if layout.has_head:
             head_s = part_seconds(problem, lay_out_decisions(graph, names, decisions, 2))[len(layout.stages) - 1, 2]
-            assert chain.head_s[2] == pytest.approx(head_s)
+            assert costs.head_s[2] == pytest.approx(head_s)
 
 
 def test_whole_blocks_of_a_residual_network_have_one_tensor_alive(resnet: zoo.Graph) -> None:
-    chain = VolumeCosts(Problem(resnet, load_cluster("db-50")))
+    costs = VolumeCosts(Problem(resnet, load_cluster("db-50")))
     body = [resnet.operators[index] for index in resnet.body.operators]
     alone = []
     for cut in resnet.cuts[:-1]:
         made = {name for op in body[: cut.position] for name in op.outputs}
         if len(made & {name for op in body[cut.position :] for name in op.activation_names}) == 1:
             alone.append(cut.index + 1)
-    assert chain.whole_blocks == (0, *alone, chain.last)
-    # After the stem's two layers, and after the sum and the activation of each of 16 blocks; the last one ends the body.
+    assert costs.whole_blocks == (0, *alone, costs.last)
+    # After the stem's two layers, and after sum and activation of each of 16 blocks; the last of these ends the body.
     assert len(alone) == 2 + 2 * 16 - 1
 
 
 def test_layers_add_up_to_the_body(problem: Problem) -> None:
-    chain = VolumeCosts(problem)
-    assert chain.layer_macs.sum() == sum(problem.graph.macs[i] for i in problem.graph.body.operators)
-    overhead = np.array([c.profile.segment_overhead_s for c in chain.costs])
-    np.testing.assert_allclose(chain.whole_s.sum(axis=1) - (chain.last - 1) * overhead, chain.body_s)
+    costs = VolumeCosts(problem)
+    assert costs.layer_macs.sum() == sum(problem.graph.macs[i] for i in problem.graph.body.operators)
+    overhead = np.array([c.profile.segment_overhead_s for c in costs.boards])
+    np.testing.assert_allclose(costs.whole_s.sum(axis=1) - (costs.last - 1) * overhead, costs.body_s)
 
 
 def test_lines_rank_the_boards_as_their_speeds_do() -> None:
     graph = zoo.build("vgg16", (1, 3, 64, 64), width=0.5)
-    chain = VolumeCosts(Problem(graph, load_cluster("dc-50")))
-    lines = fit_lines(chain)
+    costs = VolumeCosts(Problem(graph, load_cluster("dc-50")))
+    lines = fit_lines(costs)
     assert all(line.s_per_mac > 0 and line.fixed_s >= 0 for line in lines)
     by_line = sorted(
-        range(4), key=lambda k: lines[k].s_per_mac * chain.layer_macs.sum() + lines[k].fixed_s * chain.last
+        range(4), key=lambda k: lines[k].s_per_mac * costs.layer_macs.sum() + lines[k].fixed_s * costs.last
     )
-    assert by_line == sorted(range(4), key=lambda k: chain.body_s[k])
+    assert by_line == sorted(range(4), key=lambda k: costs.body_s[k])
 
 
 @pytest.mark.parametrize(

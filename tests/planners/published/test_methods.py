@@ -97,12 +97,12 @@ def test_mednn_is_balanced_at_least_as_well_as_modnn(problem: Problem) -> None:
     # Three devices have no grid but strips of rows or of columns.
     cluster = problem.cluster
     slow_links = dataclasses.replace(problem, cluster=dataclasses.replace(cluster, devices=cluster.devices[1:]))
-    chain = VolumeCosts(slow_links)
+    costs = VolumeCosts(slow_links)
     seconds = {}
     for method in ("modnn", "mednn"):
         strategy = plan(slow_links, method)
         assert strategy.volumes[0].columns is None
-        seconds[method] = [next(chain.walk(i + 1, [v.rows])).compute_s.max() for i, v in enumerate(strategy.volumes)]
+        seconds[method] = [next(costs.walk(i + 1, [v.rows])).compute_s.max() for i, v in enumerate(strategy.volumes)]
     assert all(m <= n for m, n in zip(seconds["mednn"], seconds["modnn"], strict=True))
 
 
@@ -118,12 +118,12 @@ def test_deeperthings_points_are_the_best_of_their_number(models: dict[str, Grap
     from distredge.planners.published import deeperthings
 
     problem = Problem(models["vgg"], load_cluster("db-50"))
-    chain = VolumeCosts(problem)
-    exchanged = deeperthings._exchanged(chain)
-    inner = chain.whole_blocks[1:-1]
+    costs = VolumeCosts(problem)
+    exchanged = deeperthings._exchanged(costs)
+    inner = costs.whole_blocks[1:-1]
     for count in (1, 2, 3):
-        scheme = deeperthings._solve(chain, exchanged, count)
-        every = [(*chosen, chain.last) for chosen in itertools.combinations(inner, count - 1)]
+        scheme = deeperthings._solve(costs, exchanged, count)
+        every = [(*chosen, costs.last) for chosen in itertools.combinations(inner, count - 1)]
 
         def cost(ends: tuple[int, ...]) -> float:
             return sum(exchanged[arc] for arc in zip((0, *ends), ends, strict=False))
@@ -174,21 +174,21 @@ def test_dpfp_uses_more_servers_on_faster_wires() -> None:
 
 
 def test_dpfp_blocks_hold_the_recurrence(problem: Problem) -> None:
-    chain = VolumeCosts(problem)
-    locations = tuple(range(chain.last + 1))
-    for found in blocks(chain, rank(chain)):
+    costs = VolumeCosts(problem)
+    locations = tuple(range(costs.last + 1))
+    for found in blocks(costs, rank(costs)):
         best = sum(block.seconds for _, block in fuse(locations, found))
         one_each = sum(found[arc].seconds for arc in itertools.pairwise(locations))
-        assert best <= min(found[0, chain.last].seconds, one_each) * (1 + 1e-8)
+        assert best <= min(found[0, costs.last].seconds, one_each) * (1 + 1e-8)
 
 
 def test_dpfp_price_of_one_block_on_two_servers(problem: Problem) -> None:
-    chain = VolumeCosts(problem)
-    ranking = rank(chain)
-    block = blocks(chain, ranking)[1][0, chain.last]
-    piece = chain.slices(chain.last, [block.points])[0]
+    costs = VolumeCosts(problem)
+    ranking = rank(costs)
+    block = blocks(costs, ranking)[1][0, costs.last]
+    piece = costs.slices(costs.last, [block.points])[0]
     s_per_byte_ = 8 / 50e6
-    moved = chain.needed_bytes(piece)[0].sum() + chain.owned_bytes(chain.last, [block.points])[0, ranking[1]]
+    moved = costs.needed_bytes(piece)[0].sum() + costs.owned_bytes(costs.last, [block.points])[0, ranking[1]]
     assert block.seconds == pytest.approx(moved * s_per_byte_ + piece.compute_s.max())
 
 
