@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -300,35 +300,29 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
         up, down = _links(entry, f"{where}: device[{index}]", folder, None)
         devices.append(
             Device(
-                name=entry.name,
                 profile=profiles[entry.profile],
                 uplink=up,
                 downlink=down,
-                address=entry.address,
-                control_port=entry.control_port,
-                data_port=entry.data_port,
-                public_key=entry.public_key,
-                threads=entry.threads,
-                memory_bytes=entry.memory_bytes,
+                **_as_it_stands(entry, "profile", "link", "uplink", "downlink"),
             )
         )
     own = next((d for d in devices if d.name == file.requester.device), None)
     largest = (own.uplink, own.downlink) if own else _largest(devices)
     up, down = _links(file.requester, f"{where}: requester", folder, largest)
     cluster = Cluster(
-        name=file.name,
         requester=Requester(file.requester.name, up, down, file.requester.device),
         devices=tuple(devices),
-        link_model=file.link_model,
-        shared_medium=file.shared_medium,
-        encrypted=file.encrypted,
-        description=file.description,
-        source=file.source,
+        **_as_it_stands(file, "format", "requester", "device"),
     )
     for graph in models:
         cluster = covering(cluster, graph)
     cluster.check_covers(models)
     return cluster
+
+
+def _as_it_stands(entry: Struct, *otherwise: str) -> dict[str, Any]:
+    """What an object takes over from its entry in the file: every field but those that mean something else there."""
+    return {key: value for key, value in msgspec.structs.asdict(entry).items() if key not in otherwise}
 
 
 def _profile(name: str, folder: Path, profile_set: str | None) -> ComputeProfile:
