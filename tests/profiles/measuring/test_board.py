@@ -119,11 +119,11 @@ def test_a_disturbed_or_throttling_machine_is_warned_of_with_the_figure(profile:
 
 
 def test_verify_times_segments_that_were_not_measured(graph: Graph, profile: ComputeProfile) -> None:
-    verdict = verify(profile, [graph], segments=3, seed=5, sweeps=2)
-    assert len(verdict.checks) == 3
-    assert all(check.measured_s > 0 and check.predicted_s > 0 for check in verdict.checks)
-    assert 0 <= verdict.mean_error <= verdict.p95_error or len(verdict.checks) < 20
-    assert verdict.pace >= 1.0
+    verification = verify(profile, [graph], segments=3, seed=5, sweeps=2)
+    assert len(verification.checks) == 3
+    assert all(check.measured_s > 0 and check.predicted_s > 0 for check in verification.checks)
+    assert 0 <= verification.mean_error <= verification.p95_error or len(verification.checks) < 20
+    assert verification.pace >= 1.0
 
 
 def test_verify_draws_segments_by_seed(graph: Graph) -> None:
