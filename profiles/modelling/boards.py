@@ -28,16 +28,7 @@ from distredge.profiles.modelling.published_tables import (
     Target,
     targets_of,
 )
-from distredge.profiles.schema import (
-    Board,
-    Coefficients,
-    Origin,
-    ProfileFile,
-    Rates,
-    Residual,
-    Runtime,
-    Source,
-)
+from distredge.profiles.schema import Board, Coefficients, Origin, ProfileFile, Rates, Residual, Runtime, Source
 
 LATENCY_UNCERTAINTY = 0.04
 RATES = ("winograd", "conv", "pointwise", "depthwise")

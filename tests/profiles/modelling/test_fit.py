@@ -6,9 +6,7 @@ import json
 
 import pytest
 
-from distredge.profiles.modelling.boards import (
-    FITTED_TARGET,
-)
+from distredge.profiles.modelling.boards import FITTED_TARGET
 from distredge.profiles.modelling.fit import main
 
 
