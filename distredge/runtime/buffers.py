@@ -58,7 +58,7 @@ class HeldBox(NamedTuple):
             what: what it is, for the error.
 
         Returns:
-            A view of `shape` into `array`, of its dtype.
+            (d0, d1, ...) of that shape, a view into `array`.
 
         Raises:
             ProtocolError: if that box is not inside this one.
@@ -76,12 +76,12 @@ class HeldBox(NamedTuple):
 
 
 def whole(array: Array) -> HeldBox:
-    """Returns the box that is a whole tensor, of any shape and dtype."""
+    """Returns the box that is a whole tensor: (d0, d1, ...), any shape and dtype."""
     return HeldBox(array, (0,) * array.ndim)
 
 
 def allocate(shape: Sequence[int], dtype: str) -> Array:
-    """Returns an array of zeros, C-ordered, whose first byte lies on a cache line.
+    """Returns zeros (d0, d1, ...), C-ordered, whose first byte lies on a cache line.
 
     Args:
         shape: its size on every axis.
@@ -102,8 +102,8 @@ def copy(target: Array, source: Array) -> None:
     """Copies elements, changing their type as the wire asks for (beyond float16's range they become infinite).
 
     Args:
-        target: any shape and dtype; written.
-        source: the same shape; its dtype may be another.
+        target: (d0, d1, ...), any shape and dtype; written.
+        source: (d0, d1, ...), the same shape; its dtype may be another.
     """
     if target.dtype == source.dtype:
         np.copyto(target, source)
@@ -112,21 +112,31 @@ def copy(target: Array, source: Array) -> None:
             np.copyto(target, source, casting="unsafe")
 
 
-class Inbox:
-    """Places the rows of one message into the arrays that want them.
+class _Mailbox:
+    """One end of a message.
 
     Args:
-        message: what comes.
-        targets: what holds each of the message's boxes, in their order.
+        message: what the plan says of it.
         forms: `parts_of(message.boxes)`, where they are known already.
     """
 
-    def __init__(
-        self, message: SourceMessage, targets: Sequence[HeldBox], forms: Sequence[PartForm] | None = None
-    ) -> None:
+    def __init__(self, message: SourceMessage, forms: Sequence[PartForm]) -> None:
         self.message = message
-        self.forms = parts_of(message.boxes) if forms is None else forms
+        self.forms = forms or parts_of(message.boxes)
         self.size_bytes = message.size_bytes
+        self._views: list[Array] = []
+
+
+class Inbox(_Mailbox):
+    """Places the rows of one message into the arrays that want them.
+
+    Args:
+        message, forms: what comes, as in `_Mailbox`.
+        targets: what holds each of the message's boxes, in their order.
+    """
+
+    def __init__(self, message: SourceMessage, targets: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
+        super().__init__(message, forms)
         self._views = [_part_view(targets[form.box], message.boxes[form.box], form) for form in self.forms]
 
     def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> list[Array]:
@@ -137,7 +147,7 @@ class Inbox:
             parts: the frames after it.
 
         Returns:
-            One read-only array per part, of the shape and dtype of its `PartForm`.
+            One read-only array (d0, d1, ...) per part, of the shape and dtype of its `PartForm`.
 
         Raises:
             ProtocolError: if it is not exactly what the plan announces.
@@ -148,7 +158,7 @@ class Inbox:
         """Copies rows to their place.
 
         Args:
-            opened: what `open` returned, of this inbox or of another slot's: one array per part.
+            opened: one array (d0, d1, ...) per part: what `open` returned, of this inbox or of another slot's.
         """
         for view, rows in zip(self._views, opened, strict=True):
             copy(view, rows)
@@ -174,24 +184,18 @@ class Pack:
         self.tracker: Tracker | None = None
 
 
-class Outbox:
+class Outbox(_Mailbox):
     """Packs the rows of one message.
 
     Args:
-        message: what goes.
+        message, forms: what goes, as in `_Mailbox`.
         sources: what holds each of the message's boxes, in their order.
-        forms: `parts_of(message.boxes)`, where they are known already.
     """
 
-    def __init__(
-        self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] | None = None
-    ) -> None:
-        self.message = message
-        self._forms = parts_of(message.boxes) if forms is None else forms
-        self.size_bytes = message.size_bytes
-        self._views: list[Array] = []
+    def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
+        super().__init__(message, forms)
         self.take_from(sources)
-        self.shared = any(form.size_bytes >= SHARED_BYTES for form in self._forms)
+        self.shared = any(form.size_bytes >= SHARED_BYTES for form in self.forms)
         self._packs: list[Pack] = []
 
     def take_from(self, sources: Sequence[HeldBox]) -> None:
@@ -205,7 +209,7 @@ class Outbox:
         """Returns the message's parts; set its `tracker` after sending when `shared`."""
         pack = next((p for p in self._packs if p.tracker is None or p.tracker.done), None)
         if pack is None:
-            pack = Pack(self.message.boxes, self._forms)
+            pack = Pack(self.message.boxes, self.forms)
             self._packs.append(pack)
         pack.tracker = None
         for target, source in zip(pack.arrays, self._views, strict=True):
