@@ -185,12 +185,7 @@ class Pack:
 
 
 class Outbox(_Mailbox):
-    """Packs the rows of one message.
-
-    Args:
-        message, forms: what goes, as in `_Mailbox`.
-        sources: what holds each of the message's boxes, in their order.
-    """
+    """Packs the rows of one message, taken from what `sources` say: each holds one of its boxes, in their order."""
 
     def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
         super().__init__(message, forms)
