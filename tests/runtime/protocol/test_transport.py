@@ -13,7 +13,6 @@ from distredge.errors import TransportError
 from distredge.runtime.protocol.in_process_transport import Exchange, InProcessNetwork
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received, ZmqNetwork
 
-
 PATIENCE_S = 30.0
 """For what happens at once on an idle machine."""
 
