@@ -48,15 +48,15 @@ class Deployment:
     programs: tuple[DeviceProgram, ...]
     messages: tuple[SourceMessage, ...]
 
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Names of the devices in their order."""
-        return self.layout.devices
-
     @functools.cached_property
     def busy(self) -> tuple[int, ...]:
         """Devices that have something to do."""
         return tuple(index for index, program in enumerate(self.programs) if program.segments)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices in their order."""
+        return self.layout.devices
 
     @functools.cached_property
     def input_messages(self) -> tuple[SourceMessage, ...]:
@@ -79,7 +79,7 @@ class Deployment:
         return tuple(name for name in self.graph.output_names if name in self.graph.input_names)
 
     def weights(self, device: int) -> dict[str, Array]:
-        """Returns the constants that a device must hold: content hash -> array, shape and dtype as in the graph."""
+        """Returns the constants that a device must hold: content hash -> (d0, d1, ...) as in the graph."""
         return weight_store(self.graph, self.programs[device])
 
     def models(self, device: int) -> tuple[bytes, ...]:
@@ -130,12 +130,11 @@ class Deployment:
         """Returns the inputs as C-ordered arrays of the dtype that the strategy sends.
 
         Args:
-            inputs: tensor name -> array, shapes as in the graph; dtypes that turn into those of `input_dtypes` without
-                loss of kind.
+            inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W); any dtype that NumPy casts to
+                that of `input_dtypes` within its kind.
 
         Returns:
-            The same names -> arrays of the same shapes, dtypes as in `input_dtypes`; the given arrays themselves
-            where nothing had to change.
+            The same with the dtypes of `input_dtypes`; the given arrays themselves where nothing had to change.
 
         Raises:
             ModelError: if a name, a shape or a dtype is not the model's.
@@ -168,7 +167,7 @@ class Deployment:
             inputs: what `check_inputs` returned.
 
         Returns:
-            Output name -> array, shape and dtype as in the graph, zeros elsewhere.
+            Output name -> array, shape, such as (N, classes), and dtype as in the graph; zeros elsewhere.
         """
         tensors = self.graph.tensors
         return {

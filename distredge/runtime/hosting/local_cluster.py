@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from distredge.runtime.buffers import Array
@@ -42,6 +41,7 @@ class LocalCluster:
         connect_s: within which the workers must be up and reached; None: a minute, for a loaded machine.
         replan: asked, with the names of the workers that are lost, for a deployment on those that are left; frames in
             flight are then run again there.
+        deployment: of that strategy, where it is made already; None makes it.
 
     Raises:
         StrategyError: if the strategy does not fit the problem.
@@ -58,8 +58,9 @@ class LocalCluster:
         plaintext: bool = False,
         connect_s: float | None = None,
         replan: Callable[[frozenset[str]], Deployment] | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
-        self._deployment = deploy(problem.graph, strategy)
+        self._deployment = deploy(problem.graph, strategy) if deployment is None else deployment
         names = [strategy.devices[i] for i in self._deployment.busy]
         threads = {name: problem.cluster.device(name).threads for name in names}
         keys = make_keys(names)
@@ -86,9 +87,7 @@ class LocalCluster:
     def __enter__(self) -> LocalCluster:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -109,17 +108,17 @@ class LocalCluster:
         return self._workers.pids
 
     def infer(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> dict[str, Array]:
-        """Runs one frame; see `Coordinator.infer`."""
+        """Runs one frame: inputs such as (N, C, H, W), outputs such as (N, classes), see `Coordinator.infer`."""
         return self.coordinator.infer(inputs, deadline_s)
 
     def submit(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> Pending:
-        """Starts a frame; see `Coordinator.submit`."""
+        """Starts a frame: inputs such as (N, C, H, W), see `Coordinator.submit`."""
         return self.coordinator.submit(inputs, deadline_s)
 
     def stream(
         self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None
     ) -> Iterator[dict[str, Array]]:
-        """Runs frames with several in flight; see `Coordinator.stream`."""
+        """Runs frames with several in flight: inputs such as (N, C, H, W), see `Coordinator.stream`."""
         return self.coordinator.stream(frames, deadline_s)
 
     @property

@@ -28,13 +28,21 @@ Plane: TypeAlias = Literal["control", "data"]
 COPY_BYTES: Final = 256 * 1024
 """Parts below this size are copied into libzmq: cheaper than telling when it has done with ours."""
 
-HEARTBEAT_S: Final = 1.0
-HEARTBEAT_TIMEOUT_S: Final = 6.0
+HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 1.0, 6.0
+"""Between two heartbeats of the control plane, and without any until the peer is lost."""
+
 HANDSHAKE_S: Final = 10.0
-RECONNECT_S: Final = 0.1
-RECONNECT_MAX_S: Final = 2.0
+"""Within which a connection must be made and its keys agreed."""
+
+RECONNECT_S, RECONNECT_MAX_S = 0.1, 2.0
+"""Waited before the first try to connect again, and before each later one at the most."""
+
 SILENT_TCP_S: Final = 15.0
+"""After which a connection is lost whose bytes nobody acknowledges."""
+
 HIGH_WATER: Final[dict[Plane, int]] = {"control": 64, "data": 1000}
+"""Messages that a queue holds before it is full."""
+
 CONTROL_SEND_BUFFER_BYTES: Final = 512 * 1024
 """Bounds what a heartbeat must queue behind on the control plane, which carries the weights."""
 

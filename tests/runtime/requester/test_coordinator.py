@@ -359,8 +359,8 @@ def test_a_worker_of_another_name_is_refused(cell: Cell, graph, strategy) -> Non
     for name in DEVICES:
         cell.start(name)
     coordinator = cell.coordinator()
-    peer = coordinator._peers["alpha"]
-    peer.control.target = "memory://beta:1"
+    worker = coordinator._workers["alpha"]
+    worker.control.target = "memory://beta:1"
     with pytest.raises(ProtocolError, match="worker 'alpha' at memory://alpha:1: this is worker 'beta', not 'alpha'"):
         coordinator.deploy(deploy(graph, strategy))
 
@@ -446,10 +446,10 @@ def test_workers_that_cannot_reach_each_other_are_named(cell: Cell, graph, strat
     for name in DEVICES:
         cell.start(name)
     coordinator = cell.coordinator()
-    coordinator._peers.connect(DEVICES, 5.0)
+    coordinator._workers.connect(DEVICES, 5.0)
     for name in DEVICES:
-        peer = coordinator._peers[name]
-        monkeypatch.setattr(peer, "for_others", lambda name=name: PeerAddress(name, "memory://nowhere:2", ""))
+        worker = coordinator._workers[name]
+        monkeypatch.setattr(worker, "for_others", lambda name=name: PeerAddress(name, "memory://nowhere:2", ""))
     with pytest.raises(PeerTimeout, match=r"worker '.*': cannot reach '.*' at memory://nowhere:2 within 0.2 s"):
         coordinator.deploy(deploy(graph, strategy))
 
@@ -570,11 +570,11 @@ def test_the_timeline_of_a_frame(running, graph, image) -> None:
 
 
 def test_sending_to_a_lost_worker_is_an_error_at_once(cell: Cell, running, image, monkeypatch) -> None:
-    peer = running._peers["alpha"]
+    worker = running._workers["alpha"]
 
     def send(parts, to=b"", tracked=False):
         raise NotConnected("its queue is full")
 
-    monkeypatch.setattr(peer.data, "send", send)
+    monkeypatch.setattr(worker.data, "send", send)
     with pytest.raises(ExecutionError, match="worker 'alpha': cannot be sent its rows: its queue is full"):
         running.infer(image, deadline_s=60.0)
