@@ -25,9 +25,9 @@ from distredge.model.volumes import (
     OperatorRegion,
     PhasePart,
     VolumeGraph,
-    plan_device,
     shares,
     volume_between,
+    volume_share,
 )
 from distredge.model.wires import WIRE_BYTES
 
@@ -273,38 +273,38 @@ class _Builder:
         return Layout(self.devices, tuple(self.stages), tuple(self.transfers), self.tensors, has_head)
 
     def _volume(self, number: int, decision: Decision, volume: VolumeGraph) -> None:
-        plans = [plan_device(self.graph, volume, share) for share in shares(self.graph, decision)]
+        dealt = [volume_share(self.graph, volume, share) for share in shares(self.graph, decision)]
         first = len(self.stages)
         contributors = {
-            index: [k for k, plan in enumerate(plans) if index in plan.exclusive] for index in volume.reductions
+            index: [k for k, mine in enumerate(dealt) if index in mine.exclusive] for index in volume.reductions
         }
         for phase in range(volume.phases):
             parts = tuple(
-                self._part(device, plan.pieces[phase], first, contributors) for device, plan in enumerate(plans)
+                self._part(device, mine.parts[phase], first, contributors) for device, mine in enumerate(dealt)
             )
             self.stages.append(Stage(first + phase, number, phase, parts))
             for index in volume.reductions_of[phase]:
                 self._register_partial(first + phase, index, contributors[index])
         for name, phase in volume.exports.items():
-            owners = tuple((k, plan.owned[name]) for k, plan in enumerate(plans) if not plan.owned[name].empty)
+            owners = tuple((k, mine.owned[name]) for k, mine in enumerate(dealt) if not mine.owned[name].empty)
             self.made[name] = _Made(first + phase, decision.wire, owners)
 
-    def _part(self, device: int, piece: PhasePart, first: int, contributors: Mapping[int, Sequence[int]]) -> Part:
+    def _part(self, device: int, part: PhasePart, first: int, contributors: Mapping[int, Sequence[int]]) -> Part:
         stage = len(self.stages)
-        inputs = dict(piece.inputs)
-        for index in piece.finishes:
+        inputs = dict(part.inputs)
+        for index in part.finishes:
             inputs[self._partial(index)] = Region(Interval(0, len(contributors[index])))
         for name, region in inputs.items():
-            carried = piece.carried.get(name)
+            carried = part.carried.get(name)
             if carried is None:
                 self._fetch(stage, device, name, region)
             else:
                 self._add(stage, name, device, device, region, first + carried, "float32")
-        outputs = dict(piece.outputs)
-        for item in piece.partials:
+        outputs = dict(part.outputs)
+        for item in part.partials:
             rank = contributors[item.operator].index(device)
             outputs[self._partial(item.operator)] = Region(Interval(rank, rank + 1))
-        return Part(device, piece.operators, piece.partials, piece.finishes, inputs, outputs)
+        return Part(device, part.operators, part.partials, part.finishes, inputs, outputs)
 
     def _partial(self, index: int) -> str:
         return self.graph.operators[index].outputs[0] + PARTIAL
@@ -355,9 +355,9 @@ class _Builder:
             # Most owners hold other rows: looked at first, since layouts are made by the thousand.
             if owned.rows.stop <= first or stop <= owned.rows.start:
                 continue
-            piece = intersect_region(owned, region)
-            if not piece.empty:
-                self._add(stage, name, source, device, piece, made.stage, made.wire)
+            common = intersect_region(owned, region)
+            if not common.empty:
+                self._add(stage, name, source, device, common, made.stage, made.wire)
 
     def _add(
         self, stage: int, name: str, source: int, destination: int, region: Region, produced: int, wire: str

@@ -17,7 +17,7 @@ from distredge.model.graph import Graph
 from distredge.model.layout import Layout, Part, Stage, Transfer
 from distredge.model.operators import region_size
 from distredge.model.rows import intersect_region
-from distredge.model.volumes import Decision, PhasePart, VolumeGraph, plan_device, shares, volume_between
+from distredge.model.volumes import Decision, PhasePart, VolumeGraph, shares, volume_between, volume_share
 
 
 class Strips(NamedTuple):
@@ -83,7 +83,7 @@ def _cut(graph: Graph, volume: VolumeGraph, decision: Decision, device: int, top
     a, b = decision.rows[device], decision.rows[device + 1]
     cuts = Decision(decision.cut, (0, a, a + top, b - bottom, b, decision.cut.height))
     _, *inside, _ = shares(graph, cuts)
-    upper, middle, lower = (plan_device(graph, volume, share).pieces[0] for share in inside)
+    upper, middle, lower = (volume_share(graph, volume, share).parts[0] for share in inside)
     return Strips(upper if top else None, lower if bottom else None, middle)
 
 
@@ -110,7 +110,7 @@ class _Expansion:
         self.stages: list[Stage] = []
         self.whole: dict[int, int] = {-1: -1}
         """Old stage -> the new one in which parts run in one piece."""
-        self.pieces: dict[tuple[int, int], list[tuple[int, PhasePart]]] = {}
+        self.made: dict[tuple[int, int], list[tuple[int, PhasePart]]] = {}
         """Old (stage, device) -> new stages and what each makes."""
 
     def run(self) -> Layout:
@@ -136,30 +136,30 @@ class _Expansion:
             parts = []
             for part in stage.parts:
                 strips = self.strips.get((stage.index, part.device))
-                piece = None if strips is None else (strips.top, strips.bottom, strips.middle)[phase]
-                if piece is not None:
+                strip = None if strips is None else (strips.top, strips.bottom, strips.middle)[phase]
+                if strip is not None:
                     new = len(self.stages)
                     parts.append(
                         Part(
-                            part.device, piece.operators, inputs=part.inputs, outputs=piece.outputs,
+                            part.device, strip.operators, inputs=part.inputs, outputs=strip.outputs,
                             after=before.get(part.device, -1),
                         )
                     )  # fmt: skip
                     before[part.device] = new
-                    self.pieces.setdefault((stage.index, part.device), []).append((new, piece))
+                    self.made.setdefault((stage.index, part.device), []).append((new, strip))
                 else:
                     parts.append(part if strips is None and phase == 2 else Part(part.device))
             self._append(stage, parts, phase)
 
     def _transfers(self, old: Transfer) -> list[Transfer]:
-        needed = self.pieces.get((old.stage, old.destination))
+        needed = self.made.get((old.stage, old.destination))
         stage = needed[0][0] if needed else self.whole[old.stage]
-        made = self.pieces.get((old.produced, old.source))
+        made = self.made.get((old.produced, old.source))
         if made is None:
             return [old._replace(stage=stage, produced=self.whole[old.produced])]
         found = []
-        for produced, piece in made:
-            region = intersect_region(piece.outputs[old.tensor], old.region) if old.tensor in piece.outputs else None
+        for produced, strip in made:
+            region = intersect_region(strip.outputs[old.tensor], old.region) if old.tensor in strip.outputs else None
             if region is not None and not region.empty:
                 size = region_size(self.layout.tensors[old.tensor], region)
                 found.append(old._replace(stage=stage, region=region, produced=produced, elements=size))

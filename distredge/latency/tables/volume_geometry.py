@@ -142,11 +142,12 @@ def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
 
     Worked out once per graph. The operator must have a rule of its own: not one on vectors alone.
     """
-    key = ("row needs", op.index, position)
-    if key not in graph.memo:
-        graph.memo[key] = _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
-    found: tuple[Ints, Ints] = graph.memo[key]
-    return found
+    return graph.once(_row_needs, op.index, position)
+
+
+def _row_needs(graph: Graph, index: int, position: int) -> tuple[Ints, Ints]:
+    op = graph.operators[index]
+    return _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
 
 
 def _usual_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints] | None:

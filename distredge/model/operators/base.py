@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -158,6 +158,13 @@ def with_interval(region: Region, axis: str, interval: Interval | None) -> Regio
         assert interval is not None
         return Region(interval, region.cols)
     return Region(region.rows, interval)
+
+
+def along_axes(out: Region, change: Callable[[str, Interval], Interval | None]) -> Region:
+    """A region with other rows (and columns, where it is a part of them): what `change` makes of "rows" and "cols"."""
+    for axis in split_axes(out):
+        out = with_interval(out, axis, change(axis, interval_of(out, axis)))
+    return out
 
 
 def axes_by_rank(rank: int) -> Axes:

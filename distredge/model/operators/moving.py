@@ -13,6 +13,7 @@ from distredge.model.operators.base import (
     Emitter,
     Rule,
     Verdict,
+    along_axes,
     axis_size,
     constant_input,
     dimension_of,
@@ -105,13 +106,14 @@ class Slice(Rule):
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         tensor = graph.tensors[op.inputs[0]]
-        for axis in split_axes(out):
+
+        def read(axis: str, wanted: Interval) -> Interval:
             start, _, step = _bounds(graph, op).get(_or_none(dimension_of(tensor, axis)), (0, 0, 1))
-            wanted = interval_of(out, axis)
-            if not wanted.empty:
-                wanted = Interval(start + wanted.start * step, start + (wanted.stop - 1) * step + 1)
-            out = with_interval(out, axis, wanted)
-        return out
+            if wanted.empty:
+                return wanted
+            return Interval(start + wanted.start * step, start + (wanted.stop - 1) * step + 1)
+
+        return along_axes(out, read)
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         graph = emitter.graph
@@ -305,10 +307,7 @@ class SpaceToDepth(Spatial):
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            wanted = interval_of(out, axis)
-            out = with_interval(out, axis, Interval(wanted.start * block, wanted.stop * block))
-        return out
+        return along_axes(out, lambda _, wanted: Interval(wanted.start * block, wanted.stop * block))
 
 
 class DepthToSpace(Spatial):
@@ -316,18 +315,13 @@ class DepthToSpace(Spatial):
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            wanted = interval_of(out, axis)
-            out = with_interval(out, axis, Interval(wanted.start // block, -(-wanted.stop // block)))
-        return out
+        return along_axes(out, lambda _, wanted: Interval(wanted.start // block, -(-wanted.stop // block)))
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         need = self.needs(emitter.graph, op, 0, out)
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            rows = interval_of(need, axis)
-            out = with_interval(out, axis, Interval(rows.start * block, rows.stop * block))
-        return super().emit(emitter, op, out)
+        made = along_axes(need, lambda _, rows: Interval(rows.start * block, rows.stop * block))
+        return super().emit(emitter, op, made)
 
 
 class Expand(Pointwise):
