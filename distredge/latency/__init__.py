@@ -34,5 +34,5 @@ def evaluate(problem: Problem, strategy: Strategy, *, start_s: float = 0.0) -> f
         StrategyError, ClusterError, ProfileError: as `simulate`.
     """
     layout = lay_out(problem.graph, strategy)
-    strips = strip_seconds(problem, strategy, layout)
+    strips = strip_seconds(problem, layout)
     return run(problem, layout, start_s=start_s, strips=strips).frames[0].done_s

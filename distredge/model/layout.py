@@ -132,13 +132,23 @@ class Transfer(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything that follows from a graph and a strategy; see the module's text."""
+    """Everything that follows from a graph and a strategy; see the module's text.
+
+    Attributes:
+        devices: names in slab order.
+        stages: in the order in which they run.
+        transfers: what they need from each other, from the requester and for its result.
+        tensors: those of the graph, and the stacks of partial results.
+        has_head: whether the last stage is the head.
+        decisions: the volumes that were laid out.
+    """
 
     devices: tuple[str, ...]
     stages: tuple[Stage, ...]
     transfers: tuple[Transfer, ...]
     tensors: Mapping[str, Tensor]
     has_head: bool
+    decisions: tuple[Decision, ...] = ()
 
     @functools.cached_property
     def _incoming(self) -> Mapping[tuple[int, int], tuple[Transfer, ...]]:
@@ -270,7 +280,7 @@ class _Builder:
         has_head = self._head()
         for name in self.graph.output_names:
             self._fetch(len(self.stages), REQUESTER, name, whole(self.graph.tensors[name]))
-        return Layout(self.devices, tuple(self.stages), tuple(self.transfers), self.tensors, has_head)
+        return Layout(self.devices, tuple(self.stages), tuple(self.transfers), self.tensors, has_head, self.decisions)
 
     def _volume(self, number: int, decision: Decision, volume: VolumeGraph) -> None:
         dealt = [volume_share(self.graph, volume, share) for share in shares(self.graph, decision)]

@@ -9,6 +9,7 @@ grid of tiles, or of a volume with a reduction over rows runs as it always does.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -28,17 +29,12 @@ class Strips(NamedTuple):
     middle: PhasePart
 
 
-def find_strips(graph: Graph, layout: Layout, decisions: Sequence[Decision]) -> dict[tuple[int, int], Strips]:
-    """Returns the parts that run as strips, by (stage, device).
-
-    Args:
-        graph: the model.
-        layout: of the decisions.
-        decisions: one per volume; those with `boundary_first` count.
-    """
+def find_strips(graph: Graph, layout: Layout) -> dict[tuple[int, int], Strips]:
+    """Returns the parts that run as strips, by (stage, device): some of the volumes with `boundary_first`."""
+    decisions = layout.decisions
     if not any(decision.boundary_first for decision in decisions):
         return {}
-    depths = _depths(layout, decisions)
+    depths = _depths(layout)
     found: dict[tuple[int, int], Strips] = {}
     start = 0
     for number, decision in enumerate(decisions):
@@ -53,7 +49,7 @@ def find_strips(graph: Graph, layout: Layout, decisions: Sequence[Decision]) -> 
     return found
 
 
-def _depths(layout: Layout, decisions: Sequence[Decision]) -> dict[tuple[int, int], tuple[int, int]]:
+def _depths(layout: Layout) -> dict[tuple[int, int], tuple[int, int]]:
     """Rows of the reference that others wait for at the top and at the bottom of each part's share.
 
     Rows in the middle count to the end that they are nearer to.
@@ -62,7 +58,7 @@ def _depths(layout: Layout, decisions: Sequence[Decision]) -> dict[tuple[int, in
     for transfer in layout.transfers:
         if transfer.local or transfer.produced < 0 or layout.stages[transfer.produced].volume < 0:
             continue
-        rows = decisions[layout.stages[transfer.produced].volume].rows
+        rows = layout.decisions[layout.stages[transfer.produced].volume].rows
         if transfer.source + 1 >= len(rows):
             continue
         reference, height = rows[-1], layout.tensors[transfer.tensor].height
@@ -87,18 +83,13 @@ def _cut(graph: Graph, volume: VolumeGraph, decision: Decision, device: int, top
     return Strips(upper if top else None, lower if bottom else None, middle)
 
 
-def by_strips(graph: Graph, layout: Layout, decisions: Sequence[Decision]) -> Layout:
+def by_strips(graph: Graph, layout: Layout) -> Layout:
     """Returns the layout in which every strip is a part of its own: top, bottom and middle in consecutive stages.
 
     What a part needs comes in before its first strip, all of it; later strips read the same buffers (`Part.after`).
     What it makes leaves strip by strip. A layout without such parts comes back as it is.
-
-    Args:
-        graph: the model.
-        layout: of the decisions.
-        decisions: one per volume.
     """
-    strips = find_strips(graph, layout, decisions)
+    strips = find_strips(graph, layout)
     return _Expansion(graph, layout, strips).run() if strips else layout
 
 
@@ -123,8 +114,7 @@ class _Expansion:
             self.whole[stage.index] = len(self.stages) - 1
         self.whole[len(self.layout.stages)] = len(self.stages)
         transfers = tuple(new for old in self.layout.transfers for new in self._transfers(old))
-        layout = self.layout
-        return Layout(layout.devices, tuple(self.stages), transfers, layout.tensors, layout.has_head)
+        return dataclasses.replace(self.layout, stages=tuple(self.stages), transfers=transfers)
 
     def _append(self, stage: Stage, parts: Sequence[Part], phase: int | None = None) -> None:
         number = stage.phase if phase is None else phase

@@ -174,9 +174,10 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     Raises:
         StrategyError: if the strategy does not fit the graph or asks for what this version cannot run.
     """
-    strategy.check(graph)
+    strategy.check_model(graph)
+    layout = lay_out(graph, strategy)
     _check_runnable(strategy)
-    layout = by_strips(graph, lay_out(graph, strategy), strategy.decisions(graph))
+    layout = by_strips(graph, layout)
     programs = tuple(build(graph, strategy, name, layout) for name in layout.devices)
     groups: dict[tuple[int, int, int], list[Transfer]] = {}
     for transfer in layout.transfers:

@@ -31,14 +31,14 @@ def plans(graph: Graph, first: bool) -> tuple[Strategy, Layout]:
 
 def test_without_them_the_layout_stays_as_it_is(graph: Graph) -> None:
     strategy, layout = plans(graph, first=False)
-    assert find_strips(graph, layout, strategy.decisions(graph)) == {}
-    assert by_strips(graph, layout, strategy.decisions(graph)) is layout
+    assert find_strips(graph, layout) == {}
+    assert by_strips(graph, layout) is layout
 
 
 def test_strips_are_the_rows_that_neighbours_need(graph: Graph) -> None:
     # 64 rows in shares of 21, 22 and 21; the next convolution needs one row more on each side.
     strategy, layout = plans(graph, first=True)
-    found = find_strips(graph, layout, strategy.decisions(graph))
+    found = find_strips(graph, layout)
     output = graph.cuts[0].reference
     rows = [
         [None if piece is None else tuple(piece.outputs[output].rows) for piece in found[0, device]]
@@ -54,7 +54,7 @@ def test_strips_are_the_rows_that_neighbours_need(graph: Graph) -> None:
 def test_stages_of_strips_send_what_the_parts_sent(graph: Graph) -> None:
     """Rows by rows: who gets what from whom is the same, but for the stage that makes it."""
     strategy, layout = plans(graph, first=True)
-    split = by_strips(graph, layout, strategy.decisions(graph))
+    split = by_strips(graph, layout)
     assert [stage.index for stage in split.stages] == list(range(len(split.stages)))
     assert len(split.stages) == len(layout.stages) + 2 * 2  # later maps are too small to have rows between
     assert split.bytes_sent == layout.bytes_sent
@@ -80,7 +80,7 @@ def rows_sent(transfers: tuple[Transfer, ...]) -> dict[tuple[str, int, int], lis
 
 def test_strips_run_one_after_the_other_on_the_same_inputs(graph: Graph) -> None:
     strategy, layout = plans(graph, first=True)
-    split = by_strips(graph, layout, strategy.decisions(graph))
+    split = by_strips(graph, layout)
     middle = [stage.parts[1] for stage in split.stages[:3]]
     assert [part.after for part in middle] == [-1, 0, 1]
     assert middle[0].inputs == middle[1].inputs == middle[2].inputs == layout.stages[0].parts[1].inputs
@@ -95,4 +95,4 @@ def test_a_volume_with_a_reduction_runs_in_one_piece() -> None:
     assert graph.operators[graph.body.operators[-1]].op_type == "GlobalAveragePool"
     strategy = Strategy.make(graph, DEVICES[:2], [(last, [0, 1, 2])], head="a")
     strategy = strategy.replace(volumes=(replace(strategy.volumes[0], boundary_first=True),))
-    assert find_strips(graph, lay_out(graph, strategy), strategy.decisions(graph)) == {}
+    assert find_strips(graph, lay_out(graph, strategy)) == {}

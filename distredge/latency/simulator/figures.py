@@ -46,7 +46,7 @@ def measure(problem: Problem, strategy: Strategy) -> Figures:
     """Returns the figures of a strategy; infinite ones when it needs a link that is down."""
     layout = lay_out(problem.graph, strategy)
     try:
-        simulation = run(problem, layout, strips=strip_seconds(problem, strategy, layout))
+        simulation = run(problem, layout, strips=strip_seconds(problem, layout))
     except Infeasible:
         return Figures(math.inf)
     latency_s = simulation.frames[0].done_s

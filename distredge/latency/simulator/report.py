@@ -182,6 +182,6 @@ def simulate(
         if not (math.isfinite(value) and value >= low):
             raise ConfigError(located("simulate", key, value, f"a number >= {low}"))
     layout = lay_out(problem.graph, strategy)
-    strips = strip_seconds(problem, strategy, layout)
+    strips = strip_seconds(problem, layout)
     simulation = run(problem, layout, frames, in_flight, start_s, strips)
     return timeline_of(problem, simulation)

@@ -41,11 +41,15 @@ def same_rank_axes(graph: NodeList, op: Operator) -> Axes:
     return Axes(tallest.row_axis, tallest.col_axis)
 
 
-class Concat(Rule):
-    """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
+class SameRank(Rule):
+    """Operators whose outputs have as many axes as their inputs, each where it was."""
 
     def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
+
+
+class Concat(SameRank):
+    """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         made = graph.tensors[op.outputs[0]]
@@ -89,11 +93,8 @@ def _length(graph: NodeList, name: str, axis: int) -> int:
     return int(constant.shape[axis] if constant is not None else graph.tensors[name].shape[axis])
 
 
-class Slice(Rule):
+class Slice(SameRank):
     """Slice-13 with constant bounds; along rows with a positive step (Focus stems)."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
@@ -165,11 +166,8 @@ def _or_none(dimension: int | None) -> int:
     return -1 if dimension is None else dimension
 
 
-class Split(Rule):
+class Split(SameRank):
     """Split along channels (`model.rewrite` turns a Split along rows into slices)."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors[op.inputs[0]]
@@ -178,11 +176,8 @@ class Split(Rule):
         return head("Split with sizes that are not constant") if op.activations != (0,) else super().verdict(graph, op)
 
 
-class Pad(Rule):
+class Pad(SameRank):
     """Pad-13: a split-part is padded only where it holds the tensor's edge (constant, reflect, edge)."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
@@ -349,11 +344,8 @@ class Expand(Pointwise):
         return out
 
 
-class Tile(Rule):
+class Tile(SameRank):
     """Tile-13 along other axes than rows and columns."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         repeats = constant_input(graph, op, 1)

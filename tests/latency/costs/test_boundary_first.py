@@ -37,7 +37,7 @@ def case(
 
 
 def strips(problem: Problem, strategy: Strategy) -> dict[tuple[int, int], tuple[float, float]]:
-    return strip_seconds(problem, strategy, lay_out(problem.graph, strategy))
+    return strip_seconds(problem, lay_out(problem.graph, strategy))
 
 
 def test_strips_recompute_their_halo(lab: Any) -> None:
