@@ -23,7 +23,7 @@ from distredge.checked_reading import convert, decode_json
 from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you_mean, located
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
-from distredge.model.layout import Decision
+from distredge.model.volumes import Decision
 from distredge.model.wires import INPUT_DTYPES, VOLUME_WIRES, WIRES
 
 FORMAT = "distredge.strategy/1"

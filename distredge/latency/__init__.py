@@ -9,7 +9,7 @@ from distredge.latency.simulator.offload import offload
 from distredge.latency.simulator.report import simulate
 from distredge.latency.simulator.simulation import run
 from distredge.latency.simulator.step_by_step import StepSimulator
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 
 if TYPE_CHECKING:
     from distredge.problem import Problem

@@ -94,7 +94,7 @@ class NodeList:
     Args:
         proto: ONNX model with static shapes, nodes in topological order and inferred shapes for every tensor.
         name: name in strategies and reports.
-        constants: array by initializer name, shape and dtype as the model declares them.
+        constants: array by initializer name; shapes (d0, d1, ...) and dtypes as the model declares them.
 
     Raises:
         ModelError: if a shape is missing or dynamic, or an output is a constant.

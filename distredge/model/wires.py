@@ -22,7 +22,7 @@ def place(target: NDArray[Any], source: NDArray[Any]) -> None:
     """Copies elements into an array whose dtype holds each of them exactly.
 
     Args:
-        target: any shape; filled.
+        target: shape (d0, d1, ...); filled.
         source: same shape; of the target's dtype or of one that is contained in it.
     """
     target[...] = source
@@ -32,7 +32,7 @@ def narrow(target: NDArray[Any], source: NDArray[Any]) -> None:
     """Copies elements into an array of another dtype, rounded; beyond its range they become infinite.
 
     Args:
-        target: any shape, floating point; filled.
+        target: shape (d0, d1, ...), floating point; filled.
         source: same shape, floating point.
     """
     import numpy as np

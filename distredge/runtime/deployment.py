@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ModelError, StrategyError
-from distredge.model.layout import HEAD, Layout, Transfer, lay_out, region_shape
+from distredge.model.laying_out import lay_out
+from distredge.model.layout import HEAD, Layout, Transfer
+from distredge.model.operators import region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips

@@ -12,7 +12,7 @@ from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.latency.costs.memory import peak_memory_bytes
 from distredge.latency.simulator.report import energy_j
 from distredge.latency.simulator.simulation import Simulation, run
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 
 if TYPE_CHECKING:
     from distredge.problem import Problem

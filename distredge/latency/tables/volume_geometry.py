@@ -1,6 +1,6 @@
 """Row arithmetic of whole volumes at once: what every possible split-part computes and needs.
 
-`model.layout` answers for one split-part; a search asks for thousands. For a fixed graph, what a part of the volume
+`model.laying_out` answers for one split-part; a search asks for thousands. For a fixed graph, what a part of the volume
 between two cuts does is a function of its rows [a, b) of the reference tensor alone. This module evaluates that
 function for many (a, b) at once with numpy, by the same backward walk as `model.volumes`.
 

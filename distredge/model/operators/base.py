@@ -57,7 +57,15 @@ class Emitter(Protocol):
         """Name of `tensor` restricted to `region`, sliced when more is held."""
 
     def constant(self, hint: str, value: NDArray[Any]) -> str:
-        """Name of a small new constant of that value, any shape and dtype."""
+        """Brings a small new constant in.
+
+        Args:
+            hint: what its name starts with.
+            value: shape (d0, d1, ...), any dtype that ONNX has.
+
+        Returns:
+            Its name.
+        """
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
         """Appends a node with one output."""
@@ -206,7 +214,7 @@ def moved_axes(source: Tensor, target: dict[int, int]) -> Axes:
 
 
 def constant_input(graph: NodeList, op: Operator, position: int) -> NDArray[Any] | None:
-    """Value of an input, if it is there and a constant."""
+    """Value of an input, shape (d0, d1, ...) and dtype as in the model; None if it is absent or no constant."""
     if position >= len(op.inputs):
         return None
     return graph.constants.get(op.inputs[position])

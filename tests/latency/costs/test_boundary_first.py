@@ -12,7 +12,7 @@ from distredge.cluster import Link
 from distredge.latency import evaluate, simulate
 from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 from distredge.timeline import Span
