@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ModelError, StrategyError
-from distredge.model.layout import Layout, Transfer, lay_out, region_shape
+from distredge.model.laying_out import lay_out
+from distredge.model.layout import Layout, Transfer
+from distredge.model.operators import region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
@@ -188,9 +190,10 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     Raises:
         StrategyError: if the strategy does not fit the graph or asks for what this version cannot run.
     """
-    strategy.check(graph)
+    strategy.check_model(graph)
+    layout = lay_out(graph, strategy)
     _check_runnable(strategy)
-    layout = by_strips(graph, lay_out(graph, strategy), strategy.decisions(graph))
+    layout = by_strips(graph, layout)
     programs = tuple(build(graph, strategy, name, layout) for name in layout.devices)
     groups: dict[tuple[int, int, int], list[Transfer]] = {}
     for transfer in layout.transfers:

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from distredge.errors import EngineError, ProfileError
 from distredge.model import AS_INPUT
 from distredge.model.graph import Graph
-from distredge.model.layout import PARTIAL, Layout, OperatorRegion, Part
+from distredge.model.layout import PARTIAL, Layout, Part
 from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import Interval, Region, region_hull
 from distredge.model.segments import Segment, build_segment
+from distredge.model.volumes import OperatorRegion
 from distredge.profiles.measuring.attribution import Sample, is_kernel, named, read_profile
 from distredge.profiles.measuring.machine import largest_cache_bytes
 from distredge.profiles.measuring.repeats import spread_of
