@@ -147,7 +147,7 @@ class Outbox:
         self._forms = parts_of(link.pieces) if forms is None else forms
         self.size_bytes = link.size_bytes
         self._views: list[Array] = []
-        self._pack: list[Convert] = []
+        self._fills: list[Convert] = []
         self.take_from(sources)
         self.shared = any(form.size_bytes >= SHARED_BYTES for form in self._forms)
         self._packs: list[Pack] = []
@@ -158,7 +158,7 @@ class Outbox:
             box.view(piece.start, piece.shape, f"rows of '{piece.tensor}'")
             for box, piece in zip(sources, self.link.pieces, strict=True)
         ]
-        self._pack = [
+        self._fills = [
             packing(view.dtype.name, piece.dtype) for view, piece in zip(self._views, self.link.pieces, strict=True)
         ]
 
@@ -169,7 +169,7 @@ class Outbox:
             pack = Pack(self.link.pieces, self._forms)
             self._packs.append(pack)
         pack.tracker = None
-        for fill, target, source in zip(self._pack, pack.arrays, self._views, strict=True):
+        for fill, target, source in zip(self._fills, pack.arrays, self._views, strict=True):
             fill(target, source)
         return pack
 
