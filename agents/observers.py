@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import abc
 import csv
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from distredge import metric_names
 from distredge.latency import simulate
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from distredge.agents.settings import TrainingConfig
     from distredge.agents.training import EpisodeReport
     from distredge.problem import Problem
+
+Self = TypeVar("Self", bound="_ClosedAtTheEnd")
 
 _PICTURE_SHARE = 20
 """Drawing the best strategy's timeline takes at most one part in so many of the time."""
@@ -41,7 +44,27 @@ def figures(report: EpisodeReport) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
-class ProgressCsv:
+class _ClosedAtTheEnd(abc.ABC):
+    """A context manager of itself."""
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close(done=error is None)
+
+    @abc.abstractmethod
+    def _close(self, done: bool) -> None:
+        """Ends it.
+
+        Args:
+            done: whether no error did.
+        """
+
+
+class ProgressCsv(_ClosedAtTheEnd):
     """Writes `progress.csv`, a row per episode; a context manager.
 
     Args:
@@ -66,12 +89,7 @@ class ProgressCsv:
         self._rows = csv.DictWriter(self._file, self.COLUMNS, extrasaction="ignore")
         self._rows.writeheader()
 
-    def __enter__(self) -> ProgressCsv:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def _close(self, done: bool) -> None:
         self._file.close()
 
     def episode(self, report: EpisodeReport) -> None:
@@ -79,7 +97,7 @@ class ProgressCsv:
         self._rows.writerow({"episode": report.number, **figures(report)})
 
 
-class TensorboardLog:
+class TensorboardLog(_ClosedAtTheEnd):
     """Writes an event file; a context manager. Steps are episodes.
 
     Args:
@@ -105,13 +123,8 @@ class TensorboardLog:
         self._to_draw = False
         self._draw_from_s = -math.inf
 
-    def __enter__(self) -> TensorboardLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._to_draw and error is None:
+    def _close(self, done: bool) -> None:
+        if self._to_draw and done:
             self._draw()
         self._writer.close()
 
@@ -140,7 +153,7 @@ class TensorboardLog:
         self._draw_from_s = end_s + _PICTURE_SHARE * (end_s - start_s)
 
 
-class ProgressBar:
+class ProgressBar(_ClosedAtTheEnd):
     """A bar on stderr with the best latency and the time left; a context manager.
 
     Args:
@@ -165,9 +178,7 @@ class ProgressBar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def _close(self, done: bool) -> None:
         self._bar.stop()
 
     def episode(self, report: EpisodeReport) -> None:

@@ -129,28 +129,22 @@ def run_training(
     )
 
 
+@dataclass(eq=False)
 class _EpisodeCallback(BaseCallback):
     """Turns SB3's steps into episodes."""
 
-    def __init__(
-        self,
-        env: VolumesEnv,
-        vec: DummyVecEnv | KernelVecEnv,
-        config: TrainingConfig,
-        observers: Sequence[Observer],
-        should_stop: Callable[[], bool],
-        checkpoint: Callable[[BaseAlgorithm, int], None] | None,
-    ) -> None:
+    env: VolumesEnv
+    vec: DummyVecEnv | KernelVecEnv
+    config: TrainingConfig
+    observers: Sequence[Observer]
+    should_stop: Callable[[], bool]
+    checkpoint: Callable[[BaseAlgorithm, int], None] | None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.env = env
-        self.vec = vec
-        self.config = config
-        self.observers = observers
-        self.should_stop = should_stop
-        self.checkpoint = checkpoint
         self.best = BestStrategy()
         self.episodes = 0
-        self._rewards = np.zeros(vec.num_envs)
+        self._rewards = np.zeros(self.vec.num_envs)
         self._twin: VolumesEnv | None = None
 
     def _on_step(self) -> bool:

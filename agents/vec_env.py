@@ -38,6 +38,7 @@ class KernelVecEnv(VecEnv):
         return obs
 
     def step_async(self, actions: NDArray[np.float32]) -> None:
+        """Takes the actions of the next step: (num_envs, n_values + n_devices - 1) float32, from -1 to 1."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -71,6 +72,7 @@ class KernelVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """None for each of the copies, which draw nothing, in place of (height, width, 3) pixels."""
         return [None] * self.num_envs
 
 

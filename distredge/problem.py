@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distredge.cluster import covering
 from distredge.errors import ConfigError, UnsupportedModel, did_you_mean, located
-from distredge.strategy import INPUT_DTYPES, WIRES
+from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES, VOLUME_WIRES
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -27,7 +27,7 @@ class Problem:
     Attributes:
         graph: the model.
         cluster: the devices and their links.
-        allow_lossy: whether outputs may differ from the whole model's beyond rounding (16-bit or 8-bit wires).
+        allow_lossy: whether outputs may differ from the whole model's beyond rounding (16-bit wires).
         input_dtypes: dtypes in which the requester may send the input.
         wires: dtypes in which rows may travel between volumes.
         boundary_first: whether a volume may compute and send first what others wait for.
@@ -55,11 +55,17 @@ class Problem:
 
     def __post_init__(self) -> None:
         _check_names("input_dtypes", self.input_dtypes, INPUT_DTYPES)
-        _check_names("wires", self.wires, WIRES)
+        for wire in self.wires:
+            if wire in VOLUME_WIRES and wire not in PLANNABLE_WIRES:
+                raise ConfigError(
+                    located("problem", "wires", wire, " or ".join(map(repr, PLANNABLE_WIRES)))
+                    + f": '{wire}' can be simulated from a strategy file, but neither planned nor run yet"
+                )
+        _check_names("wires", self.wires, PLANNABLE_WIRES)
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"problem: objective '{self.objective}'{did_you_mean(self.objective, OBJECTIVES)}")
-        if not self.allow_lossy and self.wires != ("float32",):
-            raise ConfigError(located("problem", "wires", self.wires, "('float32',), or more with allow_lossy=True"))
+        if not self.allow_lossy and not set(self.wires) <= set(EXACT_WIRES):
+            raise ConfigError(located("problem", "wires", self.wires, f"{EXACT_WIRES}, or more with allow_lossy=True"))
         limit = self.latency_limit_s
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             raise ConfigError(located("problem", "latency_limit_s", limit, "a positive number of seconds, or None"))

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -23,11 +23,10 @@ from distredge.checked_reading import convert, decode_json
 from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you_mean, located
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
-from distredge.model.layout import Decision
+from distredge.model.volumes import Decision
+from distredge.model.wires import INPUT_DTYPES, VOLUME_WIRES, WIRES
 
 FORMAT = "distredge.strategy/1"
-WIRES = ("float32", "float16", "int8")
-INPUT_DTYPES = ("float32", "uint8")
 SPLITS = ("rows",)
 
 
@@ -76,6 +75,11 @@ class InputSpec:
     """What the requester sends: normalised float32, or uint8 pixels that the devices normalise."""
 
     dtype: str = "float32"
+
+    @property
+    def pixels(self) -> bool:
+        """Whether pixels travel."""
+        return WIRES[self.dtype].pixels
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,8 @@ class Strategy:
             self._refuse(f"{key}.reference", volume.reference, f"one of ends_at {list(volume.ends_at)}")
         if volume.split not in SPLITS:
             self._refuse(f"{key}.split", volume.split, "'rows' (the only split that this version runs)")
-        if volume.wire not in WIRES:
-            self._refuse(f"{key}.wire", volume.wire, f"one of {WIRES}")
+        if volume.wire not in VOLUME_WIRES:
+            self._refuse(f"{key}.wire", volume.wire, f"one of {VOLUME_WIRES}")
         for name, cuts in (("rows", volume.rows), ("columns", volume.columns)):
             if cuts is None:
                 continue
@@ -155,14 +159,23 @@ class Strategy:
 
     @functools.cached_property
     def lossless(self) -> bool:
-        """Whether only float32 crosses the network between volumes (a uint8 input is exact)."""
-        return all(v.wire == "float32" for v in self.volumes)
+        """Whether only exact wires are used between volumes (those of the input all are)."""
+        return all(WIRES[v.wire].exact for v in self.volumes)
 
     def check(self, graph: Graph) -> None:
-        """Refuses a graph that it was not made for.
+        """Refuses a graph that it was not made for, or that cannot be cut as it says.
 
         Raises:
             StrategyError: naming the field that does not fit.
+        """
+        self.check_model(graph)
+        self.decisions(graph)
+
+    def check_model(self, graph: Graph) -> None:
+        """Refuses a graph that it was not made for; `decisions` finds what else does not fit.
+
+        Raises:
+            StrategyError: if the graph has another topology.
         """
         if self.model.topology != graph.topology:
             self._refuse(
@@ -170,7 +183,6 @@ class Strategy:
                 f"{self.model.topology[:15]}... of {self.model.name} {self.model.input_shape}",
                 f"{graph.topology[:15]}... of {graph.name} {graph.input_shapes[0]}: the strategy is for another model",
             )
-        self.decisions(graph)
 
     def decisions(self, graph: Graph) -> tuple[Decision, ...]:
         """The volumes as positions in `graph.cuts`.
@@ -339,6 +351,12 @@ class Strategy:
 Name = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0)]
 CutPoints = Annotated[tuple[Count, ...], Meta(min_length=2)]
+if TYPE_CHECKING:
+    VolumeWire: TypeAlias = str
+    InputDtype: TypeAlias = str
+else:
+    VolumeWire = Literal[VOLUME_WIRES]
+    InputDtype = Literal[INPUT_DTYPES]
 
 
 class _FileModel(Struct, forbid_unknown_fields=True):
@@ -353,7 +371,7 @@ class _FileVolume(Struct, forbid_unknown_fields=True):
     rows: CutPoints
     columns: CutPoints | None = None
     split: Literal["rows", "out_channels", "in_channels"] = "rows"
-    wire: Literal["float32", "float16", "int8"] = "float32"
+    wire: VolumeWire = "float32"
     boundary_first: bool = False
 
 
@@ -363,7 +381,7 @@ class _FileHead(Struct, forbid_unknown_fields=True):
 
 
 class _FileInput(Struct, forbid_unknown_fields=True):
-    dtype: Literal["float32", "uint8"] = "float32"
+    dtype: InputDtype = "float32"
 
 
 class _FilePlanner(Struct, forbid_unknown_fields=True):

@@ -23,7 +23,15 @@ LAYER_FEATURES = 4
 
 
 def scale_time(time_s: NDArray[np.float64], unit_s: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Maps seconds, 0 to infinity, to [-1, 1]: x / (1 + x) of x = time / unit, doubled, minus 1."""
+    """Maps seconds to [-1, 1]: x / (1 + x) of x = time / unit, doubled, minus 1.
+
+    Args:
+        time_s: (n_envs, n_devices) or (n_devices,), from 0 to infinity.
+        unit_s: the time that becomes 0: one for all, or (n_envs, 1).
+
+    Returns:
+        float64 shaped like `time_s`.
+    """
     x = np.asarray(time_s, np.float64) / unit_s
     with np.errstate(invalid="ignore"):
         share = np.where(np.isinf(x), 1.0, x / (1.0 + x))
@@ -31,7 +39,7 @@ def scale_time(time_s: NDArray[np.float64], unit_s: float | NDArray[np.float64])
 
 
 def layer_features(graph: Graph, tensor_name: str) -> NDArray[np.float64]:
-    """Height, channels, kernel and stride of the layer that makes a tensor, (4,), each in [-1, 1].
+    """Height, channels, kernel and stride of the layer that makes a tensor, (4,) float64, each in [-1, 1].
 
     Height and channels on a logarithmic scale up to 4096, the kernel's and the stride's rows on a linear one up to 15
     and 8; larger values are cut off. What has no window, such as the graph's input, counts as kernel and stride 1.
@@ -52,13 +60,13 @@ def layer_features(graph: Graph, tensor_name: str) -> NDArray[np.float64]:
 
 
 def compute_times(problem: Problem) -> NDArray[np.float64]:
-    """Seconds of every operator of the whole model on each device, one after the other, (n_devices,)."""
+    """Seconds of every operator of the whole model on each device, one after the other, (n_devices,) float64."""
     signatures = [s for s in problem.graph.signatures if s is not None]
     return np.array([sum(float(d.profile.operator_s(s, s.rows)) for s in signatures) for d in problem.cluster.devices])
 
 
 def reach_times(problem: Problem, start_s: float = 0.0) -> NDArray[np.float64]:
-    """Seconds in which the model's input gets to each device, (n_devices,); infinite where a link is down.
+    """Seconds in which the model's input gets to each device, (n_devices,) float64; infinite where a link is down.
 
     At the smaller of the rates of the requester's uplink and the device's downlink at `start_s`.
     """

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
-from distredge.envs._setup import Clusters, Model
 from distredge.envs.observation import layer_features
 from distredge.envs.volumes import VolumesEnv
 
 
 def volume_end(action: ArrayLike, first: ArrayLike, last: int) -> NDArray[np.int64]:
-    """Maps actions, -1 to 1, to one of the locations `first` to `last`, equal shares of the range for each."""
+    """Maps actions to where volumes end: each candidate location has an equal share of the range from -1 to 1.
+
+    Args:
+        action: (n_envs,), or a single number, from -1 to 1; what lies outside is cut off.
+        first: alike, the first candidate, an index into `graph.cuts`.
+        last: the last one, for all.
+
+    Returns:
+        Alike, int64, indices from `first` to `last`.
+    """
     count = last - np.asarray(first, np.int64) + 1
     share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
     return np.asarray(first + np.minimum(count - 1, np.floor(share * count).astype(np.int64)), np.int64)
@@ -98,33 +105,7 @@ class PartitionEnv(VolumesEnv):
         ConfigError: if an argument is not one of those above.
     """
 
-    def __init__(
-        self,
-        model: Model = "vgg16",
-        cluster: Clusters = "db-50",
-        *,
-        reward_scale: str = "offload",
-        observe_cluster: bool = False,
-        input_dtype: str = "float32",
-        render_mode: str | None = None,
-    ) -> None:
-        EzPickle.__init__(
-            self,
-            model,
-            cluster,
-            reward_scale=reward_scale,
-            observe_cluster=observe_cluster,
-            input_dtype=input_dtype,
-            render_mode=render_mode,
-        )
-        super().__init__(
-            model,
-            cluster,
-            reward_scale=reward_scale,
-            observe_cluster=observe_cluster,
-            input_dtype=input_dtype,
-            render_mode=render_mode,
-        )
+    def _described(self) -> tuple[int, NDArray[np.float64], int]:
         graph = self.graph
         done_macs = np.cumsum([0, *(graph.macs[index] for index in graph.body.operators)], dtype=np.float64)
         positions = [0, *(cut.position for cut in graph.cuts)]
@@ -136,10 +117,12 @@ class PartitionEnv(VolumesEnv):
             )
             for i, (start, position) in enumerate(zip(starts, positions, strict=True))
         ]
-        self._set_spaces(1, np.array(features), len(graph.cuts))
+        return 1, np.array(features), len(graph.cuts)
 
     def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
+        """The first location that is left, (n_envs,) or a single one: `features` has a row for each, then the end."""
         return np.asarray(last_cut, np.int64) + 1
 
     def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the first value of each action, (n_envs, n_devices) or (n_devices,), puts the end of the volume."""
         return volume_end(action[..., 0], place, len(self.graph.cuts) - 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from gymnasium.utils import EzPickle
 from numpy.typing import ArrayLike, NDArray
 
 from distredge.envs._setup import Clusters, Model, check_partition
@@ -111,19 +110,8 @@ class SplitRowsEnv(VolumesEnv):
         input_dtype: str = "float32",
         render_mode: str | None = None,
     ) -> None:
-        EzPickle.__init__(
-            self,
-            model,
-            cluster,
-            partition=partition,
-            alpha=alpha,
-            n_random=n_random,
-            partition_seed=partition_seed,
-            reward_scale=reward_scale,
-            observe_cluster=observe_cluster,
-            input_dtype=input_dtype,
-            render_mode=render_mode,
-        )
+        self._given = partition
+        self._lc_pss = (alpha, n_random, partition_seed)
         super().__init__(
             model,
             cluster,
@@ -132,17 +120,21 @@ class SplitRowsEnv(VolumesEnv):
             input_dtype=input_dtype,
             render_mode=render_mode,
         )
+
+    def _described(self) -> tuple[int, NDArray[np.float64], int]:
         self.partition = (
-            lc_pss.partition(self.graph, self.n_devices, alpha, n_random, partition_seed)
-            if partition is None
-            else check_partition(self.name, self.graph, partition)
+            lc_pss.partition(self.graph, self.n_devices, *self._lc_pss)
+            if self._given is None
+            else check_partition(self.name, self.graph, self._given)
         )
         self._ends = np.array(self.partition, np.int64)
         layers = [layer_features(self.graph, self.graph.cuts[index].reference) for index in self.partition]
-        self._set_spaces(0, np.array([*layers, np.full(LAYER_FEATURES, -1.0)]), len(self.partition))
+        return 0, np.array([*layers, np.full(LAYER_FEATURES, -1.0)]), len(self.partition)
 
     def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
+        """The number of the volume, (n_envs,) or a single one: `features` has a row for each, and one for the end."""
         return np.asarray(n_volumes, np.int64)
 
     def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the given scheme ends the volume, (n_envs,) or a single cut, whatever the action."""
         return self._ends[place]

@@ -85,6 +85,15 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begins an episode in every environment.
+
+        Args:
+            seed: of all random choices.
+            options: `cluster` (index) and `start_s` (seconds), each one value or (num_envs,).
+
+        Returns:
+            (num_envs, n_features) observations from -1 to 1, and the infos.
+        """
         super().reset(seed=seed)
         given = dict(options or {})
         for key in given:
@@ -96,6 +105,19 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         return self._observe(np.zeros((self.num_envs, self.env.n_devices))), infos
 
     def step(self, actions: NDArray[np.float32]) -> tuple[NDArray[np.float32], Array, Array, Array, dict[str, Any]]:
+        """Adds a volume in every environment.
+
+        Args:
+            actions: (num_envs, n_values + n_devices - 1) from -1 to 1.
+
+        Returns:
+            (num_envs, n_features) float32 observations; (num_envs,) float64 rewards; (num_envs,) bool, which episodes
+            ended; the same of none, since no episode is truncated; the infos.
+
+        Raises:
+            ResetNeeded: before the first `reset`.
+            InvalidAction: if the actions are of another shape, or not finite.
+        """
         if not self._running:
             raise ResetNeeded("call reset() before step()")
         env = self.env

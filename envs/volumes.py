@@ -21,8 +21,9 @@ from distredge.envs._setup import Clusters, Model, check_choice, load_model, loa
 from distredge.envs.observation import compute_times, reach_times, scale_time
 from distredge.envs.pricing import make_pricer
 from distredge.errors import ConfigError, located
+from distredge.model.wires import INPUT_DTYPES
 from distredge.problem import Problem
-from distredge.strategy import INPUT_DTYPES, Strategy
+from distredge.strategy import Strategy
 
 REWARD_SCALES = ("offload", "paper")
 OPTIONS = ("cluster", "start_s")
@@ -59,11 +60,12 @@ def cut_points(action: ArrayLike, height: ArrayLike) -> NDArray[np.int64]:
     """Maps actions to the cut points of volumes: sorted, -1 to 0 and 1 to `height`, rounded half up.
 
     Args:
-        action: (..., n_devices - 1), each in [-1, 1].
-        height: (...) rows of the volumes' reference tensors.
+        action: (n_envs, n_devices - 1), or (n_devices - 1,) of a single environment, each in [-1, 1].
+        height: (n_envs,), or a single number: rows of the volumes' reference tensors.
 
     Returns:
-        (..., n_devices + 1) cut points, 0 first and `height` last (DistrEdge, equation of the action's mapping).
+        (n_envs, n_devices + 1) or (n_devices + 1,) int64 cut points, 0 first and `height` last (DistrEdge, equation of
+        the action's mapping).
     """
     shares = np.clip((np.sort(np.asarray(action, np.float64), axis=-1) + 1.0) / 2.0, 0.0, 1.0)
     heights = np.asarray(height, np.int64)[..., None]
@@ -74,6 +76,8 @@ def cut_points(action: ArrayLike, height: ArrayLike) -> NDArray[np.int64]:
 class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
     """Steps through the volumes of a strategy; subclasses say what an action means and what is seen of the next volume.
 
+    An environment is pickled as the arguments that it was made with.
+
     Args:
         model, cluster, reward_scale, observe_cluster, input_dtype, render_mode: as in the environments' texts.
 
@@ -83,15 +87,20 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}  # noqa: RUF012 - as in Env
 
+    def __new__(cls: type[Self], *args: Any, **arguments: Any) -> Self:
+        made = super().__new__(cls)
+        EzPickle.__init__(made, *args, **arguments)
+        return made
+
     def __init__(
         self,
-        model: Model,
-        cluster: Clusters,
+        model: Model = "vgg16",
+        cluster: Clusters = "db-50",
         *,
-        reward_scale: str,
-        observe_cluster: bool,
-        input_dtype: str,
-        render_mode: str | None,
+        reward_scale: str = "offload",
+        observe_cluster: bool = False,
+        input_dtype: str = "float32",
+        render_mode: str | None = None,
     ) -> None:
         check_choice(self.name, "reward_scale", reward_scale, REWARD_SCALES)
         check_choice(self.name, "input_dtype", input_dtype, INPUT_DTYPES)
@@ -112,18 +121,8 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         self._about_cluster = np.zeros(0)
         self._volumes: list[tuple[int, tuple[int, ...]]] = []
         self._running = False
-
-    def _set_spaces(self, n_values: int, features: NDArray[np.float64], max_volumes: int) -> None:
-        """Called by a subclass when it is made.
-
-        Args:
-            n_values: numbers of an action before the n_devices - 1 cut points.
-            features: (n_places, n_features), what is seen of the next volume at each place, in [-1, 1].
-            max_volumes: largest number of steps of an episode.
-        """
-        self.features = features
-        self.max_volumes = max_volumes
-        size = self.n_devices * (3 if self.observe_cluster else 1) + features.shape[1]
+        n_values, self.features, self.max_volumes = self._described()
+        size = self.n_devices * (3 if self.observe_cluster else 1) + self.features.shape[1]
         self.observation_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (n_values + self.n_devices - 1,), np.float32)
 
@@ -133,12 +132,24 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         return type(self).__name__.removesuffix("Env")
 
     @abc.abstractmethod
+    def _described(self) -> tuple[int, NDArray[np.float64], int]:
+        """What the spaces are made of; asked once, when the graph and the problems are known.
+
+        Returns:
+            How many numbers of an action stand before the n_devices - 1 cut points; (n_places, n_features), what is
+            seen of the next volume at each place, in [-1, 1]; the largest number of steps of an episode.
+        """
+
+    @abc.abstractmethod
     def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
         """Returns the row of `features` that belongs to what is decided.
 
         Args:
-            n_volumes: (...) volumes decided.
-            last_cut: (...) index into `graph.cuts` where the last one ends, -1 before the first.
+            n_volumes: (n_envs,), or a single number: volumes decided.
+            last_cut: alike, index into `graph.cuts` where the last one ends, -1 before the first.
+
+        Returns:
+            Alike, int64, rows of `features`, (n_places, n_features).
         """
 
     @abc.abstractmethod
@@ -146,11 +157,11 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         """Returns where the next volume ends.
 
         Args:
-            action: (..., n_values + n_devices - 1).
-            place: (...) as `place` returns it.
+            action: (n_envs, n_values + n_devices - 1), or without the first axis; each from -1 to 1.
+            place: (n_envs,), or a single number, as `place` returns it.
 
         Returns:
-            (...) index into `graph.cuts`.
+            Shaped like `place`, int64, indices into `graph.cuts`.
         """
 
     @property
@@ -187,6 +198,12 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         return self._observe(np.zeros(self.n_devices)), self._info(0.0, done=False)
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Adds a volume: action (n_values + n_devices - 1,), observation (n_features,), as the class's text says.
+
+        Raises:
+            ResetNeeded: if no episode is under way.
+            InvalidAction: if the action is of another shape, or not of finite numbers.
+        """
         if not self._running:
             raise ResetNeeded("the episode is over (or none has started): call reset() before step()")
         values = self._check_action(action)

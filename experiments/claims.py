@@ -33,6 +33,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,7 +43,8 @@ from distredge.experiments.common.records import best_latency_s, path_of, price,
 from distredge.experiments.common.regimes import published_problem
 from distredge.latency import evaluate, simulate
 from distredge.model.capture import load_model
-from distredge.model.graph import Graph, Signature
+from distredge.model.graph import Graph
+from distredge.model.signatures import Signature
 from distredge.planners import model_choice, plan
 from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.planners.deadline_reliability import Channel, failure_probability
@@ -53,6 +55,7 @@ from distredge.planners.published.dpfp import speedup_estimate
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.modelled import profile_rows
+from distredge.profiles.schema import Copy, Segments
 
 DPFP_CLAIMS = {"vgg16": 0.73, "resnet50": 0.71}
 DPFP_CLUSTERS = [
@@ -77,26 +80,6 @@ class LinearProfile(ComputeProfile):
 
     macs_per_s: float = 1.0
 
-    @property
-    def segment_factor(self) -> float:
-        return 1.0
-
-    @property
-    def segment_overhead_s(self) -> float:
-        return 0.0
-
-    @property
-    def segment_s_per_byte(self) -> float:
-        return 0.0
-
-    @property
-    def copy_fixed_s(self) -> float:
-        return 0.0
-
-    @property
-    def copy_s_per_byte(self) -> float:
-        return 0.0
-
     def _compute(self, signature: Signature, max_rows: int) -> NDArray[np.float64]:
         whole_s = signature.macs / self.macs_per_s
         return np.arange(max_rows + 1, dtype=np.float64) * (whole_s / profile_rows(signature))
@@ -115,9 +98,10 @@ def as_assumed(graph: Graph, cluster: Cluster) -> Cluster:
     for device in cluster.devices:
         if device.profile not in linear:
             alone = dataclasses.replace(cluster, devices=(device,), requester=dataclasses.replace(cluster.requester))
-            chain = VolumeCosts(Problem(graph, dataclasses.replace(alone, requester=_at(device.name))))
-            seconds = float(chain.body_s[0] + chain.head_s[0])
-            linear[device.profile] = LinearProfile(device.profile.data, macs_per_s=sum(graph.macs) / seconds)
+            costs = VolumeCosts(Problem(graph, dataclasses.replace(alone, requester=_at(device.name))))
+            seconds = float(costs.body_s[0] + costs.head_s[0])
+            free = msgspec.structs.replace(device.profile.data, segments=Segments(), copy=Copy())
+            linear[device.profile] = LinearProfile(free, macs_per_s=sum(graph.macs) / seconds)
         links = {
             key: dataclasses.replace(getattr(device, key), fixed_s=0.0, rtt_s=0.0) for key in ("uplink", "downlink")
         }
@@ -156,10 +140,10 @@ def halp(graph: Graph, name: str, assumed: bool) -> dict[str, float]:
     strategy = plan(problem, "halp", budget_s=20.0)
     batch = simulate(problem, strategy, frames=TASKS, in_flight=TASKS)
     batch_s = max(span.stop_s for span in batch.spans)
-    chain = VolumeCosts(problem)
+    costs = VolumeCosts(problem)
     return {
         "alone_s": alone_s,
-        "head_s": float(chain.head_s[0]),
+        "head_s": float(costs.head_s[0]),
         "one_task": alone_s / evaluate(problem, strategy),
         "four_tasks": TASKS * alone_s / batch_s,
         "modnn": alone_s / evaluate(problem, plan(problem, "modnn")),

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import FileError, ProfileError, located
-from distredge.model.graph import Graph, Signature
+from distredge.model.graph import Graph
+from distredge.model.signatures import Signature
 from distredge.profiles.compute import ComputeProfile, interpolated
 from distredge.profiles.modelled import profile_rows
 
@@ -58,7 +59,15 @@ class Diff:
 
 
 def curves(profile: ComputeProfile, graphs: Sequence[Graph] = ()) -> dict[str, NDArray[np.float64]]:
-    """Returns seconds of 0, 1, ... rows by operator key: those of some models, else all that were measured.
+    """Returns latency against rows, operator by operator.
+
+    Args:
+        profile: whose.
+        graphs: models whose operators to return, as far as the profile covers them; none returns all that were
+            measured.
+
+    Returns:
+        Operator key -> (rows + 1,) float64 seconds of 0, 1, ... output rows up to the whole operator's, entry 0 is 0.
 
     Raises:
         ProfileError: if the profile is modelled and no model says which operators.

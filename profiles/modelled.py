@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.model.graph import Signature
+from distredge.model.signatures import Signature
 from distredge.profiles.schema import Coefficients
 
 Kind = Literal["winograd", "conv", "pointwise", "depthwise", "dense", "memory", "free"]

@@ -1,4 +1,4 @@
-"""What every command shares: common options, and what the user sees when a command fails.
+"""What commands share: how one is run and what the user sees when it fails, checks of paths, a strategy's model.
 
 A failing command writes one line on stderr and ends with
 
@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -27,8 +26,6 @@ from distredge.errors import DistredgeError, FileError, MissingDependency, Model
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.strategy import Strategy
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -58,78 +55,36 @@ _OPTIONAL: Mapping[str, tuple[str, str]] = {
 }
 
 
-class Number(click.ParamType[float]):
-    """A finite number in a range; NaN and infinities, which click's own range lets through, are refused.
+def load_object(target: str) -> Any:
+    """Returns what a string `"package.module:name"` stands for, importing its module now."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a click command and ends the process with its exit code.
 
     Args:
-        low: least value.
-        high: greatest value; None for none.
-        above: whether `low` itself is refused.
-    """
-
-    name = "number"
-
-    def __init__(self, low: float, high: float | None = None, *, above: bool = False) -> None:
-        self._low, self._high, self._above = low, high, above
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parses and checks it."""
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        low_enough = self._high is None or number <= self._high
-        if not (math.isfinite(number) and low_enough and (number > self._low if self._above else number >= self._low)):
-            self.fail(f"found '{value}', accepted: {self._accepted()}", param, ctx)
-        return number
-
-    def _accepted(self) -> str:
-        text = f"a number {'above' if self._above else 'of at least'} {self._low:g}"
-        return text if self._high is None else f"{text} and at most {self._high:g}"
-
-
-def _sizes(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Parses `1,3,224,224` (or `1x3x224x224`)."""
-    if value is None:
-        return None
-    try:
-        sizes = tuple(int(part) for part in value.replace("x", ",").split(","))
-    except ValueError:
-        sizes = ()
-    if min(sizes, default=0) < 1:
-        raise click.BadParameter(f"found '{value}', accepted: sizes such as 1,3,224,224", param=option)
-    return sizes
-
-
-def input_shape_option(command: F) -> F:
-    """Adds `--input-shape`, passed as `input_shape`: sizes for `load_model`, or None."""
-    return click.option(
-        "--input-shape",
-        callback=_sizes,
-        metavar="1,3,H,W",
-        help="Shape of the model's input, where it is not fixed or another is wanted.",
-    )(command)
-
-
-def model_of(strategy: Strategy, given: str | None, path: str | Path) -> str:
-    """Returns which model to load for a strategy file.
-
-    Args:
-        strategy: what the file holds.
-        given: the `--model` option; wins.
-        path: the strategy file, for the message.
+        target: the command, `"package.module:name"`; its module is imported here, so that a failing import is
+            reported like any other failure.
+        prog_name: the name that help and errors show.
+        argv: the arguments after the program's name; None takes the process's own.
 
     Raises:
-        ModelError: if no model is given and the strategy's own has no name in the zoo.
+        SystemExit: always.
     """
-    from distredge.model import zoo
-
-    if given is not None:
-        return given
-    name = strategy.model.name
-    if zoo.find(name) is None:
-        raise ModelError(f"{path} is for the model '{name}', which is not in the zoo; give it with --model FILE")
-    return name
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbosity = count_verbosity(args)
+    try:
+        _configure_logging(verbosity)
+        result = load_object(target).main(args=args, prog_name=prog_name, standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        sys.exit(_report(error, verbosity))
+    # Outside its standalone mode click hands back the code of `ctx.exit(code)`; a command's own result is None.
+    sys.exit(result if isinstance(result, int) else 0)
 
 
 def load_model_of(
@@ -155,12 +110,33 @@ def load_model_of(
     from distredge.model import zoo
     from distredge.model.capture import load_model
 
-    name = model_of(strategy, given, path)
+    name = _model_of(strategy, given, path)
     if input_shape is None and name == strategy.model.name and zoo.find(name) is not None:
         input_shape = strategy.model.input_shape
     graph = load_model(name, input_shape, weights)
     strategy.check(graph)
     return graph
+
+
+def _model_of(strategy: Strategy, given: str | None, path: str | Path) -> str:
+    """Returns which model to load for a strategy file.
+
+    Args:
+        strategy: what the file holds.
+        given: the `--model` option; wins.
+        path: the strategy file, for the message.
+
+    Raises:
+        ModelError: if no model is given and the strategy's own has no name in the zoo.
+    """
+    from distredge.model import zoo
+
+    if given is not None:
+        return given
+    name = strategy.model.name
+    if zoo.find(name) is None:
+        raise ModelError(f"{path} is for the model '{name}', which is not in the zoo; give it with --model FILE")
+    return name
 
 
 def check_writable(path: str | Path | None) -> None:
@@ -194,73 +170,9 @@ def check_folder(path: str | Path) -> None:
         raise FileError(f"{path}: cannot be written: permission denied")
 
 
-def json_option(command: F) -> F:
-    """Adds `--json`, passed as `as_json`: the command then writes one JSON object on stdout and nothing else there."""
-    return click.option("--json", "as_json", is_flag=True, help="Write one JSON object, for machines.")(command)
-
-
-def seed_option(command: F) -> F:
-    """Adds `--seed`, 0 to 2**32 - 1, default 0."""
-    return click.option(
-        "--seed",
-        type=click.IntRange(0, 2**32 - 1),
-        default=0,
-        show_default=True,
-        help="Seed of every random choice.",
-    )(command)
-
-
-def verbose_option(command: F) -> F:
-    """Adds `-v`, which `run` has read from the command line already; nothing is passed to the command."""
-    return click.option(
-        "-v",
-        "--verbose",
-        count=True,
-        expose_value=False,
-        help="Say more: -v what is done, -vv every detail, and the traceback of an error.",
-    )(command)
-
-
-def version_option(command: F) -> F:
-    """Adds `--version`."""
-    return click.version_option(package_name="distredge", message="%(prog)s %(version)s")(command)
-
-
 def print_json(value: Mapping[str, Any]) -> None:
     """Writes one JSON object on one line of stdout; NaN and infinities are refused."""
     click.echo(json.dumps(value, allow_nan=False))
-
-
-def load_object(target: str) -> Any:
-    """Returns what a string `"package.module:name"` stands for, importing its module now."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a click command and ends the process with its exit code.
-
-    Args:
-        target: the command, `"package.module:name"`; its module is imported here, so that a failing import is
-            reported like any other failure.
-        prog_name: the name that help and errors show.
-        argv: the arguments after the program's name; None takes the process's own.
-
-    Raises:
-        SystemExit: always.
-    """
-    args = list(sys.argv[1:] if argv is None else argv)
-    verbosity = count_verbosity(args)
-    try:
-        _configure_logging(verbosity)
-        result = load_object(target).main(args=args, prog_name=prog_name, standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:
-        sys.exit(_report(error, verbosity))
-    # Outside its standalone mode click hands back the code of `ctx.exit(code)`; a command's own result is None.
-    sys.exit(result if isinstance(result, int) else 0)
 
 
 def count_verbosity(args: Sequence[str]) -> int:

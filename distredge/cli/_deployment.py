@@ -228,7 +228,7 @@ def whole_model(graph: Graph, strategy: Strategy, inputs: Mapping[str, NDArray[A
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     given = dict(inputs)
-    if strategy.input.dtype == "uint8" and graph.preprocess is not None:
+    if strategy.input.pixels and graph.preprocess is not None:
         given = {name: graph.preprocess.normalise(pixels) for name, pixels in inputs.items()}
     session = onnxruntime.InferenceSession(graph.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return dict(zip(graph.output_names, session.run(list(graph.output_names), given), strict=True))

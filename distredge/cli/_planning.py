@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from distredge.cli._common import check_writable, input_shape_option
+from distredge.cli._common import check_writable
+from distredge.cli._options import input_shape_option
+from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,14 +26,17 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_LOSSY = " or ".join(wire for wire in PLANNABLE_WIRES if wire not in EXACT_WIRES)
 _OPTIONS = (
     click.option("--model", required=True, help="Zoo name, package.module:callable, or an .onnx file."),
     input_shape_option,
     click.option("--cluster", required=True, help="Shipped case (such as db-50), or a .toml file."),
     click.option("--profile-set", help="Set of shipped compute profiles instead of the cluster's own."),
     click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the cluster's own."),
-    click.option("--input-dtype", type=click.Choice(["float32", "uint8"]), help="What the requester sends."),
-    click.option("--allow-lossy", is_flag=True, help="Also float16 between volumes: the output then differs slightly."),
+    click.option("--input-dtype", type=click.Choice(INPUT_DTYPES), help="What the requester sends."),
+    click.option(
+        "--allow-lossy", is_flag=True, help=f"Also {_LOSSY} between volumes: the output then differs slightly."
+    ),
     click.option("--boundary-first", is_flag=True, help="Also compute and send first what others wait for."),
 )
 _NAMES = (
@@ -86,7 +91,7 @@ def load_problem(
         found,
         allow_lossy=allow_lossy,
         input_dtypes=(input_dtype or "float32",),
-        wires=("float32", "float16") if allow_lossy else ("float32",),
+        wires=PLANNABLE_WIRES if allow_lossy else EXACT_WIRES,
         boundary_first=boundary_first,
     )
 

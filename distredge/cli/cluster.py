@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import Number, check_writable, json_option, print_json, verbose_option
+from distredge.cli._common import check_writable, print_json
+from distredge.cli._options import Number, json_option, verbose_option
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster

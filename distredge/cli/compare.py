@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import (
-    EXIT_INTERRUPTED,
-    Number,
-    json_option,
-    print_json,
-    seed_option,
-    verbose_option,
-)
+from distredge.cli._common import EXIT_INTERRUPTED, print_json
+from distredge.cli._options import Number, json_option, seed_option, verbose_option
 from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options, save_chart
 
 if TYPE_CHECKING:
@@ -138,8 +132,9 @@ def _file_row(problem: Problem, path: str) -> dict[str, Any]:
 def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
     """Refuses what the other methods may not use: neither they nor the bound would compare with it."""
     from distredge.errors import StrategyError
+    from distredge.model.wires import EXACT_WIRES
 
-    wires = {volume.wire for volume in strategy.volumes} - {"float32"}
+    wires = {volume.wire for volume in strategy.volumes} - set(EXACT_WIRES)
     if strategy.input.dtype not in problem.input_dtypes:
         needed = f"{strategy.input.dtype} input; give --input-dtype {strategy.input.dtype}"
     elif wires and not problem.allow_lossy:
@@ -167,7 +162,7 @@ def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, 
 
 def _figures(problem: Problem, strategy: Strategy) -> dict[str, Any]:
     from distredge.latency import simulate
-    from distredge.model.layout import lay_out
+    from distredge.model.laying_out import lay_out
 
     layout = lay_out(problem.graph, strategy)
     timeline = simulate(problem, strategy)

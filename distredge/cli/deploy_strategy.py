@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge import metric_names
-from distredge.cli._common import (
-    Number,
-    check_writable,
-    input_shape_option,
-    json_option,
-    load_model_of,
-    print_json,
-    verbose_option,
-    version_option,
-)
+from distredge.cli._common import check_writable, load_model_of, print_json
 from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model, write_log
+from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
 from distredge.cli._replanning import Replanner
 from distredge.errors import ExecutionError
 
@@ -135,12 +127,12 @@ def _inputs(graph: Graph, strategy: Strategy, image: Path | None) -> dict[str, N
 
     from distredge.errors import ModelError
 
-    as_pixels = strategy.input.dtype == "uint8"
+    as_pixels = strategy.input.pixels
     if image is None:
         rng = np.random.default_rng(0)
         found: dict[str, NDArray[Any]] = {}
         for name, shape in zip(graph.input_names, graph.input_shapes, strict=True):
-            dtype = np.dtype("uint8" if as_pixels else graph.tensors[name].dtype)
+            dtype = np.dtype(strategy.input.dtype if as_pixels else graph.tensors[name].dtype)
             noise = rng.integers(0, 256, shape) if dtype.kind in "ui" else rng.standard_normal(shape)
             found[name] = noise.astype(dtype)
         return found

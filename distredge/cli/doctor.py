@@ -11,7 +11,8 @@ from importlib import metadata
 
 import click
 
-from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.cli._common import print_json
+from distredge.cli._options import json_option, verbose_option
 
 _WIDTH = 16
 _PACKAGES = ("numpy", "pyzmq", "msgspec", "onnx", "onnxruntime", "click", "rich", "pillow", "psutil")

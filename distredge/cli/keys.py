@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from distredge.cli._common import json_option, print_json, verbose_option
+from distredge.cli._common import print_json
+from distredge.cli._options import json_option, verbose_option
 
 
 @click.command()

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import click
 
-from distredge.cli._common import load_object, run, verbose_option, version_option
+from distredge.cli._common import load_object, run
+from distredge.cli._options import verbose_option, version_option
 from distredge.errors import did_you_mean
 
 

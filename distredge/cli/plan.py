@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distredge.cli._common import (
-    EXIT_INTERRUPTED,
-    Number,
-    check_folder,
-    check_writable,
-    json_option,
-    print_json,
-    seed_option,
-    verbose_option,
-)
+from distredge.cli._common import EXIT_INTERRUPTED, check_folder, check_writable, print_json
+from distredge.cli._options import Number, json_option, seed_option, verbose_option
 from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options
 
 if TYPE_CHECKING:

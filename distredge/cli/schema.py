@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from distredge.cli._common import load_object, verbose_option
+from distredge.cli._common import load_object
+from distredge.cli._options import verbose_option
 
 FORMATS = {
     "strategy": "distredge.strategy:StrategyFile",

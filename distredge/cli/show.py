@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import check_writable, input_shape_option, json_option, print_json, verbose_option
+from distredge.cli._common import check_writable, print_json
+from distredge.cli._options import input_shape_option, json_option, verbose_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from distredge import metric_names
-from distredge.cli._common import (
-    Number,
-    check_writable,
-    input_shape_option,
-    json_option,
-    load_model_of,
-    print_json,
-    verbose_option,
-)
+from distredge.cli._common import check_writable, load_model_of, print_json
+from distredge.cli._options import Number, input_shape_option, json_option, verbose_option
 
 if TYPE_CHECKING:
     from distredge.problem import Problem

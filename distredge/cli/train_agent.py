@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import (
-    EXIT_INTERRUPTED,
-    input_shape_option,
-    json_option,
-    print_json,
-    seed_option,
-    verbose_option,
-    version_option,
-)
+from distredge.cli._common import EXIT_INTERRUPTED, print_json
+from distredge.cli._options import input_shape_option, json_option, seed_option, verbose_option, version_option
 from distredge.cli._planning import interruptible, load_problem
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from distredge.cli._common import verbose_option
+from distredge.cli._options import verbose_option
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 

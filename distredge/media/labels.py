@@ -48,7 +48,14 @@ def imagenet_labels() -> tuple[Label, ...]:
 
 
 def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns exp(scores) / sum(exp(scores)) along the last axis, in float64."""
+    """Returns exp(scores) / sum(exp(scores)) along the last axis.
+
+    Args:
+        scores: (n_images, n_classes) or (n_classes,), finite, of any real dtype.
+
+    Returns:
+        float64 of the same shape, from 0 to 1; the last axis adds to 1.
+    """
     shifted = np.asarray(scores, np.float64)
     exponentials = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
     probabilities: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
@@ -59,7 +66,7 @@ def top(scores: NDArray[Any], count: int = 5) -> tuple[Prediction, ...]:
     """Returns the most probable ImageNet classes, best first.
 
     Args:
-        scores: a classifier's 1000 outputs before softmax; axes of size 1 are ignored.
+        scores: (1000,) a classifier's outputs before softmax, of any real dtype; axes of size 1 are ignored.
         count: how many, 1 to 1000.
 
     Raises:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators import Axes, axes_of
 from distredge.model.operators.base import axes_by_rank
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
 
 _FIXES_AXES = frozenset(
     "Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool DepthToSpace SpaceToDepth".split()
@@ -22,7 +19,7 @@ _FIXES_AXES = frozenset(
 _KEEPS_AXES = frozenset("Slice Pad Concat Resize Split".split())
 
 
-def assign_axes(graph: Graph) -> None:
+def assign_axes(graph: NodeList) -> None:
     """Writes row and column axis of every tensor of a graph."""
     for name in graph.input_names:
         _set(graph, name, _input_axes(graph, name))
@@ -32,11 +29,11 @@ def assign_axes(graph: Graph) -> None:
                 _set(graph, output, axes_of(graph, op, output))
 
 
-def _set(graph: Graph, name: str, axes: Axes) -> None:
+def _set(graph: NodeList, name: str, axes: Axes) -> None:
     graph.tensors[name] = replace(graph.tensors[name], row_axis=axes.rows, col_axis=axes.cols)
 
 
-def _input_axes(graph: Graph, name: str) -> Axes:
+def _input_axes(graph: NodeList, name: str) -> Axes:
     """Axes of an input as the nearest convolution or pooling reads it; by rank when there is none."""
     rank = len(graph.tensors[name].shape)
     queue: deque[tuple[str, tuple[int, ...]]] = deque([(name, tuple(range(rank)))])
@@ -55,7 +52,7 @@ def _input_axes(graph: Graph, name: str) -> Axes:
     return axes_by_rank(rank)
 
 
-def _order_after(graph: Graph, op: Operator, tensor: str, order: tuple[int, ...]) -> tuple[int, ...] | None:
+def _order_after(graph: NodeList, op: Operator, tensor: str, order: tuple[int, ...]) -> tuple[int, ...] | None:
     """Which axis of the input each axis of the operator's output is; None where that is lost."""
     made = graph.tensors[op.outputs[0]].shape
     if op.op_type == "Transpose":

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from distredge.model.operators import Kind, Verdict, verdict_of
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
+from distredge.model.nodes import NodeList, Operator
+from distredge.model.operators import RULES, Kind, Verdict, verdict_of, whole
+from distredge.model.rows import Region
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Cut:
     height: int
 
 
-def find_body(graph: Graph) -> Body:
+def find_body(graph: NodeList) -> Body:
     """Classifies every operator of the graph.
 
     An operator is in the head if its rule says so, if it reads a head tensor, or if all that is made of it are vectors
@@ -86,12 +84,12 @@ def find_body(graph: Graph) -> Body:
     return Body(body, rest, tuple(verdicts), frozenset(vectors), frozenset(everywhere & set(body)), tuple(inputs))
 
 
-def _makes_rows(graph: Graph, op: Operator, verdict: Verdict) -> bool:
+def _makes_rows(graph: NodeList, op: Operator, verdict: Verdict) -> bool:
     """Whether a row-local operator spreads a vector over rows again (Resize, Expand, transposed convolution)."""
     return verdict.kind is Kind.LOCAL and any(graph.tensors[out].height > 1 for out in op.outputs if out)
 
 
-def _send_trailing_vectors_to_head(graph: Graph, verdicts: list[Verdict], vectors: set[str]) -> None:
+def _send_trailing_vectors_to_head(graph: NodeList, verdicts: list[Verdict], vectors: set[str]) -> None:
     """Vector operators stay in the body only if a body feature map is made from them."""
     returns: set[str] = set()
     for op in reversed(graph.operators):
@@ -104,13 +102,12 @@ def _send_trailing_vectors_to_head(graph: Graph, verdicts: list[Verdict], vector
             verdicts[op.index] = Verdict(Kind.HEAD, "only vectors follow: no rows left to split")
 
 
-def find_cuts(graph: Graph) -> tuple[Cut, ...]:
+def find_cuts(graph: NodeList, body: Body) -> tuple[Cut, ...]:
     """Candidate partition locations: every place between body operators where only feature maps are alive.
 
     Not between a convolution and the activation fused into it. The last cut ends the body and names what head and
     outputs read (for a reduction that feeds the head: the map that it reduces).
     """
-    body = graph.body
     order = body.operators
     place = {index: i for i, index in enumerate(order)}
     last_use = _last_uses(graph, place)
@@ -124,7 +121,7 @@ def find_cuts(graph: Graph) -> tuple[Cut, ...]:
         if not alive or any(t in body.vectors or t in inside_fused for t in alive):
             continue
         cuts[tuple(alive)] = _cut(graph, position, tuple(alive))
-    tensors = final_tensors(graph)
+    tensors = _final_tensors(graph, body)
     if tensors:
         cuts.pop(tensors, None)
         cuts[tensors] = _cut(graph, len(order), tensors)
@@ -132,28 +129,29 @@ def find_cuts(graph: Graph) -> tuple[Cut, ...]:
     return tuple(Cut(i, cut.position, cut.tensors, cut.reference, cut.height) for i, cut in enumerate(ordered))
 
 
-def final_tensors(graph: Graph) -> tuple[str, ...]:
+def _final_tensors(graph: NodeList, body: Body) -> tuple[str, ...]:
     """Body feature maps that the head, its reductions or the requester read, in the order in which they are made."""
-    _, reductions, _ = vector_sources(graph, (*graph.body.head_inputs, *graph.output_names))
-    made = {out for i in graph.body.operators for out in graph.operators[i].outputs}
+    _, reductions, _ = vector_sources(graph, body, (*body.head_inputs, *graph.output_names))
+    made = {out for i in body.operators for out in graph.operators[i].outputs}
     wanted = {graph.operators[index].inputs[0] for index in reductions}
-    wanted.update(name for name in (*graph.body.head_inputs, *graph.output_names) if name not in graph.body.vectors)
+    wanted.update(name for name in (*body.head_inputs, *graph.output_names) if name not in body.vectors)
     return tuple(sorted((t for t in wanted if t in made), key=lambda t: _birth(graph, t)))
 
 
-def _birth(graph: Graph, tensor: str) -> tuple[int, int]:
+def _birth(graph: NodeList, tensor: str) -> tuple[int, int]:
     """Place of a tensor in the order in which tensors are made."""
     maker = graph.producer[tensor]
     return maker, graph.operators[maker].outputs.index(tensor)
 
 
-def vector_sources(graph: Graph, names: Iterable[str]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+def vector_sources(
+    graph: NodeList, body: Body, names: Iterable[str]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
     """What it takes to compute some of the body's vectors anew, feature maps among the names left out.
 
     Returns:
         Operators on vectors, reductions to complete, and graph inputs; each in topological order.
     """
-    body = graph.body
     operators: set[int] = set()
     reductions: set[int] = set()
     inputs: dict[str, None] = {}
@@ -171,7 +169,14 @@ def vector_sources(graph: Graph, names: Iterable[str]) -> tuple[tuple[int, ...],
     return tuple(sorted(operators)), tuple(sorted(reductions)), tuple(inputs)
 
 
-def _last_uses(graph: Graph, place: dict[int, int]) -> dict[str, int]:
+def needs_of(graph: NodeList, body: Body, op: Operator, position: int, out: Region) -> Region:
+    """Region of the activation `op.inputs[position]` that output region `out` of a body operator reads."""
+    if op.index in body.everywhere:
+        return whole(graph.tensors[op.inputs[position]])
+    return RULES[op.op_type].needs(graph, op, position, out)
+
+
+def _last_uses(graph: NodeList, place: dict[int, int]) -> dict[str, int]:
     """Body tensor -> place of the last body operator that reads it."""
     last: dict[str, int] = {}
     for index, i in place.items():
@@ -181,6 +186,6 @@ def _last_uses(graph: Graph, place: dict[int, int]) -> dict[str, int]:
     return last
 
 
-def _cut(graph: Graph, position: int, tensors: tuple[str, ...]) -> Cut:
+def _cut(graph: NodeList, position: int, tensors: tuple[str, ...]) -> Cut:
     reference = max(tensors, key=lambda t: (graph.tensors[t].height, graph.producer.get(t, -1)))
     return Cut(0, position, tensors, reference, graph.tensors[reference].height)

@@ -20,10 +20,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import StrategyError
 from distredge.model import AS_INPUT
-from distredge.model.graph import Graph, Operator
-from distredge.model.layout import PARTIAL, Layout, Part, StrategyLike, lay_out, region_shape
-from distredge.model.operators import RULES, Reduction
+from distredge.model.graph import Graph
+from distredge.model.laying_out import StrategyLike, lay_out
+from distredge.model.layout import PARTIAL, Layout, Part
+from distredge.model.nodes import Operator
+from distredge.model.operators import RULES, Reduction, region_shape
 from distredge.model.rows import Region
+from distredge.model.wires import WIRES
 
 INLINE_BYTES = 1024
 """Constants up to this size stay inside the sub-model: shapes, axes, limits, scalars."""
@@ -177,8 +180,8 @@ class _Emitter:
         tensor = self.layout.tensors[name]
         shape = region_shape(tensor, region)
         self.held[name] = region
-        if name in self.graph.input_names and input_dtype == "uint8":
-            port = Port(f"{name}@uint8", name, region, shape, "uint8")
+        if name in self.graph.input_names and WIRES[input_dtype].pixels:
+            port = Port(f"{name}@{input_dtype}", name, region, shape, input_dtype)
             self._normalise(port)
             return port
         return Port(name, name, region, shape, tensor.dtype)
@@ -187,7 +190,7 @@ class _Emitter:
         spec = self.graph.preprocess
         if spec is None:
             raise StrategyError(
-                f"{self.graph.name}: input.dtype: 'uint8' needs a model with a preprocessing spec; use 'float32'"
+                f"{self.graph.name}: input.dtype: '{port.dtype}' needs a model with a preprocessing spec; use 'float32'"
             )
         tensor = self.graph.tensors[port.tensor]
         spatial = (0, tensor.row_axis, tensor.col_axis)
@@ -315,6 +318,14 @@ class _Emitter:
 
 
 def weight_store(graph: Graph, program: DeviceProgram) -> dict[str, NDArray[Any]]:
-    """The constants that a device must hold, by content hash."""
+    """The constants that a device must hold.
+
+    Args:
+        graph: the whole model.
+        program: the device's segments.
+
+    Returns:
+        Content hash -> constant in C order, shape (d0, d1, ...) and dtype as the model declares them.
+    """
     names = {h: name.removesuffix(AS_INPUT) for segment in program.segments for name, h in segment.weights.items()}
     return {h: graph.weight(name) for h, name in names.items()}

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from distredge.model.cuts import Cut
-from distredge.model.graph import Graph, Tensor
+from distredge.model.graph import Graph
+from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Kind, whole
 from distredge.model.rows import EMPTY, Interval, Region, region_hull
 
 LARGEST_CACHE = 50_000
-"""Device plans kept on a graph before all are dropped."""
+"""Shares of volumes kept on a graph before all are dropped."""
 
 _NOTHING = Region(EMPTY)
 
@@ -130,7 +131,7 @@ class VolumeGraph:
 
 @dataclass(frozen=True)
 class PhasePart:
-    """What one device does in one phase of a volume, whatever the others do.
+    """The part of one phase of a volume that one device does, whatever the others do.
 
     Attributes:
         operators: what it computes, in topological order.
@@ -151,27 +152,22 @@ class PhasePart:
 
 @dataclass(frozen=True)
 class VolumeShare:
-    """What one device does in a volume.
+    """What one device does in a volume, whatever the others do.
 
     Attributes:
-        pieces: one per phase.
+        parts: one per phase.
         owned: region of every exported tensor that it owns.
         exclusive: reductions to which it contributes.
     """
 
-    pieces: tuple[PhasePart, ...]
+    parts: tuple[PhasePart, ...]
     owned: Mapping[str, Region]
     exclusive: frozenset[int]
 
 
 def volume_between(graph: Graph, start: int, end: int) -> VolumeGraph:
     """The volume of body operators [start, end), made once per graph."""
-    key = ("volume", start, end)
-    if key not in graph.memo:
-        graph.memo[key] = _volume_between(graph, start, end)
-    found = graph.memo[key]
-    assert isinstance(found, VolumeGraph)
-    return found
+    return graph.once(_volume_between, start, end)
 
 
 def _volume_between(graph: Graph, start: int, end: int) -> VolumeGraph:
@@ -206,19 +202,23 @@ def _ready(graph: Graph, maker: int, phase: int) -> int:
     return phase + 1 if _reduces(graph, maker) else phase
 
 
-def plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
+def volume_share(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
     """What the device with that share does in the volume; kept on the graph."""
-    plans: dict[tuple[int, int, Share], VolumeShare] = graph.memo.setdefault(("plans",), {})
+    kept: dict[tuple[int, int, Share], VolumeShare] = graph.once(_no_shares)
     key = (volume.start, volume.end, share)
-    found = plans.get(key)
+    found = kept.get(key)
     if found is None:
-        if len(plans) >= LARGEST_CACHE:
-            plans.clear()
-        found = plans[key] = _plan_device(graph, volume, share)
+        if len(kept) >= LARGEST_CACHE:
+            kept.clear()
+        found = kept[key] = _volume_share(graph, volume, share)
     return found
 
 
-def _plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
+def _no_shares(graph: Graph) -> dict[tuple[int, int, Share], VolumeShare]:
+    return {}
+
+
+def _volume_share(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
     owned = {name: share.of(graph.tensors[name]) for name in volume.exports}
     exclusive = {
         i: region

@@ -30,8 +30,9 @@ import numpy as np
 
 from distredge.errors import Infeasible
 from distredge.latency.costs.links import ClusterLinks
-from distredge.model.layout import REQUESTER, WIRE_BYTES
+from distredge.model.layout import REQUESTER
 from distredge.model.operators import Kind
+from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES
 from distredge.planners.common.volume_costs import Floats, VolumeCosts
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class _BoundProgram:
         self.count = len(problem.cluster.devices)
         self.up_bps, self.down_bps = _best_rates(problem)
         graph = problem.graph
-        input_scale = min(WIRE_BYTES[dtype] for dtype in problem.input_dtypes) / 4.0
-        self.wire_scale = min(WIRE_BYTES[dtype] for dtype in problem.wires) / 4.0
+        input_scale = min(WIRE_BYTES[dtype] for dtype in problem.input_dtypes) / FLOAT32_BYTES
+        self.wire_scale = min(WIRE_BYTES[dtype] for dtype in problem.wires) / FLOAT32_BYTES
         self.input_bytes = sum(graph.tensors[n].size_bytes for n in graph.input_names) * input_scale
         self.input = [self._wire(REQUESTER, k, self.input_bytes) for k in range(self.count)]
         self.start_s = self._starts()
@@ -99,7 +100,7 @@ class _BoundProgram:
         inputs = [graph.tensors[n] for n in graph.input_names]
         widest = max(t.size_bytes / t.elements for t in inputs)
         self.take_s = element_s * sum(t.size_bytes for t in inputs) / widest
-        self.give_s = element_s * self.last_bytes / (4.0 * self.wire_scale)
+        self.give_s = element_s * self.last_bytes / (FLOAT32_BYTES * self.wire_scale)
 
     def kind(self, device: int) -> tuple[object, ...]:
         """Devices of one kind are interchangeable."""

@@ -9,12 +9,13 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
+from distredge.model.wires import packing, unpacking
 from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
@@ -28,6 +29,9 @@ from distredge.runtime.protocol.device_plan import (
 )
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.transport import Tracker
+
+if TYPE_CHECKING:
+    from distredge.model.wires import Convert
 
 Array: TypeAlias = NDArray[Any]
 
@@ -98,20 +102,6 @@ def allocate(shape: Sequence[int], dtype: str) -> Array:
     return raw[offset : offset + size_bytes].view(dtype).reshape(tuple(shape))
 
 
-def copy(target: Array, source: Array) -> None:
-    """Copies elements, changing their type as the wire asks for (beyond float16's range they become infinite).
-
-    Args:
-        target: (d0, d1, ...), any shape and dtype; written.
-        source: (d0, d1, ...), the same shape; its dtype may be another.
-    """
-    if target.dtype == source.dtype:
-        np.copyto(target, source)
-    else:
-        with np.errstate(over="ignore"):
-            np.copyto(target, source, casting="unsafe")
-
-
 class _Mailbox:
     """One end of a message.
 
@@ -138,6 +128,10 @@ class Inbox(_Mailbox):
     def __init__(self, message: SourceMessage, targets: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
         super().__init__(message, forms)
         self._views = [_part_view(targets[form.box], message.boxes[form.box], form) for form in self.forms]
+        self._unpack = [
+            unpacking(message.boxes[form.box].dtype, view.dtype.name)
+            for form, view in zip(self.forms, self._views, strict=True)
+        ]
 
     def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> list[Array]:
         """Checks a message against the plan; returns its rows, not copied.
@@ -160,8 +154,8 @@ class Inbox(_Mailbox):
         Args:
             opened: one array (d0, d1, ...) per part: what `open` returned, of this inbox or of another slot's.
         """
-        for view, rows in zip(self._views, opened, strict=True):
-            copy(view, rows)
+        for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
+            unpack(view, rows)
 
 
 class Pack:
@@ -189,6 +183,7 @@ class Outbox(_Mailbox):
 
     def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
         super().__init__(message, forms)
+        self._pack: list[Convert] = []
         self.take_from(sources)
         self.shared = any(form.size_bytes >= SHARED_BYTES for form in self.forms)
         self._packs: list[Pack] = []
@@ -199,6 +194,9 @@ class Outbox(_Mailbox):
             held.view(box.start, box.shape, _rows_of(box))
             for held, box in zip(sources, self.message.boxes, strict=True)
         ]
+        self._pack = [
+            packing(view.dtype.name, box.dtype) for view, box in zip(self._views, self.message.boxes, strict=True)
+        ]
 
     def pack(self) -> Pack:
         """Returns the message's parts; set its `tracker` after sending when `shared`."""
@@ -207,8 +205,8 @@ class Outbox(_Mailbox):
             pack = Pack(self.message.boxes, self.forms)
             self._packs.append(pack)
         pack.tracker = None
-        for target, source in zip(pack.arrays, self._views, strict=True):
-            copy(target, source)
+        for fill, target, source in zip(self._pack, pack.arrays, self._views, strict=True):
+            fill(target, source)
         return pack
 
 
@@ -221,7 +219,7 @@ class Keeper:
     def keep(self) -> None:
         """Copies them."""
         for target, source in self._pairs:
-            copy(target, source)
+            np.copyto(target, source)
 
 
 class Slot:

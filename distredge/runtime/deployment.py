@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ModelError, StrategyError
-from distredge.model.layout import Layout, Transfer, lay_out, region_shape
+from distredge.model.laying_out import lay_out
+from distredge.model.layout import Layout, Transfer
+from distredge.model.operators import region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
+from distredge.model.wires import RUNNABLE_WIRES
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import (
     REQUESTER,
@@ -25,11 +28,10 @@ from distredge.runtime.protocol.device_plan import (
 )
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
     from distredge.runtime.buffers import Array
     from distredge.strategy import Strategy
-
-RUNNABLE_WIRES = ("float32", "float16", "uint8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ class Deployment:
             if array.shape != shape:
                 raise ModelError(f"{self.graph.name}: input '{name}': found shape {array.shape}, accepted: {shape}")
             if not np.can_cast(array.dtype, dtype, casting="same_kind"):
-                hint = " (the strategy sends pixels as uint8)" if dtype == np.uint8 else ""
+                hint = f" (the strategy sends pixels as {dtype})" if self.strategy.input.pixels else ""
                 raise ModelError(
                     f"{self.graph.name}: input '{name}': found dtype {array.dtype}, accepted: {dtype}{hint}"
                 )
@@ -188,9 +190,10 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     Raises:
         StrategyError: if the strategy does not fit the graph or asks for what this version cannot run.
     """
-    strategy.check(graph)
+    strategy.check_model(graph)
+    layout = lay_out(graph, strategy)
     _check_runnable(strategy)
-    layout = by_strips(graph, lay_out(graph, strategy), strategy.decisions(graph))
+    layout = by_strips(graph, layout)
     programs = tuple(build(graph, strategy, name, layout) for name in layout.devices)
     groups: dict[tuple[int, int, int], list[Transfer]] = {}
     for transfer in layout.transfers:
@@ -213,7 +216,7 @@ def _check_runnable(strategy: Strategy) -> None:
         if volume.wire not in RUNNABLE_WIRES:
             raise StrategyError(
                 f"{strategy.source}: volumes[{index}].wire: found '{volume.wire}', "
-                "accepted: 'float32' or 'float16' (what this version can run)"
+                f"accepted: {' or '.join(map(repr, RUNNABLE_WIRES))} (what this version can run)"
             )
 
 
@@ -229,7 +232,7 @@ def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer)
 
 
 def _input_dtype(graph: Graph, strategy: Strategy, name: str) -> str:
-    return "uint8" if strategy.input.dtype == "uint8" else graph.tensors[name].dtype
+    return strategy.input.dtype if strategy.input.pixels else graph.tensors[name].dtype
 
 
 def _corner(tensor: Tensor, region: Region) -> tuple[int, ...]:

@@ -17,8 +17,8 @@ from typing import Any
 from distredge.cluster import Cluster, LinkModel, load_cluster
 from distredge.latency import evaluate
 from distredge.model.graph import Graph
-from distredge.model.layout import WIRE_BYTES
 from distredge.model.rows import even_cuts
+from distredge.model.wires import WIRE_BYTES
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 

@@ -13,7 +13,7 @@ from distredge.profiles.measuring.bench import Bench, Effort
 from distredge.profiles.measuring.repeats import Series, rounded
 from distredge.profiles.measuring.row_sampling import RowSampler
 from distredge.profiles.measuring.segments import SegmentCase
-from distredge.profiles.measuring.windows import Alone, OperatorWindow, jobs_of, shows_rows, whole_windows, windows_of
+from distredge.profiles.measuring.windows import Alone, OperatorWindow, alone_of, shows_rows, whole_windows, windows_of
 from distredge.profiles.schema import Measured, ProfileFile
 
 _LARGE_SHARE = 0.05
@@ -50,8 +50,8 @@ class OperatorTimes:
         self._whole = whole_windows(self.benches)
         self._windows = windows_of(self.benches)
         shown = frozenset(key for window in self._windows for key in window.keys)
-        self._alone = jobs_of(self.benches, shown)
-        self.keys = (*sorted(shown), *(job.signature.key for job in self._alone))
+        self._alone = alone_of(self.benches, shown)
+        self.keys = (*sorted(shown), *(alone.signature.key for alone in self._alone))
         self._done = {key for key, entry in self._earlier.items() if entry.complete}
         self._open = [w for w in self._windows if w.keys - self._done]
         self._points: dict[tuple[str, bool], dict[int, dict[object, Series]]] = {}
@@ -63,8 +63,8 @@ class OperatorTimes:
         """Whether an operator is measured at all of its starting rows."""
         if key in self._done:
             return True
-        jobs = [*(w for w in self._windows if key in w.keys), *(j for j in self._alone if j.signature.key == key)]
-        return all(job in self._begun for job in jobs)
+        runs = [*(w for w in self._windows if key in w.keys), *(a for a in self._alone if a.signature.key == key)]
+        return all(run in self._begun for run in runs)
 
     def operators(self) -> dict[str, Measured]:
         """Returns the file's entries, of what is known so far."""
@@ -91,11 +91,11 @@ class OperatorTimes:
                 continue
             if first or not self._settled(window, window.height):
                 yield f"{window.bench.graph.name}, whole", functools.partial(self._burst, window, window.height)
-        for job in self._alone:
-            if job.signature.key not in self._done:
-                for rows in self._rows_alone(job, first):
-                    yield job.signature.key, functools.partial(self._burst_alone, job, rows)
-                self._begun.add(job)
+        for alone in self._alone:
+            if alone.signature.key not in self._done:
+                for rows in self._rows_alone(alone, first):
+                    yield alone.signature.key, functools.partial(self._burst_alone, alone, rows)
+                self._begun.add(alone)
 
     def parts(self, first: bool, count: int) -> Iterator[tuple[str, Callable[[], None]]]:
         """What to run for rows in the middle, window by window.
@@ -134,12 +134,12 @@ class OperatorTimes:
             if max(seconds.values()) >= _LARGE_SHARE * total:
                 yield seconds
 
-    def _rows_alone(self, job: Alone, first: bool) -> tuple[int, ...]:
-        sampler = replace(self._sampler, rows=job.rows)
-        earlier = self._earlier.get(job.signature.key)
+    def _rows_alone(self, alone: Alone, first: bool) -> tuple[int, ...]:
+        sampler = replace(self._sampler, rows=alone.rows)
+        earlier = self._earlier.get(alone.signature.key)
         if first:
             return tuple(rows for rows in sampler.starting() if earlier is None or rows not in earlier.rows)
-        known = {rows: series for (run, rows), series in self._totals.items() if run == job}
+        known = {rows: series for (run, rows), series in self._totals.items() if run == alone}
         unsettled = tuple(rows for rows, series in known.items() if not series.settled)
         return unsettled or sampler.next({rows: series.seconds for rows, series in known.items()}, 1) if known else ()
 
@@ -181,13 +181,13 @@ class OperatorTimes:
                 self._curves.setdefault(window, {}).setdefault(item.operator, {})[rows] = series
         self._totals.setdefault((window, rows), Series()).add(np.array([total]))
 
-    def _burst_alone(self, job: Alone, rows: int) -> None:
+    def _burst_alone(self, alone: Alone, rows: int) -> None:
         # An operator that always runs whole has but one row count, whatever its tensors' height.
-        part = job.bench.operator_part(job.operator, rows if job.rows > 1 else job.signature.rows)
-        sample = job.bench.run(job.bench.segment(part), self._effort)
-        series = self._totals.setdefault((job, rows), Series())
+        part = alone.bench.operator_part(alone.operator, rows if alone.rows > 1 else alone.signature.rows)
+        sample = alone.bench.run(alone.bench.segment(part), self._effort)
+        series = self._totals.setdefault((alone, rows), Series())
         series.add(sample.kernels_s)
-        self._points.setdefault((job.signature.key, True), {}).setdefault(rows, {})[job] = series
+        self._points.setdefault((alone.signature.key, True), {}).setdefault(rows, {})[alone] = series
 
 
 def _merged(earlier: Measured | None, points: Mapping[int, Mapping[object, Series]], complete: bool) -> Measured:

@@ -24,7 +24,7 @@ SHALLOW_S = 50e-6
 
 
 def middle(values: NDArray[np.float64]) -> float:
-    """Returns the median, or for very short times the mean of the middle half."""
+    """Returns the median of some seconds, (repeats,) and >= 0, or for very short ones the mean of the middle half."""
     median = float(np.median(values))
     if median >= SHALLOW_S:
         return median
@@ -33,7 +33,7 @@ def middle(values: NDArray[np.float64]) -> float:
 
 
 def spread_of(values: NDArray[np.float64]) -> float:
-    """Returns half the distance between the quartiles over the median."""
+    """Returns half the distance between the quartiles of (repeats,) seconds, over their median."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
     return float((high - low) / 2 / max(median, 1e-9))
 
@@ -50,7 +50,7 @@ class Series:
     bursts: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, seconds: NDArray[np.float64]) -> None:
-        """Adds a burst."""
+        """Adds a burst: (repeats,) seconds, >= 0."""
         self.bursts.append(np.asarray(seconds, dtype=np.float64))
 
     @property

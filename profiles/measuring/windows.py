@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from distredge.model.graph import Graph, Signature
+from distredge.model.graph import Graph
 from distredge.model.operators import Kind
+from distredge.model.signatures import Signature
 from distredge.profiles.measuring.bench import CPU, Bench
 from distredge.profiles.measuring.segments import SegmentCase, make_cases
 from distredge.profiles.modelled import profile_rows
@@ -115,21 +116,21 @@ def whole_windows(benches: Sequence[Bench]) -> tuple[OperatorWindow, ...]:
     )
 
 
-def jobs_of(benches: Sequence[Bench], shown: frozenset[str] = frozenset()) -> tuple[Alone, ...]:
-    """Returns a job for every signature that no window shows, the cheap ones first.
+def alone_of(benches: Sequence[Bench], shown: frozenset[str] = frozenset()) -> tuple[Alone, ...]:
+    """Returns the operators to run alone, one for every signature that no window shows, the cheap ones first.
 
     Args:
         benches: of the models.
         shown: signatures that windows show.
     """
-    jobs: dict[str, Alone] = {}
+    found: dict[str, Alone] = {}
     for bench in benches:
         for index, signature in enumerate(bench.graph.signatures):
             if signature is not None and signature.key not in shown:
-                jobs.setdefault(
+                found.setdefault(
                     signature.key, Alone(bench, signature, index, measured_rows(bench.graph, index, signature))
                 )
-    return tuple(sorted(jobs.values(), key=lambda job: (job.signature.macs, job.signature.io_bytes)))
+    return tuple(sorted(found.values(), key=lambda alone: (alone.signature.macs, alone.signature.io_bytes)))
 
 
 def measured_rows(graph: Graph, index: int, signature: Signature) -> int:
@@ -137,6 +138,12 @@ def measured_rows(graph: Graph, index: int, signature: Signature) -> int:
     kind = graph.body.verdicts[index].kind
     on_vector = kind is not Kind.REDUCE and graph.operators[index].outputs[0] in graph.body.vectors
     return 1 if kind is Kind.HEAD or on_vector else profile_rows(signature)
+
+
+def shows_rows(graph: Graph, index: int) -> bool:
+    """Whether an operator can be shown by a window: it is neither a reduction over rows nor on a vector."""
+    kind = graph.body.verdicts[index].kind
+    return kind is Kind.LOCAL and graph.operators[index].outputs[0] not in graph.body.vectors
 
 
 def _start(graph: Graph, last: int) -> int:
@@ -168,12 +175,6 @@ def _keys(graph: Graph, operators: Sequence[int] | Iterator[int]) -> Iterator[st
         signature = graph.signatures[index]
         if signature is not None and shows_rows(graph, index):
             yield signature.key
-
-
-def shows_rows(graph: Graph, index: int) -> bool:
-    """Whether an operator can be shown by a window: it is neither a reduction over rows nor on a vector."""
-    kind = graph.body.verdicts[index].kind
-    return kind is Kind.LOCAL and graph.operators[index].outputs[0] not in graph.body.vectors
 
 
 def _last_fused(graph: Graph, index: int) -> int:

@@ -1,6 +1,7 @@
-"""Fits the modelled boards to published latencies of whole networks, and shows how well they fit.
+"""The command that fits the modelled boards to published latencies of whole networks, and shows how well they fit.
 
-Run: ``python profiles/modelling/fit.py`` prints every board's residuals; ``--write`` also writes `profiles/data/*.json`.
+Run: ``python profiles/modelling/fit.py`` prints every board's residuals; ``--write`` also writes
+`profiles/data/*.json`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,9 @@ from pathlib import Path
 from distredge.errors import did_you_mean
 from distredge.profiles.compute import write_profile
 from distredge.profiles.modelling.boards import PAPER_SET, make_board
-from distredge.profiles.modelling.published_tables import (
-    load_boards,
-    load_published,
-)
-from distredge.profiles.schema import (
-    ProfileFile,
-)
+from distredge.profiles.modelling.paper_boards import make_paper_set, print_bars
+from distredge.profiles.modelling.published_tables import load_boards, load_published
+from distredge.profiles.schema import ProfileFile
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _print(made)
     files = {f"default-{name}.json": data for name, data in made.items()}
     if not options.board:
-        from distredge.profiles.modelling.paper_boards import make_paper_set, print_bars
-
         paper = make_paper_set(made)
         print_bars(paper)
         files |= {f"{PAPER_SET}-{data.name}.json": data for data in paper}

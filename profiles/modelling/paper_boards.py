@@ -14,15 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
 from distredge.profiles.modelling.boards import PAPER_SET, rounded, scaled, whole_s
-from distredge.profiles.modelling.published_tables import load_table
-from distredge.profiles.schema import Name, Origin, Positive, ProfileFile, Residual, Source
+from distredge.profiles.modelling.published_tables import Bars, load_bars
+from distredge.profiles.schema import Origin, ProfileFile, Residual, Source
 
 CALIBRATED = "vgg16"
 MESSAGE_S = 0.0006
@@ -30,16 +28,6 @@ MESSAGE_S = 0.0006
 
 _OUTPUT_BYTES = 4000
 _STEPS = np.exp(np.linspace(math.log(0.25), math.log(4.0), 561))
-
-
-class Bars(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file `data/offload-bars.toml`."""
-
-    format: Literal["distredge.bars/1"]
-    source: Name
-    date: Name
-    devices: dict[str, tuple[tuple[str, Positive], ...]]
-    images_per_s: dict[str, dict[str, Positive]]
 
 
 @dataclass(frozen=True)
@@ -51,11 +39,6 @@ class Bar:
     board: str
     transfer_s: float
     published_s: float
-
-
-def load_bars() -> Bars:
-    """Returns the shipped table of bars."""
-    return load_table("offload-bars.toml", Bars)
 
 
 def bars_of(table: Bars, profiles: Mapping[str, ProfileFile]) -> tuple[Bar, ...]:

@@ -1,4 +1,4 @@
-"""The tables from which the modelled boards are fitted: published latencies, and boards with where a fit starts."""
+"""The tables behind the modelled boards: published latencies, boards with where a fit starts, bars of Offload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PublishedSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     note: Annotated[str, Meta(max_length=400)] = ""
 
 
-class PublishedFigures(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PublishedLatencies(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Latencies of one board from one source, by model; `fit` names those that the fit may use."""
 
     board: Name
@@ -38,7 +38,7 @@ class Published(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     format: Literal["distredge.published/1"]
     source: dict[str, PublishedSource]
-    figures: tuple[PublishedFigures, ...]
+    figures: tuple[PublishedLatencies, ...]
 
 
 class Start(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +106,16 @@ class Boards(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     board: tuple[BoardEntry, ...]
 
 
+class Bars(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file `data/offload-bars.toml`."""
+
+    format: Literal["distredge.bars/1"]
+    source: Name
+    date: Name
+    devices: dict[str, tuple[tuple[str, Positive], ...]]
+    images_per_s: dict[str, dict[str, Positive]]
+
+
 @dataclass(frozen=True)
 class Target:
     """One published figure of a board."""
@@ -124,6 +134,11 @@ def load_published() -> Published:
 def load_boards() -> Boards:
     """Returns the shipped table of boards."""
     return load_table("boards.toml", Boards)
+
+
+def load_bars() -> Bars:
+    """Returns the shipped table of bars."""
+    return load_table("offload-bars.toml", Bars)
 
 
 def load_table(name: str, kind: type[T]) -> T:

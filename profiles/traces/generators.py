@@ -1,10 +1,14 @@
-"""Traces that are made: constant, steps, Markov chains, and AR(1) like measured Wi-Fi."""
+"""Traces that are made: constant, steps, Markov chains, and AR(1) like measured Wi-Fi.
+
+Run: ``python profiles/traces/generators.py`` writes the shipped traces, `profiles/data/trace-*.csv`, anew.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +166,11 @@ class Ar1:
 
 
 def resampled(trace: Trace) -> tuple[NDArray[np.float64], float]:
-    """Returns mean rates over steps as long as the shortest of a trace, and that length."""
+    """Returns a trace's mean rates over even steps, about as long as its shortest one.
+
+    Returns:
+        (n,) float64 bits per second, >= 0, and the length of a step in seconds.
+    """
     edges = np.append(trace.times_s, trace.period_s)
     step_s = float(np.diff(edges).min())
     count = max(1, round(trace.period_s / step_s))
@@ -183,20 +191,6 @@ def joined(traces: Sequence[Trace], name: str = "joined") -> Trace:
         float(starts[-1]),
         name,
     )
-
-
-def _count(length_s: float, step_s: float) -> int:
-    _positive("step_s", step_s)
-    _positive("length_s", length_s)
-    count = round(length_s / step_s)
-    if not 1 <= count <= 10_000_000:
-        raise TraceError(located("trace", "length_s", length_s, "1 to 10 million steps"))
-    return count
-
-
-def _positive(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise TraceError(located("trace", key, value, "a positive number"))
 
 
 def shipped() -> tuple[Trace, ...]:
@@ -225,6 +219,29 @@ def shipped() -> tuple[Trace, ...]:
     return tuple(trace.named(trace.name, text) for trace in made)
 
 
+def main() -> None:
+    """Writes the shipped traces, rates rounded to kbit/s."""
+    folder = Path(__file__).resolve().parents[1] / "data"
+    for made in shipped():
+        rates_bps = np.round(made.rates_bps, -3)
+        rounded = Trace(made.times_s, rates_bps, made.rtt_s, made.period_s, made.name, made.source)
+        rounded.save(folder / f"trace-{made.name}.csv")
+
+
+def _count(length_s: float, step_s: float) -> int:
+    _positive("step_s", step_s)
+    _positive("length_s", length_s)
+    count = round(length_s / step_s)
+    if not 1 <= count <= 10_000_000:
+        raise TraceError(located("trace", "length_s", length_s, "1 to 10 million steps"))
+    return count
+
+
+def _positive(key: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise TraceError(located("trace", key, value, "a positive number"))
+
+
 def _typical(process: Ar1, place: str) -> list[Trace]:
     """The first four of the seeds 0, 1, ... whose 200 s are close to the process, as few so short traces are."""
     found: list[Trace] = []
@@ -238,8 +255,4 @@ def _typical(process: Ar1, place: str) -> list[Trace]:
 
 
 if __name__ == "__main__":
-    from pathlib import Path
-
-    for made in shipped():
-        rounded = Trace(made.times_s, np.round(made.rates_bps, -3), made.rtt_s, made.period_s, made.name, made.source)
-        rounded.save(Path(__file__).resolve().parents[1] / "data" / f"trace-{made.name}.csv")
+    main()

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from distredge import errors
-from distredge.cli import _common, main
+from distredge.cli import _common, _options, main
 
 FAILURES = {
     "cluster": (errors.ClusterError("c.toml: devices[0].name: found 3, accepted: text"), 2),
@@ -31,9 +31,9 @@ def target(monkeypatch: pytest.MonkeyPatch) -> str:
 
     @click.command()
     @click.argument("how")
-    @_common.verbose_option
-    @_common.seed_option
-    @_common.json_option
+    @_options.verbose_option
+    @_options.seed_option
+    @_options.json_option
     @click.pass_context
     def fail(ctx: click.Context, how: str, seed: int, as_json: bool) -> None:
         if how in FAILURES:
@@ -152,21 +152,6 @@ def test_table_targets_are_well_formed() -> None:
         assert entry.summary.endswith(".")
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "0", "-1", "11", "x", ""])
-def test_a_number_out_of_range_is_refused(text: str) -> None:
-    option = click.Option(["--limit"])
-    with pytest.raises(click.BadParameter) as refused:
-        _common.Number(0, 10, above=True).convert(text, option, None)
-    assert refused.value.message == f"found '{text}', accepted: a number above 0 and at most 10"
-    assert refused.value.param is option
-
-
-def test_numbers_at_the_ends_of_their_range() -> None:
-    assert _common.Number(0, 10).convert("0", None, None) == 0
-    assert _common.Number(0, 10, above=True).convert("10", None, None) == 10
-    assert _common.Number(0.1).convert("1e9", None, None) == 1e9
-
-
 def test_outputs_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _common.check_writable(None)
     _common.check_writable(tmp_path / "new")
@@ -177,20 +162,3 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
     with pytest.raises(errors.FileError, match="permission denied"):
         _common.check_writable(tmp_path / "new")
-
-
-@pytest.mark.parametrize(("text", "sizes"), [("1,3,24,32", (1, 3, 24, 32)), ("1x3x24x32", (1, 3, 24, 32))])
-def test_input_shapes(text: str, sizes: tuple[int, ...]) -> None:
-    seen: list[object] = []
-
-    @click.command()
-    @_common.input_shape_option
-    def command(input_shape: tuple[int, ...] | None) -> None:
-        seen.append(input_shape)
-
-    for arguments in ([], ["--input-shape", text]):
-        command.main(arguments, standalone_mode=False)
-    assert seen == [None, sizes]
-    for wrong in ("1,3,-24,32", "1,3,0,32", "1,,3", "a", ""):
-        with pytest.raises(click.BadParameter, match="accepted: sizes such as"):
-            command.main(["--input-shape", wrong], standalone_mode=False)

@@ -99,13 +99,14 @@ def test_the_table_names_every_device_and_the_files(
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("wire", ["float16", "int8"])
 def test_a_lossy_strategy_says_so(
-    capsys: pytest.CaptureFixture[str], graph: Graph, strategy: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], graph: Graph, strategy: Path, tmp_path: Path, wire: str
 ) -> None:
     exact = Strategy.load(strategy)
     volumes = [(len(graph.cuts) - 1, exact.volumes[-1].rows)]
     path = tmp_path / "lossy.json"
-    Strategy.make(graph, exact.devices, volumes, head=exact.head.device, wire="float16").save(path)
+    Strategy.make(graph, exact.devices, volumes, head=exact.head.device, wire=wire).save(path)
     assert "LOSSY" in run(capsys, path, "--cluster", CLUSTER)[1]
     assert json.loads(run(capsys, path, "--cluster", CLUSTER, "--json")[1])["lossless"] is False
 

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from distredge.errors import StrategyError
 from distredge.experiments.common.exact import random_grid, random_strategy
-from distredge.model.graph import Graph, Tensor
-from distredge.model.layout import HEAD, PARTIAL, REQUESTER, Layout, lay_out, lay_out_decisions, region_size
-from distredge.model.operators import whole
+from distredge.model.cuts import needs_of
+from distredge.model.graph import Graph
+from distredge.model.laying_out import lay_out, lay_out_decisions
+from distredge.model.layout import HEAD, PARTIAL, REQUESTER, Layout
+from distredge.model.nodes import Tensor
+from distredge.model.operators import region_size, whole
 from distredge.model.rows import Interval, Region
 from distredge.strategy import Strategy
 
@@ -74,8 +77,6 @@ def check_layout(graph: Graph, layout: Layout) -> None:
 
 def check_parts(graph: Graph, layout: Layout) -> None:
     """Every operator's inputs are there: computed in the part, or among its inputs, in full."""
-    from distredge.model.operators import needs_of
-
     for part in (part for stage in layout.stages for part in stage.parts):
         held = dict(part.inputs)
         for index in part.finishes:
@@ -87,7 +88,9 @@ def check_parts(graph: Graph, layout: Layout) -> None:
             for position in op.activations:
                 in_head = item.operator in graph.body.head
                 need = (
-                    whole(graph.tensors[op.inputs[position]]) if in_head else needs_of(graph, op, position, item.region)
+                    whole(graph.tensors[op.inputs[position]])
+                    if in_head
+                    else needs_of(graph, graph.body, op, position, item.region)
                 )
                 assert need.empty or held[op.inputs[position]].contains(need)
             held.update((out, item.region) for out in op.outputs if out)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ProfileError
-from distredge.model.graph import Signature
+from distredge.model.signatures import Signature
 from distredge.profiles.compute import ComputeProfile, load_profile, shipped_profiles, user_profile_path
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
 

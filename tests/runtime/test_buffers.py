@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
-from distredge.runtime.buffers import HeldBox, Inbox, Keeper, Outbox, Slot, allocate, copy
+from distredge.runtime.buffers import HeldBox, Inbox, Keeper, Outbox, Slot, allocate
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol.device_plan import SourceMessage, TensorBox
 from tests.runtime.conftest import make_strategy
@@ -50,18 +50,6 @@ def test_packed_rows_are_placed_where_they_belong(box, wire: str) -> None:
     expected = np.full(whole, np.nan, np.float32)
     expected[cut(start, shape)] = tensor[cut(start, shape)].astype(wire)
     np.testing.assert_array_equal(target.array, expected[cut(to_start, to_shape)])
-
-
-def test_uint8_pixels_are_widened_where_they_are_placed() -> None:
-    target = np.zeros((1, 4), np.float32)
-    copy(target, np.array([[0, 1, 254, 255]], np.uint8))
-    assert target.tolist() == [[0.0, 1.0, 254.0, 255.0]]
-
-
-def test_values_beyond_float16_become_infinite_without_a_warning() -> None:
-    target = np.zeros(2, np.float16)
-    copy(target, np.array([1e6, -1e6], np.float32))
-    assert target.tolist() == [np.inf, -np.inf]
 
 
 def test_arrays_start_on_a_cache_line() -> None:

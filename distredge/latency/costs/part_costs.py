@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distredge.model.layout import PARTIAL, region_size
-from distredge.model.operators import Kind
+from distredge.model.layout import PARTIAL
+from distredge.model.operators import Kind, region_size
 from distredge.profiles.modelled import profile_rows
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
-    from distredge.model.layout import OperatorRegion, Part
+    from distredge.model.layout import Part
+    from distredge.model.volumes import OperatorRegion
     from distredge.profiles.compute import ComputeProfile
 
 

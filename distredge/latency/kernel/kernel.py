@@ -15,8 +15,8 @@ rows           (B, L, D + 1)     cut points of the reference's rows: 0, never fa
                                  volumes after the last are not read
 head           (B,) or number    slab position (not device) of the head
 order          (B, D) or (D,)    index into `cluster.devices` of each slab position; None: the cluster's order
-wire           (B, L) or number  bytes per element between volumes: 4 float32, 2 float16, 1 int8
-input_wire     (B,) or number    bytes per element of the input: 4 float32, 1 uint8
+wire           (B, L) or number  bytes per element between volumes, as `model.wires.WIRE_BYTES` has them
+input_wire     (B,) or number    bytes per element of the input, likewise
 boundary_first (B, L) or bool    whether a volume computes and sends first what others wait for
 cluster        (B,) or number    index into the kernel's clusters
 start_s        (B,) or number    time on the links' traces
@@ -60,7 +60,7 @@ from distredge.errors import StrategyError, Unsupported, located
 from distredge.latency.kernel.link_arrays import links_of
 from distredge.latency.tables.volume_geometry import GraphGeometry
 from distredge.latency.tables.volume_tables import Tables
-from distredge.model.layout import WIRE_BYTES
+from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -181,7 +181,7 @@ class Kernel:
         count = len(strategies)
         cuts = np.full((count, longest), -1, dtype=np.int64)
         rows = np.zeros((count, longest, wide + 1), dtype=np.int32)
-        wire = np.full((count, longest), 4, dtype=np.int64)
+        wire = np.full((count, longest), FLOAT32_BYTES, dtype=np.int64)
         boundary = np.zeros((count, longest), dtype=bool)
         order, head, input_wire = np.zeros((count, wide), dtype=np.int64), [], []
         for k, strategy in enumerate(strategies):
@@ -196,7 +196,7 @@ class Kernel:
             used = [names.index(self.clusters[cluster].device(name).name) for name in strategy.devices]
             order[k] = used + [i for i in range(len(names)) if i not in used][: wide - len(used)]
             head.append(strategy.devices.index(strategy.head.device))
-            input_wire.append(int(WIRE_BYTES[strategy.input.dtype]))
+            input_wire.append(WIRE_BYTES[strategy.input.dtype])
         return {
             "cuts": cuts, "rows": rows, "head": np.array(head), "order": order, "wire": wire,
             "input_wire": np.array(input_wire), "boundary_first": boundary, "cluster": cluster,
@@ -209,8 +209,8 @@ class Kernel:
         head: ArrayLike,
         *,
         order: ArrayLike | None = None,
-        wire: ArrayLike = 4,
-        input_wire: ArrayLike = 4,
+        wire: ArrayLike = FLOAT32_BYTES,
+        input_wire: ArrayLike = FLOAT32_BYTES,
         boundary_first: ArrayLike = False,
         cluster: ArrayLike = 0,
         start_s: ArrayLike = 0.0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from distredge import metric_names
 from distredge.errors import Infeasible
 from distredge.latency.simulator.simulation import run
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.strategy import Strategy
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from distredge.model.operators import Kind
 
 if TYPE_CHECKING:
     from distredge.latency.tables.volume_tables import Tables
-    from distredge.model.graph import Operator
+    from distredge.model.nodes import Operator
 
 _FOREVER = 1 << 40
 

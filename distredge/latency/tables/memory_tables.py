@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from distredge.latency.costs.memory import part_bytes, weights_bytes
 from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSpans, VolumeGeometry
 from distredge.latency.tables.volume_tables import Flat
-from distredge.model.layout import Decision, lay_out_decisions
-from distredge.model.volumes import VolumeGraph, volume_between
+from distredge.model.laying_out import lay_out_decisions
+from distredge.model.volumes import Decision, VolumeGraph, volume_between
 
 
 class Memory(NamedTuple):
@@ -60,7 +60,8 @@ def no_memory() -> Memory:
 
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
 
 STEPS = 256
 """Steps of the grid by which peaks are kept; with more rows than that a step has several."""

@@ -1,6 +1,6 @@
 """Row arithmetic of whole volumes at once: what every possible split-part computes and needs.
 
-`model.layout` answers for one split-part; a search asks for thousands. For a fixed graph, what a part of the volume
+`model.laying_out` answers for one split-part; a search asks for thousands. For a fixed graph, what a part of the volume
 between two cuts does is a function of its rows [a, b) of the reference tensor alone. This module evaluates that
 function for many (a, b) at once with numpy, by the same backward walk as `model.volumes`.
 
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
-from distredge.model.layout import WIRE_BYTES
 from distredge.model.operators import RULES, Reduction
 from distredge.model.operators.base import Rule
 from distredge.model.operators.moving import Concat, attribute_axis
@@ -27,9 +26,11 @@ from distredge.model.operators.pointwise import Pointwise
 from distredge.model.operators.windows import Windowed, window_of
 from distredge.model.rows import Interval, Region
 from distredge.model.volumes import Read, VolumeGraph, volume_between
+from distredge.model.wires import WIRE_BYTES
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Operator
 
 Ints = NDArray[np.int64]
 
@@ -141,11 +142,12 @@ def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
 
     Worked out once per graph. The operator must have a rule of its own: not one on vectors alone.
     """
-    key = ("row needs", op.index, position)
-    if key not in graph.memo:
-        graph.memo[key] = _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
-    found: tuple[Ints, Ints] = graph.memo[key]
-    return found
+    return graph.once(_row_needs, op.index, position)
+
+
+def _row_needs(graph: Graph, index: int, position: int) -> tuple[Ints, Ints]:
+    op = graph.operators[index]
+    return _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
 
 
 def _usual_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints] | None:

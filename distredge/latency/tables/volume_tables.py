@@ -48,12 +48,16 @@ from distredge.latency.tables.columns import (
     VOLUME,
 )
 from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSpans, VolumeGeometry
+from distredge.model.laying_out import lay_out_decisions
 from distredge.model.layout import PARTIAL as STACK
-from distredge.model.layout import WIRE_BYTES, Decision, Part, lay_out_decisions
+from distredge.model.layout import Part
 from distredge.model.operators import Kind
+from distredge.model.volumes import Decision
+from distredge.model.wires import WIRE_BYTES
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Tensor
+    from distredge.model.graph import Graph
+    from distredge.model.nodes import Tensor
     from distredge.profiles.compute import ComputeProfile
 
 

@@ -8,18 +8,13 @@ its name in the reason. Semantics follow the ONNX operator specifications (Conv-
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
-    LOCAL,
     Axes,
-    Emitter,
     Kind,
     Rule,
     Verdict,
     axes_by_rank,
-    axis_size,
-    dimension_of,
     head,
     region_shape,
     region_size,
@@ -42,23 +37,14 @@ from distredge.model.operators.reshape import Reshape, Squeeze, Transpose
 from distredge.model.operators.resize import Resize
 from distredge.model.operators.windows import Transposed, Windowed
 
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
-    from distredge.model.rows import Region
-
 __all__ = [
-    "LOCAL",
     "RULES",
     "Axes",
-    "Emitter",
     "Kind",
     "Reduction",
     "Rule",
     "Verdict",
     "axes_of",
-    "axis_size",
-    "dimension_of",
-    "needs_of",
     "region_shape",
     "region_size",
     "verdict_of",
@@ -113,7 +99,7 @@ HEAD_REASONS: dict[str, str] = {
 """Why known operators stay whole; any other without a rule is named as such."""
 
 
-def verdict_of(graph: Graph, op: Operator) -> Verdict:
+def verdict_of(graph: NodeList, op: Operator) -> Verdict:
     """Whether an operator may be split by rows; an operator without a rule goes to the head by name."""
     rule = RULES.get(op.op_type)
     if rule is None:
@@ -123,7 +109,7 @@ def verdict_of(graph: Graph, op: Operator) -> Verdict:
     return rule.verdict(graph, op)
 
 
-def axes_of(graph: Graph, op: Operator, output: str) -> Axes:
+def axes_of(graph: NodeList, op: Operator, output: str) -> Axes:
     """Row and column axis of an output; by its rank where no rule knows better."""
     rule = RULES.get(op.op_type)
     shape = graph.tensors[output].shape
@@ -136,10 +122,3 @@ def axes_of(graph: Graph, op: Operator, output: str) -> Axes:
     if axes.cols is None or not 0 <= axes.cols < len(shape) or axes.cols == axes.rows:
         return Axes(axes.rows, None)
     return axes
-
-
-def needs_of(graph: Graph, op: Operator, position: int, out: Region) -> Region:
-    """Region of the activation `op.inputs[position]` that output region `out` of a body operator reads."""
-    if op.index in graph.body.everywhere:
-        return whole(graph.tensors[op.inputs[position]])
-    return RULES[op.op_type].needs(graph, op, position, out)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.model.nodes import NodeList, Operator, Tensor
 from distredge.model.rows import Interval, Region
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator, Tensor
 
 AXES = ("rows", "cols")
 WHOLE_ROW = Interval(0, 1)
@@ -51,13 +49,23 @@ class Axes(NamedTuple):
 class Emitter(Protocol):
     """What a rule writes nodes with (`model.segments` has the implementation)."""
 
-    graph: Graph
+    @property
+    def graph(self) -> NodeList:
+        """The nodes of the whole model."""
 
     def take(self, tensor: str, region: Region) -> str:
         """Name of `tensor` restricted to `region`, sliced when more is held."""
 
     def constant(self, hint: str, value: NDArray[Any]) -> str:
-        """Name of a small new constant."""
+        """Brings a small new constant in.
+
+        Args:
+            hint: what its name starts with.
+            value: shape (d0, d1, ...), any dtype that ONNX has.
+
+        Returns:
+            Its name.
+        """
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
         """Appends a node with one output."""
@@ -75,15 +83,15 @@ class Rule:
     Tensors of `graph` have their axes by the time a rule is asked about them: inputs before outputs.
     """
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         """Row and column axis of an output, from those of the inputs."""
         return aligned_axes(graph, op, output)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         """Whether `op` may be split by rows here."""
         return LOCAL
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         """Region of the activation `op.inputs[position]` that output region `out` reads, clipped to the tensor."""
         return out
 
@@ -160,6 +168,13 @@ def with_interval(region: Region, axis: str, interval: Interval | None) -> Regio
     return Region(region.rows, interval)
 
 
+def along_axes(out: Region, change: Callable[[str, Interval], Interval | None]) -> Region:
+    """A region with other rows (and columns, where it is a part of them): what `change` makes of "rows" and "cols"."""
+    for axis in split_axes(out):
+        out = with_interval(out, axis, change(axis, interval_of(out, axis)))
+    return out
+
+
 def axes_by_rank(rank: int) -> Axes:
     """Axes of (batch, channels, [depth,] rows, columns), and of (batch, channels, rows) of a 1-D model."""
     if rank < 3:
@@ -167,7 +182,7 @@ def axes_by_rank(rank: int) -> Axes:
     return Axes(2, None) if rank == 3 else Axes(rank - 2, rank - 1)
 
 
-def aligned_axes(graph: Graph, op: Operator, output: str) -> Axes:
+def aligned_axes(graph: NodeList, op: Operator, output: str) -> Axes:
     """Axes of an output that is aligned with its inputs at the last dimension, as broadcasting does.
 
     The tallest input says where the rows are, the widest where the columns are.
@@ -198,8 +213,8 @@ def moved_axes(source: Tensor, target: dict[int, int]) -> Axes:
     return Axes(rows, cols)
 
 
-def constant_input(graph: Graph, op: Operator, position: int) -> NDArray[Any] | None:
-    """Value of an input, if it is there and a constant."""
+def constant_input(graph: NodeList, op: Operator, position: int) -> NDArray[Any] | None:
+    """Value of an input, shape (d0, d1, ...) and dtype as in the model; None if it is absent or no constant."""
     if position >= len(op.inputs):
         return None
     return graph.constants.get(op.inputs[position])

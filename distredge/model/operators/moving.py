@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
     AXES,
     Axes,
     Emitter,
     Rule,
     Verdict,
+    along_axes,
     axis_size,
     constant_input,
     dimension_of,
@@ -26,29 +28,30 @@ from distredge.model.operators.pointwise import Pointwise, aligned
 from distredge.model.operators.windows import Spatial
 from distredge.model.rows import EMPTY, Interval, Region, intersect
 
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
 
-
-def attribute_axis(graph: Graph, op: Operator, default: int = 0) -> int:
+def attribute_axis(graph: NodeList, op: Operator, default: int = 0) -> int:
     """The `axis` attribute, counted from the front."""
     return int(op.attributes.get("axis", default)) % len(graph.tensors[op.outputs[0]].shape)
 
 
-def same_rank_axes(graph: Graph, op: Operator) -> Axes:
+def same_rank_axes(graph: NodeList, op: Operator) -> Axes:
     """Axes of the tallest activation input, for outputs of the same rank."""
     tensors = [graph.tensors[name] for name in op.activation_names]
     tallest = max(tensors, key=lambda t: (t.row_axis is not None, t.height, t.width))
     return Axes(tallest.row_axis, tallest.col_axis)
 
 
-class Concat(Rule):
-    """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
+class SameRank(Rule):
+    """Operators whose outputs have as many axes as their inputs, each where it was."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+
+class Concat(SameRank):
+    """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
+
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         made = graph.tensors[op.outputs[0]]
         if made.row_axis is None:
             return head("Concat of tensors without rows")
@@ -58,7 +61,7 @@ class Concat(Rule):
                 return head(f"Concat of tensors with rows on different axes ('{name}')")
         return super().verdict(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         joined = attribute_axis(graph, op)
         made = graph.tensors[op.outputs[0]]
         for axis in split_axes(out):
@@ -85,18 +88,15 @@ class Concat(Rule):
         return out
 
 
-def _length(graph: Graph, name: str, axis: int) -> int:
+def _length(graph: NodeList, name: str, axis: int) -> int:
     constant = graph.constants.get(name)
     return int(constant.shape[axis] if constant is not None else graph.tensors[name].shape[axis])
 
 
-class Slice(Rule):
+class Slice(SameRank):
     """Slice-13 with constant bounds; along rows with a positive step (Focus stems)."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
-
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Slice with bounds that are not constant")
         tensor = graph.tensors[op.inputs[0]]
@@ -105,15 +105,16 @@ class Slice(Rule):
                 return head("Slice that turns rows around")
         return super().verdict(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         tensor = graph.tensors[op.inputs[0]]
-        for axis in split_axes(out):
+
+        def read(axis: str, wanted: Interval) -> Interval:
             start, _, step = _bounds(graph, op).get(_or_none(dimension_of(tensor, axis)), (0, 0, 1))
-            wanted = interval_of(out, axis)
-            if not wanted.empty:
-                wanted = Interval(start + wanted.start * step, start + (wanted.stop - 1) * step + 1)
-            out = with_interval(out, axis, wanted)
-        return out
+            if wanted.empty:
+                return wanted
+            return Interval(start + wanted.start * step, start + (wanted.stop - 1) * step + 1)
+
+        return along_axes(out, read)
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         graph = emitter.graph
@@ -138,7 +139,7 @@ class Slice(Rule):
         return out
 
 
-def _bounds(graph: Graph, op: Operator) -> dict[int, tuple[int, int, int]]:
+def _bounds(graph: NodeList, op: Operator) -> dict[int, tuple[int, int, int]]:
     """Start, end and step of every sliced axis, clamped as Slice-13 says; a negative step may end at -shape - 1."""
     shape = graph.tensors[op.inputs[0]].shape
     values = [constant_input(graph, op, position) for position in range(1, 5)]
@@ -165,26 +166,20 @@ def _or_none(dimension: int | None) -> int:
     return -1 if dimension is None else dimension
 
 
-class Split(Rule):
+class Split(SameRank):
     """Split along channels (`model.rewrite` turns a Split along rows into slices)."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
-
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors[op.inputs[0]]
         if attribute_axis(graph, op) in (tensor.row_axis, tensor.col_axis):
             return head("Split of rows or columns")
         return head("Split with sizes that are not constant") if op.activations != (0,) else super().verdict(graph, op)
 
 
-class Pad(Rule):
+class Pad(SameRank):
     """Pad-13: a split-part is padded only where it holds the tensor's edge (constant, reflect, edge)."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
-
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Pad with sizes that are not constant")
         if self._mode(op) not in ("constant", "reflect", "edge"):
@@ -195,7 +190,7 @@ class Pad(Rule):
         mode = op.attributes.get("mode", "constant")
         return mode.decode() if isinstance(mode, bytes) else str(mode)
 
-    def _pads(self, graph: Graph, op: Operator) -> list[int]:
+    def _pads(self, graph: NodeList, op: Operator) -> list[int]:
         rank = len(graph.tensors[op.inputs[0]].shape)
         pads = constant_input(graph, op, 1)
         axes = constant_input(graph, op, 3)
@@ -208,7 +203,7 @@ class Pad(Rule):
             full[axis % rank + rank] = int(pads[i + len(axes)])
         return full
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         tensor = graph.tensors[op.inputs[0]]
         pads = self._pads(graph, op)
         for axis in split_axes(out):
@@ -253,7 +248,7 @@ class Pad(Rule):
 class Gather(Rule):
     """Gather of constant indices along channels, or of a constant list of rows."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         tensor = graph.tensors[op.inputs[0]]
         indices = constant_input(graph, op, 1)
         if indices is None:
@@ -264,7 +259,7 @@ class Gather(Rule):
             target.pop(axis)
         return moved_axes(tensor, target)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors.get(op.inputs[0])
         indices = constant_input(graph, op, 1)
         if tensor is None or indices is None or op.activations != (0,):
@@ -274,14 +269,14 @@ class Gather(Rule):
             return head("Gather that takes the row axis apart")
         return super().verdict(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         for axis in split_axes(out):
             rows = self._indices(graph, op, axis, interval_of(out, axis))
             if rows is not None and rows.size:
                 out = with_interval(out, axis, Interval(int(rows.min()), int(rows.max()) + 1))
         return out
 
-    def _indices(self, graph: Graph, op: Operator, axis: str, out: Interval) -> Any:
+    def _indices(self, graph: NodeList, op: Operator, axis: str, out: Interval) -> Any:
         tensor = graph.tensors[op.inputs[0]]
         gathered = int(op.attributes.get("axis", 0)) % len(tensor.shape)
         if dimension_of(tensor, axis) != gathered:
@@ -305,37 +300,29 @@ class Gather(Rule):
 class SpaceToDepth(Spatial):
     """SpaceToDepth-13: output row i reads `blocksize` input rows."""
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            wanted = interval_of(out, axis)
-            out = with_interval(out, axis, Interval(wanted.start * block, wanted.stop * block))
-        return out
+        return along_axes(out, lambda _, wanted: Interval(wanted.start * block, wanted.stop * block))
 
 
 class DepthToSpace(Spatial):
     """DepthToSpace-13: `blocksize` output rows come from one input row."""
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            wanted = interval_of(out, axis)
-            out = with_interval(out, axis, Interval(wanted.start // block, -(-wanted.stop // block)))
-        return out
+        return along_axes(out, lambda _, wanted: Interval(wanted.start // block, -(-wanted.stop // block)))
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         need = self.needs(emitter.graph, op, 0, out)
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            rows = interval_of(need, axis)
-            out = with_interval(out, axis, Interval(rows.start * block, rows.stop * block))
-        return super().emit(emitter, op, out)
+        made = along_axes(need, lambda _, rows: Interval(rows.start * block, rows.stop * block))
+        return super().emit(emitter, op, made)
 
 
 class Expand(Pointwise):
     """Expand-13 to a constant shape: the rows of the shape become those of the part."""
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Expand to a shape that is not constant")
         made = graph.tensors[op.outputs[0]]
@@ -357,13 +344,10 @@ class Expand(Pointwise):
         return out
 
 
-class Tile(Rule):
+class Tile(SameRank):
     """Tile-13 along other axes than rows and columns."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
-
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         repeats = constant_input(graph, op, 1)
         tensor = graph.tensors[op.inputs[0]]
         if repeats is None or op.activations != (0,):

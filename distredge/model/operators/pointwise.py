@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
     AXES,
     LOCAL,
@@ -18,19 +17,16 @@ from distredge.model.operators.base import (
 )
 from distredge.model.rows import Region
 
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
-
 
 class Pointwise(Rule):
     """Elementwise operators with broadcasting: output row i reads row i of every input that has rows."""
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if len([out for out in op.outputs if out]) > 1:
             return head(f"{op.op_type} with several outputs")
         return aligned(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         tensor = graph.tensors[op.inputs[position]]
         if out.empty:
             return out
@@ -53,7 +49,7 @@ class Pointwise(Rule):
         return out
 
 
-def aligned(graph: Graph, op: Operator) -> Verdict:
+def aligned(graph: NodeList, op: Operator) -> Verdict:
     """Row-local if rows and columns of all inputs meet those of the output, each broadcast or in full."""
     out = graph.tensors[op.outputs[0]]
     for name in op.activation_names:
@@ -72,7 +68,7 @@ def aligned(graph: Graph, op: Operator) -> Verdict:
 class PerRow(Pointwise):
     """Operators whose constants are parameters and never rows (batch normalisation, LRN)."""
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head(f"{op.op_type} with parameters that are not constant")
         return super().verdict(graph, op)
@@ -93,7 +89,7 @@ class AlongAxis(PerRow):
         self.default = default
         self.to_last = to_last
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors[op.inputs[0]]
         rank = len(tensor.shape)
         axis = int(op.attributes.get("axis", self.default)) % max(1, rank)
@@ -107,7 +103,7 @@ class AlongAxis(PerRow):
 class LastAxisProduct(PerRow):
     """A matrix product of the last axis, which holds neither rows nor columns, with a constant matrix (MatMul-13)."""
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head(f"{op.op_type} of two activations, or with a constant on the left")
         tensor, matrix = graph.tensors[op.inputs[0]], graph.constants[op.inputs[1]]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
     Axes,
     Emitter,
@@ -19,9 +19,6 @@ from distredge.model.operators.base import (
     whole,
 )
 from distredge.model.rows import Region
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
 
 PARTIAL_SUMS: Mapping[str, str] = {
     "GlobalAveragePool": "mean",
@@ -39,7 +36,7 @@ ONLY_LOCAL = ("ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "Reduc
 _STEP = {"mean": "ReduceSum", "sum": "ReduceSum", "max": "ReduceMax", "min": "ReduceMin"}
 
 
-def reduced_axes(graph: Graph, op: Operator) -> tuple[int, ...] | None:
+def reduced_axes(graph: NodeList, op: Operator) -> tuple[int, ...] | None:
     """Axes that a reduction removes; None when they are not constant."""
     rank = len(graph.tensors[op.inputs[0]].shape)
     if op.op_type.startswith("Global"):
@@ -64,7 +61,7 @@ def _keeps_dimensions(op: Operator) -> bool:
 class Reduction(Rule):
     """A reduction: row-local over other axes, split by partial results over rows and columns."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         source, axes = graph.tensors[op.inputs[0]], reduced_axes(graph, op)
         if axes is None:
             return Axes(None, None)
@@ -72,7 +69,7 @@ class Reduction(Rule):
         kept = range(rank) if _keeps_dimensions(op) else [d for d in range(rank) if d not in axes]
         return moved_axes(source, {before: after for after, before in enumerate(kept)})
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors[op.inputs[0]]
         axes = reduced_axes(graph, op)
         if axes is None or tensor.row_axis is None:
@@ -87,7 +84,7 @@ class Reduction(Rule):
             return head(f"{op.op_type} over rows but not over columns")
         return Verdict(Kind.REDUCE, f"{op.op_type} over rows: split by partial results")
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         if out.empty:
             return out
         tensor = graph.tensors[op.inputs[position]]
@@ -97,7 +94,7 @@ class Reduction(Rule):
         # Columns that are reduced are all needed.
         return Region(out.rows, None if tensor.col_axis in axes or tensor.col_axis is None else out.cols)
 
-    def partial_shape(self, graph: Graph, op: Operator, parts: int) -> tuple[int, ...]:
+    def partial_shape(self, graph: NodeList, op: Operator, parts: int) -> tuple[int, ...]:
         """Shape of the stack of partial results, one row per contributing device."""
         axes = reduced_axes(graph, op) or ()
         shape = [1 if d in axes else size for d, size in enumerate(graph.tensors[op.inputs[0]].shape)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
     Axes,
     Emitter,
     Rule,
     Verdict,
+    along_axes,
     axes_by_rank,
     constant_input,
     dimension_of,
@@ -21,9 +23,6 @@ from distredge.model.operators.base import (
     with_interval,
 )
 from distredge.model.rows import Interval, Region
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
 
 
 class Scale(NamedTuple):
@@ -100,55 +99,57 @@ def _groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list
     return groups
 
 
+def _followed(graph: NodeList, before: str, after: str) -> tuple[Scale | None, Scale | None]:
+    """Where rows and columns go in a reshape."""
+    source, made = graph.tensors[before], graph.tensors[after]
+    rows = cols = None
+    if source.row_axis is not None:
+        rows = follow(source.shape, made.shape, source.row_axis, source.col_axis)
+    if source.col_axis is not None and source.width > 1:
+        cols = follow(source.shape, made.shape, source.col_axis, source.row_axis)
+    return rows, cols
+
+
 class Reshape(Rule):
     """Reshape-13 to a constant shape that keeps rows apart: channel shuffle, depth to space, (N,C,D,H,W) to (N,CD,H,W).
 
     A row axis that is split or merged becomes the outermost of its pieces, each of several rows.
     """
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         rows, cols = self._scales(graph, op, output)
         if rows is None:
             return Axes(None, None)
         return Axes(rows.dimension, None if cols is None or cols.dimension == rows.dimension else cols.dimension)
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head(f"{op.op_type} to a shape that is not constant")
         if self._scales(graph, op, op.outputs[0])[0] is None:
             return head(f"{op.op_type} mixes rows with other axes")
         return super().verdict(graph, op)
 
-    def _scales(self, graph: Graph, op: Operator, output: str) -> tuple[Scale | None, Scale | None]:
-        key = ("reshape", op.index)
-        if key not in graph.memo:
-            source, target = graph.tensors[op.inputs[0]], graph.tensors[output].shape
-            rows = cols = None
-            if source.row_axis is not None:
-                rows = follow(source.shape, target, source.row_axis, source.col_axis)
-            if source.col_axis is not None and source.width > 1:
-                cols = follow(source.shape, target, source.col_axis, source.row_axis)
-            graph.memo[key] = (rows, cols)
-        rows, cols = graph.memo[key]
-        return rows, cols
+    def _scales(self, graph: NodeList, op: Operator, output: str) -> tuple[Scale | None, Scale | None]:
+        return graph.once(_followed, op.inputs[0], output)
 
-    def _scale(self, graph: Graph, op: Operator, axis: str) -> Scale | None:
+    def _scale(self, graph: NodeList, op: Operator, axis: str) -> Scale | None:
         made = graph.tensors[op.outputs[0]]
         scale = self._scales(graph, op, made.name)[axis == "cols"]
         return scale if scale is not None and dimension_of(made, axis) == scale.dimension else None
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         if out.empty:
             return out
-        for axis in split_axes(out):
-            scale, wanted = self._scale(graph, op, axis), interval_of(out, axis)
+
+        def read(axis: str, wanted: Interval) -> Interval | None:
+            scale = self._scale(graph, op, axis)
             if scale is None:
-                out = with_interval(out, axis, None)
-            elif scale.outer > 1:
-                out = with_interval(out, axis, Interval(wanted.start // scale.outer, -(-wanted.stop // scale.outer)))
-            else:
-                out = with_interval(out, axis, Interval(wanted.start * scale.inner, wanted.stop * scale.inner))
-        return out
+                return None
+            if scale.outer > 1:
+                return Interval(wanted.start // scale.outer, -(-wanted.stop // scale.outer))
+            return Interval(wanted.start * scale.inner, wanted.stop * scale.inner)
+
+        return along_axes(out, read)
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         graph = emitter.graph
@@ -169,13 +170,13 @@ class Reshape(Rule):
 class Transpose(Rule):
     """Transpose-13: rows stay rows, on another axis."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         source = graph.tensors[op.inputs[0]]
         rank = len(source.shape)
         order = op.attributes.get("perm", range(rank - 1, -1, -1))
         return moved_axes(source, {int(before): after for after, before in enumerate(order)})
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if graph.tensors[op.inputs[0]].row_axis is None:
             return head("Transpose of a tensor without rows")
         return super().verdict(graph, op)
@@ -184,7 +185,7 @@ class Transpose(Rule):
 class Squeeze(Rule):
     """Squeeze-13 and Unsqueeze-13: axes of size 1 go or come."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         source, rank = graph.tensors[op.inputs[0]], len(graph.tensors[output].shape)
         axes = self._axes(graph, op)
         longer = max(rank, len(source.shape))
@@ -193,14 +194,14 @@ class Squeeze(Rule):
             return moved_axes(source, dict(enumerate(rest)))
         return moved_axes(source, {before: after for after, before in enumerate(rest)})
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head(f"{op.op_type} of axes that are not constant")
         if graph.tensors[op.outputs[0]].row_axis is None:
             return head(f"{op.op_type} of a tensor whose rows are gone")
         return super().verdict(graph, op)
 
-    def _axes(self, graph: Graph, op: Operator) -> frozenset[int]:
+    def _axes(self, graph: NodeList, op: Operator) -> frozenset[int]:
         source, target = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
         longer = max(len(source), len(target))
         axes = constant_input(graph, op, 1)

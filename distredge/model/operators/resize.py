@@ -8,12 +8,13 @@ the indices that the engine itself finds for the whole tensor (nearest), or in p
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
     Emitter,
     Rule,
@@ -27,9 +28,6 @@ from distredge.model.operators.base import (
     with_interval,
 )
 from distredge.model.rows import Interval, Region
-
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -57,7 +55,7 @@ class Sampling(NamedTuple):
 class Resize(Rule):
     """Nearest and linear resizing of rows and columns."""
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         mode, coordinates = _text(op, "mode", "nearest"), _coordinates(op)
         source = graph.tensors[op.inputs[0]]
         if op.activations != (0,):
@@ -77,7 +75,7 @@ class Resize(Rule):
                 return head(f"Resize by {scale:g} that leaves axis {axis} as long as it is")
         return super().verdict(graph, op)
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         need = out
         for axis in split_axes(out):
             need = with_interval(need, axis, _reads(graph, op, axis, interval_of(out, axis)))
@@ -187,7 +185,7 @@ def _emit_pick(
     emitter.node("Gather", [value, names[4]], output, axis=dimension)
 
 
-def _reads(graph: Graph, op: Operator, axis: str, out: Interval) -> Interval:
+def _reads(graph: NodeList, op: Operator, axis: str, out: Interval) -> Interval:
     if out.empty:
         return out
     sampling = sampling_of(graph, op, axis)
@@ -202,14 +200,14 @@ def _reads(graph: Graph, op: Operator, axis: str, out: Interval) -> Interval:
     return Interval(low // step * step, -(-high // step) * step)
 
 
-def _lengths(graph: Graph, op: Operator, axis: str) -> tuple[int, int]:
+def _lengths(graph: NodeList, op: Operator, axis: str) -> tuple[int, int]:
     """Rows (or columns) of the whole tensor before and after."""
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     assert dimension is not None
     return graph.tensors[op.inputs[0]].shape[dimension], graph.tensors[op.outputs[0]].shape[dimension]
 
 
-def aligned_step(graph: Graph, op: Operator, axis: str) -> int | None:
+def aligned_step(graph: NodeList, op: Operator, axis: str) -> int | None:
     """Number of input rows after which the scale is in phase again, if a slice of such steps can be resized as it is.
 
     None: the rows have to be gathered, since the scale is not the ratio of the heights, its phase is too long, or
@@ -228,17 +226,13 @@ def aligned_step(graph: Graph, op: Operator, axis: str) -> int | None:
     return step
 
 
-def sampling_of(graph: Graph, op: Operator, axis: str) -> Sampling:
+def sampling_of(graph: NodeList, op: Operator, axis: str) -> Sampling:
     """What the output rows (or columns) of the whole tensor read, computed once per operator."""
-    key = ("sampling", op.index, axis)
-    if key not in graph.memo:
-        graph.memo[key] = _sampling(graph, op, axis)
-    found = graph.memo[key]
-    assert isinstance(found, Sampling)
-    return found
+    return graph.once(_sampling, op.index, axis)
 
 
-def _sampling(graph: Graph, op: Operator, axis: str) -> Sampling:
+def _sampling(graph: NodeList, index: int, axis: str) -> Sampling:
+    op = graph.operators[index]
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     if dimension is None:
         return Sampling(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32))
@@ -278,12 +272,12 @@ def _rounded(x: NDArray[np.float32], rounding: str) -> NDArray[np.float32]:
     return np.asarray(below + (x - below > 0.5), np.float32)
 
 
-def _scales(graph: Graph, op: Operator) -> NDArray[np.float32] | None:
+def _scales(graph: NodeList, op: Operator) -> NDArray[np.float32] | None:
     scales = constant_input(graph, op, 2)
     return None if scales is None or not scales.size else scales.astype(np.float32)
 
 
-def _has_point(graph: Graph, op: Operator) -> bool:
+def _has_point(graph: NodeList, op: Operator) -> bool:
     """Whether an axis shrinks to one point."""
     before, after = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
     return any(a == 1 < b for b, a in zip(before[2:], after[2:], strict=True))

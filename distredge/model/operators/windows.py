@@ -5,8 +5,9 @@ Semantics: Conv-11, MaxPool-12, AveragePool-11, LpPool-11, ConvTranspose-11.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
     LOCAL,
     Axes,
@@ -23,9 +24,6 @@ from distredge.model.operators.base import (
 )
 from distredge.model.rows import Interval, Region, Window, touching, window_input
 
-if TYPE_CHECKING:
-    from distredge.model.graph import Graph, Operator
-
 
 class WindowGeometry(NamedTuple):
     """Attributes of a window along each spatial axis, with `auto_pad` resolved."""
@@ -41,16 +39,13 @@ class WindowGeometry(NamedTuple):
         return self.dilations[axis] * (self.kernel[axis] - 1) + 1
 
 
-def geometry(graph: Graph, op: Operator) -> WindowGeometry:
+def geometry_of(graph: NodeList, op: Operator) -> WindowGeometry:
     """The window of a convolution or pooling, computed once per operator."""
-    found = graph.memo.get(("geometry", op.index))
-    if found is None:
-        found = graph.memo["geometry", op.index] = _geometry(graph, op)
-    assert isinstance(found, WindowGeometry)
-    return found
+    return graph.once(_geometry, op.index)
 
 
-def _geometry(graph: Graph, op: Operator) -> WindowGeometry:
+def _geometry(graph: NodeList, index: int) -> WindowGeometry:
+    op = graph.operators[index]
     source = graph.tensors[op.inputs[0]].shape[2:]
     count = len(source)
     kernel = tuple(op.attributes.get("kernel_shape", ())) or tuple(graph.constants[op.inputs[1]].shape[2:])
@@ -78,27 +73,26 @@ def auto_pad(op: Operator) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def window_of(graph: Graph, op: Operator, axis: str) -> Window:
+def window_of(graph: NodeList, op: Operator, axis: str) -> Window:
     """The sliding window of a convolution or pooling along rows or columns."""
-    key = ("window", op.index, axis)
-    found = graph.memo.get(key)
-    if found is None:
-        dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
-        assert dimension is not None
-        shape = geometry(graph, op)
-        found = Window(shape.strides[dimension - 2], shape.begins[dimension - 2], shape.extent(dimension - 2))
-        graph.memo[key] = found
-    assert isinstance(found, Window)
-    return found
+    return graph.once(_window, op.index, axis)
+
+
+def _window(graph: NodeList, index: int, axis: str) -> Window:
+    op = graph.operators[index]
+    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+    assert dimension is not None
+    window = geometry_of(graph, op)
+    return Window(window.strides[dimension - 2], window.begins[dimension - 2], window.extent(dimension - 2))
 
 
 class Spatial(Rule):
     """Operators on (batch, channels, spatial axes...): axes by rank, weights constant."""
 
-    def axes(self, graph: Graph, op: Operator, output: str) -> Axes:
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return axes_by_rank(len(graph.tensors[output].shape))
 
-    def verdict(self, graph: Graph, op: Operator) -> Verdict:
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if len([o for o in op.outputs if o]) > 1:
             return head(f"{op.op_type} with an index output")
         if op.activations != (0,):
@@ -113,7 +107,7 @@ class Spatial(Rule):
 class Windowed(Spatial):
     """Convolution and pooling: what is clipped becomes explicit padding of this split-part alone."""
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         if out.empty:
             return out
         stride, pad, extent = window_of(graph, op, "rows")
@@ -128,7 +122,7 @@ class Windowed(Spatial):
             return Region(rows)
         return Region(rows, window_input(window_of(graph, op, "cols"), made.cols, tensor.width)[0])
 
-    def computable(self, graph: Graph, op: Operator, out: Region) -> Region:
+    def computable(self, graph: NodeList, op: Operator, out: Region) -> Region:
         """`out`, extended where it reads padding alone: no engine computes that from an input without rows."""
         tensor = graph.tensors[op.inputs[0]]
         for axis in split_axes(out):
@@ -138,11 +132,11 @@ class Windowed(Spatial):
                 out = with_interval(out, axis, extended)
         return out
 
-    def padding(self, graph: Graph, op: Operator, out: Region) -> tuple[list[int], list[int]]:
+    def padding(self, graph: NodeList, op: Operator, out: Region) -> tuple[list[int], list[int]]:
         """Explicit padding of each spatial axis for a computable output region; a ceil extension is none."""
         tensor = graph.tensors[op.inputs[0]]
-        shape = geometry(graph, op)
-        begins, ends = list(shape.begins), list(shape.ends)
+        window = geometry_of(graph, op)
+        begins, ends = list(window.begins), list(window.ends)
         for axis in split_axes(out):
             dimension = dimension_of(tensor, axis)
             assert dimension is not None
@@ -164,13 +158,13 @@ class Windowed(Spatial):
 class Transposed(Spatial):
     """Transposed convolution: output row o reads the input rows i with o = i*stride + tap*dilation - pad."""
 
-    def needs(self, graph: Graph, op: Operator, position: int, out: Region) -> Region:
+    def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         if out.empty:
             return out
         rows = self._reads(graph, op, "rows", out.rows)
         return Region(rows, None if out.cols is None else self._reads(graph, op, "cols", out.cols))
 
-    def _reads(self, graph: Graph, op: Operator, axis: str, out: Interval) -> Interval:
+    def _reads(self, graph: NodeList, op: Operator, axis: str, out: Interval) -> Interval:
         size = axis_size(graph.tensors[op.inputs[0]], axis)
         stride, pad, extent = _transposed_window(graph, op, axis)
         first, last = out.start + pad, out.stop - 1 + pad
@@ -199,18 +193,18 @@ class Transposed(Spatial):
         return out
 
 
-def _transposed_window(graph: Graph, op: Operator, axis: str) -> Window:
+def _transposed_window(graph: NodeList, op: Operator, axis: str) -> Window:
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     assert dimension is not None
-    shape = geometry(graph, op)
+    window = geometry_of(graph, op)
     begins, _, _ = _transposed_pads(graph, op)
-    return Window(shape.strides[dimension - 2], begins[dimension - 2], shape.extent(dimension - 2))
+    return Window(window.strides[dimension - 2], begins[dimension - 2], window.extent(dimension - 2))
 
 
-def _transposed_pads(graph: Graph, op: Operator) -> tuple[list[int], list[int], list[int]]:
+def _transposed_pads(graph: NodeList, op: Operator) -> tuple[list[int], list[int], list[int]]:
     """Begin padding, end padding and output padding of each spatial axis, as the static output shape implies."""
     source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
-    shape = geometry(graph, op)
+    window = geometry_of(graph, op)
     count = len(source)
     extra = list(op.attributes.get("output_padding", ())) or [0] * count
     auto = auto_pad(op)
@@ -219,7 +213,7 @@ def _transposed_pads(graph: Graph, op: Operator) -> tuple[list[int], list[int], 
         return pads[:count], pads[count:], extra
     begins, ends = [], []
     for axis in range(count):
-        full = (source[axis] - 1) * shape.strides[axis] + extra[axis] + shape.extent(axis)
+        full = (source[axis] - 1) * window.strides[axis] + extra[axis] + window.extent(axis)
         total = 0 if auto == "VALID" else max(0, full - made[axis])
         small, large = total // 2, total - total // 2
         begins.append(small if auto == "SAME_UPPER" else large)

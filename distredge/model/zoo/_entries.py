@@ -126,23 +126,18 @@ def _lite(height: int, width: int) -> Preprocess:
     )
 
 
+def _classifier(
+    name: str, write: Callable[[Builder, Sequence[int]], list[Value]], gigamacs: float, parameters: int, paper: str
+) -> Entry:
+    """A classifier of ImageNet with torchvision's preprocessing and figures."""
+    return Entry(name, write, IMAGE, gigamacs, parameters, f"{paper}; {TORCHVISION}", _imagenet_256)
+
+
 ENTRIES: tuple[Entry, ...] = (
-    Entry(
-        "vgg16", vgg.vgg16, IMAGE, 15.47, 138_357_544,
-        f"Simonyan & Zisserman, ICLR 2015, table 1 D; {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "vgg19", vgg.vgg19, IMAGE, 19.63, 143_667_240,
-        f"Simonyan & Zisserman, ICLR 2015, table 1 E; {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "resnet18", resnet.resnet18, IMAGE, 1.81, 11_689_512,
-        f"He et al., CVPR 2016, table 1; {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "resnet50", resnet.resnet50, IMAGE, 4.09, 25_557_032,
-        f"He et al., CVPR 2016, table 1, stride on the 3x3; {TORCHVISION}", _imagenet_256,
-    ),
+    _classifier("vgg16", vgg.vgg16, 15.47, 138_357_544, "Simonyan & Zisserman, ICLR 2015, table 1 D"),
+    _classifier("vgg19", vgg.vgg19, 19.63, 143_667_240, "Simonyan & Zisserman, ICLR 2015, table 1 E"),
+    _classifier("resnet18", resnet.resnet18, 1.81, 11_689_512, "He et al., CVPR 2016, table 1"),
+    _classifier("resnet50", resnet.resnet50, 4.09, 25_557_032, "He et al., CVPR 2016, table 1, stride on the 3x3"),
     Entry(
         "inception-v3", inception.inception_v3, (1, 3, 299, 299), 5.71, 23_834_568,
         f"Szegedy et al., CVPR 2016; {TORCHVISION}, less the auxiliary classifier's 3 326 696 parameters", _half,
@@ -158,39 +153,22 @@ ENTRIES: tuple[Entry, ...] = (
         "Howard et al., arXiv 1704.04861, tables 1, 6 and 7 (569 M multiply-adds, 4.2 M parameters); parameters: "
         "counted from table 1", _googlenet, scalable_name=True,
     ),
-    Entry(
-        "mobilenet-v2", mobilenet_v2.mobilenet_v2, IMAGE, 0.30, 3_504_872,
-        f"Sandler et al., CVPR 2018, table 2; {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "mobilenet-v3-large", mobilenet_v3.mobilenet_v3_large, IMAGE, 0.22, 5_483_032,
-        f"Howard et al., ICCV 2019, table 1; {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "mobilenet-v3-small", mobilenet_v3.mobilenet_v3_small, IMAGE, 0.06, 2_542_856,
-        f"Howard et al., ICCV 2019, table 2; {TORCHVISION}", _imagenet_256,
-    ),
+    _classifier("mobilenet-v2", mobilenet_v2.mobilenet_v2, 0.30, 3_504_872, "Sandler et al., CVPR 2018, table 2"),
+    _classifier("mobilenet-v3-large", mobilenet_v3.mobilenet_v3_large, 0.22, 5_483_032,
+                "Howard et al., ICCV 2019, table 1"),
+    _classifier("mobilenet-v3-small", mobilenet_v3.mobilenet_v3_small, 0.06, 2_542_856,
+                "Howard et al., ICCV 2019, table 2"),
     Entry(
         "efficientnet-lite0", efficientnet.efficientnet_lite0, IMAGE, 0.385, 4_652_008,
         "Tan & Le, ICML 2019, table 1; figures: README of GitHub's d-li14/efficientnet-lite.pytorch",
         _lite, efficientnet.trained_weights,
     ),
-    Entry(
-        "densenet121", densenet.densenet121, IMAGE, 2.83, 7_978_856,
-        f"Huang et al., CVPR 2017, table 1; {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "squeezenet", squeezenet.squeezenet1_0, IMAGE, 0.82, 1_248_424,
-        f"Iandola et al., arXiv 1602.07360, table 1 (version 1.0); {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "squeezenet1.1", squeezenet.squeezenet1_1, IMAGE, 0.35, 1_235_496,
-        f"Iandola et al., arXiv 1602.07360 (version 1.1); {TORCHVISION}", _imagenet_256,
-    ),
-    Entry(
-        "shufflenet-v2", shufflenet.shufflenet_v2, IMAGE, 0.14, 2_278_604,
-        f"Ma et al., ECCV 2018, table 5, x1.0; {TORCHVISION}", _imagenet_256,
-    ),
+    _classifier("densenet121", densenet.densenet121, 2.83, 7_978_856, "Huang et al., CVPR 2017, table 1"),
+    _classifier("squeezenet", squeezenet.squeezenet1_0, 0.82, 1_248_424,
+                "Iandola et al., arXiv 1602.07360, table 1 (version 1.0)"),
+    _classifier("squeezenet1.1", squeezenet.squeezenet1_1, 0.35, 1_235_496,
+                "Iandola et al., arXiv 1602.07360 (version 1.1)"),
+    _classifier("shufflenet-v2", shufflenet.shufflenet_v2, 0.14, 2_278_604, "Ma et al., ECCV 2018, table 5, x1.0"),
     Entry(
         "yolov2", yolo.yolov2, (1, 3, 416, 416), 14.73, 50_962_889,
         "Redmon & Farhadi, CVPR 2017; figures: Darknet's yolov2.cfg (62.94 BFLOPs at 608 x 608), yolov2.weights",

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.model.layout import WIRE_BYTES
+from distredge.model.wires import WIRE_BYTES, wire_of_width
 from distredge.planners.annealing.strategy_arrays import Batch, Choices, empty_batch
 from distredge.planners.common.building import build, volume
-from distredge.strategy import WIRES
 
 if TYPE_CHECKING:
     from distredge.cluster import Device, Link
@@ -32,8 +31,6 @@ structures come from two chains."""
 LEAST_REACH, REACH = 0.05, 50.0
 """Share of a map's rows that a step moves at most: at least, and per unit of temperature."""
 
-_WIRE_OF = {int(WIRE_BYTES[wire]): wire for wire in WIRES}
-
 
 class Codec:
     """What may be chosen in a problem, and how strategies stand in a `Batch`.
@@ -52,7 +49,8 @@ class Codec:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.names = problem.cluster.names
-        self.input_wire = int(min(WIRE_BYTES[dtype] for dtype in problem.input_dtypes))
+        self.input_wire = min(WIRE_BYTES[dtype] for dtype in problem.input_dtypes)
+        self._wires = wire_of_width(problem.wires)
         self.candidates = candidate_cuts(problem)
         self.most_volumes = min(MOST_VOLUMES, len(problem.graph.cuts))
         self.choices = Choices(
@@ -60,7 +58,7 @@ class Codec:
             np.array([cut.height for cut in problem.graph.cuts], np.int64),
             np.array(_kinds(problem), np.int64),
             problem.free_order,
-            np.array(sorted(int(WIRE_BYTES[wire]) for wire in problem.wires), np.int64),
+            np.array(sorted(WIRE_BYTES[wire] for wire in problem.wires), np.int64),
             problem.boundary_first,
             TRIALS,
             TRIAL_STEPS,
@@ -87,7 +85,7 @@ class Codec:
         for w in range(count):
             points = [0, *(int(rows[w, slab + 1]) for slab in kept)]
             made = volume(graph.cuts[batch.cuts[k, w]], points)
-            wire = _WIRE_OF[int(batch.wires[k, w])]
+            wire = self._wires[int(batch.wires[k, w])]
             volumes.append(dataclasses.replace(made, wire=wire, boundary_first=bool(batch.boundary[k, w])))
         devices = [self.names[batch.order[k, slab]] for slab in kept]
         return build(self.problem, devices, volumes, self.names[batch.order[k, batch.head[k]]], planner)

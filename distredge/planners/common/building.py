@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distredge.errors import Infeasible
 from distredge.latency import evaluate, simulate
-from distredge.model.layout import WIRE_BYTES
+from distredge.model.wires import WIRE_BYTES
 from distredge.strategy import Head, InputSpec, ModelRef, PlannerRef, Strategy, Volume
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from distredge.latency.tables.volume_geometry import row_needs
 from distredge.latency.tables.volume_tables import head_part
-from distredge.model.operators import Kind, needs_of
+from distredge.model.cuts import needs_of
+from distredge.model.operators import Kind
 from distredge.model.rows import Interval, Region
 
 if TYPE_CHECKING:
-    from distredge.model.graph import Operator
+    from distredge.model.nodes import Operator
     from distredge.problem import Problem
 
 Ints = NDArray[np.int64]
@@ -214,7 +215,9 @@ class VolumeCosts:
         if op.index not in self.graph.body.everywhere:
             return row_needs(self.graph, op, position)
         height = self.graph.tensors[op.outputs[0]].height
-        needs = [needs_of(self.graph, op, position, Region(Interval(r, r + 1))).rows for r in range(height)]
+        needs = [
+            needs_of(self.graph, self.graph.body, op, position, Region(Interval(r, r + 1))).rows for r in range(height)
+        ]
         return np.array([need.start for need in needs], np.int64), np.array([need.stop for need in needs], np.int64)
 
     def _leaves(self, name: str, end: int) -> bool:

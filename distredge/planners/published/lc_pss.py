@@ -30,8 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ConfigError
-from distredge.model.graph import Graph, Operator
-from distredge.model.operators import Kind, needs_of
+from distredge.model.cuts import needs_of
+from distredge.model.graph import Graph
+from distredge.model.nodes import Operator
+from distredge.model.operators import Kind
 from distredge.model.rows import Interval, Region
 
 ALPHA = 0.75
@@ -235,7 +237,7 @@ def _hull(one: Rows, other: Rows) -> Rows:
 def _reach(graph: Graph, op: Operator, position: int) -> Rows:
     """First input row, and the end of the input rows, that each single output row reads; both never fall."""
     height = graph.tensors[op.outputs[0]].height
-    needs = [needs_of(graph, op, position, Region(Interval(row, row + 1))).rows for row in range(height)]
+    needs = [needs_of(graph, graph.body, op, position, Region(Interval(row, row + 1))).rows for row in range(height)]
     first = np.array([need.start for need in needs], np.int64)
     stop = np.array([need.stop for need in needs], np.int64)
     return np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(stop)

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
+from distredge.model.wires import WIRE_BYTES
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.fields import Bytes, Count, Digest, Dimensions, Dtype, Index, Name, Session, Stage
 
@@ -28,9 +29,7 @@ MAX_PARTS: Final = 4096
 PART_BYTES: Final = 1024 * 1024
 """Rows travel in parts of about this size, so that encrypting, sending and decrypting overlap."""
 
-DTYPES: Final = frozenset(
-    {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
-)
+DTYPES: Final = frozenset(WIRE_BYTES)
 """Element types that may cross the network."""
 
 

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from distredge.cluster import load_cluster
 from distredge.latency.simulator.simulation import part_seconds
 from distredge.model import zoo
-from distredge.model.layout import Decision, lay_out_decisions, part_macs, region_size
+from distredge.model.laying_out import lay_out_decisions
+from distredge.model.layout import part_macs
+from distredge.model.operators import region_size
+from distredge.model.volumes import Decision
 from distredge.planners.common.linear_models import cut_points, fit_lines
 from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.problem import Problem

@@ -1,0 +1,140 @@
+"""Wires: the dtypes in which elements cross the network, and all that may differ between them.
+
+Whoever plans, prices, checks or runs a wire reads it here; nobody else lists them. To add a wire, add an entry.
+Commands offer wires before they load anything: NumPy is imported where elements are copied, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Convert: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], None]
+    """Fills its first argument with the elements of the second, of the same shape."""
+
+
+def place(target: NDArray[Any], source: NDArray[Any]) -> None:
+    """Copies elements into an array whose dtype holds each of them exactly.
+
+    Args:
+        target: shape (d0, d1, ...); filled.
+        source: same shape; of the target's dtype or of one that is contained in it.
+    """
+    target[...] = source
+
+
+def narrow(target: NDArray[Any], source: NDArray[Any]) -> None:
+    """Copies elements into an array of another dtype, rounded; beyond its range they become infinite.
+
+    Args:
+        target: shape (d0, d1, ...), floating point; filled.
+        source: same shape, floating point.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        np.copyto(target, source, casting="unsafe")
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One dtype in which elements cross the network.
+
+    Attributes:
+        name: NumPy's name of the dtype; so it stands in strategy files.
+        element_bytes: bytes of one element.
+        exact: whether what arrives is what was sent; a strategy with another wire is lossy.
+        between_volumes: whether what a volume makes may travel in it.
+        as_input: whether the requester may send the model's input in it.
+        pixels: whether it carries an image's pixels, which devices normalise, instead of float32.
+        plannable: whether a problem may offer it to planners.
+        pack: fills an array of this dtype from what a device holds, float32 (pixels: uint8); None: nobody can yet.
+        unpack: fills what a device holds, float32 (pixels: uint8), from an array of this dtype; None: nobody can yet.
+    """
+
+    name: str
+    element_bytes: int
+    exact: bool = False
+    between_volumes: bool = False
+    as_input: bool = False
+    pixels: bool = False
+    plannable: bool = False
+    pack: Convert | None = None
+    unpack: Convert | None = None
+
+    @property
+    def runnable(self) -> bool:
+        """Whether a deployment may use it."""
+        return self.pack is not None and self.unpack is not None
+
+
+_TABLE = (
+    Wire("float32", 4, exact=True, between_volumes=True, as_input=True, plannable=True, pack=place, unpack=place),
+    Wire("float16", 2, between_volumes=True, plannable=True, pack=narrow, unpack=place),
+    # A scale would have to travel with the rows; until it does, strategies with it can be read and simulated alone.
+    Wire("int8", 1, between_volumes=True),
+    Wire("uint8", 1, exact=True, as_input=True, pixels=True, plannable=True, pack=place, unpack=place),
+)
+WIRES: Mapping[str, Wire] = MappingProxyType({wire.name: wire for wire in _TABLE})
+"""Every wire by name."""
+
+VOLUME_WIRES = tuple(name for name, wire in WIRES.items() if wire.between_volumes)
+"""What a strategy file may name between volumes."""
+
+INPUT_DTYPES = tuple(name for name, wire in WIRES.items() if wire.as_input)
+"""What a strategy file may name for the input."""
+
+PLANNABLE_WIRES = tuple(name for name in VOLUME_WIRES if WIRES[name].plannable)
+"""What planners may choose between volumes where the output may differ slightly."""
+
+EXACT_WIRES = tuple(name for name in PLANNABLE_WIRES if WIRES[name].exact)
+"""What planners may choose between volumes where it may not."""
+
+RUNNABLE_WIRES = tuple(name for name in VOLUME_WIRES if WIRES[name].runnable)
+"""What a deployment runs between volumes."""
+
+WIRE_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        **{name: wire.element_bytes for name, wire in WIRES.items()},
+        "float64": 8, "int16": 2, "int32": 4, "int64": 8, "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1,
+    }
+)  # fmt: skip
+"""Bytes of one element on the wire. Tensors other than float32 travel as they are, whatever a strategy says."""
+
+FLOAT32_BYTES = WIRE_BYTES["float32"]
+"""Bytes of one element that nothing narrowed."""
+
+
+def packing(held: str, wire: str) -> Convert:
+    """What fills an array to be sent from what a device holds.
+
+    Args:
+        held: dtype of the array that the device holds.
+        wire: dtype on the wire.
+    """
+    return _conversion(held, wire, WIRES[wire].pack if wire in WIRES else None)
+
+
+def unpacking(wire: str, held: str) -> Convert:
+    """What fills an array that a device holds from what was received.
+
+    Args:
+        wire: dtype on the wire.
+        held: dtype of the array that the device holds.
+    """
+    return _conversion(held, wire, WIRES[wire].unpack if wire in WIRES else None)
+
+
+def _conversion(held: str, wire: str, by_table: Convert | None) -> Convert:
+    # A tensor of another dtype than float32 is no wire's business even where a wire has the same name.
+    return place if held == wire else by_table or narrow
+
+
+def wire_of_width(names: Iterable[str]) -> dict[int, str]:
+    """Bytes of one element -> the wire of that width among some; of two that are as wide, the exact one."""
+    return {WIRE_BYTES[name]: name for name in sorted(names, key=lambda name: WIRES[name].exact)}
