@@ -183,7 +183,7 @@ class Outbox(_Mailbox):
 
     def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
         super().__init__(message, forms)
-        self._pack: list[Convert] = []
+        self._fills: list[Convert] = []
         self.take_from(sources)
         self.shared = any(form.size_bytes >= SHARED_BYTES for form in self.forms)
         self._packs: list[Pack] = []
@@ -194,7 +194,7 @@ class Outbox(_Mailbox):
             held.view(box.start, box.shape, _rows_of(box))
             for held, box in zip(sources, self.message.boxes, strict=True)
         ]
-        self._pack = [
+        self._fills = [
             packing(view.dtype.name, box.dtype) for view, box in zip(self._views, self.message.boxes, strict=True)
         ]
 
@@ -205,7 +205,7 @@ class Outbox(_Mailbox):
             pack = Pack(self.message.boxes, self.forms)
             self._packs.append(pack)
         pack.tracker = None
-        for fill, target, source in zip(self._pack, pack.arrays, self._views, strict=True):
+        for fill, target, source in zip(self._fills, pack.arrays, self._views, strict=True):
             fill(target, source)
         return pack
 
