@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from distredge.runtime.buffers import Array
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.hosting.worker_process import WorkerProcess, local_order, stop_all
-from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.orders import Order
-from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
+from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
+from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import DEADLINE_S, PATIENCE_S, Coordinator
 from distredge.runtime.requester.open_plans import Pending
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
-
-START_S: Final = 60.0
-"""Within which all workers must be up: a loaded machine can take long to start Python several times."""
 
 
 class LocalCluster:
@@ -68,7 +62,7 @@ class LocalCluster:
             local_order(name, None if plaintext else keys[name].for_worker(), threads=threads[name]) for name in names
         ]
         started_s = time.monotonic()
-        self._workers = Workers(orders)
+        self._workers = WorkerProcesses(orders)
         self._network: ZmqNetwork | None = None
         self._coordinator: Coordinator | None = None
         try:
@@ -140,40 +134,3 @@ class LocalCluster:
         if network is not None:
             network.close()
         self._workers.close()
-
-
-class Workers:
-    """Several worker processes; they end when this object is closed, collected, or its process dies."""
-
-    def __init__(self, orders: Iterable[Order]) -> None:
-        self._processes: list[WorkerProcess] = []
-        self._finalizer = weakref.finalize(self, stop_all, self._processes)
-        try:
-            for order in orders:
-                self._processes.append(WorkerProcess(order))
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """Process id of each worker."""
-        return {process.name: process.pid for process in self._processes}
-
-    def wait(self, timeout_s: float, keys: Keys | None) -> tuple[WorkerAddress, ...]:
-        """Waits until all listen; returns where.
-
-        Raises:
-            PeerTimeout, ExecutionError: naming one that does not.
-        """
-        until_s = time.monotonic() + timeout_s
-        addresses = []
-        for process in self._processes:
-            bound = process.wait_bound(until_s)
-            key = keys.public[process.name] if keys is not None else ""
-            addresses.append(WorkerAddress(process.name, bound.control, bound.data, key))
-        return tuple(addresses)
-
-    def close(self) -> None:
-        """Ends them."""
-        self._finalizer()

@@ -45,10 +45,10 @@ def open_session(
     *,
     keys_path: Path | None = None,
     plaintext: bool = False,
+    replan: Callable[[frozenset[str]], Deployment] | None = None,
     deadline_s: float = DEADLINE_S,
     connect_s: float | None = None,
     in_flight: int = 1,
-    replan: Callable[[frozenset[str]], Deployment] | None = None,
 ) -> Iterator[Session]:
     """Deploys a strategy, starting workers where the cluster is this machine.
 
@@ -58,10 +58,10 @@ def open_session(
         cluster_name: name or path by which the cluster was loaded.
         keys_path: folder of keys; None for the usual place.
         plaintext: no encryption.
+        replan: see `Coordinator`.
         deadline_s: of a frame.
         connect_s: within which workers must be reached; None: 5 s where they run already, longer where they start.
         in_flight: frames in flight.
-        replan: see `Coordinator`.
 
     Raises:
         InputError: if strategy, model or keys do not fit.

@@ -282,7 +282,7 @@ class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
 
 
 class Echo(Struct, frozen=True, array_like=True, tag=43):
-    """Comes back as an answer with that many bytes: shows that a data link works, and measures it."""
+    """Comes back as an answer with that many bytes: shows that a data connection works, and measures it."""
 
     token: Count
     answer: bool

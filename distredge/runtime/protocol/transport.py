@@ -78,7 +78,7 @@ class Received(NamedTuple):
         return self.parts[0] if self.parts else b""
 
 
-class LinkEvent(NamedTuple):
+class ConnectionEvent(NamedTuple):
     """What happened to the connection of a connecting endpoint: "connected", "lost" or "refused" (with the reason)."""
 
     kind: Literal["connected", "lost", "refused"]
@@ -102,7 +102,7 @@ class Endpoint(Protocol):
     def receive(self) -> Received | None:
         """Returns the next message, or None."""
 
-    def events(self) -> list[LinkEvent]:
+    def events(self) -> list[ConnectionEvent]:
         """Returns what happened to the connection since the last call; always empty at a bound endpoint."""
 
     def close(self) -> None:
@@ -209,17 +209,17 @@ class ZmqEndpoint:
             del frames[0]
         return Received(peer, user, [frame.buffer for frame in frames[: MAX_PARTS + 2]])
 
-    def events(self) -> list[LinkEvent]:
-        found: list[LinkEvent] = []
+    def events(self) -> list[ConnectionEvent]:
+        found: list[ConnectionEvent] = []
         while self.monitor is not None and self.monitor.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
             head, _ = self.monitor.recv_multipart(_NOBLOCK)
             event = int.from_bytes(head[:2], "little" if _LITTLE else "big")
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                found.append(LinkEvent("connected"))
+                found.append(ConnectionEvent("connected"))
             elif event == zmq.EVENT_DISCONNECTED:
-                found.append(LinkEvent("lost", "the connection broke"))
+                found.append(ConnectionEvent("lost", "the connection broke"))
             elif event in _REFUSALS:
-                found.append(LinkEvent("refused", _REFUSALS[zmq.Event(event)]))
+                found.append(ConnectionEvent("refused", _REFUSALS[zmq.Event(event)]))
         return found
 
     def close(self) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from distredge.cli import doctor
+from distredge.cli import doctor, worker
 from distredge.cli._common import load_object
+from distredge.runtime.engine import PROVIDERS
 from tests.runtime.commands.conftest import Done, distredge
 from tests.runtime.conftest import DEVICES
 
@@ -94,3 +95,7 @@ def test_options_are_explained(name: str) -> None:
     for one in [command, *getattr(command, "commands", {}).values()]:
         for option in one.params:
             assert option.param_type_name == "argument" or option.help, f"{one.name} {option.name}"
+
+
+def test_the_providers_on_offer_are_the_engines() -> None:
+    assert tuple(PROVIDERS) == worker.PROVIDERS
