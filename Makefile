@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 help:
 	@echo "install   make $(VENV) with everything in it (once)"
 	@echo "demo      train, compare, deploy on four local workers, from nothing"
-	@echo "test      the test suite without its slow part"
+	@echo "test      the test suite without its slow part, and which ten tests took longest"
 	@echo "test-all  the whole test suite"
 	@echo "check     lint, format and types"
 	@echo "format    rewrite the code in the project's format"
@@ -39,10 +39,10 @@ demo: install
 	$(BIN)/python experiments/demo.py
 
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --durations=10 $(PYTEST_ARGS)
 
 test-all: install
-	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=explore $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=explore --durations=10 $(PYTEST_ARGS)
 
 check: install
 	$(BIN)/ruff check .

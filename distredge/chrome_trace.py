@@ -40,32 +40,6 @@ class Event:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
-def spread(intervals: Sequence[tuple[float, float]]) -> list[int]:
-    """Gives each interval a row so that no two of one row overlap.
-
-    Args:
-        intervals: (start, stop) of each.
-
-    Returns:
-        The row of each interval, from 0, as few rows as the densest instant needs.
-    """
-    rows = [0] * len(intervals)
-    busy: list[tuple[float, int]] = []
-    free: list[int] = []
-    used = 0
-    for index in sorted(range(len(intervals)), key=lambda i: (intervals[i][0], intervals[i][1], i)):
-        start, stop = intervals[index]
-        while busy and busy[0][0] <= start:
-            heapq.heappush(free, heapq.heappop(busy)[1])
-        if free:
-            row = heapq.heappop(free)
-        else:
-            row, used = used, used + 1
-        rows[index] = row
-        heapq.heappush(busy, (stop, row))
-    return rows
-
-
 def save(path: str | Path, events: Iterable[Event], lanes: Sequence[str], about: Mapping[str, Any]) -> None:
     """Writes a trace file.
 
@@ -93,20 +67,6 @@ def save(path: str | Path, events: Iterable[Event], lanes: Sequence[str], about:
             thread += max(rows, default=-1) + 1
     document = {"displayTimeUnit": "ms", "otherData": dict(about), "traceEvents": records}
     Path(path).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
-
-
-def _record(event: Event, pid: int, tid: int) -> dict[str, Any]:
-    return {
-        "ph": "X",
-        "name": event.name,
-        "cat": event.lane,
-        "pid": pid,
-        "tid": tid,
-        "ts": event.start_s * _US_PER_S,
-        "dur": (event.stop_s - event.start_s) * _US_PER_S,
-        # Microseconds do not always come back as the same seconds.
-        "args": {**event.args, "start_s": event.start_s, "stop_s": event.stop_s},
-    }
 
 
 def load(path: str | Path) -> tuple[list[Event], dict[str, Any]]:
@@ -141,6 +101,46 @@ def load(path: str | Path) -> tuple[list[Event], dict[str, Any]]:
         if record.get("ph") == "X":
             events.append(_event(record, names, path, where))
     return events, about
+
+
+def spread(intervals: Sequence[tuple[float, float]]) -> list[int]:
+    """Gives each interval a row so that no two of one row overlap.
+
+    Args:
+        intervals: (start, stop) of each.
+
+    Returns:
+        The row of each interval, from 0, as few rows as the densest instant needs.
+    """
+    rows = [0] * len(intervals)
+    busy: list[tuple[float, int]] = []
+    free: list[int] = []
+    used = 0
+    for index in sorted(range(len(intervals)), key=lambda i: (intervals[i][0], intervals[i][1], i)):
+        start, stop = intervals[index]
+        while busy and busy[0][0] <= start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        if free:
+            row = heapq.heappop(free)
+        else:
+            row, used = used, used + 1
+        rows[index] = row
+        heapq.heappush(busy, (stop, row))
+    return rows
+
+
+def _record(event: Event, pid: int, tid: int) -> dict[str, Any]:
+    return {
+        "ph": "X",
+        "name": event.name,
+        "cat": event.lane,
+        "pid": pid,
+        "tid": tid,
+        "ts": event.start_s * _US_PER_S,
+        "dur": (event.stop_s - event.start_s) * _US_PER_S,
+        # Microseconds do not always come back as the same seconds.
+        "args": {**event.args, "start_s": event.start_s, "stop_s": event.stop_s},
+    }
 
 
 def _event(record: dict[str, Any], names: Mapping[Any, str], path: str | Path, where: str) -> Event:

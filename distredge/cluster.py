@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -197,6 +197,55 @@ class Cluster:
                         profile.operator_s(signature, 1)
 
 
+def load_cluster(name_or_path: str | Path, models: Iterable[Graph] = (), profile_set: str | None = None) -> Cluster:
+    """Returns a cluster by the name of a shipped case or by the path of a TOML file.
+
+    Args:
+        name_or_path: for example "db-50", "this-machine", "boards.toml".
+        models: graphs that the devices' profiles must cover. On "this-machine" a modelled profile takes the place of
+            a measured one that lacks some of their operators; elsewhere that is an error.
+        profile_set: "default" or "distredge-paper", instead of the set that the file names; None leaves it.
+
+    Raises:
+        ClusterError, ProfileError, TraceError: naming file and field.
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml") or "/" in text:
+        return _build(read_bytes(text, ClusterError), text, Path(text).parent, tuple(models), profile_set)
+    entry = resources.files("distredge.profiles.data") / "clusters" / f"{text}.toml"
+    if not entry.is_file():
+        hint = did_you_mean(text, shipped_clusters())
+        raise ClusterError(f"there is no shipped cluster '{text}'{hint}; or give the path of a .toml file")
+    return _build(entry.read_bytes(), text, Path("."), tuple(models), profile_set)
+
+
+def shipped_clusters() -> tuple[str, ...]:
+    """Returns the names of the shipped cases."""
+    entries = (resources.files("distredge.profiles.data") / "clusters").iterdir()
+    return tuple(sorted(e.name[: -len(".toml")] for e in entries if e.name.endswith(".toml")))
+
+
+def covering(cluster: Cluster, graph: Graph) -> Cluster:
+    """Returns the cluster with the modelled profile of this machine where the measured one lacks the graph's operators.
+
+    Args:
+        cluster: any cluster.
+        graph: the model that it is to run.
+    """
+    own = str(user_profile_path())
+    signatures = [s for s in graph.signatures if s is not None]
+    lacking = {
+        device.name
+        for device in cluster.devices
+        if device.profile.where == own and not all(map(device.profile.covers, signatures))
+    }
+    if not lacking:
+        return cluster
+    modelled = load_shipped(f"default:{THIS_MACHINE}")
+    devices = tuple(replace(d, profile=modelled) if d.name in lacking else d for d in cluster.devices)
+    return replace(cluster, devices=devices)
+
+
 class _LinkFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate_bps: _Rate | Literal["unbounded"] | None = None
     trace: str | None = None
@@ -241,34 +290,6 @@ class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     device: Annotated[tuple[_DeviceFile, ...], Meta(min_length=1)]
 
 
-def shipped_clusters() -> tuple[str, ...]:
-    """Returns the names of the shipped cases."""
-    entries = (resources.files("distredge.profiles.data") / "clusters").iterdir()
-    return tuple(sorted(e.name[: -len(".toml")] for e in entries if e.name.endswith(".toml")))
-
-
-def load_cluster(name_or_path: str | Path, models: Iterable[Graph] = (), profile_set: str | None = None) -> Cluster:
-    """Returns a cluster by the name of a shipped case or by the path of a TOML file.
-
-    Args:
-        name_or_path: for example "db-50", "this-machine", "boards.toml".
-        models: graphs that the devices' profiles must cover. On "this-machine" a modelled profile takes the place of
-            a measured one that lacks some of their operators; elsewhere that is an error.
-        profile_set: "default" or "distredge-paper", instead of the set that the file names; None leaves it.
-
-    Raises:
-        ClusterError, ProfileError, TraceError: naming file and field.
-    """
-    text = str(name_or_path)
-    if text.endswith(".toml") or "/" in text:
-        return _build(read_bytes(text, ClusterError), text, Path(text).parent, tuple(models), profile_set)
-    entry = resources.files("distredge.profiles.data") / "clusters" / f"{text}.toml"
-    if not entry.is_file():
-        hint = did_you_mean(text, shipped_clusters())
-        raise ClusterError(f"there is no shipped cluster '{text}'{hint}; or give the path of a .toml file")
-    return _build(entry.read_bytes(), text, Path("."), tuple(models), profile_set)
-
-
 def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], profile_set: str | None) -> Cluster:
     file = decode_toml(content, ClusterFile, where, ClusterError)
     profiles: dict[str, ComputeProfile] = {}
@@ -279,30 +300,19 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
         up, down = _links(entry, f"{where}: device[{index}]", folder, None)
         devices.append(
             Device(
-                name=entry.name,
                 profile=profiles[entry.profile],
                 uplink=up,
                 downlink=down,
-                address=entry.address,
-                control_port=entry.control_port,
-                data_port=entry.data_port,
-                public_key=entry.public_key,
-                threads=entry.threads,
-                memory_bytes=entry.memory_bytes,
+                **_as_it_stands(entry, "profile", "link", "uplink", "downlink"),
             )
         )
     own = next((d for d in devices if d.name == file.requester.device), None)
     largest = (own.uplink, own.downlink) if own else _largest(devices)
     up, down = _links(file.requester, f"{where}: requester", folder, largest)
     cluster = Cluster(
-        name=file.name,
         requester=Requester(file.requester.name, up, down, file.requester.device),
         devices=tuple(devices),
-        link_model=file.link_model,
-        shared_medium=file.shared_medium,
-        encrypted=file.encrypted,
-        description=file.description,
-        source=file.source,
+        **_as_it_stands(file, "format", "requester", "device"),
     )
     for graph in models:
         cluster = covering(cluster, graph)
@@ -310,25 +320,9 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
     return cluster
 
 
-def covering(cluster: Cluster, graph: Graph) -> Cluster:
-    """Returns the cluster with the modelled profile of this machine where the measured one lacks the graph's operators.
-
-    Args:
-        cluster: any cluster.
-        graph: the model that it is to run.
-    """
-    own = str(user_profile_path())
-    signatures = [s for s in graph.signatures if s is not None]
-    lacking = {
-        device.name
-        for device in cluster.devices
-        if device.profile.where == own and not all(map(device.profile.covers, signatures))
-    }
-    if not lacking:
-        return cluster
-    modelled = load_shipped(f"default:{THIS_MACHINE}")
-    devices = tuple(replace(d, profile=modelled) if d.name in lacking else d for d in cluster.devices)
-    return replace(cluster, devices=devices)
+def _as_it_stands(entry: Struct, *otherwise: str) -> dict[str, Any]:
+    """What an object takes over from its entry in the file: every field but those that mean something else there."""
+    return {key: value for key, value in msgspec.structs.asdict(entry).items() if key not in otherwise}
 
 
 def _profile(name: str, folder: Path, profile_set: str | None) -> ComputeProfile:

@@ -23,7 +23,7 @@ from distredge.checked_reading import convert, decode_json
 from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you_mean, located
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
-from distredge.model.layout import Decision
+from distredge.model.volumes import Decision
 from distredge.model.wires import INPUT_DTYPES, VOLUME_WIRES, WIRES
 
 FORMAT = "distredge.strategy/1"
@@ -163,10 +163,19 @@ class Strategy:
         return all(WIRES[v.wire].exact for v in self.volumes)
 
     def check(self, graph: Graph) -> None:
-        """Refuses a graph that it was not made for.
+        """Refuses a graph that it was not made for, or that cannot be cut as it says.
 
         Raises:
             StrategyError: naming the field that does not fit.
+        """
+        self.check_model(graph)
+        self.decisions(graph)
+
+    def check_model(self, graph: Graph) -> None:
+        """Refuses a graph that it was not made for; `decisions` finds what else does not fit.
+
+        Raises:
+            StrategyError: if the graph has another topology.
         """
         if self.model.topology != graph.topology:
             self._refuse(
@@ -174,7 +183,6 @@ class Strategy:
                 f"{self.model.topology[:15]}... of {self.model.name} {self.model.input_shape}",
                 f"{graph.topology[:15]}... of {graph.name} {graph.input_shapes[0]}: the strategy is for another model",
             )
-        self.decisions(graph)
 
     def decisions(self, graph: Graph) -> tuple[Decision, ...]:
         """The volumes as positions in `graph.cuts`.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.errors import Infeasible
+from distredge.errors import Infeasible, Unsupported
 from distredge.latency import StepSimulator
 from distredge.model.wires import WIRE_BYTES
 
@@ -49,7 +49,7 @@ def make_pricer(problems: Sequence[Problem], input_dtype: str) -> EpisodePricer:
     if find_spec("numba") is None:
         _log.info("without numba the simulator prices every step; pip install 'distredge[plan]' makes that faster")
         return SimulatorPricer(problems, input_dtype)
-    from distredge.latency.kernel.kernel import Kernel, Unsupported
+    from distredge.latency.kernel.kernel import Kernel
 
     try:
         kernel = Kernel(problems[0].graph, [problem.cluster for problem in problems])
@@ -68,8 +68,6 @@ class KernelPricer:
         self._otherwise = otherwise
 
     def __call__(self, cuts: Ints, rows: Ints, head: Ints, cluster: Ints, start_s: Floats) -> tuple[Floats, Floats]:
-        from distredge.errors import Unsupported
-
         try:
             finish_s, latency_s = self._kernel.finish_s(
                 cuts, rows, head, cluster=cluster, start_s=start_s, input_wire=self._input_wire

@@ -98,8 +98,8 @@ def as_assumed(graph: Graph, cluster: Cluster) -> Cluster:
     for device in cluster.devices:
         if device.profile not in linear:
             alone = dataclasses.replace(cluster, devices=(device,), requester=dataclasses.replace(cluster.requester))
-            chain = VolumeCosts(Problem(graph, dataclasses.replace(alone, requester=_at(device.name))))
-            seconds = float(chain.body_s[0] + chain.head_s[0])
+            costs = VolumeCosts(Problem(graph, dataclasses.replace(alone, requester=_at(device.name))))
+            seconds = float(costs.body_s[0] + costs.head_s[0])
             free = msgspec.structs.replace(device.profile.data, segments=Segments(), copy=Copy())
             linear[device.profile] = LinearProfile(free, macs_per_s=sum(graph.macs) / seconds)
         links = {
@@ -140,10 +140,10 @@ def halp(graph: Graph, name: str, assumed: bool) -> dict[str, float]:
     strategy = plan(problem, "halp", budget_s=20.0)
     batch = simulate(problem, strategy, frames=TASKS, in_flight=TASKS)
     batch_s = max(span.stop_s for span in batch.spans)
-    chain = VolumeCosts(problem)
+    costs = VolumeCosts(problem)
     return {
         "alone_s": alone_s,
-        "head_s": float(chain.head_s[0]),
+        "head_s": float(costs.head_s[0]),
         "one_task": alone_s / evaluate(problem, strategy),
         "four_tasks": TASKS * alone_s / batch_s,
         "modnn": alone_s / evaluate(problem, plan(problem, "modnn")),

@@ -56,7 +56,7 @@ STEPS = ("rules", LONG, "search", "auto", "distredge")
 
 @dataclass(frozen=True)
 class RegimeCase:
-    """A problem that is made when it is needed."""
+    """A problem of a regime, made when it is needed."""
 
     regime: str
     name: str

@@ -183,68 +183,6 @@ class ComputeProfile:
         return cls(decode_json(read_bytes(path, ProfileError), ProfileFile, path, ProfileError), str(path))
 
 
-def interpolated(entry: Measured, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns a measured operator's seconds: linear between measured row counts, the last slope beyond them.
-
-    Args:
-        entry: the operator.
-        rows: (n,) int64 output rows, ascending from 0.
-
-    Returns:
-        (n,) float64 seconds, entry 0 is 0.
-    """
-    known = np.asarray(entry.rows, dtype=np.float64)
-    seconds = np.asarray(entry.median_s, dtype=np.float64)
-    table: NDArray[np.float64] = np.interp(rows, known, seconds)
-    beyond = rows > known[-1]
-    if beyond.any():
-        slope = (seconds[-1] - seconds[-2]) / (known[-1] - known[-2]) if len(known) > 1 else seconds[-1] / known[-1]
-        table[beyond] = seconds[-1] + max(0.0, slope) * (rows[beyond] - known[-1])
-    table[0] = 0.0
-    return table
-
-
-def write_profile(data: ProfileFile, path: str | Path) -> None:
-    """Writes a profile's content as JSON, one operator a line, through a temporary file beside the target."""
-    target = Path(path)
-    text = msgspec.json.encode(_without_defaults(data))
-    text = msgspec.json.format(text, indent=1) if data.operators is None else _one_operator_a_line(text)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            file.write(text + b"\n")
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, target)
-    except OSError as reason:
-        raise ProfileError(f"{path}: cannot be written: {reason.strerror or reason}") from None
-
-
-def _without_defaults(data: ProfileFile) -> dict[str, object]:
-    return {name: value for name in data.__struct_fields__ if (value := getattr(data, name)) is not None}
-
-
-def _one_operator_a_line(text: bytes) -> bytes:
-    head, _, operators = text.partition(b'"operators":{')
-    return head + b'\n"operators":{\n' + operators.replace(b'},"', b'},\n"')
-
-
-def user_profile_path() -> Path:
-    """Returns where the measured profile of this machine is kept: `$XDG_DATA_HOME/distredge/this-machine.json`."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "distredge" / f"{THIS_MACHINE}.json"
-
-
-def shipped_profiles() -> tuple[str, ...]:
-    """Returns the names of the shipped profiles, as `set:board`."""
-    data = resources.files("distredge.profiles.data")
-    names = []
-    for entry in data.iterdir():
-        for profile_set in SETS:
-            if entry.name.startswith(f"{profile_set}-") and entry.name.endswith(".json"):
-                names.append(f"{profile_set}:{entry.name[len(profile_set) + 1 : -len('.json')]}")
-    return tuple(sorted(names))
-
-
 def load_profile(path_or_name: str | Path) -> ComputeProfile:
     """Returns a profile by path or by name.
 
@@ -273,3 +211,65 @@ def load_shipped(name: str) -> ComputeProfile:
         known = shipped_profiles()
         raise ProfileError(f"there is no shipped profile '{name}'{did_you_mean(name, known)}; or give a file's path")
     return ComputeProfile(decode_json(entry.read_bytes(), ProfileFile, name, ProfileError), name)
+
+
+def shipped_profiles() -> tuple[str, ...]:
+    """Returns the names of the shipped profiles, as `set:board`."""
+    data = resources.files("distredge.profiles.data")
+    names = []
+    for entry in data.iterdir():
+        for profile_set in SETS:
+            if entry.name.startswith(f"{profile_set}-") and entry.name.endswith(".json"):
+                names.append(f"{profile_set}:{entry.name[len(profile_set) + 1 : -len('.json')]}")
+    return tuple(sorted(names))
+
+
+def user_profile_path() -> Path:
+    """Returns where the measured profile of this machine is kept: `$XDG_DATA_HOME/distredge/this-machine.json`."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "distredge" / f"{THIS_MACHINE}.json"
+
+
+def write_profile(data: ProfileFile, path: str | Path) -> None:
+    """Writes a profile's content as JSON, one operator a line, through a temporary file beside the target."""
+    target = Path(path)
+    text = msgspec.json.encode(_without_defaults(data))
+    text = msgspec.json.format(text, indent=1) if data.operators is None else _one_operator_a_line(text)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            file.write(text + b"\n")
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, target)
+    except OSError as reason:
+        raise ProfileError(f"{path}: cannot be written: {reason.strerror or reason}") from None
+
+
+def interpolated(entry: Measured, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns a measured operator's seconds: linear between measured row counts, the last slope beyond them.
+
+    Args:
+        entry: the operator.
+        rows: (n,) int64 output rows, ascending from 0.
+
+    Returns:
+        (n,) float64 seconds, entry 0 is 0.
+    """
+    known = np.asarray(entry.rows, dtype=np.float64)
+    seconds = np.asarray(entry.median_s, dtype=np.float64)
+    table: NDArray[np.float64] = np.interp(rows, known, seconds)
+    beyond = rows > known[-1]
+    if beyond.any():
+        slope = (seconds[-1] - seconds[-2]) / (known[-1] - known[-2]) if len(known) > 1 else seconds[-1] / known[-1]
+        table[beyond] = seconds[-1] + max(0.0, slope) * (rows[beyond] - known[-1])
+    table[0] = 0.0
+    return table
+
+
+def _without_defaults(data: ProfileFile) -> dict[str, object]:
+    return {name: value for name in data.__struct_fields__ if (value := getattr(data, name)) is not None}
+
+
+def _one_operator_a_line(text: bytes) -> bytes:
+    head, _, operators = text.partition(b'"operators":{')
+    return head + b'\n"operators":{\n' + operators.replace(b'},"', b'},\n"')

@@ -180,32 +180,28 @@ class Trace:
         return parse_csv(read_bytes(path, TraceError), str(path))
 
 
-def _column(values: ArrayLike, where: str, key: str) -> NDArray[np.float64]:
-    try:
-        column = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TraceError(located(where, key, values, "numbers")) from None
-    if column.ndim > 1:
-        raise TraceError(located(where, key, f"{column.ndim} dimensions", "one column"))
-    return column
+def load_trace(path_or_name: str | Path) -> Trace:
+    """Returns a trace by the path of a CSV of the project's own, or by the name of a shipped one.
+
+    Raises:
+        TraceError: if there is none, or it is wrong.
+    """
+    text = str(path_or_name)
+    if text.endswith(".csv") or "/" in text:
+        return Trace.load(path_or_name)
+    entry = resources.files("distredge.profiles.data") / f"trace-{text}.csv"
+    if not entry.is_file():
+        raise TraceError(f"there is no shipped trace '{text}'{did_you_mean(text, shipped_traces())}; or give a path")
+    return parse_csv(entry.read_bytes(), f"trace-{text}.csv")
 
 
-def _check(times: NDArray[np.float64], rates: NDArray[np.float64], rtts: NDArray[np.float64], where: str) -> None:
-    if times.ndim != 1 or not len(times):
-        raise TraceError(f"{where}: it has no row")
-    for key, column in (("rate_bps", rates), ("rtt_s", rtts)):
-        if column.shape != times.shape:
-            raise TraceError(located(where, key, f"{column.size} values", f"one for each of {len(times)} times"))
-    for key, column in (("time_s", times), ("rate_bps", rates), ("rtt_s", rtts)):
-        bad = np.flatnonzero(~np.isfinite(column) | (column < 0))
-        if len(bad):
-            raise TraceError(located(where, f"row {bad[0]}: {key}", float(column[bad[0]]), "a finite number >= 0"))
-    if times[0] != 0:
-        raise TraceError(located(where, "row 0: time_s", float(times[0]), "0: a trace starts at 0"))
-    back = np.flatnonzero(np.diff(times) <= 0)
-    if len(back):
-        row = int(back[0]) + 1
-        raise TraceError(located(where, f"row {row}: time_s", float(times[row]), f"more than {times[row - 1]:g}"))
+def shipped_traces() -> tuple[str, ...]:
+    """Returns the names of the shipped traces."""
+    data = resources.files("distredge.profiles.data")
+    names = [entry.name for entry in data.iterdir()]
+    return tuple(
+        sorted(n[len("trace-") : -len(".csv")] for n in names if n.startswith("trace-") and n.endswith(".csv"))
+    )
 
 
 def parse_csv(content: bytes, where: str) -> Trace:
@@ -243,25 +239,29 @@ def parse_csv(content: bytes, where: str) -> Trace:
     return trace.named(head.name or Path(where).stem)
 
 
-def shipped_traces() -> tuple[str, ...]:
-    """Returns the names of the shipped traces."""
-    data = resources.files("distredge.profiles.data")
-    names = [entry.name for entry in data.iterdir()]
-    return tuple(
-        sorted(n[len("trace-") : -len(".csv")] for n in names if n.startswith("trace-") and n.endswith(".csv"))
-    )
+def _column(values: ArrayLike, where: str, key: str) -> NDArray[np.float64]:
+    try:
+        column = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TraceError(located(where, key, values, "numbers")) from None
+    if column.ndim > 1:
+        raise TraceError(located(where, key, f"{column.ndim} dimensions", "one column"))
+    return column
 
 
-def load_trace(path_or_name: str | Path) -> Trace:
-    """Returns a trace by the path of a CSV of the project's own, or by the name of a shipped one.
-
-    Raises:
-        TraceError: if there is none, or it is wrong.
-    """
-    text = str(path_or_name)
-    if text.endswith(".csv") or "/" in text:
-        return Trace.load(path_or_name)
-    entry = resources.files("distredge.profiles.data") / f"trace-{text}.csv"
-    if not entry.is_file():
-        raise TraceError(f"there is no shipped trace '{text}'{did_you_mean(text, shipped_traces())}; or give a path")
-    return parse_csv(entry.read_bytes(), f"trace-{text}.csv")
+def _check(times: NDArray[np.float64], rates: NDArray[np.float64], rtts: NDArray[np.float64], where: str) -> None:
+    if times.ndim != 1 or not len(times):
+        raise TraceError(f"{where}: it has no row")
+    for key, column in (("rate_bps", rates), ("rtt_s", rtts)):
+        if column.shape != times.shape:
+            raise TraceError(located(where, key, f"{column.size} values", f"one for each of {len(times)} times"))
+    for key, column in (("time_s", times), ("rate_bps", rates), ("rtt_s", rtts)):
+        bad = np.flatnonzero(~np.isfinite(column) | (column < 0))
+        if len(bad):
+            raise TraceError(located(where, f"row {bad[0]}: {key}", float(column[bad[0]]), "a finite number >= 0"))
+    if times[0] != 0:
+        raise TraceError(located(where, "row 0: time_s", float(times[0]), "0: a trace starts at 0"))
+    back = np.flatnonzero(np.diff(times) <= 0)
+    if len(back):
+        row = int(back[0]) + 1
+        raise TraceError(located(where, f"row {row}: time_s", float(times[row]), f"more than {times[row - 1]:g}"))

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.model.layout import PARTIAL, region_size
-from distredge.model.operators import Kind
+from distredge.model.layout import PARTIAL
+from distredge.model.operators import Kind, region_size
 from distredge.model.wires import FLOAT32_BYTES
 from distredge.profiles.modelled import profile_rows
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
-    from distredge.model.layout import OperatorRegion, Part
+    from distredge.model.layout import Part
+    from distredge.model.volumes import OperatorRegion
     from distredge.profiles.compute import ComputeProfile
 
 Floats = NDArray[np.float64]

@@ -43,6 +43,21 @@ MAY_IMPORT["cli"] = _ALL
 MAY_IMPORT["experiments"] = _ALL
 MAY_IMPORT["__main__"] = {"cli"}
 
+# The same for the rooms of the runtime, and the files beside them: what each may import of the others. A worker is
+# started as a process of its own, by name: nobody imports it, and it knows neither who asks nor who starts it.
+RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
+    "protocol": set(),
+    "links": {"protocol"},
+    "buffers": {"protocol"},
+    "engine": {"buffers"},
+    "weights": {"protocol", "buffers"},
+    "deployment": {"protocol", "buffers"},
+    "in_process": {"protocol", "buffers", "engine", "deployment"},
+    "worker": {"protocol", "links", "buffers", "engine", "weights"},
+    "requester": {"protocol", "buffers", "weights", "deployment"},
+    "hosting": {"protocol", "buffers", "deployment", "requester"},
+}
+
 # A string that names an object of another module, such as a registry's entry.
 REFERENCE = re.compile(r"distredge((?:\.\w+)+):\w+")
 # The planner registry is the one place that refers upward; `distredge` itself is a table of names.
@@ -157,6 +172,51 @@ def test_downward_imports_are_allowed(module: str, source: str) -> None:
     assert _refused(module, path, ast.parse(source)) == []
 
 
+def _runtime_room(module: str) -> str | None:
+    """Returns the room of a module of the runtime; None outside of it, and for the runtime itself."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["distredge", "runtime"] and len(parts) > 2 else None
+
+
+def _refused_in_runtime(module: str, path: Path, tree: ast.Module) -> list[str]:
+    room = _runtime_room(module)
+    found = ((line, name, _runtime_room(name)) for line, name in _imported(module, path, tree))
+    return [
+        f"{path.relative_to(ROOT)}:{line}: {room} must not import {name}"
+        for line, name, target in found
+        if room is not None and target not in RUNTIME_MAY_IMPORT[room] | {room} and name.startswith("distredge.runtime")
+    ]
+
+
+def test_every_room_of_the_runtime_is_known() -> None:
+    assert {_runtime_room(module) for module in MODULES} - {None} == set(RUNTIME_MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if _runtime_room(module)))
+def test_rooms_of_the_runtime_import_in_their_order(module: str) -> None:
+    path = MODULES[module]
+    assert _refused_in_runtime(module, path, ast.parse(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "refused"),
+    [
+        ("distredge.runtime.worker.data_plane", "from distredge.runtime.requester.workers import Handler", 1),
+        ("distredge.runtime.worker.data_plane", "def late():\n    from distredge.runtime import hosting", 1),
+        ("distredge.runtime.worker.data_plane", "from ..hosting.boards import tcp", 1),
+        ("distredge.runtime.requester.workers", "if TYPE_CHECKING:\n    import distredge.runtime.worker.worker", 1),
+        ("distredge.runtime.hosting.session", "from distredge.runtime.worker import worker", 1),
+        ("distredge.runtime.protocol.orders", "from distredge.runtime.engine import PROVIDERS", 1),
+        ("distredge.runtime.protocol.orders", "import distredge.runtime", 1),
+        ("distredge.runtime.worker.data_plane", "from distredge.runtime.worker import settings", 0),
+        ("distredge.runtime.worker.data_plane", "from distredge.errors import EngineError", 0),
+    ],
+)
+def test_imports_against_the_order_are_seen(module: str, source: str, refused: int) -> None:
+    path = ROOT / "distredge" / "made_up.py"
+    assert len(_refused_in_runtime(module, path, ast.parse(source))) == refused
+
+
 def _edges() -> dict[str, dict[str, int]]:
     """File -> what it imports -> line, at any depth, under TYPE_CHECKING too; a package stands for its `__init__`.
 
@@ -239,6 +299,7 @@ def _import_blocked(*modules: str) -> subprocess.CompletedProcess[str]:
         "distredge.runtime.worker.next_actions",
         "distredge.runtime.protocol.transport",
         "distredge.runtime.worker.worker",
+        "distredge.runtime.worker.__main__",
         "distredge.cli.worker",
         "distredge.cli.deploy_strategy",
     ],

@@ -179,7 +179,11 @@ class DeploymentReport:
 
 
 def magnitude(array: NDArray[Any]) -> float:
-    """Returns the largest magnitude in an array; NaN when it has NaN, 0 when it is empty."""
+    """Returns the largest magnitude in an array; NaN when it has NaN, 0 when it is empty.
+
+    Args:
+        array: (d0, d1, ...), any shape and real dtype.
+    """
     import numpy as np
 
     return float(np.abs(array.astype(np.float64)).max(initial=0.0))
@@ -189,6 +193,10 @@ def difference(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray
     """Returns the largest difference over all outputs, each relative to the largest magnitude of the expected one.
 
     Infinite where an output is missing, has another shape, or either side has NaN or infinite values.
+
+    Args:
+        expected: output name -> array, such as (N, classes), any shape and real dtype.
+        found: the same.
     """
     import numpy as np
 
@@ -205,7 +213,16 @@ def difference(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray
 
 
 def whole_model(graph: Graph, strategy: Strategy, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Runs the model in one piece on what the strategy sends."""
+    """Runs the model in one piece on what the strategy sends.
+
+    Args:
+        graph: the model.
+        strategy: says whether pixels travel as uint8.
+        inputs: tensor name -> array, such as (N, C, H, W), dtype as the strategy sends it.
+
+    Returns:
+        Output name -> array, such as (N, classes), shape and dtype as in the graph.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

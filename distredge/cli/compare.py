@@ -162,7 +162,7 @@ def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, 
 
 def _figures(problem: Problem, strategy: Strategy) -> dict[str, Any]:
     from distredge.latency import offload_latency_s, simulate
-    from distredge.model.layout import lay_out
+    from distredge.model.laying_out import lay_out
 
     layout = lay_out(problem.graph, strategy)
     timeline = simulate(problem, strategy)

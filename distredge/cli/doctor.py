@@ -136,15 +136,14 @@ def _curve() -> tuple[str, str]:
 
 def _loopback() -> tuple[str, str]:
     """One worker process, encrypted, and what a message to it costs."""
-    from distredge.runtime.hosting.local_cluster import START_S, Workers
-    from distredge.runtime.hosting.worker_process import local_order
+    from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
     from distredge.runtime.links.one_link import SIZES, fit, measure_link
     from distredge.runtime.protocol.addresses import PeerAddress
     from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
     from distredge.runtime.protocol.transport import ZmqNetwork
 
     keys = make_keys(["doctor"])
-    workers = Workers([local_order("doctor", keys["doctor"].for_worker())])
+    workers = WorkerProcesses([local_order("doctor", keys["doctor"].for_worker())])
     try:
         (address,) = workers.wait(START_S, keys[REQUESTER_NAME])
         network = ZmqNetwork(keys[REQUESTER_NAME].for_requester())

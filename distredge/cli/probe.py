@@ -97,8 +97,7 @@ def _workers(
 ) -> Iterator[tuple[ZmqNetwork, tuple[WorkerAddress, ...]]]:
     """Reaches the workers, starting them where the cluster is this machine."""
     from distredge.runtime.hosting.boards import cluster_keys, is_local, keys_folder, worker_addresses
-    from distredge.runtime.hosting.local_cluster import START_S, Workers
-    from distredge.runtime.hosting.worker_process import local_order
+    from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
     from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
     from distredge.runtime.protocol.transport import ZmqNetwork
 
@@ -107,7 +106,7 @@ def _workers(
         if is_local(made, wanted):
             every = make_keys(wanted)
             orders = [local_order(name, None if plaintext else every[name].for_worker()) for name in wanted]
-            workers = Workers(orders)
+            workers = WorkerProcesses(orders)
             stack.callback(workers.close)
             keys = None if plaintext else every[REQUESTER_NAME]
             addresses = workers.wait(START_S, keys)

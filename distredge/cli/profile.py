@@ -171,7 +171,7 @@ def verify(
     if not graphs:
         raise click.UsageError(f"{file} names no model; give one with --model")
     with _bar(quiet=as_json) as bar:
-        verdict = check(
+        verification = check(
             measured,
             graphs,
             segments,
@@ -180,25 +180,25 @@ def verify(
                 bar.update(0, completed=done, total=total, description=what) if bar is not None else None
             ),
         )
-    _report_verdict(verdict, as_json)
+    _report_verification(verification, as_json)
 
 
-def _report_verdict(verdict: Verification, as_json: bool) -> None:
-    if verdict.pace > 1.1 or verdict.load > 0.1:
+def _report_verification(found: Verification, as_json: bool) -> None:
+    if found.pace > 1.1 or found.load > 0.1:
         click.echo(
-            f"warning: disturbed machine: a fixed kernel ran up to {100 * (verdict.pace - 1):.0f} % slower than at its "
-            f"best, other programs used {100 * verdict.load:.0f} % of the processors",
+            f"warning: disturbed machine: a fixed kernel ran up to {100 * (found.pace - 1):.0f} % slower than at its "
+            f"best, other programs used {100 * found.load:.0f} % of the processors",
             err=True,
         )
     if as_json:
         print_json(
             {
-                "verify_mean_error": verdict.mean_error,
-                "verify_p95_error": verdict.p95_error,
-                "bias": verdict.bias,
-                "segments": len(verdict.checks),
-                "pace": verdict.pace,
-                "load": verdict.load,
+                "verify_mean_error": found.mean_error,
+                "verify_p95_error": found.p95_error,
+                "bias": found.bias,
+                "segments": len(found.checks),
+                "pace": found.pace,
+                "load": found.load,
             }
         )
         return
@@ -208,14 +208,14 @@ def _report_verdict(verdict: Verification, as_json: bool) -> None:
     table = Table(box=None)
     for heading in ("segment", "measured (ms)", "predicted (ms)", "error"):
         table.add_column(heading, justify="left" if heading == "segment" else "right")
-    for item in verdict.checks:
+    for item in found.checks:
         table.add_row(
             item.name, f"{1e3 * item.measured_s:.3f}", f"{1e3 * item.predicted_s:.3f}", f"{100 * item.error:+.1f} %"
         )
     Console().print(table)
     click.echo(
-        f"mean error {100 * verdict.mean_error:.1f} %, 95th percentile {100 * verdict.p95_error:.1f} %, "
-        f"bias {100 * verdict.bias:+.1f} % over {len(verdict.checks)} segments"
+        f"mean error {100 * found.mean_error:.1f} %, 95th percentile {100 * found.p95_error:.1f} %, "
+        f"bias {100 * found.bias:+.1f} % over {len(found.checks)} segments"
     )
 
 

@@ -9,7 +9,7 @@ from distredge.latency.simulator.offload import offload, offload_latency_s
 from distredge.latency.simulator.report import simulate
 from distredge.latency.simulator.simulation import run
 from distredge.latency.simulator.step_by_step import StepSimulator
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -34,5 +34,5 @@ def evaluate(problem: Problem, strategy: Strategy, *, start_s: float = 0.0) -> f
         StrategyError, ClusterError, ProfileError: as `simulate`.
     """
     layout = lay_out(problem.graph, strategy)
-    strips = strip_seconds(problem, strategy, layout)
+    strips = strip_seconds(problem, layout)
     return run(problem, layout, start_s=start_s, strips=strips).frames[0].done_s

@@ -184,7 +184,7 @@ def require_static(found: TypeProto | None, node: onnx.NodeProto, tensor: str, m
 
 
 def array_type(array: NDArray[Any]) -> TypeProto:
-    """Returns the ONNX type of an array."""
+    """Returns the ONNX type of an array of any shape (d0, d1, ...) and of a dtype that ONNX has."""
     return tensor_type(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
 

@@ -34,8 +34,8 @@ class Graph(NodeList):
             shapes for every tensor.
         name: name in strategies and reports.
         preprocess: how an image becomes the input; None when unknown.
-        constants: array by initializer name, when `proto` holds none: the weights of VGG-16 cost seconds to copy into
-            a model and out again, and planning needs only their shapes.
+        constants: array by initializer name, shapes (d0, d1, ...) and dtypes as in `proto`, when `proto` holds none:
+            the weights of VGG-16 cost seconds to copy into a model and out again, and planning needs only their shapes.
 
     Raises:
         ModelError: if a shape is missing or dynamic.
@@ -119,7 +119,14 @@ class Graph(NodeList):
         return f"sha256:{digest.hexdigest()}"
 
     def weight(self, name: str) -> NDArray[Any]:
-        """A constant in C order, as engines share it without a copy; one that is not is replaced once."""
+        """A constant as engines share it without a copy; one that does not lie so is replaced once.
+
+        Args:
+            name: of the constant.
+
+        Returns:
+            The constant in C order: shape (d0, d1, ...) and dtype as the model declares them.
+        """
         value = self.constants[name]
         if not value.flags.c_contiguous:
             value = self.constants[name] = np.ascontiguousarray(value)

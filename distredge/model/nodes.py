@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from distredge.errors import ModelError
+
+T = TypeVar("T")
 
 FUSED_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"})
 """Activations that ONNX Runtime's CPU provider computes inside the convolution before them."""
@@ -92,7 +94,7 @@ class NodeList:
     Args:
         proto: ONNX model with static shapes, nodes in topological order and inferred shapes for every tensor.
         name: name in strategies and reports.
-        constants: array by initializer name, shape and dtype as the model declares them.
+        constants: array by initializer name; shapes (d0, d1, ...) and dtypes as the model declares them.
 
     Raises:
         ModelError: if a shape is missing or dynamic, or an output is a constant.
@@ -102,8 +104,7 @@ class NodeList:
         self.name = name
         self.skeleton = proto
         """Nodes and types; the weights are not necessarily in it."""
-        self.memo: dict[tuple[Any, ...], Any] = {}
-        """What the modules beside this one compute once per graph."""
+        self._made: dict[tuple[Callable[..., Any], tuple[Hashable, ...]], Any] = {}
         self.constants: dict[str, NDArray[Any]] = dict(constants)
         inputs = [v for v in proto.graph.input if v.name not in self.constants]
         self.input_names: tuple[str, ...] = tuple(v.name for v in inputs)
@@ -124,6 +125,14 @@ class NodeList:
         for tensor in self.output_names:
             if tensor not in self.tensors:
                 raise ModelError(f"{name}: output '{tensor}' is a constant")
+
+    def once(self, make: Callable[..., T], *about: Hashable) -> T:
+        """Returns what `make(self, *about)` returns (not None), called when first asked for and never again."""
+        key = make, about
+        found: T | None = self._made.get(key)
+        if found is None:
+            found = self._made[key] = make(self, *about)
+        return found
 
     def _operator(self, index: int, node: onnx.NodeProto) -> Operator:
         for tensor in [*node.input, *node.output]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from distredge.model.graph import Graph
-    from distredge.model.layout import StrategyLike
+    from distredge.model.laying_out import StrategyLike
     from distredge.model.volumes import Decision
 
 FORMATS = (".svg", ".png", ".pdf")

@@ -99,7 +99,14 @@ class Preprocess:
         return np.ascontiguousarray(pixels[None])
 
     def normalise(self, prepared: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns `(float32(prepared) - mean) * scale` per channel, float32 of the same shape."""
+        """Turns pixels into what the model reads: `(float32(prepared) - mean) * scale` per channel.
+
+        Args:
+            prepared: uint8 array (1, depth, height, width), or (1, height, width, depth) where the layout is "NHWC".
+
+        Returns:
+            float32 array of the same shape.
+        """
         per_channel = (1, -1, 1, 1) if self.layout == "NCHW" else (1, 1, 1, -1)
         mean = np.array(self.mean, np.float32).reshape(per_channel)
         scale = np.array(self.scale, np.float32).reshape(per_channel)

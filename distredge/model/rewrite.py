@@ -20,8 +20,8 @@ def rewritten(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArra
     """Rewrites a model.
 
     Returns:
-        The model itself when there is nothing to rewrite, else a copy; and the constants that are new, which are among
-        its initializers if it has any.
+        The model itself when there is nothing to rewrite, else a copy; and by name the constants that are new, int64
+        arrays (1,), which are among its initializers if it has any.
     """
     shapes = {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)

@@ -7,7 +7,7 @@ operator's explicit padding in that split-part, and only that. Nothing here know
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -132,25 +132,6 @@ def touching(window: Window, out: Interval, size: int) -> Interval:
     return Interval((size - 1 + window.pad) // window.stride, out.stop)
 
 
-def scaled_cuts(cuts: Sequence[int], height: int, reference: int) -> tuple[int, ...]:
-    """Cut points of a tensor of `height` rows from the cut points of the reference tensor: floor(x * H / H_ref).
-
-    Every row is owned exactly once as long as the first cut is 0 and the last `reference`.
-    """
-    return tuple(cut * height // reference for cut in cuts)
-
-
 def even_cuts(height: int, parts: int) -> tuple[int, ...]:
     """Cut points of an equal split: round(i * H / D)."""
     return tuple((2 * i * height + parts) // (2 * parts) for i in range(parts + 1))
-
-
-def proportional_cuts(height: int, weights: Sequence[float]) -> tuple[int, ...]:
-    """Cut points of a split proportional to `weights` (at least one positive)."""
-    total = float(sum(weights))
-    cuts, done = [0], 0.0
-    for weight in weights:
-        done += weight
-        cuts.append(min(height, max(cuts[-1], round(height * done / total))))
-    cuts[-1] = height
-    return tuple(cuts)

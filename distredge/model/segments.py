@@ -21,9 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 from distredge.errors import StrategyError
 from distredge.model import AS_INPUT
 from distredge.model.graph import Graph
-from distredge.model.layout import PARTIAL, Layout, Part, StrategyLike, lay_out, region_shape
+from distredge.model.laying_out import StrategyLike, lay_out
+from distredge.model.layout import PARTIAL, Layout, Part
 from distredge.model.nodes import Operator
-from distredge.model.operators import RULES, Reduction
+from distredge.model.operators import RULES, Reduction, region_shape
 from distredge.model.rows import Region
 from distredge.model.wires import WIRES
 
@@ -317,6 +318,14 @@ class _Emitter:
 
 
 def weight_store(graph: Graph, program: DeviceProgram) -> dict[str, NDArray[Any]]:
-    """The constants that a device must hold, by content hash."""
+    """The constants that a device must hold.
+
+    Args:
+        graph: the whole model.
+        program: the device's segments.
+
+    Returns:
+        Content hash -> constant in C order, shape (d0, d1, ...) and dtype as the model declares them.
+    """
     names = {h: name.removesuffix(AS_INPUT) for segment in program.segments for name, h in segment.weights.items()}
     return {h: graph.weight(name) for h, name in names.items()}

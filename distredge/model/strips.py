@@ -9,6 +9,7 @@ grid of tiles, or of a volume with a reduction over rows runs as it always does.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from distredge.model.graph import Graph
 from distredge.model.layout import Layout, Part, Stage, Transfer
 from distredge.model.operators import region_size
 from distredge.model.rows import intersect_region
-from distredge.model.volumes import Decision, PhasePart, VolumeGraph, plan_device, shares, volume_between
+from distredge.model.volumes import Decision, PhasePart, VolumeGraph, shares, volume_between, volume_share
 
 
 class Strips(NamedTuple):
@@ -28,17 +29,12 @@ class Strips(NamedTuple):
     middle: PhasePart
 
 
-def find_strips(graph: Graph, layout: Layout, decisions: Sequence[Decision]) -> dict[tuple[int, int], Strips]:
-    """Returns the parts that run as strips, by (stage, device).
-
-    Args:
-        graph: the model.
-        layout: of the decisions.
-        decisions: one per volume; those with `boundary_first` count.
-    """
+def find_strips(graph: Graph, layout: Layout) -> dict[tuple[int, int], Strips]:
+    """Returns the parts that run as strips, by (stage, device): some of the volumes with `boundary_first`."""
+    decisions = layout.decisions
     if not any(decision.boundary_first for decision in decisions):
         return {}
-    depths = _depths(layout, decisions)
+    depths = _depths(layout)
     found: dict[tuple[int, int], Strips] = {}
     start = 0
     for number, decision in enumerate(decisions):
@@ -53,7 +49,7 @@ def find_strips(graph: Graph, layout: Layout, decisions: Sequence[Decision]) -> 
     return found
 
 
-def _depths(layout: Layout, decisions: Sequence[Decision]) -> dict[tuple[int, int], tuple[int, int]]:
+def _depths(layout: Layout) -> dict[tuple[int, int], tuple[int, int]]:
     """Rows of the reference that others wait for at the top and at the bottom of each part's share.
 
     Rows in the middle count to the end that they are nearer to.
@@ -62,7 +58,7 @@ def _depths(layout: Layout, decisions: Sequence[Decision]) -> dict[tuple[int, in
     for transfer in layout.transfers:
         if transfer.local or transfer.produced < 0 or layout.stages[transfer.produced].volume < 0:
             continue
-        rows = decisions[layout.stages[transfer.produced].volume].rows
+        rows = layout.decisions[layout.stages[transfer.produced].volume].rows
         if transfer.source + 1 >= len(rows):
             continue
         reference, height = rows[-1], layout.tensors[transfer.tensor].height
@@ -83,22 +79,17 @@ def _cut(graph: Graph, volume: VolumeGraph, decision: Decision, device: int, top
     a, b = decision.rows[device], decision.rows[device + 1]
     cuts = Decision(decision.cut, (0, a, a + top, b - bottom, b, decision.cut.height))
     _, *inside, _ = shares(graph, cuts)
-    upper, middle, lower = (plan_device(graph, volume, share).pieces[0] for share in inside)
+    upper, middle, lower = (volume_share(graph, volume, share).parts[0] for share in inside)
     return Strips(upper if top else None, lower if bottom else None, middle)
 
 
-def by_strips(graph: Graph, layout: Layout, decisions: Sequence[Decision]) -> Layout:
+def by_strips(graph: Graph, layout: Layout) -> Layout:
     """Returns the layout in which every strip is a part of its own: top, bottom and middle in consecutive stages.
 
     What a part needs comes in before its first strip, all of it; later strips read the same buffers (`Part.after`).
     What it makes leaves strip by strip. A layout without such parts comes back as it is.
-
-    Args:
-        graph: the model.
-        layout: of the decisions.
-        decisions: one per volume.
     """
-    strips = find_strips(graph, layout, decisions)
+    strips = find_strips(graph, layout)
     return _Expansion(graph, layout, strips).run() if strips else layout
 
 
@@ -110,7 +101,7 @@ class _Expansion:
         self.stages: list[Stage] = []
         self.whole: dict[int, int] = {-1: -1}
         """Old stage -> the new one in which parts run in one piece."""
-        self.pieces: dict[tuple[int, int], list[tuple[int, PhasePart]]] = {}
+        self.made: dict[tuple[int, int], list[tuple[int, PhasePart]]] = {}
         """Old (stage, device) -> new stages and what each makes."""
 
     def run(self) -> Layout:
@@ -123,8 +114,7 @@ class _Expansion:
             self.whole[stage.index] = len(self.stages) - 1
         self.whole[len(self.layout.stages)] = len(self.stages)
         transfers = tuple(new for old in self.layout.transfers for new in self._transfers(old))
-        layout = self.layout
-        return Layout(layout.devices, tuple(self.stages), transfers, layout.tensors, layout.has_head)
+        return dataclasses.replace(self.layout, stages=tuple(self.stages), transfers=transfers)
 
     def _append(self, stage: Stage, parts: Sequence[Part], phase: int | None = None) -> None:
         number = stage.phase if phase is None else phase
@@ -136,30 +126,30 @@ class _Expansion:
             parts = []
             for part in stage.parts:
                 strips = self.strips.get((stage.index, part.device))
-                piece = None if strips is None else (strips.top, strips.bottom, strips.middle)[phase]
-                if piece is not None:
+                strip = None if strips is None else (strips.top, strips.bottom, strips.middle)[phase]
+                if strip is not None:
                     new = len(self.stages)
                     parts.append(
                         Part(
-                            part.device, piece.operators, inputs=part.inputs, outputs=piece.outputs,
+                            part.device, strip.operators, inputs=part.inputs, outputs=strip.outputs,
                             after=before.get(part.device, -1),
                         )
                     )  # fmt: skip
                     before[part.device] = new
-                    self.pieces.setdefault((stage.index, part.device), []).append((new, piece))
+                    self.made.setdefault((stage.index, part.device), []).append((new, strip))
                 else:
                     parts.append(part if strips is None and phase == 2 else Part(part.device))
             self._append(stage, parts, phase)
 
     def _transfers(self, old: Transfer) -> list[Transfer]:
-        needed = self.pieces.get((old.stage, old.destination))
+        needed = self.made.get((old.stage, old.destination))
         stage = needed[0][0] if needed else self.whole[old.stage]
-        made = self.pieces.get((old.produced, old.source))
+        made = self.made.get((old.produced, old.source))
         if made is None:
             return [old._replace(stage=stage, produced=self.whole[old.produced])]
         found = []
-        for produced, piece in made:
-            region = intersect_region(piece.outputs[old.tensor], old.region) if old.tensor in piece.outputs else None
+        for produced, strip in made:
+            region = intersect_region(strip.outputs[old.tensor], old.region) if old.tensor in strip.outputs else None
             if region is not None and not region.empty:
                 size = region_size(self.layout.tensors[old.tensor], region)
                 found.append(old._replace(stage=stage, region=region, produced=produced, elements=size))

@@ -18,7 +18,7 @@ from distredge.model.operators import RULES, Kind, whole
 from distredge.model.rows import Interval, Region, region_hull
 
 LARGEST_CACHE = 50_000
-"""Device plans kept on a graph before all are dropped."""
+"""Shares of volumes kept on a graph before all are dropped."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class VolumeGraph:
 
 @dataclass(frozen=True)
 class PhasePart:
-    """What one device does in one phase of a volume, whatever the others do.
+    """The part of one phase of a volume that one device does, whatever the others do.
 
     Attributes:
         operators: what it computes, in topological order.
@@ -150,27 +150,22 @@ class PhasePart:
 
 @dataclass(frozen=True)
 class VolumeShare:
-    """What one device does in a volume.
+    """What one device does in a volume, whatever the others do.
 
     Attributes:
-        pieces: one per phase.
+        parts: one per phase.
         owned: region of every exported tensor that it owns.
         exclusive: reductions to which it contributes.
     """
 
-    pieces: tuple[PhasePart, ...]
+    parts: tuple[PhasePart, ...]
     owned: Mapping[str, Region]
     exclusive: frozenset[int]
 
 
 def volume_between(graph: Graph, start: int, end: int) -> VolumeGraph:
     """The volume of body operators [start, end), made once per graph."""
-    key = ("volume", start, end)
-    if key not in graph.memo:
-        graph.memo[key] = _volume_between(graph, start, end)
-    found = graph.memo[key]
-    assert isinstance(found, VolumeGraph)
-    return found
+    return graph.once(_volume_between, start, end)
 
 
 def _volume_between(graph: Graph, start: int, end: int) -> VolumeGraph:
@@ -205,27 +200,31 @@ def _ready(graph: Graph, maker: int, phase: int) -> int:
     return phase + 1 if _reduces(graph, maker) else phase
 
 
-def plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
+def volume_share(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
     """What the device with that share does in the volume; kept on the graph."""
-    plans: dict[tuple[int, int, Share], VolumeShare] = graph.memo.setdefault(("plans",), {})
+    kept: dict[tuple[int, int, Share], VolumeShare] = graph.once(_no_shares)
     key = (volume.start, volume.end, share)
-    found = plans.get(key)
+    found = kept.get(key)
     if found is None:
-        if len(plans) >= LARGEST_CACHE:
-            plans.clear()
-        found = plans[key] = _plan_device(graph, volume, share)
+        if len(kept) >= LARGEST_CACHE:
+            kept.clear()
+        found = kept[key] = _volume_share(graph, volume, share)
     return found
 
 
-def _plan_device(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
+def _no_shares(graph: Graph) -> dict[tuple[int, int, Share], VolumeShare]:
+    return {}
+
+
+def _volume_share(graph: Graph, volume: VolumeGraph, share: Share) -> VolumeShare:
     walk = BackwardWalk(graph, volume, _OnePart(graph, share))
     walk.run()
-    pieces = tuple(_piece(graph, walk, phase) for phase in range(volume.phases))
+    parts = tuple(_phase_part(graph, walk, phase) for phase in range(volume.phases))
     exclusive = frozenset(i for i in volume.reductions if i in walk.computed)
-    return VolumeShare(pieces, {name: share.of(graph.tensors[name]) for name in volume.exports}, exclusive)
+    return VolumeShare(parts, {name: share.of(graph.tensors[name]) for name in volume.exports}, exclusive)
 
 
-def _piece(graph: Graph, walk: BackwardWalk[Region], phase: int) -> PhasePart:
+def _phase_part(graph: Graph, walk: BackwardWalk[Region], phase: int) -> PhasePart:
     """What is done in one phase."""
     volume, computed = walk.volume, walk.computed
     phase_of, producer = volume.phase_of, graph.producer

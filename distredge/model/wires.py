@@ -22,7 +22,7 @@ def place(target: NDArray[Any], source: NDArray[Any]) -> None:
     """Copies elements into an array whose dtype holds each of them exactly.
 
     Args:
-        target: any shape; filled.
+        target: shape (d0, d1, ...); filled.
         source: same shape; of the target's dtype or of one that is contained in it.
     """
     target[...] = source
@@ -32,7 +32,7 @@ def narrow(target: NDArray[Any], source: NDArray[Any]) -> None:
     """Copies elements into an array of another dtype, rounded; beyond its range they become infinite.
 
     Args:
-        target: any shape, floating point; filled.
+        target: shape (d0, d1, ...), floating point; filled.
         source: same shape, floating point.
     """
     import numpy as np
@@ -59,13 +59,13 @@ class Wire:
 
     name: str
     element_bytes: int
-    exact: bool
-    between_volumes: bool
-    as_input: bool
-    pixels: bool
-    plannable: bool
-    pack: Convert | None
-    unpack: Convert | None
+    exact: bool = False
+    between_volumes: bool = False
+    as_input: bool = False
+    pixels: bool = False
+    plannable: bool = False
+    pack: Convert | None = None
+    unpack: Convert | None = None
 
     @property
     def runnable(self) -> bool:
@@ -73,29 +73,14 @@ class Wire:
         return self.pack is not None and self.unpack is not None
 
 
-def _table(*wires: Wire) -> Mapping[str, Wire]:
-    return MappingProxyType({wire.name: wire for wire in wires})
-
-
-WIRES: Mapping[str, Wire] = _table(
-    Wire(
-        "float32", 4, exact=True, between_volumes=True, as_input=True, pixels=False, plannable=True,
-        pack=place, unpack=place,
-    ),
-    Wire(
-        "float16", 2, exact=False, between_volumes=True, as_input=False, pixels=False, plannable=True,
-        pack=narrow, unpack=place,
-    ),
+_TABLE = (
+    Wire("float32", 4, exact=True, between_volumes=True, as_input=True, plannable=True, pack=place, unpack=place),
+    Wire("float16", 2, between_volumes=True, plannable=True, pack=narrow, unpack=place),
     # A scale would have to travel with the rows; until it does, strategies with it can be read and simulated alone.
-    Wire(
-        "int8", 1, exact=False, between_volumes=True, as_input=False, pixels=False, plannable=False,
-        pack=None, unpack=None,
-    ),
-    Wire(
-        "uint8", 1, exact=True, between_volumes=False, as_input=True, pixels=True, plannable=True,
-        pack=place, unpack=place,
-    ),
-)  # fmt: skip
+    Wire("int8", 1, between_volumes=True),
+    Wire("uint8", 1, exact=True, as_input=True, pixels=True, plannable=True, pack=place, unpack=place),
+)
+WIRES: Mapping[str, Wire] = MappingProxyType({wire.name: wire for wire in _TABLE})
 """Every wire by name."""
 
 VOLUME_WIRES = tuple(name for name, wire in WIRES.items() if wire.between_volumes)

@@ -9,7 +9,6 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,9 +54,7 @@ class TensorboardWriter:
     def __enter__(self) -> TensorboardWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def scalar(self, tag: str, value: float, step: int) -> None:
@@ -65,7 +62,7 @@ class TensorboardWriter:
         self._add(step, tag=tag, simple_value=float(value))
 
     def image(self, tag: str, picture: NDArray[np.uint8], step: int) -> None:
-        """Adds a picture, (height, width, 3)."""
+        """Adds a picture: (height, width, 3), uint8, red, green, blue."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -62,7 +62,7 @@ class HeldBox(NamedTuple):
             what: what it is, for the error.
 
         Returns:
-            A view of `shape` into `array`, of its dtype.
+            (d0, d1, ...) of that shape, a view into `array`.
 
         Raises:
             ProtocolError: if that box is not inside this one.
@@ -80,12 +80,12 @@ class HeldBox(NamedTuple):
 
 
 def whole(array: Array) -> HeldBox:
-    """Returns the box that is a whole tensor, of any shape and dtype."""
+    """Returns the box that is a whole tensor: (d0, d1, ...), any shape and dtype."""
     return HeldBox(array, (0,) * array.ndim)
 
 
 def allocate(shape: Sequence[int], dtype: str) -> Array:
-    """Returns an array of zeros, C-ordered, whose first byte lies on a cache line.
+    """Returns zeros (d0, d1, ...), C-ordered, whose first byte lies on a cache line.
 
     Args:
         shape: its size on every axis.
@@ -102,21 +102,31 @@ def allocate(shape: Sequence[int], dtype: str) -> Array:
     return raw[offset : offset + size_bytes].view(dtype).reshape(tuple(shape))
 
 
-class Inbox:
-    """Places the rows of one message into the arrays that want them.
+class _Mailbox:
+    """One end of a message.
 
     Args:
-        message: what comes.
-        targets: what holds each of the message's boxes, in their order.
+        message: what the plan says of it.
         forms: `parts_of(message.boxes)`, where they are known already.
     """
 
-    def __init__(
-        self, message: SourceMessage, targets: Sequence[HeldBox], forms: Sequence[PartForm] | None = None
-    ) -> None:
+    def __init__(self, message: SourceMessage, forms: Sequence[PartForm]) -> None:
         self.message = message
-        self.forms = parts_of(message.boxes) if forms is None else forms
+        self.forms = forms or parts_of(message.boxes)
         self.size_bytes = message.size_bytes
+        self._views: list[Array] = []
+
+
+class Inbox(_Mailbox):
+    """Places the rows of one message into the arrays that want them.
+
+    Args:
+        message, forms: what comes, as in `_Mailbox`.
+        targets: what holds each of the message's boxes, in their order.
+    """
+
+    def __init__(self, message: SourceMessage, targets: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
+        super().__init__(message, forms)
         self._views = [_part_view(targets[form.box], message.boxes[form.box], form) for form in self.forms]
         self._unpack = [
             unpacking(message.boxes[form.box].dtype, view.dtype.name)
@@ -131,7 +141,7 @@ class Inbox:
             parts: the frames after it.
 
         Returns:
-            One read-only array per part, of the shape and dtype of its `PartForm`.
+            One read-only array (d0, d1, ...) per part, of the shape and dtype of its `PartForm`.
 
         Raises:
             ProtocolError: if it is not exactly what the plan announces.
@@ -142,7 +152,7 @@ class Inbox:
         """Copies rows to their place.
 
         Args:
-            opened: what `open` returned, of this inbox or of another slot's: one array per part.
+            opened: one array (d0, d1, ...) per part: what `open` returned, of this inbox or of another slot's.
         """
         for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
             unpack(view, rows)
@@ -168,25 +178,14 @@ class Pack:
         self.tracker: Tracker | None = None
 
 
-class Outbox:
-    """Packs the rows of one message.
+class Outbox(_Mailbox):
+    """Packs the rows of one message, taken from what `sources` say: each holds one of its boxes, in their order."""
 
-    Args:
-        message: what goes.
-        sources: what holds each of the message's boxes, in their order.
-        forms: `parts_of(message.boxes)`, where they are known already.
-    """
-
-    def __init__(
-        self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] | None = None
-    ) -> None:
-        self.message = message
-        self._forms = parts_of(message.boxes) if forms is None else forms
-        self.size_bytes = message.size_bytes
-        self._views: list[Array] = []
-        self._pack: list[Convert] = []
+    def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
+        super().__init__(message, forms)
+        self._fills: list[Convert] = []
         self.take_from(sources)
-        self.shared = any(form.size_bytes >= SHARED_BYTES for form in self._forms)
+        self.shared = any(form.size_bytes >= SHARED_BYTES for form in self.forms)
         self._packs: list[Pack] = []
 
     def take_from(self, sources: Sequence[HeldBox]) -> None:
@@ -195,7 +194,7 @@ class Outbox:
             held.view(box.start, box.shape, _rows_of(box))
             for held, box in zip(sources, self.message.boxes, strict=True)
         ]
-        self._pack = [
+        self._fills = [
             packing(view.dtype.name, box.dtype) for view, box in zip(self._views, self.message.boxes, strict=True)
         ]
 
@@ -203,10 +202,10 @@ class Outbox:
         """Returns the message's parts; set its `tracker` after sending when `shared`."""
         pack = next((p for p in self._packs if p.tracker is None or p.tracker.done), None)
         if pack is None:
-            pack = Pack(self.message.boxes, self._forms)
+            pack = Pack(self.message.boxes, self.forms)
             self._packs.append(pack)
         pack.tracker = None
-        for fill, target, source in zip(self._pack, pack.arrays, self._views, strict=True):
+        for fill, target, source in zip(self._fills, pack.arrays, self._views, strict=True):
             fill(target, source)
         return pack
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ModelError, StrategyError
-from distredge.model.layout import Layout, Transfer, lay_out, region_shape
+from distredge.model.laying_out import lay_out
+from distredge.model.layout import Layout, Transfer
 from distredge.model.messages_of_layout import messages_of_layout
+from distredge.model.operators import region_shape
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
@@ -49,15 +51,15 @@ class Deployment:
     programs: tuple[DeviceProgram, ...]
     messages: tuple[SourceMessage, ...]
 
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Names of the devices in their order."""
-        return self.layout.devices
-
     @functools.cached_property
     def busy(self) -> tuple[int, ...]:
         """Devices that have something to do."""
         return tuple(index for index, program in enumerate(self.programs) if program.segments)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices in their order."""
+        return self.layout.devices
 
     @functools.cached_property
     def input_messages(self) -> tuple[SourceMessage, ...]:
@@ -80,7 +82,7 @@ class Deployment:
         return tuple(name for name in self.graph.output_names if name in self.graph.input_names)
 
     def weights(self, device: int) -> dict[str, Array]:
-        """Returns the constants that a device must hold: content hash -> array, shape and dtype as in the graph."""
+        """Returns the constants that a device must hold: content hash -> (d0, d1, ...) as in the graph."""
         return weight_store(self.graph, self.programs[device])
 
     def models(self, device: int) -> tuple[bytes, ...]:
@@ -131,12 +133,11 @@ class Deployment:
         """Returns the inputs as C-ordered arrays of the dtype that the strategy sends.
 
         Args:
-            inputs: tensor name -> array, shapes as in the graph; dtypes that turn into those of `input_dtypes` without
-                loss of kind.
+            inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W); any dtype that NumPy casts to
+                that of `input_dtypes` within its kind.
 
         Returns:
-            The same names -> arrays of the same shapes, dtypes as in `input_dtypes`; the given arrays themselves
-            where nothing had to change.
+            The same with the dtypes of `input_dtypes`; the given arrays themselves where nothing had to change.
 
         Raises:
             ModelError: if a name, a shape or a dtype is not the model's.
@@ -169,7 +170,7 @@ class Deployment:
             inputs: what `check_inputs` returned.
 
         Returns:
-            Output name -> array, shape and dtype as in the graph, zeros elsewhere.
+            Output name -> array, shape, such as (N, classes), and dtype as in the graph; zeros elsewhere.
         """
         tensors = self.graph.tensors
         return {
@@ -190,9 +191,10 @@ def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     Raises:
         StrategyError: if the strategy does not fit the graph or asks for what this version cannot run.
     """
-    strategy.check(graph)
+    strategy.check_model(graph)
+    layout = lay_out(graph, strategy)
     _check_runnable(strategy)
-    layout = by_strips(graph, lay_out(graph, strategy), strategy.decisions(graph))
+    layout = by_strips(graph, layout)
     programs = tuple(build(graph, strategy, name, layout) for name in layout.devices)
     links = tuple(
         SourceMessage(

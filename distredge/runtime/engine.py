@@ -36,7 +36,7 @@ class Loaded(Protocol):
         """Returns a function that reads `inputs`, computes, and writes `outputs`; the arrays must stay where they are.
 
         Args:
-            inputs: every input of the sub-model by name, C-ordered.
+            inputs: every input of the sub-model by name: (d0, d1, ...), C-ordered, exactly its shape and dtype.
             outputs: every output likewise.
             stage: the stage that it is run for.
 
@@ -65,7 +65,8 @@ class Engine(Protocol):
 
         Args:
             model: serialised ONNX model without its large constants.
-            weights: those constants by name; their memory is shared where the engine can.
+            weights: those constants by name: (d0, d1, ...), C-ordered, shape and dtype as in the graph; their memory
+                is shared where the engine can.
 
         Raises:
             EngineError: if the engine refuses the model.
@@ -119,7 +120,7 @@ class OnnxRuntimeEngine:
         return self._threads
 
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
-        """Makes a session; see `Engine.load`."""
+        """Makes a session; the constants (d0, d1, ...) are as `Engine.load` says."""
         options = self._options()
         device = "cuda" if CUDA in self._providers else "cpu"
         fed = {n: self._ort.OrtValue.ortvalue_from_numpy(a, device) for n, a in weights.items() if n.endswith(AS_INPUT)}
@@ -207,7 +208,7 @@ class SleepEngine:
         self._seconds = dict(seconds or {})
 
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
-        """Accepts any sub-model."""
+        """Accepts any sub-model, and constants (d0, d1, ...) of any shape and dtype."""
         return _SleepLoaded(self._seconds)
 
 

@@ -26,11 +26,12 @@ def run_in_process(
     Args:
         graph: the model.
         strategy: a strategy for it.
-        inputs: tensor name -> array, shapes as in the graph (uint8 pixels when the strategy sends those).
+        inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W), dtype as in
+            `Deployment.input_dtypes`.
         engine: what computes; ONNX Runtime with one thread by default.
 
     Returns:
-        Output name -> array.
+        Output name -> array, shape, such as (N, classes), and dtype as in the graph.
 
     Raises:
         StrategyError: if the strategy does not fit the graph.
@@ -65,7 +66,7 @@ class InProcess:
         }
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs one frame; see `run_in_process`."""
+        """Runs one frame: inputs such as (N, C, H, W) and outputs such as (N, classes), see `run_in_process`."""
         deployment = self.deployment
         given = deployment.check_inputs(inputs)
         outputs = deployment.empty_outputs(given)

@@ -111,7 +111,7 @@ class WeightStore:
         return True
 
     def take(self, plan: int) -> Mapping[str, Array]:
-        """The constants of a plan, by content hash.
+        """Returns the constants of a plan: content hash -> (d0, d1, ...), shape and dtype as in the graph.
 
         Raises:
             ProtocolError: if some are missing.
@@ -133,7 +133,13 @@ class WeightStore:
 
 
 def weight_messages(plan: int, digest: str, array: Array) -> Iterator[tuple[Weight, Bytes]]:
-    """Yields a constant in pieces of WEIGHT_CHUNK_BYTES."""
+    """Yields a constant in pieces of WEIGHT_CHUNK_BYTES.
+
+    Args:
+        plan: number of the plan that needs it.
+        digest: its content hash.
+        array: (d0, d1, ...), any shape and dtype of `DTYPES`.
+    """
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for offset in range(0, content.nbytes, WEIGHT_CHUNK_BYTES):
         message = Weight(plan, digest, array.dtype.name, array.shape, offset, content.nbytes)

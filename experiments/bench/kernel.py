@@ -40,7 +40,7 @@ from distredge.latency.kernel import kernel
 from distredge.latency.kernel.kernel import Kernel
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 

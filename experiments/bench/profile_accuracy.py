@@ -91,15 +91,15 @@ def measure(name: str, path: Path, quick: bool, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     data = Measuring([graph], EngineSettings(), QUICK if quick else MeasuringPlan(), path).run()
     made_s = time.perf_counter() - begin
-    verdict = verify(ComputeProfile.load(path), [graph], QUICK_SEGMENTS if quick else SEGMENTS, seed)
+    verification = verify(ComputeProfile.load(path), [graph], QUICK_SEGMENTS if quick else SEGMENTS, seed)
     return {
         "made_s": made_s,
         "points": sum(len(entry.rows) for entry in (data.operators or {}).values()),
         "size_bytes": path.stat().st_size,
         "load_ms": _load_ms(path),
-        "errors": [check.error for check in verdict.checks],
-        "pace": verdict.pace,
-        "load": verdict.load,
+        "errors": [check.error for check in verification.checks],
+        "pace": verification.pace,
+        "load": verification.load,
     }
 
 

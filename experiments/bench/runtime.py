@@ -30,8 +30,7 @@ from distredge.model.graph import Graph
 from distredge.model.rows import even_cuts
 from distredge.profiles.measuring.message_ends import measure_encryption
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.hosting.local_cluster import Workers
-from distredge.runtime.hosting.worker_process import local_order
+from distredge.runtime.hosting.worker_process import WorkerProcesses, local_order
 from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import Coordinator
@@ -75,7 +74,7 @@ def measure(deployment: Deployment, encrypted: bool, frames: int) -> Found:
     }
     mine = keys[REQUESTER_NAME] if encrypted else None
     with (
-        closing(Workers(orders)) as workers,
+        closing(WorkerProcesses(orders)) as workers,
         closing(ZmqNetwork(mine.for_requester() if mine else None)) as network,
         Coordinator(network, workers.wait(60.0, mine)) as coordinator,
     ):

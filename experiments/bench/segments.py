@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from distredge.experiments.common.exact import without_weights
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.model.rows import even_cuts
 from distredge.model.segments import build, weight_store
 from distredge.runtime.buffers import allocate

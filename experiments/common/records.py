@@ -22,7 +22,7 @@ _SAME = 1e-9
 
 @dataclass(frozen=True)
 class MethodRun:
-    """One method's run on one problem.
+    """One method's run on one problem, as its record stands in the file.
 
     Attributes:
         case: model and cluster, or number of a random case.

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from distredge.errors import EngineError, ProfileError
 from distredge.model import AS_INPUT
 from distredge.model.graph import Graph
-from distredge.model.layout import PARTIAL, Layout, OperatorRegion, Part
+from distredge.model.layout import PARTIAL, Layout, Part
 from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import Interval, Region, region_hull
 from distredge.model.segments import Segment, build_segment
+from distredge.model.volumes import OperatorRegion
 from distredge.profiles.measuring.attribution import Sample, is_kernel, named, read_profile
 from distredge.profiles.measuring.machine import largest_cache_bytes
 from distredge.profiles.measuring.repeats import spread_of
@@ -256,18 +257,6 @@ class Bench:
         return binding, buffers, inputs
 
 
-def _partials(graph: Graph) -> dict[str, Tensor]:
-    """The partial results of one device, by name, of every reduction over rows."""
-    found = {}
-    for op in graph.operators:
-        rule = RULES.get(op.op_type)
-        if graph.body.verdicts[op.index].kind is Kind.REDUCE and isinstance(rule, Reduction):
-            name = op.outputs[0] + PARTIAL
-            dtype = graph.tensors[op.outputs[0]].dtype
-            found[name] = Tensor(name, rule.partial_shape(graph, op, 1), dtype, 0, None)
-    return found
-
-
 def graph_bytes(graph: Graph) -> int:
     """Returns the bytes of a model's weights."""
     return sum(value.nbytes for value in graph.constants.values())
@@ -280,21 +269,6 @@ def bytes_between(graph: Graph) -> int:
     More than twice the largest cache is not needed on any board.
     """
     return max(8, min(2 * graph_bytes(graph), _old_memory().nbytes))
-
-
-@functools.cache
-def _old_memory() -> NDArray[np.int64]:
-    least, most = _OLD_BYTES
-    # Not zeros, which would be pages that share one place in memory until they are written.
-    return np.ones(min(max(least, 2 * largest_cache_bytes()), most) // 8, dtype=np.int64)
-
-
-def _middle_rows(graph: Graph, name: str, rows: int) -> Region:
-    tensor = graph.tensors[name]
-    if tensor.height <= rows:
-        return whole(tensor)
-    start = (tensor.height - rows) // 2
-    return Region(Interval(start, start + rows))
 
 
 @functools.cache
@@ -333,3 +307,30 @@ def profiler_adds_s(settings: EngineSettings) -> float:
         events = json.loads(Path(sessions[1].end_profiling()).read_bytes())
     kernels = [float(e["dur"]) * 1e-6 for e in events if is_kernel(e)]
     return max(0.0, float(np.mean(sorted(kernels)[: len(kernels) * 9 // 10])) - float(np.median(whole)) / _CHAIN)
+
+
+def _partials(graph: Graph) -> dict[str, Tensor]:
+    """The partial results of one device, by name, of every reduction over rows."""
+    found = {}
+    for op in graph.operators:
+        rule = RULES.get(op.op_type)
+        if graph.body.verdicts[op.index].kind is Kind.REDUCE and isinstance(rule, Reduction):
+            name = op.outputs[0] + PARTIAL
+            dtype = graph.tensors[op.outputs[0]].dtype
+            found[name] = Tensor(name, rule.partial_shape(graph, op, 1), dtype, 0, None)
+    return found
+
+
+@functools.cache
+def _old_memory() -> NDArray[np.int64]:
+    least, most = _OLD_BYTES
+    # Not zeros, which would be pages that share one place in memory until they are written.
+    return np.ones(min(max(least, 2 * largest_cache_bytes()), most) // 8, dtype=np.int64)
+
+
+def _middle_rows(graph: Graph, name: str, rows: int) -> Region:
+    tensor = graph.tensors[name]
+    if tensor.height <= rows:
+        return whole(tensor)
+    start = (tensor.height - rows) // 2
+    return Region(Interval(start, start + rows))

@@ -35,62 +35,11 @@ def describe(threads: int, root: Path = SYS) -> Board:
     )
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
-def _board_name() -> str:
-    # A device tree names the board on Arm; DMI does on a PC.
-    model = _read(Path("/proc/device-tree/model"))
-    if model:
-        return model
-    vendor, product = (_read(SYS / "class/dmi/id" / name) for name in ("sys_vendor", "product_name"))
-    return f"{vendor} {product}".strip() or platform.node() or platform.machine()
-
-
-def _processor() -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model") and value.strip():
-            return f"{value.strip()}, {psutil.cpu_count() or 1} cores"
-    return f"{platform.machine()}, {psutil.cpu_count() or 1} cores"
-
-
-def _power_mode() -> str:
-    lines = _command("nvpmodel", "-q").splitlines()
-    found = [line.partition(":")[2].strip() for line in lines if "Power Mode" in line]
-    return found[0] if found else ""
-
-
-def _clock_hz(root: Path) -> float | None:
-    text = _read(root / "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-    if text.isdigit():
-        return float(text) * 1e3
-    try:
-        current = float(psutil.cpu_freq().current)
-    except (AttributeError, NotImplementedError, OSError):
-        return None
-    return current * 1e6 if current > 0 else None
-
-
 def largest_cache_bytes(root: Path = SYS) -> int:
     """Returns the size of the largest cache that the first core reads through; 0 where the system does not tell."""
     sizes = [_read(path) for path in root.glob("devices/system/cpu/cpu0/cache/index*/size")]
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     return max((int(s[:-1]) * units[s[-1]] for s in sizes if s[:-1].isdigit() and s[-1] in units), default=0)
-
-
-def _command(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        return ""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout
 
 
 def temperature_c() -> float | None:
@@ -184,6 +133,57 @@ class Watch:
         passed = (time.perf_counter() - self._started) * (psutil.cpu_count() or 1)
         others = (busy - self._cpu[0]) - (own - self._cpu[1])
         return min(1.0, max(0.0, others / max(passed, 1e-9)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def _board_name() -> str:
+    # A device tree names the board on Arm; DMI does on a PC.
+    model = _read(Path("/proc/device-tree/model"))
+    if model:
+        return model
+    vendor, product = (_read(SYS / "class/dmi/id" / name) for name in ("sys_vendor", "product_name"))
+    return f"{vendor} {product}".strip() or platform.node() or platform.machine()
+
+
+def _processor() -> str:
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model") and value.strip():
+            return f"{value.strip()}, {psutil.cpu_count() or 1} cores"
+    return f"{platform.machine()}, {psutil.cpu_count() or 1} cores"
+
+
+def _power_mode() -> str:
+    lines = _command("nvpmodel", "-q").splitlines()
+    found = [line.partition(":")[2].strip() for line in lines if "Power Mode" in line]
+    return found[0] if found else ""
+
+
+def _clock_hz(root: Path) -> float | None:
+    text = _read(root / "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    if text.isdigit():
+        return float(text) * 1e3
+    try:
+        current = float(psutil.cpu_freq().current)
+    except (AttributeError, NotImplementedError, OSError):
+        return None
+    return current * 1e6 if current > 0 else None
+
+
+def _command(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
 
 
 def _cpu_seconds() -> tuple[float, float]:

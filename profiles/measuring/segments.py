@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.model.graph import Graph
-from distredge.model.layout import Decision, Layout, Part, lay_out_decisions
+from distredge.model.laying_out import lay_out_decisions
+from distredge.model.layout import Layout, Part
+from distredge.model.volumes import Decision
 from distredge.model.wires import FLOAT32_BYTES
 from distredge.profiles.measuring.least_squares import fit_robust
 from distredge.profiles.measuring.repeats import Series

@@ -140,6 +140,12 @@ def measured_rows(graph: Graph, index: int, signature: Signature) -> int:
     return 1 if kind is Kind.HEAD or on_vector else profile_rows(signature)
 
 
+def shows_rows(graph: Graph, index: int) -> bool:
+    """Whether an operator can be shown by a window: it is neither a reduction over rows nor on a vector."""
+    kind = graph.body.verdicts[index].kind
+    return kind is Kind.LOCAL and graph.operators[index].outputs[0] not in graph.body.vectors
+
+
 def _start(graph: Graph, last: int) -> int:
     """Returns the cut after which a window that ends at cut `last` starts, -1 the input.
 
@@ -169,12 +175,6 @@ def _keys(graph: Graph, operators: Sequence[int] | Iterator[int]) -> Iterator[st
         signature = graph.signatures[index]
         if signature is not None and shows_rows(graph, index):
             yield signature.key
-
-
-def shows_rows(graph: Graph, index: int) -> bool:
-    """Whether an operator can be shown by a window: it is neither a reduction over rows nor on a vector."""
-    kind = graph.body.verdicts[index].kind
-    return kind is Kind.LOCAL and graph.operators[index].outputs[0] not in graph.body.vectors
 
 
 def _last_fused(graph: Graph, index: int) -> int:

@@ -193,20 +193,6 @@ def joined(traces: Sequence[Trace], name: str = "joined") -> Trace:
     )
 
 
-def _count(length_s: float, step_s: float) -> int:
-    _positive("step_s", step_s)
-    _positive("length_s", length_s)
-    count = round(length_s / step_s)
-    if not 1 <= count <= 10_000_000:
-        raise TraceError(located("trace", "length_s", length_s, "1 to 10 million steps"))
-    return count
-
-
-def _positive(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise TraceError(located("trace", key, value, "a positive number"))
-
-
 def shipped() -> tuple[Trace, ...]:
     """Makes the shipped traces: Wi-Fi of two kinds, four links each, and an hour whose mean shifts twice.
 
@@ -233,6 +219,29 @@ def shipped() -> tuple[Trace, ...]:
     return tuple(trace.named(trace.name, text) for trace in made)
 
 
+def main() -> None:
+    """Writes the shipped traces, rates rounded to kbit/s."""
+    folder = Path(__file__).resolve().parents[1] / "data"
+    for made in shipped():
+        rates_bps = np.round(made.rates_bps, -3)
+        rounded = Trace(made.times_s, rates_bps, made.rtt_s, made.period_s, made.name, made.source)
+        rounded.save(folder / f"trace-{made.name}.csv")
+
+
+def _count(length_s: float, step_s: float) -> int:
+    _positive("step_s", step_s)
+    _positive("length_s", length_s)
+    count = round(length_s / step_s)
+    if not 1 <= count <= 10_000_000:
+        raise TraceError(located("trace", "length_s", length_s, "1 to 10 million steps"))
+    return count
+
+
+def _positive(key: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise TraceError(located("trace", key, value, "a positive number"))
+
+
 def _typical(process: Ar1, place: str) -> list[Trace]:
     """The first four of the seeds 0, 1, ... whose 200 s are close to the process, as few so short traces are."""
     found: list[Trace] = []
@@ -243,15 +252,6 @@ def _typical(process: Ar1, place: str) -> list[Trace]:
         if close and len(found) < 4:
             found.append(trace)
     return found
-
-
-def main() -> None:
-    """Writes the shipped traces, rates rounded to kbit/s."""
-    folder = Path(__file__).resolve().parents[1] / "data"
-    for made in shipped():
-        rates_bps = np.round(made.rates_bps, -3)
-        rounded = Trace(made.times_s, rates_bps, made.rtt_s, made.period_s, made.name, made.source)
-        rounded.save(folder / f"trace-{made.name}.csv")
 
 
 if __name__ == "__main__":

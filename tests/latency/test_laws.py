@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from distredge.cluster import Cluster, Link, Requester
 from distredge.latency import evaluate, simulate
 from distredge.model.graph import Graph
-from distredge.model.layout import REQUESTER, lay_out
+from distredge.model.laying_out import lay_out
+from distredge.model.layout import REQUESTER
 from distredge.problem import Problem
 from distredge.profiles.modelled import profile_rows
 from distredge.strategy import Strategy

@@ -14,9 +14,10 @@ from distredge.errors import StrategyError
 from distredge.experiments.common.exact import random_grid, random_strategy
 from distredge.model.cuts import needs_of
 from distredge.model.graph import Graph
-from distredge.model.layout import HEAD, PARTIAL, REQUESTER, Layout, lay_out, lay_out_decisions, region_size
+from distredge.model.laying_out import lay_out, lay_out_decisions
+from distredge.model.layout import HEAD, PARTIAL, REQUESTER, Layout
 from distredge.model.nodes import Tensor
-from distredge.model.operators import whole
+from distredge.model.operators import region_size, whole
 from distredge.model.rows import Interval, Region
 from distredge.strategy import Strategy
 
@@ -51,7 +52,7 @@ def covered(tensor: Tensor, regions: list[Region]) -> np.ndarray[Any, np.dtype[n
 def check_layout(graph: Graph, layout: Layout) -> None:
     devices = range(len(layout.devices))
     for stage, device in itertools.product(range(len(layout.stages) + 1), (*devices, REQUESTER)):
-        incoming = layout.incoming(stage, device)
+        incoming = [t for t in layout.transfers if (t.stage, t.destination) == (stage, device)]
         if stage < len(layout.stages):
             if device == REQUESTER:
                 assert not incoming

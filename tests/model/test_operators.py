@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distredge.experiments.common.exact import TOLERANCE, Comparison, random_grid, random_strategy
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.model.operators import Kind
 from distredge.strategy import Strategy
 

@@ -16,16 +16,13 @@ from distredge.model.rows import (
     hull,
     intersect,
     intersect_region,
-    proportional_cuts,
     region_hull,
-    scaled_cuts,
     touching,
     window_input,
 )
 
 INTERVALS = st.builds(lambda a, n: Interval(a, a + n), st.integers(-20, 40), st.integers(0, 20))
 WINDOWS = st.builds(Window, st.integers(1, 5), st.integers(0, 7), st.integers(1, 9))
-CUTS = st.lists(st.integers(0, 100), min_size=1).map(lambda inner: (0, *sorted(inner), 100))
 
 
 def rows(interval: Interval) -> set[int]:
@@ -99,29 +96,9 @@ def test_touching_reads_at_least_a_row_and_no_more_than_it_must(window: Window, 
         assert not touches(shorter)
 
 
-@given(CUTS, st.integers(1, 300))
-def test_every_row_of_every_tensor_is_owned_once(cuts: tuple[int, ...], height: int) -> None:
-    scaled = scaled_cuts(cuts, height, cuts[-1])
-    assert (scaled[0], scaled[-1]) == (0, height)
-    assert all(a <= b for a, b in itertools.pairwise(scaled))
-
-
-def test_odd_heights() -> None:
-    assert scaled_cuts((0, 113, 225), 113, 225) == (0, 56, 113)
-    assert scaled_cuts((0, 113, 225), 57, 225) == (0, 28, 57)
-
-
 @given(st.integers(0, 300), st.integers(1, 16))
 def test_even_shares_differ_by_at_most_a_row(height: int, parts: int) -> None:
     cuts = even_cuts(height, parts)
     shares = [b - a for a, b in itertools.pairwise(cuts)]
     assert (len(shares), cuts[0], cuts[-1]) == (parts, 0, height)
     assert max(shares) - min(shares) <= 1
-
-
-@given(st.integers(0, 300), st.lists(st.floats(0, 10), min_size=1, max_size=16).filter(lambda w: sum(w) > 0.01))
-def test_proportional_shares(height: int, weights: list[float]) -> None:
-    cuts = proportional_cuts(height, weights)
-    assert (len(cuts), cuts[0], cuts[-1]) == (len(weights) + 1, 0, height)
-    for (first, last), weight in zip(itertools.pairwise(cuts), weights, strict=True):
-        assert abs((last - first) - height * weight / sum(weights)) <= 1.5

@@ -13,7 +13,8 @@ from distredge.errors import StrategyError
 from distredge.experiments.common.exact import TOLERANCE, relative_error, run_whole
 from distredge.model import AS_INPUT
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out, region_shape
+from distredge.model.laying_out import lay_out
+from distredge.model.operators import region_shape
 from distredge.model.preprocess import Preprocess
 from distredge.model.segments import build, weight_store
 from distredge.runtime.in_process import run_in_process

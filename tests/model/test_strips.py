@@ -8,7 +8,8 @@ import pytest
 
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.model.layout import REQUESTER, Layout, Transfer, lay_out
+from distredge.model.laying_out import lay_out
+from distredge.model.layout import REQUESTER, Layout, Transfer
 from distredge.model.rows import even_cuts
 from distredge.model.strips import by_strips, find_strips
 from distredge.strategy import Strategy
@@ -21,24 +22,24 @@ def graph() -> Graph:
     return zoo.build("vgg16", (1, 3, 64, 64), width=0.0625)
 
 
-def plans(graph: Graph, first: bool) -> tuple[Strategy, Layout]:
+def laid_out(graph: Graph, first: bool) -> Layout:
     """Three equal shares in volumes of one convolution, two, and the rest."""
     ends = (0, 1, 3, len(graph.cuts) - 1)
     strategy = Strategy.make(graph, DEVICES, [(i, even_cuts(graph.cuts[i].height, 3)) for i in ends], head="b")
     strategy = strategy.replace(volumes=tuple(replace(v, boundary_first=first) for v in strategy.volumes))
-    return strategy, lay_out(graph, strategy)
+    return lay_out(graph, strategy)
 
 
 def test_without_them_the_layout_stays_as_it_is(graph: Graph) -> None:
-    strategy, layout = plans(graph, first=False)
-    assert find_strips(graph, layout, strategy.decisions(graph)) == {}
-    assert by_strips(graph, layout, strategy.decisions(graph)) is layout
+    layout = laid_out(graph, first=False)
+    assert find_strips(graph, layout) == {}
+    assert by_strips(graph, layout) is layout
 
 
 def test_strips_are_the_rows_that_neighbours_need(graph: Graph) -> None:
     # 64 rows in shares of 21, 22 and 21; the next convolution needs one row more on each side.
-    strategy, layout = plans(graph, first=True)
-    found = find_strips(graph, layout, strategy.decisions(graph))
+    layout = laid_out(graph, first=True)
+    found = find_strips(graph, layout)
     output = graph.cuts[0].reference
     rows = [
         [None if piece is None else tuple(piece.outputs[output].rows) for piece in found[0, device]]
@@ -53,8 +54,8 @@ def test_strips_are_the_rows_that_neighbours_need(graph: Graph) -> None:
 
 def test_stages_of_strips_send_what_the_parts_sent(graph: Graph) -> None:
     """Rows by rows: who gets what from whom is the same, but for the stage that makes it."""
-    strategy, layout = plans(graph, first=True)
-    split = by_strips(graph, layout, strategy.decisions(graph))
+    layout = laid_out(graph, first=True)
+    split = by_strips(graph, layout)
     assert [stage.index for stage in split.stages] == list(range(len(split.stages)))
     assert len(split.stages) == len(layout.stages) + 2 * 2  # later maps are too small to have rows between
     assert split.bytes_sent == layout.bytes_sent
@@ -79,8 +80,8 @@ def rows_sent(transfers: tuple[Transfer, ...]) -> dict[tuple[str, int, int], lis
 
 
 def test_strips_run_one_after_the_other_on_the_same_inputs(graph: Graph) -> None:
-    strategy, layout = plans(graph, first=True)
-    split = by_strips(graph, layout, strategy.decisions(graph))
+    layout = laid_out(graph, first=True)
+    split = by_strips(graph, layout)
     middle = [stage.parts[1] for stage in split.stages[:3]]
     assert [part.after for part in middle] == [-1, 0, 1]
     assert middle[0].inputs == middle[1].inputs == middle[2].inputs == layout.stages[0].parts[1].inputs
@@ -95,4 +96,4 @@ def test_a_volume_with_a_reduction_runs_in_one_piece() -> None:
     assert graph.operators[graph.body.operators[-1]].op_type == "GlobalAveragePool"
     strategy = Strategy.make(graph, DEVICES[:2], [(last, [0, 1, 2])], head="a")
     strategy = strategy.replace(volumes=(replace(strategy.volumes[0], boundary_first=True),))
-    assert find_strips(graph, lay_out(graph, strategy), strategy.decisions(graph)) == {}
+    assert find_strips(graph, lay_out(graph, strategy)) == {}

@@ -56,15 +56,17 @@ def test_plan_warns_of_a_strategy_slower_than_the_best_single_device(tmp_path: P
         (("--objective", "speed"), "throughput"),
         (("--pareto", "--method", "aofl"), "search"),
         (("--plot", "front.png"), "--pareto"),
-        (("--pareto", "--plot", "/nonexistent/front.png"), "/nonexistent/front.png"),
+        (("--pareto", "--plot", "{absent}/front.png"), "{absent}/front.png"),
         (("--evaluations", "0"), "budget"),
-        (("--out", "/nonexistent/s.json", "--method", "offload"), "/nonexistent/s.json"),
+        (("--out", "{absent}/s.json", "--method", "offload"), "{absent}/s.json"),
     ],
 )
-def test_plan_refuses_bad_input(arguments: tuple[str, ...], expected: str) -> None:
-    done = _distredge("plan", "--model", "vgg16", "--cluster", "db-50", *arguments)
+def test_plan_refuses_bad_input(arguments: tuple[str, ...], expected: str, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    given = [argument.format(absent=absent) for argument in arguments]
+    done = _distredge("plan", "--model", "vgg16", "--cluster", "db-50", *given)
     assert done.returncode == 2
-    assert expected in done.stderr
+    assert expected.format(absent=absent) in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -16,18 +16,15 @@ if TYPE_CHECKING:
     from distredge.model.layout import Layout
     from distredge.model.volumes import PhasePart
     from distredge.problem import Problem
-    from distredge.strategy import Strategy
 
 
-def strip_seconds(problem: Problem, strategy: Strategy, layout: Layout) -> dict[tuple[int, int], tuple[float, float]]:
+def strip_seconds(problem: Problem, layout: Layout) -> dict[tuple[int, int], tuple[float, float]]:
     """Returns, by (stage, device), when the strips of a part are done after its start, and when all of it is.
 
     Only parts that run as strips are in it.
     """
-    if not any(volume.boundary_first for volume in strategy.volumes):
-        return {}
     found: dict[tuple[int, int], tuple[float, float]] = {}
-    for (stage, device), strips in find_strips(problem.graph, layout, strategy.decisions(problem.graph)).items():
+    for (stage, device), strips in find_strips(problem.graph, layout).items():
         lead = _seconds(problem, layout, device, strips.top) + _seconds(problem, layout, device, strips.bottom)
         found[stage, device] = lead, lead + _seconds(problem, layout, device, strips.middle)
     return found

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.model.layout import Layout, Part, region_size
-from distredge.model.operators import whole
+from distredge.model.layout import Layout, Part
+from distredge.model.operators import region_size, whole
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph

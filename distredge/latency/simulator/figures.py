@@ -12,7 +12,7 @@ from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.latency.costs.memory import peak_memory_bytes
 from distredge.latency.simulator.report import energy_j
 from distredge.latency.simulator.simulation import Simulation, run
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -46,7 +46,7 @@ def measure(problem: Problem, strategy: Strategy) -> Figures:
     """Returns the figures of a strategy; infinite ones when it needs a link that is down."""
     layout = lay_out(problem.graph, strategy)
     try:
-        simulation = run(problem, layout, strips=strip_seconds(problem, strategy, layout))
+        simulation = run(problem, layout, strips=strip_seconds(problem, layout))
     except Infeasible:
         return Figures(math.inf)
     latency_s = simulation.frames[0].done_s

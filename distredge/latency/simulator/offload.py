@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from distredge import metric_names
 from distredge.errors import Infeasible
 from distredge.latency.simulator.simulation import run
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.strategy import Strategy
 
 if TYPE_CHECKING:

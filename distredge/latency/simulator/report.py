@@ -12,7 +12,7 @@ from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.latency.costs.links import ClusterLinks
 from distredge.latency.costs.memory import peak_memory_bytes
 from distredge.latency.simulator.simulation import Message, Simulation, Work, run
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.timeline import Span, Timeline
 
 if TYPE_CHECKING:
@@ -181,6 +181,6 @@ def simulate(
         if not (math.isfinite(value) and value >= low):
             raise ConfigError(located("simulate", key, value, f"a number >= {low}"))
     layout = lay_out(problem.graph, strategy)
-    strips = strip_seconds(problem, strategy, layout)
+    strips = strip_seconds(problem, layout)
     simulation = run(problem, layout, frames, in_flight, start_s, strips)
     return timeline_of(problem, simulation)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from distredge.errors import StrategyError, Unsupported, located
 from distredge.latency.simulator.simulation import Simulation, run
-from distredge.model.layout import Decision, Layout, lay_out_decisions
+from distredge.model.laying_out import lay_out_decisions
+from distredge.model.layout import Layout
+from distredge.model.volumes import Decision
 
 if TYPE_CHECKING:
     from distredge.problem import Problem

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from distredge.latency.costs.memory import part_bytes, weights_bytes
 from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSpans, VolumeGeometry
 from distredge.latency.tables.volume_tables import Flat
-from distredge.model.layout import Decision, lay_out_decisions
-from distredge.model.volumes import VolumeGraph, volume_between
+from distredge.model.laying_out import lay_out_decisions
+from distredge.model.volumes import Decision, VolumeGraph, volume_between
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph

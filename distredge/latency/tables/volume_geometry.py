@@ -1,9 +1,9 @@
 """Row arithmetic of whole volumes at once: what every possible split-part computes and needs.
 
-`model.layout` answers for one split-part; a search asks for thousands. `PartRows` is the rows of many parts, with which
-`model.volumes.BackwardWalk` goes through a volume for all of them at once. For a fixed graph, what a part of the volume
-between two cuts does is a function of its rows [a, b) of the reference tensor alone; `GraphGeometry` evaluates it for
-all (a, b).
+`model.laying_out` answers for one split-part; a search asks for thousands. `PartRows` is the rows of many parts, with
+which `model.volumes.BackwardWalk` goes through a volume for all of them at once. For a fixed graph, what a part of the
+volume between two cuts does is a function of its rows [a, b) of the reference tensor alone; `GraphGeometry` evaluates
+it for all (a, b).
 
 The first row of everything depends on a alone and the last on b alone (every operator's need is a rising window), so
 that two vectors per operator say it all, except for short parts that are empty somewhere inside though they have rows
@@ -209,11 +209,12 @@ def row_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints]:
 
     Worked out once per graph. The operator must have a rule of its own: not one on vectors alone.
     """
-    key = ("row needs", op.index, position)
-    if key not in graph.memo:
-        graph.memo[key] = _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
-    found: tuple[Ints, Ints] = graph.memo[key]
-    return found
+    return graph.once(_row_needs, op.index, position)
+
+
+def _row_needs(graph: Graph, index: int, position: int) -> tuple[Ints, Ints]:
+    op = graph.operators[index]
+    return _usual_needs(graph, op, position) or _needs_one_by_one(graph, op, position)
 
 
 def rising_needs(graph: Graph, op: Operator, position: int) -> Reach:
@@ -221,12 +222,12 @@ def rising_needs(graph: Graph, op: Operator, position: int) -> Reach:
 
     Worked out once per graph.
     """
-    key = ("rising needs", op.index, position)
-    if key not in graph.memo:
-        start, stop = row_needs(graph, op, position)
-        graph.memo[key] = Reach(np.minimum.accumulate(start[::-1])[::-1], np.maximum.accumulate(stop))
-    found: Reach = graph.memo[key]
-    return found
+    return graph.once(_rising_needs, op.index, position)
+
+
+def _rising_needs(graph: Graph, index: int, position: int) -> Reach:
+    start, stop = row_needs(graph, graph.operators[index], position)
+    return Reach(np.minimum.accumulate(start[::-1])[::-1], np.maximum.accumulate(stop))
 
 
 def _usual_needs(graph: Graph, op: Operator, position: int) -> tuple[Ints, Ints] | None:

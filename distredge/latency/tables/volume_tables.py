@@ -47,9 +47,11 @@ from distredge.latency.tables.columns import (
     VOLUME,
 )
 from distredge.latency.tables.volume_geometry import GraphGeometry, Phase, RowSpans, VolumeGeometry
+from distredge.model.laying_out import lay_out_decisions
 from distredge.model.layout import PARTIAL as STACK
-from distredge.model.layout import Decision, Part, lay_out_decisions
+from distredge.model.layout import Part
 from distredge.model.operators import Kind
+from distredge.model.volumes import Decision
 from distredge.model.wires import WIRE_BYTES
 from distredge.profiles.part_costs import PartCosts, part_seconds
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
-    LOCAL,
     Axes,
-    Emitter,
     Kind,
     Rule,
     Verdict,
     axes_by_rank,
-    axis_size,
-    dimension_of,
     head,
     region_shape,
     region_size,
@@ -42,17 +38,13 @@ from distredge.model.operators.resize import Resize
 from distredge.model.operators.windows import Transposed, Windowed
 
 __all__ = [
-    "LOCAL",
     "RULES",
     "Axes",
-    "Emitter",
     "Kind",
     "Reduction",
     "Rule",
     "Verdict",
     "axes_of",
-    "axis_size",
-    "dimension_of",
     "region_shape",
     "region_size",
     "verdict_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -57,7 +57,15 @@ class Emitter(Protocol):
         """Name of `tensor` restricted to `region`, sliced when more is held."""
 
     def constant(self, hint: str, value: NDArray[Any]) -> str:
-        """Name of a small new constant of that value, any shape and dtype."""
+        """Brings a small new constant in.
+
+        Args:
+            hint: what its name starts with.
+            value: shape (d0, d1, ...), any dtype that ONNX has.
+
+        Returns:
+            Its name.
+        """
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
         """Appends a node with one output."""
@@ -160,6 +168,13 @@ def with_interval(region: Region, axis: str, interval: Interval | None) -> Regio
     return Region(region.rows, interval)
 
 
+def along_axes(out: Region, change: Callable[[str, Interval], Interval | None]) -> Region:
+    """A region with other rows (and columns, where it is a part of them): what `change` makes of "rows" and "cols"."""
+    for axis in split_axes(out):
+        out = with_interval(out, axis, change(axis, interval_of(out, axis)))
+    return out
+
+
 def axes_by_rank(rank: int) -> Axes:
     """Axes of (batch, channels, [depth,] rows, columns), and of (batch, channels, rows) of a 1-D model."""
     if rank < 3:
@@ -199,7 +214,7 @@ def moved_axes(source: Tensor, target: dict[int, int]) -> Axes:
 
 
 def constant_input(graph: NodeList, op: Operator, position: int) -> NDArray[Any] | None:
-    """Value of an input, if it is there and a constant."""
+    """Value of an input, shape (d0, d1, ...) and dtype as in the model; None if it is absent or no constant."""
     if position >= len(op.inputs):
         return None
     return graph.constants.get(op.inputs[position])

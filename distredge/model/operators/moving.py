@@ -13,6 +13,7 @@ from distredge.model.operators.base import (
     Emitter,
     Rule,
     Verdict,
+    along_axes,
     axis_size,
     constant_input,
     dimension_of,
@@ -40,11 +41,15 @@ def same_rank_axes(graph: NodeList, op: Operator) -> Axes:
     return Axes(tallest.row_axis, tallest.col_axis)
 
 
-class Concat(Rule):
-    """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
+class SameRank(Rule):
+    """Operators whose outputs have as many axes as their inputs, each where it was."""
 
     def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         return same_rank_axes(graph, op)
+
+
+class Concat(SameRank):
+    """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         made = graph.tensors[op.outputs[0]]
@@ -88,11 +93,8 @@ def _length(graph: NodeList, name: str, axis: int) -> int:
     return int(constant.shape[axis] if constant is not None else graph.tensors[name].shape[axis])
 
 
-class Slice(Rule):
+class Slice(SameRank):
     """Slice-13 with constant bounds; along rows with a positive step (Focus stems)."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
@@ -105,13 +107,14 @@ class Slice(Rule):
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         tensor = graph.tensors[op.inputs[0]]
-        for axis in split_axes(out):
+
+        def read(axis: str, wanted: Interval) -> Interval:
             start, _, step = _bounds(graph, op).get(_or_none(dimension_of(tensor, axis)), (0, 0, 1))
-            wanted = interval_of(out, axis)
-            if not wanted.empty:
-                wanted = Interval(start + wanted.start * step, start + (wanted.stop - 1) * step + 1)
-            out = with_interval(out, axis, wanted)
-        return out
+            if wanted.empty:
+                return wanted
+            return Interval(start + wanted.start * step, start + (wanted.stop - 1) * step + 1)
+
+        return along_axes(out, read)
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         graph = emitter.graph
@@ -163,11 +166,8 @@ def _or_none(dimension: int | None) -> int:
     return -1 if dimension is None else dimension
 
 
-class Split(Rule):
+class Split(SameRank):
     """Split along channels (`model.rewrite` turns a Split along rows into slices)."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         tensor = graph.tensors[op.inputs[0]]
@@ -176,11 +176,8 @@ class Split(Rule):
         return head("Split with sizes that are not constant") if op.activations != (0,) else super().verdict(graph, op)
 
 
-class Pad(Rule):
+class Pad(SameRank):
     """Pad-13: a split-part is padded only where it holds the tensor's edge (constant, reflect, edge)."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
@@ -305,10 +302,7 @@ class SpaceToDepth(Spatial):
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            wanted = interval_of(out, axis)
-            out = with_interval(out, axis, Interval(wanted.start * block, wanted.stop * block))
-        return out
+        return along_axes(out, lambda _, wanted: Interval(wanted.start * block, wanted.stop * block))
 
 
 class DepthToSpace(Spatial):
@@ -316,18 +310,13 @@ class DepthToSpace(Spatial):
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            wanted = interval_of(out, axis)
-            out = with_interval(out, axis, Interval(wanted.start // block, -(-wanted.stop // block)))
-        return out
+        return along_axes(out, lambda _, wanted: Interval(wanted.start // block, -(-wanted.stop // block)))
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         need = self.needs(emitter.graph, op, 0, out)
         block = int(op.attributes["blocksize"])
-        for axis in split_axes(out):
-            rows = interval_of(need, axis)
-            out = with_interval(out, axis, Interval(rows.start * block, rows.stop * block))
-        return super().emit(emitter, op, out)
+        made = along_axes(need, lambda _, rows: Interval(rows.start * block, rows.stop * block))
+        return super().emit(emitter, op, made)
 
 
 class Expand(Pointwise):
@@ -355,11 +344,8 @@ class Expand(Pointwise):
         return out
 
 
-class Tile(Rule):
+class Tile(SameRank):
     """Tile-13 along other axes than rows and columns."""
-
-    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return same_rank_axes(graph, op)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         repeats = constant_input(graph, op, 1)

@@ -12,6 +12,7 @@ from distredge.model.operators.base import (
     Emitter,
     Rule,
     Verdict,
+    along_axes,
     axes_by_rank,
     constant_input,
     dimension_of,
@@ -98,6 +99,17 @@ def _groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list
     return groups
 
 
+def _followed(graph: NodeList, before: str, after: str) -> tuple[Scale | None, Scale | None]:
+    """Where rows and columns go in a reshape."""
+    source, made = graph.tensors[before], graph.tensors[after]
+    rows = cols = None
+    if source.row_axis is not None:
+        rows = follow(source.shape, made.shape, source.row_axis, source.col_axis)
+    if source.col_axis is not None and source.width > 1:
+        cols = follow(source.shape, made.shape, source.col_axis, source.row_axis)
+    return rows, cols
+
+
 class Reshape(Rule):
     """Reshape-13 to a constant shape that keeps rows apart: channel shuffle, depth to space, (N,C,D,H,W) to (N,CD,H,W).
 
@@ -118,17 +130,7 @@ class Reshape(Rule):
         return super().verdict(graph, op)
 
     def _scales(self, graph: NodeList, op: Operator, output: str) -> tuple[Scale | None, Scale | None]:
-        key = ("reshape", op.index)
-        if key not in graph.memo:
-            source, target = graph.tensors[op.inputs[0]], graph.tensors[output].shape
-            rows = cols = None
-            if source.row_axis is not None:
-                rows = follow(source.shape, target, source.row_axis, source.col_axis)
-            if source.col_axis is not None and source.width > 1:
-                cols = follow(source.shape, target, source.col_axis, source.row_axis)
-            graph.memo[key] = (rows, cols)
-        rows, cols = graph.memo[key]
-        return rows, cols
+        return graph.once(_followed, op.inputs[0], output)
 
     def _scale(self, graph: NodeList, op: Operator, axis: str) -> Scale | None:
         made = graph.tensors[op.outputs[0]]
@@ -138,15 +140,16 @@ class Reshape(Rule):
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
         if out.empty:
             return out
-        for axis in split_axes(out):
-            scale, wanted = self._scale(graph, op, axis), interval_of(out, axis)
+
+        def read(axis: str, wanted: Interval) -> Interval | None:
+            scale = self._scale(graph, op, axis)
             if scale is None:
-                out = with_interval(out, axis, None)
-            elif scale.outer > 1:
-                out = with_interval(out, axis, Interval(wanted.start // scale.outer, -(-wanted.stop // scale.outer)))
-            else:
-                out = with_interval(out, axis, Interval(wanted.start * scale.inner, wanted.stop * scale.inner))
-        return out
+                return None
+            if scale.outer > 1:
+                return Interval(wanted.start // scale.outer, -(-wanted.stop // scale.outer))
+            return Interval(wanted.start * scale.inner, wanted.stop * scale.inner)
+
+        return along_axes(out, read)
 
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         graph = emitter.graph

@@ -228,15 +228,11 @@ def aligned_step(graph: NodeList, op: Operator, axis: str) -> int | None:
 
 def sampling_of(graph: NodeList, op: Operator, axis: str) -> Sampling:
     """What the output rows (or columns) of the whole tensor read, computed once per operator."""
-    key = ("sampling", op.index, axis)
-    if key not in graph.memo:
-        graph.memo[key] = _sampling(graph, op, axis)
-    found = graph.memo[key]
-    assert isinstance(found, Sampling)
-    return found
+    return graph.once(_sampling, op.index, axis)
 
 
-def _sampling(graph: NodeList, op: Operator, axis: str) -> Sampling:
+def _sampling(graph: NodeList, index: int, axis: str) -> Sampling:
+    op = graph.operators[index]
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     if dimension is None:
         return Sampling(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32))

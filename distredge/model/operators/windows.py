@@ -39,16 +39,13 @@ class WindowGeometry(NamedTuple):
         return self.dilations[axis] * (self.kernel[axis] - 1) + 1
 
 
-def geometry(graph: NodeList, op: Operator) -> WindowGeometry:
+def geometry_of(graph: NodeList, op: Operator) -> WindowGeometry:
     """The window of a convolution or pooling, computed once per operator."""
-    found = graph.memo.get(("geometry", op.index))
-    if found is None:
-        found = graph.memo["geometry", op.index] = _geometry(graph, op)
-    assert isinstance(found, WindowGeometry)
-    return found
+    return graph.once(_geometry, op.index)
 
 
-def _geometry(graph: NodeList, op: Operator) -> WindowGeometry:
+def _geometry(graph: NodeList, index: int) -> WindowGeometry:
+    op = graph.operators[index]
     source = graph.tensors[op.inputs[0]].shape[2:]
     count = len(source)
     kernel = tuple(op.attributes.get("kernel_shape", ())) or tuple(graph.constants[op.inputs[1]].shape[2:])
@@ -78,16 +75,15 @@ def auto_pad(op: Operator) -> str:
 
 def window_of(graph: NodeList, op: Operator, axis: str) -> Window:
     """The sliding window of a convolution or pooling along rows or columns."""
-    key = ("window", op.index, axis)
-    found = graph.memo.get(key)
-    if found is None:
-        dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
-        assert dimension is not None
-        shape = geometry(graph, op)
-        found = Window(shape.strides[dimension - 2], shape.begins[dimension - 2], shape.extent(dimension - 2))
-        graph.memo[key] = found
-    assert isinstance(found, Window)
-    return found
+    return graph.once(_window, op.index, axis)
+
+
+def _window(graph: NodeList, index: int, axis: str) -> Window:
+    op = graph.operators[index]
+    dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
+    assert dimension is not None
+    window = geometry_of(graph, op)
+    return Window(window.strides[dimension - 2], window.begins[dimension - 2], window.extent(dimension - 2))
 
 
 class Spatial(Rule):
@@ -139,8 +135,8 @@ class Windowed(Spatial):
     def padding(self, graph: NodeList, op: Operator, out: Region) -> tuple[list[int], list[int]]:
         """Explicit padding of each spatial axis for a computable output region; a ceil extension is none."""
         tensor = graph.tensors[op.inputs[0]]
-        shape = geometry(graph, op)
-        begins, ends = list(shape.begins), list(shape.ends)
+        window = geometry_of(graph, op)
+        begins, ends = list(window.begins), list(window.ends)
         for axis in split_axes(out):
             dimension = dimension_of(tensor, axis)
             assert dimension is not None
@@ -200,15 +196,15 @@ class Transposed(Spatial):
 def _transposed_window(graph: NodeList, op: Operator, axis: str) -> Window:
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     assert dimension is not None
-    shape = geometry(graph, op)
+    window = geometry_of(graph, op)
     begins, _, _ = _transposed_pads(graph, op)
-    return Window(shape.strides[dimension - 2], begins[dimension - 2], shape.extent(dimension - 2))
+    return Window(window.strides[dimension - 2], begins[dimension - 2], window.extent(dimension - 2))
 
 
 def _transposed_pads(graph: NodeList, op: Operator) -> tuple[list[int], list[int], list[int]]:
     """Begin padding, end padding and output padding of each spatial axis, as the static output shape implies."""
     source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
-    shape = geometry(graph, op)
+    window = geometry_of(graph, op)
     count = len(source)
     extra = list(op.attributes.get("output_padding", ())) or [0] * count
     auto = auto_pad(op)
@@ -217,7 +213,7 @@ def _transposed_pads(graph: NodeList, op: Operator) -> tuple[list[int], list[int
         return pads[:count], pads[count:], extra
     begins, ends = [], []
     for axis in range(count):
-        full = (source[axis] - 1) * shape.strides[axis] + extra[axis] + shape.extent(axis)
+        full = (source[axis] - 1) * window.strides[axis] + extra[axis] + window.extent(axis)
         total = 0 if auto == "VALID" else max(0, full - made[axis])
         small, large = total // 2, total - total // 2
         begins.append(small if auto == "SAME_UPPER" else large)

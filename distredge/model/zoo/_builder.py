@@ -70,7 +70,18 @@ class Builder:
         return Value(name, tuple(shape))
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        """Adds an initializer."""
+        """Adds an initializer.
+
+        Args:
+            name: of the constant.
+            array: shape (d0, d1, ...), any dtype that ONNX has.
+
+        Returns:
+            Its name.
+
+        Raises:
+            ModelError: if the name is in use.
+        """
         if name in self._types:
             raise ModelError(f"{self.name}: two constants or tensors are called '{name}'")
         self._constants[name] = array

@@ -36,13 +36,29 @@ class Weights(Protocol):
     """Gives parameters by their torchvision name."""
 
     def weight(self, key: str, shape: tuple[int, ...], fan_in: int, gain: float) -> Array:
-        """Returns the weight `key` of `shape`; a seeded one has deviation gain * sqrt(2 / fan_in) (He et al. 2015)."""
+        """Returns a weight; a seeded one has deviation gain * sqrt(2 / fan_in) (He et al. 2015).
+
+        Args:
+            key: its torchvision name.
+            shape: its shape (d0, d1, ...).
+            fan_in: inputs of one output.
+            gain: of the activation that follows.
+
+        Returns:
+            float32 array of `shape`.
+        """
 
     def vector(self, key: str, size: int, mean: float = 0.0) -> Array:
-        """Returns the bias or other vector `key`; a seeded one has deviation BIAS_DEVIATION about `mean`."""
+        """Returns the bias or other vector `key`: (size,) float32.
+
+        A seeded one has deviation BIAS_DEVIATION about `mean`.
+        """
 
     def batch_norm(self, key: str, size: int) -> Statistics | None:
-        """Returns weight, bias, mean and variance of the batch normalisation `key`; None when it may be left out."""
+        """Returns weight, bias, mean and variance of the batch normalisation `key`; None when it may be left out.
+
+        Each is (size,) float32.
+        """
 
     def finish(self) -> None:
         """Checks that nothing was left unused.
@@ -68,7 +84,10 @@ class SeededWeights:
         return np.random.Generator(np.random.SFC64([self._seed, zlib.crc32(key.encode())]))
 
     def weight(self, key: str, shape: tuple[int, ...], fan_in: int, gain: float) -> Array:
-        """See `Weights.weight`; a large one is a strided view of a pool of draws, which costs no memory."""
+        """See `Weights.weight`: float32 of `shape` (d0, d1, ...).
+
+        A large one is a strided view of a pool of draws, which costs no memory.
+        """
         deviation = np.float32(gain * np.sqrt(2.0 / max(1, fan_in)))
         rows, size = shape[0], int(np.prod(shape, dtype=np.int64))
         if size <= 4 * POOL:
@@ -80,7 +99,7 @@ class SeededWeights:
         return view.reshape(shape)
 
     def vector(self, key: str, size: int, mean: float = 0.0) -> Array:
-        """See `Weights.vector`."""
+        """See `Weights.vector`: (size,) float32."""
         return np.float32(mean) + self._draws(key).standard_normal(size, dtype=np.float32) * np.float32(BIAS_DEVIATION)
 
     def batch_norm(self, key: str, size: int) -> Statistics | None:
@@ -125,11 +144,11 @@ class LoadedWeights:
         return taken
 
     def weight(self, key: str, shape: tuple[int, ...], fan_in: int, gain: float) -> Array:
-        """See `Weights.weight`."""
+        """See `Weights.weight`: float32 of `shape` (d0, d1, ...)."""
         return self._take(key, shape)
 
     def vector(self, key: str, size: int, mean: float = 0.0) -> Array:
-        """See `Weights.vector`."""
+        """See `Weights.vector`: (size,) float32."""
         return self._take(key, (size,))
 
     def batch_norm(self, key: str, size: int) -> Statistics | None:
@@ -151,7 +170,7 @@ def read_weights(path: str | Path) -> dict[str, NDArray[np.generic]]:
         path: file; its ending decides: .safetensors, .npz, anything else is PyTorch's.
 
     Returns:
-        Array by parameter name.
+        Array by parameter name, shapes (d0, d1, ...) and dtypes as the file holds them.
 
     Raises:
         FileError: if it is missing or not of its format.

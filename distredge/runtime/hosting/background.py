@@ -20,13 +20,12 @@ import psutil
 from msgspec import Struct
 
 from distredge.errors import ExecutionError
-from distredge.runtime.hosting.worker_process import WorkerProcess, local_order, stop_all
+from distredge.runtime.hosting.worker_process import START_S, WorkerProcess, local_order, stop_all
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.orders import STOP_S
 from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys, read_keys, write_keys
 
 STATE_FILE: Final = "workers.json"
-START_S: Final = 60.0
 
 
 class BackgroundWorker(Struct, frozen=True):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from distredge.runtime.buffers import Array
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.hosting.worker_process import WorkerProcess, local_order, stop_all
-from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.orders import Order
-from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
+from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
+from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import DEADLINE_S, PATIENCE_S, Coordinator
 from distredge.runtime.requester.open_plans import Pending
@@ -22,9 +18,6 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
-
-START_S: Final = 60.0
-"""Within which all workers must be up: a loaded machine can take long to start Python several times."""
 
 
 class LocalCluster:
@@ -42,6 +35,7 @@ class LocalCluster:
         connect_s: within which the workers must be up and reached; None: a minute, for a loaded machine.
         replan: asked, with the names of the workers that are lost, for a deployment on those that are left; frames in
             flight are then run again there.
+        deployment: of that strategy, where it is made already; None makes it.
 
     Raises:
         StrategyError: if the strategy does not fit the problem.
@@ -58,8 +52,9 @@ class LocalCluster:
         plaintext: bool = False,
         connect_s: float | None = None,
         replan: Callable[[frozenset[str]], Deployment] | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
-        self._deployment = deploy(problem.graph, strategy)
+        self._deployment = deploy(problem.graph, strategy) if deployment is None else deployment
         names = [strategy.devices[i] for i in self._deployment.busy]
         threads = {name: problem.cluster.device(name).threads for name in names}
         keys = make_keys(names)
@@ -67,7 +62,7 @@ class LocalCluster:
             local_order(name, None if plaintext else keys[name].for_worker(), threads=threads[name]) for name in names
         ]
         started_s = time.monotonic()
-        self._workers = Workers(orders)
+        self._workers = WorkerProcesses(orders)
         self._network: ZmqNetwork | None = None
         self._coordinator: Coordinator | None = None
         try:
@@ -86,9 +81,7 @@ class LocalCluster:
     def __enter__(self) -> LocalCluster:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -109,17 +102,17 @@ class LocalCluster:
         return self._workers.pids
 
     def infer(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> dict[str, Array]:
-        """Runs one frame; see `Coordinator.infer`."""
+        """Runs one frame: inputs such as (N, C, H, W), outputs such as (N, classes), see `Coordinator.infer`."""
         return self.coordinator.infer(inputs, deadline_s)
 
     def submit(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> Pending:
-        """Starts a frame; see `Coordinator.submit`."""
+        """Starts a frame: inputs such as (N, C, H, W), see `Coordinator.submit`."""
         return self.coordinator.submit(inputs, deadline_s)
 
     def stream(
         self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None
     ) -> Iterator[dict[str, Array]]:
-        """Runs frames with several in flight; see `Coordinator.stream`."""
+        """Runs frames with several in flight: inputs such as (N, C, H, W), see `Coordinator.stream`."""
         return self.coordinator.stream(frames, deadline_s)
 
     @property
@@ -141,40 +134,3 @@ class LocalCluster:
         if network is not None:
             network.close()
         self._workers.close()
-
-
-class Workers:
-    """Several worker processes; they end when this object is closed, collected, or its process dies."""
-
-    def __init__(self, orders: Iterable[Order]) -> None:
-        self._processes: list[WorkerProcess] = []
-        self._finalizer = weakref.finalize(self, stop_all, self._processes)
-        try:
-            for order in orders:
-                self._processes.append(WorkerProcess(order))
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """Process id of each worker."""
-        return {process.name: process.pid for process in self._processes}
-
-    def wait(self, timeout_s: float, keys: Keys | None) -> tuple[WorkerAddress, ...]:
-        """Waits until all listen; returns where.
-
-        Raises:
-            PeerTimeout, ExecutionError: naming one that does not.
-        """
-        until_s = time.monotonic() + timeout_s
-        addresses = []
-        for process in self._processes:
-            bound = process.wait_bound(until_s)
-            key = keys.public[process.name] if keys is not None else ""
-            addresses.append(WorkerAddress(process.name, bound.control, bound.data, key))
-        return tuple(addresses)
-
-    def close(self) -> None:
-        """Ends them."""
-        self._finalizer()

@@ -15,7 +15,7 @@ from distredge.runtime.hosting.boards import check_addresses, cluster_keys, is_l
 from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.runtime.protocol.security import Keys
 from distredge.runtime.protocol.transport import ZmqNetwork
-from distredge.runtime.requester.coordinator import CONNECT_S, Coordinator
+from distredge.runtime.requester.coordinator import CONNECT_S, DEADLINE_S, Coordinator
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -45,10 +45,10 @@ def open_session(
     *,
     keys_path: Path | None = None,
     plaintext: bool = False,
-    deadline_s: float = 10.0,
+    replan: Callable[[frozenset[str]], Deployment] | None = None,
+    deadline_s: float = DEADLINE_S,
     connect_s: float | None = None,
     in_flight: int = 1,
-    replan: Callable[[frozenset[str]], Deployment] | None = None,
 ) -> Iterator[Session]:
     """Deploys a strategy, starting workers where the cluster is this machine.
 
@@ -58,10 +58,10 @@ def open_session(
         cluster_name: name or path by which the cluster was loaded.
         keys_path: folder of keys; None for the usual place.
         plaintext: no encryption.
+        replan: see `Coordinator`.
         deadline_s: of a frame.
         connect_s: within which workers must be reached; None: 5 s where they run already, longer where they start.
         in_flight: frames in flight.
-        replan: see `Coordinator`.
 
     Raises:
         InputError: if strategy, model or keys do not fit.
@@ -83,7 +83,7 @@ def open_session(
     if local and running is None:
         with LocalCluster(
             problem, strategy, deadline_s=deadline_s, in_flight=in_flight, plaintext=plaintext, connect_s=connect_s,
-            replan=replan,
+            replan=replan, deployment=deployment,
         ) as made:  # fmt: skip
             yield Session(made.coordinator, "local", not plaintext)
         return

@@ -14,15 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import msgspec
 
 from distredge.errors import ExecutionError, PeerTimeout, ProtocolError
+from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.orders import STOP_S, Bound, Order
-from distredge.runtime.protocol.security import Security
+from distredge.runtime.protocol.security import Keys, Security
+
+START_S: Final = 60.0
+"""Within which workers must be up: a loaded machine can take long to start Python several times."""
 
 
 class WorkerProcess:
@@ -138,10 +143,41 @@ class WorkerProcess:
         return ""
 
 
-def _open_log(path: Path | None) -> IO[bytes]:
-    if path is not None:
-        return path.open("w+b")
-    return tempfile.TemporaryFile(prefix="distredge-worker-")
+class WorkerProcesses:
+    """Several of them; they end when this object is closed, collected, or its process dies."""
+
+    def __init__(self, orders: Iterable[Order]) -> None:
+        self._processes: list[WorkerProcess] = []
+        self._finalizer = weakref.finalize(self, stop_all, self._processes)
+        try:
+            for order in orders:
+                self._processes.append(WorkerProcess(order))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id of each worker."""
+        return {process.name: process.pid for process in self._processes}
+
+    def wait(self, timeout_s: float, keys: Keys | None) -> tuple[WorkerAddress, ...]:
+        """Waits until all listen; returns where.
+
+        Raises:
+            PeerTimeout, ExecutionError: naming one that does not.
+        """
+        until_s = time.monotonic() + timeout_s
+        addresses = []
+        for process in self._processes:
+            bound = process.wait_bound(until_s)
+            key = keys.public[process.name] if keys is not None else ""
+            addresses.append(WorkerAddress(process.name, bound.control, bound.data, key))
+        return tuple(addresses)
+
+    def close(self) -> None:
+        """Ends them."""
+        self._finalizer()
 
 
 def local_order(
@@ -175,3 +211,9 @@ def stop_all(processes: Sequence[WorkerProcess]) -> None:
         process.begin_stop()
     for process in processes:
         process.stop()
+
+
+def _open_log(path: Path | None) -> IO[bytes]:
+    if path is not None:
+        return path.open("w+b")
+    return tempfile.TemporaryFile(prefix="distredge-worker-")

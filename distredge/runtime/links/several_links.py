@@ -13,10 +13,12 @@ from typing import Final
 from distredge.errors import AuthError, ExecutionError, ProtocolError
 from distredge.runtime.links.one_link import TIMEOUT_S, measure_between, measure_link
 from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
+from distredge.runtime.protocol.messages import MAX_ECHOES
 from distredge.runtime.protocol.transport import Network
 
 FLOW_BYTES: Final = 1_048_576
-_MOST_REPEATS: Final = 1000
+"""Content of a message while flows run at the same time."""
+
 _SEPARATE: Final = 0.85
 """Share of its lone rate that a transfer keeps at least where the medium is not shared."""
 
@@ -110,10 +112,10 @@ def measure_together(
     alone_s = []
     for flow in flows:
         first_s = median(flow.measure(network, (size,), 2, timeout_s)[0])
-        repeats = max(2, min(_MOST_REPEATS, math.ceil(seconds / len(flows) / first_s)))
+        repeats = max(2, min(MAX_ECHOES, math.ceil(seconds / len(flows) / first_s)))
         alone_s.append(median(flow.measure(network, (size,), repeats, timeout_s)[0]))
     # All run for about as long, so that most messages of each meet the others'.
-    repeats_of = [max(3, min(_MOST_REPEATS, math.ceil(seconds / each_s))) for each_s in alone_s]
+    repeats_of = [max(3, min(MAX_ECHOES, math.ceil(seconds / each_s))) for each_s in alone_s]
     found = _all_at_once(
         [
             lambda flow=flow, repeats=repeats: flow.measure(network, (size,), repeats, timeout_s)[0]  # type: ignore[misc]

@@ -176,6 +176,9 @@ def read_parts(
         boxes: what the plan says this message carries.
         forms: `parts_of(boxes)`.
 
+    Returns:
+        (d0, d1, ...) for each part, of the shape and dtype of its form.
+
     Raises:
         ProtocolError: naming the first difference.
     """

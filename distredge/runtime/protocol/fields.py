@@ -20,5 +20,8 @@ Index: TypeAlias = Annotated[int, Meta(ge=-1, lt=4096)]
 Stage: TypeAlias = Annotated[int, Meta(ge=-1, lt=2**31)]
 """A stage of the strategy; -1 is none."""
 
+ClockNs: TypeAlias = Annotated[int, Meta(ge=-(2**62), lt=2**62)]
+"""A time on some process's monotonic clock, or between two of them."""
+
 Bytes: TypeAlias = bytes | bytearray | memoryview
 """One frame of a message, as it is sent or comes in."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.transport import Endpoint, LinkEvent, NotConnected, Plane, Received, Tracker
+from distredge.runtime.protocol.transport import ConnectionEvent, Endpoint, NotConnected, Plane, Received, Tracker
 
 _PIPE = "pipe"
 
@@ -39,7 +39,7 @@ class InProcessEndpoint:
         self.user = user
         self.routing_id = routing_id
         self.inbox: deque[Received] = deque()
-        self.noticed: deque[LinkEvent] = deque()
+        self.noticed: deque[ConnectionEvent] = deque()
         self.clients: dict[bytes, InProcessEndpoint] = {}
         self.peer: InProcessEndpoint | None = None
         self.target = ""
@@ -68,14 +68,14 @@ class InProcessEndpoint:
             if server is not None:
                 self.peer = server
                 server.clients[self.routing_id] = self
-                self.noticed.append(LinkEvent("connected"))
+                self.noticed.append(ConnectionEvent("connected"))
         return self.peer
 
     def receive(self) -> Received | None:
         with self.exchange.changed:
             return self.inbox.popleft() if self.inbox else None
 
-    def events(self) -> list[LinkEvent]:
+    def events(self) -> list[ConnectionEvent]:
         with self.exchange.changed:
             found = list(self.noticed)
             self.noticed.clear()
@@ -87,7 +87,7 @@ class InProcessEndpoint:
             if self.exchange.bound.get(self.address) is self:
                 del self.exchange.bound[self.address]
             for client in self.clients.values():
-                client.noticed.append(LinkEvent("lost", "the connection broke"))
+                client.noticed.append(ConnectionEvent("lost", "the connection broke"))
             if self.peer is not None:
                 self.peer.clients.pop(self.routing_id, None)
             self.exchange.changed.notify_all()

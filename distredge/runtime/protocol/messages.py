@@ -31,6 +31,7 @@ from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import MAX_PARTS, PART_BYTES, DevicePlan, TensorBox
 from distredge.runtime.protocol.fields import (
     Bytes,
+    ClockNs,
     Count,
     Digest,
     Dimensions,
@@ -55,6 +56,7 @@ MAX_CONTROL_HEAD_BYTES: Final = 32 * 1024 * 1024
 
 WEIGHT_CHUNK_BYTES: Final = 1024 * 1024
 MAX_ECHO_BYTES: Final = 16 * 1024 * 1024
+MAX_ECHOES: Final = 1000
 
 
 class VersionMismatch(ProtocolError):
@@ -103,9 +105,9 @@ class Record(Struct, frozen=True, array_like=True):
     frame: Count
     stage: Count
     peer: Index
-    start_ns: Annotated[int, Meta(ge=-(2**62), lt=2**62)]
-    stop_ns: Annotated[int, Meta(ge=-(2**62), lt=2**62)]
-    arrived_ns: Annotated[int, Meta(ge=-(2**62), lt=2**62)]
+    start_ns: ClockNs
+    stop_ns: ClockNs
+    arrived_ns: ClockNs
     size_bytes: Count
 
 
@@ -174,7 +176,7 @@ class Measure(Struct, frozen=True, array_like=True, tag=9):
     peer: PeerAddress
     back: bool
     sizes: Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_ECHO_BYTES)], ...], Meta(max_length=64)]
-    repeats: Annotated[int, Meta(ge=1, le=1000)]
+    repeats: Annotated[int, Meta(ge=1, le=MAX_ECHOES)]
     timeout_s: Annotated[float, Meta(gt=0, le=600)]
 
 
@@ -280,7 +282,7 @@ class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
 
 
 class Echo(Struct, frozen=True, array_like=True, tag=43):
-    """Comes back as an answer with that many bytes: shows that a data link works, and measures it."""
+    """Comes back as an answer with that many bytes: shows that a data connection works, and measures it."""
 
     token: Count
     answer: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -11,8 +11,6 @@ MAX_ORDER_BYTES: Final = 1024 * 1024
 STOP_S: Final = 3.0
 """How long a worker may take to end before it is ended."""
 
-ENGINES: Final = ("onnxruntime", "sleep")
-
 
 class Order(Struct, frozen=True):
     """What a parent tells its worker.
@@ -20,9 +18,9 @@ class Order(Struct, frozen=True):
     Attributes:
         name: of the worker.
         control, data: addresses to bind.
-        threads, provider, engine: see `engine`.
+        threads, provider, engine: see `runtime.engine`; "sleep" computes nothing.
         memory_bytes: limit, or None.
-        public_key, secret_key, allowed: see `security.Security`; empty keys mean no encryption.
+        public_key, secret_key, allowed: see `protocol.security.Security`; empty keys mean no encryption.
         seconds: stage -> seconds, for the sleep engine.
         parent: process id of the parent; 0 for a worker that outlives it.
     """
@@ -32,7 +30,7 @@ class Order(Struct, frozen=True):
     data: str
     threads: int
     provider: str
-    engine: str
+    engine: Literal["onnxruntime", "sleep"]
     memory_bytes: int | None
     public_key: str
     secret_key: str

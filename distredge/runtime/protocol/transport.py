@@ -28,13 +28,21 @@ Plane: TypeAlias = Literal["control", "data"]
 COPY_BYTES: Final = 256 * 1024
 """Parts below this size are copied into libzmq: cheaper than telling when it has done with ours."""
 
-HEARTBEAT_S: Final = 1.0
-HEARTBEAT_TIMEOUT_S: Final = 6.0
+HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 1.0, 6.0
+"""Between two heartbeats of the control plane, and without any until the peer is lost."""
+
 HANDSHAKE_S: Final = 10.0
-RECONNECT_S: Final = 0.1
-RECONNECT_MAX_S: Final = 2.0
+"""Within which a connection must be made and its keys agreed."""
+
+RECONNECT_S, RECONNECT_MAX_S = 0.1, 2.0
+"""Waited before the first try to connect again, and before each later one at the most."""
+
 SILENT_TCP_S: Final = 15.0
+"""After which a connection is lost whose bytes nobody acknowledges."""
+
 HIGH_WATER: Final[dict[Plane, int]] = {"control": 64, "data": 1000}
+"""Messages that a queue holds before it is full."""
+
 CONTROL_SEND_BUFFER_BYTES: Final = 512 * 1024
 """Bounds what a heartbeat must queue behind on the control plane, which carries the weights."""
 
@@ -70,7 +78,7 @@ class Received(NamedTuple):
         return self.parts[0] if self.parts else b""
 
 
-class LinkEvent(NamedTuple):
+class ConnectionEvent(NamedTuple):
     """What happened to the connection of a connecting endpoint: "connected", "lost" or "refused" (with the reason)."""
 
     kind: Literal["connected", "lost", "refused"]
@@ -94,7 +102,7 @@ class Endpoint(Protocol):
     def receive(self) -> Received | None:
         """Returns the next message, or None."""
 
-    def events(self) -> list[LinkEvent]:
+    def events(self) -> list[ConnectionEvent]:
         """Returns what happened to the connection since the last call; always empty at a bound endpoint."""
 
     def close(self) -> None:
@@ -201,17 +209,17 @@ class ZmqEndpoint:
             del frames[0]
         return Received(peer, user, [frame.buffer for frame in frames[: MAX_PARTS + 2]])
 
-    def events(self) -> list[LinkEvent]:
-        found: list[LinkEvent] = []
+    def events(self) -> list[ConnectionEvent]:
+        found: list[ConnectionEvent] = []
         while self.monitor is not None and self.monitor.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
             head, _ = self.monitor.recv_multipart(_NOBLOCK)
             event = int.from_bytes(head[:2], "little" if _LITTLE else "big")
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                found.append(LinkEvent("connected"))
+                found.append(ConnectionEvent("connected"))
             elif event == zmq.EVENT_DISCONNECTED:
-                found.append(LinkEvent("lost", "the connection broke"))
+                found.append(ConnectionEvent("lost", "the connection broke"))
             elif event in _REFUSALS:
-                found.append(LinkEvent("refused", _REFUSALS[zmq.Event(event)]))
+                found.append(ConnectionEvent("refused", _REFUSALS[zmq.Event(event)]))
         return found
 
     def close(self) -> None:

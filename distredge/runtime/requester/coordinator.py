@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from distredge.errors import DistredgeError, EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
@@ -47,12 +46,12 @@ from distredge.runtime.requester.next_actions import (
     Ignore,
     Inquire,
     OutputArrived,
-    PeerGone,
     Submitted,
     Tick,
+    WorkerGone,
 )
 from distredge.runtime.requester.open_plans import OpenFrame, OpenPlan, Pending, Request
-from distredge.runtime.requester.workers import Peer, Peers
+from distredge.runtime.requester.workers import WorkerConnection, WorkerConnections
 from distredge.runtime.weights import weight_messages
 
 if TYPE_CHECKING:
@@ -60,12 +59,19 @@ if TYPE_CHECKING:
     from distredge.timeline import Timeline
 
 CONNECT_S: Final = 5.0
+"""Within which workers must be reached."""
+
 PATIENCE_S: Final = 30.0
+"""How long a worker may be silent while it prepares a plan."""
+
 DEADLINE_S: Final = 10.0
-PREPARE_S: Final = 1800.0
-"""Within which a plan must be ready: hundreds of megabytes of constants over a slow link take their time."""
+"""Within which a frame ends, one way or the other."""
+
 ANSWER_S: Final = 2.0
+"""Within which a worker must answer a question about what it did."""
+
 CHUNKS_AT_ONCE: Final = 16
+"""Pieces of constants handed over to one worker before it is another one's turn."""
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +101,7 @@ class Coordinator:
         replan: Callable[[frozenset[str]], Deployment] | None = None,
     ) -> None:
         self._replan = replan
-        self._peers = Peers(network, workers, self)
+        self._workers = WorkerConnections(network, workers, self)
         self._deadline_s = deadline_s
         self._connect_s = connect_s
         self._patience_s = patience_s
@@ -110,15 +116,13 @@ class Coordinator:
     def __enter__(self) -> Coordinator:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def dropped(self) -> Counter[str]:
         """Messages that were dropped, by reason."""
-        return self._dropped + self._peers.dropped
+        return self._dropped + self._workers.dropped
 
     # Plans.
 
@@ -158,17 +162,17 @@ class Coordinator:
 
     def _begin(self, deployment: Deployment, slots: int) -> OpenPlan:
         names = [deployment.devices[i] for i in deployment.busy]
-        unknown = [name for name in names if name not in self._peers]
+        unknown = [name for name in names if name not in self._workers]
         if unknown:
             raise TransportError(f"no address of worker '{unknown[0]}'")
-        self._peers.connect(names, self._connect_s)
-        addresses = [self._peers[name].for_others() for name in names]
+        self._workers.connect(names, self._connect_s)
+        addresses = [self._workers[name].for_others() for name in names]
         # Never the number of another coordinator's plan: what that one still sends must find no plan here.
-        plan = OpenPlan(secrets.randbits(61), deployment, slots, self._patience_s, PREPARE_S)
+        plan = OpenPlan(secrets.randbits(61), deployment, slots, self._patience_s)
         self._plans[plan.number] = plan
         for name, index in plan.indices.items():
-            device_plan = deployment.device_plan(index, plan.number, self._peers.session, slots, addresses)
-            if not self._peers.tell(self._peers[name], Prepare(device_plan), deployment.models(index)):
+            device_plan = deployment.device_plan(index, plan.number, self._workers.session, slots, addresses)
+            if not self._workers.tell(self._workers[name], Prepare(device_plan), deployment.models(index)):
                 plan.error = PeerTimeout(f"worker '{name}' is gone")
         return plan
 
@@ -178,7 +182,7 @@ class Coordinator:
         if plan.error is not None:
             self._retire(plan)
             raise plan.error
-        return plan.preparation.done and all(self._peers[name].stands for name in plan.indices)
+        return plan.preparation.done and all(self._workers[name].stands for name in plan.indices)
 
     def _activate(self, plan: OpenPlan) -> None:
         old, self._active = self._active, plan
@@ -191,8 +195,8 @@ class Coordinator:
         if self._active is plan:
             self._active = None
         for name in plan.indices:
-            if self._peers[name].greeted:
-                self._peers.tell(self._peers[name], Retire(plan.number))
+            if self._workers[name].greeted:
+                self._workers.tell(self._workers[name], Retire(plan.number))
 
     def _retire_ended(self) -> None:
         for plan in [p for p in self._plans.values() if p.retiring and not p.book.open_frames]:
@@ -204,11 +208,12 @@ class Coordinator:
         """Runs one frame.
 
         Args:
-            inputs: tensor name -> array, shapes as in the graph (uint8 pixels when the strategy sends those).
+            inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W), dtype as in
+                `Deployment.input_dtypes`.
             deadline_s: for this frame; the coordinator's own by default.
 
         Returns:
-            Output name -> array.
+            Output name -> array, shape, such as (N, classes), and dtype as in the graph.
 
         Raises:
             ModelError: if the inputs do not fit the graph.
@@ -218,7 +223,7 @@ class Coordinator:
         return self.submit(inputs, deadline_s).result()
 
     def submit(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> Pending:
-        """Starts a frame, once there is room for one more; arguments and errors as for `infer`."""
+        """Starts a frame, once there is room for one more; inputs, such as (N, C, H, W), and errors as for `infer`."""
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         with self._lock:
             self._run_again()
@@ -236,7 +241,12 @@ class Coordinator:
     def stream(
         self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None
     ) -> Iterator[dict[str, Array]]:
-        """Runs frames with as many in flight as the plan allows; yields their outputs in order."""
+        """Runs frames with as many in flight as the plan allows; yields their outputs in order.
+
+        Args:
+            frames: the inputs of each, such as (N, C, H, W), as for `infer`.
+            deadline_s: for each of them.
+        """
         waiting: deque[Pending] = deque()
         for inputs in frames:
             waiting.append(self.submit(inputs, deadline_s))
@@ -281,7 +291,7 @@ class Coordinator:
         plan = self._active
         if plan is None:
             raise ExecutionError("nothing is deployed: call deploy first")
-        self._peers.pump(0.0)
+        self._workers.pump(0.0)
         if plan.error is None:
             return plan
         again, self._next = self._next, None
@@ -324,11 +334,11 @@ class Coordinator:
         left_s = max(0.0, until_s - time.monotonic())
         try:
             # With another plan at hand most of the time is kept for it.
-            self._peers.connect(plan.indices, min(left_s if self._replan is None else left_s / 4, self._connect_s))
+            self._workers.connect(plan.indices, min(left_s if self._replan is None else left_s / 4, self._connect_s))
         except PeerTimeout:
             if self._replan is None:
                 raise
-            lost = frozenset(name for name in plan.indices if not self._peers[name].stands)
+            lost = frozenset(name for name in plan.indices if not self._workers[name].stands)
             _log.warning("lost %s: planning anew", ", ".join(sorted(lost)))
             return self._replan(lost)
         return plan.deployment
@@ -365,14 +375,14 @@ class Coordinator:
 
     def _send_rows(self, plan: OpenPlan, number: int, outbox: Outbox) -> None:
         message = outbox.message
-        peer = self._peers[plan.deployment.devices[message.destination]]
+        worker = self._workers[plan.deployment.devices[message.destination]]
         packing_ns = time.monotonic_ns()
         pack = outbox.pack()
         sent_ns = time.monotonic_ns()
         head = encode(Rows(plan.number, number, message.stage, REQUESTER, sent_ns, message.boxes))
         try:
-            assert peer.data is not None
-            pack.tracker = peer.data.send([head, *pack.parts], b"", outbox.shared)
+            assert worker.data is not None
+            pack.tracker = worker.data.send([head, *pack.parts], b"", outbox.shared)
         except NotConnected as error:
             event = FrameBroken(number, message.destination, "peer", f"cannot be sent its rows: {error}")
             self._perform(plan, plan.book.handle(event))
@@ -385,8 +395,8 @@ class Coordinator:
         due_s = [s for plan in self._plans.values() if (s := plan.book.next_s) is not None]
         due_s += [plan.preparation.next_s for plan in self._plans.values() if not plan.preparation.done]
         wait_s = max(0.0, min([timeout_s, *(s - now_s for s in due_s)]))
-        writable = [self._peers[name].control for plan in self._plans.values() for name in plan.weights]
-        self._peers.pump(wait_s, writable)
+        writable = [self._workers[name].control for plan in self._plans.values() for name in plan.weights]
+        self._workers.pump(wait_s, writable)
         for plan in tuple(self._plans.values()):
             self._send_weights(plan)
             if plan.book.open_frames:
@@ -405,7 +415,7 @@ class Coordinator:
                 self._fail(plan, plan.frames.pop(action.frame).request, action.error)
             elif isinstance(action, Inquire):
                 for name in plan.indices:
-                    self._peers.tell(self._peers[name], Ask(plan.number, action.frame))
+                    self._workers.tell(self._workers[name], Ask(plan.number, action.frame))
             elif isinstance(action, Ignore):
                 self._dropped[action.why] += 1
 
@@ -422,23 +432,23 @@ class Coordinator:
 
     def _send_weights(self, plan: OpenPlan) -> None:
         for name in tuple(plan.weights):
-            peer = self._peers[name]
+            worker = self._workers[name]
             for _ in range(CHUNKS_AT_ONCE):
                 item = plan.unsent.pop(name, None) or next(plan.weights[name], None)
                 if item is None:
                     del plan.weights[name]
                     break
-                if not self._peers.tell(peer, item[0], [item[1]]):
+                if not self._workers.tell(worker, item[0], [item[1]]):
                     plan.unsent[name] = item
                     break
                 plan.preparation.heard(plan.indices[name], time.monotonic())
 
-    # What comes in (`peers.Handler`).
+    # What comes in (`workers.Handler`).
 
-    def control_message(self, peer: Peer, message: ToCoordinator) -> None:
+    def control_message(self, worker: WorkerConnection, message: ToCoordinator) -> None:
         """Takes a control message in."""
         plan = self._plans.get(getattr(message, "plan", -1))
-        index = plan.indices.get(peer.name) if plan is not None else None
+        index = plan.indices.get(worker.name) if plan is not None else None
         if plan is None or index is None:
             return
         plan.preparation.heard(index, time.monotonic())
@@ -446,25 +456,25 @@ class Coordinator:
             store = plan.deployment.weights(index)
             unknown = [digest for digest in message.digests if digest not in store]
             if unknown:
-                plan.error = ProtocolError(f"worker '{peer.name}' asks for constants that are not in its plan")
+                plan.error = ProtocolError(f"worker '{worker.name}' asks for constants that are not in its plan")
                 return
-            plan.weights[peer.name] = itertools.chain.from_iterable(
+            plan.weights[worker.name] = itertools.chain.from_iterable(
                 weight_messages(plan.number, digest, store[digest]) for digest in message.digests
             )
         elif isinstance(message, Ready):
             plan.preparation.ready(index)
         elif isinstance(message, Failed):
-            plan.weights.pop(peer.name, None)
+            plan.weights.pop(worker.name, None)
             kinds: dict[str, type[ExecutionError]] = {"engine": EngineError, "peer": PeerTimeout}
-            plan.error = kinds.get(message.kind, ExecutionError)(f"worker '{peer.name}': {message.reason}")
+            plan.error = kinds.get(message.kind, ExecutionError)(f"worker '{worker.name}': {message.reason}")
         elif isinstance(message, Told):
             self._perform(plan, plan.book.handle(Answered(message.frame, index, message.situation)))
 
-    def data_message(self, peer: Peer, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
         """Takes rows of a result in, or the report that there will be none."""
         arrived_ns = time.monotonic_ns()
         plan = self._plans.get(message.plan)
-        index = plan.indices.get(peer.name) if plan is not None else None
+        index = plan.indices.get(worker.name) if plan is not None else None
         if plan is None or index is None:
             self._dropped["unknown plan"] += 1
             return
@@ -481,22 +491,22 @@ class Coordinator:
             opened = inbox.open(message.boxes, parts)
         except ProtocolError as error:
             self._dropped["not in the plan"] += 1
-            _log.debug("dropped rows of worker '%s': %s", peer.name, error)
+            _log.debug("dropped rows of worker '%s': %s", worker.name, error)
             return
         inbox.place(opened)
         times_ns = (message.sent_ns, time.monotonic_ns(), arrived_ns)
         plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, inbox.size_bytes))
         self._perform(plan, plan.book.handle(OutputArrived(message.frame, index)))
 
-    def lost(self, peer: Peer, reason: str) -> None:
+    def lost(self, worker: WorkerConnection, reason: str) -> None:
         """Ends the frames of plans in which a lost worker takes part."""
         for plan in tuple(self._plans.values()):
-            index = plan.indices.get(peer.name)
+            index = plan.indices.get(worker.name)
             if index is None:
                 continue
-            plan.weights.pop(peer.name, None)
-            plan.error = plan.error or PeerTimeout(f"worker '{peer.name}' is gone: {reason}")
-            self._perform(plan, plan.book.handle(PeerGone(index, reason)))
+            plan.weights.pop(worker.name, None)
+            plan.error = plan.error or PeerTimeout(f"worker '{worker.name}' is gone: {reason}")
+            self._perform(plan, plan.book.handle(WorkerGone(index, reason)))
 
     # Looking back.
 
@@ -516,9 +526,9 @@ class Coordinator:
                 raise ExecutionError("no frame has been run yet: there is no timeline")
             recorded = {REQUESTER: Recorded(0, tuple(plan.records))}
             for name, index in plan.indices.items():
-                peer = self._peers[name]
-                offset_ns, _ = self._peers.clock_offset_ns(peer, ANSWER_S)
-                answer = self._peers.ask(peer, Fetch(plan.number, wanted[0]), Records, ANSWER_S)
+                worker = self._workers[name]
+                offset_ns, _ = self._workers.clock_offset_ns(worker, ANSWER_S)
+                answer = self._workers.ask(worker, Fetch(plan.number, wanted[0]), Records, ANSWER_S)
                 recorded[index] = Recorded(offset_ns, answer.records)
             return build_timeline(plan.deployment.layout, recorded, wanted)
 
@@ -531,4 +541,4 @@ class Coordinator:
             self._plans.clear()
             self._again.clear()
             self._active = self._next = None
-            self._peers.close()
+            self._workers.close()

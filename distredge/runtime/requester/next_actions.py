@@ -40,7 +40,7 @@ class FrameBroken(NamedTuple):
     reason: str
 
 
-class PeerGone(NamedTuple):
+class WorkerGone(NamedTuple):
     """The connection to a worker broke."""
 
     device: int
@@ -61,7 +61,7 @@ class Tick(NamedTuple):
     now_s: float
 
 
-FrameEvent: TypeAlias = Submitted | OutputArrived | FrameBroken | PeerGone | Answered | Tick
+FrameEvent: TypeAlias = Submitted | OutputArrived | FrameBroken | WorkerGone | Answered | Tick
 
 
 class Finish(NamedTuple):
@@ -143,7 +143,7 @@ class FrameBook:
             return ()
         if isinstance(event, FrameBroken):
             return self._broken(event)
-        if isinstance(event, PeerGone):
+        if isinstance(event, WorkerGone):
             name = self._devices[event.device]
             return tuple(
                 self._end(frame, PeerTimeout(f"frame {frame}: worker '{name}' is gone: {event.reason}"))

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from distredge.errors import DistredgeError, ExecutionError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
@@ -18,6 +18,10 @@ from distredge.runtime.requester.next_actions import FrameBook, Preparation
 
 if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment
+
+
+PREPARE_S: Final = 1800.0
+"""Within which a plan must be ready: hundreds of megabytes of constants over a slow link take their time."""
 
 
 class Waiting(Protocol):
@@ -46,7 +50,7 @@ class Pending:
         return self.outputs is not None or self.error is not None
 
     def result(self) -> dict[str, Array]:
-        """Waits for the outputs, name -> array.
+        """Waits for the outputs: name -> array, such as (N, classes), shape and dtype as in the graph.
 
         Raises:
             PeerTimeout: at the frame's deadline, or at once when a worker is lost.
@@ -65,7 +69,7 @@ class Request:
 
     Attributes:
         pending: what the caller holds.
-        inputs: name -> array, as the strategy sends them.
+        inputs: name -> array, such as (N, C, H, W), dtype as the strategy sends it.
         started_ns, until_s: when it was submitted and when it must have ended (monotonic).
         lost: why it has to be run again.
     """
@@ -93,10 +97,10 @@ class OpenPlan:
         number: unique among all plans.
         deployment: what is run.
         slots: frames that may be in flight.
-        patience_s, limit_s: how long a worker may be silent while preparing, and how long all of it may take.
+        patience_s: how long a worker may be silent while preparing.
     """
 
-    def __init__(self, number: int, deployment: Deployment, slots: int, patience_s: float, limit_s: float) -> None:
+    def __init__(self, number: int, deployment: Deployment, slots: int, patience_s: float) -> None:
         self.number = number
         self.deployment = deployment
         self.slots = slots
@@ -104,7 +108,7 @@ class OpenPlan:
         outputs = [message.source for message in deployment.output_messages]
         self.book = FrameBook(deployment.devices, deployment.busy, outputs, slots)
         names = {i: name for name, i in self.indices.items()}
-        self.preparation = Preparation(names, patience_s, limit_s, time.monotonic())
+        self.preparation = Preparation(names, patience_s, PREPARE_S, time.monotonic())
         self.frames: dict[int, OpenFrame] = {}
         self.numbers = itertools.count()
         self.error: ExecutionError | None = None
@@ -120,7 +124,7 @@ class OpenPlan:
 
         Args:
             slot: of the frame.
-            inputs: tensor name -> array, what `Deployment.check_inputs` returned.
+            inputs: tensor name -> array, such as (N, C, H, W): what `Deployment.check_inputs` returned.
         """
         if self._outboxes is None:
             self._outboxes = [

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 M = TypeVar("M", bound=ToCoordinator)
 
 
-class Peer:
+class WorkerConnection:
     """One worker as the coordinator sees it.
 
     Attributes:
@@ -90,17 +90,17 @@ class Peer:
 class Handler(Protocol):
     """What the owner of the connections does with what comes in."""
 
-    def control_message(self, peer: Peer, message: ToCoordinator) -> None:
+    def control_message(self, worker: WorkerConnection, message: ToCoordinator) -> None:
         """A control message that is none of the connections' own business."""
 
-    def data_message(self, peer: Peer, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
         """Rows of a result, or the report that there will be none."""
 
-    def lost(self, peer: Peer, reason: str) -> None:
+    def lost(self, worker: WorkerConnection, reason: str) -> None:
         """A worker that stood does no longer."""
 
 
-class Peers:
+class WorkerConnections:
     """Connections to several workers; all methods belong to one thread at a time.
 
     Args:
@@ -117,13 +117,13 @@ class Peers:
         self.session = b"S" + os.urandom(15)
         self.dropped: Counter[str] = Counter()
         self._by_name = {
-            address.name: Peer(address, network.connect(address.control, "control", address.public_key))
+            address.name: WorkerConnection(address, network.connect(address.control, "control", address.public_key))
             for address in addresses
         }
         self._tokens = itertools.count(1)
         self._rebuild()
 
-    def __getitem__(self, name: str) -> Peer:
+    def __getitem__(self, name: str) -> WorkerConnection:
         return self._by_name[name]
 
     def __contains__(self, name: object) -> bool:
@@ -134,13 +134,13 @@ class Peers:
         for endpoint in self._waiter.wait(timeout_s, writable):
             if id(endpoint) not in self._owners:
                 continue
-            peer, is_control = self._owners[id(endpoint)]
-            self._events(peer, endpoint, is_control)
+            worker, is_control = self._owners[id(endpoint)]
+            self._events(worker, endpoint, is_control)
             while (received := endpoint.receive()) is not None:
                 if is_control:
-                    self._control(peer, received)
+                    self._control(worker, received)
                 else:
-                    self._data(peer, received)
+                    self._data(worker, received)
 
     def connect(self, names: Iterable[str], timeout_s: float) -> None:
         """Waits until these workers stand.
@@ -152,11 +152,11 @@ class Peers:
         """
         wanted = [self._by_name[name] for name in names]
         until_s = time.monotonic() + timeout_s
-        for peer in wanted:
-            if not peer.greeted and peer.fatal is None:
-                self._greet(peer)
-        while absent := [peer for peer in wanted if not peer.stands]:
-            fatal = next((peer.fatal for peer in absent if peer.fatal is not None), None)
+        for worker in wanted:
+            if not worker.greeted and worker.fatal is None:
+                self._greet(worker)
+        while absent := [worker for worker in wanted if not worker.stands]:
+            fatal = next((worker.fatal for worker in absent if worker.fatal is not None), None)
             if fatal is not None:
                 raise fatal
             left_s = until_s - time.monotonic()
@@ -164,33 +164,33 @@ class Peers:
                 raise PeerTimeout(_absent(absent, timeout_s))
             self.pump(min(left_s, 0.5))
 
-    def tell(self, peer: Peer, message: ToWorker, parts: Sequence[Bytes] = ()) -> bool:
+    def tell(self, worker: WorkerConnection, message: ToWorker, parts: Sequence[Bytes] = ()) -> bool:
         """Sends a control message; returns whether it could be sent."""
         try:
-            peer.control.send([encode(message), *parts])
+            worker.control.send([encode(message), *parts])
         except NotConnected:
             return False
         return True
 
-    def ask(self, peer: Peer, message: ToWorker, answer: type[M], timeout_s: float) -> M:
+    def ask(self, worker: WorkerConnection, message: ToWorker, answer: type[M], timeout_s: float) -> M:
         """Sends a control message and waits for its answer.
 
         Raises:
             PeerTimeout: if none comes.
         """
-        peer.asked.pop(answer, None)
+        worker.asked.pop(answer, None)
         until_s = time.monotonic() + timeout_s
-        sent = self.tell(peer, message)
-        while answer not in peer.asked:
+        sent = self.tell(worker, message)
+        while answer not in worker.asked:
             left_s = until_s - time.monotonic()
-            if not sent or left_s <= 0 or peer.fatal is not None:
-                raise peer.fatal or PeerTimeout(f"worker '{peer.name}' at {peer.address.control} does not answer")
+            if not sent or left_s <= 0 or worker.fatal is not None:
+                raise worker.fatal or PeerTimeout(f"worker '{worker.name}' at {worker.address.control} does not answer")
             self.pump(left_s)
-        found = peer.asked.pop(answer)
+        found = worker.asked.pop(answer)
         assert isinstance(found, answer)
         return found
 
-    def clock_offset_ns(self, peer: Peer, timeout_s: float) -> tuple[int, int]:
+    def clock_offset_ns(self, worker: WorkerConnection, timeout_s: float) -> tuple[int, int]:
         """Measures a worker's monotonic clock against this process's.
 
         Returns:
@@ -201,7 +201,7 @@ class Peers:
         for _ in range(PINGS):
             token = next(self._tokens)
             sent_ns = time.monotonic_ns()
-            pong = self.ask(peer, Ping(token), Pong, timeout_s)
+            pong = self.ask(worker, Ping(token), Pong, timeout_s)
             round_trip_ns = time.monotonic_ns() - sent_ns
             if pong.token == token and round_trip_ns < best[1]:
                 best = (pong.clock_ns - sent_ns - round_trip_ns // 2, round_trip_ns)
@@ -209,110 +209,112 @@ class Peers:
 
     def close(self) -> None:
         """Says goodbye and closes everything."""
-        for peer in self._by_name.values():
-            if peer.greeted:
-                self.tell(peer, Goodbye())
-            self._network.drop(peer.control)
-            if peer.data is not None:
-                self._network.drop(peer.data)
+        for worker in self._by_name.values():
+            if worker.greeted:
+                self.tell(worker, Goodbye())
+            self._network.drop(worker.control)
+            if worker.data is not None:
+                self._network.drop(worker.data)
         self._by_name.clear()
 
     def _rebuild(self) -> None:
-        self._owners: Mapping[int, tuple[Peer, bool]] = {
-            id(endpoint): (peer, endpoint is peer.control)
-            for peer in self._by_name.values()
-            for endpoint in (peer.control, peer.data)
+        self._owners: Mapping[int, tuple[WorkerConnection, bool]] = {
+            id(endpoint): (worker, endpoint is worker.control)
+            for worker in self._by_name.values()
+            for endpoint in (worker.control, worker.data)
             if endpoint is not None
         }
         endpoints = [e for p in self._by_name.values() for e in (p.control, p.data) if e is not None]
         self._waiter = self._network.waiter(endpoints)
 
-    def _greet(self, peer: Peer) -> None:
-        self.tell(peer, Hello(self.session, self._version, peer.name))
+    def _greet(self, worker: WorkerConnection) -> None:
+        self.tell(worker, Hello(self.session, self._version, worker.name))
 
-    def _events(self, peer: Peer, endpoint: Endpoint, is_control: bool) -> None:
+    def _events(self, worker: WorkerConnection, endpoint: Endpoint, is_control: bool) -> None:
         for event in endpoint.events():
             if event.kind == "connected":
-                peer.fatal = None
+                worker.fatal = None
                 if is_control:
-                    self._greet(peer)
+                    self._greet(worker)
                 else:
-                    self._echo(peer)
+                    self._echo(worker)
             else:
-                self._lose(peer, event.reason, is_control)
+                self._lose(worker, event.reason, is_control)
                 if event.kind == "refused":
-                    address = peer.address.control if is_control else peer.data_address
-                    peer.fatal = AuthError(f"worker '{peer.name}' at {address}: {event.reason}")
+                    address = worker.address.control if is_control else worker.data_address
+                    worker.fatal = AuthError(f"worker '{worker.name}' at {address}: {event.reason}")
 
-    def _lose(self, peer: Peer, reason: str, is_control: bool) -> None:
-        stood = peer.stands
-        peer.trouble = reason
-        peer.echoed = False
+    def _lose(self, worker: WorkerConnection, reason: str, is_control: bool) -> None:
+        stood = worker.stands
+        worker.trouble = reason
+        worker.echoed = False
         if is_control:
-            peer.greeted = False
+            worker.greeted = False
         if stood:
-            self._handler.lost(peer, reason)
+            self._handler.lost(worker, reason)
 
-    def _echo(self, peer: Peer) -> None:
-        if peer.data is not None:
+    def _echo(self, worker: WorkerConnection) -> None:
+        if worker.data is not None:
             try:
-                peer.data.send([encode(Echo(next(self._tokens), False))])
+                worker.data.send([encode(Echo(next(self._tokens), False))])
             except NotConnected as error:
-                peer.trouble = str(error)
+                worker.trouble = str(error)
 
-    def _control(self, peer: Peer, received: Received) -> None:
+    def _control(self, worker: WorkerConnection, received: Received) -> None:
         try:
             message = decode_to_coordinator(received.head)
         except VersionMismatch as error:
-            peer.fatal = ProtocolError(f"worker '{peer.name}' at {peer.address.control}: {error}")
+            worker.fatal = ProtocolError(f"worker '{worker.name}' at {worker.address.control}: {error}")
             return
         except ProtocolError as error:
-            self._drop(peer, str(error))
+            self._drop(worker, str(error))
             return
         if isinstance(message, Welcome):
-            self._welcome(peer, message.about)
+            self._welcome(worker, message.about)
         elif isinstance(message, Refused):
-            self._lose(peer, message.reason, True)
-            peer.fatal = ProtocolError(f"worker '{peer.name}' at {peer.address.control}: {message.reason}")
+            self._lose(worker, message.reason, True)
+            worker.fatal = ProtocolError(f"worker '{worker.name}' at {worker.address.control}: {message.reason}")
         else:
-            peer.asked[type(message)] = message
-            self._handler.control_message(peer, message)
+            worker.asked[type(message)] = message
+            self._handler.control_message(worker, message)
 
-    def _welcome(self, peer: Peer, about: About) -> None:
+    def _welcome(self, worker: WorkerConnection, about: About) -> None:
         if about.version != self._version:
-            _log.warning("worker '%s' runs distredge %s, this is %s", peer.name, about.version, self._version)
-        peer.about, peer.greeted, peer.fatal, peer.trouble = about, True, None, ""
-        if peer.data is not None and peer.dialled != peer.data_address:
+            _log.warning("worker '%s' runs distredge %s, this is %s", worker.name, about.version, self._version)
+        worker.about, worker.greeted, worker.fatal, worker.trouble = about, True, None, ""
+        if worker.data is not None and worker.dialled != worker.data_address:
             # It started again at another port.
-            self._network.drop(peer.data)
-            peer.data, peer.echoed = None, False
-        if peer.data is None:
-            peer.dialled = peer.data_address
-            peer.data = self._network.connect(peer.dialled, "data", peer.address.public_key, routing_id=self.session)
+            self._network.drop(worker.data)
+            worker.data, worker.echoed = None, False
+        if worker.data is None:
+            worker.dialled = worker.data_address
+            worker.data = self._network.connect(
+                worker.dialled, "data", worker.address.public_key, routing_id=self.session
+            )
             self._rebuild()
-        elif not peer.echoed:
-            self._echo(peer)
+        elif not worker.echoed:
+            self._echo(worker)
 
-    def _data(self, peer: Peer, received: Received) -> None:
+    def _data(self, worker: WorkerConnection, received: Received) -> None:
         try:
             message = decode_on_data(received.head)
         except ProtocolError as error:
-            self._drop(peer, str(error))
+            self._drop(worker, str(error))
             return
         if isinstance(message, Echo):
-            peer.echoed = peer.echoed or message.answer
+            worker.echoed = worker.echoed or message.answer
         else:
-            self._handler.data_message(peer, message, received.parts[1:])
+            self._handler.data_message(worker, message, received.parts[1:])
 
-    def _drop(self, peer: Peer, reason: str) -> None:
+    def _drop(self, worker: WorkerConnection, reason: str) -> None:
         self.dropped["unreadable"] += 1
-        _log.debug("dropped a message of worker '%s': %s", peer.name, reason)
+        _log.debug("dropped a message of worker '%s': %s", worker.name, reason)
 
 
-def _absent(peers: Sequence[Peer], timeout_s: float) -> str:
+def _absent(workers: Sequence[WorkerConnection], timeout_s: float) -> str:
     told = []
-    for peer in peers:
-        where = peer.data_address if peer.greeted else peer.address.control
-        told.append(f"'{peer.name}' at {where}" + (f" ({peer.trouble})" if peer.trouble else ""))
+    for worker in workers:
+        where = worker.data_address if worker.greeted else worker.address.control
+        told.append(f"'{worker.name}' at {where}" + (f" ({worker.trouble})" if worker.trouble else ""))
     noun = "worker" if len(told) == 1 else "workers"
     return f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"

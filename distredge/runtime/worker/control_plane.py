@@ -170,16 +170,9 @@ class ControlPlane:
             self._end_session()
 
     def _about(self) -> About:
-        return About(
-            self._name,
-            self._version,
-            self._engine.name,
-            self._engine.providers,
-            self._engine.threads,
-            self._memory_bytes or 0,
-            self._data.endpoint.address,
-            self._data.plans,
-        )
+        engine, data = self._engine, self._data
+        runs_on = (engine.name, engine.providers, engine.threads, self._memory_bytes or 0)
+        return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans)
 
     def _hello(self, peer: bytes, message: Hello) -> None:
         if message.name != self._name:

@@ -86,7 +86,7 @@ def load_plan(
     Args:
         plan: what to load.
         models: one sub-model per segment.
-        weights: constants by content hash.
+        weights: constants by content hash: (d0, d1, ...), shape and dtype as in the graph.
         engine: what runs them.
         known: sub-models that are loaded already, by digest; those loaded now are added.
 

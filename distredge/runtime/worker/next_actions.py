@@ -202,11 +202,6 @@ class WorkerState:
         self._plans: dict[int, _PlanState] = {}
         self._running: tuple[int, int, int] | None = None
 
-    @property
-    def plans(self) -> tuple[int, ...]:
-        """Numbers of the plans, the oldest first."""
-        return tuple(self._plans)
-
     def add(self, plan: DevicePlan) -> None:
         """Takes a plan in."""
         self._plans[plan.plan] = _PlanState(plan)

@@ -12,7 +12,7 @@ from distredge.cluster import Link
 from distredge.latency import evaluate, simulate
 from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 from distredge.timeline import Span
@@ -37,7 +37,7 @@ def case(
 
 
 def strips(problem: Problem, strategy: Strategy) -> dict[tuple[int, int], tuple[float, float]]:
-    return strip_seconds(problem, strategy, lay_out(problem.graph, strategy))
+    return strip_seconds(problem, lay_out(problem.graph, strategy))
 
 
 def test_strips_recompute_their_halo(lab: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from distredge.cluster import Cluster, Link, Requester
 from distredge.latency.costs.links import ClusterLinks, Rate, finish, max_min
 from distredge.latency.simulator.simulation import Simulation, part_seconds
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.model.rows import even_cuts
 from distredge.problem import Problem
 from distredge.profiles.network import Trace

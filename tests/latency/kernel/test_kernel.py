@@ -28,7 +28,7 @@ from distredge.latency.kernel.kernel import Kernel, Unsupported, kernel_of
 from distredge.latency.simulator.simulation import run
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.planners import plan
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile, load_profile

@@ -15,7 +15,10 @@ from distredge.cluster import load_cluster
 from distredge.latency.costs.part_costs import part_costs
 from distredge.latency.tables import part_seconds as compiled
 from distredge.model import zoo
-from distredge.model.layout import PARTIAL, Decision, lay_out_decisions, region_size
+from distredge.model.laying_out import lay_out_decisions
+from distredge.model.layout import PARTIAL
+from distredge.model.operators import region_size
+from distredge.model.volumes import Decision
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.part_costs import PartTerms, part_seconds

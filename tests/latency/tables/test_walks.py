@@ -16,7 +16,7 @@ from distredge.latency.tables.volume_tables import Tables
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.rows import Region
-from distredge.model.volumes import BackwardWalk, PhasePart, Share, VolumeShare, plan_device, volume_between
+from distredge.model.volumes import BackwardWalk, PhasePart, Share, VolumeShare, volume_between, volume_share
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
 
@@ -81,7 +81,7 @@ def _plans(name: str, first: int, last: int, parts: list[tuple[int, int]]) -> li
     graph = _graph(name)
     cut, start = graph.cuts[last], graph.cuts[first].position if first >= 0 else 0
     volume = volume_between(graph, start, cut.position)
-    return [plan_device(graph, volume, Share(cut.height, 0, a, b, 0, 0)) for a, b in parts]
+    return [volume_share(graph, volume, Share(cut.height, 0, a, b, 0, 0)) for a, b in parts]
 
 
 @given(_volumes())
@@ -93,10 +93,10 @@ def test_one_part_and_many_at_once(drawn: tuple[str, int, int, list[tuple[int, i
     walk = BackwardWalk(graph, volume, PartRows(graph, functools.partial(rising_needs, graph), cut.height, a, b))
     walk.run()
     for k, plan in enumerate(_plans(*drawn)):
-        computed = {i: rows for piece in plan.pieces for i, rows in (*piece.operators, *piece.partials)}
+        computed = {i: rows for piece in plan.parts for i, rows in (*piece.operators, *piece.partials)}
         assert _of_part(walk.computed, k) == {i: (r.rows.start, r.rows.stop) for i, r in computed.items()}
-        assert _of_part(walk.kept, k) == {n: r for piece in plan.pieces for n, r in _rows(piece.outputs).items()}
-        for q, piece in enumerate(plan.pieces):
+        assert _of_part(walk.kept, k) == {n: r for piece in plan.parts for n, r in _rows(piece.outputs).items()}
+        for q, piece in enumerate(plan.parts):
             assert _of_part(walk.inputs[q], k) == _rows(piece.inputs)
             assert piece.carried.items() <= walk.carried[q].items()
 
@@ -107,7 +107,7 @@ def test_one_part_and_compiled(drawn: tuple[str, int, int, list[tuple[int, int]]
     tables = _tables(name)
     assert tables.index[first + 1, last] >= 0
     for (a, b), plan in zip(parts, _plans(*drawn), strict=True):
-        for q, piece in enumerate(plan.pieces if a < b else ()):
+        for q, piece in enumerate(plan.parts if a < b else ()):
             needs, seconds = _of_tables(tables, first, last, q, a, b)
             assert needs == {n: rows for n, rows in _rows(piece.inputs).items() if n not in piece.carried}
             assert seconds == pytest.approx(_weighted(tables, piece), rel=1e-12)

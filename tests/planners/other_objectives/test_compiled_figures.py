@@ -14,7 +14,7 @@ from distredge.latency.costs.memory import peak_memory_bytes
 from distredge.latency.simulator.figures import measure
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.model.layout import lay_out
+from distredge.model.laying_out import lay_out
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.annealing.strategy_arrays import Batch
 from distredge.planners.budget import Budget

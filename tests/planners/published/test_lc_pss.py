@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from distredge.errors import ConfigError
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.model.layout import HEAD, Decision, Layout, lay_out_decisions
+from distredge.model.laying_out import lay_out_decisions
+from distredge.model.layout import HEAD, Layout
+from distredge.model.volumes import Decision
 from distredge.planners.published import lc_pss
 
 

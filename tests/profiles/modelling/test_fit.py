@@ -1,135 +1,13 @@
-"""The modelled boards against the published figures they are made from."""
+"""The command that fits the modelled boards."""
 
 from __future__ import annotations
 
 import json
 
-import msgspec
-import numpy as np
 import pytest
 
-from distredge.errors import ProfileError
-from distredge.profiles.compute import load_profile, load_shipped, shipped_profiles
-from distredge.profiles.modelling.boards import (
-    FITTED_TARGET,
-    LEFT_OUT_TARGET,
-    fit,
-    make_board,
-    operators_of,
-    residuals_of,
-    scaled,
-    whole_s,
-)
+from distredge.profiles.modelling.boards import FITTED_TARGET
 from distredge.profiles.modelling.fit import main
-from distredge.profiles.modelling.paper_boards import bars_of
-from distredge.profiles.modelling.published_tables import load_bars, load_boards, load_published, targets_of
-
-BOARDS = ("pi3", "pi4", "pi5", "nano", "tx2", "xavier-nx", "xavier", "orin-nano", "agx-orin", "rtx2080ti", "gtx1080ti")
-
-
-def test_all_boards_are_shipped_in_both_sets() -> None:
-    assert set(shipped_profiles()) == {
-        *(f"default:{name}" for name in (*BOARDS, "this-machine")),
-        *(f"distredge-paper:{name}" for name in ("pi3", "nano", "tx2", "xavier")),
-    }
-
-
-def test_every_figure_has_a_known_source_with_a_date() -> None:
-    published = load_published()
-    for entry in published.figures:
-        assert entry.source in published.source
-        assert set(entry.fit) <= set(entry.latency_ms)
-        assert published.source[entry.source].date
-
-
-@pytest.mark.parametrize("name", BOARDS)
-def test_fitted_figures_are_close_and_a_profile_admits_what_is_not(name: str) -> None:
-    origin = load_profile(name).source
-    fitted = [abs(r.error) for r in origin.residuals if r.fitted]
-    left_out = [abs(r.error) for r in origin.residuals if not r.fitted]
-    assert max(fitted, default=0.0) <= FITTED_TARGET
-    if max(left_out, default=0.0) > LEFT_OUT_TARGET:
-        assert "more than 30 %: use with care" in origin.note
-    if not left_out:
-        assert "nothing shows how it generalises" in origin.note
-
-
-@pytest.mark.parametrize("name", ["nano", "agx-orin"])
-def test_shipped_residuals_are_those_of_the_shipped_coefficients(name: str) -> None:
-    data = load_profile(name).data
-    assert data.coefficients is not None
-    for residual in data.origin.residuals:
-        if residual.model in ("resnet50", "mobilenet-v2", "resnet18", "fcn-resnet18-512x320"):
-            assert residual.modelled_s == pytest.approx(whole_s(data.coefficients, residual.model), rel=1e-3)
-
-
-def test_a_fit_recovers_a_board_that_the_model_describes() -> None:
-    boards = load_boards()
-    entry = next(b for b in boards.board if b.name == "pi4")
-    truth = load_profile("pi4").data.coefficients
-    assert truth is not None
-    known = ("mobilenet-v1", "mobilenet-v2", "resnet18")
-    made = [
-        msgspec.structs.replace(f, latency_ms={m: 1e3 * whole_s(truth, m) for m in known}, fit=known)
-        for f in load_published().figures
-        if f.board == "pi4"
-    ]
-    published = msgspec.structs.replace(load_published(), figures=tuple(made))
-    targets = targets_of("pi4", published)
-    found = fit(entry, boards.start[entry.start], targets)
-    assert max(abs(r.error) for r in residuals_of(found, targets)) < 0.05
-    assert whole_s(found, "squeezenet1.1") == pytest.approx(whole_s(truth, "squeezenet1.1"), rel=LEFT_OUT_TARGET)
-
-
-def test_a_board_without_figures_cannot_be_fitted() -> None:
-    boards = load_boards()
-    entry = boards.board[0]
-    with pytest.raises(ProfileError, match="found no figure of 'pi3'"):
-        fit(entry, boards.start[entry.start], [])
-
-
-def test_a_board_like_another_is_its_scaled_copy() -> None:
-    boards, published = load_boards(), load_published()
-    entry = next(b for b in boards.board if b.name == "xavier-nx")
-    other, own = load_profile("xavier").data.coefficients, load_profile("xavier-nx").data.coefficients
-    assert other is not None
-    assert own is not None
-    assert entry.like == "xavier"
-    assert own.rates.winograd == pytest.approx(scaled(other, entry.faster).rates.winograd, rel=0.01)
-    assert own.units < other.units
-    residual = make_board(entry, boards, published).origin.residuals[0]
-    assert not residual.fitted
-    assert abs(residual.error) < LEFT_OUT_TARGET
-
-
-def test_the_segmentation_network_of_the_published_series_has_its_size() -> None:
-    macs = sum(s.macs for s in operators_of("fcn-resnet18-512x320"))
-    # ResNet-18 without its classifier, 1.81 G at 224x224, and a head of 0.59 M at each of 16 x 10 places.
-    assert macs == pytest.approx(1.814e9 * 512 * 320 / 224**2 + 0.593e6 * 160, rel=0.01)
-
-
-def test_offload_bars_name_their_provider_and_its_link() -> None:
-    profiles = {name: load_shipped(f"default:{name}").data for name in ("pi3", "nano", "tx2", "xavier")}
-    bars = {(bar.model, bar.case): bar for bar in bars_of(load_bars(), profiles)}
-    assert len([key for key in bars if key[0] == "vgg16"]) == 18
-    assert bars["vgg16", "da-50"].board == "tx2"
-    assert bars["vgg16", "ld"].board == "xavier"
-    image_bits = 8 * 4 * 3 * 224 * 224
-    assert bars["vgg16", "db-50"].transfer_s == pytest.approx(image_bits / 50e6, rel=0.05)
-    assert bars["vgg16", "nd-nano"].transfer_s == pytest.approx(image_bits / 300e6, rel=0.2)
-
-
-def test_the_paper_set_fits_most_bars_and_says_which_it_does_not() -> None:
-    errors = [
-        abs(r.error)
-        for name in ("nano", "tx2", "xavier")
-        for r in load_shipped(f"distredge-paper:{name}").source.residuals
-        if r.fitted
-    ]
-    assert len(errors) == 18
-    assert np.median(errors) < 0.07
-    # The one bar that nothing explains is LB's.
-    assert sorted(errors)[-2] <= 0.21
 
 
 def test_the_command_prints_every_residual_and_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,20 @@ DECODERS = {
 CASES = [(decode, message) for decode, messages in DECODERS.items() for message in messages]
 ENCODED = [m.encode(message) for _, message in CASES]
 
+CHECKSUMS = """
+    759f705b 5dacf680 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b
+    dac23795 e369ba83 92461725 bb306d8d a36630c9 85ba4e7f 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6
+    f6210361 ebb04c34 6d998109 27462448
+"""
+"""Bytes 4 to 7 of each message above, in protocol 1."""
+
+
+def test_the_wire_form_changes_only_with_the_protocol() -> None:
+    """A tag or the order of fields that changes makes another protocol, which peers must be told by its number."""
+    assert m.PROTOCOL == 1
+    found = dict(zip(map(repr, [message for _, message in CASES]), (head[4:8].hex() for head in ENCODED), strict=True))
+    assert found == dict(zip(found, CHECKSUMS.split(), strict=True))
+
 
 @pytest.mark.parametrize(("decode", "message"), CASES)
 def test_round_trip(decode, message) -> None:

@@ -17,10 +17,10 @@ from distredge.runtime.requester.next_actions import (
     Ignore,
     Inquire,
     OutputArrived,
-    PeerGone,
     Preparation,
     Submitted,
     Tick,
+    WorkerGone,
 )
 
 
@@ -103,7 +103,7 @@ def test_the_error_says_who_holds_the_frame_up(book: FrameBook, first, second, e
 def test_a_lost_worker_ends_all_frames_at_once(book: FrameBook) -> None:
     book.handle(Submitted(0, 0.0, 10.0))
     book.handle(Submitted(1, 0.0, 10.0))
-    actions = book.handle(PeerGone(1, "the connection broke"))
+    actions = book.handle(WorkerGone(1, "the connection broke"))
     assert [type(a.error) for a in actions] == [PeerTimeout, PeerTimeout]
     assert str(actions[0].error) == "frame 0: worker 'b' is gone: the connection broke"
     assert book.open_frames == ()
@@ -136,7 +136,7 @@ def test_every_frame_ends_exactly_once_in_time(data: st.DataObject, slots: int) 
         now_s += data.draw(st.floats(0, 2)) if kind == "tick" else 0.0
         event = {
             "output": OutputArrived(some, device), "broken": FrameBroken(some, device, "peer", "x"),
-            "gone": PeerGone(device, "x"),
+            "gone": WorkerGone(device, "x"),
         }.get(kind, Tick(now_s))  # fmt: skip
         for action in book.handle(event):
             if isinstance(action, Finish | Fail):

@@ -132,7 +132,7 @@ def test_two_plans_stand_side_by_side(state: WorkerState) -> None:
     state.remove(5)
     assert state.handle(Idle()) == (Run(6, 0, 0, 0),)
     assert state.handle(StageDone(5, 0, 0)) == ()
-    assert state.plans == (6,)
+    assert state.handle(RowsArrived(5, 1, 0, -1)) == (Drop("unknown plan"),)
 
 
 def test_a_failing_stage_is_reported_once_and_its_frame_stops(state: WorkerState) -> None:

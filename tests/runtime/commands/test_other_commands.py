@@ -1,0 +1,101 @@
+"""The commands beside `deploy-strategy`: probing, a first cluster file, the doctor."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from distredge.cli import doctor, worker
+from distredge.cli._common import load_object
+from distredge.runtime.engine import PROVIDERS
+from tests.runtime.commands.conftest import Done, distredge
+from tests.runtime.conftest import DEVICES
+
+
+def test_probing_this_machine(folder: Path) -> None:
+    done = distredge(folder, "probe", "--cluster", "local.toml", "--repeats", "2")
+    assert done.returncode == 0, done.stderr
+    links = [line for line in done.stdout.splitlines() if ": round trip " in line]
+    assert len(links) == 2 * len(DEVICES)
+    assert f"at the same time ({len(DEVICES) + 1} flows" in done.stdout
+    assert "the medium is " in done.stdout
+    assert "encryption: " in done.stdout
+
+
+def test_probing_writes_a_trace(folder: Path) -> None:
+    done = distredge(
+        folder, "probe", "--cluster", "local.toml", "--between", "alpha", "beta", "--plaintext", "--trace", "t.csv",
+        "--seconds", "0.3", "--every", "0.1", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["trace"]
+    assert (told["source"], told["destination"], told["rates"]) == ("alpha", "beta", 3)
+    from distredge.profiles.network import Trace
+
+    trace = Trace.load(folder / "t.csv")
+    assert len(trace) == 3
+    assert trace.rates_bps.min() > 0
+    assert distredge(folder, "probe", "--cluster", "local.toml", "--between", "alpha", "alpha").returncode == 2
+
+
+def test_a_cluster_file_to_start_from(folder: Path) -> None:
+    done = distredge(
+        folder, "cluster", "init", "new.toml", "--device", "a=192.168.1.11", "--device", "b=pi.local,default:pi3"
+    )
+    assert done.returncode == 0, done.stderr
+    from distredge.cluster import load_cluster
+
+    made = load_cluster(folder / "new.toml")
+    assert [(d.name, d.address) for d in made.devices] == [("a", "192.168.1.11"), ("b", "pi.local")]
+    assert distredge(folder, "cluster", "init", "new.toml", "--device", "a=b").returncode == 2
+    wrong = distredge(folder, "cluster", "init", "other.toml", "--device", "a=1.2.3.4,default:abacus")
+    assert wrong.returncode == 2
+    assert not (folder / "other.toml").exists()
+
+
+def test_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Compiling takes longer than everything else together: that it is asked for must do here.
+    warmed: list[str] = []
+    for name in ("distredge.latency.kernel.kernel", "distredge.planners.search"):
+        monkeypatch.setattr(importlib.import_module(name), "warm", lambda name=name: warmed.append(name))
+    findings = _findings(distredge(tmp_path, "doctor", "--json"), 0)
+    for what in ("python", "onnxruntime", "encryption", "engine", "worker", "interfaces", "machine", "planning"):
+        assert findings[what]["state"] == "ok", findings[what]
+    assert re.match(r"a worker answers in \d+\.\d+ ms, takes rows at .*, encrypted$", findings["worker"]["detail"])
+    assert "CPUExecutionProvider" in findings["engine"]["detail"]
+    assert warmed == ["distredge.latency.kernel.kernel", "distredge.planners.search"]
+
+
+def test_the_doctor_says_what_is_missing_and_what_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distredge.latency.kernel.kernel", None)
+    monkeypatch.setitem(doctor._CHECKS, "worker", lambda: 1 / 0)
+    done = distredge(tmp_path, "doctor", "--json")
+    findings = _findings(done, 1)
+    assert findings["planning"]["state"] == "missing"
+    assert findings["planning"]["detail"].startswith("no compiled latency kernel, plans are slower: ")
+    assert (findings["worker"]["state"], findings["worker"]["detail"]) == ("bad", "ZeroDivisionError: division by zero")
+    for_people = distredge(tmp_path, "doctor")
+    assert for_people.returncode == 1
+    assert "bad      worker           ZeroDivisionError: division by zero" in for_people.stdout.splitlines()
+
+
+def _findings(done: Done, code: int) -> dict[str, dict[str, str]]:
+    assert done.returncode == code, done.stderr
+    return {found["what"]: found for found in json.loads(done.stdout)["findings"]}
+
+
+@pytest.mark.parametrize("name", ["worker", "keys", "cluster", "probe", "doctor", "deploy_strategy"])
+def test_options_are_explained(name: str) -> None:
+    command = load_object(f"distredge.cli.{name}:{name}")
+    for one in [command, *getattr(command, "commands", {}).values()]:
+        for option in one.params:
+            assert option.param_type_name == "argument" or option.help, f"{one.name} {option.name}"
+
+
+def test_the_providers_on_offer_are_the_engines() -> None:
+    assert tuple(PROVIDERS) == worker.PROVIDERS

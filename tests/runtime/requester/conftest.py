@@ -1,0 +1,39 @@
+"""Three workers in threads and a coordinator of theirs, without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from distredge.errors import ProtocolError
+from distredge.runtime.deployment import deploy
+from distredge.runtime.protocol import messages as m
+from distredge.runtime.requester.coordinator import Coordinator
+from tests.runtime.conftest import DEVICES, Cell
+
+
+@pytest.fixture
+def running(cell: Cell, graph, strategy) -> Coordinator:
+    """Three workers and a coordinator that has deployed the strategy."""
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(deadline_s=20.0)
+    coordinator.deploy(deploy(graph, strategy), in_flight=2)
+    return coordinator
+
+
+def read_any(parts: list[bytes]) -> object:
+    """The message in whatever direction it goes."""
+    for decode in (m.decode_on_data, m.decode_to_worker, m.decode_to_coordinator):
+        try:
+            return decode(parts[0])
+        except ProtocolError:
+            continue
+    return None
+
+
+def equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> bool:
+    """Whether outputs are the same to the bit."""
+    return found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in expected)

@@ -1,0 +1,100 @@
+"""Messages that are lost, doubled, damaged or in another's name: dropped, and the frame ends with a named error."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from distredge.errors import ExecutionError, PeerTimeout
+from distredge.runtime.in_process import run_in_process
+from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.device_plan import TensorBox
+from distredge.runtime.protocol.transport import NotConnected
+from tests.runtime.conftest import Cell
+from tests.runtime.requester.conftest import equal, read_any
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_a_lost_message_ends_the_frame_in_time_and_a_doubled_one_changes_nothing(
+    cell: Cell, running, graph, strategy, image, copies: int
+) -> None:
+    """The first message of rows between two workers is lost, or comes twice."""
+    hit: list[str] = []
+
+    def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
+        message = read_any(parts)
+        if not hit and isinstance(message, m.Rows) and message.source >= 0 and target.startswith("memory:"):
+            hit.append(target)
+            return [parts] * copies
+        return [parts]
+
+    cell.exchange.tamper = tamper
+    if copies == 0:
+        with pytest.raises(PeerTimeout, match=r"no result within 2 s: worker '.*' waits in stage .* for rows from"):
+            running.infer(image, deadline_s=2.0)
+    else:
+        assert equal(running.infer(image), run_in_process(graph, strategy, image))
+    assert hit
+    assert equal(running.infer(image), run_in_process(graph, strategy, image))
+
+
+@pytest.mark.parametrize("damage", ["size", "box", "stage", "dtype", "noise", "version", "frame", "plan"])
+def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strategy, image, damage: str) -> None:
+    hit: list[int] = []
+
+    def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
+        message = read_any(parts)
+        if hit or not isinstance(message, m.Rows):
+            return [parts]
+        hit.append(1)
+        changed = {
+            "box": {"boxes": (TensorBox("nothing", (0,), (1,), "float32"),)},
+            "stage": {"stage": 77},
+            "dtype": {"boxes": (TensorBox(message.boxes[0].tensor, *_box(message), "int32"),)},
+            "frame": {"frame": message.frame + (1 << 30)},
+            "plan": {"plan": 999},
+        }
+        if damage == "size":
+            return [[parts[0], parts[1][:-1], *parts[2:]]]
+        if damage == "noise":
+            return [[b"DRE\x01\xff\xff", *parts[1:]]]
+        if damage == "version":
+            return [[b"DRE\x02" + parts[0][4:], *parts[1:]]]
+        return [[m.encode(msgspec.structs.replace(message, **changed[damage])), *parts[1:]]]
+
+    cell.exchange.tamper = tamper
+    with pytest.raises(PeerTimeout):
+        running.infer(image, deadline_s=0.4)
+    dropped = sum((worker._data.dropped for worker in cell.workers.values()), type(running.dropped)())
+    assert dropped.total() == 1
+    assert equal(running.infer(image), run_in_process(graph, strategy, image))
+
+
+def _box(message: m.Rows) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return message.boxes[0].start, message.boxes[0].shape
+
+
+def test_an_imposter_is_dropped(cell: Cell, running, image) -> None:
+    """Somebody with a key of the cluster sends rows in another's name."""
+    network = cell.networks[0]
+    plan = running._active.number
+    planned = running._active.deployment.input_messages[0]
+    name = running._active.deployment.devices[planned.destination]
+    evil = type(network)(cell.exchange, "beta" if name != "beta" else "gamma")
+    cell.networks.append(evil)
+    endpoint = evil.connect(f"memory://{name}:2", "data")
+    rows = m.Rows(plan, 0, planned.stage, -1, 0, planned.boxes)
+    endpoint.send([m.encode(rows), *(bytes(box.size_bytes) for box in planned.boxes)])
+    assert running.infer(image)
+    assert cell.workers[name]._data.dropped["imposter"] == 1
+
+
+def test_sending_to_a_lost_worker_is_an_error_at_once(cell: Cell, running, image, monkeypatch) -> None:
+    worker = running._workers["alpha"]
+
+    def send(parts, to=b"", tracked=False):
+        raise NotConnected("its queue is full")
+
+    monkeypatch.setattr(worker.data, "send", send)
+    with pytest.raises(ExecutionError, match="worker 'alpha': cannot be sent its rows: its queue is full"):
+        running.infer(image, deadline_s=60.0)

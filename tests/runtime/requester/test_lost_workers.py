@@ -1,0 +1,152 @@
+"""Workers that are lost: named, waited for, or planned around, and the frames that they took along are run again."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from distredge.errors import PeerTimeout, PlannerError
+from distredge.runtime.deployment import deploy
+from distredge.runtime.in_process import run_in_process
+from distredge.runtime.protocol import messages as m
+from tests.runtime.conftest import DEVICES, Cell, make_strategy
+from tests.runtime.requester.conftest import equal, read_any
+
+
+def test_a_lost_worker_ends_the_frame_at_once(cell: Cell, running, image) -> None:
+    blocked = threading.Event()
+
+    def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
+        if isinstance(read_any(parts), m.Rows) and target.startswith("memory://gamma"):
+            blocked.set()
+            return []
+        return [parts]
+
+    cell.exchange.tamper = tamper
+    pending = running.submit(image, deadline_s=60.0)
+    assert blocked.wait(10)
+    cell.stop("gamma")
+    with pytest.raises(PeerTimeout, match=r"worker 'gamma' is gone|cannot send rows to 'gamma'"):
+        pending.result()
+
+
+def test_a_worker_that_stays_away_is_named(cell: Cell, running, image) -> None:
+    running.infer(image)
+    cell.stop("beta")
+    with pytest.raises(PeerTimeout, match="cannot reach worker 'beta' at memory://beta:1"):
+        running.infer(image, deadline_s=0.5)
+
+
+def test_a_worker_that_comes_back_works_again(cell: Cell, running, graph, strategy, image) -> None:
+    running.infer(image)
+    cell.stop("beta")
+    cell.start("beta")
+    for _ in range(3):
+        assert equal(running.infer(image), run_in_process(graph, strategy, image))
+
+
+def test_a_plan_without_the_lost_worker_takes_over(cell: Cell, graph, strategy, image) -> None:
+    asked: list[frozenset[str]] = []
+    without = make_strategy(graph, [(1, 1, 0), (1, 2, 0)])
+
+    def replan(lost: frozenset[str]):
+        asked.append(lost)
+        return deploy(graph, without)
+
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=replan, deadline_s=8.0)
+    coordinator.deploy(deploy(graph, strategy))
+    coordinator.infer(image)
+    cell.stop("gamma")
+    for _ in range(2):
+        assert equal(coordinator.infer(image), run_in_process(graph, without, image))
+    assert asked == [{"gamma"}]
+
+
+def test_a_worker_lost_while_the_plan_is_prepared_again_is_planned_around(
+    cell: Cell, graph, strategy, image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker saw the loss first: when the coordinator begins anew the lost one still seems to stand."""
+    without = make_strategy(graph, [(1, 1, 0), (1, 2, 0)])
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=lambda lost: deploy(graph, without), deadline_s=20.0, connect_s=0.2)
+    coordinator.deploy(deploy(graph, strategy))
+    coordinator.infer(image)
+    revived, seen = coordinator._revived, []
+
+    def late(plan, until_s):
+        seen.append(plan.deployment)
+        if len(seen) > 1:
+            return revived(plan, until_s)
+        cell.stop("gamma")
+        return plan.deployment
+
+    monkeypatch.setattr(coordinator, "_revived", late)
+    coordinator._active.error = PeerTimeout("worker 'beta': cannot send rows to 'gamma'")
+    assert equal(coordinator.infer(image), run_in_process(graph, without, image))
+    assert len(seen) >= 2
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_frames_of_a_lost_worker_are_run_again(cell: Cell, graph, strategy, in_flight: int) -> None:
+    """None of them ends in an error, and they come in order; the caller's array may be used again at once."""
+    without = make_strategy(graph, [(1, 1, 0), (1, 2, 0)])
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=lambda lost: deploy(graph, without), deadline_s=20.0, connect_s=0.2)
+    coordinator.deploy(deploy(graph, strategy), in_flight)
+    silent = silence(cell, 2)
+    array = np.empty((1, 3, 33, 21), np.float32)
+    images = [np.full_like(array, k + 1) for k in range(in_flight)]
+    waiting = []
+    for image in images:
+        array[:] = image
+        waiting.append(coordinator.submit({"image": array}))
+    assert silent.wait(10.0)
+    cell.stop("gamma")
+    cell.exchange.tamper = None
+    for image, pending in zip(images, waiting, strict=True):
+        assert equal(pending.result(), run_in_process(graph, without, {"image": image}))
+        assert pending.latency_s is not None
+
+
+def test_without_another_plan_frames_of_a_lost_worker_end_in_an_error(cell: Cell, running, image) -> None:
+    silent = silence(cell, 2)
+    pending = running.submit(image)
+    assert silent.wait(10.0)
+    cell.stop("gamma")
+    with pytest.raises(PeerTimeout, match="worker 'gamma' is gone"):
+        pending.result()
+
+
+def test_a_plan_that_cannot_be_made_ends_the_frame(cell: Cell, graph, strategy, image) -> None:
+    def replan(lost: frozenset[str]):
+        raise PlannerError("nothing is left to plan with")
+
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(replan=replan, deadline_s=8.0, connect_s=0.2)
+    coordinator.deploy(deploy(graph, strategy))
+    coordinator.infer(image)
+    cell.stop("gamma")
+    with pytest.raises(PlannerError, match="nothing is left"):
+        coordinator.infer(image)
+
+
+def silence(cell: Cell, device: int) -> threading.Event:
+    """Loses all rows that a device sends; the event is set at the first of them."""
+    silent = threading.Event()
+
+    def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
+        message = read_any(parts)
+        if isinstance(message, m.Rows) and message.source == device:
+            silent.set()
+            return []
+        return [parts]
+
+    cell.exchange.tamper = tamper
+    return silent
