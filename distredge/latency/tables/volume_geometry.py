@@ -125,10 +125,13 @@ class PartRows:
         self.reach = reach
         self.height = height
         self.start, self.stop = start, stop
+        self._all = spans_of(start, stop)
 
     def share(self, tensor: str) -> RowSpans:
         """Returns what the parts own of a tensor that is alive at the end: floor(x * H / H_ref)."""
         height = self.graph.tensors[tensor].height
+        if height == self.height:
+            return self._all
         return spans_of(self.start * height // self.height, self.stop * height // self.height)
 
     def owned(self, tensor: str) -> RowSpans | None:

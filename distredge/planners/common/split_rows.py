@@ -7,6 +7,7 @@ start on, `needed` of the walk is what the volume from there needs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.latency.tables.volume_geometry import PartRows, RowSpans, rising_needs
-from distredge.model.volumes import BackwardWalk, volume_between
+from distredge.model.volumes import BackwardWalk, VolumeGraph, volume_between
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -31,8 +32,22 @@ def walk_of_splits(graph: Graph, end: int, points: Ints) -> BackwardWalk[RowSpan
         end: location, 1 to the number of cuts.
         points: (n_splits, n_devices + 1) cut points of the rows at `end`.
     """
-    volume = volume_between(graph, 0, graph.cuts[end - 1].position)
-    return BackwardWalk(graph, volume, rows_of_splits(graph, end, points))
+    return BackwardWalk(graph, graph.once(_volume_to, end), rows_of_splits(graph, end, points))
+
+
+def _volume_to(graph: Graph, end: int) -> VolumeGraph:
+    """The volume from the input to a location, its operators those of the whole body.
+
+    A walk steps through some of these only, and many locations would each want what holds for all operators before it.
+    """
+    body, cut = graph.body, graph.cuts[end - 1]
+    whole = volume_between(graph, 0, len(body.operators))
+    if cut.position == whole.end:
+        return whole
+    made = body.operators[cut.position - 1]
+    results = [n for n in graph.output_names if n in whole.exports and graph.producer[n] <= made]
+    exports = {name: whole.phase_of[graph.producer[name]] for name in (*cut.tensors, *results)}
+    return dataclasses.replace(whole, end=cut.position, exports=exports)
 
 
 def rows_of_splits(graph: Graph, location: int, points: Ints) -> PartRows:
