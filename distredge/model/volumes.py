@@ -307,6 +307,7 @@ class BackwardWalk(Generic[Rows]):
         self.graph = graph
         self.volume = volume
         self.rows = rows
+        self._everywhere = graph.body.everywhere
         found = {name: rows.owned(name) for name in volume.exports}
         self.owned = {name: span for name, span in found.items() if span is not None}
         self.computed: dict[int, Rows] = {}
@@ -323,41 +324,35 @@ class BackwardWalk(Generic[Rows]):
 
     def step(self, index: int) -> None:
         """Goes through an operator; the one after it must be done."""
-        reads = self.volume.reads[index]
-        out = self._wanted(index)
-        if self.graph.body.verdicts[index].kind is Kind.REDUCE:
+        op, reads, rows = self.graph.operators[index], self.volume.reads[index], self.rows
+        out = None
+        for name in op.outputs:
+            for span in (self.needed.pop(name, None), self.owned.get(name)):
+                if span is not None:
+                    out = span if out is None else rows.hull(out, span)
+        if index in self.volume.reductions:
             # It takes every row once: each part those that it owns at the end of the volume.
-            share = self.rows.owned(reads[0].tensor)
+            share = rows.owned(reads[0].tensor)
             if share is not None:
                 self.computed[index] = share
                 self._read(index, reads[0], share)
-        elif out is not None and index in self.graph.body.everywhere:
-            self.computed[index] = self.rows.whole(self.graph.operators[index].outputs[0], out)
+        elif out is not None and index in self._everywhere:
+            self.computed[index] = rows.whole(op.outputs[0], out)
             for read in reads:
-                self._read(index, read, self.rows.whole(read.tensor, out))
+                self._read(index, read, rows.whole(read.tensor, out))
         elif out is not None:
             self.computed[index] = out
-            op = self.graph.operators[index]
             for read in reads:
-                need = self.rows.needs(op, read.position, out)
+                need = rows.needs(op, read.position, out)
                 if need is not None:
                     self._read(index, read, need)
-
-    def _wanted(self, index: int) -> Rows | None:
-        """What is owned of an operator's outputs, or needed by those after it."""
-        found = None
-        for name in self.graph.operators[index].outputs:
-            for span in (self.needed.pop(name, None), self.owned.get(name)):
-                if span is not None:
-                    found = span if found is None else self.rows.hull(found, span)
-        return found
 
     def _read(self, index: int, read: Read, need: Rows) -> None:
         phase = self.volume.phase_of[index]
         self._widen(self.needed, read.tensor, need)
         if read.maker < 0:
             self._widen(self.inputs[phase], read.tensor, need)
-        elif _reduces(self.graph, read.maker):
+        elif read.maker in self.volume.reductions:
             # Completed anew in each phase that reads it: the partial results are small and already here.
             self.finishes[phase].add(read.maker)
         elif read.earlier:
