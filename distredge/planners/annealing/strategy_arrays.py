@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.latency.kernel.arguments import KernelTables, LinkArrays
+
 
 class Batch(NamedTuple):
     """N strategies of at most L volumes on D slab positions.
@@ -57,6 +59,25 @@ class Choices(NamedTuple):
     crosses: float
     reach_least: float
     reach_heat: float
+
+
+class Pricing(NamedTuple):
+    """What N strategies at a time are priced with.
+
+    Attributes:
+        row_of: (n_cuts, n_cuts) row of each tabulated volume that may be used, by cut before it plus 1 and cut at its
+            end; or -1.
+        tables: of the kernel, as they stand.
+        links: of the kernel.
+        input_wire: (N,) bytes per element of the input.
+        nearby: whether rates of shared links may be approximate.
+    """
+
+    row_of: NDArray[np.int64]
+    tables: KernelTables
+    links: LinkArrays
+    input_wire: NDArray[np.int64]
+    nearby: bool
 
 
 def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:

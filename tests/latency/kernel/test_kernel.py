@@ -430,7 +430,7 @@ for link_model in sys.argv[1:]:
     found = Kernel(graph, [dataclasses.replace(cluster, link_model=link_model)])
     found.latency_s([[len(graph.cuts) - 1]], [[[0, 0, 0, 0, graph.cuts[-1].height]]], 0)
 from distredge.latency.kernel import entry_points
-print(*(sum(f.stats.cache_misses.values()) for f in entry_points._signatures))
+print(*(sum(f.stats.cache_misses.values()) for f in entry_points.SIGNATURES))
 """
 
 
