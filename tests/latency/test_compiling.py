@@ -98,7 +98,7 @@ def test_another_content_of_a_file_is_another_digest(tmp_path: Path, monkeypatch
     assert compiling.digest("latency.other") not in (before, changed)
 
 
-_MODULE = '''
+_MODULE = """
 import sys
 from distredge.latency.compiling import entry, is_cached, signature_of
 
@@ -112,7 +112,7 @@ def _compiled(stamp):
 double = _compiled(sys.argv[1])
 print(is_cached(double, signature_of(1)), is_cached(double, signature_of(1.0)))
 double(1)
-'''
+"""
 
 
 def test_a_cache_of_another_digest_or_of_other_types_does_not_count(tmp_path: Path) -> None:
