@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distredge.latency.compiling import inlined, inner, making
+from distredge.latency.compiling import inner, making
 from distredge.latency.kernel.arguments import Floats, Ints
 from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
@@ -25,7 +25,7 @@ from distredge.latency.kernel.common_ground import (
 )
 from distredge.latency.kernel.general_path import M_COLUMNS, T_COLUMNS, Site, run_independent, sum_loads, write_down
 from distredge.latency.kernel.shared_links import place_ends, run_shared
-from distredge.latency.kernel.traffic import Run, Traffic, make_traffic
+from distredge.latency.kernel.traffic import Run, Traffic, clear, make_traffic
 
 
 class GeneralRoom(NamedTuple):
@@ -61,15 +61,6 @@ def make_general_room(n_volumes, wide, max_phases):
     )
 
 
-@inlined
-def clear(room):
-    """Makes what `run_all` marks connections and links in as new, for the marks begin from one again."""
-    room.traffic.seen[:] = 0
-    room.traffic.fixed[:] = 0
-    room.traffic.ends[:] = np.inf
-    room.traffic.change[:] = np.inf
-
-
 @inner
 def run_all(tables, links, plans, nearby, found, general):
     """Writes down and runs all strategies; arguments as `entry_points.general`, then `GeneralRoom` to work in.
@@ -79,6 +70,7 @@ def run_all(tables, links, plans, nearby, found, general):
     room, traffic, slabs, rows = general.room, general.traffic, general.room.slabs, plans.rows.reshape(-1)
     n_volumes, n_slabs, n_devices = plans.cuts.shape[1], plans.order.shape[1], links.profile_of.shape[1]
     wide = n_slabs + 1
+    clear(traffic)
     slabs[n_slabs * S_COLUMNS + S_DEVICE] = n_devices
     turn, placed = np.int64(0), np.int64(-2)
     for k in range(plans.cuts.shape[0]):

@@ -22,43 +22,7 @@ from numpy.typing import NDArray
 
 from distredge.latency.compiling import inlined, making
 from distredge.latency.kernel.arguments import Floats, Ints
-from distredge.latency.tables.columns import (
-    AT_CUTS,
-    AT_HEAD_NEEDS,
-    AT_HEAD_PARTIALS,
-    AT_INDEX,
-    AT_NEEDS,
-    AT_PARTIALS,
-    AT_PHASES,
-    AT_RESULTS,
-    AT_SUMS,
-    AT_TENSORS,
-    AT_VOLUMES,
-    BAND,
-    HEAD_BYTES,
-    HEIGHT,
-    MADE_IN,
-    N_CUTS,
-    N_HEAD_NEEDS,
-    N_HEAD_PARTIALS,
-    N_NEEDS,
-    N_PARTIALS,
-    N_RESULTS,
-    N_SUMS,
-    NEED,
-    NEEDS,
-    PARTIAL,
-    PARTIALS,
-    PHASE,
-    SECONDS,
-    START_CLASS,
-    STOP_CLASS,
-    STRIDE,
-    SUM,
-    SUMS,
-    TENSOR,
-    VOLUME,
-)
+from distredge.latency.tables import columns as col
 
 V_COLUMNS = 6
 V_ROW, V_FIRST_STAGE, V_PLACE, V_WIRE, V_BOUNDARY, V_REFERENCE = range(V_COLUMNS)
@@ -141,21 +105,21 @@ def make_room(n_volumes, wide, max_phases):
 @inlined
 def enter_volume(model, volumes, w, start, end, stage, wire, boundary):
     """Notes volume w, which begins after cut `start - 1` and ends at cut `end`; returns its row in the tables."""
-    v = model[U(model[AT_INDEX] + start * model[N_CUTS] + end)]
+    v = model[U(model[col.AT_INDEX] + start * model[col.N_CUTS] + end)]
     at = w * V_COLUMNS
     volumes[U(at + V_ROW)] = v
     volumes[U(at + V_FIRST_STAGE)] = stage
-    volumes[U(at + V_PLACE)] = np.int64(0) if start == 0 else model[U(model[AT_CUTS] + start - 1)]
+    volumes[U(at + V_PLACE)] = np.int64(0) if start == 0 else model[U(model[col.AT_CUTS] + start - 1)]
     volumes[U(at + V_WIRE)] = wire
     volumes[U(at + V_BOUNDARY)] = boundary
-    volumes[U(at + V_REFERENCE)] = model[U(model[AT_VOLUMES] + v * VOLUME + HEIGHT)]
+    volumes[U(at + V_REFERENCE)] = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.HEIGHT)]
     return v
 
 
 @inlined
 def maker(model, volumes, tensor, before):
     """Returns the volume, counted back from `before`, in which a tensor is made."""
-    place = model[U(model[AT_TENSORS] + tensor * TENSOR)]
+    place = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR)]
     m = before - 1
     while volumes[U(m * V_COLUMNS + V_PLACE)] > place:
         m -= 1
@@ -165,14 +129,14 @@ def maker(model, volumes, tensor, before):
 @inlined
 def made_stage(model, ints, volumes, tensor, m):
     """Returns the stage in which volume m makes a tensor."""
-    at = model[U(model[AT_VOLUMES] + volumes[U(m * V_COLUMNS + V_ROW)] * VOLUME + MADE_IN)]
+    at = model[U(model[col.AT_VOLUMES] + volumes[U(m * V_COLUMNS + V_ROW)] * col.VOLUME + col.MADE_IN)]
     return volumes[U(m * V_COLUMNS + V_FIRST_STAGE)] + np.int64(ints[U(at + tensor)])
 
 
 @inlined
 def row_bytes(model, volumes, tensor, m):
     """Returns the bytes of one row of a tensor that volume m makes, on the wire."""
-    at = model[AT_TENSORS] + tensor * TENSOR
+    at = model[col.AT_TENSORS] + tensor * col.TENSOR
     own = model[U(at + 3)]
     return model[U(at + 2)] * (own if own != 0 else volumes[U(m * V_COLUMNS + V_WIRE)])
 
@@ -189,18 +153,18 @@ def owned_until(hand, m, i, height):
 def seconds_of(tables, v, q, a, b, profile):
     """Seconds of rows [a, b) of a volume's phase on a board of a profile."""
     model, ints, seconds = tables.model, tables.ints, tables.seconds
-    at, phase = model[AT_VOLUMES] + v * VOLUME, model[AT_PHASES] + q * PHASE
-    place = model[U(phase + SECONDS)] + model[U(phase + STRIDE)] * profile
-    starts = model[U(at + START_CLASS)]
+    at, phase = model[col.AT_VOLUMES] + v * col.VOLUME, model[col.AT_PHASES] + q * col.PHASE
+    place = model[U(phase + col.SECONDS)] + model[U(phase + col.STRIDE)] * profile
+    starts = model[U(at + col.START_CLASS)]
     if starts >= 0:
-        stops = model[U(at + STOP_CLASS)]
+        stops = model[U(at + col.STOP_CLASS)]
         return seconds[U(place + np.int64(ints[U(starts + a)]) + np.int64(ints[U(stops + b)]))]
-    band = model[U(at + BAND)]
+    band = model[U(at + col.BAND)]
     if b - a < band:
         return seconds[U(place + a * band + b - a)]
-    total = seconds[U(place + (model[U(at + HEIGHT)] + 1) * band)]
-    for x in range(model[U(phase + SUMS)], model[U(phase + SUMS)] + model[U(phase + N_SUMS)]):
-        row = model[AT_SUMS] + x * SUM
+    total = seconds[U(place + (model[U(at + col.HEIGHT)] + 1) * band)]
+    for x in range(model[U(phase + col.SUMS)], model[U(phase + col.SUMS)] + model[U(phase + col.N_SUMS)]):
+        row = model[col.AT_SUMS] + x * col.SUM
         first, last = np.int64(ints[U(model[U(row)] + a)]), np.int64(ints[U(model[U(row + 1)] + b)])
         total += seconds[U(model[U(row + 2)] + model[U(row + 3)] * profile + last - first)]
     return total
@@ -221,10 +185,19 @@ def add(slabs, count, source, size, made):
 
 
 @inlined
+def taken(slabs, x):
+    """Takes what the x-th source sends off the list; returns source, bytes and the last stage that makes any."""
+    source = slabs[U(x * S_COLUMNS + S_TOUCHED)]
+    size = slabs[U(source * S_COLUMNS + S_SIZE)]
+    slabs[U(source * S_COLUMNS + S_SIZE)] = 0
+    return source, size, slabs[U(source * S_COLUMNS + S_MADE)]
+
+
+@inlined
 def fetch_rows(tables, hand, before, tensor, lo, hi, mine, count):
     """Adds what owners other than slab position `mine` send of rows [lo, hi) of a tensor to volume `before`."""
     model, volumes = tables.model, hand.volumes
-    at = model[AT_TENSORS] + tensor * TENSOR
+    at = model[col.AT_TENSORS] + tensor * col.TENSOR
     if model[U(at)] < 0:
         size = row_bytes(model, volumes, tensor, len(volumes) // V_COLUMNS - 1)
         return add(hand.slabs, count, hand.wide - 1, (hi - lo) * size, np.int64(INPUT))
@@ -284,21 +257,21 @@ def fetch_partials(hand, m, height, size, made, mine, count):
 def gather(tables, hand, w, q, a, b, mine):
     """Collects what rows [a, b) of phase q of volume w fetch; returns the number of sources."""
     model, ints, volumes = tables.model, tables.ints, hand.volumes
-    v = model[AT_VOLUMES] + volumes[U(w * V_COLUMNS + V_ROW)] * VOLUME
+    v = model[col.AT_VOLUMES] + volumes[U(w * V_COLUMNS + V_ROW)] * col.VOLUME
     at_start, at_stop, short = a, b, 0
-    if b - a < model[U(v + BAND)]:
-        at_start = at_stop = a * model[U(v + BAND)] + b - a
+    if b - a < model[U(v + col.BAND)]:
+        at_start = at_stop = a * model[U(v + col.BAND)] + b - a
         short = 2
     count = np.int64(0)
-    phase = model[AT_PHASES] + q * PHASE
-    for x in range(model[U(phase + NEEDS)], model[U(phase + NEEDS)] + model[U(phase + N_NEEDS)]):
-        need = model[AT_NEEDS] + x * NEED
+    phase = model[col.AT_PHASES] + q * col.PHASE
+    for x in range(model[U(phase + col.NEEDS)], model[U(phase + col.NEEDS)] + model[U(phase + col.N_NEEDS)]):
+        need = model[col.AT_NEEDS] + x * col.NEED
         lo = np.int64(ints[U(model[U(need + 1 + short)] + at_start)])
         hi = np.int64(ints[U(model[U(need + 2 + short)] + at_stop)])
         if lo < hi:
             count = fetch_rows(tables, hand, w, model[U(need)], lo, hi, mine, count)
-    for x in range(model[U(phase + PARTIALS)], model[U(phase + PARTIALS)] + model[U(phase + N_PARTIALS)]):
-        partial = model[AT_PARTIALS] + x * PARTIAL
+    for x in range(model[U(phase + col.PARTIALS)], model[U(phase + col.PARTIALS)] + model[U(phase + col.N_PARTIALS)]):
+        partial = model[col.AT_PARTIALS] + x * col.PARTIAL
         made = volumes[U(w * V_COLUMNS + V_FIRST_STAGE)] + model[U(partial)]
         count = fetch_partials(hand, w, model[U(partial + 2)], model[U(partial + 1)], made, mine, count)
     return count
@@ -314,23 +287,23 @@ def gather_end(tables, hand, n, head, head_stage):
     model = tables.model
     count = np.int64(0)
     if head_stage < 0:
-        at, last, mine = model[AT_HEAD_NEEDS], model[N_HEAD_NEEDS], head
+        at, last, mine = model[col.AT_HEAD_NEEDS], model[col.N_HEAD_NEEDS], head
     else:
-        at, last, mine = model[AT_RESULTS], model[N_RESULTS], np.int64(-1)
+        at, last, mine = model[col.AT_RESULTS], model[col.N_RESULTS], np.int64(-1)
     for x in range(last):
         tensor = model[U(at + x)]
-        height = model[U(model[AT_TENSORS] + tensor * TENSOR + 1)]
+        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
         count = fetch_rows(tables, hand, n, tensor, np.int64(0), height, mine, count)
     if head_stage >= 0:
-        if model[HEAD_BYTES] > 0:
-            count = add(hand.slabs, count, head, model[HEAD_BYTES], head_stage)
+        if model[col.HEAD_BYTES] > 0:
+            count = add(hand.slabs, count, head, model[col.HEAD_BYTES], head_stage)
         return count
-    for x in range(model[N_HEAD_PARTIALS]):
-        tensor = model[U(model[AT_HEAD_PARTIALS] + 2 * x)]
-        size = model[U(model[AT_HEAD_PARTIALS] + 2 * x + 1)]
+    for x in range(model[col.N_HEAD_PARTIALS]):
+        tensor = model[U(model[col.AT_HEAD_PARTIALS] + 2 * x)]
+        size = model[U(model[col.AT_HEAD_PARTIALS] + 2 * x + 1)]
         m = maker(model, hand.volumes, tensor, n)
         made = made_stage(model, tables.ints, hand.volumes, tensor, m)
-        height = model[U(model[AT_TENSORS] + tensor * TENSOR + 1)]
+        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
         count = fetch_partials(hand, m, height, size, made, mine, count)
     return count
 

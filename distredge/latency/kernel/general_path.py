@@ -20,10 +20,7 @@ from distredge.latency.kernel.common_ground import (
     PRE_BYTE,
     S_COLUMNS,
     S_DEVICE,
-    S_MADE,
     S_PROFILE,
-    S_SIZE,
-    S_TOUCHED,
     V_BOUNDARY,
     V_COLUMNS,
     V_FIRST_STAGE,
@@ -34,8 +31,9 @@ from distredge.latency.kernel.common_ground import (
     gather,
     gather_end,
     seconds_of,
+    taken,
 )
-from distredge.latency.tables.columns import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, REDUCES, VOLUME
+from distredge.latency.tables import columns as col
 
 M_COLUMNS = 8
 M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
@@ -101,8 +99,8 @@ def write_down(tables, plans, k, hand, messages, stages):
         start = end + 1
         for x in range(2 * wide):
             edges[U(2 * w * wide + x)] = 0
-        at = model[AT_VOLUMES] + v * VOLUME
-        for q in range(model[at + PHASES], model[at + PHASES] + model[at + N_PHASES]):
+        at = model[col.AT_VOLUMES] + v * col.VOLUME
+        for q in range(model[at + col.PHASES], model[at + col.PHASES] + model[at + col.N_PHASES]):
             for j in range(wide - 1):
                 share = hand.at_rows + w * wide + j
                 a, b = np.int64(hand.rows[U(share)]), np.int64(hand.rows[U(share + 1)])
@@ -111,9 +109,9 @@ def write_down(tables, plans, k, hand, messages, stages):
                     count = gather(tables, hand, w, q, a, b, j)
                     n_messages = note(slabs, count, messages, n_messages, stage, j)
             stage += 1
-    n_stages, whole = stage, start == model[N_CUTS]
+    n_stages, whole = stage, start == model[col.N_CUTS]
     if whole:
-        if model[HAS_HEAD]:
+        if model[col.HAS_HEAD]:
             for j in range(wide - 1):
                 stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)] = -1.0
             count = gather_end(tables, hand, n, head, np.int64(-1))
@@ -133,14 +131,13 @@ def note(slabs, count, messages, n_messages, stage, mine):
     """Writes down the messages that were gathered for slab position `mine`; returns the number of all messages."""
     wide = len(slabs) // S_COLUMNS
     for x in range(count):
-        i = slabs[U(x * S_COLUMNS + S_TOUCHED)]
+        i, size, made = taken(slabs, x)
         at = n_messages * M_COLUMNS
         messages[U(at + M_STAGE)] = stage
         messages[U(at + M_FROM)] = i
         messages[U(at + M_TO)] = mine
-        messages[U(at + M_SIZE)] = slabs[U(i * S_COLUMNS + S_SIZE)]
-        messages[U(at + M_MADE)] = (slabs[U(i * S_COLUMNS + S_MADE)] + 1) * wide + i
-        slabs[U(i * S_COLUMNS + S_SIZE)] = 0
+        messages[U(at + M_SIZE)] = size
+        messages[U(at + M_MADE)] = (made + 1) * wide + i
         n_messages += 1
     return n_messages
 
@@ -150,11 +147,11 @@ def price(tables, hand, w, stages):
     """Fills in the seconds of all parts of volume w; a boundary-first part is two strips and what is between them."""
     model, volumes, edges, wide = tables.model, hand.volumes, hand.edges, hand.wide
     v = volumes[U(w * V_COLUMNS + V_ROW)]
-    at = model[AT_VOLUMES] + v * VOLUME
-    n_phases = model[U(at + N_PHASES)]
-    first = volumes[U(w * V_COLUMNS + V_BOUNDARY)] != 0 and n_phases == 1 and model[U(at + REDUCES)] == 0
+    at = model[col.AT_VOLUMES] + v * col.VOLUME
+    n_phases = model[U(at + col.N_PHASES)]
+    first = volumes[U(w * V_COLUMNS + V_BOUNDARY)] != 0 and n_phases == 1 and model[U(at + col.REDUCES)] == 0
     for phase in range(n_phases):
-        q = model[U(at + PHASES)] + phase
+        q = model[U(at + col.PHASES)] + phase
         stage = volumes[U(w * V_COLUMNS + V_FIRST_STAGE)] + phase
         for j in range(wide - 1):
             share = w * wide + j

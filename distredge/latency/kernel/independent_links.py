@@ -10,9 +10,7 @@ from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
     S_COLUMNS,
     S_DEVICE,
-    S_MADE,
     S_PROFILE,
-    S_SIZE,
     S_TOUCHED,
     V_COLUMNS,
     V_WIRE,
@@ -27,34 +25,9 @@ from distredge.latency.kernel.common_ground import (
     owned_until,
     row_bytes,
     seconds_of,
+    taken,
 )
-from distredge.latency.tables.columns import (
-    AT_HEAD_NEEDS,
-    AT_NEEDS,
-    AT_PHASES,
-    AT_TENSORS,
-    AT_VOLUMES,
-    BAND,
-    HAS_HEAD,
-    HEAD_BYTES,
-    N_CUTS,
-    N_HEAD_NEEDS,
-    N_HEAD_PARTIALS,
-    N_NEEDS,
-    N_PARTIALS,
-    N_PHASES,
-    N_RESULTS,
-    NEED,
-    NEEDS,
-    PHASE,
-    PHASES,
-    SECONDS,
-    START_CLASS,
-    STOP_CLASS,
-    STRIDE,
-    TENSOR,
-    VOLUME,
-)
+from distredge.latency.tables import columns as col
 
 
 @inner
@@ -64,7 +37,7 @@ def price_all(tables, links, plans, found, room):
     n_volumes, n_slabs, n_devices = plans.cuts.shape[1], plans.order.shape[1], links.profile_of.shape[1]
     wide = n_slabs + 1
     slabs[n_slabs * S_COLUMNS + S_DEVICE] = n_devices
-    has_simple_end = model[N_HEAD_NEEDS] == 1 and model[N_HEAD_PARTIALS] == 0 and model[N_RESULTS] == 0
+    has_simple_end = model[col.N_HEAD_NEEDS] == 1 and model[col.N_HEAD_PARTIALS] == 0 and model[col.N_RESULTS] == 0
     for k in range(plans.cuts.shape[0]):
         c = plans.which[k]
         for j in range(n_slabs):
@@ -82,11 +55,11 @@ def price_all(tables, links, plans, found, room):
             n = w + 1
             v = enter_volume(model, room.volumes, w, start, end, stage, plans.wires[k, w], np.int64(0))
             start = end + 1
-            at = model[AT_VOLUMES] + v * VOLUME
-            for q in range(model[U(at + PHASES)], model[U(at + PHASES)] + model[U(at + N_PHASES)]):
-                phase = model[AT_PHASES] + q * PHASE
-                one = model[U(phase + N_NEEDS)] == 1 and model[U(phase + N_PARTIALS)] == 0
-                if one and model[U(at + START_CLASS)] >= 0 and model[U(at + BAND)] == 1:
+            at = model[col.AT_VOLUMES] + v * col.VOLUME
+            for q in range(model[U(at + col.PHASES)], model[U(at + col.PHASES)] + model[U(at + col.N_PHASES)]):
+                phase = model[col.AT_PHASES] + q * col.PHASE
+                one = model[U(phase + col.N_NEEDS)] == 1 and model[U(phase + col.N_PARTIALS)] == 0
+                if one and model[U(at + col.START_CLASS)] >= 0 and model[U(at + col.BAND)] == 1:
                     simple_phase(tables, hand, ways, w, v, q, stage)
                 else:
                     any_phase(tables, hand, ways, w, v, q, stage)
@@ -94,7 +67,7 @@ def price_all(tables, links, plans, found, room):
         if found.finish_s.shape[0] > 0:
             for j in range(n_slabs):
                 found.finish_s[k, j] = room.done[stage * wide + j]
-        if start != model[N_CUTS]:
+        if start != model[col.N_CUTS]:
             found.latency[k] = np.nan
         elif has_simple_end:
             found.latency[k] = simple_end(tables, hand, ways, n, stage, plans.head[k])
@@ -109,14 +82,14 @@ def simple_phase(tables, hand, ways, w, v, q, stage):
         tables.model, tables.ints, hand.rows, hand.volumes, hand.slabs, ways.done
     )  # fmt: skip
     wide, n_slabs, n_devices = hand.wide, hand.wide - 1, ways.n_devices
-    need = model[AT_NEEDS] + model[U(model[AT_PHASES] + q * PHASE + NEEDS)] * NEED
+    need = model[col.AT_NEEDS] + model[U(model[col.AT_PHASES] + q * col.PHASE + col.NEEDS)] * col.NEED
     tensor, lo_at, hi_at = model[U(need)], model[U(need + 1)], model[U(need + 2)]
-    starts = model[U(model[AT_VOLUMES] + v * VOLUME + START_CLASS)]
-    stops = model[U(model[AT_VOLUMES] + v * VOLUME + STOP_CLASS)]
-    seconds_at = model[U(model[AT_PHASES] + q * PHASE + SECONDS)]
-    stride = model[U(model[AT_PHASES] + q * PHASE + STRIDE)]
+    starts = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.START_CLASS)]
+    stops = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.STOP_CLASS)]
+    seconds_at = model[U(model[col.AT_PHASES] + q * col.PHASE + col.SECONDS)]
+    stride = model[U(model[col.AT_PHASES] + q * col.PHASE + col.STRIDE)]
     before, after, mine = stage * wide, (stage + 1) * wide, hand.at_rows + w * wide
-    tensor_at = model[AT_TENSORS] + tensor * TENSOR
+    tensor_at = model[col.AT_TENSORS] + tensor * col.TENSOR
     is_input = model[U(tensor_at)] < 0
     made, i = np.int64(0), np.int64(0)
     if is_input:
@@ -177,12 +150,10 @@ def deliver(hand, ways, count, mine, ready):
     slabs, wide = hand.slabs, hand.wide
     to = ways.base + slabs[U(mine * S_COLUMNS + S_DEVICE)] * P_COLUMNS
     for x in range(count):
-        i = slabs[U(x * S_COLUMNS + S_TOUCHED)]
-        size = float(slabs[U(i * S_COLUMNS + S_SIZE)])
-        slabs[U(i * S_COLUMNS + S_SIZE)] = 0
-        left = ways.done[U((slabs[U(i * S_COLUMNS + S_MADE)] + 1) * wide + i)]
+        i, size, made = taken(slabs, x)
+        left = ways.done[U((made + 1) * wide + i)]
         at = to + slabs[U(i * S_COLUMNS + S_DEVICE)] * (ways.n_devices + 1) * P_COLUMNS
-        ready = max(ready, cross(ways, at, left, size, i * wide + mine))
+        ready = max(ready, cross(ways, at, left, float(size), i * wide + mine))
     return ready
 
 
@@ -191,11 +162,11 @@ def simple_end(tables, hand, ways, n, stage, head):
     """The end of a model whose head reads one tensor and makes all results; returns the latency."""
     model, volumes, slabs, done = tables.model, hand.volumes, hand.slabs, ways.done
     wide, n_devices = hand.wide, ways.n_devices
-    tensor = model[U(model[AT_HEAD_NEEDS])]
+    tensor = model[U(model[col.AT_HEAD_NEEDS])]
     m = maker(model, volumes, tensor, n)
     made = (made_stage(model, tables.ints, volumes, tensor, m) + 1) * wide
     per_row = float(row_bytes(model, volumes, tensor, m))
-    height = model[U(model[AT_TENSORS] + tensor * TENSOR + 1)]
+    height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
     to = ways.base + slabs[U(head * S_COLUMNS + S_DEVICE)] * P_COLUMNS
     t = done[U(stage * wide + head)]
     stop = np.int64(0)
@@ -207,14 +178,14 @@ def simple_end(tables, hand, ways, n, stage, head):
             t = max(t, cross(ways, at, done[U(made + i)], float(stop - start) * per_row, i * wide + head))
     t += tables.head_seconds[U(slabs[U(head * S_COLUMNS + S_PROFILE)])]
     at = ways.base + (slabs[U(head * S_COLUMNS + S_DEVICE)] * (n_devices + 1) + n_devices) * P_COLUMNS
-    return cross(ways, at, t, float(model[HEAD_BYTES]), head * wide + wide - 1)
+    return cross(ways, at, t, float(model[col.HEAD_BYTES]), head * wide + wide - 1)
 
 
 @inlined
 def any_end(tables, hand, ways, n, stage, head):
     """The end of any model; returns the latency."""
     wide, done = hand.wide, ways.done
-    if tables.model[HAS_HEAD]:
+    if tables.model[col.HAS_HEAD]:
         count = gather_end(tables, hand, n, head, np.int64(-1))
         t = deliver(hand, ways, count, head, done[stage * wide + head])
         done[(stage + 1) * wide + head] = t + tables.head_seconds[hand.slabs[head * S_COLUMNS + S_PROFILE]]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distredge.latency.compiling import making
+from distredge.latency.compiling import inlined, making
 from distredge.latency.kernel.arguments import Floats, Ints
 
 F_COLUMNS = 4
@@ -110,7 +110,7 @@ def make_traffic(per_message, wide):
     by_message, by_message_s = np.zeros((4, per_message), np.int64), np.zeros((2, per_message))
     per_connection = 4 * wide * wide + 2 * wide
     by_connection = np.zeros((14, per_connection), np.int64)
-    by_connection_s = np.full((6, per_connection + 3), np.inf)
+    by_connection_s = np.zeros((6, per_connection + 3))
     return Traffic(
         by_message[0], by_message[1], by_message[2], by_message[3],
         by_message_s[0], by_message_s[1],
@@ -121,3 +121,12 @@ def make_traffic(per_message, wide):
         by_connection_s[5],
         np.zeros(wide * wide * F_COLUMNS),
     )  # fmt: skip
+
+
+@inlined
+def clear(traffic):
+    """Makes what connections and links are marked in as new, for the marks begin from one again, and nothing in use."""
+    traffic.seen[:] = 0
+    traffic.fixed[:] = 0
+    traffic.ends[:] = np.inf
+    traffic.change[:] = np.inf

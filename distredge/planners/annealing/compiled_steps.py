@@ -9,7 +9,7 @@ import numpy as np
 from distredge.latency.compiling import digest, entry, inlined, inner, making
 from distredge.latency.kernel import entry_points
 from distredge.latency.kernel.arguments import Found, Plans
-from distredge.latency.kernel.batches import clear, make_general_room, run_all
+from distredge.latency.kernel.batches import make_general_room, run_all
 from distredge.latency.kernel.common_ground import make_room
 from distredge.latency.kernel.independent_links import price_all
 from distredge.planners.annealing import moves
@@ -27,23 +27,6 @@ FILES = (
     "planners.annealing.strategy_arrays",
 )
 """Modules that the functions below are compiled from."""
-
-
-@making
-def kernel_plans(batch: Any, input_wire: Any) -> Any:
-    """The strategies of a batch as the kernel takes them, on the arrays of the batch; `input_wire` is (N,)."""
-    size = len(input_wire)
-    return Plans(
-        np.zeros(size, np.int64), batch.cuts, batch.rows, batch.order, batch.head, batch.wires, input_wire,
-        batch.boundary, np.zeros(size),
-    )  # fmt: skip
-
-
-@making
-def latencies_only(plans: Any) -> Any:
-    """Room for what some strategies cost in latency."""
-    size, nobody = len(plans.head), np.empty((0, plans.order.shape[1]))
-    return Found(np.empty(size), nobody, nobody, np.empty(0))
 
 
 @inner
@@ -121,6 +104,24 @@ def _take_over(chains: Any, k: int, found: float) -> None:
         moves.copy_plan(chains.proposed, k, chains.best, k)
 
 
+@making
+def kernel_arrays(batch: Any, input_wire: Any, everything: Any) -> Any:
+    """The strategies of a batch as the kernel takes them, on the arrays of the batch, and room for what they cost.
+
+    Args:
+        batch: N strategies.
+        input_wire: (N,) bytes per element of the input.
+        everything: whether there is room for more than their latencies.
+    """
+    size, slabs = batch.order.shape
+    most = size if everything else 0
+    plans = Plans(
+        np.zeros(size, np.int64), batch.cuts, batch.rows, batch.order, batch.head, batch.wires, input_wire,
+        batch.boundary, np.zeros(size),
+    )  # fmt: skip
+    return plans, Found(np.empty(size), np.empty((0, slabs)), np.empty((most, slabs)), np.empty(most))
+
+
 def _compiled(stamp: str) -> tuple[Any, Any, Any]:
     """The functions below, in each of which `stamp` is a constant."""
 
@@ -136,8 +137,7 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
             pricing: `strategy_arrays.Pricing`.
         """
         len(stamp)
-        plans = kernel_plans(chains.proposed, pricing.input_wire)
-        found = latencies_only(plans)
+        plans, found = kernel_arrays(chains.proposed, pricing.input_wire, False)
         room = make_room(plans.cuts.shape[1], plans.order.shape[1] + 1, pricing.tables.max_phases)
         for _ in range(steps):
             propose_all(chains, choices, pricing.row_of, wanted)
@@ -148,12 +148,10 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
     def anneal_general(steps: Any, chains: Any, choices: Any, wanted: Any, pricing: Any) -> None:
         """Takes steps under everything that the kernel knows; arguments as of `anneal_independent`."""
         len(stamp)
-        plans = kernel_plans(chains.proposed, pricing.input_wire)
-        found = latencies_only(plans)
+        plans, found = kernel_arrays(chains.proposed, pricing.input_wire, False)
         room = make_general_room(plans.cuts.shape[1], plans.order.shape[1] + 1, pricing.tables.max_phases)
         for _ in range(steps):
             propose_all(chains, choices, pricing.row_of, wanted)
-            clear(room)
             run_all(pricing.tables, pricing.links, plans, pricing.nearby, found, room)
             accept_all(chains, choices, found.latency)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.latency.kernel.arguments import KernelTables, LinkArrays
+from distredge.latency.kernel.arguments import Ints, KernelTables, LinkArrays
 
 
 class Batch(NamedTuple):
@@ -23,12 +23,12 @@ class Batch(NamedTuple):
         boundary: (N, L) whether a volume computes first what others wait for.
     """
 
-    cuts: NDArray[np.int64]
+    cuts: Ints
     rows: NDArray[np.int32]
-    order: NDArray[np.int64]
-    head: NDArray[np.int64]
-    wires: NDArray[np.int64]
-    boundary: NDArray[np.int64]
+    order: Ints
+    head: Ints
+    wires: Ints
+    boundary: Ints
 
 
 class Choices(NamedTuple):
@@ -48,11 +48,11 @@ class Choices(NamedTuple):
         reach_heat: the same per unit of temperature; never more than half a map.
     """
 
-    candidates: NDArray[np.int64]
-    heights: NDArray[np.int64]
-    kinds: NDArray[np.int64]
+    candidates: Ints
+    heights: Ints
+    kinds: Ints
     free_order: bool
-    wires: NDArray[np.int64]
+    wires: Ints
     boundary: bool
     trials: float
     trial_steps: int
@@ -73,10 +73,10 @@ class Pricing(NamedTuple):
         nearby: whether rates of shared links may be approximate.
     """
 
-    row_of: NDArray[np.int64]
+    row_of: Ints
     tables: KernelTables
     links: LinkArrays
-    input_wire: NDArray[np.int64]
+    input_wire: Ints
     nearby: bool
 
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from distredge.latency.compiling import digest, entry, inner
-from distredge.latency.kernel.arguments import Found
-from distredge.latency.kernel.batches import clear, make_general_room, run_all
+from distredge.latency.kernel.batches import make_general_room, run_all
 from distredge.latency.tables.memory_tables import Memory
 from distredge.planners.annealing import compiled_steps, moves
 from distredge.planners.other_objectives.compiled_figures import fill_figures
@@ -117,14 +116,12 @@ def _compiled(stamp: str) -> Any:
             memory: what volumes take of it.
         """
         len(stamp)
-        plans, logs = compiled_steps.kernel_plans(chains.proposed, pricing.input_wire), np.empty(3)
-        size, slabs = plans.order.shape
-        found = Found(np.empty(size), np.empty((0, slabs)), np.empty((size, slabs)), np.empty(size))
-        room = make_general_room(plans.cuts.shape[1], slabs + 1, pricing.tables.max_phases)
+        plans, found = compiled_steps.kernel_arrays(chains.proposed, pricing.input_wire, True)
+        room = make_general_room(plans.cuts.shape[1], plans.order.shape[1] + 1, pricing.tables.max_phases)
+        logs = np.empty(3)
         for _ in range(max(1, steps)):
             if steps > 0:
                 compiled_steps.propose_all(chains, choices, pricing.row_of, wanted)
-            clear(room)
             run_all(pricing.tables, pricing.links, plans, pricing.nearby, found, room)
             fill_figures(chains.proposed, boards, memory, found, figures)
             if steps > 0:
