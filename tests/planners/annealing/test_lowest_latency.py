@@ -186,7 +186,7 @@ def test_offers_no_more_than_the_problem_allows(vgg: Graph) -> None:
     cluster = load_cluster("db-50", [vgg])
     lossless = Search(Problem(vgg, cluster, boundary_first=True), Budget(evaluations=10_000), 0).run()
     assert lossless.lossless
-    wires = ("float32", "float16", "int8")
+    wires = ("float32", "float16")
     lossy = Problem(vgg, cluster, allow_lossy=True, wires=wires)
     found = Search(lossy, Budget(evaluations=10_000), 0).run()
     assert not any(v.boundary_first for v in found.volumes)
