@@ -2,7 +2,16 @@
 
 numba keeps compiled functions on disk and looks at the age of their own file alone. So that a change in any file that
 is compiled into them makes it compile anew, they hold a `digest` of all of those, and what they hold is part of numba's
-key.
+key::
+
+    def _compiled(stamp):
+        @entry
+        def price(...):
+            len(stamp)
+            ...
+        return price
+
+    price = _compiled(digest(*FILES))
 """
 
 from __future__ import annotations
@@ -11,23 +20,28 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from numba import njit
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit, typeof
 
-_OPTIONS: Any = {
-    "nogil": True,
-    "boundscheck": False,
-    "error_model": "numpy",
-    # Nothing but compiled functions calls them.
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
+OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+"""What all of them have in common."""
 
-inner = njit(**_OPTIONS)
-"""Compiles a function that compiled functions call."""
+WITHOUT_COUNTING: Any = {**OPTIONS, "_nrt": False}
+"""Without numba's counting of references, for functions that make no arrays: it takes most of the time to compile, and
+longer than what most of these functions do."""
 
-inlined = njit(**_OPTIONS, forceinline=True)
+_INSIDE: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Nothing but compiled functions calls them."""
+
+entry = njit(cache=True, **OPTIONS)
+"""Compiles a function that Python calls, and keeps it on disk."""
+
+making = njit(**OPTIONS, **_INSIDE)
+"""Compiles a function that compiled functions call and that makes arrays."""
+
+inner = njit(**WITHOUT_COUNTING, **_INSIDE)
+"""The same for one that makes none. What it is given its callers keep alive; it may return no array of its own."""
+
+inlined = njit(**WITHOUT_COUNTING, **_INSIDE, forceinline=True)
 """The same for one that is small or called from one place: passing so many arrays costs more than the code's size."""
 
 
@@ -39,32 +53,17 @@ def digest(*modules: str) -> str:
     return found.hexdigest()
 
 
-def _forget_owner(context, builder, kind, value):
-    array = context.make_array(kind)(context, builder, value)
-    array.meminfo = cgutils.get_null_value(array.meminfo.type)
-    array.parent = cgutils.get_null_value(array.parent.type)
-    return array._getvalue()
+def signature_of(*arguments: Any) -> tuple[Any, ...]:
+    """Returns numba's types of some arguments: what a function is compiled for that is called with them."""
+    return tuple(typeof(argument) for argument in arguments)
 
 
-@intrinsic
-def borrow(typing_context, array):
-    """The same array without reference counting; something else must keep it alive."""
+def is_cached(function: Any, signature: tuple[Any, ...]) -> bool:
+    """Whether a function can be loaded from numba's cache, as it is now and for arguments of those types.
 
-    def codegen(context, builder, signature, arguments):
-        return _forget_owner(context, builder, signature.args[0], arguments[0])
-
-    return array(array), codegen
-
-
-@intrinsic
-def borrow_all(typing_context, arrays):
-    """The same tuple of arrays without reference counting."""
-
-    def codegen(context, builder, signature, arguments):
-        kind = signature.args[0]
-        found = [
-            _forget_owner(context, builder, kind[i], builder.extract_value(arguments[0], i)) for i in range(len(kind))
-        ]
-        return context.make_tuple(builder, kind, found)
-
-    return arrays(arrays), codegen
+    Args:
+        function: made by `entry`.
+        signature: as from `signature_of`.
+    """
+    key = function._cache._index_key(signature, function.targetctx.codegen())
+    return key in function._cache._cache_file._load_index()

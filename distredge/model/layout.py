@@ -6,8 +6,7 @@ runtime executes it.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -119,22 +118,6 @@ class Layout:
     has_head: bool
     decisions: tuple[Decision, ...] = ()
 
-    @functools.cached_property
-    def _incoming(self) -> Mapping[tuple[int, int], tuple[Transfer, ...]]:
-        return _group((t.stage, t.destination, t) for t in self.transfers)
-
-    @functools.cached_property
-    def _outgoing(self) -> Mapping[tuple[int, int], tuple[Transfer, ...]]:
-        return _group((t.produced, t.source, t) for t in self.transfers)
-
-    def incoming(self, stage: int, device: int) -> tuple[Transfer, ...]:
-        """What `device` must have before `stage`, its own rows included."""
-        return self._incoming.get((stage, device), ())
-
-    def outgoing(self, stage: int, device: int) -> tuple[Transfer, ...]:
-        """What `device` sends or keeps after it has done `stage` (-1: the requester's input)."""
-        return self._outgoing.get((stage, device), ())
-
     @property
     def bytes_sent(self) -> int:
         """Bytes that cross the network for one image."""
@@ -148,13 +131,6 @@ class Layout:
         """Share of multiply-adds beyond those of the whole model run once."""
         total = sum(graph.macs)
         return self.macs(graph) / total - 1.0 if total else 0.0
-
-
-def _group(items: Iterable[tuple[int, int, Transfer]]) -> dict[tuple[int, int], tuple[Transfer, ...]]:
-    groups: dict[tuple[int, int], list[Transfer]] = {}
-    for stage, device, transfer in items:
-        groups.setdefault((stage, device), []).append(transfer)
-    return {key: tuple(value) for key, value in groups.items()}
 
 
 def part_macs(graph: Graph, part: Part) -> int:

@@ -52,7 +52,7 @@ def covered(tensor: Tensor, regions: list[Region]) -> np.ndarray[Any, np.dtype[n
 def check_layout(graph: Graph, layout: Layout) -> None:
     devices = range(len(layout.devices))
     for stage, device in itertools.product(range(len(layout.stages) + 1), (*devices, REQUESTER)):
-        incoming = layout.incoming(stage, device)
+        incoming = [t for t in layout.transfers if (t.stage, t.destination) == (stage, device)]
         if stage < len(layout.stages):
             if device == REQUESTER:
                 assert not incoming

@@ -51,7 +51,8 @@ def test_every_volume_costs_what_its_layout_costs(with_edges: Any, model: str, s
         np.testing.assert_allclose(piece.macs[0], [part_macs(graph, part) for part in stage.parts], rtol=1e-6)
         needed = [sum(4 * region_size(layout.tensors[n], r) for n, r in p.inputs.items()) for p in stage.parts]
         np.testing.assert_array_equal(chain.needed_bytes(piece)[0], needed)
-        fetched = [sum(t.size_bytes for t in layout.incoming(stage.index, k) if not t.local) for k in range(4)]
+        coming = [t for t in layout.transfers if t.stage == stage.index and not t.local]
+        fetched = [sum(t.size_bytes for t in coming if t.destination == k) for k in range(4)]
         np.testing.assert_array_equal(chain.fetched_bytes(piece, [before if start else points])[0], fetched)
         if layout.has_head:
             head_s = part_seconds(problem, lay_out_decisions(graph, names, decisions, 2))[len(layout.stages) - 1, 2]
