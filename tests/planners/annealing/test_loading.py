@@ -34,6 +34,7 @@ def test_it_is_loaded_once_on_stopped_time_and_said_only_if_it_must_be_compiled(
 ) -> None:
     problem, now, asked = problem_in(vgg, "db-50", regime), 0.0, 0
     loading.load(problem, Budget(evaluations=1))
+    caplog.clear()
     monkeypatch.setattr(loading, "_loaded", set())
 
     def is_cached(*_: object) -> bool:
