@@ -173,7 +173,7 @@ def price(tables, hand, w, stages):
             stages[U(to + T_SECONDS)], stages[U(to + T_LEAD)] = whole, lead
 
 
-@inner
+@inlined
 def sum_loads(written, links, site, slabs, k, found, sent_s):
     """Sums up what was written down of strategy k.
 
@@ -260,7 +260,7 @@ def finish_at(links, up, down, start, bits):
     return now
 
 
-@inner
+@inlined
 def run_independent(written, links, site, slabs, ways):
     """Runs what was written down, every message in the order of stages, every part when all is there.
 

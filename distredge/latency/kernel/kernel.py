@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
-__all__ = ["Kernel", "Unsupported", "kernel_of", "warm"]
+__all__ = ["Kernel", "Unsupported", "is_warm", "kernel_of", "room_for", "warm"]
 
 _log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Kernel:
         cluster: ArrayLike = 0,
         start_s: ArrayLike = 0.0,
     ) -> Plans:
-        """Brings the arguments of `latency_s` into shape and checks them.
+        """Brings the arguments of `latency_s` into shape, (B, L) and so on as the module's table says, and checks them.
 
         Raises:
             StrategyError: if a strategy contradicts itself, naming it.
@@ -290,7 +290,7 @@ class Kernel:
 
 
 def room_for(plans: Plans, finish: bool) -> Found:
-    """Returns arrays for what strategies cost: latencies, and when slab positions have done what if `finish`."""
+    """Returns arrays to fill in: (B,) latencies and, if `finish`, (B, D) when slab positions have done volumes."""
     count, n_slabs = plans.order.shape
     return Found(np.empty(count), np.empty((count if finish else 0, n_slabs)), np.empty((0, n_slabs)), np.empty(0))
 

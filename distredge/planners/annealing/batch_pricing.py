@@ -176,14 +176,17 @@ def advance(pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains) -
     Returns:
         (n_cuts, n_cuts) how often volumes that are not tabulated were needed, as `BatchPricer.tabulate` takes it.
     """
-    run, arguments = steps_call(pricer, pricing, steps, chains)
+    wanted: NDArray[np.int64] = np.zeros_like(pricing.row_of)
+    run, arguments = steps_call(pricer, pricing, steps, chains, wanted)
     run(*arguments)
-    return np.asarray(arguments[3])
+    return wanted
 
 
-def steps_call(pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains) -> tuple[Any, tuple[Any, ...]]:
-    """The compiled loop that prices the chains, and its arguments; see `compiled_steps.anneal_independent`."""
+def steps_call(
+    pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains, wanted: NDArray[np.int64]
+) -> tuple[Any, tuple[Any, ...]]:
+    """The compiled loop that takes steps, and its arguments; `wanted` is (n_cuts, n_cuts), others as of `advance`."""
     from distredge.planners.annealing import compiled_steps
 
     run = compiled_steps.anneal_general if pricer.general else compiled_steps.anneal_independent
-    return run, (steps, chains, pricer.codec.choices, np.zeros_like(pricing.row_of), pricing)
+    return run, (steps, chains, pricer.codec.choices, wanted, pricing)

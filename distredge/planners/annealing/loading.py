@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from distredge.planners.annealing.batch_pricing import BatchPricer, steps_call
 from distredge.planners.annealing.chains import make_chains
 from distredge.planners.annealing.encoding import Codec
@@ -50,7 +52,8 @@ def _load_steps(pricer: BatchPricer) -> None:
     batch = simplest(codec)
     fill(pricer.kernel.tables, codec.candidates[-1:])
     seconds = BatchPricer(codec, Budget(evaluations=1)).price(batch)
-    function, arguments = steps_call(pricer, pricer.pricing(1, False), 0, make_chains(batch, seconds, 0, 0))
+    pricing, chains = pricer.pricing(1, False), make_chains(batch, seconds, 0, 0)
+    function, arguments = steps_call(pricer, pricing, 0, chains, np.zeros_like(pricing.row_of))
     if not is_cached(function, signature_of(*arguments)):
         _log.warning("compiling the search, once: some 30 seconds (`distredge doctor` does it beforehand)")
     function(*arguments)

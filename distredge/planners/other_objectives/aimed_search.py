@@ -3,9 +3,9 @@
 The chains and moves of `planners.annealing`, in a compiled loop that knows latency, period, energy and memory of every
 strategy (`compiled_aims`). For one objective all chains are after the same. For a front each has an aim of its own: the
 least period, the least energy, or something between, under one of many bounds on the latency between the fastest
-strategy known and the ones that are best in the others. Everything that is met is offered to shelves by range of latency
-and weights, so that what one chain passes on its way counts for the others; from time to time shelves are brought
-together, bounds are set anew, and chains far behind what stands on the shelves go on from there.
+strategy known and the ones that are best in the others. Everything that is met is offered to shelves by range of
+latency and weights, so that what one chain passes on its way counts for the others; from time to time shelves are
+brought together, bounds are set anew, and chains far behind what stands on the shelves go on from there.
 """
 
 from __future__ import annotations

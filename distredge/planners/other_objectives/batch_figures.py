@@ -48,9 +48,9 @@ class FiguresPricer(BatchPricer):
         found = np.full((len(batch.cuts), FIGURES), np.inf)
         known = np.flatnonzero(self._tabulated(batch))
         if len(known):
-            arguments = self.pricing_arguments(take(batch, known))
-            compiled_aims.anneal_figures(*arguments)
-            found[known] = arguments[2]
+            figures = np.empty((len(known), FIGURES))
+            compiled_aims.anneal_figures(*self.pricing_arguments(take(batch, known), figures))
+            found[known] = figures
         return found
 
     def advance(self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves) -> NDArray[np.int64]:
@@ -68,23 +68,27 @@ class FiguresPricer(BatchPricer):
         """
         from distredge.planners.other_objectives import compiled_aims
 
-        arguments = self._arguments(steps, chains, figures, aims, shelves)
-        compiled_aims.anneal_figures(*arguments)
-        return np.asarray(arguments[6])
+        wanted: NDArray[np.int64] = np.zeros_like(self._index)
+        compiled_aims.anneal_figures(*self._arguments(steps, chains, figures, aims, shelves, wanted))
+        return wanted
 
-    def pricing_arguments(self, batch: Batch) -> tuple[Any, ...]:
-        """What prices strategies that are tabulated, as `compiled_aims.anneal_figures` takes it."""
-        size, weights = len(batch.cuts), np.zeros((1, 3))
-        chains = make_chains(batch, np.zeros(size), 0, 0)
+    def pricing_arguments(self, batch: Batch, figures: Floats) -> tuple[Any, ...]:
+        """What prices N strategies that are tabulated, as `compiled_aims.anneal_figures` takes it.
+
+        Args:
+            batch: the strategies.
+            figures: (N, FIGURES) to be filled in.
+        """
+        weights = np.zeros((1, 3))
         nowhere = empty_shelves(self.codec, 0.0, 1.0, 1, math.inf, weights)
-        return self._arguments(0, chains, np.empty((size, FIGURES)), Aims(weights, np.zeros(1)), nowhere)
+        chains = make_chains(batch, np.zeros(len(figures)), 0, 0)
+        return self._arguments(0, chains, figures, Aims(weights, np.zeros(1)), nowhere, np.zeros_like(self._index))
 
-    def _arguments(self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves) -> tuple[Any, ...]:
-        pricing = self.pricing(len(figures), False)
-        wanted = np.zeros_like(pricing.row_of)
-        return (
-            steps, chains, figures, self.codec.choices, aims, shelves, wanted, pricing, self.boards, self.memory(),
-        )  # fmt: skip
+    def _arguments(
+        self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves, wanted: NDArray[np.int64]
+    ) -> tuple[Any, ...]:
+        choices, pricing = self.codec.choices, self.pricing(len(figures), False)
+        return steps, chains, figures, choices, aims, shelves, wanted, pricing, self.boards, self.memory()
 
     def memory(self) -> Memory:
         """What volumes take of memory, as the tables stand now."""

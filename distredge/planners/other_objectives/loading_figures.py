@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from distredge.planners.annealing import loading
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.budget import Budget
 from distredge.planners.other_objectives.batch_figures import FiguresPricer
+from distredge.planners.other_objectives.figure_arrays import FIGURES
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -38,7 +41,8 @@ def _load_steps(pricer: FiguresPricer) -> None:
     from distredge.planners.other_objectives import compiled_aims
 
     batch = loading.simplest(pricer.codec)
-    if not is_cached(compiled_aims.anneal_figures, signature_of(*pricer.pricing_arguments(batch))):
+    arguments = pricer.pricing_arguments(batch, np.empty((1, FIGURES)))
+    if not is_cached(compiled_aims.anneal_figures, signature_of(*arguments)):
         _log.warning(
             "compiling the search for other objectives, once: some 20 seconds (`distredge doctor` does it beforehand)"
         )
