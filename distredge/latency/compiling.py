@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from numba import njit, typeof
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 """What all of them have in common."""
@@ -37,10 +35,13 @@ _INSIDE: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 entry = njit(cache=True, **OPTIONS)
 """Compiles a function that Python calls, and keeps it on disk."""
 
-inner = njit(**OPTIONS, **_INSIDE)
-"""Compiles a function that compiled functions call."""
+making = njit(**OPTIONS, **_INSIDE)
+"""Compiles a function that compiled functions call and that makes arrays."""
 
-inlined = njit(**OPTIONS, **_INSIDE, forceinline=True)
+inner = njit(**WITHOUT_COUNTING, **_INSIDE)
+"""The same for one that makes none. What it is given its callers keep alive; it may return no array of its own."""
+
+inlined = njit(**WITHOUT_COUNTING, **_INSIDE, forceinline=True)
 """The same for one that is small or called from one place: passing so many arrays costs more than the code's size."""
 
 
@@ -66,34 +67,3 @@ def is_cached(function: Any, signature: tuple[Any, ...]) -> bool:
     """
     key = function._cache._index_key(signature, function.targetctx.codegen())
     return key in function._cache._cache_file._load_index()
-
-
-def _forget_owner(context, builder, kind, value):
-    array = context.make_array(kind)(context, builder, value)
-    array.meminfo = cgutils.get_null_value(array.meminfo.type)
-    array.parent = cgutils.get_null_value(array.parent.type)
-    return array._getvalue()
-
-
-@intrinsic
-def borrow(typing_context, array):
-    """The same array without reference counting; something else must keep it alive."""
-
-    def codegen(context, builder, signature, arguments):
-        return _forget_owner(context, builder, signature.args[0], arguments[0])
-
-    return array(array), codegen
-
-
-@intrinsic
-def borrow_all(typing_context, arrays):
-    """The same tuple of arrays without reference counting."""
-
-    def codegen(context, builder, signature, arguments):
-        kind = signature.args[0]
-        found = [
-            _forget_owner(context, builder, kind[i], builder.extract_value(arguments[0], i)) for i in range(len(kind))
-        ]
-        return context.make_tuple(builder, kind, found)
-
-    return arrays(arrays), codegen

@@ -1,17 +1,20 @@
 """`search`: annealing of many strategies at once on the compiled kernel (ours).
 
-Rule. Partition points, cut points of every volume, head device and, where the problem lets them free, device order,
-wires between volumes and boundary rows first are all decided together. Many chains start from shares by speed over
-many partition schemes and subsets of the devices. Each step changes one thing in every chain (`planners.annealing.moves`: rows
-of neighbouring volumes move together, so that owners stay where the rows are; interchangeable devices never change
-places), and the kernel prices all of them; worse ones are taken with a probability that falls to the end of a run. Now
-and then the worst chains are replaced by copies of the best, so that a run ends with all of them close to one strategy.
-Which one is largely chance: as many short runs as the budget allows begin anew, and the best of several are the chains
-of a last, cooler one, which combines them; with a large budget such groups are combined in the same way.
+Rule. Partition points, cut points of every volume, head device and, where the problem lets them free, device order and
+boundary rows first are all decided together. What leaves a volume travels in the narrowest wire that the problem
+allows, and in the end, volume by volume, in the widest wherever that is as fast (`annealing.batch_pricing.plain`).
+
+Many chains start from shares by speed over many partition schemes and subsets of the devices. Each step changes one
+thing in every chain (`annealing.moves`: rows of neighbouring volumes move together, so that owners stay where the rows
+are; interchangeable devices never change places), and the kernel prices all of them; worse ones are taken with a
+probability that falls to the end of a run. Now and then the worst chains are replaced by copies of the best, so that a
+run ends with all of them close to one strategy. Which one is largely chance: as many short runs as the budget allows
+begin anew, and the best of several are the chains of a last, cooler one, which combines them; with a large budget such
+groups are combined in the same way.
 
 Anytime: the best that was met is returned when the budget ends or the user interrupts. With a budget in evaluations the
 result depends on the seed alone, not on the number of threads. Other objectives than latency, and limits that only a
-layout can tell, are in `planners.other_objectives.pareto`.
+layout can tell, are in `planners.other_objectives`.
 """
 
 from __future__ import annotations

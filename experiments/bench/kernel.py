@@ -37,7 +37,7 @@ import numpy as np
 from distredge.cluster import Cluster, load_cluster
 from distredge.latency import simulate
 from distredge.latency.kernel import kernel
-from distredge.latency.kernel.kernel import Kernel
+from distredge.latency.kernel.kernel import Kernel, room_for
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.laying_out import lay_out
@@ -90,11 +90,11 @@ def best_s(call: Callable[[], object], repeats: int) -> float:
 
 def core(found: Kernel, arrays: Arrays, exact: bool) -> Callable[[], object]:
     """The compiled part of a call alone."""
-    plans = found._plans(**arrays)
-    latency_s, finish_s = np.empty(len(plans.cuts)), np.empty((0, plans.order.shape[1]))
-    if found._links.hard.any():
-        return functools.partial(found._call_general, plans, latency_s, finish_s, nearby=not exact)
-    return functools.partial(found._call_independent, plans, latency_s, finish_s)
+    plans = found.plans(**arrays)
+    room = room_for(plans, finish=False)
+    if found.links.hard.any():
+        return functools.partial(found.call_general, plans, room, nearby=not exact)
+    return functools.partial(found.call_independent, plans, room)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,72 +1,35 @@
-"""The compiled kernel's common ground: its arrays, and what a split-part fetches from whom.
+"""The compiled kernel's common ground: the strategy at hand, and what a split-part fetches from whom.
 
-`latency.kernel.kernel` is the door to the kernel and says what it does; `kernel_independent`, `kernel_general` and
-`kernel_shared` are its parts; `kernel_entry` compiles them. Everything works on flat arrays:
+`latency.kernel.kernel` is the door to the kernel and says what it does; `independent_links`, `general_path` and
+`shared_links` are its parts; `entry_points` compiles them. What they take is in `arguments`. Everything works on flat
+arrays:
 
-- ``model``, ``ints``, ``seconds``: the graph on its boards (`latency.tables.volume_tables`).
-- ``volumes``: of the strategy at hand, V_COLUMNS for each volume; the last row is the input.
-- ``slabs``: of the strategy at hand, S_COLUMNS for each slab position; the last row is the requester.
-- ``rows``: cut points of all strategies; those of the strategy at hand begin at `at_rows`.
-- ``edges``: for each (volume, slab position) the number of rows at the top and at the bottom that others wait for.
-- ``done``: when each slab position has done each stage; row 0 is the start of the image.
-- ``free``: from when on the connection from one slab position to another is free.
-- ``pair``: P_COLUMNS costs of a message from one device to another.
+- ``tables.model``, ``tables.ints``, ``tables.seconds``: the graph on its boards (`latency.tables.volume_tables`).
+- ``hand``: the strategy at hand (`AtHand`), ``ways``: what its messages cost and when they are over (`Ways`).
+- ``links.pair``: P_COLUMNS costs of a message from one device to another.
 
-`wide` is the number of slab positions with the requester. Two habits are for speed: indices are cast to unsigned
-(`U`), which spares numba's test for a negative one; and arrays are borrowed (`borrow`), because counting references
-takes longer than what most of these functions do.
+Indices are cast to unsigned (`U`), which spares numba's test for a negative one. What is small takes only the arrays
+that it needs.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy import uint64 as U
+from numpy.typing import NDArray
 
-from distredge.latency.compiling import inlined
-from distredge.latency.tables.columns import (
-    AT_CUTS,
-    AT_HEAD_NEEDS,
-    AT_HEAD_PARTIALS,
-    AT_INDEX,
-    AT_NEEDS,
-    AT_PARTIALS,
-    AT_PHASES,
-    AT_RESULTS,
-    AT_SUMS,
-    AT_TENSORS,
-    AT_VOLUMES,
-    BAND,
-    HEAD_BYTES,
-    HEIGHT,
-    MADE_IN,
-    N_CUTS,
-    N_HEAD_NEEDS,
-    N_HEAD_PARTIALS,
-    N_NEEDS,
-    N_PARTIALS,
-    N_RESULTS,
-    N_SUMS,
-    NEED,
-    NEEDS,
-    PARTIAL,
-    PARTIALS,
-    PHASE,
-    SECONDS,
-    START_CLASS,
-    STOP_CLASS,
-    STRIDE,
-    SUM,
-    SUMS,
-    TENSOR,
-    VOLUME,
-)
+from distredge.latency.compiling import inlined, making
+from distredge.latency.kernel.arguments import Floats, Ints
+from distredge.latency.tables import columns as col
 
 V_COLUMNS = 6
-ROW, FIRST_STAGE, PLACE, WIRE, BOUNDARY, REFERENCE = range(V_COLUMNS)
+V_ROW, V_FIRST_STAGE, V_PLACE, V_WIRE, V_BOUNDARY, V_REFERENCE = range(V_COLUMNS)
 """Row in the tables, first stage, first body operator, bytes per element, whether its boundary goes first, height."""
 
 S_COLUMNS = 5
-DEVICE, PROFILE, SIZE, MADE, TOUCHED = range(S_COLUMNS)
+S_DEVICE, S_PROFILE, S_SIZE, S_MADE, S_TOUCHED = range(S_COLUMNS)
 """Device and its profile; bytes that the part at hand fetches from it and the last stage that makes any of them; the
 list of sources, in the order in which they were met."""
 
@@ -78,26 +41,87 @@ INPUT = -1
 """Stage that makes the graph's inputs."""
 
 
+class AtHand(NamedTuple):
+    """The strategy at hand, of L volumes on D slab positions.
+
+    Attributes:
+        rows: (n,) cut points of all strategies.
+        at_rows: where those of this one begin, D + 1 for each volume.
+        wide: number of slab positions with the requester.
+        volumes: ((L + 1) * V_COLUMNS,) of each volume; the last row is the input.
+        slabs: ((D + 1) * S_COLUMNS,) of each slab position; the last row is the requester.
+        edges: (2 * L * (D + 1),) for each volume and slab position the rows at the top and at the bottom that others
+            wait for.
+    """
+
+    rows: NDArray[np.int32]
+    at_rows: int
+    wide: int
+    volumes: Ints
+    slabs: Ints
+    edges: Ints
+
+
+class Ways(NamedTuple):
+    """What messages between the devices of a cluster of N cost, and how far time has come.
+
+    Attributes:
+        pair: of all clusters, as `arguments.LinkArrays` says.
+        base: where the costs in this cluster begin.
+        n_devices: devices of the largest cluster, N; the requester is number N.
+        done: (n_rows * (D + 1),) seconds when each slab position has done each stage; row 0 is the start of the image.
+        free: ((D + 1) * (D + 1),) seconds from when on the connection from one slab position to another is free.
+    """
+
+    pair: Floats
+    base: int
+    n_devices: int
+    done: Floats
+    free: Floats
+
+
+class Room(NamedTuple):
+    """Arrays to work in: what `AtHand` and `Ways` hold of the strategy at hand."""
+
+    volumes: Ints
+    slabs: Ints
+    edges: Ints
+    done: Floats
+    free: Floats
+
+
+@making
+def make_room(n_volumes, wide, max_phases):
+    """Makes room for strategies of so many volumes, on `wide` slab positions with the requester."""
+    return Room(
+        np.zeros((n_volumes + 1) * V_COLUMNS, np.int64),
+        np.zeros(wide * S_COLUMNS, np.int64),
+        np.zeros(2 * (n_volumes + 1) * wide, np.int64),
+        np.zeros((n_volumes * max_phases + 3) * wide),
+        np.zeros(wide * wide),
+    )
+
+
 @inlined
 def enter_volume(model, volumes, w, start, end, stage, wire, boundary):
     """Notes volume w, which begins after cut `start - 1` and ends at cut `end`; returns its row in the tables."""
-    v = model[U(model[AT_INDEX] + start * model[N_CUTS] + end)]
+    v = model[U(model[col.AT_INDEX] + start * model[col.N_CUTS] + end)]
     at = w * V_COLUMNS
-    volumes[U(at + ROW)] = v
-    volumes[U(at + FIRST_STAGE)] = stage
-    volumes[U(at + PLACE)] = np.int64(0) if start == 0 else model[U(model[AT_CUTS] + start - 1)]
-    volumes[U(at + WIRE)] = wire
-    volumes[U(at + BOUNDARY)] = boundary
-    volumes[U(at + REFERENCE)] = model[U(model[AT_VOLUMES] + v * VOLUME + HEIGHT)]
+    volumes[U(at + V_ROW)] = v
+    volumes[U(at + V_FIRST_STAGE)] = stage
+    volumes[U(at + V_PLACE)] = np.int64(0) if start == 0 else model[U(model[col.AT_CUTS] + start - 1)]
+    volumes[U(at + V_WIRE)] = wire
+    volumes[U(at + V_BOUNDARY)] = boundary
+    volumes[U(at + V_REFERENCE)] = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.HEIGHT)]
     return v
 
 
 @inlined
 def maker(model, volumes, tensor, before):
     """Returns the volume, counted back from `before`, in which a tensor is made."""
-    place = model[U(model[AT_TENSORS] + tensor * TENSOR)]
+    place = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR)]
     m = before - 1
-    while volumes[U(m * V_COLUMNS + PLACE)] > place:
+    while volumes[U(m * V_COLUMNS + V_PLACE)] > place:
         m -= 1
     return m
 
@@ -105,33 +129,42 @@ def maker(model, volumes, tensor, before):
 @inlined
 def made_stage(model, ints, volumes, tensor, m):
     """Returns the stage in which volume m makes a tensor."""
-    at = model[U(model[AT_VOLUMES] + volumes[U(m * V_COLUMNS + ROW)] * VOLUME + MADE_IN)]
-    return volumes[U(m * V_COLUMNS + FIRST_STAGE)] + np.int64(ints[U(at + tensor)])
+    at = model[U(model[col.AT_VOLUMES] + volumes[U(m * V_COLUMNS + V_ROW)] * col.VOLUME + col.MADE_IN)]
+    return volumes[U(m * V_COLUMNS + V_FIRST_STAGE)] + np.int64(ints[U(at + tensor)])
 
 
 @inlined
 def row_bytes(model, volumes, tensor, m):
     """Returns the bytes of one row of a tensor that volume m makes, on the wire."""
-    at = model[AT_TENSORS] + tensor * TENSOR
+    at = model[col.AT_TENSORS] + tensor * col.TENSOR
     own = model[U(at + 3)]
-    return model[U(at + 2)] * (own if own != 0 else volumes[U(m * V_COLUMNS + WIRE)])
+    return model[U(at + 2)] * (own if own != 0 else volumes[U(m * V_COLUMNS + V_WIRE)])
 
 
 @inlined
-def seconds_of(model, ints, seconds, v, q, a, b, profile):
+def owned_until(hand, m, i, height):
+    """Returns where the rows end that slab position i owns of a tensor of `height` rows, which volume m makes."""
+    stop = np.int64(hand.rows[U(hand.at_rows + m * hand.wide + i + 1)])
+    reference = hand.volumes[U(m * V_COLUMNS + V_REFERENCE)]
+    return stop if reference == height else stop * height // reference
+
+
+@inlined
+def seconds_of(tables, v, q, a, b, profile):
     """Seconds of rows [a, b) of a volume's phase on a board of a profile."""
-    at, phase = model[AT_VOLUMES] + v * VOLUME, model[AT_PHASES] + q * PHASE
-    place = model[U(phase + SECONDS)] + model[U(phase + STRIDE)] * profile
-    starts = model[U(at + START_CLASS)]
+    model, ints, seconds = tables.model, tables.ints, tables.seconds
+    at, phase = model[col.AT_VOLUMES] + v * col.VOLUME, model[col.AT_PHASES] + q * col.PHASE
+    place = model[U(phase + col.SECONDS)] + model[U(phase + col.STRIDE)] * profile
+    starts = model[U(at + col.START_CLASS)]
     if starts >= 0:
-        stops = model[U(at + STOP_CLASS)]
+        stops = model[U(at + col.STOP_CLASS)]
         return seconds[U(place + np.int64(ints[U(starts + a)]) + np.int64(ints[U(stops + b)]))]
-    band = model[U(at + BAND)]
+    band = model[U(at + col.BAND)]
     if b - a < band:
         return seconds[U(place + a * band + b - a)]
-    total = seconds[U(place + (model[U(at + HEIGHT)] + 1) * band)]
-    for x in range(model[U(phase + SUMS)], model[U(phase + SUMS)] + model[U(phase + N_SUMS)]):
-        row = model[AT_SUMS] + x * SUM
+    total = seconds[U(place + (model[U(at + col.HEIGHT)] + 1) * band)]
+    for x in range(model[U(phase + col.SUMS)], model[U(phase + col.SUMS)] + model[U(phase + col.N_SUMS)]):
+        row = model[col.AT_SUMS] + x * col.SUM
         first, last = np.int64(ints[U(model[U(row)] + a)]), np.int64(ints[U(model[U(row + 1)] + b)])
         total += seconds[U(model[U(row + 2)] + model[U(row + 3)] * profile + last - first)]
     return total
@@ -141,55 +174,63 @@ def seconds_of(model, ints, seconds, v, q, a, b, profile):
 def add(slabs, count, source, size, made):
     """Adds bytes to what the part at hand fetches from a source; returns the number of sources."""
     at = source * S_COLUMNS
-    if slabs[U(at + SIZE)] == 0:
-        slabs[U(count * S_COLUMNS + TOUCHED)] = source
-        slabs[U(at + MADE)] = made
+    if slabs[U(at + S_SIZE)] == 0:
+        slabs[U(count * S_COLUMNS + S_TOUCHED)] = source
+        slabs[U(at + S_MADE)] = made
         count += 1
-    elif made > slabs[U(at + MADE)]:
-        slabs[U(at + MADE)] = made
-    slabs[U(at + SIZE)] += size
+    elif made > slabs[U(at + S_MADE)]:
+        slabs[U(at + S_MADE)] = made
+    slabs[U(at + S_SIZE)] += size
     return count
 
 
 @inlined
-def fetch_rows(model, ints, volumes, slabs, rows, at_rows, edges, before, tensor, lo, hi, mine, count):
+def taken(slabs, x):
+    """Takes what the x-th source sends off the list; returns source, bytes and the last stage that makes any."""
+    source = slabs[U(x * S_COLUMNS + S_TOUCHED)]
+    size = slabs[U(source * S_COLUMNS + S_SIZE)]
+    slabs[U(source * S_COLUMNS + S_SIZE)] = 0
+    return source, size, slabs[U(source * S_COLUMNS + S_MADE)]
+
+
+@inlined
+def fetch_rows(tables, hand, before, tensor, lo, hi, mine, count):
     """Adds what owners other than slab position `mine` send of rows [lo, hi) of a tensor to volume `before`."""
-    wide = len(slabs) // S_COLUMNS
-    at = model[AT_TENSORS] + tensor * TENSOR
+    model, volumes = tables.model, hand.volumes
+    at = model[col.AT_TENSORS] + tensor * col.TENSOR
     if model[U(at)] < 0:
-        last = len(volumes) // V_COLUMNS - 1
-        return add(slabs, count, wide - 1, (hi - lo) * row_bytes(model, volumes, tensor, last), np.int64(INPUT))
+        size = row_bytes(model, volumes, tensor, len(volumes) // V_COLUMNS - 1)
+        return add(hand.slabs, count, hand.wide - 1, (hi - lo) * size, np.int64(INPUT))
     m = maker(model, volumes, tensor, before)
-    made = made_stage(model, ints, volumes, tensor, m)
+    made = made_stage(model, tables.ints, volumes, tensor, m)
     size = row_bytes(model, volumes, tensor, m)
-    reference, height = volumes[U(m * V_COLUMNS + REFERENCE)], model[U(at + 1)]
-    boundary = volumes[U(m * V_COLUMNS + BOUNDARY)]
+    height, boundary = model[U(at + 1)], volumes[U(m * V_COLUMNS + V_BOUNDARY)]
     stop = np.int64(0)
-    for i in range(wide - 1):
+    for i in range(hand.wide - 1):
         start = stop
-        stop = np.int64(rows[U(at_rows + m * wide + i + 1)])
-        if reference != height:
-            stop = stop * height // reference
+        stop = owned_until(hand, m, i, height)
         if stop <= lo or stop <= start:
             continue
         if i != mine:
             first, last = max(start, lo), min(stop, hi)
-            count = add(slabs, count, i, (last - first) * size, made)
+            count = add(hand.slabs, count, i, (last - first) * size, made)
             if boundary != 0:
-                wait_for(rows, at_rows, edges, m * wide + i, first - start, last, stop - last, first, height, reference)
+                wait_for(hand, m, i, first - start, last, stop - last, first, height)
         if stop >= hi:
             break
     return count
 
 
 @inlined
-def wait_for(rows, at_rows, edges, share, above, last, below, first, height, reference):
+def wait_for(hand, m, i, above, last, below, first, height):
     """Notes that others wait for rows [first, last) of a share: they count to the end of it that they are nearer to.
 
-    The share is that of `volume * wide + slab position`; `above` and `below` are its rows before `first` and after
-    `last`; `height` are the rows of the tensor, `reference` those of the reference, in which depths are counted.
+    The share is that of slab position i in volume m; `above` and `below` are its rows before `first` and after `last`;
+    `height` are the rows of the tensor. Depths are counted in rows of the reference.
     """
-    a, b = np.int64(rows[U(at_rows + share)]), np.int64(rows[U(at_rows + share + 1)])
+    share, reference = m * hand.wide + i, hand.volumes[U(m * V_COLUMNS + V_REFERENCE)]
+    a, b = np.int64(hand.rows[U(hand.at_rows + share)]), np.int64(hand.rows[U(hand.at_rows + share + 1)])
+    edges = hand.edges
     if above <= below:
         # The least x with floor(x * height / reference) >= last.
         depth = min(-(-last * reference // height), b) - a
@@ -201,78 +242,79 @@ def wait_for(rows, at_rows, edges, share, above, last, below, first, height, ref
 
 
 @inlined
-def fetch_partials(volumes, slabs, rows, at_rows, m, height, size, made, mine, count):
+def fetch_partials(hand, m, height, size, made, mine, count):
     """Adds the partial results that every slab position with rows of a reduction's input sends to `mine`."""
-    wide = len(slabs) // S_COLUMNS
     stop = np.int64(0)
-    for i in range(wide - 1):
+    for i in range(hand.wide - 1):
         start = stop
-        stop = np.int64(rows[U(at_rows + m * wide + i + 1)]) * height // volumes[U(m * V_COLUMNS + REFERENCE)]
+        stop = owned_until(hand, m, i, height)
         if stop > start and i != mine:
-            count = add(slabs, count, i, size, made)
+            count = add(hand.slabs, count, i, size, made)
     return count
 
 
 @inlined
-def gather(model, ints, volumes, slabs, rows, at_rows, edges, w, q, a, b, mine):
+def gather(tables, hand, w, q, a, b, mine):
     """Collects what rows [a, b) of phase q of volume w fetch; returns the number of sources."""
-    v = model[AT_VOLUMES] + volumes[U(w * V_COLUMNS + ROW)] * VOLUME
+    model, ints, volumes = tables.model, tables.ints, hand.volumes
+    v = model[col.AT_VOLUMES] + volumes[U(w * V_COLUMNS + V_ROW)] * col.VOLUME
     at_start, at_stop, short = a, b, 0
-    if b - a < model[U(v + BAND)]:
-        at_start = at_stop = a * model[U(v + BAND)] + b - a
+    if b - a < model[U(v + col.BAND)]:
+        at_start = at_stop = a * model[U(v + col.BAND)] + b - a
         short = 2
     count = np.int64(0)
-    phase = model[AT_PHASES] + q * PHASE
-    for x in range(model[U(phase + NEEDS)], model[U(phase + NEEDS)] + model[U(phase + N_NEEDS)]):
-        need = model[AT_NEEDS] + x * NEED
+    phase = model[col.AT_PHASES] + q * col.PHASE
+    for x in range(model[U(phase + col.NEEDS)], model[U(phase + col.NEEDS)] + model[U(phase + col.N_NEEDS)]):
+        need = model[col.AT_NEEDS] + x * col.NEED
         lo = np.int64(ints[U(model[U(need + 1 + short)] + at_start)])
         hi = np.int64(ints[U(model[U(need + 2 + short)] + at_stop)])
         if lo < hi:
-            tensor = model[U(need)]
-            count = fetch_rows(model, ints, volumes, slabs, rows, at_rows, edges, w, tensor, lo, hi, mine, count)
-    for x in range(model[U(phase + PARTIALS)], model[U(phase + PARTIALS)] + model[U(phase + N_PARTIALS)]):
-        partial = model[AT_PARTIALS] + x * PARTIAL
-        made = volumes[U(w * V_COLUMNS + FIRST_STAGE)] + model[U(partial)]
-        size, height = model[U(partial + 1)], model[U(partial + 2)]
-        count = fetch_partials(volumes, slabs, rows, at_rows, w, height, size, made, mine, count)
+            count = fetch_rows(tables, hand, w, model[U(need)], lo, hi, mine, count)
+    for x in range(model[U(phase + col.PARTIALS)], model[U(phase + col.PARTIALS)] + model[U(phase + col.N_PARTIALS)]):
+        partial = model[col.AT_PARTIALS] + x * col.PARTIAL
+        made = volumes[U(w * V_COLUMNS + V_FIRST_STAGE)] + model[U(partial)]
+        count = fetch_partials(hand, w, model[U(partial + 2)], model[U(partial + 1)], made, mine, count)
     return count
 
 
 @inlined
-def gather_end(model, ints, volumes, slabs, rows, at_rows, edges, n, head, head_stage):
+def gather_end(tables, hand, n, head, head_stage):
     """Collects what the head (before it has run) or the requester fetches; returns the number of sources.
 
     There are n volumes; `head` is the slab position of the head device; `head_stage` is the stage that the head was, or
     -1 before it has run.
     """
+    model = tables.model
     count = np.int64(0)
     if head_stage < 0:
-        at, last, mine = model[AT_HEAD_NEEDS], model[N_HEAD_NEEDS], head
+        at, last, mine = model[col.AT_HEAD_NEEDS], model[col.N_HEAD_NEEDS], head
     else:
-        at, last, mine = model[AT_RESULTS], model[N_RESULTS], np.int64(-1)
+        at, last, mine = model[col.AT_RESULTS], model[col.N_RESULTS], np.int64(-1)
     for x in range(last):
         tensor = model[U(at + x)]
-        height = model[U(model[AT_TENSORS] + tensor * TENSOR + 1)]
-        count = fetch_rows(
-            model, ints, volumes, slabs, rows, at_rows, edges, n, tensor, np.int64(0), height, mine, count
-        )
+        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
+        count = fetch_rows(tables, hand, n, tensor, np.int64(0), height, mine, count)
     if head_stage >= 0:
-        if model[HEAD_BYTES] > 0:
-            count = add(slabs, count, head, model[HEAD_BYTES], head_stage)
+        if model[col.HEAD_BYTES] > 0:
+            count = add(hand.slabs, count, head, model[col.HEAD_BYTES], head_stage)
         return count
-    for x in range(model[N_HEAD_PARTIALS]):
-        tensor = model[U(model[AT_HEAD_PARTIALS] + 2 * x)]
-        size = model[U(model[AT_HEAD_PARTIALS] + 2 * x + 1)]
-        m = maker(model, volumes, tensor, n)
-        made = made_stage(model, ints, volumes, tensor, m)
-        height = model[U(model[AT_TENSORS] + tensor * TENSOR + 1)]
-        count = fetch_partials(volumes, slabs, rows, at_rows, m, height, size, made, mine, count)
+    for x in range(model[col.N_HEAD_PARTIALS]):
+        tensor = model[U(model[col.AT_HEAD_PARTIALS] + 2 * x)]
+        size = model[U(model[col.AT_HEAD_PARTIALS] + 2 * x + 1)]
+        m = maker(model, hand.volumes, tensor, n)
+        made = made_stage(model, tables.ints, hand.volumes, tensor, m)
+        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
+        count = fetch_partials(hand, m, height, size, made, mine, count)
     return count
 
 
 @inlined
-def cross(pair, at, ready, size, free, connection):
-    """Sends a message over its connection, which has the links to itself; returns when it is in place."""
+def cross(ways, at, ready, size, connection):
+    """Sends a message over its connection, which has the links to itself; returns when it is in place.
+
+    Its costs are at `at` in `ways.pair`.
+    """
+    pair, free = ways.pair, ways.free
     wire = max(ready + pair[U(at)] + pair[U(at + PRE_BYTE)] * size, free[U(connection)])
     wire += pair[U(at + WIRE_BYTE)] * size
     free[U(connection)] = wire

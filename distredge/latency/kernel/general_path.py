@@ -1,44 +1,39 @@
 """The kernel's general path: first all parts and messages of a strategy are written down, then time runs.
 
-Here is the writing down, and time under `independent` with rates that vary or boundary rows first; `kernel_shared` has
-time under `shared`. Arrays beside those of `kernel_core`:
-
-- ``messages``: M_COLUMNS for each, those of one stage together, by destination.
-- ``stages``: T_COLUMNS for each (stage, slab position): seconds of the part (-1: none), seconds after its start at
-  which its messages leave, when they have left (row 0: the start of the image), when the last input has arrived.
-- ``access``, ``trace``: rate of each cluster's uplinks and downlinks, and the number of its trace or -1.
-- ``times``, ``rates``, ``trace_at``, ``period``: all traces, where each begins, how long it is.
+Here is the writing down, and time under `independent` with rates that vary or boundary rows first; `shared_links` has
+time under `shared`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
+from distredge.latency.kernel.arguments import Floats, Ints
 from distredge.latency.kernel.common_ground import (
-    BOUNDARY,
-    DEVICE,
-    FIRST_STAGE,
-    MADE,
     P_COLUMNS,
     POST_BYTE,
     POST_FIXED,
     PRE_BYTE,
-    PROFILE,
-    ROW,
     S_COLUMNS,
-    SIZE,
-    TOUCHED,
+    S_DEVICE,
+    S_PROFILE,
+    V_BOUNDARY,
     V_COLUMNS,
+    V_FIRST_STAGE,
+    V_ROW,
     WIRE_BYTE,
     cross,
     enter_volume,
     gather,
     gather_end,
     seconds_of,
+    taken,
 )
-from distredge.latency.tables.columns import AT_VOLUMES, HAS_HEAD, N_CUTS, N_PHASES, PHASES, REDUCES, VOLUME
+from distredge.latency.tables import columns as col
 
 M_COLUMNS = 8
 M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
@@ -47,57 +42,88 @@ then, the next one on its connection, whether it is packed."""
 
 T_COLUMNS = 4
 T_SECONDS, T_LEAD, T_LEFT, T_ARRIVED = range(T_COLUMNS)
+"""Seconds of the part (-1: none), seconds after its start at which its messages leave, when they have left (row 0: the
+start of the image), when the last input has arrived."""
 
 IDLE_PIECES = 10_000
 """Pieces of traces without a bit after which a link counts as down."""
 
 
-@inlined
-def write_down(
-    model, ints, seconds, head_seconds, volumes, slabs, rows, at_rows, edges, cuts, wires, boundary, k, head, messages,
-    stages,
-):  # fmt: skip
-    """Writes down all parts and messages of strategy k.
+class Written(NamedTuple):
+    """What was written down of a strategy.
 
-    Returns:
-        Number of messages; stages of volumes; all stages, with the head; whether the strategy reaches the body's end.
+    Attributes:
+        messages: (n * M_COLUMNS,) those of one stage together, by destination.
+        stages: (n_rows * (D + 1) * T_COLUMNS,) of each stage and slab position.
+        n_messages, n_stages: number of messages; of stages, with the head.
+        n_done: number of stages of volumes.
+        whole: whether the strategy reaches the body's end.
     """
-    n_volumes, wide = cuts.shape[1], len(slabs) // S_COLUMNS
+
+    messages: Ints
+    stages: Floats
+    n_messages: int
+    n_stages: int
+    n_done: int
+    whole: bool
+
+
+class Site(NamedTuple):
+    """Where a strategy runs, and from when on.
+
+    Attributes:
+        cluster: its number.
+        access_at: where the links of its cluster begin in `access` and `trace` of `arguments.LinkArrays`.
+        board: slab position of the requester's board, or -1.
+        start_s: seconds on the links' traces.
+    """
+
+    cluster: int
+    access_at: int
+    board: int
+    start_s: float
+
+
+@inlined
+def write_down(tables, plans, k, hand, messages, stages):
+    """Writes down all parts and messages of strategy k, which is at hand; returns `Written`."""
+    model, volumes, slabs, edges = tables.model, hand.volumes, hand.slabs, hand.edges
+    cuts, head, n_volumes, wide = plans.cuts, plans.head[k], plans.cuts.shape[1], hand.wide
     n_messages, stage, n, start = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for w in range(n_volumes):
         end = cuts[k, w]
         if end < 0:
             break
         n = w + 1
-        v = enter_volume(model, volumes, w, start, end, stage, wires[k, w], boundary[k, w])
+        v = enter_volume(model, volumes, w, start, end, stage, plans.wires[k, w], plans.boundary[k, w])
         start = end + 1
         for x in range(2 * wide):
             edges[U(2 * w * wide + x)] = 0
-        at = model[AT_VOLUMES] + v * VOLUME
-        for q in range(model[at + PHASES], model[at + PHASES] + model[at + N_PHASES]):
+        at = model[col.AT_VOLUMES] + v * col.VOLUME
+        for q in range(model[at + col.PHASES], model[at + col.PHASES] + model[at + col.N_PHASES]):
             for j in range(wide - 1):
-                share = at_rows + w * wide + j
-                a, b = np.int64(rows[U(share)]), np.int64(rows[U(share + 1)])
+                share = hand.at_rows + w * wide + j
+                a, b = np.int64(hand.rows[U(share)]), np.int64(hand.rows[U(share + 1)])
                 stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)] = -1.0
                 if a < b:
-                    count = gather(model, ints, volumes, slabs, rows, at_rows, edges, w, q, a, b, j)
+                    count = gather(tables, hand, w, q, a, b, j)
                     n_messages = note(slabs, count, messages, n_messages, stage, j)
             stage += 1
-    n_stages, whole = stage, start == model[N_CUTS]
+    n_stages, whole = stage, start == model[col.N_CUTS]
     if whole:
-        if model[HAS_HEAD]:
+        if model[col.HAS_HEAD]:
             for j in range(wide - 1):
                 stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)] = -1.0
-            count = gather_end(model, ints, volumes, slabs, rows, at_rows, edges, n, head, np.int64(-1))
+            count = gather_end(tables, hand, n, head, np.int64(-1))
             n_messages = note(slabs, count, messages, n_messages, stage, head)
             at = (stage * wide + head) * T_COLUMNS
-            stages[at + T_SECONDS] = stages[at + T_LEAD] = head_seconds[slabs[head * S_COLUMNS + PROFILE]]
+            stages[at + T_SECONDS] = stages[at + T_LEAD] = tables.head_seconds[slabs[head * S_COLUMNS + S_PROFILE]]
             n_stages += 1
-        count = gather_end(model, ints, volumes, slabs, rows, at_rows, edges, n, head, stage)
+        count = gather_end(tables, hand, n, head, stage)
         n_messages = note(slabs, count, messages, n_messages, n_stages, wide - 1)
     for w in range(n):
-        price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages)
-    return n_messages, stage, n_stages, whole
+        price(tables, hand, w, stages)
+    return Written(messages, stages, n_messages, n_stages, stage, whole)
 
 
 @inlined
@@ -105,77 +131,73 @@ def note(slabs, count, messages, n_messages, stage, mine):
     """Writes down the messages that were gathered for slab position `mine`; returns the number of all messages."""
     wide = len(slabs) // S_COLUMNS
     for x in range(count):
-        i = slabs[U(x * S_COLUMNS + TOUCHED)]
+        i, size, made = taken(slabs, x)
         at = n_messages * M_COLUMNS
         messages[U(at + M_STAGE)] = stage
         messages[U(at + M_FROM)] = i
         messages[U(at + M_TO)] = mine
-        messages[U(at + M_SIZE)] = slabs[U(i * S_COLUMNS + SIZE)]
-        messages[U(at + M_MADE)] = (slabs[U(i * S_COLUMNS + MADE)] + 1) * wide + i
-        slabs[U(i * S_COLUMNS + SIZE)] = 0
+        messages[U(at + M_SIZE)] = size
+        messages[U(at + M_MADE)] = (made + 1) * wide + i
         n_messages += 1
     return n_messages
 
 
 @inlined
-def price(model, ints, seconds, volumes, slabs, rows, at_rows, edges, w, stages):
+def price(tables, hand, w, stages):
     """Fills in the seconds of all parts of volume w; a boundary-first part is two strips and what is between them."""
-    wide = len(slabs) // S_COLUMNS
-    v = volumes[U(w * V_COLUMNS + ROW)]
-    at = model[AT_VOLUMES] + v * VOLUME
-    n_phases = model[U(at + N_PHASES)]
-    first = volumes[U(w * V_COLUMNS + BOUNDARY)] != 0 and n_phases == 1 and model[U(at + REDUCES)] == 0
+    model, volumes, edges, wide = tables.model, hand.volumes, hand.edges, hand.wide
+    v = volumes[U(w * V_COLUMNS + V_ROW)]
+    at = model[col.AT_VOLUMES] + v * col.VOLUME
+    n_phases = model[U(at + col.N_PHASES)]
+    first = volumes[U(w * V_COLUMNS + V_BOUNDARY)] != 0 and n_phases == 1 and model[U(at + col.REDUCES)] == 0
     for phase in range(n_phases):
-        q = model[U(at + PHASES)] + phase
-        stage = volumes[U(w * V_COLUMNS + FIRST_STAGE)] + phase
+        q = model[U(at + col.PHASES)] + phase
+        stage = volumes[U(w * V_COLUMNS + V_FIRST_STAGE)] + phase
         for j in range(wide - 1):
             share = w * wide + j
-            a, b = np.int64(rows[U(at_rows + share)]), np.int64(rows[U(at_rows + share + 1)])
+            a, b = np.int64(hand.rows[U(hand.at_rows + share)]), np.int64(hand.rows[U(hand.at_rows + share + 1)])
             if a == b:
                 continue
-            profile = slabs[U(j * S_COLUMNS + PROFILE)]
+            profile = hand.slabs[U(j * S_COLUMNS + S_PROFILE)]
             to = (stage * wide + j) * T_COLUMNS
             top, bottom = edges[U(2 * share)], edges[U(2 * share + 1)]
             if not (first and 0 < top + bottom < b - a):
-                lead = whole = seconds_of(model, ints, seconds, v, q, a, b, profile)
+                lead = whole = seconds_of(tables, v, q, a, b, profile)
             else:
                 lead = 0.0
                 if top > 0:
-                    lead += seconds_of(model, ints, seconds, v, q, a, a + top, profile)
+                    lead += seconds_of(tables, v, q, a, a + top, profile)
                 if bottom > 0:
-                    lead += seconds_of(model, ints, seconds, v, q, b - bottom, b, profile)
-                whole = lead + seconds_of(model, ints, seconds, v, q, a + top, b - bottom, profile)
+                    lead += seconds_of(tables, v, q, b - bottom, b, profile)
+                whole = lead + seconds_of(tables, v, q, a + top, b - bottom, profile)
             stages[U(to + T_SECONDS)], stages[U(to + T_LEAD)] = whole, lead
 
 
-@inner
-def sum_loads(
-    n_messages, n_stages, messages, stages, slabs, wide, board, links, access, shared, medium, k, busy_s, link_s,
-    sent_s,
-):  # fmt: skip
-    """Sums up what was written down of strategy k, for `kernel_loads`.
+@inlined
+def sum_loads(written, links, site, slabs, k, found, sent_s):
+    """Sums up what was written down of strategy k.
 
-    `board` is the slab position of the requester's board, or -1, `links` where the cluster's begin in `access`,
-    `sent_s` room for wide * wide. Filled: busy_s, (B, wide - 1), seconds that each slab position computes; link_s,
-    (B,), seconds for which one image occupies the busiest connection, or, under `shared`, access link or medium; a link
-    whose rate varies counts by its mean.
+    `sent_s` is room for a number for each connection. Filled in `found`: busy_s and link_s, in which a link whose rate
+    varies counts by its mean.
     """
+    messages, stages, access, board = written.messages, written.stages, links.access, site.board
+    wide = len(slabs) // S_COLUMNS
     for j in range(wide - 1):
-        busy_s[k, j] = 0.0
-    for stage in range(n_stages):
+        found.busy_s[k, j] = 0.0
+    for stage in range(written.n_stages):
         for j in range(wide - 1):
-            busy_s[k, j] += max(stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)], 0.0)
+            found.busy_s[k, j] += max(stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)], 0.0)
     for x in range(wide * wide):
         sent_s[U(x)] = 0.0
     most, total = 0.0, 0.0
-    for m in range(n_messages):
+    for m in range(written.n_messages):
         i, j = messages[U(m * M_COLUMNS + M_FROM)], messages[U(m * M_COLUMNS + M_TO)]
         bits = 8.0 * float(messages[U(m * M_COLUMNS + M_SIZE)])
         if bits == 0.0 or (i == board and j == wide - 1) or (i == wide - 1 and j == board):
             continue
-        up_s = bits / access[U(links + 2 * slabs[U(i * S_COLUMNS + DEVICE)])]
-        down_s = bits / access[U(links + 2 * slabs[U(j * S_COLUMNS + DEVICE)] + 1)]
-        if shared:
+        up_s = bits / access[U(site.access_at + 2 * slabs[U(i * S_COLUMNS + S_DEVICE)])]
+        down_s = bits / access[U(site.access_at + 2 * slabs[U(j * S_COLUMNS + S_DEVICE)] + 1)]
+        if links.shared[site.cluster]:
             # The requester on a device's board has that board's links.
             up = board if i == wide - 1 and board >= 0 else i
             down = wide + (board if j == wide - 1 and board >= 0 else j)
@@ -186,7 +208,7 @@ def sum_loads(
             sent_s[U(i * wide + j)] += max(up_s, down_s)
             most = max(most, sent_s[U(i * wide + j)])
         total += up_s + down_s
-    link_s[k] = max(most, total) if medium else most
+    found.link_s[k] = max(most, total) if links.medium[site.cluster] else most
 
 
 @inner
@@ -211,21 +233,22 @@ def trace_piece(times, rates, first, last, period, time):
 
 
 @inlined
-def rate_at(access, trace, at, times, rates, trace_at, period, time):
-    """The rate of a link from `time` on, and when it changes next."""
-    number = trace[at]
+def rate_at(links, at, time):
+    """The rate of a link from `time` on, and when it changes next; the link is at `at` in `links.access`."""
+    number = links.trace[at]
     if number < 0:
-        return access[at], np.inf
-    return trace_piece(times, rates, trace_at[number], trace_at[number + 1], period[number], time)
+        return links.access[at], np.inf
+    first, last = links.trace_at[number], links.trace_at[number + 1]
+    return trace_piece(links.times, links.rates, first, last, links.period[number], time)
 
 
 @inlined
-def finish_at(access, trace, up, down, times, rates, trace_at, period, start, bits):
+def finish_at(links, up, down, start, bits):
     """When bits that have both links to themselves are over; infinite if never."""
     now, left, idle = start, bits, 0
     while left > 0.0:
-        rate_up, change_up = rate_at(access, trace, up, times, rates, trace_at, period, now)
-        rate_down, change_down = rate_at(access, trace, down, times, rates, trace_at, period, now)
+        rate_up, change_up = rate_at(links, up, now)
+        rate_down, change_down = rate_at(links, down, now)
         rate, change = min(rate_up, rate_down), min(change_up, change_down)
         if rate > 0.0 and (np.isinf(rate) or left <= rate * (change - now)):
             return now + left / rate
@@ -237,38 +260,36 @@ def finish_at(access, trace, up, down, times, rates, trace_at, period, start, bi
     return now
 
 
-@inner
-def run_independent(
-    n_messages, n_stages, messages, stages, slabs, pair, base, n_devices, c, access, trace, times, rates, trace_at,
-    period, start_s, done, free,
-):  # fmt: skip
+@inlined
+def run_independent(written, links, site, slabs, ways):
     """Runs what was written down, every message in the order of stages, every part when all is there.
 
-    Returns the latency; `done` holds when each slab position has done each stage.
+    Returns the latency; `ways.done` holds when each slab position has done each stage.
     """
-    wide = len(slabs) // S_COLUMNS
+    messages, stages, done, free, pair = written.messages, written.stages, ways.done, ways.free, ways.pair
+    wide, n_devices, n_stages = len(slabs) // S_COLUMNS, ways.n_devices, written.n_stages
     free[: wide * wide] = 0.0
     for j in range(wide):
         done[j] = stages[j * T_COLUMNS + T_LEFT] = 0.0
-    links = 2 * c * (n_devices + 1)
     x = np.int64(0)
     for stage in range(n_stages + 1):
         for j in range(wide):
             t = done[stage * wide + j] if j < wide - 1 else 0.0
-            while x < n_messages and messages[x * M_COLUMNS + M_STAGE] == stage and messages[x * M_COLUMNS + M_TO] == j:
+            while (
+                x < written.n_messages
+                and messages[x * M_COLUMNS + M_STAGE] == stage
+                and messages[x * M_COLUMNS + M_TO] == j
+            ):
                 i, size = messages[x * M_COLUMNS + M_FROM], float(messages[x * M_COLUMNS + M_SIZE])
                 left = stages[messages[x * M_COLUMNS + M_MADE] * T_COLUMNS + T_LEFT]
-                source, target = slabs[i * S_COLUMNS + DEVICE], slabs[j * S_COLUMNS + DEVICE]
-                at = base + (source * (n_devices + 1) + target) * P_COLUMNS
+                source, target = slabs[i * S_COLUMNS + S_DEVICE], slabs[j * S_COLUMNS + S_DEVICE]
+                at = ways.base + (source * (n_devices + 1) + target) * P_COLUMNS
                 if pair[at + WIRE_BYTE] >= 0.0:
-                    t = max(t, cross(pair, at, left, size, free, i * wide + j))
+                    t = max(t, cross(ways, at, left, size, i * wide + j))
                 else:
-                    wire = max(left + pair[at] + pair[at + PRE_BYTE] * size, free[i * wide + j])
-                    wire = finish_at(
-                        access, trace, links + 2 * source, links + 2 * target + 1, times, rates, trace_at, period,
-                        wire + start_s, 8.0 * size,
-                    )  # fmt: skip
-                    free[i * wide + j] = wire - start_s
+                    start = max(left + pair[at] + pair[at + PRE_BYTE] * size, free[i * wide + j]) + site.start_s
+                    up, down = site.access_at + 2 * source, site.access_at + 2 * target + 1
+                    free[i * wide + j] = finish_at(links, up, down, start, 8.0 * size) - site.start_s
                     t = max(t, free[i * wide + j] + pair[at + POST_FIXED] + pair[at + POST_BYTE] * size)
                 x += 1
             if stage == n_stages and j == wide - 1:

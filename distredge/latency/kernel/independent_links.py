@@ -5,86 +5,91 @@ from __future__ import annotations
 import numpy as np
 from numpy import uint64 as U
 
-from distredge.latency.compiling import borrow, inlined, inner
+from distredge.latency.compiling import inlined, inner
 from distredge.latency.kernel.common_ground import (
-    DEVICE,
-    MADE,
     P_COLUMNS,
-    PROFILE,
-    REFERENCE,
     S_COLUMNS,
-    SIZE,
-    TOUCHED,
+    S_DEVICE,
+    S_PROFILE,
+    S_TOUCHED,
     V_COLUMNS,
-    WIRE,
+    V_WIRE,
+    AtHand,
+    Ways,
     cross,
     enter_volume,
     gather,
     gather_end,
     made_stage,
     maker,
+    owned_until,
     row_bytes,
     seconds_of,
+    taken,
 )
-from distredge.latency.tables.columns import (
-    AT_HEAD_NEEDS,
-    AT_NEEDS,
-    AT_PHASES,
-    AT_TENSORS,
-    AT_VOLUMES,
-    BAND,
-    HAS_HEAD,
-    HEAD_BYTES,
-    N_CUTS,
-    N_HEAD_NEEDS,
-    N_HEAD_PARTIALS,
-    N_NEEDS,
-    N_PARTIALS,
-    N_PHASES,
-    N_RESULTS,
-    NEED,
-    NEEDS,
-    PHASE,
-    PHASES,
-    SECONDS,
-    START_CLASS,
-    STOP_CLASS,
-    STRIDE,
-    TENSOR,
-    VOLUME,
-)
+from distredge.latency.tables import columns as col
+
+
+@inner
+def price_all(tables, links, plans, found, room):
+    """Prices all strategies; arguments as `entry_points.independent`, then `entry_points.Room` to work in."""
+    model, slabs, rows = tables.model, room.slabs, plans.rows.reshape(-1)
+    n_volumes, n_slabs, n_devices = plans.cuts.shape[1], plans.order.shape[1], links.profile_of.shape[1]
+    wide = n_slabs + 1
+    slabs[n_slabs * S_COLUMNS + S_DEVICE] = n_devices
+    has_simple_end = model[col.N_HEAD_NEEDS] == 1 and model[col.N_HEAD_PARTIALS] == 0 and model[col.N_RESULTS] == 0
+    for k in range(plans.cuts.shape[0]):
+        c = plans.which[k]
+        for j in range(n_slabs):
+            slabs[U(j * S_COLUMNS + S_DEVICE)] = plans.order[k, j]
+            slabs[U(j * S_COLUMNS + S_PROFILE)] = links.profile_of[c, plans.order[k, j]]
+        room.volumes[n_volumes * V_COLUMNS + V_WIRE] = plans.input_wire[k]
+        room.free[:] = 0.0
+        hand = AtHand(rows, k * n_volumes * wide, wide, room.volumes, slabs, room.edges)
+        ways = Ways(links.pair, c * (n_devices + 1) * (n_devices + 1) * P_COLUMNS, n_devices, room.done, room.free)
+        stage, n, start = np.int64(0), np.int64(0), np.int64(0)
+        for w in range(n_volumes):
+            end = plans.cuts[k, w]
+            if end < 0:
+                break
+            n = w + 1
+            v = enter_volume(model, room.volumes, w, start, end, stage, plans.wires[k, w], np.int64(0))
+            start = end + 1
+            at = model[col.AT_VOLUMES] + v * col.VOLUME
+            for q in range(model[U(at + col.PHASES)], model[U(at + col.PHASES)] + model[U(at + col.N_PHASES)]):
+                phase = model[col.AT_PHASES] + q * col.PHASE
+                one = model[U(phase + col.N_NEEDS)] == 1 and model[U(phase + col.N_PARTIALS)] == 0
+                if one and model[U(at + col.START_CLASS)] >= 0 and model[U(at + col.BAND)] == 1:
+                    simple_phase(tables, hand, ways, w, v, q, stage)
+                else:
+                    any_phase(tables, hand, ways, w, v, q, stage)
+                stage += 1
+        if found.finish_s.shape[0] > 0:
+            for j in range(n_slabs):
+                found.finish_s[k, j] = room.done[stage * wide + j]
+        if start != model[col.N_CUTS]:
+            found.latency[k] = np.nan
+        elif has_simple_end:
+            found.latency[k] = simple_end(tables, hand, ways, n, stage, plans.head[k])
+        else:
+            found.latency[k] = any_end(tables, hand, ways, n, stage, plans.head[k])
 
 
 @inlined
-def deliver(pair, base, n_devices, slabs, count, mine, done, free, ready):
-    """Sends all that was gathered for slab position `mine`; returns when the last of it is in place."""
-    wide = len(slabs) // S_COLUMNS
-    to = base + slabs[U(mine * S_COLUMNS + DEVICE)] * P_COLUMNS
-    for x in range(count):
-        i = slabs[U(x * S_COLUMNS + TOUCHED)]
-        size = float(slabs[U(i * S_COLUMNS + SIZE)])
-        slabs[U(i * S_COLUMNS + SIZE)] = 0
-        left = done[U((slabs[U(i * S_COLUMNS + MADE)] + 1) * wide + i)]
-        at = to + slabs[U(i * S_COLUMNS + DEVICE)] * (n_devices + 1) * P_COLUMNS
-        ready = max(ready, cross(pair, at, left, size, free, i * wide + mine))
-    return ready
-
-
-@inlined
-def simple_phase(
-    model, ints, seconds, volumes, slabs, rows, at_rows, pair, base, n_devices, w, v, q, stage, done, free
-):
+def simple_phase(tables, hand, ways, w, v, q, stage):
     """All parts of a phase that reads one tensor: each owner is one source, in order, so nothing has to be gathered."""
-    wide = len(slabs) // S_COLUMNS
-    n_slabs = wide - 1
-    need = model[AT_NEEDS] + model[U(model[AT_PHASES] + q * PHASE + NEEDS)] * NEED
+    model, ints, rows, volumes, slabs, done = (
+        tables.model, tables.ints, hand.rows, hand.volumes, hand.slabs, ways.done
+    )  # fmt: skip
+    wide, n_slabs, n_devices = hand.wide, hand.wide - 1, ways.n_devices
+    need = model[col.AT_NEEDS] + model[U(model[col.AT_PHASES] + q * col.PHASE + col.NEEDS)] * col.NEED
     tensor, lo_at, hi_at = model[U(need)], model[U(need + 1)], model[U(need + 2)]
-    starts = model[U(model[AT_VOLUMES] + v * VOLUME + START_CLASS)]
-    stops = model[U(model[AT_VOLUMES] + v * VOLUME + STOP_CLASS)]
-    seconds_at = model[U(model[AT_PHASES] + q * PHASE + SECONDS)]
-    stride = model[U(model[AT_PHASES] + q * PHASE + STRIDE)]
-    before, after, mine = stage * wide, (stage + 1) * wide, at_rows + w * wide
-    tensor_at = model[AT_TENSORS] + tensor * TENSOR
+    starts = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.START_CLASS)]
+    stops = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.STOP_CLASS)]
+    seconds_at = model[U(model[col.AT_PHASES] + q * col.PHASE + col.SECONDS)]
+    stride = model[U(model[col.AT_PHASES] + q * col.PHASE + col.STRIDE)]
+    before, after, mine = stage * wide, (stage + 1) * wide, hand.at_rows + w * wide
+    tensor_at = model[col.AT_TENSORS] + tensor * col.TENSOR
     is_input = model[U(tensor_at)] < 0
     made, i = np.int64(0), np.int64(0)
     if is_input:
@@ -93,11 +98,9 @@ def simple_phase(
         m = maker(model, volumes, tensor, w)
         made = (made_stage(model, ints, volumes, tensor, m) + 1) * wide
         per_row = float(row_bytes(model, volumes, tensor, m))
-        reference, height = volumes[U(m * V_COLUMNS + REFERENCE)], model[U(tensor_at + 1)]
         # Borrowed for the owners' cut points: nothing is gathered meanwhile.
         for x in range(wide):
-            own = np.int64(rows[U(at_rows + m * wide + x)])
-            slabs[U(x * S_COLUMNS + TOUCHED)] = own if reference == height else own * height // reference
+            slabs[U(x * S_COLUMNS + S_TOUCHED)] = owned_until(hand, m, x - 1, model[U(tensor_at + 1)])
     b = np.int64(0)
     for j in range(n_slabs):
         a = b
@@ -105,141 +108,86 @@ def simple_phase(
         t = done[U(before + j)]
         if a < b:
             lo, hi = np.int64(ints[U(lo_at + a)]), np.int64(ints[U(hi_at + b)])
-            to = base + slabs[U(j * S_COLUMNS + DEVICE)] * P_COLUMNS
+            to = ways.base + slabs[U(j * S_COLUMNS + S_DEVICE)] * P_COLUMNS
             if is_input:
                 at = to + n_devices * (n_devices + 1) * P_COLUMNS
-                t = max(t, cross(pair, at, 0.0, float(hi - lo) * per_row, free, n_slabs * wide + j))
+                t = max(t, cross(ways, at, 0.0, float(hi - lo) * per_row, n_slabs * wide + j))
             else:
-                while slabs[U((i + 1) * S_COLUMNS + TOUCHED)] <= lo:
+                while slabs[U((i + 1) * S_COLUMNS + S_TOUCHED)] <= lo:
                     i += 1
                 x, row = i, lo
                 while row < hi:
-                    stop = min(slabs[U((x + 1) * S_COLUMNS + TOUCHED)], hi)
+                    stop = min(slabs[U((x + 1) * S_COLUMNS + S_TOUCHED)], hi)
                     if x != j and stop > row:
-                        at = to + slabs[U(x * S_COLUMNS + DEVICE)] * (n_devices + 1) * P_COLUMNS
+                        at = to + slabs[U(x * S_COLUMNS + S_DEVICE)] * (n_devices + 1) * P_COLUMNS
                         size = float(stop - row) * per_row
-                        t = max(t, cross(pair, at, done[U(made + x)], size, free, x * wide + j))
+                        t = max(t, cross(ways, at, done[U(made + x)], size, x * wide + j))
                     row = stop
                     x += 1
-            at = seconds_at + stride * slabs[U(j * S_COLUMNS + PROFILE)]
-            t += seconds[U(at + np.int64(ints[U(starts + a)]) + np.int64(ints[U(stops + b)]))]
+            at = seconds_at + stride * slabs[U(j * S_COLUMNS + S_PROFILE)]
+            t += tables.seconds[U(at + np.int64(ints[U(starts + a)]) + np.int64(ints[U(stops + b)]))]
         done[U(after + j)] = t
 
 
 @inlined
-def any_phase(
-    model, ints, seconds, volumes, slabs, rows, at_rows, edges, pair, base, n_devices, w, v, q, stage, done, free
-):
+def any_phase(tables, hand, ways, w, v, q, stage):
     """All parts of a phase, whatever it reads."""
-    wide = len(slabs) // S_COLUMNS
+    wide, done = hand.wide, ways.done
     for j in range(wide - 1):
         t = done[stage * wide + j]
-        a, b = np.int64(rows[at_rows + w * wide + j]), np.int64(rows[at_rows + w * wide + j + 1])
+        share = hand.at_rows + w * wide + j
+        a, b = np.int64(hand.rows[share]), np.int64(hand.rows[share + 1])
         if a < b:
-            count = gather(model, ints, volumes, slabs, rows, at_rows, edges, w, q, a, b, j)
-            t = deliver(pair, base, n_devices, slabs, count, j, done, free, t)
-            t += seconds_of(model, ints, seconds, v, q, a, b, slabs[U(j * S_COLUMNS + PROFILE)])
+            count = gather(tables, hand, w, q, a, b, j)
+            t = deliver(hand, ways, count, j, t)
+            t += seconds_of(tables, v, q, a, b, hand.slabs[U(j * S_COLUMNS + S_PROFILE)])
         done[(stage + 1) * wide + j] = t
 
 
 @inlined
-def simple_end(
-    model, ints, head_seconds, volumes, slabs, rows, at_rows, pair, base, n_devices, n, stage, head, done, free
-):
+def deliver(hand, ways, count, mine, ready):
+    """Sends all that was gathered for slab position `mine`; returns when the last of it is in place."""
+    slabs, wide = hand.slabs, hand.wide
+    to = ways.base + slabs[U(mine * S_COLUMNS + S_DEVICE)] * P_COLUMNS
+    for x in range(count):
+        i, size, made = taken(slabs, x)
+        left = ways.done[U((made + 1) * wide + i)]
+        at = to + slabs[U(i * S_COLUMNS + S_DEVICE)] * (ways.n_devices + 1) * P_COLUMNS
+        ready = max(ready, cross(ways, at, left, float(size), i * wide + mine))
+    return ready
+
+
+@inlined
+def simple_end(tables, hand, ways, n, stage, head):
     """The end of a model whose head reads one tensor and makes all results; returns the latency."""
-    wide = len(slabs) // S_COLUMNS
-    tensor = model[U(model[AT_HEAD_NEEDS])]
+    model, volumes, slabs, done = tables.model, hand.volumes, hand.slabs, ways.done
+    wide, n_devices = hand.wide, ways.n_devices
+    tensor = model[U(model[col.AT_HEAD_NEEDS])]
     m = maker(model, volumes, tensor, n)
-    made = (made_stage(model, ints, volumes, tensor, m) + 1) * wide
+    made = (made_stage(model, tables.ints, volumes, tensor, m) + 1) * wide
     per_row = float(row_bytes(model, volumes, tensor, m))
-    reference, height = volumes[U(m * V_COLUMNS + REFERENCE)], model[U(model[AT_TENSORS] + tensor * TENSOR + 1)]
-    to = base + slabs[U(head * S_COLUMNS + DEVICE)] * P_COLUMNS
+    height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
+    to = ways.base + slabs[U(head * S_COLUMNS + S_DEVICE)] * P_COLUMNS
     t = done[U(stage * wide + head)]
     stop = np.int64(0)
     for i in range(wide - 1):
         start = stop
-        stop = np.int64(rows[U(at_rows + m * wide + i + 1)])
-        if reference != height:
-            stop = stop * height // reference
+        stop = owned_until(hand, m, i, height)
         if stop > start and i != head:
-            at = to + slabs[U(i * S_COLUMNS + DEVICE)] * (n_devices + 1) * P_COLUMNS
-            size = float(stop - start) * per_row
-            t = max(t, cross(pair, at, done[U(made + i)], size, free, i * wide + head))
-    t += head_seconds[U(slabs[U(head * S_COLUMNS + PROFILE)])]
-    at = base + (slabs[U(head * S_COLUMNS + DEVICE)] * (n_devices + 1) + n_devices) * P_COLUMNS
-    return cross(pair, at, t, float(model[HEAD_BYTES]), free, head * wide + wide - 1)
+            at = to + slabs[U(i * S_COLUMNS + S_DEVICE)] * (n_devices + 1) * P_COLUMNS
+            t = max(t, cross(ways, at, done[U(made + i)], float(stop - start) * per_row, i * wide + head))
+    t += tables.head_seconds[U(slabs[U(head * S_COLUMNS + S_PROFILE)])]
+    at = ways.base + (slabs[U(head * S_COLUMNS + S_DEVICE)] * (n_devices + 1) + n_devices) * P_COLUMNS
+    return cross(ways, at, t, float(model[col.HEAD_BYTES]), head * wide + wide - 1)
 
 
 @inlined
-def any_end(
-    model, ints, head_seconds, volumes, slabs, rows, at_rows, edges, pair, base, n_devices, n, stage, head, done, free
-):
+def any_end(tables, hand, ways, n, stage, head):
     """The end of any model; returns the latency."""
-    wide = len(slabs) // S_COLUMNS
-    if model[HAS_HEAD]:
-        count = gather_end(model, ints, volumes, slabs, rows, at_rows, edges, n, head, np.int64(-1))
-        t = deliver(pair, base, n_devices, slabs, count, head, done, free, done[stage * wide + head])
-        done[(stage + 1) * wide + head] = t + head_seconds[slabs[head * S_COLUMNS + PROFILE]]
-    count = gather_end(model, ints, volumes, slabs, rows, at_rows, edges, n, head, stage)
-    return deliver(pair, base, n_devices, slabs, count, wide - 1, done, free, 0.0)
-
-
-@inner
-def price_all(
-    model, ints, seconds, head_seconds, pair, profile_of, which, cuts, rows, order, head, wires, input_wire, latency,
-    finish_s, volumes, slabs, edges, done, free,
-):  # fmt: skip
-    """Prices all strategies; arguments as `kernel_entry.independent`, then room to work in."""
-    model, ints, seconds, head_seconds = borrow(model), borrow(ints), borrow(seconds), borrow(head_seconds)
-    volumes, slabs, edges = borrow(volumes), borrow(slabs), borrow(edges)
-    pair, done, free, flat = borrow(pair), borrow(done), borrow(free), borrow(rows.reshape(-1))
-    n_volumes, n_slabs, n_devices = cuts.shape[1], order.shape[1], profile_of.shape[1]
-    wide = n_slabs + 1
-    slabs[n_slabs * S_COLUMNS + DEVICE] = n_devices
-    has_simple_end = model[N_HEAD_NEEDS] == 1 and model[N_HEAD_PARTIALS] == 0 and model[N_RESULTS] == 0
-    for k in range(cuts.shape[0]):
-        base = which[k] * (n_devices + 1) * (n_devices + 1) * P_COLUMNS
-        for j in range(n_slabs):
-            slabs[U(j * S_COLUMNS + DEVICE)] = order[k, j]
-            slabs[U(j * S_COLUMNS + PROFILE)] = profile_of[which[k], order[k, j]]
-        volumes[n_volumes * V_COLUMNS + WIRE] = input_wire[k]
-        free[:] = 0.0
-        at_rows = k * n_volumes * wide
-        stage, n, start = np.int64(0), np.int64(0), np.int64(0)
-        for w in range(n_volumes):
-            end = cuts[k, w]
-            if end < 0:
-                break
-            n = w + 1
-            v = enter_volume(model, volumes, w, start, end, stage, wires[k, w], np.int64(0))
-            start = end + 1
-            at = model[AT_VOLUMES] + v * VOLUME
-            for q in range(model[U(at + PHASES)], model[U(at + PHASES)] + model[U(at + N_PHASES)]):
-                phase = model[AT_PHASES] + q * PHASE
-                one = model[U(phase + N_NEEDS)] == 1 and model[U(phase + N_PARTIALS)] == 0
-                if one and model[U(at + START_CLASS)] >= 0 and model[U(at + BAND)] == 1:
-                    simple_phase(
-                        model, ints, seconds, volumes, slabs, flat, at_rows, pair, base, n_devices, w, v, q, stage,
-                        done, free,
-                    )  # fmt: skip
-                else:
-                    any_phase(
-                        model, ints, seconds, volumes, slabs, flat, at_rows, edges, pair, base, n_devices, w, v, q,
-                        stage, done, free,
-                    )  # fmt: skip
-                stage += 1
-        if finish_s.shape[0] > 0:
-            for j in range(n_slabs):
-                finish_s[k, j] = done[stage * wide + j]
-        if start != model[N_CUTS]:
-            latency[k] = np.nan
-        elif has_simple_end:
-            latency[k] = simple_end(
-                model, ints, head_seconds, volumes, slabs, flat, at_rows, pair, base, n_devices, n, stage, head[k],
-                done, free,
-            )  # fmt: skip
-        else:
-            latency[k] = any_end(
-                model, ints, head_seconds, volumes, slabs, flat, at_rows, edges, pair, base, n_devices, n, stage,
-                head[k], done, free,
-            )  # fmt: skip
+    wide, done = hand.wide, ways.done
+    if tables.model[col.HAS_HEAD]:
+        count = gather_end(tables, hand, n, head, np.int64(-1))
+        t = deliver(hand, ways, count, head, done[stage * wide + head])
+        done[(stage + 1) * wide + head] = t + tables.head_seconds[hand.slabs[head * S_COLUMNS + S_PROFILE]]
+    count = gather_end(tables, hand, n, head, stage)
+    return deliver(hand, ways, count, wide - 1, 0.0)

@@ -48,15 +48,16 @@ import functools
 import itertools
 import logging
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distredge.errors import StrategyError, Unsupported, located
+from distredge.latency.kernel.arguments import Found, KernelTables, Plans
 from distredge.latency.kernel.link_arrays import links_of
 from distredge.latency.tables.volume_geometry import GraphGeometry
 from distredge.latency.tables.volume_tables import Tables
@@ -68,33 +69,12 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
-__all__ = ["Kernel", "Unsupported", "kernel_of", "warm"]
+__all__ = ["Kernel", "Unsupported", "is_warm", "kernel_of", "room_for", "warm"]
 
 _log = logging.getLogger(__name__)
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Plans:
-    """Checked arrays of strategies, in the types that the compiled code takes."""
-
-    which: _Ints
-    cuts: _Ints
-    rows: NDArray[np.int32]
-    order: _Ints
-    head: _Ints
-    wires: _Ints
-    input_wire: _Ints
-    boundary: _Ints
-    start_s: _Floats
-
-    def part(self, chosen: slice | NDArray[np.bool_]) -> _Plans:
-        """Some of the strategies."""
-        return _Plans(
-            *(np.require(getattr(self, name)[chosen], None, ["C", "W"]) for name in self.__dataclass_fields__)
-        )
 
 
 class Kernel:
@@ -117,7 +97,7 @@ class Kernel:
         self._column = {key: column for column, key in enumerate(profiles)}
         self.tables = Tables(graph, tuple(profiles.values()), geometry)
         self._head_seconds = self.tables.head_seconds()
-        self._links = links_of(self.clusters, self._column)
+        self.links = links_of(self.clusters, self._column)
         self._n_devices = np.array([len(cluster.devices) for cluster in self.clusters], dtype=np.int64)
 
     def latency_s(
@@ -148,7 +128,7 @@ class Kernel:
             Unsupported: if a volume is of a kind that only the simulator prices.
             ProfileError: if a profile lacks an operator.
         """
-        return self._run(self._plans(cuts, rows, head, **options), threads, exact, False)[0]
+        return self._run(self.plans(cuts, rows, head, **options), threads, exact, False).latency
 
     def finish_s(
         self,
@@ -165,8 +145,8 @@ class Kernel:
         Returns:
             (B, D) seconds, 0 for a position that has had nothing to do, and (B,) as from `latency_s`.
         """
-        latency_s, finish_s = self._run(self._plans(cuts, rows, head, **options), threads, exact, True)
-        return finish_s, latency_s
+        found = self._run(self.plans(cuts, rows, head, **options), threads, exact, True)
+        return found.finish_s, found.latency
 
     def encode(self, strategies: Sequence[Strategy], cluster: int = 0) -> dict[str, Any]:
         """Returns strategies as keyword arguments of `latency_s`.
@@ -202,7 +182,7 @@ class Kernel:
             "input_wire": np.array(input_wire), "boundary_first": boundary, "cluster": cluster,
         }  # fmt: skip
 
-    def _plans(
+    def plans(
         self,
         cuts: ArrayLike,
         rows: ArrayLike,
@@ -214,8 +194,12 @@ class Kernel:
         boundary_first: ArrayLike = False,
         cluster: ArrayLike = 0,
         start_s: ArrayLike = 0.0,
-    ) -> _Plans:
-        """Brings the arguments into shape and checks them."""
+    ) -> Plans:
+        """Brings the arguments of `latency_s` into shape, (B, L) and so on as the module's table says, and checks them.
+
+        Raises:
+            StrategyError: if a strategy contradicts itself, naming it.
+        """
         cut_array, row_array = _as(cuts, np.int64), _as(rows, np.int32)
         if cut_array.ndim != 2 or row_array.ndim != 3 or row_array.shape[:2] != cut_array.shape:
             found = (cut_array.shape, row_array.shape)
@@ -224,7 +208,7 @@ class Kernel:
         if order is None:
             order = np.arange(points - 1)
         try:
-            plans = _Plans(
+            plans = Plans(
                 which=_as(cluster, np.int64, count),
                 cuts=cut_array,
                 rows=row_array,
@@ -240,76 +224,81 @@ class Kernel:
         self._check(plans)
         return plans
 
-    def _check(self, plans: _Plans) -> None:
-        from distredge.latency.kernel import entry_points as core
+    def _check(self, plans: Plans) -> None:
+        from distredge.latency.kernel import entry_points
 
         if plans.which.size and not 0 <= plans.which.min() <= plans.which.max() < len(self.clusters):
             raise StrategyError(
                 located("kernel", "cluster", plans.which.tolist()[:5], f"0 to {len(self.clusters) - 1}")
             )
         n_devices = self._n_devices[plans.which]
-        k, wrong = _compiled("check_plans")(
-            plans.cuts, plans.rows, plans.order, plans.head, self.tables.cut_heights, n_devices
-        )
-        if wrong == core.OK:
+        k, wrong = _compiled("check_plans")(plans, self.tables.cut_heights, n_devices)
+        if wrong == entry_points.OK:
             return
         n_slabs = plans.order.shape[1]
         accepted = {
-            core.BAD_CUTS: ("cuts", plans.cuts[k], f"rising indices below {len(self.graph.cuts)}, then -1"),
-            core.BAD_ROWS: ("rows", plans.rows[k], "0, cut points that never fall, the cut's height"),
-            core.BAD_ORDER: ("order", plans.order[k], f"different devices, 0 to {n_devices[k] - 1}"),
-            core.BAD_HEAD: ("head", plans.head[k], f"0 to {n_slabs - 1}"),
+            entry_points.BAD_CUTS: ("cuts", plans.cuts[k], f"rising indices below {len(self.graph.cuts)}, then -1"),
+            entry_points.BAD_ROWS: ("rows", plans.rows[k], "0, cut points that never fall, the cut's height"),
+            entry_points.BAD_ORDER: ("order", plans.order[k], f"different devices, 0 to {n_devices[k] - 1}"),
+            entry_points.BAD_HEAD: ("head", plans.head[k], f"0 to {n_slabs - 1}"),
         }
         key, found, text = accepted[wrong]
         raise StrategyError(located("kernel", f"{key}[{k}]", found.tolist(), text))
 
-    def _run(self, plans: _Plans, threads: int, exact: bool, finish: bool) -> tuple[_Floats, _Floats]:
+    def arguments(self) -> KernelTables:
+        """Returns the tables as they stand now, for compiled code."""
+        tables = self.tables
+        return KernelTables(
+            tables.model(), tables.ints.data, tables.seconds.data, self._head_seconds, int(tables.max_phases)
+        )
+
+    def _run(self, plans: Plans, threads: int, exact: bool, finish: bool) -> Found:
         for first, last in _compiled("missing_volumes")(self.tables.index, plans.cuts):
             self.tables.require(int(first), int(last))
-        count = len(plans.cuts)
-        latency = np.empty(count)
-        finish_s = np.empty((count, plans.order.shape[1])) if finish else np.empty((0, plans.order.shape[1]))
-        hard = self._links.hard[plans.which] | plans.boundary.any(axis=1)
-        general = functools.partial(self._call_general, nearby=not exact)
-        for chosen, call in ((~hard, self._call_independent), (hard, general)):
+        hard = self.links.hard[plans.which] | plans.boundary.any(axis=1)
+        general = functools.partial(self.call_general, nearby=not exact)
+        calls = ((~hard, self.call_independent), (hard, general))
+        for chosen, call in calls:
             if chosen.all():
                 return self._threaded(call, plans, threads, finish)
-            if chosen.any():
-                latency[chosen], found = self._threaded(call, plans.part(chosen), threads, finish)
-                if finish:
-                    finish_s[chosen] = found
-        return latency, finish_s
+        found = room_for(plans, finish)
+        for chosen, call in calls:
+            part = self._threaded(call, _part(plans, chosen), threads, finish)
+            found.latency[chosen] = part.latency
+            if finish:
+                found.finish_s[chosen] = part.finish_s
+        return found
 
-    def _threaded(
-        self, call: Callable[[_Plans, _Floats, _Floats], None], plans: _Plans, threads: int, finish: bool
-    ) -> tuple[_Floats, _Floats]:
-        count, n_slabs = len(plans.cuts), plans.order.shape[1]
-        latency, finish_s = np.empty(count), np.empty((count if finish else 0, n_slabs))
+    def _threaded(self, call: Callable[[Plans, Found], None], plans: Plans, threads: int, finish: bool) -> Found:
+        count, found = len(plans.cuts), room_for(plans, finish)
         if threads <= 1 or count < 2 * threads:
-            call(plans, latency, finish_s)
-            return latency, finish_s
+            call(plans, found)
+            return found
         edges = np.linspace(0, count, threads + 1).astype(int)
         pieces = [slice(a, b) for a, b in itertools.pairwise(edges.tolist())]
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda s: call(plans.part(s), latency[s], finish_s[s] if finish else finish_s), pieces))
-        return latency, finish_s
+            list(pool.map(lambda s: call(_part(plans, s), Found(*(array[s] for array in found))), pieces))
+        return found
 
-    def _call_independent(self, plans: _Plans, latency: _Floats, finish_s: _Floats) -> None:
-        tables, links = self.tables, self._links
-        _compiled("independent")(
-            tables.model(), tables.ints.data, tables.seconds.data, self._head_seconds, links.pair, links.profile_of,
-            plans.which, plans.cuts, plans.rows, plans.order, plans.head, plans.wires, plans.input_wire,
-            tables.max_phases, latency, finish_s,
-        )  # fmt: skip
+    def call_independent(self, plans: Plans, found: Found) -> None:
+        """Prices checked strategies under `independent` links of constant rate, without boundaries first."""
+        _compiled("independent")(self.arguments(), self.links, plans, found)
 
-    def _call_general(self, plans: _Plans, latency: _Floats, finish_s: _Floats, nearby: bool) -> None:
-        tables, links = self.tables, self._links
-        _compiled("general")(
-            tables.model(), tables.ints.data, tables.seconds.data, self._head_seconds, links.pair, links.profile_of,
-            links.access, links.trace, links.times, links.rates, links.trace_at, links.period, links.board,
-            links.medium, links.shared, plans.which, plans.cuts, plans.rows, plans.order, plans.head, plans.wires,
-            plans.input_wire, plans.boundary, plans.start_s, nearby, tables.max_phases, latency, finish_s,
-        )  # fmt: skip
+    def call_general(self, plans: Plans, found: Found, nearby: bool) -> None:
+        """Prices checked strategies of any kind; `nearby` allows approximate rates under `shared`."""
+        _compiled("general")(self.arguments(), self.links, plans, nearby, found)
+
+
+def room_for(plans: Plans, finish: bool) -> Found:
+    """Returns arrays to fill in: (B,) latencies and, if `finish`, (B, D) when slab positions have done volumes."""
+    count, n_slabs = plans.order.shape
+    return Found(np.empty(count), np.empty((count if finish else 0, n_slabs)), np.empty((0, n_slabs)), np.empty(0))
+
+
+def _part(plans: Plans, chosen: slice | NDArray[np.bool_]) -> Plans:
+    """Some of the strategies."""
+    chosen_arrays: Any = (np.require(array[chosen], None, ["C", "W"]) for array in plans)
+    return Plans(*chosen_arrays)
 
 
 def _as(values: ArrayLike, dtype: Any, *shape: int) -> Any:
@@ -319,18 +308,18 @@ def _as(values: ArrayLike, dtype: Any, *shape: int) -> Any:
 
 
 def kernel_of(problem: Problem) -> Kernel:
-    """Returns the kernel of a problem's graph and cluster, made once.
+    """Returns the kernel of a problem's graph and cluster, made once as long as the problem lives.
 
     Raises:
         Unsupported: if only the simulator prices it.
     """
-    kernel = problem.__dict__.get("_kernel")
+    kernel = _kernels.get(problem)
     if kernel is None:
-        kernel = problem.__dict__["_kernel"] = Kernel(problem.graph, (problem.cluster,))
-    assert isinstance(kernel, Kernel)
+        kernel = _kernels[problem] = Kernel(problem.graph, (problem.cluster,))
     return kernel
 
 
+_kernels: weakref.WeakKeyDictionary[Problem, Kernel] = weakref.WeakKeyDictionary()
 _checked: set[str] = set()
 _said: list[bool] = []
 

@@ -4,50 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
 from distredge.latency.costs.links import ClusterLinks
+from distredge.latency.kernel.arguments import LinkArrays
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Link
 
-_Floats = NDArray[np.float64]
-_Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class LinkArrays:
-    """Links of C clusters of up to N devices, the requester at N, as the compiled code wants them.
-
-    Attributes:
-        pair: what a message from one to the other costs, (C * (N + 1) * (N + 1) * 5,); see `kernel_core`.
-        profile_of: (C, N) column of the tables.
-        access: bits per second up and down, (C * (N + 1) * 2,). trace: number of a trace, or -1; same shape.
-        times, rates: all traces, one after the other; trace_at: (n + 1,) where each starts; period: (n,) seconds.
-        board: (C,) the device that is the requester's board, or -1.
-        medium, shared: (C,) link model. hard: (C,) whether it takes the general path.
-    """
-
-    pair: _Floats
-    profile_of: _Ints
-    access: _Floats
-    trace: _Ints
-    times: _Floats
-    rates: _Floats
-    trace_at: _Ints
-    period: _Floats
-    board: _Ints
-    medium: NDArray[np.bool_]
-    shared: NDArray[np.bool_]
-    hard: NDArray[np.bool_]
-
 
 def links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> LinkArrays:
+    """Returns the links of clusters.
+
+    Args:
+        clusters: one or more.
+        column: column of the tables by the identity of a profile.
+
+    Raises:
+        Unsupported: if one medium carries everything under independent links.
+    """
     n = max(len(cluster.devices) for cluster in clusters)
     count = len(clusters)
     pair = np.zeros((count, n + 1, n + 1, 5))

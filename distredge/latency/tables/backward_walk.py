@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.compiling import WITHOUT_COUNTING
+from distredge.latency.compiling import WITHOUT_COUNTING, inner
 
 KIND_NORMAL, KIND_REDUCES, KIND_STOPS = range(3)
 """What the walk does with an operator: takes its rows' needs; deals out the rows of its input; gives up."""
@@ -121,15 +121,11 @@ class End(NamedTuple):
     priced_edges: bool
 
 
-inner = njit(**WITHOUT_COUNTING, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Compiles a function that compiled functions call."""
-
-
 @njit(cache=True, **WITHOUT_COUNTING)
 def walk(end: Any) -> None:
     """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes.
 
-    Everything that is compiled into this stands in this file, the only one whose age numba looks at.
+    All code that is compiled into this stands in this file, the only one whose age numba looks at.
     """
     low, high, met, at = 0, 0, 0, len(end.starts) - 1
     rows = end.ints.reshape((1, 1, len(end.ints)))

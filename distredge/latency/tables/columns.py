@@ -1,12 +1,24 @@
-"""Columns of the kernel's tables, each once; `volume_tables` says what the tables are."""
+"""Columns of the kernel's tables; nothing else in compiled code has the name of one of them.
+
+`volume_tables` says what each table holds, kind by kind. All of its integers are in one array, `Tables.model()`:
+
+- its first `N_FIRST` entries say where each kind begins (AT_...) and how many there are (N_...); HEAD_BYTES are the
+  bytes of the head's results, HAS_HEAD whether there is a head;
+- VOLUME, PHASE, NEED, SUM, PARTIAL and TENSOR are the numbers of columns of each kind;
+- HEIGHT to REDUCES are the columns of a volume, NEEDS to N_SUMS those of a phase; the others are few and stand in the
+  order in which `volume_tables` names them.
+"""
 
 from __future__ import annotations
 
 VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 8, 8, 5, 4, 3, 4
+"""Numbers of columns."""
 
 HEIGHT, BAND, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN, REDUCES = range(VOLUME)
+"""Columns of a volume."""
 
 NEEDS, N_NEEDS, PARTIALS, N_PARTIALS, SECONDS, STRIDE, SUMS, N_SUMS = range(PHASE)
+"""Columns of a phase."""
 
 N_FIRST = 17
 
@@ -29,3 +41,4 @@ N_FIRST = 17
     HEAD_BYTES,
     HAS_HEAD,
 ) = range(N_FIRST)
+"""Entries of `Tables.model()` before its tables."""

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.compiling import WITHOUT_COUNTING, digest
+from distredge.latency.compiling import WITHOUT_COUNTING, digest, inner
 from distredge.latency.tables.backward_walk import (
     KIND_REDUCES,
     NOTE_EDGES,
@@ -42,7 +42,6 @@ from distredge.latency.tables.backward_walk import (
     TENSOR_SUM_AT,
     TENSOR_SUM_STRIDE,
     Ints,
-    inner,
 )
 
 CELL_LINES = 7

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distredge.errors import Unsupported
 from distredge.latency.kernel.kernel import kernel_of
 from distredge.latency.tables.all_volumes import fill
-from distredge.planners.annealing.strategy_arrays import put, take
+from distredge.planners.annealing.strategy_arrays import Pricing, put, take
 
 if TYPE_CHECKING:
     from distredge.planners.annealing.chains import Chains
@@ -47,8 +47,8 @@ class BatchPricer:
         self.codec = codec
         self.budget = budget
         self.kernel = kernel_of(codec.problem)
-        self.general = bool(self.kernel._links.hard.any()) or codec.problem.boundary_first
-        self.shared = bool(self.kernel._links.shared.any())
+        self.general = bool(self.kernel.links.hard.any()) or codec.problem.boundary_first
+        self.shared = bool(self.kernel.links.shared.any())
         self._refused: set[tuple[int, int]] = set()
         self._tabulated_s = 0.0
         # With a budget in evaluations, what others have tabulated before must make no difference.
@@ -108,23 +108,15 @@ class BatchPricer:
             most -= self._require(start - 1, end)
         self._tabulated_s += budget.elapsed_s - before_s
 
-    def arguments(self, size: int, nearby: bool) -> tuple[Any, ...]:
-        """What `anneal` passes on to the kernel, as its tables stand now.
+    def pricing(self, size: int, nearby: bool) -> Pricing:
+        """What compiled steps price with, as the tables stand now.
 
         Args:
             size: number of chains.
             nearby: whether rates of shared links may be approximate.
         """
-        tables, links = self.kernel.tables, self.kernel._links
-        priced = (tables.model(), tables.ints.data, tables.seconds.data, self.kernel._head_seconds)
         input_wire = np.full(size, self.codec.input_wire)
-        if not self.general:
-            return self.index(), priced, (links.pair, links.profile_of), input_wire, tables.max_phases
-        everything = (
-            links.pair, links.profile_of, links.access, links.trace, links.times, links.rates, links.trace_at,
-            links.period, links.board, links.medium, links.shared,
-        )  # fmt: skip
-        return self.index(), priced, everything, input_wire, tables.max_phases, nearby
+        return Pricing(self.index(), self.kernel.arguments(), self.kernel.links, input_wire, nearby)
 
     def _tabulated(self, batch: Batch) -> NDArray[np.bool_]:
         """Which strategies have all their volumes in the tables, which are completed first."""
@@ -172,10 +164,29 @@ def plain(
     return plans
 
 
-def advance(pricer: BatchPricer, arguments: tuple[Any, ...], steps: int, chains: Chains) -> NDArray[np.int64]:
+def advance(pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains) -> NDArray[np.int64]:
+    """Takes steps in some chains.
+
+    Args:
+        pricer: says which compiled loop prices them, and what may be chosen.
+        pricing: what they are priced with.
+        steps: changes of every chain.
+        chains: as many as `pricing` is for; changed.
+
+    Returns:
+        (n_cuts, n_cuts) how often volumes that are not tabulated were needed, as `BatchPricer.tabulate` takes it.
+    """
+    wanted: NDArray[np.int64] = np.zeros_like(pricing.row_of)
+    run, arguments = steps_call(pricer, pricing, steps, chains, wanted)
+    run(*arguments)
+    return wanted
+
+
+def steps_call(
+    pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains, wanted: NDArray[np.int64]
+) -> tuple[Any, tuple[Any, ...]]:
+    """The compiled loop that takes steps, and its arguments; `wanted` is (n_cuts, n_cuts), others as of `advance`."""
     from distredge.planners.annealing import compiled_steps
 
-    wanted: NDArray[np.int64] = np.zeros_like(arguments[0])
     run = compiled_steps.anneal_general if pricer.general else compiled_steps.anneal_independent
-    run(steps, chains, pricer.codec.choices, wanted, *arguments)
-    return wanted
+    return run, (steps, chains, pricer.codec.choices, wanted, pricing)

@@ -21,7 +21,7 @@ class Chains(NamedTuple):
 
     Attributes:
         states: (N,) generators.
-        current: strategies, a `batch.Batch`.
+        current: strategies, a `Batch`.
         seconds: their latencies, (N,).
         proposed: changed copies of them.
         found: latencies of those, (N,).
@@ -47,7 +47,14 @@ class Chains(NamedTuple):
 
 
 def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: int) -> Chains:
-    """Chains that start from the strategies of a batch."""
+    """Chains that start from the strategies of a batch.
+
+    Args:
+        batch: N strategies, which are copied.
+        seconds: (N,) their latencies.
+        seed: of the generators.
+        stream: which of the streams of generators with this seed.
+    """
     size, everything = len(seconds), np.arange(len(seconds))
     states = np.random.default_rng((seed, stream)).integers(1, 2**63, size, dtype=np.uint64)
     current, proposed, best, saved = (take(batch, everything) for _ in range(4))

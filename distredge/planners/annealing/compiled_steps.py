@@ -1,21 +1,19 @@
-"""The search's inner loop, compiled: change every chain, price all changes with the kernel, take or leave them.
-
-numba keeps compiled functions on disk and looks at the age of their own file alone. These call functions of other
-files; so that a change there compiles them anew they hold a digest of all of those (as `latency.kernel.entry_points` does).
-"""
+"""The search's inner loop, compiled: change every chain, price all changes with the kernel, take or leave them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from distredge.latency.compiling import borrow, digest, inlined, inner
+from distredge.latency.compiling import digest, entry, inlined, inner, making
 from distredge.latency.kernel import entry_points
-from distredge.latency.kernel.entry_points import clear, independent, room, run_all
-from distredge.planners.annealing import moves, strategy_arrays
-from distredge.planners.annealing.chains import BEGINS, Chains
+from distredge.latency.kernel.arguments import Found, Plans
+from distredge.latency.kernel.batches import make_general_room, run_all
+from distredge.latency.kernel.common_ground import make_room
+from distredge.latency.kernel.independent_links import price_all
+from distredge.planners.annealing import moves
+from distredge.planners.annealing.chains import BEGINS
 
 MOST_WORSE = 1.5
 """Latency of what may go on trial, relative to where it came from."""
@@ -29,35 +27,6 @@ FILES = (
     "planners.annealing.strategy_arrays",
 )
 """Modules that the functions below are compiled from."""
-
-
-@inlined
-def lend(plans: Any) -> Any:
-    """The same strategies; passing their arrays on costs no counting of references, which would double the time."""
-    return strategy_arrays.Batch(
-        borrow(plans.cuts), borrow(plans.rows), borrow(plans.order), borrow(plans.head), borrow(plans.wires),
-        borrow(plans.boundary),
-    )  # fmt: skip
-
-
-@inlined
-def lend_chains(chains: Any) -> Any:
-    """The same chains, as `lend`."""
-    return Chains(
-        borrow(chains.states), lend(chains.current), borrow(chains.seconds), lend(chains.proposed),
-        borrow(chains.found), lend(chains.best), borrow(chains.best_s), borrow(chains.heat), lend(chains.saved),
-        borrow(chains.saved_s), borrow(chains.left),
-    )  # fmt: skip
-
-
-@inlined
-def lend_choices(choices: Any) -> Any:
-    """The same choices, as `lend`."""
-    return strategy_arrays.Choices(
-        borrow(choices.candidates), borrow(choices.heights), borrow(choices.kinds), choices.free_order,
-        borrow(choices.wires), choices.boundary, choices.trials, choices.trial_steps, choices.crosses,
-        choices.reach_least, choices.reach_heat,
-    )  # fmt: skip
 
 
 @inner
@@ -90,8 +59,7 @@ def propose_all(chains: Any, choices: Any, index: Any, wanted: Any) -> None:
             start = end + 1
         if chains.found[k] == np.inf:
             # The kernel must find something that it can price.
-            new.cuts[k] = chains.current.cuts[k]
-            new.rows[k] = chains.current.rows[k]
+            moves.copy_plan(chains.current, k, new, k)
 
 
 @inner
@@ -136,82 +104,60 @@ def _take_over(chains: Any, k: int, found: float) -> None:
         moves.copy_plan(chains.proposed, k, chains.best, k)
 
 
+@making
+def kernel_arrays(batch: Any, input_wire: Any, everything: Any) -> Any:
+    """The strategies of a batch as the kernel takes them, on the arrays of the batch, and room for what they cost.
+
+    Args:
+        batch: N strategies.
+        input_wire: (N,) bytes per element of the input.
+        everything: whether there is room for more than their latencies.
+    """
+    size, slabs = batch.order.shape
+    most = size if everything else 0
+    plans = Plans(
+        np.zeros(size, np.int64), batch.cuts, batch.rows, batch.order, batch.head, batch.wires, input_wire,
+        batch.boundary, np.zeros(size),
+    )  # fmt: skip
+    return plans, Found(np.empty(size), np.empty((0, slabs)), np.empty((most, slabs)), np.empty(most))
+
+
 def _compiled(stamp: str) -> tuple[Any, Any, Any]:
     """The functions below, in each of which `stamp` is a constant."""
-    entry = njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
     @entry
-    def anneal_independent(
-        steps: Any, chains: Any, choices: Any, wanted: Any, index: Any, tables: Any, links: Any, input_wire: Any,
-        max_phases: Any,
-    ) -> None:  # fmt: skip
+    def anneal_independent(steps: Any, chains: Any, choices: Any, wanted: Any, pricing: Any) -> None:
         """Takes steps under `independent` links of constant rate, without volumes that send their boundary first.
 
         Args:
             steps: changes of every chain.
-            chains: `Chains`; changed.
-            choices: `batch.Choices`.
+            chains: `chains.Chains`; changed.
+            choices: `strategy_arrays.Choices`.
             wanted: (n_cuts, n_cuts) counts proposals that needed a volume that is not tabulated.
-            index: (n_cuts, n_cuts) row of each tabulated volume, or -1.
-            tables: what `kernel_entry.independent` takes of the tables.
-            links: what it takes of the links.
-            input_wire: (N,) bytes per element of the input.
-            max_phases: most phases of any volume.
+            pricing: `strategy_arrays.Pricing`.
         """
         len(stamp)
-        size = len(chains.seconds)
-        which, latency = np.zeros(size, np.int64), np.empty(size)
-        finish = np.empty((0, chains.current.order.shape[1]))
-        new = chains.proposed
-        lent, lent_choices = lend_chains(chains), lend_choices(choices)
+        plans, found = kernel_arrays(chains.proposed, pricing.input_wire, False)
+        room = make_room(plans.cuts.shape[1], plans.order.shape[1] + 1, pricing.tables.max_phases)
         for _ in range(steps):
-            propose_all(lent, lent_choices, index, wanted)
-            independent(
-                tables[0], tables[1], tables[2], tables[3], links[0], links[1], which, new.cuts, new.rows, new.order,
-                new.head, new.wires, input_wire, max_phases, latency, finish,
-            )  # fmt: skip
-            accept_all(lent, lent_choices, latency)
+            propose_all(chains, choices, pricing.row_of, wanted)
+            price_all(pricing.tables, pricing.links, plans, found, room)
+            accept_all(chains, choices, found.latency)
 
     @entry
-    def anneal_general(
-        steps: Any, chains: Any, choices: Any, wanted: Any, index: Any, tables: Any, links: Any, input_wire: Any,
-        max_phases: Any, nearby: Any,
-    ) -> None:  # fmt: skip
-        """Takes steps under everything that the kernel knows.
-
-        Args:
-            steps: as `anneal_independent`.
-            chains: as there.
-            choices: as there.
-            wanted: as there.
-            index: as there.
-            tables: as there.
-            links: what `kernel_entry.general` takes of the links.
-            input_wire: as there.
-            max_phases: as there.
-            nearby: whether rates of shared links may be approximate.
-        """
+    def anneal_general(steps: Any, chains: Any, choices: Any, wanted: Any, pricing: Any) -> None:
+        """Takes steps under everything that the kernel knows; arguments as of `anneal_independent`."""
         len(stamp)
-        size = len(chains.seconds)
-        which, latency, start_s = np.zeros(size, np.int64), np.empty(size), np.zeros(size)
-        finish = np.empty((0, chains.current.order.shape[1]))
-        new, none = chains.proposed, np.empty(0)
-        work = room(new.cuts.shape[1], new.order.shape[1] + 1, max_phases)
-        lent, lent_choices = lend_chains(chains), lend_choices(choices)
+        plans, found = kernel_arrays(chains.proposed, pricing.input_wire, False)
+        room = make_general_room(plans.cuts.shape[1], plans.order.shape[1] + 1, pricing.tables.max_phases)
         for _ in range(steps):
-            propose_all(lent, lent_choices, index, wanted)
-            clear(work)
-            run_all(
-                tables[0], tables[1], tables[2], tables[3], links[0], links[1], links[2], links[3], links[4], links[5],
-                links[6], links[7], links[8], links[9], links[10], which, new.cuts, new.rows, new.order, new.head,
-                new.wires, input_wire, new.boundary, start_s, nearby, latency, finish, work[0], work[1], work[2],
-                work[3], work[4], work[5], work[6], work[7], work[8], work[9], none.reshape((0, 1)), none, none,
-            )  # fmt: skip
-            accept_all(lent, lent_choices, latency)
+            propose_all(chains, choices, pricing.row_of, wanted)
+            run_all(pricing.tables, pricing.links, plans, pricing.nearby, found, room)
+            accept_all(chains, choices, found.latency)
 
     @entry
     def change(states: Any, plans: Any, choices: Any) -> None:
-        """Makes one change of any kind and size to each strategy."""
+        """Makes one change of any kind and size to each strategy: (N,) states, `strategy_arrays.Batch`, `Choices`."""
         len(stamp)
         for k in range(len(states)):
             moves.change(states, plans, k, choices, 0.5)
@@ -220,8 +166,3 @@ def _compiled(stamp: str) -> tuple[Any, Any, Any]:
 
 
 anneal_independent, anneal_general, change = _compiled(digest(*FILES))
-
-
-def is_cached(function: Any) -> bool:
-    """Whether one of them can be loaded from numba's cache."""
-    return bool(function._cache._cache_file._load_index())

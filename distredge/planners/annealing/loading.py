@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from distredge.planners.annealing.batch_pricing import advance
+import numpy as np
+
+from distredge.planners.annealing.batch_pricing import BatchPricer, steps_call
 from distredge.planners.annealing.chains import make_chains
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.budget import Budget
 
 if TYPE_CHECKING:
-    from distredge.planners.annealing.batch_pricing import BatchPricer
-    from distredge.planners.budget import Budget
+    from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.problem import Problem
 
 _log = logging.getLogger(__name__)
@@ -24,33 +27,33 @@ def load(problem: Problem, budget: Budget) -> BatchPricer:
     Raises:
         Unsupported: if only the simulator prices the problem.
     """
-    with budget.paused():
-        from distredge.planners.annealing import compiled_steps
-        from distredge.planners.annealing.batch_pricing import BatchPricer
-        from distredge.planners.annealing.encoding import Codec
-
     pricer = BatchPricer(Codec(problem), budget)
     if pricer.general not in _loaded:
-        function = compiled_steps.anneal_general if pricer.general else compiled_steps.anneal_independent
         with budget.paused():
-            if not compiled_steps.is_cached(function):
-                _log.warning("compiling the search, once: some 30 seconds (`distredge doctor` does it beforehand)")
-            _try(pricer)
+            _load_steps(pricer)
         _loaded.add(pricer.general)
     return pricer
 
 
-def _try(pricer: BatchPricer) -> None:
+def simplest(codec: Codec) -> Batch:
+    """One strategy: one volume, which is the first device's."""
+    batch, last = codec.empty(1), codec.candidates[-1]
+    batch.cuts[0, 0] = last
+    batch.rows[0, 0, 1:] = codec.choices.heights[last]
+    return batch
+
+
+def _load_steps(pricer: BatchPricer) -> None:
     """Calls everything that is compiled, on as little as possible."""
+    from distredge.latency.compiling import is_cached, signature_of
     from distredge.latency.tables.all_volumes import fill
-    from distredge.planners.annealing.batch_pricing import BatchPricer
-    from distredge.planners.budget import Budget
 
     codec = pricer.codec
-    batch = codec.empty(1)
-    batch.cuts[0, 0] = codec.candidates[-1]
-    batch.rows[0, 0, 1:] = codec.choices.heights[codec.candidates[-1]]
+    batch = simplest(codec)
     fill(pricer.kernel.tables, codec.candidates[-1:])
     seconds = BatchPricer(codec, Budget(evaluations=1)).price(batch)
-    chains = make_chains(batch, seconds, 0, 0)
-    advance(pricer, pricer.arguments(1, False), 0, chains)
+    pricing, chains = pricer.pricing(1, False), make_chains(batch, seconds, 0, 0)
+    function, arguments = steps_call(pricer, pricing, 0, chains, np.zeros_like(pricing.row_of))
+    if not is_cached(function, signature_of(*arguments)):
+        _log.warning("compiling the search, once: some 30 seconds (`distredge doctor` does it beforehand)")
+    function(*arguments)

@@ -237,7 +237,7 @@ class Search:
 
     def _advance(self, run_all: Callable[..., Iterable[Any]], steps: int) -> NDArray[np.int64]:
         """Takes steps in all populations and returns which volumes were missing."""
-        one = partial(advance, self.pricer, self.pricer.arguments(CHAINS, self._nearby), steps)
+        one = partial(advance, self.pricer, self.pricer.pricing(CHAINS, self._nearby), steps)
         return np.asarray(sum(run_all(one, self._chains)))
 
     def _price_exactly(self) -> None:

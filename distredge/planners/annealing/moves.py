@@ -1,7 +1,8 @@
 """What the search changes in a strategy, compiled: one random change in each of many strategies at a time.
 
-A set of strategies is a `batch.Batch`. Rows of neighbouring volumes are changed together
-where that keeps owners where the rows are: a border that moves in one volume alone makes everybody fetch what it moved.
+A set of strategies is a `strategy_arrays.Batch`. Rows of neighbouring volumes are changed together where that keeps
+owners where the rows are: a border that moves in one volume alone makes everybody fetch what it moved. Wires stay as
+they are.
 """
 
 from __future__ import annotations

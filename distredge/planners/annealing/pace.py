@@ -18,4 +18,5 @@ def adapted(steps: int, took_s: float, left_s: float | None) -> int:
 
 
 def cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

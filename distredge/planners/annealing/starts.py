@@ -91,7 +91,15 @@ def shuffled(batch: Batch, rng: np.random.Generator) -> Batch:
 
 
 def best_rows(seconds: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Indices of the `count` lowest finite latencies, repeated in turn when there are fewer."""
+    """Indices of the `count` lowest finite latencies, repeated in turn when there are fewer.
+
+    Args:
+        seconds: (N,) latencies.
+        count: how many are wanted.
+
+    Returns:
+        (count,) indices, the lowest first; (0,) if no latency is finite.
+    """
     order = np.argsort(seconds, kind="stable")
     order = order[np.isfinite(seconds[order])]
     return np.resize(order[:count], count) if len(order) else order

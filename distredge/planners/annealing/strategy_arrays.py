@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.latency.kernel.arguments import Ints, KernelTables, LinkArrays
+
 
 class Batch(NamedTuple):
     """N strategies of at most L volumes on D slab positions.
@@ -21,12 +23,12 @@ class Batch(NamedTuple):
         boundary: (N, L) whether a volume computes first what others wait for.
     """
 
-    cuts: NDArray[np.int64]
+    cuts: Ints
     rows: NDArray[np.int32]
-    order: NDArray[np.int64]
-    head: NDArray[np.int64]
-    wires: NDArray[np.int64]
-    boundary: NDArray[np.int64]
+    order: Ints
+    head: Ints
+    wires: Ints
+    boundary: Ints
 
 
 class Choices(NamedTuple):
@@ -46,17 +48,36 @@ class Choices(NamedTuple):
         reach_heat: the same per unit of temperature; never more than half a map.
     """
 
-    candidates: NDArray[np.int64]
-    heights: NDArray[np.int64]
-    kinds: NDArray[np.int64]
+    candidates: Ints
+    heights: Ints
+    kinds: Ints
     free_order: bool
-    wires: NDArray[np.int64]
+    wires: Ints
     boundary: bool
     trials: float
     trial_steps: int
     crosses: float
     reach_least: float
     reach_heat: float
+
+
+class Pricing(NamedTuple):
+    """What N strategies at a time are priced with.
+
+    Attributes:
+        row_of: (n_cuts, n_cuts) row of each tabulated volume that may be used, by cut before it plus 1 and cut at its
+            end; or -1.
+        tables: of the kernel, as they stand.
+        links: of the kernel.
+        input_wire: (N,) bytes per element of the input.
+        nearby: whether rates of shared links may be approximate.
+    """
+
+    row_of: Ints
+    tables: KernelTables
+    links: LinkArrays
+    input_wire: Ints
+    nearby: bool
 
 
 def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:

@@ -1,11 +1,11 @@
 """Annealing for other objectives than latency, under limits, and for the front between objectives (ours).
 
-The chains and moves of `search`, in a compiled loop that knows latency, period, energy and memory of every strategy
-(`weigh`). For one objective all chains are after the same. For a front each has an aim of its own: the least period,
-the least energy, or something between, under one of many bounds on the latency between the fastest strategy known and
-the ones that are best in the others. Everything that is met is offered to shelves by range of latency and weights, so
-that what one chain passes on its way counts for the others; from time to time shelves are brought together, bounds are
-set anew, and chains far behind what stands on the shelves go on from there.
+The chains and moves of `planners.annealing`, in a compiled loop that knows latency, period, energy and memory of every
+strategy (`compiled_aims`). For one objective all chains are after the same. For a front each has an aim of its own: the
+least period, the least energy, or something between, under one of many bounds on the latency between the fastest
+strategy known and the ones that are best in the others. Everything that is met is offered to shelves by range of
+latency and weights, so that what one chain passes on its way counts for the others; from time to time shelves are
+brought together, bounds are set anew, and chains far behind what stands on the shelves go on from there.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from distredge.planners.annealing.strategy_arrays import Batch, joined, put, tak
 from distredge.planners.budget import Budget
 from distredge.planners.objectives import unbeaten
 from distredge.planners.other_objectives.batch_figures import empty_shelves
+from distredge.planners.other_objectives.figure_arrays import EXCESS, FIGURES, LATENCY, PERIOD, Aims, Shelves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distredge.planners.annealing.chains import Chains
     from distredge.planners.other_objectives.batch_figures import FiguresPricer
-    from distredge.planners.other_objectives.compiled_aims import Aims, Shelves
 
 HOT, COLD = 0.03, 0.0003
 """First and last temperature of the middle chain, relative to what its strategy is worth."""
@@ -59,9 +59,6 @@ PRICING = 0.25
 """Share of a budget in seconds after which no more strategies to start from are priced where memory counts."""
 
 _UNCOUNTED = 10**12
-
-LATENCY, PERIOD, ENERGY, EXCESS = range(4)
-"""Columns of figures, as in `loads`, which is compiled."""
 
 Floats = NDArray[np.float64]
 Weights = tuple[float, float, float]
@@ -92,7 +89,7 @@ class AimedSearch:
         limit_s = self.codec.problem.latency_limit_s
         # Rounding must not lift what is kept above the limit.
         self.limit = math.inf if limit_s is None else math.log(limit_s * (1 - 1e-9))
-        self.pool, self.figures = self.codec.empty(0), np.zeros((0, 4))
+        self.pool, self.figures = self.codec.empty(0), np.zeros((0, FIGURES))
         self._chains: list[Chains] = []
         self._aims: list[Aims] = []
         self._shelves: list[Shelves] = []
@@ -101,8 +98,8 @@ class AimedSearch:
         """Searches until the budget ends or the user interrupts.
 
         Returns:
-            The best strategies met, none beaten by another one in latency, period and energy, and their figures; if
-            none is within the limits, what came closest.
+            The best strategies met, none beaten by another one in latency, period and energy, and their figures,
+            (N, FIGURES); if none is within the limits, what came closest.
 
         Raises:
             Infeasible: if no device can be reached.
@@ -127,7 +124,7 @@ class AimedSearch:
         except KeyboardInterrupt:
             self.budget.interrupt()
         batch, figures = self._priced(joined(batches))
-        known = np.flatnonzero(np.isfinite(figures[:, 0]))
+        known = np.flatnonzero(np.isfinite(figures[:, LATENCY]))
         if len(known) == 0:
             raise Infeasible(f"no device of cluster '{self.codec.problem.cluster.name}' can be reached")
         batch, figures = take(batch, known), figures[known]
@@ -135,7 +132,7 @@ class AimedSearch:
         self._aims = self._aimed()
         logs = _logarithms(figures)
         for p in range(POPULATIONS):
-            values = _worth(logs, figures[:, 3], self._aims[p])
+            values = _worth(logs, figures[:, EXCESS], self._aims[p])
             chosen = self._chosen(values, p)
             worth = np.exp(values[chosen, np.arange(CHAINS)])
             self._chains.append(make_chains(take(batch, chosen), worth, self.seed, p))
@@ -209,12 +206,12 @@ class AimedSearch:
 
     def _advance(self, steps: int, p: int) -> NDArray[np.int64]:
         """Takes steps in one population and returns which volumes were missing."""
-        return self.pricer.advance(steps, self._chains[p], np.empty((CHAINS, 4)), self._aims[p], self._shelves[p])
+        return self.pricer.advance(steps, self._chains[p], np.empty((CHAINS, FIGURES)), self._aims[p], self._shelves[p])
 
     def _report(self) -> None:
         """Shows the lowest latency that is allowed and has been met."""
         for shelves in self._shelves:
-            self.budget.report(float(shelves.figures[:-1, 0].min(initial=math.inf)))
+            self.budget.report(float(shelves.figures[:-1, LATENCY].min(initial=math.inf)))
 
     def _gather(self) -> None:
         """Brings what stands on all shelves into the pool."""
@@ -226,7 +223,7 @@ class AimedSearch:
 
     def _keep(self, batch: Batch, figures: Floats) -> None:
         """Keeps of some strategies those that no other one beats; if none is within the limits the nearest."""
-        beyond = np.maximum(0.0, np.log(figures[:, 0]) - self.limit) + figures[:, 3]
+        beyond = np.maximum(0.0, np.log(figures[:, LATENCY]) - self.limit) + figures[:, EXCESS]
         allowed = np.flatnonzero(beyond <= 0.0)
         if len(allowed):
             chosen = allowed[unbeaten(figures[allowed, :3] if self.ranges > 1 else self._objective(figures[allowed]))]
@@ -241,12 +238,12 @@ class AimedSearch:
         """Sets aims and shelves anew, and lets the chains that are furthest behind go on from the pool."""
         self._gather()
         self._aims = self._aimed()
-        logs, excess = _logarithms(self.figures), self.figures[:, 3]
+        logs, excess = _logarithms(self.figures), self.figures[:, EXCESS]
         behind: list[Floats] = []
         better: list[tuple[NDArray[np.int64], Floats]] = []
         for chains, aims in zip(self._chains, self._aims, strict=True):
             figures = self.pricer.figures(chains.current, again=True)
-            own = _worth(_logarithms(figures), figures[:, 3], aims).diagonal()
+            own = _worth(_logarithms(figures), figures[:, EXCESS], aims).diagonal()
             values = _worth(logs, excess, aims)
             chosen = np.argmin(values, axis=0)
             least = values[chosen, np.arange(CHAINS)]
@@ -266,15 +263,13 @@ class AimedSearch:
 
     def _bounds(self) -> tuple[float, float]:
         """Logarithms of the lowest latency of the pool, and of the one beyond which nothing gets better."""
-        logs = np.log(self.figures[:, 0])
+        logs = np.log(self.figures[:, LATENCY])
         corners = [logs[np.argmin(_logarithms(self.figures) @ weights)] for weights in self.weights]
         first = float(logs.min())
         return first, max(first + 1e-3, float(max(corners)))
 
     def _aimed(self) -> list[Aims]:
         """Aims of each population's chains: each of the weights under bounds on the latency that rise evenly."""
-        from distredge.planners.other_objectives.compiled_aims import Aims
-
         first, last = self._bounds()
         numbers = np.arange(POPULATIONS * CHAINS)
         which, place = numbers % len(self.weights), numbers // len(self.weights)
@@ -295,7 +290,7 @@ class AimedSearch:
         found = empty_shelves(self.codec, first, step, self.ranges, self.limit, self.weights)
         size = len(found.worth)
         logs = _logarithms(self.figures)
-        beyond = np.maximum(0.0, logs[:, 0] - self.limit) + self.figures[:, 3]
+        beyond = np.maximum(0.0, logs[:, 0] - self.limit) + self.figures[:, EXCESS]
         places = np.clip(((logs[:, 0] - first) / step).astype(np.int64), 0, self.ranges - 1)
         for k in range(len(self.figures)):
             if beyond[k] > 0:
@@ -322,7 +317,7 @@ def _logarithms(figures: Floats) -> Floats:
 
 
 def _worth(logs: Floats, excess: Floats, aims: Aims) -> Floats:
-    """(N, chains), as `weigh.worth` for each chain."""
+    """(N, chains), as `compiled_aims.worth` for each chain."""
     from distredge.planners.other_objectives.compiled_aims import STEEP
 
     beyond = np.maximum(0.0, logs[:, :1] - aims.limit) + excess[:, None]

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
-from distredge.latency.tables.memory_tables import Footprint
+from distredge.latency.tables.memory_tables import Footprint, Memory, no_memory
 from distredge.planners.annealing.batch_pricing import BatchPricer
-from distredge.planners.annealing.chains import make_chains
-from distredge.planners.annealing.strategy_arrays import empty_batch, take
+from distredge.planners.annealing.chains import Chains, make_chains
+from distredge.planners.annealing.strategy_arrays import Batch, empty_batch, take
+from distredge.planners.other_objectives.figure_arrays import FIGURES, Aims, BoardArrays, Shelves
 
 if TYPE_CHECKING:
-    from distredge.latency.tables.memory_tables import Memory
-    from distredge.planners.annealing.chains import Chains
     from distredge.planners.annealing.encoding import Codec
-    from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.planners.budget import Budget
-    from distredge.planners.other_objectives.compiled_aims import Aims, Shelves
-    from distredge.planners.other_objectives.compiled_figures import BoardArrays
     from distredge.problem import Problem
 
 Floats = NDArray[np.float64]
 
 
 class FiguresPricer(BatchPricer):
-    """Figures of batches of strategies.
-
-    Args:
-        codec: the problem and what may be chosen.
-        budget: every strategy that is priced counts against it.
-
-    Raises:
-        Unsupported: if only the simulator prices this problem.
-    """
+    """Figures of batches of strategies of one problem; takes and raises what `BatchPricer` does."""
 
     def __init__(self, codec: Codec, budget: Budget) -> None:
         super().__init__(codec, budget)
@@ -47,13 +35,13 @@ class FiguresPricer(BatchPricer):
         self._footprint = Footprint(self.kernel.tables.geometry, len(codec.names)) if self.limited else None
 
     def figures(self, batch: Batch, again: bool = False) -> Floats:
-        """(N, 4) figures as `loads.FIGURES` says; infinite where a link is down.
+        """(N, FIGURES) figures; infinite where a link is down, or where only the simulator could say.
 
         Args:
             batch: strategies.
             again: whether they have been priced and counted before.
         """
-        from distredge.planners.other_objectives.compiled_figures import FIGURES
+        from distredge.planners.other_objectives import compiled_aims
 
         if not again:
             self.budget.spend(len(batch.cuts))
@@ -61,35 +49,50 @@ class FiguresPricer(BatchPricer):
         known = np.flatnonzero(self._tabulated(batch))
         if len(known):
             figures = np.empty((len(known), FIGURES))
-            chains = make_chains(take(batch, known), np.zeros(len(known)), 0, 0)
-            self.advance(0, chains, figures, *self._nothing())
+            compiled_aims.anneal_figures(*self.pricing_arguments(take(batch, known), figures))
             found[known] = figures
         return found
 
     def advance(self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves) -> NDArray[np.int64]:
-        """Takes steps in some chains, as `weigh.anneal_figures` says, and returns which volumes were missing."""
+        """Takes steps in some chains.
+
+        Args:
+            steps: changes of every chain; 0 prices what is proposed.
+            chains: N; changed.
+            figures: (N, FIGURES) filled with those of the last proposals.
+            aims: one for each chain.
+            shelves: what is met is offered to them; changed.
+
+        Returns:
+            (n_cuts, n_cuts) how often volumes that are not tabulated were needed, as `tabulate` takes it.
+        """
         from distredge.planners.other_objectives import compiled_aims
 
-        index, *arguments = self.arguments(len(figures), False)
-        wanted: NDArray[np.int64] = np.zeros_like(index)
-        compiled_aims.anneal_figures(
-            steps, chains, figures, self.codec.choices, aims, shelves, wanted, index, *arguments, self.boards,
-            self.memory(),
-        )  # fmt: skip
+        wanted: NDArray[np.int64] = np.zeros_like(self._index)
+        compiled_aims.anneal_figures(*self._arguments(steps, chains, figures, aims, shelves, wanted))
         return wanted
+
+    def pricing_arguments(self, batch: Batch, figures: Floats) -> tuple[Any, ...]:
+        """What prices N strategies that are tabulated, as `compiled_aims.anneal_figures` takes it.
+
+        Args:
+            batch: the strategies.
+            figures: (N, FIGURES) to be filled in.
+        """
+        weights = np.zeros((1, 3))
+        nowhere = empty_shelves(self.codec, 0.0, 1.0, 1, math.inf, weights)
+        chains = make_chains(batch, np.zeros(len(figures)), 0, 0)
+        return self._arguments(0, chains, figures, Aims(weights, np.zeros(1)), nowhere, np.zeros_like(self._index))
+
+    def _arguments(
+        self, steps: int, chains: Chains, figures: Floats, aims: Aims, shelves: Shelves, wanted: NDArray[np.int64]
+    ) -> tuple[Any, ...]:
+        choices, pricing = self.codec.choices, self.pricing(len(figures), False)
+        return steps, chains, figures, choices, aims, shelves, wanted, pricing, self.boards, self.memory()
 
     def memory(self) -> Memory:
         """What volumes take of memory, as the tables stand now."""
-        from distredge.latency.tables.memory_tables import no_memory
-
         return no_memory() if self._footprint is None else self._footprint.arrays()
-
-    def _nothing(self) -> tuple[Aims, Shelves]:
-        """An aim and shelves for those who only price."""
-        from distredge.planners.other_objectives.compiled_aims import Aims
-
-        weights = np.zeros((1, 3))
-        return Aims(weights, np.zeros(1)), empty_shelves(self.codec, 0.0, 1.0, 1, math.inf, weights)
 
     def index(self) -> NDArray[np.int64]:
         """(n_cuts, n_cuts) row of each volume that may be used and whose memory is known, or -1."""
@@ -117,8 +120,6 @@ class FiguresPricer(BatchPricer):
 
 def boards_of(problem: Problem) -> BoardArrays:
     """What the compiled code must know of a problem's boards beside what the kernel does."""
-    from distredge.planners.other_objectives.compiled_figures import BoardArrays
-
     devices = problem.cluster.devices
     profiles = [device.profile for device in devices]
     watts = [
@@ -135,9 +136,7 @@ def boards_of(problem: Problem) -> BoardArrays:
 
 
 def empty_shelves(codec: Codec, first: float, step: float, ranges: int, limit: float, weights: Floats) -> Shelves:
-    """Shelves on which nothing stands; arguments as of `weigh.Shelves`."""
-    from distredge.planners.other_objectives.compiled_aims import Shelves
-
+    """Shelves on which nothing stands; `first` to `limit` and `weights`, (M, 3), as of `Shelves`."""
     size = ranges * len(weights) + 1
     plans = empty_batch(size, codec.most_volumes, len(codec.names), 0)
-    return Shelves(first, step, ranges, limit, weights, np.full(size, np.inf), np.full((size, 4), np.inf), plans)
+    return Shelves(first, step, ranges, limit, weights, np.full(size, np.inf), np.full((size, FIGURES), np.inf), plans)

@@ -1,40 +1,18 @@
 """From what a strategy makes boards and connections do to its figures, compiled: period, energy, memory beyond limits.
 
-The same figures as `planners.objectives.measure` takes from a layout, for whole batches: busy seconds of every device and
-of the busiest link come from the kernel (`latency.kernel.busy_times`). Of memory it is an upper bound; see
-`latency.tables.memory_tables`.
+The same figures as `latency.simulator.figures.measure` takes from a layout, for whole batches: busy seconds of every
+device and of the busiest link come from the kernel. Of memory it is an upper bound; see `latency.tables.memory_tables`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distredge.latency.compiling import inlined, inner
 from distredge.latency.tables.memory_tables import Memory
-
-FIGURES = 4
-LATENCY, PERIOD, ENERGY, EXCESS = range(FIGURES)
-"""Columns of a batch's figures: seconds, seconds, joules, and the logarithm of 1 + memory beyond the limits, as a share
-of them, summed."""
-
-
-class BoardArrays(NamedTuple):
-    """What a cluster's N boards draw and hold.
-
-    Attributes:
-        idle_w: (N,) watts of a board that the strategy names; 0 where unknown.
-        extra_w: (N,) watts more while it computes.
-        named: whether a strategy names every board, or those alone that have something to do.
-        limit_bytes: (N,) memory of each; infinite where there is no limit.
-    """
-
-    idle_w: NDArray[np.float64]
-    extra_w: NDArray[np.float64]
-    named: bool
-    limit_bytes: NDArray[np.float64]
+from distredge.planners.other_objectives.figure_arrays import ENERGY, EXCESS, LATENCY, PERIOD, BoardArrays
 
 
 @inlined
@@ -118,17 +96,16 @@ def excess(plans: Any, k: int, boards: BoardArrays, memory: Memory) -> float:
 
 
 @inner
-def fill_figures(
-    plans: Any, boards: BoardArrays, memory: Memory, latency: Any, busy_s: Any, link_s: Any, figures: Any
-) -> None:
-    """Fills in the figures of a batch, (B, FIGURES); infinite ones where a link is down."""
+def fill_figures(plans: Any, boards: BoardArrays, memory: Memory, found: Any, figures: Any) -> None:
+    """Fills in the figures of a batch, (B, FIGURES), from what the kernel found; infinite ones where a link is down."""
+    latency, busy_s = found.latency, found.busy_s
     for k in range(len(latency)):
         figures[k, LATENCY] = latency[k]
         if not latency[k] < np.inf:
             figures[k, LATENCY] = figures[k, PERIOD] = figures[k, ENERGY] = np.inf
             figures[k, EXCESS] = 0.0
             continue
-        figures[k, PERIOD] = link_s[k]
+        figures[k, PERIOD] = found.link_s[k]
         for j in range(busy_s.shape[1]):
             figures[k, PERIOD] = max(figures[k, PERIOD], busy_s[k, j])
         figures[k, ENERGY] = energy_j(plans, k, boards, busy_s, latency[k])

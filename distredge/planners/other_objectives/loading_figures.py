@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from distredge.planners.annealing import loading
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.budget import Budget
+from distredge.planners.other_objectives.batch_figures import FiguresPricer
+from distredge.planners.other_objectives.figure_arrays import FIGURES
 
 if TYPE_CHECKING:
-    from distredge.planners.other_objectives.batch_figures import FiguresPricer
     from distredge.problem import Problem
 
 _log = logging.getLogger(__name__)
@@ -25,23 +28,22 @@ def load(problem: Problem, budget: Budget) -> FiguresPricer:
         Unsupported: if only the simulator prices the problem.
     """
     with budget.paused():
-        from distredge.planners.other_objectives.batch_figures import FiguresPricer
-
         loading.load(problem, budget)
         pricer = FiguresPricer(Codec(problem), budget)
         if not _loaded:
-            from distredge.planners.annealing import compiled_steps
-            from distredge.planners.other_objectives import compiled_aims
-
-            if not compiled_steps.is_cached(compiled_aims.anneal_figures):
-                _log.warning(
-                    "compiling the search for other objectives, once: some 20 seconds (`distredge doctor` does it "
-                    "beforehand)"
-                )
-            codec = pricer.codec
-            batch = codec.empty(1)
-            batch.cuts[0, 0] = codec.candidates[-1]
-            batch.rows[0, 0, 1:] = codec.choices.heights[codec.candidates[-1]]
-            FiguresPricer(codec, Budget(evaluations=1)).figures(batch)
+            _load_steps(pricer)
             _loaded.append(True)
     return pricer
+
+
+def _load_steps(pricer: FiguresPricer) -> None:
+    from distredge.latency.compiling import is_cached, signature_of
+    from distredge.planners.other_objectives import compiled_aims
+
+    batch = loading.simplest(pricer.codec)
+    arguments = pricer.pricing_arguments(batch, np.empty((1, FIGURES)))
+    if not is_cached(compiled_aims.anneal_figures, signature_of(*arguments)):
+        _log.warning(
+            "compiling the search for other objectives, once: some 20 seconds (`distredge doctor` does it beforehand)"
+        )
+    FiguresPricer(pricer.codec, Budget(evaluations=1)).figures(batch)

@@ -76,6 +76,7 @@ def _best(problem: Problem, budget: Budget, seed: int) -> list[Point]:
 
 
 def planner_ref(problem: Problem, seed: int, objective: str | None = None) -> PlannerRef:
+    """How strategies say that this search made them; for the problem's objective, or another one that is named."""
     return PlannerRef("search", seed, {"objective": objective or problem.objective})
 
 

@@ -1,7 +1,7 @@
 """Search for other objectives than latency, under limits, and the front between objectives.
 
-Strategies are priced and changed in compiled code (`compromise`), half a million a second and more on a core. What only
-the simulator prices is searched one strategy at a time (`one_by_one`).
+Strategies are priced and changed in compiled code (`aimed_search`), half a million a second and more on a core. What
+only the simulator prices is searched one strategy at a time (`by_simulator`).
 """
 
 from __future__ import annotations

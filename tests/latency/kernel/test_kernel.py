@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import math
 import os
+import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -408,6 +411,20 @@ def test_a_profile_that_lacks_an_operator_is_named(lab: Any) -> None:
         Kernel(graph, [cluster]).latency_s([[len(graph.cuts) - 1]], [[[0, 8]]], 0)
 
 
+def test_a_problem_has_one_kernel_as_long_as_it_lives() -> None:
+    problem = Problem(_small("vgg16"), _boards(2, "independent"))
+    found = kernel_of(problem)
+    assert kernel_of(problem) is found
+    again = pickle.loads(pickle.dumps(problem))  # noqa: S301 - made here
+    assert kernel_of(again) is not found
+    arrays = draw_plans(problem.graph, 2, 5, np.random.default_rng(0))
+    assert np.array_equal(kernel_of(again).latency_s(**arrays), found.latency_s(**arrays))
+    kept = weakref.ref(found)
+    del problem, found
+    gc.collect()
+    assert kept() is None
+
+
 def test_once_compiled_it_is_there_at_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_checked", set())
     with caplog.at_level(logging.WARNING, logger="distredge"):
@@ -430,7 +447,7 @@ for link_model in sys.argv[1:]:
     found = Kernel(graph, [dataclasses.replace(cluster, link_model=link_model)])
     found.latency_s([[len(graph.cuts) - 1]], [[[0, 0, 0, 0, graph.cuts[-1].height]]], 0)
 from distredge.latency.kernel import entry_points
-print(*(sum(f.stats.cache_misses.values()) for f in entry_points._signatures))
+print(*(sum(f.stats.cache_misses.values()) for f in entry_points.SIGNATURES))
 """
 
 

@@ -1,0 +1,200 @@
+"""Rates of connections that share links: max-min fair, exactly and approximately, and with one medium for all.
+
+The arrays are those of `traffic`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import uint64 as U
+
+from distredge.latency.compiling import inlined, inner
+from distredge.latency.kernel.traffic import F_AIRTIME, F_COLUMNS, F_LEFT, F_RATE, F_SINCE
+
+INVERSE = 1.0 / np.maximum(np.arange(4096), 1)
+"""Reciprocals of numbers of connections: a look-up is faster than a division."""
+
+
+@inlined
+def share_anew(traffic, run, now, n_dirty, turn):
+    """Max-min fair rates of all connections that depend on the dirty links, by progressive filling.
+
+    The same result as `latency.costs.links.max_min` for all connections: the others share no link with these.
+    """
+    links, n_on, on_link = traffic.links, traffic.n_on, traffic.on_link
+    still, fixed, left = traffic.still, traffic.fixed, traffic.left
+    n_links = dependent_links(traffic, run, dirty_links(traffic, n_dirty, turn), turn)
+    while True:
+        level, tight = np.inf, np.int64(-1)
+        x = np.int64(0)
+        while x < n_links:
+            link = links[U(x)]
+            n = still[U(link)]
+            if n == 0:
+                n_links -= 1
+                links[U(x)] = links[U(n_links)]
+                continue
+            x += 1
+            share = left[U(link)] / n
+            if share < level:
+                level, tight = share, link
+        if tight < 0:
+            break
+        level = max(level, 0.0)
+        for y in range(tight * 2 * run.wide, tight * 2 * run.wide + n_on[U(tight)]):
+            connection = on_link[U(y)]
+            if fixed[U(connection)] == turn:
+                continue
+            fixed[U(connection)] = turn
+            set_rate(traffic.flows, traffic.ends, traffic.place, connection, level, now)
+            other = traffic.other_link[U(y)]
+            left[U(other)] -= level
+            still[U(other)] -= 1
+        still[U(tight)] = 0
+
+
+@inlined
+def share_nearby(traffic, run, now, n_dirty, turn):
+    """Approximately `share_anew`: fair shares of the dirty links alone, as long as other links offer what they did.
+
+    Without a test whether a rate has changed, which the processor would guess wrong half of the time.
+    """
+    links, n_on, on_link, other_link = traffic.links, traffic.n_on, traffic.on_link, traffic.other_link
+    flows, level, per_bit, ends, place = traffic.flows, traffic.level, traffic.per_bit, traffic.ends, traffic.place
+    n_links = dirty_links(traffic, n_dirty, turn)
+    for x in range(n_links):
+        link = links[U(x)]
+        level[U(link)] = fair_level(traffic, run, link)
+        per_bit[U(link)] = 1.0 / level[U(link)]
+    for x in range(n_links):
+        link = links[U(x)]
+        offered, least = level[U(link)], per_bit[U(link)]
+        for y in range(link * 2 * run.wide, link * 2 * run.wide + n_on[U(link)]):
+            connection = on_link[U(y)]
+            other = other_link[U(y)]
+            rate, seconds = min(offered, level[U(other)]), max(least, per_bit[U(other)])
+            at = connection * F_COLUMNS
+            since, before = flows[U(at + F_SINCE)], flows[U(at + F_RATE)]
+            start = max(now, since)
+            left = max(flows[U(at + F_LEFT)] - before * (start - since), 0.0)
+            flows[U(at + F_LEFT)], flows[U(at + F_SINCE)], flows[U(at + F_RATE)] = left, start, rate
+            ends[U(place[U(connection)])] = start + left * seconds if rate > 0.0 else np.inf
+
+
+@inner
+def share_medium(traffic, run, now, n_active, turn):
+    """As `share_anew`, of all connections at once, which share one medium's airtime as well."""
+    active, ends_of, still, fixed = traffic.active, traffic.ends_of, traffic.still, traffic.fixed
+    left, capacity, flows = traffic.left, traffic.capacity, traffic.flows
+    for link in range(2 * run.wide):
+        left[link], still[link] = capacity[link], 0
+    airtime, airtime_left = 0.0, 1.0
+    for x in range(n_active):
+        up, down = ends_of[2 * active[x]], ends_of[2 * active[x] + 1]
+        still[up] += 1
+        still[down] += 1
+        per_bit = 0.0
+        if capacity[up] > 0.0 and capacity[down] > 0.0:
+            per_bit = 1.0 / capacity[up] + 1.0 / capacity[down]
+        flows[active[x] * F_COLUMNS + F_AIRTIME] = per_bit
+        airtime += per_bit
+    n_still = n_active
+    while n_still > 0:
+        level, tight = np.inf, np.int64(-1)
+        for link in range(2 * run.wide):
+            if still[link] > 0 and left[link] / still[link] < level:
+                level, tight = left[link] / still[link], link
+        by_medium = airtime > 0.0 and airtime_left / airtime < level
+        level = max(airtime_left / airtime if by_medium else level, 0.0)
+        before = n_still
+        for x in range(n_active):
+            connection = active[x]
+            if fixed[connection] == turn:
+                continue
+            up, down = ends_of[2 * connection], ends_of[2 * connection + 1]
+            per_bit = flows[connection * F_COLUMNS + F_AIRTIME]
+            if np.isinf(level) or (per_bit > 0.0 if by_medium else up == tight or down == tight):
+                fixed[connection] = turn
+                set_rate(flows, traffic.ends, traffic.place, connection, level, now)
+                left[up] -= level
+                left[down] -= level
+                still[up] -= 1
+                still[down] -= 1
+                airtime -= per_bit
+                airtime_left -= per_bit * level
+                n_still -= 1
+        if n_still == before:
+            # Rounding has left airtime to connections that take none.
+            airtime = 0.0
+
+
+@inlined
+def dirty_links(traffic, n_dirty, turn):
+    """Marks and lists the links that have to be shared anew; an unbounded one binds nobody. Returns their number."""
+    dirty, links, seen, n_on, capacity = traffic.dirty, traffic.links, traffic.seen, traffic.n_on, traffic.capacity
+    n_links = np.int64(0)
+    for x in range(n_dirty):
+        link = dirty[U(x)]
+        if seen[U(link)] != turn and n_on[U(link)] > 0 and capacity[U(link)] < np.inf:
+            seen[U(link)] = turn
+            links[U(n_links)] = link
+            n_links += 1
+    return n_links
+
+
+@inlined
+def dependent_links(traffic, run, n_links, turn):
+    """Adds the links that depend on those listed, through connections, to the list; returns their number."""
+    links, seen, n_on, other_link = traffic.links, traffic.seen, traffic.n_on, traffic.other_link
+    still, left, capacity = traffic.still, traffic.left, traffic.capacity
+    x = np.int64(0)
+    while x < n_links:
+        link = links[U(x)]
+        n = n_on[U(link)]
+        left[U(link)], still[U(link)] = capacity[U(link)], n
+        for y in range(link * 2 * run.wide, link * 2 * run.wide + n):
+            other = other_link[U(y)]
+            if seen[U(other)] != turn and capacity[U(other)] < np.inf:
+                seen[U(other)] = turn
+                links[U(n_links)] = other
+                n_links += 1
+        x += 1
+    return n_links
+
+
+@inlined
+def fair_level(traffic, run, link):
+    """About what a link offers each of its connections: what those leave over that get less from their other link.
+
+    One round of what `share_anew` repeats until nothing changes; more rounds bring no latency nearer to the exact one.
+    """
+    other_link, level = traffic.other_link, traffic.level
+    n, at, capacity = traffic.n_on[U(link)], link * 2 * run.wide, traffic.capacity[U(link)]
+    fair = capacity * INVERSE[U(n)]
+    if n == 1:
+        return fair
+    left, still, most = capacity, n, 0.0
+    for y in range(at, at + n):
+        offered = level[U(other_link[U(y)])]
+        if offered < fair:
+            left -= offered
+            still -= 1
+            most = max(most, offered)
+    # When all are bound elsewhere, what is left could go to the fastest of them.
+    return left * INVERSE[U(still)] if still > 0 else left + most
+
+
+@inlined
+def set_rate(flows, ends, place, connection, rate, now):
+    """Gives a connection another rate from `now` on."""
+    at = connection * F_COLUMNS
+    before = flows[U(at + F_RATE)]
+    if rate == before:
+        return
+    if now > flows[U(at + F_SINCE)]:
+        flows[U(at + F_LEFT)] -= before * (now - flows[U(at + F_SINCE)])
+        flows[U(at + F_SINCE)] = now
+    flows[U(at + F_RATE)] = rate
+    from_s = max(now, flows[U(at + F_SINCE)])
+    end = from_s + max(flows[U(at + F_LEFT)], 0.0) / rate if rate > 0.0 else np.inf
+    ends[U(place[U(connection)])] = end
