@@ -44,6 +44,8 @@ from distredge.latency.tables.backward_walk import (
     Ints,
 )
 
+Floats = NDArray[np.float64]
+
 CELL_LINES = 7
 CELL_LO, CELL_HI, CELL_FIRST, CELL_SIZE, CELL_BUSY, CELL_ROWS, CELL_EDGES = range(CELL_LINES)
 """Lines of `Cells.cells`: columns that say where a part begins and ends; its first row and number of rows; whether it
@@ -69,13 +71,13 @@ class Cells(NamedTuple):
         seconds: of the tables.
     """
 
-    boards: NDArray[np.float64]
+    boards: Floats
     table_at: Ints
-    by_rows: NDArray[np.float64]
+    by_rows: Floats
     place: Ints
     cells: Ints
-    sums: NDArray[np.float64]
-    seconds: NDArray[np.float64]
+    sums: Floats
+    seconds: Floats
 
 
 @inner
