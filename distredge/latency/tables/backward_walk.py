@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.compiling import WITHOUT_COUNTING, inner
+from distredge.latency.compiling import WITHOUT_COUNTING, digest, inner
 
 KIND_NORMAL, KIND_REDUCES, KIND_STOPS = range(3)
 """What the walk does with an operator: takes its rows' needs; deals out the rows of its input; gives up."""
@@ -121,44 +121,50 @@ class End(NamedTuple):
     priced_edges: bool
 
 
-@njit(cache=True, **WITHOUT_COUNTING)
-def walk(end: Any) -> None:
-    """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes.
+def _compiled(stamp: str) -> tuple[Any, Any]:
+    """The functions below, in which `stamp` is a constant and so part of numba's key; see `latency.compiling`."""
 
-    All code that is compiled into this stands in this file, the only one whose age numba looks at.
-    """
-    low, high, met, at = 0, 0, 0, len(end.starts) - 1
-    rows = end.ints.reshape((1, 1, len(end.ints)))
-    for t in range(len(end.tensors)):
-        end.tensors[t, TENSOR_READS] = end.tensors[t, TENSOR_NEED_KEY] = end.tensors[t, TENSOR_OWN_KEY] = 0
-    for place in range(end.place - 1, end.starts[0, START_PLACE] - 1, -1):
-        end.operators[place, OP_SPAN_AT] = -1
-        end.operators[place, OP_COMPUTED] = _compute(end, place)
-        if end.operators[place, OP_COMPUTED]:
-            low, high = _uneven(end.spans, 0, place, 0, 1, place, end.height + 1, end.height, low, high)
-            met = _read(end, place, met)
-        if end.starts[at, START_PLACE] == place:
-            if end.starts[at, START_PHASES] == 1:
-                _note_needs(end, at, met)
-            else:
-                count, pairs = _find_edges(end, at)
-                _note_phases(end, at, count, pairs)
-            _note_edges(end.starts, end.notes, end.lists, rows, at, end.height, low, high)
-            at -= 1
+    @njit(cache=True, **WITHOUT_COUNTING)
+    def walk(end: Any) -> None:
+        """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes."""
+        len(stamp)
+        low, high, met, at = 0, 0, 0, len(end.starts) - 1
+        rows = end.ints.reshape((1, 1, len(end.ints)))
+        for t in range(len(end.tensors)):
+            end.tensors[t, TENSOR_READS] = end.tensors[t, TENSOR_NEED_KEY] = end.tensors[t, TENSOR_OWN_KEY] = 0
+        for place in range(end.place - 1, end.starts[0, START_PLACE] - 1, -1):
+            end.operators[place, OP_SPAN_AT] = -1
+            end.operators[place, OP_COMPUTED] = _compute(end, place)
+            if end.operators[place, OP_COMPUTED]:
+                low, high = _uneven(end.spans, 0, place, 0, 1, place, end.height + 1, end.height, low, high)
+                met = _read(end, place, met)
+            if end.starts[at, START_PLACE] == place:
+                if end.starts[at, START_PHASES] == 1:
+                    _note_needs(end, at, met)
+                else:
+                    count, pairs = _find_edges(end, at)
+                    _note_phases(end, at, count, pairs)
+                _note_edges(end.starts, end.notes, end.lists, rows, at, end.height, low, high)
+                at -= 1
+
+    @njit(cache=True, **WITHOUT_COUNTING)
+    def find_phases(operators: Any, tensors: Any, inputs: Any, starts: Any, found: Any) -> None:
+        """Fills in the phase of every operator in the volumes from each start on, (n_starts, n_ops)."""
+        len(stamp)
+        for at in range(found.shape[0]):
+            start = starts[at, START_PLACE]
+            for place in range(start, found.shape[1]):
+                found[at, place] = 0
+                for x in range(operators[place, OP_IN_AT], operators[place + 1, OP_IN_AT]):
+                    maker = tensors[inputs[x, 0], TENSOR_MAKER]
+                    if maker >= start:
+                        ready = found[at, maker] + (1 if operators[maker, OP_KIND] == KIND_REDUCES else 0)
+                        found[at, place] = max(found[at, place], ready)
+
+    return walk, find_phases
 
 
-@njit(cache=True, **WITHOUT_COUNTING)
-def find_phases(operators: Any, tensors: Any, inputs: Any, starts: Any, found: Any) -> None:
-    """Fills in the phase of every operator in the volumes from each start on, (n_starts, n_ops)."""
-    for at in range(found.shape[0]):
-        start = starts[at, START_PLACE]
-        for place in range(start, found.shape[1]):
-            found[at, place] = 0
-            for x in range(operators[place, OP_IN_AT], operators[place + 1, OP_IN_AT]):
-                maker = tensors[inputs[x, 0], TENSOR_MAKER]
-                if maker >= start:
-                    ready = found[at, maker] + (1 if operators[maker, OP_KIND] == KIND_REDUCES else 0)
-                    found[at, place] = max(found[at, place], ready)
+walk, find_phases = _compiled(digest("latency.tables.backward_walk"))
 
 
 @inner
