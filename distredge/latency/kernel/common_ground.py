@@ -119,7 +119,7 @@ def enter_volume(model, volumes, w, start, end, stage, wire, boundary):
 @inlined
 def maker(model, volumes, tensor, before):
     """Returns the volume, counted back from `before`, in which a tensor is made."""
-    place = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR)]
+    place = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + col.CROSSING_PLACE)]
     m = before - 1
     while volumes[U(m * V_COLUMNS + V_PLACE)] > place:
         m -= 1
@@ -137,8 +137,8 @@ def made_stage(model, ints, volumes, tensor, m):
 def row_bytes(model, volumes, tensor, m):
     """Returns the bytes of one row of a tensor that volume m makes, on the wire."""
     at = model[col.AT_TENSORS] + tensor * col.TENSOR
-    own = model[U(at + 3)]
-    return model[U(at + 2)] * (own if own != 0 else volumes[U(m * V_COLUMNS + V_WIRE)])
+    own = model[U(at + col.CROSSING_BYTES)]
+    return model[U(at + col.CROSSING_ELEMENTS)] * (own if own != 0 else volumes[U(m * V_COLUMNS + V_WIRE)])
 
 
 @inlined
@@ -165,8 +165,10 @@ def seconds_of(tables, v, q, a, b, profile):
     total = seconds[U(place + (model[U(at + col.HEIGHT)] + 1) * band)]
     for x in range(model[U(phase + col.SUMS)], model[U(phase + col.SUMS)] + model[U(phase + col.N_SUMS)]):
         row = model[col.AT_SUMS] + x * col.SUM
-        first, last = np.int64(ints[U(model[U(row)] + a)]), np.int64(ints[U(model[U(row + 1)] + b)])
-        total += seconds[U(model[U(row + 2)] + model[U(row + 3)] * profile + last - first)]
+        first = np.int64(ints[U(model[U(row + col.SUM_FIRST)] + a)])
+        last = np.int64(ints[U(model[U(row + col.SUM_LAST)] + b)])
+        at = model[U(row + col.SUM_SECONDS)] + model[U(row + col.SUM_STRIDE)] * profile
+        total += seconds[U(at + last - first)]
     return total
 
 
@@ -198,13 +200,13 @@ def fetch_rows(tables, hand, before, tensor, lo, hi, mine, count):
     """Adds what owners other than slab position `mine` send of rows [lo, hi) of a tensor to volume `before`."""
     model, volumes = tables.model, hand.volumes
     at = model[col.AT_TENSORS] + tensor * col.TENSOR
-    if model[U(at)] < 0:
+    if model[U(at + col.CROSSING_PLACE)] < 0:
         size = row_bytes(model, volumes, tensor, len(volumes) // V_COLUMNS - 1)
         return add(hand.slabs, count, hand.wide - 1, (hi - lo) * size, np.int64(INPUT))
     m = maker(model, volumes, tensor, before)
     made = made_stage(model, tables.ints, volumes, tensor, m)
     size = row_bytes(model, volumes, tensor, m)
-    height, boundary = model[U(at + 1)], volumes[U(m * V_COLUMNS + V_BOUNDARY)]
+    height, boundary = model[U(at + col.CROSSING_HEIGHT)], volumes[U(m * V_COLUMNS + V_BOUNDARY)]
     stop = np.int64(0)
     for i in range(hand.wide - 1):
         start = stop
@@ -258,22 +260,23 @@ def gather(tables, hand, w, q, a, b, mine):
     """Collects what rows [a, b) of phase q of volume w fetch; returns the number of sources."""
     model, ints, volumes = tables.model, tables.ints, hand.volumes
     v = model[col.AT_VOLUMES] + volumes[U(w * V_COLUMNS + V_ROW)] * col.VOLUME
-    at_start, at_stop, short = a, b, 0
+    at_start, at_stop, first, last = a, b, col.NEED_FIRST, col.NEED_LAST
     if b - a < model[U(v + col.BAND)]:
         at_start = at_stop = a * model[U(v + col.BAND)] + b - a
-        short = 2
+        first, last = col.NEED_SHORT_FIRST, col.NEED_SHORT_LAST
     count = np.int64(0)
     phase = model[col.AT_PHASES] + q * col.PHASE
     for x in range(model[U(phase + col.NEEDS)], model[U(phase + col.NEEDS)] + model[U(phase + col.N_NEEDS)]):
         need = model[col.AT_NEEDS] + x * col.NEED
-        lo = np.int64(ints[U(model[U(need + 1 + short)] + at_start)])
-        hi = np.int64(ints[U(model[U(need + 2 + short)] + at_stop)])
+        lo = np.int64(ints[U(model[U(need + first)] + at_start)])
+        hi = np.int64(ints[U(model[U(need + last)] + at_stop)])
         if lo < hi:
-            count = fetch_rows(tables, hand, w, model[U(need)], lo, hi, mine, count)
+            count = fetch_rows(tables, hand, w, model[U(need + col.NEED_TENSOR)], lo, hi, mine, count)
     for x in range(model[U(phase + col.PARTIALS)], model[U(phase + col.PARTIALS)] + model[U(phase + col.N_PARTIALS)]):
         partial = model[col.AT_PARTIALS] + x * col.PARTIAL
-        made = volumes[U(w * V_COLUMNS + V_FIRST_STAGE)] + model[U(partial)]
-        count = fetch_partials(hand, w, model[U(partial + 2)], model[U(partial + 1)], made, mine, count)
+        made = volumes[U(w * V_COLUMNS + V_FIRST_STAGE)] + model[U(partial + col.PARTIAL_PHASE)]
+        size, height = model[U(partial + col.PARTIAL_SIZE)], model[U(partial + col.PARTIAL_HEIGHT)]
+        count = fetch_partials(hand, w, height, size, made, mine, count)
     return count
 
 
@@ -292,7 +295,7 @@ def gather_end(tables, hand, n, head, head_stage):
         at, last, mine = model[col.AT_RESULTS], model[col.N_RESULTS], np.int64(-1)
     for x in range(last):
         tensor = model[U(at + x)]
-        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
+        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + col.CROSSING_HEIGHT)]
         count = fetch_rows(tables, hand, n, tensor, np.int64(0), height, mine, count)
     if head_stage >= 0:
         if model[col.HEAD_BYTES] > 0:
@@ -303,7 +306,7 @@ def gather_end(tables, hand, n, head, head_stage):
         size = model[U(model[col.AT_HEAD_PARTIALS] + 2 * x + 1)]
         m = maker(model, hand.volumes, tensor, n)
         made = made_stage(model, tables.ints, hand.volumes, tensor, m)
-        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
+        height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + col.CROSSING_HEIGHT)]
         count = fetch_partials(hand, m, height, size, made, mine, count)
     return count
 

@@ -83,14 +83,15 @@ def simple_phase(tables, hand, ways, w, v, q, stage):
     )  # fmt: skip
     wide, n_slabs, n_devices = hand.wide, hand.wide - 1, ways.n_devices
     need = model[col.AT_NEEDS] + model[U(model[col.AT_PHASES] + q * col.PHASE + col.NEEDS)] * col.NEED
-    tensor, lo_at, hi_at = model[U(need)], model[U(need + 1)], model[U(need + 2)]
+    tensor = model[U(need + col.NEED_TENSOR)]
+    lo_at, hi_at = model[U(need + col.NEED_FIRST)], model[U(need + col.NEED_LAST)]
     starts = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.START_CLASS)]
     stops = model[U(model[col.AT_VOLUMES] + v * col.VOLUME + col.STOP_CLASS)]
     seconds_at = model[U(model[col.AT_PHASES] + q * col.PHASE + col.SECONDS)]
     stride = model[U(model[col.AT_PHASES] + q * col.PHASE + col.STRIDE)]
     before, after, mine = stage * wide, (stage + 1) * wide, hand.at_rows + w * wide
     tensor_at = model[col.AT_TENSORS] + tensor * col.TENSOR
-    is_input = model[U(tensor_at)] < 0
+    is_input = model[U(tensor_at + col.CROSSING_PLACE)] < 0
     made, i = np.int64(0), np.int64(0)
     if is_input:
         per_row = float(row_bytes(model, volumes, tensor, len(volumes) // V_COLUMNS - 1))
@@ -100,7 +101,7 @@ def simple_phase(tables, hand, ways, w, v, q, stage):
         per_row = float(row_bytes(model, volumes, tensor, m))
         # Borrowed for the owners' cut points: nothing is gathered meanwhile.
         for x in range(wide):
-            slabs[U(x * S_COLUMNS + S_TOUCHED)] = owned_until(hand, m, x - 1, model[U(tensor_at + 1)])
+            slabs[U(x * S_COLUMNS + S_TOUCHED)] = owned_until(hand, m, x - 1, model[U(tensor_at + col.CROSSING_HEIGHT)])
     b = np.int64(0)
     for j in range(n_slabs):
         a = b
@@ -166,7 +167,7 @@ def simple_end(tables, hand, ways, n, stage, head):
     m = maker(model, volumes, tensor, n)
     made = (made_stage(model, tables.ints, volumes, tensor, m) + 1) * wide
     per_row = float(row_bytes(model, volumes, tensor, m))
-    height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + 1)]
+    height = model[U(model[col.AT_TENSORS] + tensor * col.TENSOR + col.CROSSING_HEIGHT)]
     to = ways.base + slabs[U(head * S_COLUMNS + S_DEVICE)] * P_COLUMNS
     t = done[U(stage * wide + head)]
     stop = np.int64(0)

@@ -4,9 +4,8 @@
 
 - its first `N_FIRST` entries say where each kind begins (AT_...) and how many there are (N_...); HEAD_BYTES are the
   bytes of the head's results, HAS_HEAD whether there is a head;
-- VOLUME, PHASE, NEED, SUM, PARTIAL and TENSOR are the numbers of columns of each kind;
-- HEIGHT to REDUCES are the columns of a volume, NEEDS to N_SUMS those of a phase; the others are few and stand in the
-  order in which `volume_tables` names them.
+- VOLUME, PHASE, NEED, SUM, PARTIAL and TENSOR are the numbers of columns of each kind; their names stand in the order
+  in which `volume_tables` says what they hold.
 """
 
 from __future__ import annotations
@@ -19,6 +18,18 @@ HEIGHT, BAND, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN, REDUCES = rang
 
 NEEDS, N_NEEDS, PARTIALS, N_PARTIALS, SECONDS, STRIDE, SUMS, N_SUMS = range(PHASE)
 """Columns of a phase."""
+
+NEED_TENSOR, NEED_FIRST, NEED_LAST, NEED_SHORT_FIRST, NEED_SHORT_LAST = range(NEED)
+"""Columns of a need."""
+
+SUM_FIRST, SUM_LAST, SUM_SECONDS, SUM_STRIDE = range(SUM)
+"""Columns of a sum."""
+
+PARTIAL_PHASE, PARTIAL_SIZE, PARTIAL_HEIGHT = range(PARTIAL)
+"""Columns of a partial result."""
+
+CROSSING_PLACE, CROSSING_HEIGHT, CROSSING_ELEMENTS, CROSSING_BYTES = range(TENSOR)
+"""Columns of a tensor that can cross the border of a volume."""
 
 N_FIRST = 17
 
