@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distredge.model.nodes import NodeList, Operator
-from distredge.model.operators import RULES, Kind, Verdict, verdict_of, whole
-from distredge.model.rows import Region
+from distredge.model.operators import Kind, Verdict, verdict_of
 
 
 @dataclass(frozen=True)
@@ -167,13 +166,6 @@ def vector_sources(
             operators.add(maker)
             stack.extend(graph.operators[maker].activation_names)
     return tuple(sorted(operators)), tuple(sorted(reductions)), tuple(inputs)
-
-
-def needs_of(graph: NodeList, body: Body, op: Operator, position: int, out: Region) -> Region:
-    """Region of the activation `op.inputs[position]` that output region `out` of a body operator reads."""
-    if op.index in body.everywhere:
-        return whole(graph.tensors[op.inputs[position]])
-    return RULES[op.op_type].needs(graph, op, position, out)
 
 
 def _last_uses(graph: NodeList, place: dict[int, int]) -> dict[str, int]:

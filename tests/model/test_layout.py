@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from distredge.errors import StrategyError
 from distredge.experiments.common.exact import random_grid, random_strategy
-from distredge.model.cuts import needs_of
 from distredge.model.graph import Graph
 from distredge.model.laying_out import lay_out, lay_out_decisions
 from distredge.model.layout import HEAD, PARTIAL, REQUESTER, Layout
 from distredge.model.nodes import Tensor
-from distredge.model.operators import region_size, whole
+from distredge.model.operators import RULES, region_size, whole
 from distredge.model.rows import Interval, Region
 from distredge.strategy import Strategy
 
@@ -86,11 +85,11 @@ def check_parts(graph: Graph, layout: Layout) -> None:
         for item in part.operators:
             op = graph.operators[item.operator]
             for position in op.activations:
-                in_head = item.operator in graph.body.head
+                everything = item.operator in (*graph.body.head, *graph.body.everywhere)
                 need = (
                     whole(graph.tensors[op.inputs[position]])
-                    if in_head
-                    else needs_of(graph, graph.body, op, position, item.region)
+                    if everything
+                    else RULES[op.op_type].needs(graph, op, position, item.region)
                 )
                 assert need.empty or held[op.inputs[position]].contains(need)
             held.update((out, item.region) for out in op.outputs if out)
