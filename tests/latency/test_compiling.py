@@ -16,6 +16,7 @@ import distredge
 from distredge.latency import compiling
 from distredge.latency.compiling import signature_of
 from distredge.latency.kernel import entry_points
+from distredge.latency.tables import backward_walk, part_seconds
 from distredge.planners.annealing import compiled_steps
 from distredge.planners.other_objectives import compiled_aims
 
@@ -25,6 +26,8 @@ COMPILERS = {"inner", "inlined", "making"}
 """What makes a compiled function that other compiled functions call; those that Python calls stand in `_compiled`."""
 
 LISTS = {
+    "latency.tables.backward_walk": backward_walk.FILES,
+    "latency.tables.part_seconds": part_seconds.FILES,
     "latency.kernel.entry_points": entry_points.FILES,
     "planners.annealing.compiled_steps": compiled_steps.FILES,
     "planners.other_objectives.compiled_aims": compiled_aims.FILES,

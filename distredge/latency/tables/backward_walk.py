@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from distredge.latency.compiling import WITHOUT_COUNTING, digest, inner
 
+FILES = ("latency.tables.backward_walk",)
+"""Modules that the walk is compiled from."""
+
 KIND_NORMAL, KIND_REDUCES, KIND_STOPS = range(3)
 """What the walk does with an operator: takes its rows' needs; deals out the rows of its input; gives up."""
 
@@ -164,7 +167,7 @@ def _compiled(stamp: str) -> tuple[Any, Any]:
     return walk, find_phases
 
 
-walk, find_phases = _compiled(digest("latency.tables.backward_walk"))
+walk, find_phases = _compiled(digest(*FILES))
 
 
 @inner

@@ -28,7 +28,6 @@ from distredge.model.volumes import Decision, VolumeGraph, volume_between
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
-    from distredge.model.nodes import Tensor
 
 GRID_STEPS = 256
 """Steps of the grid by which peaks are kept; with more rows than that a step has several."""
@@ -142,7 +141,7 @@ class Footprint:
     def _kept_row(self, name: str, place: int) -> tuple[int, int, int]:
         tensor = self.graph.tensors[name]
         cut = next(c.index for c in self.graph.cuts if c.position > place)
-        return cut, tensor.height, _row_bytes(tensor)
+        return cut, tensor.height, tensor.row_bytes
 
     def _after(self) -> tuple[Floats, Ints]:
         """Weights and activations of the head, and what is kept for the requester while it runs."""
@@ -178,14 +177,14 @@ class Footprint:
         for place, (i, _) in enumerate(operators):
             for name in graph.operators[i].activation_names:
                 last_use[name] = max(place, last_use.get(name, -1))
-        alive = {name: count * _row_bytes(graph.tensors[name]) for name, count in rows.items()}
+        alive = {name: count * graph.tensors[name].row_bytes for name, count in rows.items()}
         total = sum(alive.values(), np.zeros(shares.shape))
         peak, few = total.copy(), dict(short.operators)
         for place, (i, span) in enumerate(operators):
             count = shares.rows(span, few.get(i))
             for name in graph.operators[i].outputs:
                 if name:
-                    alive[name] = count * _row_bytes(graph.tensors[name])
+                    alive[name] = count * graph.tensors[name].row_bytes
                     total = total + alive[name]
             np.maximum(peak, total, out=peak)
             for name in [name for name in alive if last_use.get(name, -1) <= place]:
@@ -202,7 +201,7 @@ class Footprint:
                     continue
                 later = any(name == other for phase in phases[number + 1 :] for other, _ in phase.edges)
                 if later or name in volume.exports:
-                    total += shares.rows(span, None) * _row_bytes(graph.tensors[name])
+                    total += shares.rows(span, None) * graph.tensors[name].row_bytes
         return total
 
 
@@ -255,9 +254,3 @@ def _weights(graph: Graph) -> Floats:
                 found[start, end] = total
                 start -= 1
     return found
-
-
-def _row_bytes(tensor: Tensor) -> int:
-    """Bytes of one row; of a tensor without rows, of all of it."""
-    size = tensor.elements * np.dtype(tensor.dtype).itemsize
-    return size if tensor.row_axis is None else size // tensor.height

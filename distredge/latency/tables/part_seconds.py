@@ -44,6 +44,9 @@ from distredge.latency.tables.backward_walk import (
     Ints,
 )
 
+FILES = ("latency.tables.backward_walk", "latency.tables.part_seconds")
+"""Modules that `write` is compiled from."""
+
 Floats = NDArray[np.float64]
 
 CELL_LINES = 7
@@ -338,4 +341,4 @@ def _compiled(stamp: str) -> Any:
     return write
 
 
-write = _compiled(digest("latency.tables.backward_walk", "latency.tables.part_seconds"))
+write = _compiled(digest(*FILES))

@@ -120,7 +120,7 @@ def test_without_another_plan_frames_of_a_lost_worker_end_in_an_error(cell: Cell
     assert silent.wait(10.0)
     cell.stop("gamma")
     # Whoever notices first says so: the requester, or a worker that has rows for it.
-    with pytest.raises(PeerTimeout, match="worker 'gamma' is gone|cannot send rows to 'gamma'"):
+    with pytest.raises(PeerTimeout, match=r"worker 'gamma' is gone|cannot send rows to 'gamma'"):
         pending.result()
 
 
