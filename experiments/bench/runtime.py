@@ -42,7 +42,7 @@ COPIES = 4
 
 
 @dataclass(frozen=True)
-class Found:
+class RunResult:
     """Seconds per frame: median, and of the slowest in a hundred; messages and bytes of a frame."""
 
     median_s: float
@@ -60,7 +60,7 @@ def even(graph: Graph, workers: int) -> Deployment:
     return deploy(graph, Strategy.make(graph, names, volumes, head=names[0]))
 
 
-def measure(deployment: Deployment, encrypted: bool, frames: int) -> Found:
+def measure(deployment: Deployment, encrypted: bool, frames: int) -> RunResult:
     """Runs frames on workers of its own."""
     keys = make_keys(deployment.devices)
     orders = [
@@ -87,7 +87,7 @@ def measure(deployment: Deployment, encrypted: bool, frames: int) -> Found:
             assert coordinator.last_latency_s is not None
             seconds.append(coordinator.last_latency_s)
     crossing = [message for message in deployment.messages if message.source != message.destination]
-    return Found(
+    return RunResult(
         statistics.median(seconds),
         float(np.percentile(seconds, 99)),
         len(crossing),

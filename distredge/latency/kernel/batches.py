@@ -25,7 +25,7 @@ from distredge.latency.kernel.common_ground import (
 )
 from distredge.latency.kernel.general_path import M_COLUMNS, T_COLUMNS, Site, run_independent, sum_loads, write_down
 from distredge.latency.kernel.shared_links import place_ends, run_shared
-from distredge.latency.kernel.traffic import Run, Traffic, clear, make_traffic
+from distredge.latency.kernel.traffic import SharedRun, Traffic, clear, make_traffic
 
 
 class GeneralRoom(NamedTuple):
@@ -89,7 +89,7 @@ def run_all(tables, links, plans, nearby, found, general):
             if board != placed:
                 place_ends(traffic.ends_of, wide, board)
                 placed = board
-            run = Run(
+            run = SharedRun(
                 written.messages, written.stages, written.n_messages, written.n_stages, slabs, ways.pair, ways.base,
                 n_devices, ways.done, site.access_at, board, site.start_s, wide,
             )  # fmt: skip

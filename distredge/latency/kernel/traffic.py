@@ -77,7 +77,7 @@ class Traffic(NamedTuple):
     flows: Floats
 
 
-class Run(NamedTuple):
+class SharedRun(NamedTuple):
     """The strategy whose messages are under way, and what they cost.
 
     Attributes:
