@@ -163,7 +163,7 @@ def test_a_worker_without_an_order_says_so(order: str) -> None:
 
 
 _PARENT = """
-import sys, time
+import signal, sys, time
 from distredge.cluster import Cluster, Device, Requester
 from distredge.model.capture import load_model
 from distredge.problem import Problem
@@ -172,6 +172,8 @@ from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.strategy import Strategy
 
 if __name__ == "__main__":
+    # A shell that starts something in the background lets it ignore SIGINT, and what that starts inherits it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     graph = load_model(sys.argv[1])
     strategy = Strategy.load(sys.argv[2])
     profile = load_profile("default:nano")
