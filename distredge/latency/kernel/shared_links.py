@@ -3,7 +3,7 @@
 Time goes from event to event: a message that is packed, the last bit of one, a rate that changes. When connections
 start or end, only those that share a link with them, directly or through others, get other rates; the rest go on.
 
-What the functions work in are two sets of flat arrays (`traffic`): `Traffic`, and `SharedRun`, the strategy that is run.
+What the functions work in are two sets of flat arrays (`traffic`): `Traffic`, and `SharedRun`, the strategy at hand.
 `fair_shares` gives the rates.
 """
 
