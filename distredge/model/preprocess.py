@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import MediaError, ModelError
+from distredge.model.pixels import as_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,17 +77,18 @@ class Preprocess:
         """Resizes and crops one image.
 
         Args:
-            image: Pillow image, or uint8 array (height, width, 3) in RGB or (height, width) in grey.
+            image: Pillow image (any that `pixels.as_rgb` takes), or uint8 array (height, width, 3) in RGB or
+                (height, width) in grey.
 
         Returns:
             uint8 array of `shape`, C-contiguous.
 
         Raises:
-            MediaError: if the array is no image.
+            MediaError: if the array is no image, or nothing says which of a picture's values is white.
         """
         from PIL import Image as pillow
 
-        picture = image if isinstance(image, pillow.Image) else _from_array(image)
+        picture = as_rgb(image) if isinstance(image, pillow.Image) else _from_array(image)
         picture = picture.convert("L" if self.channels == "L" else "RGB")
         height, width = self.crop
         resample = pillow.Resampling[self.interpolation.upper()]

@@ -18,24 +18,64 @@ def _picture(path: Path, height: int = 4, width: int = 6) -> np.ndarray:
     return pixels
 
 
+def _is_refused(path: Path) -> bool:
+    """Whether a file is refused, by its name and no other error; else it is a picture."""
+    reason = ""
+    try:
+        assert read_image(path).shape[2] == 3
+    except MediaError as error:
+        reason = str(error)
+    assert not reason or str(path) in reason
+    return bool(reason)
+
+
 def test_a_png_is_read_as_it_was_written(tmp_path: Path) -> None:
     pixels = _picture(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
 
 
-def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
-    for mode in ("L", "P", "RGBA", "1"):
-        Image.new(mode, (5, 3)).save(tmp_path / f"{mode}.png")
-        read = read_image(tmp_path / f"{mode}.png")
-        assert (read.shape, read.dtype) == ((3, 5, 3), np.uint8)
+# How the picture is turned that is stored under each orientation of EXIF, so that a viewer shows it upright.
+STORED = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: np.swapaxes(upright, 0, 1),
+    6: np.rot90,
+    7: lambda upright: np.swapaxes(np.rot90(upright, 2), 0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
 
 
-def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", sorted(STORED))
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+def test_a_turned_photograph_is_read_upright(tmp_path: Path, orientation: int, ending: str) -> None:
     pixels = _picture(tmp_path / "upright.png")
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
-    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), pixels)
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{ending}"
+    lossless = {"lossless": True} if ending == "webp" else {}
+    Image.fromarray(np.ascontiguousarray(STORED[orientation](pixels))).save(path, exif=exif, **lossless)
+    np.testing.assert_array_equal(read_image(path), pixels)
+
+
+def test_a_deep_picture_is_turned_as_well(tmp_path: Path) -> None:
+    grey = np.arange(24, dtype=np.uint16).reshape(4, 6) * 10 * 257
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(grey).copy()).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png")[..., 0], grey // 257)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_orientation_that_is_none_and_damaged_exif_data_leave_the_picture(tmp_path: Path, orientation: int) -> None:
+    pixels = _picture(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "odd.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "damaged.png", exif=b"Exif\0\0MM\0*\xff\xff\xff")
+    np.testing.assert_array_equal(read_image(tmp_path / "odd.png"), pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "damaged.png"), pixels)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n garbage", b"GIF89a"])
@@ -57,6 +97,34 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no such file"):
         read_image(tmp_path / "absent.jpg")
+    with pytest.raises(MediaError, match="not a file"):
+        read_image(tmp_path)
+
+
+def test_every_truncation_of_every_format_ends_in_a_picture_or_the_files_name(tmp_path: Path) -> None:
+    refused = 0
+    for ending in ("png", "jpg", "gif", "webp", "bmp", "tif", "ppm", "ico"):
+        _picture(tmp_path / f"whole.{ending}", 16, 16)
+        content = (tmp_path / f"whole.{ending}").read_bytes()
+        path = tmp_path / f"cut.{ending}"
+        for length in range(0, len(content) - 1, max(1, len(content) // 40)):
+            path.write_bytes(content[:length])
+            refused += _is_refused(path)
+    assert refused > 200
+
+
+def test_damaged_bytes_end_in_a_picture_or_the_files_name(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for ending in ("png", "jpg", "gif", "webp", "bmp", "tif", "ico"):
+        _picture(tmp_path / f"whole.{ending}", 16, 16)
+        content = (tmp_path / f"whole.{ending}").read_bytes()
+        path = tmp_path / f"hit.{ending}"
+        for _ in range(60):
+            hit = bytearray(content)
+            for place in draws.integers(0, min(len(hit), 200), 3):
+                hit[place] = draws.integers(256)
+            path.write_bytes(hit)
+            _is_refused(path)
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])
