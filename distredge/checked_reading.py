@@ -1,4 +1,4 @@
-"""Checked reading of JSON and TOML: an error names the file, the field, what was found and what is accepted.
+"""Checked reading of JSON, TOML and lines: an error names the file, the field, what was found and what is accepted.
 
 The file formats are `msgspec.Struct` classes; this module turns what msgspec finds wrong into the project's errors,
 with the path of the field (dictionary keys included) and the closest accepted name for an unknown key.
@@ -6,8 +6,10 @@ with the path of the field (dictionary keys included) and the closest accepted n
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +23,56 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`")
 _EXPECTED = re.compile(r"Expected (?P<accepted>.*?)(?:, got (?P<got>.*))?$")
 
 
-def read_bytes(path: str | Path, error: type[InputError] = FileError) -> bytes:
-    """Returns a file's content, or raises `error` with a plain reason."""
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_bytes(path: str | Path, error: type[InputError] = FileError, limit_bytes: int | None = None) -> bytes:
+    """Returns a file's content, or raises `error` with a plain reason, also where it is longer than `limit_bytes`."""
     try:
-        return Path(path).read_bytes()
+        if limit_bytes is None:
+            return Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            content = stream.read(limit_bytes + 1)
     except OSError as reason:
         raise error(f"{path}: cannot be read: {reason.strerror or reason}") from None
+    except ValueError as reason:  # a name with a NUL
+        raise error(f"{path!r}: cannot be read: {reason}") from None
+    if len(content) > limit_bytes:
+        raise error(f"{path}: found more than {limit_bytes >> 20} MiB, accepted: at most that")
+    return content
+
+
+def encoding_of(content: bytes) -> str:
+    """Returns the encoding that a byte order mark declares (Windows' editors and shells write them), else UTF-8."""
+    return next((encoding for mark, encoding in _MARKS if content.startswith(mark)), "utf-8")
+
+
+def lines_of(content: bytes, where: str | Path, error: type[InputError]) -> Iterator[tuple[int, str]]:
+    """Yields the lines of a text that are not blank, with their numbers from 1; any of CR, LF and CRLF ends one."""
+    text = io.TextIOWrapper(io.BytesIO(content), encoding_of(content), newline=None)
+    try:
+        for number, line in enumerate(text, 1):
+            if stripped := line.strip():
+                yield number, stripped
+    except UnicodeError as reason:
+        # The reader decodes ahead of the lines that it gives, so the place is sought in the whole.
+        raise error(f"{where}: line {_undecodable_line(content)}: not text: {reason}") from None
+
+
+def _undecodable_line(content: bytes) -> int:
+    try:
+        content.decode(encoding_of(content))
+    except UnicodeDecodeError as reason:
+        return content.count(b"\n", 0, reason.start) + 1
+    except UnicodeError:
+        pass
+    return content.count(b"\n") + 1
 
 
 def decode_json(text: bytes | str, kind: type[T], where: str | Path, error: type[InputError]) -> T:
@@ -39,9 +85,11 @@ def decode_json(text: bytes | str, kind: type[T], where: str | Path, error: type
         error: class of the error to raise.
     """
     try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
+        value = msgspec.json.decode(text if isinstance(text, str) else text.decode(encoding_of(text)))
+    except (msgspec.DecodeError, UnicodeError) as reason:
         raise error(f"{where}: not JSON: {reason}") from None
+    except RecursionError:
+        raise error(f"{where}: not JSON of ours: lists or objects that are nested too deeply") from None
     return convert(value, kind, where, error)
 
 
@@ -55,9 +103,11 @@ def decode_toml(text: bytes, kind: type[T], where: str | Path, error: type[Input
         import tomli as tomllib
 
     try:
-        value = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
+        value = tomllib.loads(text.decode(encoding_of(text)))
+    except (tomllib.TOMLDecodeError, UnicodeError) as reason:
         raise error(f"{where}: not TOML: {reason}") from None
+    except RecursionError:
+        raise error(f"{where}: not TOML of ours: lists or tables that are nested too deeply") from None
     return convert(value, kind, where, error)
 
 
@@ -92,9 +142,13 @@ def _explain(reason: str, value: Any, kind: Any, where: str | Path) -> str:
     return f"{place}: {message}"
 
 
-def _short(found: Any) -> str:
-    text = repr(found)
+def shortened(text: str) -> str:
+    """Returns a text for a message: of what is long, the beginning."""
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _short(found: Any) -> str:
+    return shortened(repr(found))
 
 
 def _steps(path: str, value: Any, kind: Any, message: str) -> list[str | int]:

@@ -6,14 +6,15 @@ The file is a CSV with the header `time_s,rate_bps,rtt_s`, after one comment lin
     time_s,rate_bps,rtt_s
     0,48100000,0.002
 
-The rate is constant from its time to the next; after `period_s` the trace starts again.
+The rate is constant from its time to the next; after `period_s` the trace starts again. Further comment lines are read
+over.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import math
+from array import array
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,11 +23,20 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distredge.checked_reading import decode_json, read_bytes
+from distredge.checked_reading import decode_json, lines_of, read_bytes, shortened
 from distredge.errors import TraceError, did_you_mean, located
 
 FORMAT = "distredge.trace/1"
 HEADER = "time_s,rate_bps,rtt_s"
+
+LONGEST_S = 366 * 86400.0
+"""A file's trace of more than a year is refused: its times are in another unit, or stand for dates."""
+
+HIGHEST_BPS = 1e15
+"""A file's rate above it, a thousand times the fastest Ethernet's, is refused: it is in another unit."""
+
+FILE_LIMIT_BYTES = 64 << 20
+"""What a reader takes in: of `iperf3 --json`, some twenty hours of one interval a second."""
 
 
 class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,7 +187,71 @@ class Trace:
     @classmethod
     def load(cls, path: str | Path) -> Trace:
         """Reads the project's own CSV; `profiles.traces.formats` reads others."""
-        return parse_csv(read_bytes(path, TraceError), str(path))
+        return parse_csv(read_bytes(path, TraceError, FILE_LIMIT_BYTES), str(path))
+
+
+class TraceRows:
+    """Rows of a file on their way to a trace: each is checked as it comes, and an error names its place.
+
+    Args:
+        where: the file's name, for messages.
+        starts_at_zero: whether the first time must be 0; else times count from the first.
+    """
+
+    def __init__(self, where: str, starts_at_zero: bool = False) -> None:
+        self._where = where
+        self._starts_at_zero = starts_at_zero
+        self._columns = (array("d"), array("d"), array("d"))
+        self._first_s = 0.0
+
+    def add(self, place: str, time_s: float, rate_bps: float, rtt_s: float = 0.0) -> None:
+        """Takes in a row.
+
+        Raises:
+            TraceError: naming the place, if a number is not finite or negative, the time does not ascend or is more
+                than LONGEST_S after the first, or the rate is above HIGHEST_BPS.
+        """
+        times = self._columns[0]
+        if not math.isfinite(time_s):
+            raise self._error(place, "time_s", time_s, "a finite number")
+        if not times:
+            self._first_s = 0.0 if self._starts_at_zero else time_s
+            if time_s != self._first_s:
+                raise self._error(place, "time_s", time_s, "0, where a trace starts")
+        elif time_s - self._first_s <= times[-1]:
+            raise self._error(place, "time_s", time_s, f"more than {times[-1] + self._first_s:g}")
+        self.check_length(place, "time_s", time_s)
+        if not 0 <= rate_bps <= HIGHEST_BPS:
+            raise self._error(place, "rate_bps", rate_bps, f"a finite number >= 0, at most {HIGHEST_BPS:g} bit/s")
+        if not 0 <= rtt_s <= LONGEST_S:
+            raise self._error(place, "rtt_s", rtt_s, "a finite number of seconds >= 0")
+        for column, value in zip(self._columns, (time_s - self._first_s, rate_bps, rtt_s), strict=True):
+            column.append(value)
+
+    def check_length(self, place: str, key: str, time_s: float) -> None:
+        """Raises a TraceError for a time that is more than LONGEST_S after the first."""
+        if time_s - self._first_s > LONGEST_S:
+            accepted = f"at most {LONGEST_S:g} s (a year) after the first"
+            raise self._error(place, key, time_s, accepted)
+
+    def trace(self, end_s: float | None, name: str, source: str) -> Trace:
+        """Returns the trace.
+
+        Args:
+            end_s: when its last row ends, on the file's clock; None: as long as the row before it.
+            name: for messages and reports.
+            source: where it comes from.
+        """
+        if not self._columns[0]:
+            raise TraceError(f"{self._where}: it has no row")
+        times, rates, rtts = (np.frombuffer(column) for column in self._columns)
+        period_s = None if end_s is None else end_s - self._first_s
+        if period_s is not None:
+            self.check_length("", "period_s", period_s + self._first_s)
+        return Trace(times, rates, rtts, period_s, self._where, source).named(name)
+
+    def _error(self, place: str, key: str, found: float, accepted: str) -> TraceError:
+        return TraceError(located(self._where, f"{place}: {key}" if place else key, found, accepted))
 
 
 def load_trace(path_or_name: str | Path) -> Trace:
@@ -210,33 +284,29 @@ def parse_csv(content: bytes, where: str) -> Trace:
     Raises:
         TraceError: naming file, line and column.
     """
-    try:
-        lines = io.StringIO(content.decode("utf-8")).read().splitlines()
-    except UnicodeDecodeError as reason:
-        raise TraceError(f"{where}: not text: {reason}") from None
     head = _Head(FORMAT, Path(where).stem)
-    first = 0
-    if lines and lines[0].startswith("#"):
-        head = decode_json(lines[0][1:], _Head, where, TraceError)
-        first = 1
-    if head.format != FORMAT:
-        raise TraceError(located(where, "format", head.format, f"'{FORMAT}'"))
-    if len(lines) <= first or lines[first].replace(" ", "") != HEADER:
-        found = lines[first] if len(lines) > first else ""
-        raise TraceError(located(where, f"line {first + 1}", found, f"'{HEADER}'"))
-    rows = []
-    for number, line in enumerate(lines[first + 1 :], first + 2):
-        cells = line.split(",")
-        if not line.strip():
-            continue
-        try:
-            time, rate, rtt = (float(cell) for cell in cells)
-        except ValueError:
-            raise TraceError(located(where, f"line {number}", line, "three numbers: time_s, rate_bps, rtt_s")) from None
-        rows.append((time, rate, rtt))
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-    trace = Trace(columns[0], columns[1], columns[2], head.period_s, where, head.source)
-    return trace.named(head.name or Path(where).stem)
+    rows = TraceRows(where, starts_at_zero=True)
+    is_data = False
+    for number, line in lines_of(content, where, TraceError):
+        if line.startswith("#"):
+            if number == 1 and line[1:].lstrip().startswith("{"):
+                head = decode_json(line[1:], _Head, where, TraceError)
+                if head.format != FORMAT:
+                    raise TraceError(located(where, "format", head.format, f"'{FORMAT}'"))
+        elif not is_data:
+            if line.replace(" ", "") != HEADER:
+                raise TraceError(located(where, f"line {number}", shortened(line), f"'{HEADER}'"))
+            is_data = True
+        else:
+            try:
+                time, rate, rtt = (float(cell) for cell in line.split(","))
+            except ValueError:
+                accepted = "three numbers: time_s, rate_bps, rtt_s"
+                raise TraceError(located(where, f"line {number}", shortened(line), accepted)) from None
+            rows.add(f"line {number}", time, rate, rtt)
+    if not is_data:
+        raise TraceError(located(where, "line 1", "", f"'{HEADER}'"))
+    return rows.trace(head.period_s, head.name or Path(where).stem, head.source)
 
 
 def _column(values: ArrayLike, where: str, key: str) -> NDArray[np.float64]:

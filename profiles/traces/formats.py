@@ -7,16 +7,16 @@ sets) or milliseconds and kbit/s, and nothing in the file tells.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
-from distredge.checked_reading import read_bytes
+from distredge.checked_reading import lines_of, read_bytes, shortened
 from distredge.errors import TraceError, did_you_mean, located
-from distredge.profiles.network import Trace, parse_csv
+from distredge.profiles.network import FILE_LIMIT_BYTES, LONGEST_S, Trace, TraceRows, parse_csv
+from distredge.profiles.traces.iperf3 import parse_iperf3
 
 MTU_BITS = 1500 * 8
 """One line of a mahimahi trace lets one packet of 1500 bytes pass."""
@@ -35,7 +35,7 @@ def read_trace(path: str | Path, file_format: str = "csv", skip_s: float = 0.0) 
     """
     if file_format not in FORMATS:
         raise TraceError(f"{path}: trace_format: found '{file_format}'{did_you_mean(file_format, FORMATS)}")
-    trace = FORMATS[file_format](read_bytes(path, TraceError), str(path))
+    trace = FORMATS[file_format](read_bytes(path, TraceError, FILE_LIMIT_BYTES), str(path))
     return without_start(trace, skip_s) if skip_s else trace
 
 
@@ -65,15 +65,20 @@ def parse_mahimahi(content: bytes, where: str, bin_s: float = 0.1) -> Trace:
     Args:
         content: the file.
         where: its name, for messages.
-        bin_s: packets are counted in bins of so many seconds.
+        bin_s: packets are counted in bins of so many seconds; bins without packets are joined.
     """
-    times_ms: list[int] = []
-    for number, line in enumerate(_text(content, where).splitlines(), 1):
-        if not line.strip():
+    times_ms = array("q", [])
+    for number, line in lines_of(content, where, TraceError):
+        if line.startswith("#"):
             continue
-        if not line.strip().isdigit():
-            raise TraceError(located(where, f"line {number}", line, "a time in milliseconds, a whole number"))
-        time_ms = int(line)
+        if not (line.isascii() and line.isdecimal()):
+            accepted = "a time in milliseconds, a whole number"
+            raise TraceError(located(where, f"line {number}", shortened(line), accepted))
+        digits = line.lstrip("0") or "0"
+        if len(digits) > 18 or int(digits) > 1e3 * LONGEST_S:
+            accepted = f"at most {1e3 * LONGEST_S:g} ms (a year)"
+            raise TraceError(located(where, f"line {number}", shortened(line), accepted))
+        time_ms = int(digits)
         if times_ms and time_ms < times_ms[-1]:
             raise TraceError(located(where, f"line {number}", time_ms, f"not before {times_ms[-1]}"))
         times_ms.append(time_ms)
@@ -82,75 +87,31 @@ def parse_mahimahi(content: bytes, where: str, bin_s: float = 0.1) -> Trace:
     # mahimahi repeats after the last time, so a packet at time t belongs to the bin that ends at or after t.
     period_s = times_ms[-1] / 1e3
     bins = max(1, math.ceil(period_s / bin_s - 1e-9))
-    places = np.clip(np.ceil(np.array(times_ms) / 1e3 / bin_s - 1e-9).astype(int) - 1, 0, bins - 1)
-    packets = np.bincount(places, minlength=bins)
-    starts = bin_s * np.arange(bins)
+    ends = np.ceil(np.frombuffer(times_ms, np.int64) / 1e3 / bin_s - 1e-9).astype(np.int64)
+    busy, packets = np.unique(np.clip(ends - 1, 0, bins - 1), return_counts=True)
+    # A row for each bin with packets and one for each gap, so that there are no more rows than twice the packets.
+    first_bins = np.unique(np.concatenate(([0], busy, busy + 1)))
+    first_bins = first_bins[first_bins < bins]
+    counts = np.zeros(len(first_bins))
+    counts[np.searchsorted(first_bins, busy)] = packets
+    starts = bin_s * first_bins
     widths = np.diff(np.append(starts, period_s))
-    return Trace(starts, packets * MTU_BITS / widths, 0.0, period_s, Path(where).stem, where)
+    return Trace(starts, counts * MTU_BITS / widths, 0.0, period_s, Path(where).stem, where)
 
 
 def parse_pensieve(content: bytes, where: str) -> Trace:
     """Reads two columns, seconds and Mbit/s: Pensieve's cooked traces and others of that form."""
-    rows = []
-    for number, line in enumerate(_text(content, where).splitlines(), 1):
-        if not line.strip():
+    rows = TraceRows(where)
+    for number, line in lines_of(content, where, TraceError):
+        if line.startswith("#"):
             continue
         try:
             time_s, rate_mbps = (float(cell) for cell in line.replace(",", " ").split())
         except ValueError:
-            raise TraceError(located(where, f"line {number}", line, "two numbers: seconds, Mbit/s")) from None
-        rows.append((time_s, rate_mbps))
-    if not rows:
-        raise TraceError(f"{where}: it has no row")
-    times, rates = np.array(rows).T
-    return Trace(times - times[0], rates * 1e6, 0.0, None, Path(where).stem, where)
-
-
-def parse_iperf3(content: bytes, where: str) -> Trace:
-    """Reads the output of ``iperf3 --json``: one step an interval, with the sender's round trip where there is one."""
-    try:
-        data = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
-        raise TraceError(f"{where}: not JSON: {reason}") from None
-    if not isinstance(data, dict):
-        raise TraceError(located(where, "", type(data).__name__, "an object, as iperf3 --json writes"))
-    if data.get("error"):
-        raise TraceError(f"{where}: iperf3 failed: {data['error']}")
-    intervals = data.get("intervals")
-    if not isinstance(intervals, list) or not intervals:
-        raise TraceError(f"{where}: intervals: found none, accepted: what iperf3 --json writes")
-    times, rates, rtts = [], [], []
-    for index, interval in enumerate(intervals):
-        start, _, rate = _interval(interval, index, where)
-        times.append(start)
-        rates.append(rate)
-        rtts.append(_rtt_s(interval))
-    period = _interval(intervals[-1], len(intervals) - 1, where)[1] - times[0]
-    return Trace(np.array(times) - times[0], rates, rtts, period, Path(where).stem, where)
-
-
-def _interval(interval: Any, index: int, where: str) -> tuple[float, float, float]:
-    total = interval.get("sum") if isinstance(interval, Mapping) else None
-    try:
-        start, end, rate = (float(total[key]) for key in ("start", "end", "bits_per_second"))  # type: ignore[index]
-        return start, end, rate
-    except (KeyError, TypeError, ValueError):
-        raise TraceError(
-            f"{where}: intervals[{index}].sum: found {str(total)[:60]}, accepted: start, end and bits_per_second"
-        ) from None
-
-
-def _rtt_s(interval: Mapping[str, Any]) -> float:
-    # iperf3 gives the round trip in microseconds, for TCP at the sender only.
-    found = [s["rtt"] for s in interval.get("streams", ()) if isinstance(s, Mapping) and isinstance(s.get("rtt"), int)]
-    return 1e-6 * sum(found) / len(found) if found else 0.0
-
-
-def _text(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as reason:
-        raise TraceError(f"{where}: not text: {reason}") from None
+            accepted = "two numbers: seconds, Mbit/s"
+            raise TraceError(located(where, f"line {number}", shortened(line), accepted)) from None
+        rows.add(f"line {number}", time_s, rate_mbps * 1e6)
+    return rows.trace(None, Path(where).stem, where)
 
 
 FORMATS: Mapping[str, Callable[[bytes, str], Trace]] = {

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from distredge.errors import TraceError, located
 from distredge.profiles.network import Trace
 
+MOST_STEPS = 10_000_000
+"""A trace that is made has no more steps: 240 MB."""
+
 _OUTAGE_SHARE = 0.1
 """A step below this share of the mean counts as an outage."""
 
@@ -170,9 +173,17 @@ def resampled(trace: Trace) -> tuple[NDArray[np.float64], float]:
 
     Returns:
         (n,) float64 bits per second, >= 0, and the length of a step in seconds.
+
+    Raises:
+        TraceError: if that makes more than MOST_STEPS steps.
     """
     edges = np.append(trace.times_s, trace.period_s)
     step_s = float(np.diff(edges).min())
+    if trace.period_s > MOST_STEPS * step_s:
+        accepted = (
+            f"at least {trace.period_s / MOST_STEPS:g}, for {MOST_STEPS} steps over the trace's {trace.period_s:g} s"
+        )
+        raise TraceError(located(trace.name or "trace", "the shortest step, in seconds", step_s, accepted))
     count = max(1, round(trace.period_s / step_s))
     places = np.linspace(0.0, trace.period_s, count + 1)
     carried = np.interp(places, edges, trace.bits)
@@ -231,10 +242,9 @@ def main() -> None:
 def _count(length_s: float, step_s: float) -> int:
     _positive("step_s", step_s)
     _positive("length_s", length_s)
-    count = round(length_s / step_s)
-    if not 1 <= count <= 10_000_000:
+    if not 0.5 * step_s < length_s <= MOST_STEPS * step_s:
         raise TraceError(located("trace", "length_s", length_s, "1 to 10 million steps"))
-    return count
+    return round(length_s / step_s)
 
 
 def _positive(key: str, value: float) -> None:

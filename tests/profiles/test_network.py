@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import TraceError
-from distredge.profiles.network import Trace, load_trace, parse_csv
+from distredge.profiles.network import FILE_LIMIT_BYTES, Trace, load_trace, parse_csv
 
 traces = st.builds(
     lambda steps, rates: Trace(np.cumsum([0.0, *steps])[: len(rates)], rates, 0.001, float(sum(steps)) + 1.0),
@@ -75,18 +75,66 @@ def test_a_trace_survives_its_file(tmp_path: Path) -> None:
         ("time_s,rate_bps\n0,1\n", r"t\.csv: line 1: .*accepted: 'time_s,rate_bps,rtt_s'"),
         ("time_s,rate_bps,rtt_s\n", r"t\.csv: it has no row"),
         ("time_s,rate_bps,rtt_s\n0,1e6,0\n1,x,0\n", r"t\.csv: line 3: found '1,x,0'"),
-        ("time_s,rate_bps,rtt_s\n0,1e6,0\n1,-3,0\n", r"t\.csv: row 1: rate_bps: found -3"),
-        ("time_s,rate_bps,rtt_s\n0,nan,0\n", r"t\.csv: row 0: rate_bps: found nan"),
-        ("time_s,rate_bps,rtt_s\n1,1e6,0\n", r"t\.csv: row 0: time_s: found 1"),
-        ("time_s,rate_bps,rtt_s\n0,1,0\n2,1,0\n1,1,0\n", r"t\.csv: row 2: time_s: found 1\.0, accepted: more than 2"),
+        ("time_s,rate_bps,rtt_s\n0,1e6,0\n1,-3,0\n", r"t\.csv: line 3: rate_bps: found -3"),
+        ("time_s,rate_bps,rtt_s\n0,nan,0\n", r"t\.csv: line 2: rate_bps: found nan"),
+        ("time_s,rate_bps,rtt_s\n1,1e6,0\n", r"t\.csv: line 2: time_s: found 1"),
+        ("time_s,rate_bps,rtt_s\n0,1,0\n2,1,0\n1,1,0\n", r"t\.csv: line 4: time_s: found 1\.0, accepted: more than 2"),
         ('# {"format": "x"}\ntime_s,rate_bps,rtt_s\n0,1,0\n', r"t\.csv: format: found 'x'"),
         ('# {"format": "distredge.trace/1", "periods": 3}\n', r"t\.csv: periods: unknown key; did you mean 'period_s'"),
+        (
+            "time_s,rate_bps,rtt_s\n0,1,0\n1e9,1,0\n",
+            r"t\.csv: line 3: time_s: found 1000000000\.0, accepted: at most .*a year",
+        ),
+        ("time_s,rate_bps,rtt_s\n0,1,0\ninf,1,0\n", r"t\.csv: line 3: time_s: found inf"),
+        ("time_s,rate_bps,rtt_s\n0,1e300,0\n", r"t\.csv: line 2: rate_bps: found 1e\+300"),
+        ("time_s,rate_bps,rtt_s\n0,1,-1\n", r"t\.csv: line 2: rtt_s: found -1"),
+        ("time_s,rate_bps,rtt_s\n0,1,0\n1,1," + "0" * 999 + "x", r"t\.csv: line 3: found '1,1,0{53}\.\.\.'"),
+        (
+            '# {"format": "distredge.trace/1", "period_s": 1e9}\ntime_s,rate_bps,rtt_s\n0,1,0\n',
+            r"t\.csv: period_s: .*year",
+        ),
         ('# {"format": "distredge.trace/1", "period_s": 1}\ntime_s,rate_bps,rtt_s\n0,1,0\n1,1,0\n', r"period_s"),
     ],
 )
 def test_a_wrong_trace_is_refused_by_line(text: str, message: str) -> None:
     with pytest.raises(TraceError, match=message):
         parse_csv(text.encode(), "t.csv")
+
+
+PLAIN = '# {"format": "distredge.trace/1", "period_s": 3}\ntime_s,rate_bps,rtt_s\n0,8,0\n2,5,0\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN.replace("\n", "\r\n").encode(),
+        PLAIN.replace("\n", "\r").encode(),
+        PLAIN.encode("utf-8-sig"),
+        PLAIN.encode("utf-16"),
+        PLAIN.replace("2,5", "\n# the link goes down to 5\n  2, 5").encode(),
+        PLAIN.encode().rstrip(),
+    ],
+)
+def test_line_ends_marks_comments_and_blank_lines_change_nothing(content: bytes) -> None:
+    assert parse_csv(content, "t.csv") == Trace([0.0, 2.0], [8.0, 5.0], 0.0, 3.0)
+
+
+def test_a_comment_that_is_no_head_is_read_over() -> None:
+    assert parse_csv(b"# by hand\ntime_s,rate_bps,rtt_s\n# then\n0,8,0\n", "t.csv") == Trace([0.0], [8.0], 0.0, 1.0)
+
+
+def test_bytes_that_are_no_text_are_named() -> None:
+    with pytest.raises(TraceError, match=r"t\.csv: line 3: not text"):
+        parse_csv(b"time_s,rate_bps,rtt_s\n0,1,0\n# \xff\xfe\n2,1,0\n", "t.csv")
+
+
+def test_no_more_of_a_file_is_read_than_the_limit(tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("wb") as stream:
+        stream.truncate(FILE_LIMIT_BYTES + 1)
+    with pytest.raises(TraceError, match=r"t\.csv: found more than 64 MiB"):
+        load_trace(tmp_path / "t.csv")
+    with pytest.raises(TraceError, match="dev/zero: found more than 64 MiB"):
+        load_trace("/dev/zero")
 
 
 def test_an_unknown_trace_is_named() -> None:

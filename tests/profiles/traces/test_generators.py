@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distredge.errors import TraceError
-from distredge.profiles.network import load_trace, shipped_traces
+from distredge.profiles.network import Trace, load_trace, shipped_traces
 from distredge.profiles.traces.formats import read_trace
 from distredge.profiles.traces.generators import Ar1, constant, joined, markov, resampled, shipped, steps
 
@@ -21,6 +21,17 @@ def test_constant_and_steps() -> None:
     trace = steps([1e6, 3e6], 2.0)
     assert trace.mean_bps == pytest.approx(2e6)
     assert trace.rate_at(5.0) == 1e6
+
+
+def test_a_step_too_short_for_the_trace_is_named_before_its_steps_are_made() -> None:
+    for shortest_s in (1e-9, 5e-324):
+        with pytest.raises(
+            TraceError, match=r"glitch: the shortest step, in seconds: found .*, accepted: at least 1e-05"
+        ):
+            resampled(Trace([0.0, shortest_s], [1e6, 2e6], 0.0, 100.0, "glitch"))
+    for length_s, step_s in ((1e300, 1.0), (1e300, 1e-300), (0.4, 1.0), (float("inf"), 1.0)):
+        with pytest.raises(TraceError, match="length_s"):
+            markov([1e6], [[1.0]], length_s, step_s)
 
 
 def test_a_markov_chain_visits_states_as_often_as_its_transitions_say() -> None:
