@@ -82,7 +82,7 @@ RULES: dict[str, Rule] = {
     "Transpose": Transpose(),
     "Squeeze": Squeeze(),
     "Unsqueeze": Squeeze(),
-    **dict.fromkeys((*PARTIAL_SUMS, *ONLY_LOCAL), Reduction()),
+    **dict.fromkeys((*PARTIAL_SUMS, *ONLY_LOCAL, "GlobalLpPool"), Reduction()),
 }
 
 
@@ -110,15 +110,17 @@ def verdict_of(graph: NodeList, op: Operator) -> Verdict:
 
 
 def axes_of(graph: NodeList, op: Operator, output: str) -> Axes:
-    """Row and column axis of an output; by its rank where no rule knows better."""
+    """Row and column axis of an output, followed from those of the inputs; none where they are lost."""
     rule = RULES.get(op.op_type)
     shape = graph.tensors[output].shape
-    axes = axes_by_rank(len(shape)) if rule is None or not op.activations else rule.axes(graph, op, output)
+    axes = Axes(None, None) if rule is None or not op.activations else rule.axes(graph, op, output)
     if axes.rows is None or not 0 <= axes.rows < len(shape):
         # A vector whose axes were taken apart may be spread over rows again: one row where rows usually are.
         usual = axes_by_rank(len(shape))
-        single = all(axis is not None and shape[axis] == 1 for axis in usual)
-        return usual if single else Axes(None, None)
+        single = usual.rows is not None and all(axis is None or shape[axis] == 1 for axis in usual)
+        # Columns may stay where rows are gone: the mean over rows alone.
+        kept = axes.cols is not None and 0 <= axes.cols < len(shape)
+        return usual if single else Axes(None, axes.cols if kept else None)
     if axes.cols is None or not 0 <= axes.cols < len(shape) or axes.cols == axes.rows:
         return Axes(axes.rows, None)
     return axes
