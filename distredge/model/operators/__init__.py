@@ -113,14 +113,12 @@ def axes_of(graph: NodeList, op: Operator, output: str) -> Axes:
     """Row and column axis of an output, followed from those of the inputs; none where they are lost."""
     rule = RULES.get(op.op_type)
     shape = graph.tensors[output].shape
-    axes = Axes(None, None) if rule is None or not op.activations else rule.axes(graph, op, output)
-    if axes.rows is None or not 0 <= axes.rows < len(shape):
-        # A vector whose axes were taken apart may be spread over rows again: one row where rows usually are.
-        usual = axes_by_rank(len(shape))
-        single = usual.rows is not None and all(axis is None or shape[axis] == 1 for axis in usual)
-        # Columns may stay where rows are gone: the mean over rows alone.
-        kept = axes.cols is not None and 0 <= axes.cols < len(shape)
-        return usual if single else Axes(None, axes.cols if kept else None)
-    if axes.cols is None or not 0 <= axes.cols < len(shape) or axes.cols == axes.rows:
-        return Axes(axes.rows, None)
-    return axes
+    found = Axes(None, None) if rule is None or not op.activations else rule.axes(graph, op, output)
+    rows, cols = (axis if axis is not None and 0 <= axis < len(shape) else None for axis in found)
+    usual = axes_by_rank(len(shape))
+    single = usual.rows is not None and all(axis is None or shape[axis] == 1 for axis in (*usual, rows, cols))
+    if single:
+        # One row has no place of its own. Of a vector whose axes were taken apart it stands where rows usually are.
+        return usual
+    # Columns may stay where rows are gone: the mean over rows alone.
+    return Axes(rows, None if cols == rows else cols)

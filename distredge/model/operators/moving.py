@@ -14,6 +14,7 @@ from distredge.model.operators.base import (
     Rule,
     Verdict,
     along_axes,
+    axes_by_rank,
     axis_size,
     constant_input,
     dimension_of,
@@ -322,12 +323,19 @@ class DepthToSpace(Spatial):
 class Expand(Pointwise):
     """Expand-13 to a constant shape: the rows of the shape become those of the part."""
 
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
+        source, made = graph.tensors[op.inputs[0]].shape, graph.tensors[output].shape
+        before = (1,) * (len(made) - len(source)) + source
+        spread = {d for d, size in enumerate(made) if size > before[d]}
+        axes, usual = super().axes(graph, op, output), axes_by_rank(len(made))
+        # A vector has no rows before: those that it is spread over are where rows usually are.
+        vector = axes.rows is None or (made[axes.rows] == 1 and axes.rows not in spread)
+        return usual if vector and spread & set(usual) else axes
+
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Expand to a shape that is not constant")
-        made = graph.tensors[op.outputs[0]]
-        source = graph.tensors[op.inputs[0]]
-        if made.row_axis is None or (made.height > 1 and source.row_axis is None):
+        if graph.tensors[op.outputs[0]].row_axis is None:
             return head("Expand of a tensor without rows")
         return aligned(graph, op)
 

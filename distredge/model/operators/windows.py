@@ -102,7 +102,8 @@ class Spatial(Rule):
             return head(f"{op.op_type} with weights that are not constant")
         tensor = graph.tensors[op.inputs[0]]
         expected = axes_by_rank(len(tensor.shape))
-        if expected.rows is None or (tensor.row_axis, tensor.col_axis) != expected:
+        # Columns that nobody knows of are not cut.
+        if expected.rows is None or tensor.row_axis != expected.rows or tensor.col_axis not in (None, expected.cols):
             return head(f"{op.op_type} where the rows are not on axis {expected.rows}")
         return LOCAL
 
