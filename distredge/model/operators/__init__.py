@@ -31,7 +31,7 @@ from distredge.model.operators.moving import (
     Split,
     Tile,
 )
-from distredge.model.operators.pointwise import AlongAxis, LastAxisProduct, PerRow, Pointwise
+from distredge.model.operators.pointwise import AlongAxis, GatherAlong, LastAxisProduct, NewAxis, PerRow, Pointwise
 from distredge.model.operators.reductions import ONLY_LOCAL, PARTIAL_SUMS, Reduction
 from distredge.model.operators.reshape import Reshape, Squeeze, Transpose
 from distredge.model.operators.resize import Resize
@@ -52,10 +52,10 @@ __all__ = [
 ]
 
 _POINTWISE = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor "
-    "Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean "
-    "Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign "
-    "Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu "
+    "Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN "
+    "LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink "
+    "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
 ).split()
 
 RULES: dict[str, Rule] = {
@@ -64,8 +64,12 @@ RULES: dict[str, Rule] = {
     "ConvTranspose": Transposed(),
     "BatchNormalization": PerRow(),
     "LRN": PerRow(),
-    "LayerNormalization": AlongAxis(-1, to_last=True),
-    "LpNormalization": AlongAxis(-1),
+    "CastLike": PerRow(),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), AlongAxis(-1, to_last=True)),
+    **dict.fromkeys(("LpNormalization", "TopK"), AlongAxis(-1)),
+    "CumSum": AlongAxis(None, given_at=1),
+    "OneHot": NewAxis(-1),
+    "GatherElements": GatherAlong(),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), AlongAxis(-1)),
     "MatMul": LastAxisProduct(),
     "Concat": Concat(),

@@ -70,6 +70,11 @@ _OPSET_OF_AXES_INPUT = {"ReduceSum": 13}
 """Operator set from which on axes are an input; 18 for the rest."""
 
 
+def takes_axes_as_input(op_type: str, opset: int) -> bool:
+    """Whether a reduction of that operator set has its axes as an input, not as an attribute."""
+    return opset >= _OPSET_OF_AXES_INPUT.get(op_type, 18)
+
+
 def is_reduction(op: Operator) -> bool:
     """Whether an operator has a `Reduction` rule."""
     return op.op_type in PARTIAL_SUMS or op.op_type in ONLY_LOCAL or op.op_type == "GlobalLpPool"
@@ -210,7 +215,7 @@ def _emit_spread(emitter: Emitter, tensor: Tensor, region: Region, value: str, n
 
 
 def _reduce(emitter: Emitter, how: str, source: str, axes: tuple[int, ...], output: str) -> None:
-    if emitter.graph.opset >= _OPSET_OF_AXES_INPUT.get(how, 18):
+    if takes_axes_as_input(how, emitter.graph.opset):
         where = emitter.constant("axes", np.array(axes, dtype=np.int64))
         emitter.node(how, [source, where], output, keepdims=1)
     else:
