@@ -48,10 +48,10 @@ class Graph(NodeList):
         preprocess: Preprocess | None = None,
         constants: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        proto, new = rewritten(proto)
         if constants is None:
             constants = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-        super().__init__(proto, name, {**constants, **new})
+        proto, constants = rewritten(proto, constants)
+        super().__init__(proto, name, constants)
         assign_axes(self)
         self._weight_hashes: dict[str, str] = {}
         self.preprocess = preprocess

@@ -210,7 +210,7 @@ class _Emitter:
 
     def take(self, tensor: str, region: Region) -> str:
         held = self.held[tensor]
-        if held is None or held == region:
+        if held == region:
             return tensor
         cached = self._sliced.get((tensor, region))
         if cached is not None:
@@ -218,8 +218,8 @@ class _Emitter:
         info = self.graph.tensors[tensor]
         starts, ends, axes = [], [], []
         for axis, mine, wanted in (
-            (info.row_axis, held.rows, region.rows),
-            (info.col_axis, held.cols, region.cols),
+            (info.row_axis, None if held is None else held.rows, region.rows),
+            (info.col_axis, None if held is None else held.cols, region.cols),
         ):
             if axis is None or wanted is None:
                 continue
@@ -242,7 +242,7 @@ class _Emitter:
 
     def constant(self, hint: str, value: NDArray[Any]) -> str:
         name = self.fresh(hint)
-        self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def _original(self, name: str) -> None:

@@ -15,7 +15,7 @@ from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
 from distredge.model.nodes import Operator, Tensor
 from distredge.model.operators import RULES, Kind, whole
-from distredge.model.rows import Interval, Region, region_hull
+from distredge.model.rows import EMPTY, Interval, Region, region_hull
 
 LARGEST_CACHE = 50_000
 """Shares of volumes kept on a graph before all are dropped."""
@@ -69,7 +69,11 @@ class Share(NamedTuple):
         if not self.width:
             return Region(rows)
         width = tensor.width
-        return Region(rows, Interval(self.left * width // self.width, self.right * width // self.width))
+        columns = Interval(self.left * width // self.width, self.right * width // self.width)
+        if tensor.col_axis is None:
+            # Of the tiles side by side one has all that there is.
+            return Region(EMPTY if columns.empty else rows)
+        return Region(rows, columns)
 
 
 def shares(graph: Graph, decision: Decision) -> Iterator[Share]:

@@ -76,7 +76,8 @@ class HeldBox(NamedTuple):
                 f"{what}: {list(start)}+{list(shape)} lies outside {list(self.start)}+{list(self.array.shape)}"
             )
         corner = [wanted - mine for mine, wanted in zip(self.start, start, strict=True)]
-        return self.array[tuple(slice(c, c + size) for c, size in zip(corner, shape, strict=True))]
+        # The ellipsis keeps a view of an array without axes an array.
+        return self.array[(*(slice(c, c + size) for c, size in zip(corner, shape, strict=True)), ...)]
 
 
 def whole(array: Array) -> HeldBox:

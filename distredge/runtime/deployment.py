@@ -160,7 +160,8 @@ class Deployment:
                 raise ModelError(
                     f"{self.graph.name}: input '{name}': found dtype {array.dtype}, accepted: {dtype}{hint}"
                 )
-            found[name] = np.ascontiguousarray(array, dtype=dtype)
+            # Not `ascontiguousarray`, which makes a number a vector.
+            found[name] = np.asarray(array, dtype=dtype, order="C")
         return found
 
     def empty_outputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

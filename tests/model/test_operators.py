@@ -201,11 +201,15 @@ def test_slice_backwards_along_channels(net: Any) -> None:
     check(n.graph(n.conv(n.node("Slice", ["x", *bounds]), 4, 3, pads=[1] * 4)))
 
 
-def test_slice_backwards_along_rows_is_in_the_head(net: Any) -> None:
-    n = net((1, 3, 9, 7))
-    bounds = [n.constant([v], np.int64) for v in (-1, -(10**9), 2, -1)]
-    graph = n.graph(n.node("Slice", [n.conv("x", 4), *bounds]))
-    assert graph.body.verdicts[1] == (Kind.HEAD, "Slice that turns rows around")
+@pytest.mark.parametrize("axis", [2, 3])
+@pytest.mark.parametrize(("start", "end", "step"), [(-1, -99, -1), (7, 1, -2), (6, -7, -3)])
+def test_slice_backwards(net: Any, axis: int, start: int, end: int, step: int) -> None:
+    """Pictures that are turned around, up and down or left and right."""
+    n = net((1, 4, 11, 9))
+    bounds = [n.constant([v], np.int64) for v in (start, end, axis, step)]
+    x = n.node("Slice", [n.conv("x", 4, 3, pads=[1] * 4), *bounds])
+    n.channels[x] = 4
+    check(n.graph(n.conv(x, 4, 3, pads=[1] * 4)))
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
@@ -400,9 +404,93 @@ def test_context_through_a_flat_vector_spread_again(net: Any) -> None:
 def test_operators_without_a_rule_are_named(net: Any) -> None:
     n = net((1, 4, 9, 7))
     x = n.node("Relu", n.conv("x", 4))
-    graph = n.graph(n.node("InstanceNormalization", [x, n.weight(4), n.weight(4)]))
-    assert graph.body.verdicts[2] == (Kind.HEAD, "InstanceNormalization normalises over all rows")
-    assert [graph.operators[i].op_type for i in graph.body.head] == ["InstanceNormalization"]
+    graph = n.graph(n.node("Trilu", x))
+    assert graph.body.verdicts[2] == (Kind.HEAD, "Trilu has no row rule")
+    assert [graph.operators[i].op_type for i in graph.body.head] == ["Trilu"]
+
+
+def test_best_channels(net: Any) -> None:
+    n = net((1, 4, 9, 7))
+    values, places = n.node("TopK", [n.conv("x", 5), n.constant([3], np.int64)], outputs=2, axis=1)
+    check(n.graph(values, n.node("Cast", places, to=1)))
+    n = net((1, 4, 9, 7))
+    graph = n.graph(n.node("TopK", [n.conv("x", 5), n.constant([3], np.int64)], outputs=2, axis=2)[0])
+    assert graph.body.verdicts[1] == (Kind.HEAD, "TopK over axis 2 crosses the rows")
+
+
+@pytest.mark.parametrize("axis", [1, -1, 4])
+def test_classes_spread_over_channels(net: Any, axis: int) -> None:
+    n = net((1, 4, 9, 7))
+    best = n.node("ArgMax", n.conv("x", 5), axis=1, keepdims=0 if axis == 1 else 1)
+    values = n.constant([0, 1], np.float32)
+    check(n.graph(n.node("Relu", n.node("OneHot", [best, n.constant(5, np.int64), values], axis=axis))))
+
+
+def test_running_sums_and_chosen_channels(net: Any) -> None:
+    n = net((1, 4, 9, 7))
+    x = n.node("CumSum", [n.conv("x", 6), n.constant(1, np.int64)], reverse=1)
+    places = n.node("TopK", [x, n.constant([2], np.int64)], outputs=2, axis=1)[1]
+    check(n.graph(n.node("GatherElements", [x, places], axis=1)))
+    n = net((1, 4, 9, 7))
+    places = n.constant(n.rng.integers(0, 4, (1, 2, 9, 7)), np.int64)
+    check(n.graph(n.node("GatherElements", [n.conv("x", 4, 1), places], axis=1)))
+    n = net((1, 4, 9, 7))
+    graph = n.graph(n.node("CumSum", [n.conv("x", 6), n.constant(2, np.int64)]))
+    assert graph.body.verdicts[1] == (Kind.HEAD, "CumSum over axis 2 crosses the rows")
+
+
+REDUCTIONS = ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+              "ReduceLogSum", "ReduceLogSumExp", "ReduceProd"]  # fmt: skip
+
+
+@pytest.mark.parametrize("axes", [[2], [0, 2], [0, 2, 3], [1, 2], [-2, -1], [0, 1, 2, 3]])
+@pytest.mark.parametrize("op_type", REDUCTIONS)
+@pytest.mark.parametrize("opset", [13, 18])
+def test_reductions_over_rows(net: Any, op_type: str, axes: list[int], opset: int) -> None:
+    n = net((1, 4, 11, 9), opset=opset)
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    # Near one, so that products and logarithms stay in range.
+    near = n.node("Add", [n.node("Mul", [n.node("Tanh", x), n.constant(0.05, np.float32)]), n.constant(1, np.float32)])
+    if opset >= 18 or op_type == "ReduceSum":
+        found = n.node(op_type, [near, n.constant(axes, np.int64)])
+    else:
+        found = n.node(op_type, near, axes=axes)
+    y = n.node("Mul", [x, found])
+    n.channels[y] = 4
+    check(n.graph(n.conv(y, 3, 3)))
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_pooling_by_a_power_over_the_whole_map(net: Any, p: int) -> None:
+    n = net((1, 4, 11, 9))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    check(n.graph(n.node("Mul", [x, n.node("GlobalLpPool", x, p=p)])))
+
+
+def test_reduction_of_several_images_of_one(net: Any) -> None:
+    """Groups of channels where the batch was: partial results keep them apart."""
+    n = net((1, 4, 11, 9))
+    x = _reshaped(n, n.conv("x", 4, 3), 2, 2, 9, 7)
+    check(n.graph(n.node("Mul", [x, n.node("ReduceMean", x, axes=[2, 3])])))
+
+
+def test_reduction_of_flattened_rows(net: Any) -> None:
+    n = net((1, 4, 11, 9))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    flat = _reshaped(n, x, 1, 4, 99)
+    mean = _reshaped(n, n.node("ReduceMean", flat, axes=[-1], keepdims=0), 1, 4, 1, 1)
+    most = _reshaped(n, n.node("GlobalMaxPool", flat), 1, 4, 1, 1)
+    check(n.graph(n.node("Mul", [n.node("Add", [x, mean]), most])))
+
+
+@pytest.mark.parametrize("kind", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize("kernel", [[11, 1], [1, 9]])
+def test_pooling_over_one_whole_axis(net: Any, kind: str, kernel: list[int]) -> None:
+    n = net((1, 4, 11, 9))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    graph = n.graph(n.node("Mul", [x, n.node(kind, x, kernel_shape=kernel)]))
+    assert graph.operators[1].op_type == ("ReduceMean" if kind == "AveragePool" else "ReduceMax")
+    check(graph)
 
 
 def test_integers_travel_as_they_are(net: Any) -> None:

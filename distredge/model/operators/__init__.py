@@ -31,7 +31,7 @@ from distredge.model.operators.moving import (
     Split,
     Tile,
 )
-from distredge.model.operators.pointwise import AlongAxis, LastAxisProduct, PerRow, Pointwise
+from distredge.model.operators.pointwise import AlongAxis, GatherAlong, LastAxisProduct, NewAxis, PerRow, Pointwise
 from distredge.model.operators.reductions import ONLY_LOCAL, PARTIAL_SUMS, Reduction
 from distredge.model.operators.reshape import Reshape, Squeeze, Transpose
 from distredge.model.operators.resize import Resize
@@ -52,10 +52,10 @@ __all__ = [
 ]
 
 _POINTWISE = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor "
-    "Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean "
-    "Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign "
-    "Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu "
+    "Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN "
+    "LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Shrink "
+    "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor"
 ).split()
 
 RULES: dict[str, Rule] = {
@@ -64,8 +64,12 @@ RULES: dict[str, Rule] = {
     "ConvTranspose": Transposed(),
     "BatchNormalization": PerRow(),
     "LRN": PerRow(),
-    "LayerNormalization": AlongAxis(-1, to_last=True),
-    "LpNormalization": AlongAxis(-1),
+    "CastLike": PerRow(),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), AlongAxis(-1, to_last=True)),
+    **dict.fromkeys(("LpNormalization", "TopK"), AlongAxis(-1)),
+    "CumSum": AlongAxis(None, given_at=1),
+    "OneHot": NewAxis(-1),
+    "GatherElements": GatherAlong(),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), AlongAxis(-1)),
     "MatMul": LastAxisProduct(),
     "Concat": Concat(),
@@ -82,7 +86,7 @@ RULES: dict[str, Rule] = {
     "Transpose": Transpose(),
     "Squeeze": Squeeze(),
     "Unsqueeze": Squeeze(),
-    **dict.fromkeys((*PARTIAL_SUMS, *ONLY_LOCAL), Reduction()),
+    **dict.fromkeys((*PARTIAL_SUMS, *ONLY_LOCAL, "GlobalLpPool"), Reduction()),
 }
 
 
@@ -110,15 +114,15 @@ def verdict_of(graph: NodeList, op: Operator) -> Verdict:
 
 
 def axes_of(graph: NodeList, op: Operator, output: str) -> Axes:
-    """Row and column axis of an output; by its rank where no rule knows better."""
+    """Row and column axis of an output, followed from those of the inputs; none where they are lost."""
     rule = RULES.get(op.op_type)
     shape = graph.tensors[output].shape
-    axes = axes_by_rank(len(shape)) if rule is None or not op.activations else rule.axes(graph, op, output)
-    if axes.rows is None or not 0 <= axes.rows < len(shape):
-        # A vector whose axes were taken apart may be spread over rows again: one row where rows usually are.
-        usual = axes_by_rank(len(shape))
-        single = all(axis is not None and shape[axis] == 1 for axis in usual)
-        return usual if single else Axes(None, None)
-    if axes.cols is None or not 0 <= axes.cols < len(shape) or axes.cols == axes.rows:
-        return Axes(axes.rows, None)
-    return axes
+    found = Axes(None, None) if rule is None or not op.activations else rule.axes(graph, op, output)
+    rows, cols = (axis if axis is not None and 0 <= axis < len(shape) else None for axis in found)
+    usual = axes_by_rank(len(shape))
+    single = usual.rows is not None and all(axis is None or shape[axis] == 1 for axis in (*usual, rows, cols))
+    if single:
+        # One row has no place of its own. Of a vector whose axes were taken apart it stands where rows usually are.
+        return usual
+    # Columns may stay where rows are gone: the mean over rows alone.
+    return Axes(rows, None if cols == rows else cols)

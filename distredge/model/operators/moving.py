@@ -14,6 +14,7 @@ from distredge.model.operators.base import (
     Rule,
     Verdict,
     along_axes,
+    axes_by_rank,
     axis_size,
     constant_input,
     dimension_of,
@@ -94,15 +95,11 @@ def _length(graph: NodeList, name: str, axis: int) -> int:
 
 
 class Slice(SameRank):
-    """Slice-13 with constant bounds; along rows with a positive step (Focus stems)."""
+    """Slice-13 with constant bounds, every step (Focus stems, flips)."""
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Slice with bounds that are not constant")
-        tensor = graph.tensors[op.inputs[0]]
-        for axis, (_, _, step) in _bounds(graph, op).items():
-            if step < 0 and axis in (tensor.row_axis, tensor.col_axis):
-                return head("Slice that turns rows around")
         return super().verdict(graph, op)
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
@@ -112,7 +109,8 @@ class Slice(SameRank):
             start, _, step = _bounds(graph, op).get(_or_none(dimension_of(tensor, axis)), (0, 0, 1))
             if wanted.empty:
                 return wanted
-            return Interval(start + wanted.start * step, start + (wanted.stop - 1) * step + 1)
+            first, last = start + wanted.start * step, start + (wanted.stop - 1) * step
+            return Interval(min(first, last), max(first, last) + 1)
 
         return along_axes(out, read)
 
@@ -124,7 +122,8 @@ class Slice(SameRank):
             dimension = _or_none(dimension_of(tensor, axis))
             if dimension in bounds:
                 step = bounds[dimension][2]
-                bounds[dimension] = (0, (interval_of(out, axis).size - 1) * step + 1, step)
+                span = (interval_of(out, axis).size - 1) * abs(step) + 1
+                bounds[dimension] = (0, span, step) if step > 0 else (span - 1, -span - 1, step)
         value = emitter.take(op.inputs[0], self.needs(graph, op, 0, out))
         parameters = [
             emitter.constant(hint, np.array(values, dtype=np.int64))
@@ -322,12 +321,19 @@ class DepthToSpace(Spatial):
 class Expand(Pointwise):
     """Expand-13 to a constant shape: the rows of the shape become those of the part."""
 
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
+        source, made = graph.tensors[op.inputs[0]].shape, graph.tensors[output].shape
+        before = (1,) * (len(made) - len(source)) + source
+        spread = {d for d, size in enumerate(made) if size > before[d]}
+        axes, usual = super().axes(graph, op, output), axes_by_rank(len(made))
+        # A vector has no rows before: those that it is spread over are where rows usually are.
+        vector = axes.rows is None or (made[axes.rows] == 1 and axes.rows not in spread)
+        return usual if vector and spread & set(usual) else axes
+
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Expand to a shape that is not constant")
-        made = graph.tensors[op.outputs[0]]
-        source = graph.tensors[op.inputs[0]]
-        if made.row_axis is None or (made.height > 1 and source.row_axis is None):
+        if graph.tensors[op.outputs[0]].row_axis is None:
             return head("Expand of a tensor without rows")
         return aligned(graph, op)
 

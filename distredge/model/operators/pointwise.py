@@ -7,12 +7,14 @@ from distredge.model.operators.base import (
     AXES,
     LOCAL,
     WHOLE_ROW,
+    Axes,
     Emitter,
     Rule,
     Verdict,
     axis_size,
     dimension_of,
     head,
+    moved_axes,
     slice_constant,
 )
 from distredge.model.rows import Region
@@ -81,21 +83,68 @@ class AlongAxis(PerRow):
     """Operators along one axis, or from one axis to the last: row-local if that crosses neither rows nor columns.
 
     Args:
-        default: the axis when the attribute is missing.
+        default: the axis when the attribute is missing; None where they then work on the flattened tensor.
         to_last: whether they work on all axes from that one on.
+        given_at: the input that is the axis, where it is no attribute (CumSum-14).
     """
 
-    def __init__(self, default: int, to_last: bool = False) -> None:
+    def __init__(self, default: int | None, to_last: bool = False, given_at: int | None = None) -> None:
         self.default = default
         self.to_last = to_last
+        self.given_at = given_at
+
+    def axis(self, graph: NodeList, op: Operator) -> int | None:
+        """Which axis it works along, counted from the front; None for all of them."""
+        axis = op.attributes.get("axis", self.default)
+        if self.given_at is not None:
+            value = graph.constants.get(op.inputs[self.given_at])
+            axis = None if value is None else value.reshape(-1)[0]
+        return None if axis is None else int(axis) % max(1, len(graph.tensors[op.inputs[0]].shape))
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
-        tensor = graph.tensors[op.inputs[0]]
-        rank = len(tensor.shape)
-        axis = int(op.attributes.get("axis", self.default)) % max(1, rank)
-        used = range(axis, rank) if self.to_last else (axis,)
+        if op.activations != (0,):
+            return head(f"{op.op_type} with parameters that are not constant")
+        tensor, axis = graph.tensors[op.inputs[0]], self.axis(graph, op)
+        if axis is None:
+            return head(f"{op.op_type} of all axes at once")
+        used = range(axis, len(tensor.shape)) if self.to_last else (axis,)
         for crossed in AXES:
             if dimension_of(tensor, crossed) in used and axis_size(tensor, crossed) > 1:
+                return head(f"{op.op_type} over axis {axis} crosses the {crossed}")
+        return LOCAL
+
+
+class NewAxis(AlongAxis):
+    """OneHot-11: values along a new axis, which lies before the one of that number."""
+
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
+        tensor, new = graph.tensors[op.inputs[0]], self._new(graph, op)
+        return moved_axes(tensor, {d: d + (d >= new) for d in range(len(tensor.shape))})
+
+    def _new(self, graph: NodeList, op: Operator) -> int:
+        return int(op.attributes.get("axis", self.default)) % len(graph.tensors[op.outputs[0]].shape)
+
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
+        if op.activations != (0,):
+            return head(f"{op.op_type} with parameters that are not constant")
+        return LOCAL
+
+
+class GatherAlong(Pointwise):
+    """GatherElements-13 along channels: a row of the output reads the same row of the data and of the indices."""
+
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
+        tensor = graph.tensors.get(op.inputs[0])
+        return Axes(None, None) if tensor is None else Axes(tensor.row_axis, tensor.col_axis)
+
+    def verdict(self, graph: NodeList, op: Operator) -> Verdict:
+        if op.activations[0] != 0:
+            return head(f"{op.op_type} from a constant")
+        data, made = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+        axis = int(op.attributes.get("axis", 0)) % len(data.shape)
+        for crossed in AXES:
+            dimension = dimension_of(data, crossed)
+            if dimension is not None and (dimension == axis or made.shape[dimension] != data.shape[dimension]):
                 return head(f"{op.op_type} over axis {axis} crosses the {crossed}")
         return super().verdict(graph, op)
 

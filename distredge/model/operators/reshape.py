@@ -53,7 +53,7 @@ def follow(source: tuple[int, ...], target: tuple[int, ...], axis: int, kept: in
     """
     if source[axis] == 1:
         return _follow_point(target)
-    ins, outs = next(group for group in _groups(source, target) if axis in group[0])
+    ins, outs = next(group for group in axis_groups(source, target) if axis in group[0])
     if any(source[i] > 1 for i in ins if i < axis):
         return None
     dimension = next(i for i in outs if target[i] > 1)
@@ -77,7 +77,7 @@ def _follow_point(target: tuple[int, ...]) -> Scale | None:
     return Scale(rows, 1, 1) if rows is not None and target[rows] == 1 else None
 
 
-def _groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+def axis_groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """Smallest groups of consecutive axes of both shapes that hold the same elements."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
@@ -118,9 +118,8 @@ class Reshape(Rule):
 
     def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         rows, cols = self._scales(graph, op, output)
-        if rows is None:
-            return Axes(None, None)
-        return Axes(rows.dimension, None if cols is None or cols.dimension == rows.dimension else cols.dimension)
+        row, col = (None if scale is None else scale.dimension for scale in (rows, cols))
+        return Axes(row, None if col == row else col)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
@@ -187,7 +186,7 @@ class Squeeze(Rule):
 
     def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
         source, rank = graph.tensors[op.inputs[0]], len(graph.tensors[output].shape)
-        axes = self._axes(graph, op)
+        axes = squeezed_axes(graph, op)
         longer = max(rank, len(source.shape))
         rest = [d for d in range(longer) if d not in axes]
         if op.op_type == "Unsqueeze":
@@ -201,18 +200,20 @@ class Squeeze(Rule):
             return head(f"{op.op_type} of a tensor whose rows are gone")
         return super().verdict(graph, op)
 
-    def _axes(self, graph: NodeList, op: Operator) -> frozenset[int]:
-        source, target = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
-        longer = max(len(source), len(target))
-        axes = constant_input(graph, op, 1)
-        if axes is None:
-            return frozenset(d for d, size in enumerate(source) if size == 1)
-        return frozenset(int(a) % longer for a in np.atleast_1d(axes))
-
     def emit(self, emitter: Emitter, op: Operator, out: Region) -> Region:
         graph = emitter.graph
         value = emitter.take(op.inputs[0], self.needs(graph, op, 0, out))
         # A part of one row must not lose its row axis, so the axes are always named.
-        axes = emitter.constant("axes", np.array(sorted(self._axes(graph, op)), dtype=np.int64))
+        axes = emitter.constant("axes", np.array(sorted(squeezed_axes(graph, op)), dtype=np.int64))
         emitter.copy(op, [value, axes])
         return out
+
+
+def squeezed_axes(graph: NodeList, op: Operator) -> frozenset[int]:
+    """Axes that a Squeeze removes or an Unsqueeze adds, counted in the longer shape."""
+    source, target = graph.tensors[op.inputs[0]].shape, graph.tensors[op.outputs[0]].shape
+    longer = max(len(source), len(target))
+    axes = constant_input(graph, op, 1)
+    if axes is None:
+        return frozenset(d for d, size in enumerate(source) if size == 1)
+    return frozenset(int(a) % longer for a in np.atleast_1d(axes))

@@ -87,10 +87,13 @@ def _window(graph: NodeList, index: int, axis: str) -> Window:
 
 
 class Spatial(Rule):
-    """Operators on (batch, channels, spatial axes...): axes by rank, weights constant."""
+    """Operators on (batch, channels, spatial axes...): rows and columns stay where they are, weights constant."""
 
     def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
-        return axes_by_rank(len(graph.tensors[output].shape))
+        source = graph.tensors[op.inputs[0]]
+        # Channels are made anew. What stands on spatial axes need not be rows: Conv-11 on a pooled vector.
+        rows, cols = (None if axis is None or axis < 2 else axis for axis in (source.row_axis, source.col_axis))
+        return Axes(rows, cols)
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if len([o for o in op.outputs if o]) > 1:
@@ -99,7 +102,8 @@ class Spatial(Rule):
             return head(f"{op.op_type} with weights that are not constant")
         tensor = graph.tensors[op.inputs[0]]
         expected = axes_by_rank(len(tensor.shape))
-        if expected.rows is None or (tensor.row_axis, tensor.col_axis) != expected:
+        # Columns that nobody knows of are not cut.
+        if expected.rows is None or tensor.row_axis != expected.rows or tensor.col_axis not in (None, expected.cols):
             return head(f"{op.op_type} where the rows are not on axis {expected.rows}")
         return LOCAL
 

@@ -28,7 +28,9 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     head = best_device(problem, budget)
     count = len(problem.cluster.devices)
     # Strips come first: of equally fast grids they are the simplest.
-    grids = [(rows, count // rows) for rows in range(count, 0, -1) if count % rows == 0]
+    last = problem.graph.cuts[-1]
+    width = problem.graph.tensors[last.reference].width
+    grids = [(rows, count // rows) for rows in range(count, 0, -1) if count % rows == 0 and count // rows <= width]
     strategies = [_tiles(problem, head, seed, rows, columns) for rows, columns in grids]
     return min(strategies, key=lambda strategy: price(problem, strategy, budget))
 

@@ -32,7 +32,9 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """A volume per layer, tiles balanced greedily."""
     costs = VolumeCosts(problem)
     count = len(costs.devices)
-    grids = [(rows, count // rows) for rows in range(count, 0, -1) if count % rows == 0]
+    graph = problem.graph
+    widest = max(graph.tensors[cut.reference].width for cut in graph.cuts)
+    grids = [(rows, count // rows) for rows in range(count, 0, -1) if count % rows == 0 and count // rows <= widest]
     strategies = [_plan_grid(costs, seed, rows, columns) for rows, columns in grids]
     return min(strategies, key=lambda strategy: price(problem, strategy, budget))
 

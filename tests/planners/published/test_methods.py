@@ -10,9 +10,11 @@ import re
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from distredge.cluster import Cluster, load_cluster
 from distredge.errors import Infeasible, PlannerError
+from distredge.experiments.common.exact import TOLERANCE, Comparison
 from distredge.latency import simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
@@ -22,6 +24,7 @@ from distredge.planners.common.volume_costs import VolumeCosts
 from distredge.planners.published.aofl import Block, fuse
 from distredge.planners.published.dpfp import blocks, rank, speedup_estimate
 from distredge.problem import Problem
+from distredge.strategy import Strategy
 
 OTHERS = [method for method in METHODS if method not in ("search", "auto", "distredge", "agent")]
 
@@ -43,6 +46,44 @@ def test_gives_a_strategy_that_runs(models: dict[str, Graph], method: str, model
     assert strategy.planner.method == method
     assert simulate(problem, strategy).latency_s == pytest.approx(strategy.predicted["latency_s"], rel=1e-9)
     assert strategy.to_json() == plan(problem, method, evaluations=30).to_json()
+
+
+@pytest.fixture(scope="module")
+def line() -> Graph:
+    """A CNN over one axis, as of sound: its maps have rows and no columns."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 200])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 100])
+    f = helper.make_tensor_value_info("f", TensorProto.FLOAT, [1, 4, 100])
+    rng = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in (("w", (4, 2, 9)), ("w2", (4, 4, 5)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["f"], pads=[4, 4], strides=[2], kernel_shape=[9]),
+        helper.make_node("Conv", ["f", "w2"], ["y"], pads=[2, 2], kernel_shape=[5]),
+    ]
+    proto = helper.make_graph(nodes, "line", [x], [y], weights, value_info=[f])
+    return Graph(helper.make_model(proto, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "line")
+
+
+@pytest.mark.parametrize("case", ["halp-pi4", "db-50"])
+@pytest.mark.parametrize("method", [*OTHERS, "auto"])
+def test_plans_a_line(line: Graph, method: str, case: str) -> None:
+    problem = Problem(line, load_cluster(case))
+    strategy = plan(problem, method, evaluations=30)
+    assert simulate(problem, strategy).latency_s == pytest.approx(strategy.predicted["latency_s"], rel=1e-9)
+    assert all(volume.columns is None for volume in strategy.volumes)
+    assert Comparison(line).error(strategy) <= TOLERANCE
+
+
+def test_tiles_of_a_line_are_its_rows(line: Graph) -> None:
+    """A strategy may speak of columns: of the tiles side by side one has all that there is."""
+    rows = Strategy.make(line, ["a", "b", "c", "d"], [(1, [0, 10, 20, 60, 100])], head="a")
+    columns = ((0, 0, 1), (0, 1, 1))
+    for across in columns:
+        tiles = rows.replace(volumes=(dataclasses.replace(rows.volumes[0], rows=(0, 60, 100), columns=across),))
+        assert Comparison(line).error(tiles) <= TOLERANCE
 
 
 @pytest.mark.parametrize("method", OTHERS)

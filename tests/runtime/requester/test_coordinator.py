@@ -6,9 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import EngineError, ExecutionError, PeerTimeout, ProtocolError
+from distredge.model.graph import Graph
 from distredge.runtime.deployment import deploy
 from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.in_process import run_in_process
@@ -244,3 +247,25 @@ def test_goodbye_frees_the_plans(cell: Cell, running, image) -> None:
         while worker._data.plans:
             assert time.monotonic() < until_s, "its plans are still there"
             threading.Event().wait(0.01)
+
+
+def test_a_number_goes_to_every_worker_that_needs_it(cell: Cell) -> None:
+    """An input without axes: a threshold or a gain beside the picture."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 9, 7])
+    gain = helper.make_tensor_value_info("gain", TensorProto.FLOAT, [])
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 9, 7]) for name in ("f", "y")]
+    weights = numpy_helper.from_array(np.random.default_rng(0).standard_normal((3, 2, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["f"], pads=[1] * 4, kernel_shape=[3, 3]),
+        helper.make_node("Mul", ["f", "gain"], ["y"]),
+    ]
+    proto = helper.make_graph(nodes, "gained", [x, gain], made[1:], [weights], value_info=made[:1])
+    graph = Graph(helper.make_model(proto, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "gained")
+    inputs = {"x": np.ones((1, 2, 9, 7), np.float32), "gain": np.array(2.5, np.float32)}
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator()
+    coordinator.deploy(deploy(graph, make_strategy(graph, [(2, 1, 1)])))
+    once, double = (coordinator.infer({**inputs, "gain": np.array(g, np.float32)})["y"] for g in (2.5, 5.0))
+    assert np.abs(once).max() > 0
+    np.testing.assert_allclose(double, 2 * once, rtol=1e-6)
