@@ -163,8 +163,14 @@ def judge(
                 return Verdict("wrong", f"{off:.1e} off under {where}", captured, worst, share)
             lossy = lossy or not strategy.lossless
     except Exception as error:  # likewise
-        return Verdict("crashed", f"{where}: {type(error).__name__}: {error}", captured, worst, share)
+        return Verdict("crashed", f"{where}: {type(error).__name__}: {_brief(error)}", captured, worst, share)
     return Verdict("lossy" if lossy else "exact", graph.lossy_because, captured, worst, share)
+
+
+def _brief(error: Exception) -> str:
+    """An error without the places in the engine's source."""
+    text = " ".join(str(error).split())
+    return re.sub(r"/\S+:\d+ \S+( \S+)* \S+::\S+\([^)]*\) ?", "", text)
 
 
 def draw(graph: Graph, rng: np.random.Generator, number: int) -> Strategy:

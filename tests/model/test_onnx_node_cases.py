@@ -39,7 +39,9 @@ FAILING: dict[str, str] = {
          "test_convtranspose_output_shape"), _SHAPES,
     ),
     **dict.fromkeys(("test_resize_tf_crop_and_resize_axes_2_3", "test_resize_tf_crop_and_resize_axes_3_2"), _ROI),
-    **dict.fromkeys(("test_roialign_aligned_false", "test_roialign_aligned_true", "test_roialign_mode_max"), _NO_KERNEL),
+    **dict.fromkeys(
+        ("test_roialign_aligned_false", "test_roialign_aligned_true", "test_roialign_mode_max"), _NO_KERNEL,
+    ),
 }  # fmt: skip
 """Test -> what is wrong today."""
 
@@ -83,8 +85,13 @@ def _parameters() -> list[Any]:
     ]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Makes ONNX's cases, which takes seconds, only where slow tests are not left out."""
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", [] if metafunc.config.option.markexpr == "not slow" else _parameters())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _parameters())
 def test_node(name: str) -> None:
     case = _cases()[name]
     image = _image_of(case)
