@@ -32,11 +32,24 @@ SPLITS = ("rows",)
 
 @dataclass(frozen=True)
 class ModelRef:
-    """The graph that a strategy was made for; any weights of the same topology fit."""
+    """The graph that a strategy was made for; any weights of the same topology fit.
+
+    Attributes:
+        name: of the model.
+        topology: its digest.
+        input_shape: of its first input.
+        exact: whether parts of it give the whole's output to 1e-5 (`Graph.lossy_because` says why not).
+    """
 
     name: str
     topology: str
     input_shape: tuple[int, ...]
+    exact: bool = True
+
+    @classmethod
+    def of(cls, graph: Graph) -> ModelRef:
+        """What a strategy for this graph names."""
+        return cls(graph.name, graph.topology, graph.input_shapes[0], not graph.lossy_because)
 
 
 @dataclass(frozen=True)
@@ -159,8 +172,18 @@ class Strategy:
 
     @functools.cached_property
     def lossless(self) -> bool:
-        """Whether only exact wires are used between volumes (those of the input all are)."""
-        return all(WIRES[v.wire].exact for v in self.volumes)
+        """Whether the output is the whole model's to 1e-5 of its largest value."""
+        return not self.lossy_because
+
+    @functools.cached_property
+    def lossy_because(self) -> str:
+        """What makes the output differ from the whole model's by more than that; "" where nothing does.
+
+        The model's own number format, or a wire between volumes (those of the input all are exact).
+        """
+        if not all(WIRES[v.wire].exact for v in self.volumes):
+            return "rows travel in less than float32"
+        return "" if self.model.exact else "parts of a float16 model are rounded where the whole model is not"
 
     def check(self, graph: Graph) -> None:
         """Refuses a graph that it was not made for, or that cannot be cut as it says.
@@ -175,7 +198,7 @@ class Strategy:
         """Refuses a graph that it was not made for; `decisions` finds what else does not fit.
 
         Raises:
-            StrategyError: if the graph has another topology.
+            StrategyError: if the graph has another topology, or the strategy calls a model exact that is not.
         """
         if self.model.topology != graph.topology:
             self._refuse(
@@ -183,6 +206,8 @@ class Strategy:
                 f"{self.model.topology[:15]}... of {self.model.name} {self.model.input_shape}",
                 f"{graph.topology[:15]}... of {graph.name} {graph.input_shapes[0]}: the strategy is for another model",
             )
+        if self.model.exact and graph.lossy_because:
+            self._refuse("model.exact", True, f"false: {graph.name}: {graph.lossy_because}")
 
     def decisions(self, graph: Graph) -> tuple[Decision, ...]:
         """The volumes as positions in `graph.cuts`.
@@ -258,7 +283,7 @@ class Strategy:
             Volume(cuts[i].tensors, cuts[i].reference, tuple(int(x) for x in rows), wire=wire) for i, rows in volumes
         )
         return cls(
-            ModelRef(graph.name, graph.topology, graph.input_shapes[0]),
+            ModelRef.of(graph),
             tuple(devices),
             made,
             Head(head),
@@ -276,7 +301,7 @@ class Strategy:
         """The file's text: sorted as in the format's description, same bytes for the same strategy."""
         content = {
             "format": FORMAT,
-            "model": _plain(self.model),
+            "model": {key: value for key, value in _plain(self.model).items() if (key, value) != ("exact", True)},
             "devices": list(self.devices),
             "volumes": [_plain(v) for v in self.volumes],
             "head": _plain(self.head),
@@ -337,7 +362,7 @@ class Strategy:
             raise StrategyError(located(source, "format", found, repr(FORMAT)))
         parsed = convert(content, StrategyFile, source, StrategyError)
         return cls(
-            ModelRef(parsed.model.name, parsed.model.topology, parsed.model.input_shape),
+            ModelRef(parsed.model.name, parsed.model.topology, parsed.model.input_shape, parsed.model.exact),
             parsed.devices,
             tuple(Volume(**{f: getattr(v, f) for f in v.__struct_fields__}) for v in parsed.volumes),
             Head(parsed.head.device, parsed.head.split),
@@ -363,6 +388,7 @@ class _FileModel(Struct, forbid_unknown_fields=True):
     name: Name
     topology: Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
     input_shape: tuple[Count, ...]
+    exact: bool = True
 
 
 class _FileVolume(Struct, forbid_unknown_fields=True):

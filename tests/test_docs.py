@@ -21,7 +21,7 @@ _DOTTED = re.compile(r"^(?:distredge\.)?([a-z_]+(?:\.\w+)+)(?:\(.*\))?$")
 
 ROOMS = {name.split(".")[1] for name in MODULES if "." in name}
 # Attributes of objects, and keys of files, that look like names in a room.
-_OBJECTS = ("cluster.", "strategy.", "timeline.", "problem.", "model.topology", "runtime.name")
+_OBJECTS = ("cluster.", "strategy.", "timeline.", "problem.", "model.topology", "model.exact", "runtime.name")
 _FILES = (".py", ".toml", ".json", ".md", ".zip")
 
 

@@ -89,6 +89,22 @@ def test_file_round_trip(graph: Graph, tmp_path: Path) -> None:
     again.check(graph)
 
 
+def test_a_model_whose_parts_are_rounded_differently_makes_every_strategy_lossy() -> None:
+    rounded = chain()
+    exact = Strategy.make(rounded, ["a", "b"], [(2, [0, 5, 12])], head="a")
+    assert exact.lossless
+    assert "exact" not in exact.to_json()
+    rounded.lossy_because = "output 'map2' is rounded to float16"
+    lossy = Strategy.make(rounded, ["a", "b"], [(2, [0, 5, 12])], head="a")
+    again = Strategy.from_json(lossy.to_json())
+    assert again == lossy
+    assert not again.lossless
+    assert "rounded" in again.lossy_because
+    again.check(rounded)
+    with pytest.raises(StrategyError, match=r"model.exact: found True, accepted: false: chain: output 'map2' is round"):
+        exact.check(rounded)
+
+
 def test_a_grid_of_tiles(graph: Graph) -> None:
     strategy = Strategy.make(graph, ["a"], [(2, [0, 12])], head="a")
     tiles = Volume(("map2",), "map2", (0, 6, 12), (0, 3, 8))

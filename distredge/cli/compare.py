@@ -139,6 +139,8 @@ def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
         needed = f"{strategy.input.dtype} input; give --input-dtype {strategy.input.dtype}"
     elif wires and not problem.allow_lossy:
         needed = f"{', '.join(sorted(wires))} between volumes; give --allow-lossy"
+    elif not (strategy.lossless or problem.allow_lossy):
+        needed = f"a lossy model ({problem.graph.lossy_because}); give --allow-lossy"
     elif not problem.boundary_first and any(volume.boundary_first for volume in strategy.volumes):
         needed = "boundary rows first; give --boundary-first"
     else:
@@ -234,7 +236,7 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]], bound_s: float) -
     console.print(table)
     _print_best(done, bound_s)
     if lossy := [row["method"] for row in done if not row["lossless"]]:
-        click.echo(f"lossy, rows travel in less than float32: {', '.join(lossy)}")
+        click.echo(f"lossy, {problem.graph.lossy_because or 'rows travel in less than float32'}: {', '.join(lossy)}")
     for row in rows:
         if "refused" in row:
             click.echo(f"{row['method']} does not apply: {row['refused']}")

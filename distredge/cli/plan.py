@@ -166,5 +166,5 @@ def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_
             "warning: this strategy is slower than the best single device; use --method auto or offload", err=True
         )
     if not strategy.lossless:
-        click.echo("warning: this strategy is lossy: rows travel in less than float32", err=True)
+        click.echo(f"warning: this strategy is lossy: {strategy.lossy_because}", err=True)
     click.echo(f"written: {out}")

@@ -73,6 +73,7 @@ def _figures(graph: Graph, lines: Sequence[OperatorLine]) -> dict[str, Any]:
         "opset": graph.opset,
         "macs": sum(graph.macs),
         "macs_in_head": _head_macs(graph),
+        "lossy_because": graph.lossy_because,
         "parameters": graph.parameters,
         "weight_bytes": sum(array.nbytes for array in graph.constants.values()),
         "operators": [asdict(line) for line in lines],
@@ -107,6 +108,8 @@ def _print(graph: Graph, lines: Sequence[OperatorLine]) -> None:
     )
     click.echo(f"from {inputs} to {outputs}")
     click.echo(f"{len(graph.cuts)} cuts; {100 * in_body:.4g} % of the multiply-adds can be split by rows")
+    if graph.lossy_because:
+        click.echo(f"every split of it is lossy: {graph.lossy_because}")
     click.echo("[size]: the row axis; weights in kB; cut n*m: m tensors cross cut n, which lies after the operator")
 
 

@@ -26,6 +26,7 @@ from distredge.model.fold import drop_dead, fold
 from distredge.model.graph import Graph
 from distredge.model.inputs import fix_inputs, refuse_unsplittable
 from distredge.model.opset import lower_opset, raise_opset
+from distredge.model.precision import compute_in_float32
 from distredge.model.preprocess import Preprocess
 from distredge.model.simplify import simplify
 
@@ -128,6 +129,7 @@ def _captured(
     fix_inputs(draft, input_shape)
     raise_opset(draft)
     fold(draft)
+    compute_in_float32(draft)
     lower_opset(draft)
     simplify(draft)
     canonicalise(draft)

@@ -41,6 +41,7 @@ class Draft:
         outputs: names, in order.
         types: of every input and of every output of a node, once `retype` has run.
         opset: operator set in whose forms the nodes are.
+        lossy_because: why parts need not give the whole's output to 1e-5 (`model.precision`); "" where they do.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Draft:
     outputs: list[str]
     opset: int
     types: dict[str, TypeProto] = field(default_factory=dict)
+    lossy_because: str = ""
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, name: str) -> Draft:
@@ -108,7 +110,9 @@ class Draft:
             raise ModelError(f"{self.name}: ONNX's checker refuses the captured model: {error}") from error
         del proto.graph.initializer[:]
         del proto.graph.input[len(self.inputs) :]
-        return Graph(proto, self.name, preprocess, self.constants)
+        graph = Graph(proto, self.name, preprocess, self.constants)
+        graph.lossy_because = self.lossy_because
+        return graph
 
     def _name_nodes(self) -> None:
         taken: set[str] = set()

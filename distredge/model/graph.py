@@ -57,6 +57,8 @@ class Graph(NodeList):
         self.preprocess = preprocess
         self.weights_from: Literal["random", "trained", "file"] = "file"
         """Random (seeded) or trained, as the zoo says; "file": what the user gave, in a file or a module of theirs."""
+        self.lossy_because = ""
+        """Why parts need not give the whole's output to 1e-5, whatever the wires (`model.precision`); "": they do."""
 
     def __repr__(self) -> str:
         shapes = ", ".join("x".join(map(str, s)) for s in self.input_shapes)

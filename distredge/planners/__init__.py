@@ -91,8 +91,9 @@ def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strateg
     """Like `plan`, under a budget that the caller keeps hold of (to interrupt it, or to see what was spent)."""
     planner = resolve(method)
     from distredge.planners.common.building import predict
-    from distredge.planners.objectives import check_limits, check_objective
+    from distredge.planners.objectives import check_limits, check_lossless, check_objective
 
+    check_lossless(problem)
     check_objective(problem)
     budget.method = method
     strategy = planner(problem, budget, seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.errors import Infeasible, PlannerError
+from distredge.errors import ConfigError, Infeasible, PlannerError
 from distredge.latency.simulator.figures import Figures, measure
 
 if TYPE_CHECKING:
@@ -108,6 +108,19 @@ def without_watts(problem: Problem) -> list[str]:
     """Names of the devices whose profile does not say idle and busy watts."""
     devices = problem.cluster.devices
     return [device.name for device in devices if device.profile.idle_w is None or device.profile.busy_w is None]
+
+
+def check_lossless(problem: Problem) -> None:
+    """Refuses a model whose parts do not give the whole's output to 1e-5, unless that is allowed.
+
+    Raises:
+        ConfigError: says what of the model makes it so.
+    """
+    if problem.graph.lossy_because and not problem.allow_lossy:
+        raise ConfigError(
+            f"{problem.graph.name}: {problem.graph.lossy_because}: every split of it is lossy; allow that with "
+            "--allow-lossy (allow_lossy=True), or give the float32 model"
+        )
 
 
 def check_objective(problem: Problem) -> None:

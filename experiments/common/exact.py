@@ -72,7 +72,9 @@ def with_outputs(graph: Graph, names: Iterable[str]) -> Graph:
             tensor = graph.tensors[name]
             kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, tensor.shape))
-    return Graph(model, graph.name, graph.preprocess, graph.constants)
+    made = Graph(model, graph.name, graph.preprocess, graph.constants)
+    made.lossy_because = graph.lossy_because
+    return made
 
 
 def feature_maps(graph: Graph, count: int) -> tuple[str, ...]:

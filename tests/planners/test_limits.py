@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from distredge.cluster import Cluster, load_cluster
-from distredge.errors import Infeasible, PlannerError
+from distredge.errors import ConfigError, Infeasible, PlannerError
 from distredge.latency import offload_latency_s
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan
@@ -64,3 +64,15 @@ def test_auto_does_not_speak_of_distributing_over_one_device(vgg: Graph, cluster
     reason = str(plan(Problem(vgg, alone), evaluations=200).planner.settings["reason"])
     assert "distributed strategy" not in reason
     assert reason.endswith("nothing found is better")
+
+
+@pytest.mark.parametrize("method", ["offload", "search"])
+def test_a_model_whose_parts_are_rounded_differently_is_planned_only_where_that_is_allowed(
+    vgg: Graph, cluster: Cluster, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vgg, "lossy_because", "output 'y' is rounded to float16")
+    with pytest.raises(ConfigError, match=r"output 'y' is rounded to float16: every split of it is lossy; .*--allow-l"):
+        plan(Problem(vgg, cluster), method, evaluations=30)
+    assert not plan(Problem(vgg, cluster, allow_lossy=True), method, evaluations=30).lossless
+    with pytest.raises(ConfigError, match="every split of it is lossy"):
+        pareto(Problem(vgg, cluster), Budget(evaluations=30), 0)

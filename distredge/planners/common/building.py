@@ -52,7 +52,7 @@ def build(
 ) -> Strategy:
     """A strategy for the problem's model; its input travels in the smallest dtype that the problem allows."""
     graph = problem.graph
-    model = ModelRef(graph.name, graph.topology, graph.input_shapes[0])
+    model = ModelRef.of(graph)
     return Strategy(model, tuple(devices), tuple(volumes), Head(head), InputSpec(smallest_dtype(problem)), planner)
 
 

@@ -19,6 +19,7 @@ from distredge.planners.annealing.strategy_arrays import take
 from distredge.planners.budget import Budget
 from distredge.planners.objectives import (
     Point,
+    check_lossless,
     infeasible,
     is_feasible,
     unbeaten,
@@ -64,8 +65,10 @@ def pareto(problem: Problem, budget: Budget, seed: int) -> list[Point]:
         By rising latency; at least one, at most `MOST_POINTS`.
 
     Raises:
+        ConfigError: if every split of the model is lossy and that is not allowed.
         Infeasible: if nothing that was found meets the limits.
     """
+    check_lossless(problem)
     try:
         found = _front(problem, budget, seed)
     except Unsupported:
