@@ -17,6 +17,7 @@ from distredge.agents.algorithms import load_parameters, make_agent, one_torch_t
 from distredge.agents.memory import BestStrategy
 from distredge.agents.vec_env import KernelVecEnv
 from distredge.envs.vector import VolumesVectorEnv
+from distredge.folders import settle_caches
 from distredge.latency import offload_latency_s
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def run_training(
     Raises:
         ConfigError, MissingDependency: if the agent cannot be made.
     """
+    settle_caches()
     with one_torch_thread():
         n_envs = config.hyperparameters["n_envs"]
         # Without SB3's Monitor: episodes are counted here, and its records would hold the time of day.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from distredge.checked_reading import decode_json, read_bytes
 from distredge.errors import ProfileError, did_you_mean
+from distredge.folders import user_folder
 from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
@@ -226,8 +227,7 @@ def shipped_profiles() -> tuple[str, ...]:
 
 def user_profile_path() -> Path:
     """Returns where the measured profile of this machine is kept: `$XDG_DATA_HOME/distredge/this-machine.json`."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "distredge" / f"{THIS_MACHINE}.json"
+    return user_folder("XDG_DATA_HOME", ".local", "share") / "distredge" / f"{THIS_MACHINE}.json"
 
 
 def write_profile(data: ProfileFile, path: str | Path) -> None:

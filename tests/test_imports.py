@@ -16,14 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
 
 # What each layer may import besides itself. A layer is the first name under `distredge`.
-_GROUND = {"errors", "checked_reading", "chrome_trace", "metric_names"}
+_GROUND = {"errors", "checked_reading", "chrome_trace", "folders", "metric_names"}
 _DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "checked_reading": {"errors"},
     "chrome_trace": {"errors"},
     "metric_names": set(),
-    "model": {"errors"},
+    "folders": {"errors"},
+    "model": {"errors", "folders"},
     "profiles": _GROUND | {"model"},
     "cluster": _GROUND | {"model", "profiles"},
     "strategy": _GROUND | {"model", "profiles", "cluster"},

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from distredge.errors import DistredgeError, FileError, MissingDependency, ModelError
+from distredge.folders import settle_caches
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -77,6 +78,7 @@ def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoRet
     verbosity = count_verbosity(args)
     try:
         _configure_logging(verbosity)
+        settle_caches()
         result = load_object(target).main(args=args, prog_name=prog_name, standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
@@ -154,6 +156,7 @@ def check_writable(path: str | Path | None) -> None:
         raise FileError(f"{path}: there is no folder '{path.parent}'")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise FileError(f"{path}: cannot be written: permission denied")
+    settle_caches(path.parent)
 
 
 def check_folder(path: str | Path) -> None:
@@ -168,6 +171,7 @@ def check_folder(path: str | Path) -> None:
         raise FileError(f"{path}: '{nearest}' is a file; give the name of a folder")
     if not os.access(nearest, os.W_OK):
         raise FileError(f"{path}: cannot be written: permission denied")
+    settle_caches(nearest)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

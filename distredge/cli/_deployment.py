@@ -15,6 +15,7 @@ import click
 
 from distredge import metric_names
 from distredge.errors import FileError
+from distredge.folders import settle_caches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -249,6 +250,7 @@ def check_folder(path: Path | None) -> None:
         raise FileError(f"{path}: cannot be made: '{place}' is not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise FileError(f"{path}: cannot be written: permission denied")
+    settle_caches(place)
 
 
 def write_log(folder: Path, report: DeploymentReport) -> None:

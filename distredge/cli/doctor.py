@@ -175,7 +175,11 @@ def _kernel() -> tuple[str, str]:
         importlib.import_module("distredge.planners.search").warm()
     except (ImportError, AttributeError) as error:
         return "missing", f"no compiled latency kernel, plans are slower: {error}"
-    return "ok", f"compiled kernel and search ready in {time.monotonic() - started_s:.1f} s"
+    ready = f"compiled kernel and search ready in {time.monotonic() - started_s:.1f} s"
+    folder = importlib.import_module("distredge.latency.kernel.entry_points").folder()
+    if folder is None:
+        return "missing", f"{ready}, and anew in every process: set NUMBA_CACHE_DIR to a folder that can be written"
+    return "ok", f"{ready}, kept in {folder}"
 
 
 _CHECKS: dict[str, Callable[[], tuple[str, str]]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import check_writable, print_json
+from distredge.cli._common import check_folder, check_writable, print_json
 from distredge.cli._options import Number, input_shape_option, json_option, seed_option, verbose_option
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def run(
     settings = EngineSettings(_PROVIDERS[provider], threads)
     settings.check()
     path = out or user_profile_path()
+    if out is None:
+        check_folder(path.parent)
     plan = QUICK if quick else MeasuringPlan()
     plan = plan if budget_s is None else replace(plan, budget_s=budget_s)
     start = load_profile(path).data if path.is_file() and not restart else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from distredge.cli._common import EXIT_INTERRUPTED, print_json
+from distredge.cli._common import EXIT_INTERRUPTED, check_folder, print_json
 from distredge.cli._options import input_shape_option, json_option, seed_option, verbose_option, version_option
 from distredge.cli._planning import interruptible, load_problem
 
@@ -116,6 +116,7 @@ def _train(
     from distredge.agents.training import run_training
     from distredge.planners.budget import Budget
 
+    check_folder(log_folder)
     env = make_env(problem, config)
     budget = Budget(evaluations=config.episodes)
     folder = RunFolder(log_folder, run_name(problem, config))

@@ -22,6 +22,8 @@ from typing import Any
 
 from numba import njit, typeof
 
+from distredge.latency.code_cache import KeptCode, kept
+
 OPTIONS: Any = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 """What all of them have in common."""
 
@@ -32,8 +34,11 @@ longer than what most of these functions do."""
 _INSIDE: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Nothing but compiled functions calls them."""
 
-entry = njit(cache=True, **OPTIONS)
+entry = kept(njit(**OPTIONS))
 """Compiles a function that Python calls, and keeps it on disk."""
+
+uncounted_entry = kept(njit(**WITHOUT_COUNTING))
+"""The same for one that makes no arrays."""
 
 making = njit(**OPTIONS, **_INSIDE)
 """Compiles a function that compiled functions call and that makes arrays."""
@@ -58,12 +63,23 @@ def signature_of(*arguments: Any) -> tuple[Any, ...]:
     return tuple(typeof(argument) for argument in arguments)
 
 
+def can_be_kept(function: Any) -> bool:
+    """Whether there is a place on disk for what a function is compiled to; without one, that has been said."""
+    return isinstance(function._cache, KeptCode)
+
+
+def folder_of(dispatcher: Any) -> str | None:
+    """Returns the folder in which the code of a function is kept, None if it is compiled in every process."""
+    path: str | None = dispatcher._cache.cache_path
+    return path
+
+
 def is_cached(function: Any, signature: tuple[Any, ...]) -> bool:
     """Whether a function can be loaded from numba's cache, as it is now and for arguments of those types.
 
     Args:
-        function: made by `entry`.
+        function: made by `entry` or `uncounted_entry`.
         signature: as from `signature_of`.
     """
-    key = function._cache._index_key(signature, function.targetctx.codegen())
-    return key in function._cache._cache_file._load_index()
+    cache = function._cache
+    return isinstance(cache, KeptCode) and cache.holds(cache._index_key(signature, function.targetctx.codegen()))

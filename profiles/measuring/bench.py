@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import EngineError, ProfileError
+from distredge.folders import temporary_folder
 from distredge.model import AS_INPUT
 from distredge.model.graph import Graph
 from distredge.model.layout import PARTIAL, Layout, Part
@@ -175,8 +175,8 @@ class Bench:
         if not kernels or self.settings.provider != CPU:
             own, _ = self._times(self._session(segment, None), segment, effort)
             return Sample(own, own)
-        with tempfile.TemporaryDirectory(prefix="distredge-profile-") as folder:
-            session = self._session(replace(segment, model=named(segment.model, self.graph)), Path(folder) / "run")
+        with temporary_folder("to time kernels") as folder:
+            session = self._session(replace(segment, model=named(segment.model, self.graph)), folder / "run")
             own, wall = self._times(session, segment, effort)
             events = json.loads(Path(session.end_profiling()).read_bytes())
         return read_profile(events, self.graph, segment, self._added_s, own, wall)
@@ -290,10 +290,10 @@ def profiler_adds_s(settings: EngineSettings) -> float:
         opset_imports=[onnx.helper.make_opsetid("", 13)],
     )
     feed = {names[0]: np.ones((1, 8), dtype=np.float32)}
-    with tempfile.TemporaryDirectory(prefix="distredge-profile-") as folder:
+    with temporary_folder("to time kernels") as folder:
         plain, profiled = settings.options(), settings.options()
         profiled.enable_profiling = True
-        profiled.profile_file_prefix = str(Path(folder) / "chain")
+        profiled.profile_file_prefix = str(folder / "chain")
         sessions = [
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
             for options in (plain, profiled)

@@ -84,7 +84,8 @@ def _defined(node: ast.ClassDef | ast.Assign) -> set[str]:
 
 @pytest.mark.parametrize("module", LISTS)
 def test_every_file_that_is_compiled_counts(module: str) -> None:
-    assert _made_from(module, set()) - {"latency.compiling"} == set(LISTS[module])
+    # Where it is kept changes nothing in it.
+    assert _made_from(module, set()) - {"latency.compiling", "latency.code_cache"} == set(LISTS[module])
 
 
 def test_another_content_of_a_file_is_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,11 @@ def is_cached(function: Any) -> bool:
     return compiling.is_cached(function, SIGNATURES[function])
 
 
+def folder() -> str | None:
+    """Returns where they are kept; None if every process compiles them anew."""
+    return compiling.folder_of(independent)
+
+
 def all_cached() -> bool:
     """Whether all of them can."""
     return all(is_cached(function) for function in SIGNATURES)

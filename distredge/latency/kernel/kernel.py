@@ -326,11 +326,12 @@ _said: list[bool] = []
 
 def _compiled(name: str) -> Any:
     """One of the compiled functions; says once in a process when any has to be compiled first."""
+    from distredge.latency.compiling import can_be_kept
     from distredge.latency.kernel import entry_points
 
     function = getattr(entry_points, name)
     if name not in _checked:
-        if not _said and not entry_points.is_cached(function):
+        if not _said and can_be_kept(function) and not entry_points.is_cached(function):
             _said.append(True)
             _log.warning("compiling the latency kernel, once: some 20 seconds (`distredge doctor` does it beforehand)")
         _checked.add(name)

@@ -15,10 +15,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.compiling import WITHOUT_COUNTING, digest, inner
+from distredge.latency.compiling import digest, inner, uncounted_entry
 
 FILES = ("latency.tables.backward_walk",)
 """Modules that the walk is compiled from."""
@@ -127,7 +126,7 @@ class End(NamedTuple):
 def _compiled(stamp: str) -> tuple[Any, Any]:
     """The functions below, in which `stamp` is a constant and so part of numba's key; see `latency.compiling`."""
 
-    @njit(cache=True, **WITHOUT_COUNTING)
+    @uncounted_entry
     def walk(end: Any) -> None:
         """Fills in the rows of operators in `spans`, needs, partial results and edges of every start, and its notes."""
         len(stamp)
@@ -150,7 +149,7 @@ def _compiled(stamp: str) -> tuple[Any, Any]:
                 _note_edges(end.starts, end.notes, end.lists, rows, at, end.height, low, high)
                 at -= 1
 
-    @njit(cache=True, **WITHOUT_COUNTING)
+    @uncounted_entry
     def find_phases(operators: Any, tensors: Any, inputs: Any, starts: Any, found: Any) -> None:
         """Fills in the phase of every operator in the volumes from each start on, (n_starts, n_ops)."""
         len(stamp)

@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from distredge.latency.compiling import WITHOUT_COUNTING, digest, inner
+from distredge.latency.compiling import digest, inner, uncounted_entry
 from distredge.latency.tables.backward_walk import (
     KIND_REDUCES,
     NOTE_EDGES,
@@ -302,7 +301,7 @@ def _write_seconds(end: Any, cells: Any, count: int, low: int, high: int, at: in
 def _compiled(stamp: str) -> Any:
     """The function below, in which `stamp` is a constant and so part of numba's key; see `latency.compiling`."""
 
-    @njit(cache=True, **WITHOUT_COUNTING)
+    @uncounted_entry
     def write(end: Any, cells: Any, low: int, high: int, short: bool) -> None:
         """Writes the phases of the volumes of an end that `backward_walk.walk` has been through.
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import MissingDependency
+from distredge.folders import user_folder
 from distredge.model.zoo._builder import Builder, Value
 from distredge.model.zoo._weights import LoadedWeights, read_weights
 
@@ -83,8 +84,7 @@ def trained_weights() -> LoadedWeights:
 
 def cache_folder() -> Path:
     """Returns the folder for converted weights: $XDG_CACHE_HOME/distredge, by default ~/.cache/distredge."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "distredge"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "distredge"
 
 
 def _store(path: Path, parameters: Mapping[str, NDArray[np.generic]]) -> None:

@@ -45,7 +45,7 @@ def simplest(codec: Codec) -> Batch:
 
 def _load_steps(pricer: BatchPricer) -> None:
     """Calls everything that is compiled, on as little as possible."""
-    from distredge.latency.compiling import is_cached, signature_of
+    from distredge.latency.compiling import can_be_kept, is_cached, signature_of
     from distredge.latency.tables.all_volumes import fill
 
     codec = pricer.codec
@@ -54,6 +54,6 @@ def _load_steps(pricer: BatchPricer) -> None:
     seconds = BatchPricer(codec, Budget(evaluations=1)).price(batch)
     pricing, chains = pricer.pricing(1, False), make_chains(batch, seconds, 0, 0)
     function, arguments = steps_call(pricer, pricing, 0, chains, np.zeros_like(pricing.row_of))
-    if not is_cached(function, signature_of(*arguments)):
+    if can_be_kept(function) and not is_cached(function, signature_of(*arguments)):
         _log.warning("compiling the search, once: some 30 seconds (`distredge doctor` does it beforehand)")
     function(*arguments)

@@ -37,12 +37,13 @@ def load(problem: Problem, budget: Budget) -> FiguresPricer:
 
 
 def _load_steps(pricer: FiguresPricer) -> None:
-    from distredge.latency.compiling import is_cached, signature_of
+    from distredge.latency.compiling import can_be_kept, is_cached, signature_of
     from distredge.planners.other_objectives import compiled_aims
 
     batch = loading.simplest(pricer.codec)
     arguments = pricer.pricing_arguments(batch, np.empty((1, FIGURES)))
-    if not is_cached(compiled_aims.anneal_figures, signature_of(*arguments)):
+    function = compiled_aims.anneal_figures
+    if can_be_kept(function) and not is_cached(function, signature_of(*arguments)):
         _log.warning(
             "compiling the search for other objectives, once: some 20 seconds (`distredge doctor` does it beforehand)"
         )

@@ -19,7 +19,8 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from distredge.errors import ExecutionError
+from distredge.errors import ExecutionError, FileError
+from distredge.folders import user_folder
 from distredge.runtime.hosting.worker_process import START_S, WorkerProcess, local_order, stop_all
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.orders import STOP_S
@@ -53,8 +54,7 @@ class _State(Struct, frozen=True):
 
 def state_folder(cluster: str) -> Path:
     """Where a cluster's background workers are remembered."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "distredge" / "clusters" / cluster
+    return user_folder("XDG_STATE_HOME", ".local", "state") / "distredge" / "clusters" / cluster
 
 
 def background_workers(cluster: str) -> dict[str, BackgroundWorker]:
@@ -92,7 +92,10 @@ def start_background(cluster: str, threads: Mapping[str, int]) -> dict[str, Back
         raise ExecutionError(f"workers of '{cluster}' run already: {', '.join(running)}; end them with: cluster stop")
     folder = state_folder(cluster)
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be made: {error.strerror}; set XDG_STATE_HOME to another place") from error
     keys = make_keys(threads)
     write_keys(keys, folder)
     processes: list[WorkerProcess] = []

@@ -216,4 +216,7 @@ def stop_all(processes: Sequence[WorkerProcess]) -> None:
 def _open_log(path: Path | None) -> IO[bytes]:
     if path is not None:
         return path.open("w+b")
-    return tempfile.TemporaryFile(prefix="distredge-worker-")
+    try:
+        return tempfile.TemporaryFile(prefix="distredge-worker-")
+    except FileNotFoundError:  # there is no folder for temporary files that can be written
+        return os.fdopen(os.memfd_create("distredge-worker"), "w+b")
