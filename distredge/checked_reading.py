@@ -85,7 +85,8 @@ def decode_json(text: bytes | str, kind: type[T], where: str | Path, error: type
         error: class of the error to raise.
     """
     try:
-        value = msgspec.json.decode(text if isinstance(text, str) else text.decode(encoding_of(text)))
+        text = text if isinstance(text, str) else text.decode(encoding_of(text))
+        value = msgspec.json.decode(text.removeprefix("\ufeff"))
     except (msgspec.DecodeError, UnicodeError) as reason:
         raise error(f"{where}: not JSON: {reason}") from None
     except RecursionError:

@@ -36,7 +36,7 @@ from distredge.checked_reading import decode_toml, read_bytes
 from distredge.errors import ClusterError, did_you_mean, located
 from distredge.model.graph import Graph
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped, user_profile_path
-from distredge.profiles.network import Trace, load_trace
+from distredge.profiles.network import Trace, load_trace, usable
 from distredge.profiles.traces.formats import read_trace
 
 FORMAT = "distredge.cluster/1"
@@ -366,7 +366,7 @@ def _link(entry: _LinkFile, where: str, folder: Path) -> Link:
         if entry.rate_bps == "unbounded":
             raise ClusterError(located(where, "rate_bps", "unbounded", "a mean rate, because there is a trace"))
         trace = trace.scaled(rate) if isinstance(rate, float | int) else trace
-        return Link(trace.mean_bps, trace, entry.fixed_s, entry.rtt_s)
+        return Link(trace.mean_bps, usable(trace, where), entry.fixed_s, entry.rtt_s)
     if entry.rate_bps is None:
         raise ClusterError(f"{where}: found neither 'rate_bps' nor 'trace', accepted: one of them")
     return Link(None if rate is None else float(rate), None, entry.fixed_s, entry.rtt_s)

@@ -35,6 +35,9 @@ LONGEST_S = 366 * 86400.0
 HIGHEST_BPS = 1e15
 """A file's rate above it, a thousand times the fastest Ethernet's, is refused: it is in another unit."""
 
+LEAST_BITS = 8.0
+"""A link's trace whose rows carry less is refused: a message would go through millions of rows."""
+
 FILE_LIMIT_BYTES = 64 << 20
 """What a reader takes in: of `iperf3 --json`, some twenty hours of one interval a second."""
 
@@ -252,6 +255,25 @@ class TraceRows:
 
     def _error(self, place: str, key: str, found: float, accepted: str) -> TraceError:
         return TraceError(located(self._where, f"{place}: {key}" if place else key, found, accepted))
+
+
+def usable(trace: Trace, where: str) -> Trace | None:
+    """Returns a trace as a link takes it: None for one that carries nothing, whose link is simply down.
+
+    Args:
+        trace: scaled to the link's mean rate.
+        where: the link, for messages.
+
+    Raises:
+        TraceError: if its rows carry less than LEAST_BITS each on the mean.
+    """
+    per_row = float(trace.bits[-1]) / len(trace)
+    if per_row == 0:
+        return None
+    if per_row < LEAST_BITS:
+        accepted = f"at least {LEAST_BITS:g}: rates are in bit/s and times in seconds"
+        raise TraceError(located(where, "trace: bits that a row carries on the mean", per_row, accepted))
+    return trace
 
 
 def load_trace(path_or_name: str | Path) -> Trace:

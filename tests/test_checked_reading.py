@@ -16,6 +16,8 @@ class Board(msgspec.Struct, forbid_unknown_fields=True):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_says_the_encoding_and_is_no_content(encoding: str) -> None:
     assert decode_json('{"name": "nänö"}'.encode(encoding), Board, "b.json", FileError) == Board("nänö")
+    text = '{"name": "nänö"}'.encode(encoding).decode("utf-8" if encoding == "utf-8-sig" else encoding)
+    assert decode_json(text, Board, "b.json", FileError) == Board("nänö")
     assert decode_toml('name = "nänö"\r\n'.encode(encoding), Board, "b.toml", FileError) == Board("nänö")
     assert list(lines_of("ä\r\n \r\n b\n".encode(encoding), "t", FileError)) == [(1, "ä"), (3, "b")]
 

@@ -73,19 +73,18 @@ def _tags(picture: Image) -> dict[int, tuple[Any, ...]]:
 def _from_deep_grey(picture: Image, tags: dict[int, tuple[Any, ...]]) -> Image:
     from PIL import Image as pillow
 
-    values = np.array(picture).astype(np.uint32)
     white = 65535
     if picture.format == "TIFF":
         white = (1 << int(tags.get(_BITS_PER_SAMPLE, (16,))[0])) - 1
+    shown: NDArray[np.uint8] = np.full(65536, 255, np.uint8)
+    shown[: white + 1] = (np.arange(white + 1) * 255 + white // 2) // white
     # TIFF 6.0 allows 0 to be white; Pillow inverts such pictures up to 8 bits and no deeper ones.
-    inverted = picture.format == "TIFF" and tags.get(_PHOTOMETRIC) == (0,)
-    grey: NDArray[np.uint8] = ((np.minimum(values, white) * 255 + white // 2) // white).astype(np.uint8)
-    if inverted:
-        grey = 255 - grey
+    if picture.format == "TIFF" and tags.get(_PHOTOMETRIC) == (0,):
+        shown = 255 - shown
     key = picture.info.get("transparency")
     if isinstance(key, int):
-        grey[values == key] = 255
-    return pillow.fromarray(grey).convert("RGB")
+        shown[key] = 255
+    return pillow.fromarray(shown[np.asarray(picture)]).convert("RGB")
 
 
 def _has_alpha(picture: Image) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distredge.cluster import load_cluster
 from distredge.errors import TraceError
 from distredge.profiles.network import FILE_LIMIT_BYTES, Trace, load_trace, parse_csv
 
@@ -135,6 +136,45 @@ def test_no_more_of_a_file_is_read_than_the_limit(tmp_path: Path) -> None:
         load_trace(tmp_path / "t.csv")
     with pytest.raises(TraceError, match="dev/zero: found more than 64 MiB"):
         load_trace("/dev/zero")
+
+
+CLUSTER = """
+format = "distredge.cluster/1"
+name = "c"
+[requester]
+link = { rate_bps = 100e6 }
+[[device]]
+name = "a"
+profile = "default:nano"
+link = { trace = "t.csv" }
+"""
+
+
+def test_a_trace_that_carries_nothing_is_a_link_that_is_down(tmp_path: Path) -> None:
+    Trace([0.0, 1.0], [0.0, 0.0]).save(tmp_path / "t.csv")
+    (tmp_path / "c.toml").write_text(CLUSTER)
+    link = load_cluster(tmp_path / "c.toml").devices[0].uplink
+    assert (link.rate_bps, link.trace) == (0.0, None)
+    Trace([0.0, 1.0], [16.0, 0.0]).save(tmp_path / "t.csv")
+    link = load_cluster(tmp_path / "c.toml").devices[0].uplink
+    assert (link.rate_bps, link.trace) == (8.0, Trace([0.0, 1.0], [16.0, 0.0]))
+
+
+@pytest.mark.parametrize("trace", [Trace([0.0], [1e-3]), Trace([0.0, 1e-9], [50e6, 10e6], 0.0, 2e-9)])
+def test_a_trace_through_whose_rows_a_message_would_go_for_ever_is_refused(tmp_path: Path, trace: Trace) -> None:
+    trace.save(tmp_path / "t.csv")
+    (tmp_path / "c.toml").write_text(CLUSTER)
+    with pytest.raises(
+        TraceError, match=r"c\.toml: .*link: trace: bits that a row carries on the mean: found .*at least 8"
+    ):
+        load_cluster(tmp_path / "c.toml")
+
+
+def test_what_a_trace_carries_counts_after_it_is_scaled(tmp_path: Path) -> None:
+    Trace([0.0, 1.0], [0.5, 1.0]).save(tmp_path / "t.csv")  # a shape, in no unit
+    (tmp_path / "c.toml").write_text(CLUSTER.replace('"t.csv"', '"t.csv", rate_bps = 30e6'))
+    link = load_cluster(tmp_path / "c.toml").devices[0].uplink
+    assert link.trace == Trace([0.0, 1.0], [20e6, 40e6])
 
 
 def test_an_unknown_trace_is_named() -> None:
