@@ -70,6 +70,11 @@ _OPSET_OF_AXES_INPUT = {"ReduceSum": 13}
 """Operator set from which on axes are an input; 18 for the rest."""
 
 
+def partial_kinds() -> frozenset[str]:
+    """Operators that may be split by partial results."""
+    return frozenset({*PARTIAL_SUMS, "GlobalLpPool"})
+
+
 def takes_axes_as_input(op_type: str, opset: int) -> bool:
     """Whether a reduction of that operator set has its axes as an input, not as an attribute."""
     return opset >= _OPSET_OF_AXES_INPUT.get(op_type, 18)
