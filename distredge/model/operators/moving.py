@@ -95,11 +95,15 @@ def _length(graph: NodeList, name: str, axis: int) -> int:
 
 
 class Slice(SameRank):
-    """Slice-13 with constant bounds, every step (Focus stems, flips)."""
+    """Slice-13 with constant bounds; along rows with a positive step (Focus stems), along columns with any (flips)."""
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Slice with bounds that are not constant")
+        rows = graph.tensors[op.inputs[0]].row_axis
+        if rows is not None and _bounds(graph, op).get(rows, (0, 0, 1))[2] < 0:
+            # It could be split, but the compiled kernel cannot price needs that fall where rows rise.
+            return head("Slice that turns rows around")
         return super().verdict(graph, op)
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
