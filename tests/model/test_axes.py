@@ -143,6 +143,21 @@ def test_coordinate_attention(net: Any, form: str) -> None:
     check(graph)
 
 
+def test_triplet_attention(net: Any) -> None:
+    """Pooled over rows, joined where they were, and convolved along channels and columns."""
+    n = net((1, 3, 13, 9))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    turned = n.node("Transpose", x, perm=[0, 2, 1, 3])
+    pooled = n.node("Concat", [n.node(kind, turned, axes=[1]) for kind in ("ReduceMax", "ReduceMean")], axis=1)
+    n.channels[pooled] = 2
+    gate = n.node("Transpose", n.node("Sigmoid", n.conv(pooled, 1, 3, pads=[1] * 4)), perm=[0, 2, 1, 3])
+    y = n.node("Mul", [x, gate])
+    n.channels[y] = 4
+    graph = n.graph(n.conv(y, 2, 3))
+    assert [graph.operators[i].op_type for i in graph.body.everywhere] == ["Concat", "Conv", "Sigmoid", "Transpose"]
+    check(graph)
+
+
 def test_what_is_taken_apart_elsewhere_stays_joined(net: Any) -> None:
     n = net((1, 3, 13, 9))
     x = n.conv("x", 4, 3, pads=[1] * 4)

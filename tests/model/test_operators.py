@@ -498,6 +498,20 @@ def test_reductions_over_rows(net: Any, op_type: str, axes: list[int], opset: in
     check(n.graph(n.conv(y, 3, 3)))
 
 
+@pytest.mark.parametrize("op_type", ["ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceProd", "ReduceL2"])
+def test_reductions_of_integers_over_rows(net: Any, op_type: str) -> None:
+    n = net((1, 4, 11, 9), opset=18)
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    whole = n.node("Cast", n.node("Add", [n.node("Tanh", x), n.constant(2, np.float32)]), to=6)
+    found = n.node(op_type, [whole, n.constant([2], np.int64)])
+    y = n.node("Mul", [x, n.node("Tanh", n.node("Cast", found, to=1))])
+    if op_type == "ReduceL2":
+        reason = "ReduceL2 of integers over rows"
+        assert (Kind.HEAD, reason) in n.graph(y).body.verdicts
+        return
+    check(n.graph(y))
+
+
 @pytest.mark.parametrize("p", [1, 2])
 def test_pooling_by_a_power_over_the_whole_map(net: Any, p: int) -> None:
     n = net((1, 4, 11, 9))

@@ -52,6 +52,13 @@ class SameRank(Rule):
 class Concat(SameRank):
     """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
 
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
+        found = super().axes(graph, op, output)
+        tallest = max(graph.tensors[name].height for name in op.activation_names)
+        # What is pooled over rows and joined where they were are channels or the like, not rows again.
+        lost = tallest == 1 and found.rows == attribute_axis(graph, op)
+        return Axes(None, found.cols) if lost else found
+
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         made = graph.tensors[op.outputs[0]]
         if made.row_axis is None:

@@ -140,8 +140,11 @@ class Reduction(Rule):
             return head(f"{op.op_type} of a tensor without rows")
         if tensor.row_axis not in axes:
             return super().verdict(graph, op)
-        if partials_of(op) is None:
+        how = partials_of(op)
+        if how is None:
             return head(f"{op.op_type} over rows has no partial results")
+        if np.dtype(tensor.dtype).kind != "f" and (how.finish in ("Sqrt", "Log") or how.merge == "ReduceLogSumExp"):
+            return head(f"{op.op_type} of integers over rows")
         if tensor.dtype == "bool":
             return head(f"{op.op_type} of truth values over rows")
         return Verdict(Kind.REDUCE, f"{op.op_type} over rows: split by partial results")
