@@ -74,6 +74,7 @@ def _figures(graph: Graph, lines: Sequence[OperatorLine]) -> dict[str, Any]:
         "macs": sum(graph.macs),
         "macs_in_head": _head_macs(graph),
         "lossy_because": graph.lossy_because,
+        "head_begins_at": _head_begins_at(graph),
         "parameters": graph.parameters,
         "weight_bytes": sum(array.nbytes for array in graph.constants.values()),
         "operators": [asdict(line) for line in lines],
@@ -83,11 +84,22 @@ def _figures(graph: Graph, lines: Sequence[OperatorLine]) -> dict[str, Any]:
     }
 
 
+def _head_begins_at(graph: Graph) -> dict[str, str] | None:
+    from distredge.model.describe import head_share
+
+    found = head_share(graph)
+    if found.begins is None:
+        return None
+    return {"operator": found.begins.name, "type": found.begins.op_type, "why": found.why}
+
+
 def _head_macs(graph: Graph) -> int:
     return sum(graph.macs[i] for i in graph.body.head)
 
 
 def _print(graph: Graph, lines: Sequence[OperatorLine]) -> None:
+    from distredge.model.describe import LARGE_HEAD, head_share
+
     rows: list[tuple[str, ...]] = [("#", "operator", "type", "output", "MMAC", "weights", "split", "cut", "")]
     rows += [_row(line) for line in lines]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -110,6 +122,12 @@ def _print(graph: Graph, lines: Sequence[OperatorLine]) -> None:
     click.echo(f"{len(graph.cuts)} cuts; {100 * in_body:.4g} % of the multiply-adds can be split by rows")
     if graph.lossy_because:
         click.echo(f"every split of it is lossy: {graph.lossy_because}")
+    found = head_share(graph)
+    if found.begins is not None and found.share > LARGE_HEAD:
+        click.echo(
+            f"warning: {100 * found.share:.4g} % of the multiply-adds are in the head, which runs whole on one device; "
+            f"it begins at '{found.begins.name}' ({found.begins.op_type}): {found.why}"
+        )
     click.echo("[size]: the row axis; weights in kB; cut n*m: m tensors cross cut n, which lies after the operator")
 
 

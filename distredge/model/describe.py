@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from distredge.model.operators import Kind
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
+    from distredge.model.nodes import Operator
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,43 @@ class OperatorLine:
     why: str
     cut: int | None
     live: tuple[str, ...]
+
+
+class HeadShare(NamedTuple):
+    """What of a model's work cannot be split.
+
+    Attributes:
+        share: of the multiply-adds, 0 to 1.
+        begins: operator of the head that reads the body (or an input) and has most of them behind it; None without.
+        why: its reason.
+    """
+
+    share: float
+    begins: Operator | None
+    why: str
+
+
+LARGE_HEAD = 0.2
+"""Share of the multiply-adds from which on a reader is warned."""
+
+
+def head_share(graph: Graph) -> HeadShare:
+    """Says how much work is in the head, and where that begins."""
+    total, behind = sum(graph.macs), dict.fromkeys(graph.body.head, 0)
+    maker = {name: i for i in graph.body.head for name in graph.operators[i].outputs if name}
+    reads = {i: {maker[name] for name in graph.operators[i].activation_names if name in maker} for i in graph.body.head}
+    begins = [i for i in graph.body.head if not reads[i]]
+    for first in begins:
+        reached = {first}
+        for i in graph.body.head:
+            if reads[i] & reached:
+                reached.add(i)
+        behind[first] = sum(graph.macs[i] for i in reached)
+    if not begins:
+        return HeadShare(0.0, None, "")
+    first = max(begins, key=lambda i: behind[i])
+    share = sum(graph.macs[i] for i in graph.body.head) / total if total else 0.0
+    return HeadShare(share, graph.operators[first], graph.body.verdicts[first].reason)
 
 
 def describe(graph: Graph) -> tuple[OperatorLine, ...]:

@@ -39,7 +39,7 @@ class _Normalisation(NamedTuple):
 
 def normalised(work: Rewriting, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Nodes that do what a normalisation over several axes does; none for any other node."""
-    rule = _KINDS.get(node.op_type)
+    rule = NORMALISATIONS.get(node.op_type)
     names = [name for name in node.output if name]
     if rule is None or len(names) != 1 or node.input[0] not in work.shapes or len(work.shapes[node.input[0]]) < 3:
         return []
@@ -95,7 +95,7 @@ def _mean_variance(work: Rewriting, node: onnx.NodeProto) -> _Normalisation | No
     return _Normalisation(node.input[0], shape, axes, 1e-9)
 
 
-_KINDS = {
+NORMALISATIONS = {
     "InstanceNormalization": _instance,
     "GroupNormalization": _group,
     "LayerNormalization": _layer,

@@ -1,6 +1,7 @@
 """Exact rewriting of operators into forms that split better; a graph does it to every model that it wraps.
 
-- Split along a spatial axis becomes slices: its outputs hold different rows of one input.
+- Split along a spatial axis becomes slices: its outputs hold different rows of one input. What was joined there before
+  and treated alike is not joined (`model.joined`).
 - Pooling whose window is the whole map becomes global pooling, and one whose window is all of one axis a reduction;
   both split by partial results.
 - Normalisation over rows becomes means, differences and squares (`model.normalisations`).
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from distredge.model.joined import taken_apart
 from distredge.model.normalisations import normalised
 from distredge.model.operators.reductions import PARTIAL_SUMS
 from distredge.model.operators.reshape import axis_groups
@@ -72,21 +74,42 @@ def _drop_unread(proto: onnx.ModelProto) -> None:
 
 
 def _slices(work: Rewriting, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Slices that make the outputs of a Split along axis 2 or later; none for a split of channels."""
+    """What makes the outputs of a Split along axis 2 or later; none for a split of channels."""
     rank = len(work.shapes.get(node.input[0], ()))
     axis = attributes_of(node).get("axis", 0)
     if rank < 3 or axis % rank < 2:
         return []
-    start, made = 0, []
+    start, parts = 0, []
     for output in node.output:
         stop = start + work.shapes[output][axis]
+        parts.append((output, start, stop))
+        start = stop
+    made = taken_apart(work, node.input[0], axis % rank, parts)
+    if made:
+        return made
+    for output, start, stop in parts:
         names = [
             work.constant(f"{output}@{hint}", np.array([value]))
             for hint, value in (("starts", start), ("ends", stop), ("axes", axis % rank))
         ]
         made.append(helper.make_node("Slice", [node.input[0], *names], [output], name=f"{node.name}@{output}"))
-        start = stop
     return made
+
+
+def _part(work: Rewriting, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """What makes a slice along one spatial axis of what was joined there."""
+    source = node.input[0]
+    values = [work.given.get(name) if name else None for name in node.input[1:]]
+    if source not in work.shapes or len(values) < 3 or any(v is None or v.size != 1 for v in values):
+        return []
+    start, stop, axis, *step = (int(v.reshape(-1)[0]) for v in values if v is not None)
+    rank = len(work.shapes[source])
+    axis %= rank
+    size = work.shapes[source][axis]
+    if axis < 2 or step not in ([], [1]):
+        return []
+    start, stop = (min(max(x + size if x < 0 else x, 0), size) for x in (start, stop))
+    return taken_apart(work, source, axis, [(node.output[0], start, stop)])
 
 
 def _global_pool(work: Rewriting, node: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -148,6 +171,7 @@ _REDUCTIONS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
 _RULES = {
     "Split": _slices,
+    "Slice": _part,
     "AveragePool": _global_pool,
     "MaxPool": _global_pool,
     **dict.fromkeys(PARTIAL_SUMS, _reduction_before_flattening),

@@ -76,8 +76,9 @@ class HeldBox(NamedTuple):
                 f"{what}: {list(start)}+{list(shape)} lies outside {list(self.start)}+{list(self.array.shape)}"
             )
         corner = [wanted - mine for mine, wanted in zip(self.start, start, strict=True)]
-        # The ellipsis keeps a view of an array without axes an array.
-        return self.array[(*(slice(c, c + size) for c, size in zip(corner, shape, strict=True)), ...)]
+        box = tuple(slice(c, c + size) for c, size in zip(corner, shape, strict=True))
+        # A number is a view of itself; indexing by nothing would make a scalar of it.
+        return self.array[box] if box else self.array.view()
 
 
 def whole(array: Array) -> HeldBox:

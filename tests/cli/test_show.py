@@ -7,8 +7,11 @@ import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 
 from distredge.cli.main import distredge
 from distredge.cli.schema import FORMATS, json_schema
@@ -141,3 +144,31 @@ def test_every_format_has_a_schema_that_forbids_unknown_keys(name: str) -> None:
     top = schema["$defs"][schema["$ref"].rpartition("/")[2]]
     assert (top["type"], top["additionalProperties"]) == ("object", False)
     assert top["properties"]["format"]["enum"] == [f"distredge.{name}/1"]
+
+
+def test_a_large_head_is_a_warning_that_names_where_it_begins(tmp_path: Path) -> None:
+    """Two heads: a small one before, and the one behind which most of the work is."""
+    weights = [
+        numpy_helper.from_array(np.zeros(shape, np.float32), name)
+        for name, shape in (("w", (4, 3, 3, 3)), ("v", (4, 4, 3, 3)), ("m", (12 * 12 * 4, 10)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["f"], name="first", pads=[1] * 4),
+        helper.make_node("Flatten", ["f"], ["l"], name="flat"),
+        helper.make_node("MatMul", ["l", "m"], ["scores"], name="classes"),
+        helper.make_node("Trilu", ["f"], ["t"], name="triangle"),
+        helper.make_node("Conv", ["t", "v"], ["y"], name="second", pads=[1] * 4),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 12, 12])
+    outputs = [helper.make_empty_tensor_value_info(name) for name in ("scores", "y")]
+    graph = helper.make_graph(nodes, "g", [x], outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), tmp_path / "m.onnx")
+    text = run("show", str(tmp_path / "m.onnx"))
+    assert "warning: 63.01 % of the multiply-adds are in the head" in text
+    assert "it begins at 'triangle' (Trilu): Trilu has no row rule" in text
+    found = json.loads(run("show", str(tmp_path / "m.onnx"), "--json"))
+    assert found["head_begins_at"] == {"operator": "triangle", "type": "Trilu", "why": "Trilu has no row rule"}
+
+
+def test_a_small_head_is_none() -> None:
+    assert "warning" not in run("show", "vgg16")

@@ -113,6 +113,61 @@ def test_attention_along_rows_and_along_columns(net: Any, keepdims: int) -> None
     check(graph)
 
 
+@pytest.mark.parametrize("form", ["split", "slices"])
+def test_coordinate_attention(net: Any, form: str) -> None:
+    """The means along rows and columns are joined, convolved and taken apart: apart they stay."""
+    n = net((1, 3, 13, 9))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    down = n.node("ReduceMean", x, axes=[3])
+    across = n.node("Transpose", n.node("ReduceMean", x, axes=[2]), perm=[0, 1, 3, 2])
+    joined = n.node("Concat", [down, across], axis=2)
+    n.channels[joined] = 4
+    line = n.conv(joined, 6, 1)
+    # Hard swish as exporters write it.
+    share = n.node(
+        "Clip", [n.node("Add", [line, n.constant(3, np.float32)]), n.constant(0, np.float32), n.constant(6, np.float32)]
+    )
+    line = n.node("Div", [n.node("Mul", [line, share]), n.weight(6, 1, 1)])
+    if form == "split":
+        parts = n.node("Split", [line, ints(n, 13, 9)], outputs=2, axis=2)
+    else:
+        parts = [n.node("Slice", [line, *(ints(n, v) for v in (a, b, 2))]) for a, b in ((0, 13), (-9, 99))]
+    n.channels.update(dict.fromkeys(parts, 6))
+    gates = [n.conv(parts[0], 4, 1), n.conv(n.node("Transpose", parts[1], perm=[0, 1, 3, 2]), 4, 1)]
+    n.channels.update(dict.fromkeys(gates, 4))
+    for gate in gates:
+        x = n.node("Mul", [x, n.node("Sigmoid", gate)])
+        n.channels[x] = 4
+    graph = n.graph(n.conv(x, 2, 3))
+    assert "Concat" not in [op.op_type for op in graph.operators]
+    check(graph)
+
+
+def test_triplet_attention(net: Any) -> None:
+    """Pooled over rows, joined where they were, and convolved along channels and columns."""
+    n = net((1, 3, 13, 9))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    turned = n.node("Transpose", x, perm=[0, 2, 1, 3])
+    pooled = n.node("Concat", [n.node(kind, turned, axes=[1]) for kind in ("ReduceMax", "ReduceMean")], axis=1)
+    n.channels[pooled] = 2
+    gate = n.node("Transpose", n.node("Sigmoid", n.conv(pooled, 1, 3, pads=[1] * 4)), perm=[0, 2, 1, 3])
+    y = n.node("Mul", [x, gate])
+    n.channels[y] = 4
+    graph = n.graph(n.conv(y, 2, 3))
+    assert [graph.operators[i].op_type for i in graph.body.everywhere] == ["Concat", "Conv", "Sigmoid", "Transpose"]
+    check(graph)
+
+
+def test_what_is_taken_apart_elsewhere_stays_joined(net: Any) -> None:
+    n = net((1, 3, 13, 9))
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    joined = n.node("Relu", n.node("Concat", [x, x], axis=2))
+    first, last = n.node("Split", [joined, ints(n, 12, 14)], outputs=2, axis=2)
+    graph = n.graph(n.node("Relu", first), n.node("Neg", last))
+    assert [op.op_type for op in graph.operators].count("Concat") == 1
+    check(graph)
+
+
 @pytest.mark.parametrize(
     ("shape", "op_type", "argument", "rows"),
     [

@@ -128,13 +128,20 @@ def test_conv_transpose(net: Any, data: st.DataObject) -> None:
     check(n.graph(n.node("ConvTranspose", ["x", *weights], group=group, **attributes)))
 
 
+COORDINATES = st.sampled_from(["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
+
 RESIZES = st.fixed_dictionaries(
     {
         "mode": st.sampled_from(["nearest", "linear"]),
-        "coordinate_transformation_mode": st.sampled_from(
-            ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"]
-        ),
+        "coordinate_transformation_mode": COORDINATES,
         "nearest_mode": st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]),
+    }
+) | st.fixed_dictionaries(
+    {
+        "mode": st.just("cubic"),
+        "coordinate_transformation_mode": COORDINATES,
+        "cubic_coeff_a": st.sampled_from([-0.75, -0.5]),
+        "exclude_outside": st.integers(0, 1),
     }
 )
 
@@ -161,6 +168,31 @@ def test_resize_by_scales(
         assume(scale == 1 or int(size * scale) != size)
     n = net((1, 2, height, width))
     check(n.graph(n.node("Resize", ["x", "", n.constant([1, 1, down, across], np.float32)], **attributes)))
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("scale", [0.5, 0.25, 2.0, 1.5])
+@pytest.mark.parametrize("axes", [None, [2, 3]])
+def test_resize_with_antialiasing(net: Any, mode: str, scale: float, axes: list[int] | None) -> None:
+    n = net((1, 3, 24, 16), opset=18)
+    scales = n.constant([scale, scale] if axes else [1, 1, scale, scale], np.float32)
+    x = n.node("Resize", [n.conv("x", 3, 3, pads=[1] * 4), "", scales], mode=mode, antialias=1, axes=axes)
+    n.channels[x] = 3
+    check(n.graph(n.conv(x, 2, 3)))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resize_of_some_axes(net: Any, mode: str) -> None:
+    n = net((1, 3, 9, 7), opset=18)
+    sizes = n.constant([16, 10], np.int64)
+    check(n.graph(n.node("Resize", [n.conv("x", 3, 3, pads=[1] * 4), "", "", sizes], mode=mode, axes=[2, 3])))
+
+
+def test_resize_with_antialiasing_out_of_phase_is_in_the_head(net: Any) -> None:
+    n = net((1, 3, 23, 16), opset=18)
+    sizes = n.constant([1, 3, 11, 8], np.int64)
+    graph = n.graph(n.node("Resize", [n.conv("x", 3, 3, pads=[1] * 4), "", "", sizes], mode="linear", antialias=1))
+    assert graph.body.verdicts[1] == (Kind.HEAD, "Resize with antialiasing of rows that no slice has in phase")
 
 
 def test_resize_of_volumes_and_lines(net: Any) -> None:
@@ -201,15 +233,21 @@ def test_slice_backwards_along_channels(net: Any) -> None:
     check(n.graph(n.conv(n.node("Slice", ["x", *bounds]), 4, 3, pads=[1] * 4)))
 
 
-@pytest.mark.parametrize("axis", [2, 3])
 @pytest.mark.parametrize(("start", "end", "step"), [(-1, -99, -1), (7, 1, -2), (6, -7, -3)])
-def test_slice_backwards(net: Any, axis: int, start: int, end: int, step: int) -> None:
-    """Pictures that are turned around, up and down or left and right."""
+def test_slice_backwards_along_columns(net: Any, start: int, end: int, step: int) -> None:
+    """Pictures whose left and right are exchanged."""
     n = net((1, 4, 11, 9))
-    bounds = [n.constant([v], np.int64) for v in (start, end, axis, step)]
+    bounds = [n.constant([v], np.int64) for v in (start, end, 3, step)]
     x = n.node("Slice", [n.conv("x", 4, 3, pads=[1] * 4), *bounds])
     n.channels[x] = 4
     check(n.graph(n.conv(x, 4, 3, pads=[1] * 4)))
+
+
+def test_slice_backwards_along_rows_is_in_the_head(net: Any) -> None:
+    n = net((1, 4, 9, 7))
+    bounds = [n.constant([v], np.int64) for v in (-1, -99, 2, -1)]
+    graph = n.graph(n.node("Slice", [n.conv("x", 4), *bounds]))
+    assert graph.body.verdicts[1] == (Kind.HEAD, "Slice that turns rows around")
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
@@ -458,6 +496,20 @@ def test_reductions_over_rows(net: Any, op_type: str, axes: list[int], opset: in
     y = n.node("Mul", [x, found])
     n.channels[y] = 4
     check(n.graph(n.conv(y, 3, 3)))
+
+
+@pytest.mark.parametrize("op_type", ["ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceProd", "ReduceL2"])
+def test_reductions_of_integers_over_rows(net: Any, op_type: str) -> None:
+    n = net((1, 4, 11, 9), opset=18)
+    x = n.conv("x", 4, 3, pads=[1] * 4)
+    whole = n.node("Cast", n.node("Add", [n.node("Tanh", x), n.constant(2, np.float32)]), to=6)
+    found = n.node(op_type, [whole, n.constant([2], np.int64)])
+    y = n.node("Mul", [x, n.node("Tanh", n.node("Cast", found, to=1))])
+    if op_type == "ReduceL2":
+        reason = "ReduceL2 of integers over rows"
+        assert (Kind.HEAD, reason) in n.graph(y).body.verdicts
+        return
+    check(n.graph(y))
 
 
 @pytest.mark.parametrize("p", [1, 2])

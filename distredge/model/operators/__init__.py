@@ -67,7 +67,7 @@ RULES: dict[str, Rule] = {
     "CastLike": PerRow(),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), AlongAxis(-1, to_last=True)),
     **dict.fromkeys(("LpNormalization", "TopK"), AlongAxis(-1)),
-    "CumSum": AlongAxis(None, given_at=1),
+    **dict.fromkeys(("CumProd", "CumSum"), AlongAxis(None, given_at=1)),
     "OneHot": NewAxis(-1),
     "GatherElements": GatherAlong(),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), AlongAxis(-1)),
@@ -93,9 +93,10 @@ RULES: dict[str, Rule] = {
 HEAD_REASONS: dict[str, str] = {
     "Flatten": "flattens the rows",
     "Gemm": "is fully connected",
-    "InstanceNormalization": "normalises over all rows",
-    "GroupNormalization": "normalises over all rows",
-    "MeanVarianceNormalization": "normalises over all rows",
+    **dict.fromkeys(
+        ("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"),
+        "normalises over all rows, by parameters that are not constant or in a type that is not float32 or float64",
+    ),
     "LSTM": "is recurrent",
     "GRU": "is recurrent",
     "RNN": "is recurrent",

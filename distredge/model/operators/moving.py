@@ -52,6 +52,13 @@ class SameRank(Rule):
 class Concat(SameRank):
     """Concatenation along channels, or along rows, where each input has a place of its own in the output."""
 
+    def axes(self, graph: NodeList, op: Operator, output: str) -> Axes:
+        found = super().axes(graph, op, output)
+        tallest = max(graph.tensors[name].height for name in op.activation_names)
+        # What is pooled over rows and joined where they were are channels or the like, not rows again.
+        lost = tallest == 1 and found.rows == attribute_axis(graph, op)
+        return Axes(None, found.cols) if lost else found
+
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         made = graph.tensors[op.outputs[0]]
         if made.row_axis is None:
@@ -95,11 +102,15 @@ def _length(graph: NodeList, name: str, axis: int) -> int:
 
 
 class Slice(SameRank):
-    """Slice-13 with constant bounds, every step (Focus stems, flips)."""
+    """Slice-13 with constant bounds; along rows with a positive step (Focus stems), along columns with any (flips)."""
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         if op.activations != (0,):
             return head("Slice with bounds that are not constant")
+        rows = graph.tensors[op.inputs[0]].row_axis
+        if rows is not None and _bounds(graph, op).get(rows, (0, 0, 1))[2] < 0:
+            # It could be split, but the compiled kernel cannot price needs that fall where rows rise.
+            return head("Slice that turns rows around")
         return super().verdict(graph, op)
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:

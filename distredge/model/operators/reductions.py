@@ -70,6 +70,11 @@ _OPSET_OF_AXES_INPUT = {"ReduceSum": 13}
 """Operator set from which on axes are an input; 18 for the rest."""
 
 
+def partial_kinds() -> frozenset[str]:
+    """Operators that may be split by partial results."""
+    return frozenset({*PARTIAL_SUMS, "GlobalLpPool"})
+
+
 def takes_axes_as_input(op_type: str, opset: int) -> bool:
     """Whether a reduction of that operator set has its axes as an input, not as an attribute."""
     return opset >= _OPSET_OF_AXES_INPUT.get(op_type, 18)
@@ -135,8 +140,11 @@ class Reduction(Rule):
             return head(f"{op.op_type} of a tensor without rows")
         if tensor.row_axis not in axes:
             return super().verdict(graph, op)
-        if partials_of(op) is None:
+        how = partials_of(op)
+        if how is None:
             return head(f"{op.op_type} over rows has no partial results")
+        if np.dtype(tensor.dtype).kind != "f" and (how.finish in ("Sqrt", "Log") or how.merge == "ReduceLogSumExp"):
+            return head(f"{op.op_type} of integers over rows")
         if tensor.dtype == "bool":
             return head(f"{op.op_type} of truth values over rows")
         return Verdict(Kind.REDUCE, f"{op.op_type} over rows: split by partial results")

@@ -1,14 +1,15 @@
-"""Resize-13 by rows: nearest and linear, with the scale, coordinates and edges of the whole tensor kept.
+"""Resize-19 by rows: nearest, linear and cubic, with the scale, coordinates and edges of the whole tensor kept.
 
 Two ways. Where a slice that starts at input row r has output rows that start at a whole number (r*scale), the same
 Resize on the slice makes the same rows, and what it makes too much is cut off. Elsewhere the rows are gathered: by
-the indices that the engine itself finds for the whole tensor (nearest), or in pairs that are weighted (linear).
+the indices that the engine itself finds for the whole tensor (nearest), or two or four at a time and weighted (linear,
+cubic). Resizing with antialiasing goes the first way alone.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from distredge.model.nodes import NodeList, Operator
 from distredge.model.operators.base import (
+    AXES,
     Emitter,
     Rule,
     Verdict,
@@ -37,42 +39,52 @@ DOUBT = np.float32(1e-3)
 LARGEST_STEP = 2
 """Input rows per phase of the scale up to which a slice is resized as it is; above, aligned slices are too tall."""
 
+LARGEST_SMOOTH_STEP = 8
+"""The same with antialiasing, whose output rows read that many input rows anyway."""
+
+REACH = {"linear": 1, "cubic": 2}
+"""Input rows to either side that an output row reads when a tensor grows."""
+
 
 class Sampling(NamedTuple):
     """Which input rows every output row reads.
 
     Attributes:
-        low, high: first and last row of the input (H_out,). Linear resizing mixes the two; nearest takes one of them,
-            two where engines may round to different sides.
-        weight: share of `high` in linear resizing, float32 (H_out,).
+        low, high: first and last row of the input (H_out,). Nearest takes one of them, two where engines may round to
+            different sides; the others mix what lies between.
+        taps: what linear and cubic resizing mix: input rows (H_out,), and their shares, float32 (H_out,).
     """
 
     low: NDArray[np.int64]
     high: NDArray[np.int64]
-    weight: NDArray[np.float32]
+    taps: tuple[tuple[NDArray[np.int64], NDArray[np.float32]], ...] = ()
 
 
 class Resize(Rule):
-    """Nearest and linear resizing of rows and columns."""
+    """Nearest, linear and cubic resizing of rows and columns."""
 
     def verdict(self, graph: NodeList, op: Operator) -> Verdict:
         mode, coordinates = _text(op, "mode", "nearest"), _coordinates(op)
         source = graph.tensors[op.inputs[0]]
         if op.activations != (0,):
             return head("Resize to a size that is not constant")
-        if mode not in ("nearest", "linear") or coordinates not in COORDINATES:
+        if mode not in ("nearest", *REACH) or coordinates not in COORDINATES:
             return head(f"Resize in mode '{mode}' with '{coordinates}' coordinates")
         if _text(op, "nearest_mode", ROUNDINGS[0]) not in ROUNDINGS:
             return head(f"Resize with nearest_mode '{_text(op, 'nearest_mode', '')}'")
-        if any(op.attributes.get(name) for name in ("axes", "antialias", "keep_aspect_ratio_policy")):
-            return head("Resize with attributes of operator set 18")
-        if source.row_axis is None or (mode == "linear" and np.dtype(source.dtype).kind != "f"):
+        if _text(op, "keep_aspect_ratio_policy", "stretch") != "stretch":
+            return head("Resize that keeps the aspect ratio")
+        if source.row_axis is None or (mode != "nearest" and np.dtype(source.dtype).kind != "f"):
             return head("Resize of a tensor without rows, or of integers")
         scales, made = _scales(graph, op), graph.tensors[op.outputs[0]]
         for axis, scale in enumerate(() if scales is None else scales.tolist()):
             if scale != 1 and source.shape[axis] == made.shape[axis]:
                 # Engines differ here: some copy, some resample.
                 return head(f"Resize by {scale:g} that leaves axis {axis} as long as it is")
+        if _is_smooth(op):
+            for axis in AXES:
+                if dimension_of(source, axis) is not None and aligned_step(graph, op, axis) is None:
+                    return head(f"Resize with antialiasing of {axis} that no slice has in phase")
         return super().verdict(graph, op)
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
@@ -129,28 +141,33 @@ def _emit_resize(
         inputs = [value, "", emitter.constant("scales", np.array(local, dtype=np.float32))]
     # The two differ only for an output of size 1, which a slice must not decide.
     half = _coordinates(op) == "pytorch_half_pixel" and not _has_point(graph, op)
-    node = {"coordinate_transformation_mode": "half_pixel"} if half else {}
+    node: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel"} if half else {}
+    if "axes" in op.attributes:
+        node["axes"] = None
     emitter.copy(op, inputs, output=output, **node)
 
 
 def _emit_mix(
     emitter: Emitter, op: Operator, axis: str, value: str, output: str, held: Interval, out: Interval
 ) -> None:
-    """Appends the nodes that mix input rows `held` linearly into output rows `out`."""
+    """Appends the nodes that mix input rows `held` into output rows `out`."""
     source = emitter.graph.tensors[op.inputs[0]]
     dimension = dimension_of(source, axis)
     assert dimension is not None
     sampling = sampling_of(emitter.graph, op, axis)
     rows = slice(out.start, out.stop)
     shape = [-1] + [1] * (len(source.shape) - dimension - 1)
-    terms = []
-    for indices, weight in ((sampling.low, 1 - sampling.weight), (sampling.high, sampling.weight)):
+    total = ""
+    for number, (indices, weight) in enumerate(sampling.taps):
         picked, term = emitter.fresh(output), emitter.fresh(output)
         emitter.node("Gather", [value, emitter.constant("rows", indices[rows] - held.start)], picked, axis=dimension)
         share = emitter.constant("weight", weight[rows].reshape(shape).astype(source.dtype))
         emitter.node("Mul", [picked, share], term)
-        terms.append(term)
-    emitter.node("Add", terms, output)
+        if number:
+            mixed = output if number == len(sampling.taps) - 1 else emitter.fresh(output)
+            emitter.node("Add", [total, term], mixed)
+            term = mixed
+        total = term
 
 
 def _emit_pick(
@@ -176,7 +193,7 @@ def _emit_pick(
         factors = np.array([scales[d] if d == dimension else 1 for d in range(len(line))], dtype=np.float32)
         inputs = [emitter.constant("numbers", numbers), "", emitter.constant("scales", factors)]
     names = [emitter.fresh(output) for _ in range(5)]
-    emitter.copy(op, inputs, output=names[0])
+    emitter.copy(op, inputs, output=names[0], **({"axes": None} if "axes" in op.attributes else {}))
     emitter.node("Reshape", [names[0], emitter.constant("shape", np.array([-1], dtype=np.int64))], names[1])
     bounds = [emitter.constant("bound", np.array([bound], dtype=np.int64)) for bound in out]
     emitter.node("Slice", [names[1], *bounds], names[2])
@@ -221,7 +238,8 @@ def aligned_step(graph: NodeList, op: Operator, axis: str) -> int | None:
     before, after = _lengths(graph, op, axis)
     scales = _scales(graph, op)
     step = before // math.gcd(before, after)
-    if step > LARGEST_STEP or (scales is not None and float(scales[dimension]) * before != after):
+    longest = LARGEST_SMOOTH_STEP if _is_smooth(op) else LARGEST_STEP
+    if step > longest or (scales is not None and float(scales[dimension]) * before != after):
         return None
     return step
 
@@ -235,7 +253,7 @@ def _sampling(graph: NodeList, index: int, axis: str) -> Sampling:
     op = graph.operators[index]
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     if dimension is None:
-        return Sampling(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.float32))
+        return Sampling(np.zeros(1, np.int64), np.zeros(1, np.int64))
     before, after = _lengths(graph, op, axis)
     scales = _scales(graph, op)
     scale = np.float32(after) / np.float32(before) if scales is None else np.float32(scales[dimension])
@@ -243,10 +261,46 @@ def _sampling(graph: NodeList, index: int, axis: str) -> Sampling:
     if _is_nearest(op):
         rounding = _text(op, "nearest_mode", ROUNDINGS[0])
         low, high = (np.clip(_rounded(x + side, rounding), 0, before - 1).astype(np.int64) for side in (-DOUBT, DOUBT))
-        return Sampling(low, high, np.zeros(after, np.float32))
-    x = np.clip(x, np.float32(0), np.float32(before - 1))
+        return Sampling(low, high)
+    last = before - 1
+    if _is_smooth(op):
+        reach = np.float32(REACH[_text(op, "mode", "")] * max(1.0, before / after))
+        low, high = (np.clip(side, 0, last).astype(np.int64) for side in (np.floor(x - reach), np.ceil(x + reach) + 1))
+        return Sampling(low, high)
+    if _text(op, "mode", "") == "cubic":
+        taps = _cubic_taps(op, x, last)
+        return Sampling(taps[0][0], taps[-1][0], taps)
+    x = np.clip(x, np.float32(0), np.float32(last))
     low = np.floor(x).astype(np.int64)
-    return Sampling(low, np.minimum(low + 1, before - 1), x - low.astype(np.float32))
+    high, weight = np.minimum(low + 1, last), x - low.astype(np.float32)
+    return Sampling(low, high, ((low, 1 - weight), (high, weight)))
+
+
+def _cubic_taps(
+    op: Operator, x: NDArray[np.float32], last: int
+) -> tuple[tuple[NDArray[np.int64], NDArray[np.float32]], ...]:
+    """Rows and shares of cubic convolution (Keys 1981, as Resize-11 has it): four rows, those at the edge repeated.
+
+    Args:
+        op: the Resize.
+        x: coordinates in the input, float32 (H_out,).
+        last: the input's last row.
+
+    Returns:
+        Four pairs of rows, int64 (H_out,), and shares, float32 (H_out,).
+    """
+    a = float(op.attributes.get("cubic_coeff_a", -0.75))
+    first = np.floor(x).astype(np.int64) - 1
+    found, total = [], np.zeros(len(x))
+    for tap in range(4):
+        away = np.abs(x.astype(np.float64) - (first + tap))
+        near = ((a + 2) * away - (a + 3)) * away * away + 1
+        share = np.where(away <= 1, near, ((a * away - 5 * a) * away + 8 * a) * away - 4 * a)
+        if op.attributes.get("exclude_outside", 0):
+            share = np.where((first + tap >= 0) & (first + tap <= last), share, 0.0)
+        total += share
+        found.append((np.clip(first + tap, 0, last), share))
+    return tuple((rows, (share / total).astype(np.float32)) for rows, share in found)
 
 
 def _source_coordinates(coordinates: str, before: int, after: int, scale: np.float32) -> NDArray[np.float32]:
@@ -274,7 +328,12 @@ def _rounded(x: NDArray[np.float32], rounding: str) -> NDArray[np.float32]:
 
 def _scales(graph: NodeList, op: Operator) -> NDArray[np.float32] | None:
     scales = constant_input(graph, op, 2)
-    return None if scales is None or not scales.size else scales.astype(np.float32)
+    if scales is None or not scales.size:
+        return None
+    found = np.ones(len(graph.tensors[op.inputs[0]].shape), np.float32)
+    # Those of some axes alone since operator set 18.
+    found[list(op.attributes.get("axes") or range(len(found)))] = scales.astype(np.float32)
+    return found
 
 
 def _has_point(graph: NodeList, op: Operator) -> bool:
@@ -285,6 +344,11 @@ def _has_point(graph: NodeList, op: Operator) -> bool:
 
 def _is_nearest(op: Operator) -> bool:
     return _text(op, "mode", "nearest") == "nearest"
+
+
+def _is_smooth(op: Operator) -> bool:
+    """Whether it is a resizing with antialiasing; nearest has none."""
+    return bool(op.attributes.get("antialias", 0)) and not _is_nearest(op)
 
 
 def _coordinates(op: Operator) -> str:
