@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from distredge.experiments.common.against_file import Unrunnable, run_file
 from distredge.experiments.common.exact import Arrays
+from distredge.model.draft import reads
 
 LARGEST = 1e4
 SMALLEST = 1e-2
@@ -151,7 +152,7 @@ class Drawing:
         for node in reversed(self.nodes):
             if needed & set(node.output):
                 nodes.append(node)
-                needed |= set(node.input)
+                needed |= reads(node)
         graph = helper.make_graph(
             nodes[::-1], "fuzz",
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in self.inputs.items()],
