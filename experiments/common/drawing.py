@@ -155,9 +155,13 @@ class Drawing:
                 needed |= reads(node)
         graph = helper.make_graph(
             nodes[::-1], "fuzz",
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in self.inputs.items()],
+            [helper.make_tensor_value_info(n, _kind(a), a.shape) for n, a in self.inputs.items()],
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, self.maps.get(n)) for n in outputs],
             [numpy_helper.from_array(a, n) for n, a in self.constants.items() if n in needed],
         )  # fmt: skip
         declared = opset or self.opset
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", declared)], ir_version=8)
+
+
+def _kind(array: NDArray[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(array.dtype))
