@@ -151,7 +151,8 @@ def remainder(d: Drawing, x: str) -> str:
 def number_format(d: Drawing, x: str) -> str:
     """A detour over another number format."""
     kind = d.choose(TensorProto.DOUBLE, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.FLOAT16)
-    inner = d.node("Cast", d.node("Mul", [x, d.constant(3.0)]), to=kind)
+    moved = d.node("Add", [d.node("Mul", [x, d.constant(2.971)]), d.constant(0.1234)])
+    inner = d.node("Cast", moved, to=kind)
     name: str = d.node("Cast", d.node("Abs", inner) if d.chance(0.5) else inner, to=TensorProto.FLOAT)
     return name
 
@@ -438,8 +439,9 @@ def without_effect(d: Drawing, x: str) -> str:
 
 def classifier(d: Drawing, x: str) -> str:
     """Flatten and a fully connected layer."""
-    flat = d.node("Flatten", x if d.chance(0.5) else d.node("GlobalAveragePool", x))
-    features = int(np.prod(d.maps[x][1:])) if d.nodes[-2].op_type != "GlobalAveragePool" else channels_of(d, x)
+    pooled = d.chance(0.5)
+    flat = d.node("Flatten", d.node("GlobalAveragePool", x) if pooled else x)
+    features = channels_of(d, x) if pooled else int(np.prod(d.maps[x][1:]))
     name: str = d.node("Gemm", [flat, d.weight(7, features), d.weight(7)], transB=1)
     return name
 

@@ -12,7 +12,8 @@ from distredge.experiments.common.families import Family, channels_of, reshaped,
 def bits(d: Drawing, x: str) -> str:
     """Shifts and logic on whole numbers."""
     d.need(d.opset >= 11)
-    whole = d.node("Cast", d.node("Abs", d.node("Mul", [x, d.constant(5.0)])), to=TensorProto.UINT32)
+    moved = d.node("Add", [d.node("Mul", [x, d.constant(4.871)]), d.constant(0.1234)])
+    whole = d.node("Cast", d.node("Abs", moved), to=TensorProto.UINT32)
     shifted = d.node("BitShift", [whole, d.constant(1, np.uint32)], direction=d.choose("LEFT", "RIGHT"))
     if d.opset >= 18 and d.chance(0.5):
         shifted = d.node(d.choose("BitwiseAnd", "BitwiseOr", "BitwiseXor"), [shifted, d.constant(6, np.uint32)])
