@@ -7,13 +7,14 @@ same. Nothing here changes what is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from distredge.model.draft import Draft
-from distredge.model.infer import get_schema
+from distredge.model.infer import PADDED_UNDILATED, POOLS, get_schema, windows_begun
 
 ShapeOf = Callable[[str], tuple[int, ...] | None]
 
@@ -22,6 +23,7 @@ WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"
 
 def canonicalise(draft: Draft) -> None:
     """Rewrites a simplified draft's nodes in place in their one spelling."""
+    draft.nodes = [new for node in draft.nodes for new in _trimmed(draft, node)]
     for node in draft.nodes:
         _same_operator(draft, node)
         canonical_attributes(node, draft.shape_of, draft.opset)
@@ -48,6 +50,10 @@ def canonical_attributes(node: onnx.NodeProto, shape_of: ShapeOf, opset: int) ->
         kept = [a for a in kept if a.name not in window] + [helper.make_attribute(k, v) for k, v in window.items()]
         if "pads" in window:
             kept = [a for a in kept if a.name != "auto_pad"]
+        floor_pads = _without_ceil(node, known, window, shape_of(node.input[0]))
+        if floor_pads is not None:
+            kept = [a for a in kept if a.name not in ("pads", "ceil_mode")]
+            kept.append(helper.make_attribute("pads", floor_pads))
     if node.op_type == "BatchNormalization":
         kept = [a for a in kept if a.name != "momentum"]
     kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in sorted(kept, key=lambda a: a.name)]
@@ -84,10 +90,106 @@ def _window(
     elif rule == b"VALID" and not transposed:
         window["pads"] = [0] * (2 * axes)
     elif rule in (b"SAME_UPPER", b"SAME_LOWER") and not transposed and shape is not None:
-        dilations = values.get("dilations") or [1] * axes
-        strides = values.get("strides") or [1] * axes
+        dilations = None if node.op_type in PADDED_UNDILATED else values.get("dilations")
+        dilations, strides = dilations or [1] * axes, values.get("strides") or [1] * axes
         window["pads"] = _same(shape[2:], kernel, strides, dilations, rule == b"SAME_UPPER")
     return window
+
+
+def _without_ceil(
+    node: onnx.NodeProto,
+    known: dict[str, onnx.AttributeProto],
+    window: dict[str, int | list[int]],
+    shape: tuple[int, ...] | None,
+) -> list[int] | None:
+    """Returns the padding with which a pooling makes the engine's output without `ceil_mode`.
+
+    None where ONNX's rule and the engine agree on the output, or only `ceil_mode` says what the engine does.
+    """
+    found = _ceil_ends(node, known, window, shape)
+    if found is None or not found.by_padding:
+        return None
+    begins = window["pads"]
+    assert isinstance(begins, list)
+    return begins[: len(begins) // 2] + found.ends
+
+
+class _CeilEnds(NamedTuple):
+    """What the windows of a pooling with `ceil_mode` reach, where ONNX's rule makes more of them than the engine.
+
+    Attributes:
+        ends: padding after the map, along each axis, up to the end of the last window that the engine makes.
+        read: rows of the map, along each axis, that a window reads.
+        by_padding: whether that padding says the same without `ceil_mode`.
+    """
+
+    ends: list[int]
+    read: list[int]
+    by_padding: bool
+
+
+def _ceil_ends(
+    node: onnx.NodeProto,
+    known: dict[str, onnx.AttributeProto],
+    window: dict[str, int | list[int]],
+    shape: tuple[int, ...] | None,
+) -> _CeilEnds | None:
+    if node.op_type not in POOLS or "ceil_mode" not in known or not known["ceil_mode"].i or shape is None:
+        return None
+    pads, kernel, strides = (_listed(window[key]) for key in ("pads", "kernel_shape", "strides"))
+    count = len(kernel)
+    dilations = _listed(window.get("dilations", [1] * count))
+    begins, before = pads[:count], pads[count:]
+    by_rule, engine, reaches = [], [], []
+    for axis, (size, stride) in enumerate(zip(shape[2:], strides, strict=True)):
+        extent = dilations[axis] * (kernel[axis] - 1) + 1
+        by_rule.append(-((extent - size - begins[axis] - before[axis]) // stride) + 1)
+        engine.append(min(by_rule[-1], windows_begun(size, stride, begins[axis])))
+        reaches.append((engine[-1] - 1) * stride + extent - begins[axis])
+    if engine == by_rule:
+        return None
+    ends = [max(0, reach - size) for reach, size in zip(reaches, shape[2:], strict=True)]
+    read = [min(reach, size) for reach, size in zip(reaches, shape[2:], strict=True)]
+    # A ceil extension never counts in a mean, padding may; and the engine takes no padding as long as the kernel.
+    counted = "count_include_pad" in known and known["count_include_pad"].i
+    grown = any(new > old for new, old in zip(ends, before, strict=True))
+    by_padding = not (counted and grown) and all(end < size for end, size in zip(ends, kernel, strict=True))
+    return _CeilEnds(ends, read, by_padding)
+
+
+def _listed(value: int | list[int]) -> list[int]:
+    assert isinstance(value, list)
+    return value
+
+
+def _trimmed(draft: Draft, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Returns a pooling whose `ceil_mode` must stay, behind a slice of the rows that its windows read."""
+    known = {a.name: a for a in node.attribute}
+    if node.op_type not in POOLS or "ceil_mode" not in known:
+        return [node]
+    shape = draft.shape_of(node.input[0])
+    window = _window(node, known, draft.shape_of, set(get_schema(node, draft.opset).attributes))
+    found = _ceil_ends(node, known, window, shape) if "pads" in window else None
+    if found is None or found.by_padding or shape is None:
+        return [node]
+    pads, count = _listed(window["pads"]), len(found.ends)
+    begins, ends = pads[:count], [min(pair) for pair in zip(pads[count:], found.ends, strict=True)]
+    kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad")]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("pads", [*begins, *ends])])
+    if tuple(found.read) == shape[2:]:
+        return [node]
+    source = node.input[0]
+    names = [draft.fresh(f"{node.output[0]}/{hint}") for hint in ("starts", "ends", "axes", "read")]
+    axes = list(range(2, len(shape)))
+    draft.constants.update(
+        (name, np.array(value, np.int64))
+        for name, value in zip(names, ([0] * len(axes), found.read, axes), strict=False)
+    )
+    made = helper.make_node("Slice", [source, *names[:3]], [names[3]], name=names[3])
+    draft.types.update(draft.infer(made))
+    node.input[0] = names[3]
+    return [made, node]
 
 
 def _same(
@@ -115,8 +217,8 @@ def _same_operator(draft: Draft, node: onnx.NodeProto) -> None:
         node.attribute.append(helper.make_attribute("axis", 1))
     elif node.op_type == "Reshape" and node.input[1] in draft.constants:
         # Sizes in place of -1 and 0: all are known by now.
-        draft.constants[f"{node.output[0]}/shape"] = np.array(after, np.int64)
-        node.input[1] = f"{node.output[0]}/shape"
+        node.input[1] = draft.fresh(f"{node.output[0]}/shape")
+        draft.constants[node.input[1]] = np.array(after, np.int64)
         del node.attribute[:]
     elif node.op_type == "ReduceMean" and len(before) > 2 and after == (*before[:2], *(1,) * (len(before) - 2)):
         axes = next((list(a.ints) for a in node.attribute if a.name == "axes"), None)

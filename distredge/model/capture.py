@@ -25,7 +25,7 @@ from distredge.model.draft import Draft
 from distredge.model.fold import drop_dead, fold
 from distredge.model.graph import Graph
 from distredge.model.inputs import fix_inputs, refuse_unsplittable
-from distredge.model.opset import lower_opset, raise_opset
+from distredge.model.opset import check_opset, lower_opset
 from distredge.model.precision import compute_in_float32
 from distredge.model.preprocess import Preprocess
 from distredge.model.simplify import simplify
@@ -127,7 +127,7 @@ def _captured(
     if outputs is not None:
         _end_at(draft, outputs)
     fix_inputs(draft, input_shape)
-    raise_opset(draft)
+    check_opset(draft)
     fold(draft)
     compute_in_float32(draft)
     lower_opset(draft)

@@ -25,6 +25,9 @@ from distredge.model.infer import (
 )
 from distredge.model.preprocess import Preprocess
 
+MARKS = frozenset("@#")
+"""Characters that stand between a tensor's name and what sub-models add to it (`y@3`, `y#partial`)."""
+
 CHECKED_ELEMENTS = 1024
 """Constants above this many elements are shown to ONNX's checker and converter as inputs: only their type matters."""
 
@@ -42,6 +45,7 @@ class Draft:
         types: of every input and of every output of a node, once `retype` has run.
         opset: operator set in whose forms the nodes are.
         lossy_because: why parts need not give the whole's output to 1e-5 (`model.precision`); "" where they do.
+        names: every tensor's name at any depth, branches that are not taken included: what a new one must differ from.
     """
 
     name: str
@@ -52,10 +56,14 @@ class Draft:
     opset: int
     types: dict[str, TypeProto] = field(default_factory=dict)
     lossy_because: str = ""
+    names: set[str] = field(default_factory=set)
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, name: str) -> Draft:
-        """Takes a model apart; inputs that are initializers too are constants."""
+        """Takes a model apart; inputs that are initializers too are constants.
+
+        What graphs inside nodes call their own gets names of its own: no two tensors share one, at whatever depth.
+        """
         graph = proto.graph
         if graph.sparse_initializer:
             raise UnsupportedModel(f"{name}: sparse initializers are not supported; save the weights dense")
@@ -63,7 +71,50 @@ class Draft:
         inputs = {v.name: v.type for v in graph.input if v.name not in constants}
         outputs = [v.name for v in graph.output]
         nodes = [node if node.op_type == "Constant" else _copied(node) for node in graph.node]
-        return cls(name, sorted_nodes(nodes, name), constants, inputs, outputs, default_opset(proto, name))
+        names = {*constants, *inputs, *outputs, *(n for node in nodes for n in [*node.input, *node.output])}
+        names |= {n for node in nodes for inner in subgraphs(node) for n in _names_inside(inner)}
+        draft = cls(
+            name, sorted_nodes(nodes, name), constants, inputs, outputs, default_opset(proto, name), names=names
+        )
+        draft.keep_apart()
+        return draft
+
+    def fresh(self, name: str) -> str:
+        """Returns a name that no tensor has, beginning with this one, and takes it."""
+        found, number = name, 1
+        while found in self.names:
+            found, number = f"{name}_{number}", number + 1
+        self.names.add(found)
+        return found
+
+    def keep_apart(self) -> None:
+        """Renames what graphs inside nodes call their own wherever another tensor has that name."""
+        taken = {*self.constants, *self.inputs, *(n for node in self.nodes for n in node.output)}
+        for node in self.nodes:
+            for graph in subgraphs(node):
+                self._keep_apart(graph, taken, {})
+
+    def _keep_apart(self, graph: onnx.GraphProto, taken: set[str], outer: Mapping[str, str]) -> None:
+        renamed = {name: name for name in bound_names(graph)}
+        for name in renamed:
+            if name in taken:
+                renamed[name] = self.fresh(name)
+            taken.add(renamed[name])
+        scope = {**outer, **renamed}
+        for value in [*graph.input, *graph.initializer, *graph.output]:
+            value.name = scope.get(value.name, value.name)
+        for node in graph.node:
+            node.input[:] = [scope.get(n, n) for n in node.input]
+            node.output[:] = [scope.get(n, n) for n in node.output]
+            for inner in subgraphs(node):
+                self._keep_apart(inner, taken, scope)
+
+    def copy_of(self, graph: onnx.GraphProto) -> onnx.GraphProto:
+        """Returns a graph inside a node once more, with new names for all that it calls its own."""
+        copy = onnx.GraphProto()
+        copy.CopyFrom(graph)
+        self._keep_apart(copy, set(self.names), {})
+        return copy
 
     def to_proto(self, opset: int | None = None) -> onnx.ModelProto:
         """Puts the model together, with constants above CHECKED_ELEMENTS as inputs.
@@ -100,6 +151,7 @@ class Draft:
             if output in self.constants:
                 raise ModelError(f"{self.name}: output '{output}' is a constant: it does not depend on the input")
         self._name_nodes()
+        self._free_marks()
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         self.constants = {n: a for n, a in self.constants.items() if n in used}
         opset = needed_opset(self.nodes, self.opset) if self.opset <= OPSET else self.opset
@@ -113,6 +165,31 @@ class Draft:
         graph = Graph(proto, self.name, preprocess, self.constants)
         graph.lossy_because = self.lossy_because
         return graph
+
+    def _free_marks(self) -> None:
+        """Renames tensors with a mark by which sub-models make names of others; inputs and outputs keep theirs.
+
+        Raises:
+            ModelError: if an input or output is called another tensor's name and such a mark.
+        """
+        made = [n for node in self.nodes for n in node.output if n]
+        outward = {*self.inputs, *self.outputs}
+        renamed = {n: n for n in [*self.constants, *made] if n not in outward and MARKS & set(n)}
+        for name in renamed:
+            renamed[name] = self.fresh("".join("_" if letter in MARKS else letter for letter in name))
+        for node in self.nodes:
+            node.input[:] = [renamed.get(n, n) for n in node.input]
+            node.output[:] = [renamed.get(n, n) for n in node.output]
+        self.constants = {renamed.get(n, n): array for n, array in self.constants.items()}
+        self.types = {renamed.get(n, n): found for n, found in self.types.items()}
+        others = {*outward, *(renamed.get(n, n) for n in made)}
+        for name in outward:
+            stem = next((name[:i] for i, letter in enumerate(name) if letter in MARKS and name[:i] in others), None)
+            if stem is not None:
+                raise ModelError(
+                    f"{self.name}: '{name}': found '{stem}' too, from which a sub-model makes names with "
+                    f"{' or '.join(sorted(MARKS))}; accepted: any other name for one of the two"
+                )
 
     def _name_nodes(self) -> None:
         taken: set[str] = set()
@@ -218,14 +295,23 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found
 
 
+def bound_names(graph: onnx.GraphProto) -> list[str]:
+    """Returns what a graph inside a node calls its own: its inputs, initializers and what its nodes make."""
+    made = (n for node in graph.node for n in node.output if n)
+    return list(dict.fromkeys([*(v.name for v in graph.input), *(t.name for t in graph.initializer), *made]))
+
+
+def _names_inside(graph: onnx.GraphProto) -> set[str]:
+    names = {*bound_names(graph), *(v.name for v in graph.output), *(n for node in graph.node for n in node.input)}
+    return names.union(*(_names_inside(inner) for node in graph.node for inner in subgraphs(node)))
+
+
 def reads(node: onnx.NodeProto) -> set[str]:
     """Returns the tensors that a node reads, those that its subgraphs take from outside included."""
     names = {n for n in node.input if n}
     for graph in subgraphs(node):
         inside = {n for inner in graph.node for n in reads(inner)}
-        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-        own |= {n for inner in graph.node for n in inner.output}
-        names |= (inside | {v.name for v in graph.output}) - own
+        names |= (inside | {v.name for v in graph.output}) - set(bound_names(graph))
     return names
 
 
@@ -264,7 +350,7 @@ def sorted_nodes(nodes: Iterable[onnx.NodeProto], model: str) -> list[onnx.NodeP
 
 
 def rename_inputs(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
-    """Renames what nodes read, in their subgraphs too."""
+    """Renames what nodes read, in their subgraphs too, whose own names differ from every other (`keep_apart`)."""
     for node in nodes:
         for place, name in enumerate(node.input):
             if name in names:

@@ -12,7 +12,9 @@ from onnx import helper, numpy_helper
 
 from distredge.errors import ModelError, UnsupportedModel
 from distredge.model.draft import Draft, elements, rename_inputs, require_static, subgraphs
-from distredge.model.infer import describe, static_shape
+from distredge.model.infer import LOWEST_OPSET, describe, static_shape
+from distredge.model.loops import END_BEFORE, Loop, alias, depends_on_data, inlined
+from distredge.model.old_forms import raised
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -23,50 +25,61 @@ FOLD_LIMIT = 1 << 28
 """Elements above which a constant sub-expression is refused: a gigabyte of float32 from a few bytes of graph."""
 
 MAX_SPLICED = 10_000
-"""Nodes that constant `If` nodes may bring in."""
+"""Nodes that `If` and `Loop` nodes may bring in."""
 
 
 def fold(draft: Draft) -> None:
-    """Folds a draft in place, in one pass over its nodes, and types every tensor.
+    """Folds a draft in place, in one pass over its nodes, types every tensor, and raises old operators to 13.
 
     Constant nodes and sub-expressions of constants become constants, as do Shape and Size of a static shape; an If
-    with a constant condition is replaced by its branch.
+    with a constant condition is replaced by its branch, a Loop whose rounds are known by its rounds.
 
     Raises:
         UnsupportedModel: if a tensor's shape depends on data, or control flow remains.
         ModelError: if a node contradicts its operator's rules.
     """
+    written, draft.opset = draft.opset, max(draft.opset, LOWEST_OPSET)
     draft.types = dict(draft.inputs)
-    pending = list(reversed(draft.nodes))
+    pending: list[tuple[onnx.NodeProto | Loop, int]] = [(node, written) for node in reversed(draft.nodes)]
     kept: list[onnx.NodeProto] = []
     aliases: dict[str, str] = {}
     spliced = 0
     while pending:
-        node = pending.pop()
-        rename_inputs([node], aliases)
-        if node.op_type == "If" and node.input[0] in draft.constants:
-            branch = _branch(draft, node, aliases)
-            spliced += len(branch)
+        node, opset = pending.pop()
+        found = _control_flow(draft, node, aliases)
+        if found is not None:
+            spliced += len(found)
             if spliced > MAX_SPLICED:
-                raise UnsupportedModel(f"{draft.name}: {describe(node)}: its branches bring too many nodes")
-            pending.extend(reversed(branch))
+                raise UnsupportedModel(
+                    f"{draft.name}: {describe(_node(node))}: it brings more than {MAX_SPLICED} nodes"
+                )
+            # What a Loop joins at its end is written in the form of `draft.opset`.
+            at = draft.opset if isinstance(node, Loop) and not any(isinstance(n, Loop) for n in found) else written
+            pending.extend((inner, at) for inner in reversed(found))
             continue
-        if subgraphs(node):
-            raise UnsupportedModel(
-                f"{draft.name}: {describe(node)}: control flow that depends on data cannot be split; end the model "
-                "before it with `outputs`"
-            )
+        assert isinstance(node, onnx.NodeProto)
+        newer = raised(draft, node, opset)
+        if newer is not None:
+            pending.extend((inner, draft.opset) for inner in reversed(newer))
+            continue
         if _fold_node(draft, node):
             continue
-        found = draft.infer(node)
+        types = draft.infer(node)
         for name in node.output:
             if name in draft.types or name in draft.constants:
                 raise ModelError(f"{draft.name}: {describe(node)}: another node makes '{name}' too")
             if name:
-                draft.types[name] = require_static(found.get(name), node, name, draft.name)
+                draft.types[name] = require_static(types.get(name), node, name, draft.name)
         kept.append(node)
-    draft.outputs = [aliases.get(n, n) for n in draft.outputs]
     draft.nodes = kept
+    for output in dict.fromkeys(n for n in draft.outputs if n in aliases):
+        # An output keeps its name, whatever the branch calls it.
+        node = helper.make_node("Identity", [aliases[output]], [output], name=output)
+        if aliases[output] in draft.constants:
+            draft.constants[output] = draft.constants[aliases[output]]
+        else:
+            draft.types.update(draft.infer(node))
+            draft.nodes.append(node)
     drop_dead(draft)
 
 
@@ -82,17 +95,39 @@ def drop_dead(draft: Draft) -> None:
     draft.constants = {n: a for n, a in draft.constants.items() if n in needed}
 
 
+def _control_flow(
+    draft: Draft, node: onnx.NodeProto | Loop, aliases: dict[str, str]
+) -> list[onnx.NodeProto | Loop] | None:  # fmt: skip
+    """Returns what takes a node's place; None for one without graphs inside.
+
+    Raises:
+        UnsupportedModel: if which branch or how many rounds is not known.
+    """
+    if isinstance(node, Loop):
+        return node.following(draft, aliases)
+    rename_inputs([node], aliases)
+    if not subgraphs(node):
+        return None
+    if node.op_type == "If" and node.input[0] in draft.constants:
+        return list(_branch(draft, node, aliases))
+    if node.op_type == "Loop":
+        return Loop.first(draft, node).following(draft, aliases)
+    if node.op_type == "If":
+        raise depends_on_data(draft, node, f"its condition '{node.input[0]}'")
+    raise UnsupportedModel(f"{draft.name}: {describe(node)}: found a graph inside, accepted: If and Loop; {END_BEFORE}")
+
+
+def _node(node: onnx.NodeProto | Loop) -> onnx.NodeProto:
+    return node.node if isinstance(node, Loop) else node
+
+
 def _branch(draft: Draft, node: onnx.NodeProto, aliases: dict[str, str]) -> list[onnx.NodeProto]:
     taken = bool(draft.constants[node.input[0]].reshape(-1)[0])
     wanted = "then_branch" if taken else "else_branch"
     graph = next(a.g for a in node.attribute if a.name == wanted)
-    for initializer in graph.initializer:
-        if initializer.name in draft.constants or initializer.name in draft.types:
-            raise ModelError(f"{draft.name}: {describe(node)}: the name '{initializer.name}' is used twice")
-        draft.constants[initializer.name] = numpy_helper.to_array(initializer)
-    for outer, inner in zip(node.output, graph.output, strict=True):
-        aliases[outer] = aliases.get(inner.name, inner.name)
-    return list(graph.node)
+    nodes = inlined(draft, graph)
+    alias(aliases, zip(node.output, (value.name for value in graph.output), strict=True))
+    return nodes
 
 
 def _fold_node(draft: Draft, node: onnx.NodeProto) -> bool:
@@ -112,6 +147,8 @@ def _fold_node(draft: Draft, node: onnx.NodeProto) -> bool:
     if node.op_type in RANDOM or any(n and n not in draft.constants for n in node.input):
         return False
     for name, array in zip(node.output, _evaluate(draft, node), strict=False):
+        if name in draft.types or name in draft.constants:
+            raise ModelError(f"{draft.name}: {describe(node)}: another node makes '{name}' too")
         if name:
             draft.constants[name] = array
     return True

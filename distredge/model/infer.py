@@ -6,7 +6,8 @@ hand for the nodes after it (a computed Reshape target, for instance), and no we
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx
 from onnx import TypeProto
@@ -94,7 +95,7 @@ def infer_node(
         raise ModelError(f"{where}: {_first_line(error)}") from error
     _require_channels(node, types, where)
     _require_window(node, types, where)
-    return found
+    return _as_the_engine(node, types, found)
 
 
 def _require_channels(node: onnx.NodeProto, types: Mapping[str, TypeProto], where: str) -> None:
@@ -127,10 +128,12 @@ def _require_window(node: onnx.NodeProto, types: Mapping[str, TypeProto], where:
     axes = len(kernel)
     pads = attributes.get("pads", [0] * (2 * axes))
     dilations = attributes.get("dilations", [1] * axes)
+    strides = attributes.get("strides") or [1] * axes
     for axis in range(axes):
+        slack = strides[axis] - 1 if attributes.get("ceil_mode", 0) else 0
         size = shape[2 + axis] + pads[axis] + pads[axis + axes]
         extent = dilations[axis] * (kernel[axis] - 1) + 1
-        if extent > size:
+        if extent > size + slack:
             raise ModelError(
                 f"{where}: its window of {extent} does not fit in {size} rows or columns, padding included"
             )
@@ -151,8 +154,71 @@ def _through_function_body(
     return {v.name: v.type for v in typed.graph.output if v.type.HasField("tensor_type")}
 
 
-TYPED_AS_INPUT = frozenset({"GroupNormalization"})
+def _as_the_engine(
+    node: onnx.NodeProto, types: Mapping[str, TypeProto], found: dict[str, TypeProto]
+) -> dict[str, TypeProto]:
+    """Corrects shapes where ONNX's rule and ONNX Runtime, which computes them, disagree."""
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    source = static_shape(types[node.input[0]]) if node.input else None
+    made = static_shape(found.get(node.output[0], TypeProto()))
+    if source is None or made is None:
+        return found
+    rule = attributes.get("auto_pad", b"NOTSET")
+    strides = attributes.get("strides") or [1] * (len(source) - 2)
+    sizes = list(made[2:])
+    if node.op_type in POOLS and rule in SAME:
+        sizes = _same_pool(source[2:], attributes, node.op_type in PADDED_UNDILATED)
+    elif node.op_type in POOLS and attributes.get("ceil_mode", 0):
+        pads = attributes.get("pads") if rule == b"NOTSET" else None
+        begins = (pads or [0] * len(sizes))[: len(sizes)]
+        most = [windows_begun(*axis) for axis in zip(source[2:], strides, begins, strict=True)]
+        sizes = [min(pair) for pair in zip(sizes, most, strict=True)]
+    elif node.op_type == "ConvTranspose" and rule in SAME and "output_shape" not in attributes:
+        # Output padding widens nothing; padding that would have to be negative is none.
+        kernel = attributes.get("kernel_shape") or (static_shape(types[node.input[1]]) or ())[2:]
+        dilations = attributes.get("dilations") or [1] * len(kernel)
+        extra = attributes.get("output_padding") or [0] * len(kernel)
+        for axis, (size, stride) in enumerate(zip(source[2:], strides, strict=True)):
+            whole = (size - 1) * stride + extra[axis] + dilations[axis] * (kernel[axis] - 1) + 1
+            sizes[axis] = min(size * stride, whole)
+    if (*made[:2], *sizes) == made:
+        return found
+    return {name: tensor_type(t.tensor_type.elem_type, (*made[:2], *sizes)) for name, t in found.items()}
+
+
+def _same_pool(source: Sequence[int], attributes: Mapping[str, Any], undilated: bool) -> list[int]:
+    # ONNX Runtime makes what fits into the padding that it adds.
+    kernel = attributes["kernel_shape"]
+    strides, dilations = (attributes.get(key) or [1] * len(kernel) for key in ("strides", "dilations"))
+    sizes = []
+    for size, extent, stride, dilation in zip(source, kernel, strides, dilations, strict=True):
+        padded = extent if undilated else dilation * (extent - 1) + 1
+        total = max(0, (-(-size // stride) - 1) * stride + padded - size)
+        begin = total // 2 if attributes["auto_pad"] == b"SAME_UPPER" else total - total // 2
+        room = size + total - dilation * (extent - 1) - 1
+        ceil = attributes.get("ceil_mode", 0)
+        sizes.append(min(-(-room // stride) + 1, windows_begun(size, stride, begin)) if ceil else room // stride + 1)
+    return sizes
+
+
+def windows_begun(size: int, stride: int, begin: int) -> int:
+    """Returns how many windows begin in a map of `size` rows or in the `begin` rows of padding before it.
+
+    With `ceil_mode` ONNX Runtime drops a last window that begins in the padding after it (MaxPool-12's formula, which
+    is ONNX's rule, keeps it).
+    """
+    return (size - 1 + begin) // stride + 1
+
+
+TYPED_AS_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Operators for which ONNX has no rule, whose output has the type of their first input."""
+
+POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+
+PADDED_UNDILATED = frozenset({"MaxPool", "LpPool"})
+"""Poolings that ONNX Runtime pads for `auto_pad` as if they had no dilation."""
+
+SAME = (b"SAME_UPPER", b"SAME_LOWER")
 
 WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
 

@@ -1,53 +1,63 @@
 """Brings a model to the operator sets 13 to 17, in which every operator has one form.
 
-Older models are raised by ONNX's own converter. Newer ones are lowered node by node: an operator whose newer version
-only adds types or options that the node does not use is the same operator; a few are rewritten.
+Older ones are raised node by node while they are folded (`old_forms`). Newer ones are lowered here: an operator whose
+newer version only adds types or options that the node does not use is the same operator; a few are rewritten.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
 from distredge.errors import ModelError
 from distredge.model.draft import Draft, sorted_nodes
-from distredge.model.infer import LOWEST_OPSET, OPSET, describe
+from distredge.model.infer import OPSET, describe
+from distredge.model.old_forms import OLDEST_OPSET
+from distredge.model.replacing import Replacement
 
 logger = logging.getLogger(__name__)
 
-OLDEST_OPSET = 7
-"""Lowest operator set that is read: elementwise operators broadcast as in numpy from here on."""
-
 MORE_TYPES_ONLY = frozenset(
-    """Acos Acosh Asin Asinh Atan Atanh Cast CastLike Celu ConstantOfShape Conv ConvTranspose Cos Cosh Det Dropout
-    Einsum Elu Equal EyeLike Flatten GRU GlobalAveragePool GlobalLpPool GlobalMaxPool HardSigmoid HardSwish Identity
-    InstanceNormalization IsInf IsNaN LSTM LpNormalization LpPool MaxPool Mod RNN Range Reshape ReverseSequence Round
-    Selu Shape Sin Sinh Size Softplus Softsign Squeeze Tan ThresholdedRelu TopK Transpose Unsqueeze""".split()
+    """Acos Acosh Asin Asinh Atan Atanh AveragePool Bernoulli BitShift Cast CastLike Celu Compress ConstantOfShape Conv
+    ConvTranspose Cos Cosh DeformConv DepthToSpace DequantizeLinear Det Dropout Einsum Elu Equal EyeLike Flatten GRU
+    GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample HardSigmoid HardSwish Identity InstanceNormalization IsInf
+    IsNaN LSTM LpNormalization LpPool MaxPool MaxRoiPool MaxUnpool Mish Mod Multinomial NegativeLogLikelihoodLoss OneHot
+    Pad QuantizeLinear RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range ReduceL1 ReduceL2
+    ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare Reshape Resize
+    ReverseSequence RoiAlign Round ScatterElements ScatterND Selu Shape Sin Sinh Size Softplus Softsign SpaceToDepth
+    Split Squeeze Tan ThresholdedRelu TopK Transpose Unique Unsqueeze""".split()
 )
-"""Operators whose versions after 17 add element types, or attributes in IGNORED: floats mean what they meant."""
+"""Operators whose versions after 17 add element types, optional inputs, or attributes and values: where a node of the
+newer version uses none of these, it means in the older one what it means."""
 
 IGNORED: dict[str, dict[str, Any]] = {
     "Cast": {"saturate": None, "round_mode": None},
     "CastLike": {"saturate": None, "round_mode": None},
     "AveragePool": {"dilations": 1},
     "LpPool": {"dilations": 1},
-    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch", "axes": None},
-    "Shape": {},
+    "Range": {"stash_type": None},
 }
-"""Attributes that came after 17, with the value at which they change nothing (None: any, or handled)."""
+"""Attributes that came after 17, with the value at which they change nothing (None: any); by default the default."""
+
+NEW_VALUES: dict[str, tuple[int, str, frozenset[bytes]]] = {
+    "Pad": (19, "mode", frozenset({b"wrap"})),
+    "Resize": (19, "coordinate_transformation_mode", frozenset({b"half_pixel_symmetric"})),
+    "ScatterElements": (18, "reduction", frozenset({b"max", b"min"})),
+    "ScatterND": (18, "reduction", frozenset({b"max", b"min"})),
+}
+"""Attributes with values that an older version does not know: the operator set that brought them, the values."""
 
 
-def raise_opset(draft: Draft) -> None:
-    """Converts a draft of an operator set below 13 to 13.
+def check_opset(draft: Draft) -> None:
+    """Refuses a draft of an operator set that cannot be read.
 
     Raises:
-        ModelError: if its operator set is too old or too new, or the converter cannot convert an operator.
+        ModelError: if its operator set is too old or too new.
     """
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= draft.opset <= newest:
@@ -55,109 +65,90 @@ def raise_opset(draft: Draft) -> None:
             f"{draft.name}: operator set: found {draft.opset}, accepted: {OLDEST_OPSET} to {newest} (the newest that "
             f"the installed onnx {onnx.__version__} knows)"
         )
-    if draft.opset >= LOWEST_OPSET:
-        return
-    try:
-        converted = onnx.version_converter.convert_version(draft.to_proto(), LOWEST_OPSET)
-    except (RuntimeError, onnx.checker.ValidationError, onnx.version_converter.ConvertError) as error:
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ModelError(f"{draft.name}: cannot be converted from operator set {draft.opset}: {first}") from error
-    names = set(draft.constants)
-    raised = Draft.from_proto(converted, draft.name)
-    draft.constants.update((n, a) for n, a in raised.constants.items() if n not in names)
-    draft.nodes, draft.opset = raised.nodes, LOWEST_OPSET
 
 
 def lower_opset(draft: Draft) -> None:
-    """Rewrites a folded draft of an operator set above 17 in the forms of 17.
+    """Rewrites a folded draft of an operator set above 17 in the forms of 17, or of the lowest that has its operators.
 
-    A draft with an operator that has no such form keeps its operator set; a warning names the operator.
+    A warning names an operator that has no form in 17.
     """
     if draft.opset <= OPSET:
         return
-    lowered: list[onnx.NodeProto] = []
-    constants: dict[str, NDArray[Any]] = {}
-    for node in draft.nodes:
-        nodes = _lower(draft, node, constants)
-        if nodes is None:
-            logger.warning(
-                "%s: %s has no form in operator set %d: the model stays at %d, which old boards' ONNX Runtime may "
-                "refuse", draft.name, describe(node), OPSET, draft.opset,
-            )  # fmt: skip
+    newest = max((_since(node, draft.opset) for node in draft.nodes), default=OPSET)
+    for target in range(OPSET, max(newest, OPSET) + 1):
+        lowered: list[onnx.NodeProto] = []
+        for node in draft.nodes:
+            nodes = _lowered(draft, node, target)
+            if nodes is None:
+                if target == OPSET:
+                    _warn(draft, node)
+                break
+            lowered.extend(nodes)
+        else:
+            draft.nodes, draft.opset = sorted_nodes(lowered, draft.name), target
+            draft.retype()
             return
-        lowered.extend(nodes)
-    draft.nodes = sorted_nodes(lowered, draft.name)
-    draft.constants.update(constants)
-    draft.opset = OPSET
-    draft.retype()
 
 
-def _lower(draft: Draft, node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto] | None:
-    since = onnx.defs.get_schema(node.op_type, draft.opset, node.domain).since_version
-    if since <= OPSET:
+def _warn(draft: Draft, node: onnx.NodeProto) -> None:
+    logger.warning(
+        "%s: %s has no form in operator set %d: the model needs a newer one, which old boards' ONNX Runtime may refuse",
+        draft.name, describe(node), OPSET,
+    )  # fmt: skip
+
+
+def _since(node: onnx.NodeProto, opset: int) -> int:
+    return int(onnx.defs.get_schema(node.op_type, opset, node.domain).since_version)
+
+
+def _lowered(draft: Draft, node: onnx.NodeProto, target: int) -> list[onnx.NodeProto] | None:
+    """Returns a node as the operator set `target` writes it; None where that has no form of it."""
+    if _since(node, draft.opset) <= target:
         return [node]
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    for name, harmless in IGNORED.get(node.op_type, {}).items():
-        value = attributes.get(name, harmless)
-        if harmless is not None and any(v != harmless for v in (value if isinstance(value, list) else [value])):
+    if target == OPSET and node.op_type in REWRITES:
+        return REWRITES[node.op_type](Replacement(draft, node))
+    return _older_form(draft, node, target)
+
+
+def _older_form(draft: Draft, node: onnx.NodeProto, target: int) -> list[onnx.NodeProto] | None:
+    if node.op_type not in MORE_TYPES_ONLY:
+        return None
+    try:
+        older = onnx.defs.get_schema(node.op_type, target, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+    newer = onnx.defs.get_schema(node.op_type, draft.opset, node.domain)
+    inputs = [i for i, name in enumerate(node.input) if name]
+    if len(node.output) > older.max_output or (inputs and inputs[-1] >= older.max_input):
+        return None
+    since, attribute, values = NEW_VALUES.get(node.op_type, (0, "", frozenset()))
+    new = [a.name for a in node.attribute if a.name not in older.attributes]
+    for found in node.attribute:
+        value = helper.get_attribute_value(found)
+        if found.name == attribute and older.since_version < since and value in values:
             return None
-    kept = [a for a in node.attribute if a.name not in IGNORED.get(node.op_type, {})]
-    if node.op_type in REWRITES:
-        return REWRITES[node.op_type](_Rewrite(draft, node, attributes, constants))
-    if node.op_type in MORE_TYPES_ONLY or node.op_type == "AveragePool":
-        same = onnx.NodeProto()
-        same.CopyFrom(node)
-        del same.attribute[:]
-        same.attribute.extend(kept)
-        return [same]
-    return None
+        if found.name in new and not _harmless(node.op_type, found.name, value, newer):
+            return None
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.attribute[:]
+    copy.attribute.extend(a for a in node.attribute if a.name not in new)
+    return [copy]
 
 
-class _Rewrite:
-    """One node being rewritten."""
-
-    def __init__(
-        self, draft: Draft, node: onnx.NodeProto, attributes: dict[str, Any], constants: dict[str, NDArray[Any]]
-    ) -> None:
-        self.draft = draft
-        self.node = node
-        self.attributes = attributes
-        self._constants = constants
-        self._nodes: list[onnx.NodeProto] = []
-
-    def constant(self, suffix: str, value: NDArray[Any]) -> str:
-        name = f"{self.node.output[0]}/{suffix}"
-        self._constants[name] = value
-        return name
-
-    def scalar(self, suffix: str, value: float) -> str:
-        elem_type = self.draft.types[self.node.output[0]].tensor_type.elem_type
-        return self.constant(suffix, np.array(value, helper.tensor_dtype_to_np_dtype(elem_type)))
-
-    def add(self, op_type: str, inputs: Sequence[str], suffix: str | None = None, **attributes: Any) -> str:
-        """Adds a node; without a suffix it makes the original node's output."""
-        output = self.node.output[0] if suffix is None else f"{self.node.output[0]}/{suffix}"
-        name = self.node.name if suffix is None else f"{self.node.name or self.node.output[0]}/{suffix}"
-        self._nodes.append(helper.make_node(op_type, list(inputs), [output], name=name, **attributes))
-        return output
-
-    def value(self, place: int) -> NDArray[Any] | None:
-        """Returns the constant at an input; None when it is absent or no constant."""
-        return self.draft.constants.get(self.node.input[place]) if len(self.node.input) > place else None
-
-    def has(self, place: int) -> bool:
-        return len(self.node.input) > place and self.node.input[place] != ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the first input."""
-        return self.draft.shape_of(self.node.input[0]) or ()
-
-    def done(self) -> list[onnx.NodeProto]:
-        return self._nodes
+def _harmless(op_type: str, name: str, value: Any, schema: onnx.defs.OpSchema) -> bool:
+    # Whether an attribute that an older version does not know has the value at which it changes nothing.
+    known = IGNORED.get(op_type, {})
+    if name in known:
+        wanted = known[name]
+        return wanted is None or all(v == wanted for v in (value if isinstance(value, list) else [value]))
+    default = schema.attributes[name].default_value
+    if default.type == onnx.AttributeProto.UNDEFINED:
+        return False
+    return bool(value == helper.get_attribute_value(default))
 
 
-def _reduce(r: _Rewrite) -> list[onnx.NodeProto] | None:
+def _reduce(r: Replacement) -> list[onnx.NodeProto] | None:
     # Axes are an input from 18 on (ReduceSum: from 13 on).
     keepdims = r.attributes.get("keepdims", 1)
     if not r.has(1):
@@ -173,7 +164,7 @@ def _reduce(r: _Rewrite) -> list[onnx.NodeProto] | None:
     return r.done()
 
 
-def _split(r: _Rewrite) -> list[onnx.NodeProto] | None:
+def _split(r: Replacement) -> list[onnx.NodeProto] | None:
     # `num_outputs` came with 18: chunks of ceil(size / number), the last one smaller.
     axis = r.attributes.get("axis", 0)
     sizes = [(r.draft.shape_of(n) or ())[axis] for n in r.node.output]
@@ -182,7 +173,7 @@ def _split(r: _Rewrite) -> list[onnx.NodeProto] | None:
     return [node]
 
 
-def _pad(r: _Rewrite) -> list[onnx.NodeProto] | None:
+def _pad(r: Replacement) -> list[onnx.NodeProto] | None:
     if r.attributes.get("mode", b"constant") == b"wrap":
         return None
     inputs = list(r.node.input[:3])
@@ -199,11 +190,12 @@ def _pad(r: _Rewrite) -> list[onnx.NodeProto] | None:
     return r.done()
 
 
-def _resize(r: _Rewrite) -> list[onnx.NodeProto] | None:
+def _resize(r: Replacement) -> list[onnx.NodeProto] | None:
     known = ("coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value", "mode",
              "nearest_mode")  # fmt: skip
     kept = {k: v for k, v in r.attributes.items() if k in known}
-    if kept.get("coordinate_transformation_mode") == b"half_pixel_symmetric":
+    new = (r.attributes.get("antialias", 0), r.attributes.get("keep_aspect_ratio_policy", b"stretch"))
+    if kept.get("coordinate_transformation_mode") == b"half_pixel_symmetric" or new != (0, b"stretch"):
         return None
     inputs = [n if r.has(i) else "" for i, n in enumerate(r.node.input)]
     axes, rank = r.attributes.get("axes"), len(r.shape)
@@ -218,7 +210,17 @@ def _resize(r: _Rewrite) -> list[onnx.NodeProto] | None:
     return r.done()
 
 
-def _gelu(r: _Rewrite) -> list[onnx.NodeProto]:
+def _grid_sample(r: Replacement) -> list[onnx.NodeProto] | None:
+    # GridSample-16 has rows and columns alone, and other names for what it does between pixels.
+    mode = r.attributes.get("mode", b"linear").decode()
+    if len(r.shape) != 4:
+        return None
+    extra = {key: r.attributes.get(key) for key in ("align_corners", "padding_mode")}
+    r.add("GridSample", r.node.input, mode={"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode), **extra)
+    return r.done()
+
+
+def _gelu(r: Replacement) -> list[onnx.NodeProto]:
     x = r.node.input[0]
     if r.attributes.get("approximate", b"none") == b"tanh":
         cube = r.add("Pow", [x, r.scalar("three", 3.0)], "cube")
@@ -231,20 +233,20 @@ def _gelu(r: _Rewrite) -> list[onnx.NodeProto]:
     return r.done()
 
 
-def _mish(r: _Rewrite) -> list[onnx.NodeProto]:
+def _mish(r: Replacement) -> list[onnx.NodeProto]:
     x = r.node.input[0]
     r.add("Mul", [x, r.add("Tanh", [r.add("Softplus", [x], "softplus")], "tanh")])
     return r.done()
 
 
-def _swish(r: _Rewrite) -> list[onnx.NodeProto]:
+def _swish(r: Replacement) -> list[onnx.NodeProto]:
     x, alpha = r.node.input[0], r.attributes.get("alpha", 1.0)
     inner = x if alpha == 1.0 else r.add("Mul", [x, r.scalar("alpha", alpha)], "scaled")
     r.add("Mul", [x, r.add("Sigmoid", [inner], "sigmoid")])
     return r.done()
 
 
-def _group_norm(r: _Rewrite) -> list[onnx.NodeProto] | None:
+def _group_norm(r: Replacement) -> list[onnx.NodeProto] | None:
     # GroupNormalization-21: scale and bias per channel (18 had them per group, and was withdrawn).
     scale, bias, shape = r.value(1), r.value(2), r.shape
     if scale is None or bias is None or scale.size != shape[1]:
@@ -262,8 +264,9 @@ def _group_norm(r: _Rewrite) -> list[onnx.NodeProto] | None:
     return r.done()
 
 
-REWRITES: dict[str, Callable[[_Rewrite], list[onnx.NodeProto] | None]] = {
+REWRITES: dict[str, Callable[[Replacement], list[onnx.NodeProto] | None]] = {
     "Gelu": _gelu,
+    "GridSample": _grid_sample,
     "GroupNormalization": _group_norm,
     "Mish": _mish,
     "Pad": _pad,

@@ -169,6 +169,8 @@ class _Emitter:
 
     def fresh(self, hint: str) -> str:
         self._count += 1
+        while f"{hint}@{self._count}" in self.graph.tensors or f"{hint}@{self._count}" in self.graph.constants:
+            self._count += 1
         return f"{hint}@{self._count}"
 
     def hold(self, names: Iterable[str]) -> None:

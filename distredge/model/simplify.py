@@ -201,13 +201,7 @@ def _scale_conv(
         scaled = (grouped * by_output).reshape(weight.shape)
     has_bias = len(conv.input) > 2 and conv.input[2]
     bias = draft.constants[conv.input[2]].astype(np.float64) if has_bias else np.zeros(len(scale))
-    names = [_fresh(draft, f"{conv.input[1]}.folded"), _fresh(draft, f"{conv.input[1]}.folded_bias")]
+    names = [draft.fresh(f"{conv.input[1]}.{what}") for what in ("folded", "folded_bias")]
     draft.constants[names[0]] = scaled.astype(weight.dtype)
     draft.constants[names[1]] = (bias * scale + shift).astype(weight.dtype)
     conv.input[:] = [conv.input[0], *names]
-
-
-def _fresh(draft: Draft, name: str) -> str:
-    while name in draft.constants or name in draft.types:
-        name += "_"
-    return name

@@ -77,10 +77,10 @@ class Resize(Rule):
         if source.row_axis is None or (mode != "nearest" and np.dtype(source.dtype).kind != "f"):
             return head("Resize of a tensor without rows, or of integers")
         scales, made = _scales(graph, op), graph.tensors[op.outputs[0]]
-        for axis, scale in enumerate(() if scales is None else scales.tolist()):
-            if scale != 1 and source.shape[axis] == made.shape[axis]:
+        for dimension, scale in enumerate(() if scales is None else scales.tolist()):
+            if scale != 1 and source.shape[dimension] == made.shape[dimension]:
                 # Engines differ here: some copy, some resample.
-                return head(f"Resize by {scale:g} that leaves axis {axis} as long as it is")
+                return head(f"Resize by {scale:g} that leaves axis {dimension} as long as it is")
         if _is_smooth(op):
             for axis in AXES:
                 if dimension_of(source, axis) is not None and aligned_step(graph, op, axis) is None:
