@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
 
 # What each layer may import besides itself. A layer is the first name under `distredge`.
-_GROUND = {"errors", "checked_reading", "chrome_trace", "folders", "metric_names", "writing"}
+_GROUND = {"errors", "checked_reading", "chrome_trace", "folders", "metric_names", "network_addresses", "writing"}
 _DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chrome_trace": {"errors", "writing"},
     "metric_names": set(),
     "folders": {"errors"},
+    "network_addresses": set(),
     "writing": {"errors"},
     "model": {"errors", "folders", "writing"},
     "profiles": _GROUND | {"model"},
