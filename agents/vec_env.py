@@ -7,11 +7,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from distredge.envs.vector import VolumesVectorEnv
+from distredge.errors import ConfigError, located
 
 
 class KernelVecEnv(VecEnv):
@@ -21,10 +23,16 @@ class KernelVecEnv(VecEnv):
     episode is in `infos[i]["terminal_observation"]`.
 
     Args:
-        vector: the environment; its copies have no wrappers of their own.
+        vector: the environment; its copies have no wrappers of their own, and begin anew in the same step.
+
+    Raises:
+        ConfigError: if they begin anew in another step.
     """
 
     def __init__(self, vector: VolumesVectorEnv) -> None:
+        if vector.autoreset_mode is not AutoresetMode.SAME_STEP:
+            found = vector.autoreset_mode.value
+            raise ConfigError(located("KernelVecEnv", "autoreset_mode", found, repr(AutoresetMode.SAME_STEP.value)))
         self.vector = vector
         self._actions: NDArray[np.float32] | None = None
         super().__init__(vector.num_envs, vector.single_observation_space, vector.single_action_space)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distredge.errors import FileError, located
+from distredge.writing import write
 
 _US_PER_S = 1e6
 
@@ -66,7 +67,10 @@ def save(path: str | Path, events: Iterable[Event], lanes: Sequence[str], about:
             records.extend(_record(e, pid, thread + row + 1) for e, row in zip(chosen, rows, strict=True))
             thread += max(rows, default=-1) + 1
     document = {"displayTimeUnit": "ms", "otherData": dict(about), "traceEvents": records}
-    Path(path).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    try:
+        write(path, json.dumps(document, allow_nan=False))
+    except OSError as error:
+        raise FileError(f"{path}: cannot write the trace: {error.strerror or error}") from error
 
 
 def load(path: str | Path) -> tuple[list[Event], dict[str, Any]]:

@@ -35,6 +35,7 @@ from msgspec import Meta, Struct
 from distredge.checked_reading import decode_toml, read_bytes
 from distredge.errors import ClusterError, did_you_mean, located
 from distredge.model.graph import Graph
+from distredge.network_addresses import ACCEPTED, read_address
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped, user_profile_path
 from distredge.profiles.network import Trace, load_trace, usable
 from distredge.profiles.traces.formats import read_trace
@@ -92,7 +93,7 @@ class Device:
         name: unique in its cluster.
         profile: what it computes how fast.
         uplink, downlink: its access to the network, sending and receiving.
-        address: host name or IP address of its worker.
+        address: host name or IP address of its worker, without brackets and port.
         control_port, data_port: TCP ports of its worker; 0 lets the system choose.
         public_key: CURVE public key, Z85, 40 characters; None before keys are made.
         threads: threads of its engine.
@@ -258,7 +259,7 @@ class _DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: _Name
     profile: Annotated[str, Meta(min_length=1)]
     address: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
-    control_port: _Port = CONTROL_PORT
+    control_port: _Port | None = None
     data_port: _Port = DATA_PORT
     public_key: Annotated[str, Meta(min_length=40, max_length=40)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
@@ -303,7 +304,8 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
                 profile=profiles[entry.profile],
                 uplink=up,
                 downlink=down,
-                **_as_it_stands(entry, "profile", "link", "uplink", "downlink"),
+                **_place(entry, f"{where}: device[{index}]"),
+                **_as_it_stands(entry, "profile", "link", "uplink", "downlink", "address", "control_port"),
             )
         )
     own = next((d for d in devices if d.name == file.requester.device), None)
@@ -318,6 +320,18 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
         cluster = covering(cluster, graph)
     cluster.check_covers(models)
     return cluster
+
+
+def _place(entry: _DeviceFile, where: str) -> dict[str, Any]:
+    """Host and control port of a worker; the port may stand in the address."""
+    try:
+        host, port = read_address(entry.address)
+    except ValueError as error:
+        raise ClusterError(f"{located(where, 'address', entry.address, ACCEPTED)}: {error}") from None
+    if port is not None and entry.control_port not in (None, port):
+        raise ClusterError(located(where, "address", entry.address, f"port {entry.control_port}, as control_port says"))
+    given = entry.control_port if port is None else port
+    return {"address": host, "control_port": CONTROL_PORT if given is None else given}
 
 
 def _as_it_stands(entry: Struct, *otherwise: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import functools
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
 from distredge.model.volumes import Decision
 from distredge.model.wires import INPUT_DTYPES, VOLUME_WIRES, WIRES
+from distredge.writing import write
 
 FORMAT = "distredge.strategy/1"
 SPLITS = ("rows",)
@@ -316,22 +316,13 @@ class Strategy:
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Writes the strategy file, beside it first, so that nobody ever finds half of one.
+        """Writes the strategy file whole, so that nobody ever finds half of one, or into a pipe or a device.
 
         Raises:
             FileError: if it cannot be written.
         """
-        target = Path(path).resolve()
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            if target.exists() and not target.is_file():
-                target.write_text(self.to_json(), encoding="utf-8")  # such as /dev/stdout
-                return
-            try:
-                beside.write_text(self.to_json(), encoding="utf-8")
-                os.replace(beside, target)
-            finally:
-                beside.unlink(missing_ok=True)
+            write(path, self.to_json())
         except OSError as error:
             raise FileError(f"{path}: cannot write the strategy: {error.strerror or error}") from error
 

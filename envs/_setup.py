@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, SupportsFloat
+
+import numpy as np
 
 from distredge.cluster import Cluster, load_cluster
 from distredge.errors import ConfigError, did_you_mean, located
@@ -15,11 +18,30 @@ Model = str | Path | Graph
 Clusters = str | Path | Cluster | Sequence[str | Path | Cluster]
 
 
-def check_choice(where: str, key: str, found: str, accepted: Iterable[str]) -> None:
+def check_choice(where: str, key: str, found: object, accepted: Iterable[str]) -> None:
     """Raises ConfigError, with the closest accepted value, unless `found` is one of `accepted`."""
     names = list(accepted)
     if found not in names:
         raise ConfigError(f"{where}: {key}: found {found!r}{did_you_mean(str(found), names)}")
+
+
+def check_options(where: str, options: object, accepted: Iterable[str]) -> dict[str, Any]:
+    """Returns the options of a reset as a new dict, or raises ConfigError unless all of their names are accepted."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ConfigError(located(where, "options", options, f"a dict with any of {', '.join(accepted)}"))
+    for key in options:
+        check_choice(where, "options", key, accepted)
+    return dict(options)
+
+
+def is_number(value: object) -> bool:
+    """Whether something is one finite real number, and neither a boolean nor text."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (SupportsFloat, np.ndarray)):
+        return False
+    array = np.asarray(value)
+    return array.shape == () and array.dtype.kind in "iuf" and bool(np.isfinite(array))
 
 
 def check_partition(where: str, graph: Graph, partition: Sequence[int]) -> tuple[int, ...]:

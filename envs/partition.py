@@ -95,7 +95,8 @@ class PartitionEnv(VolumesEnv):
     ## Vectorized environment
 
     `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` steps n copies with one call of the compiled kernel;
-    episodes that end begin anew in the same step. `distredge.agents.vec_env` adapts it to stable-baselines3.
+    the step after an episode's end begins the next one, in the same step with `autoreset_mode="SameStep"`.
+    `distredge.agents.vec_env` adapts it to stable-baselines3.
 
     ## Version History
 

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from distredge import metric_names
-from distredge.envs._setup import check_choice, longest_period_s
+from distredge.envs._setup import check_options, longest_period_s
 from distredge.envs.observation import scale_time
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
@@ -21,43 +21,62 @@ from distredge.errors import ConfigError, located
 from distredge.latency import offload_latency_s
 
 Array = NDArray[Any]
+_MASK = "reset_mask"
 
 
-def split_rows(num_envs: int = 1, **arguments: Any) -> VolumesVectorEnv:
+def split_rows(
+    num_envs: int = 1, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP, **arguments: Any
+) -> VolumesVectorEnv:
     """Returns `num_envs` environments `distredge/SplitRows-v0`; the other arguments are that environment's."""
-    return VolumesVectorEnv(SplitRowsEnv(**arguments), num_envs)
+    return VolumesVectorEnv(SplitRowsEnv(**arguments), num_envs, autoreset_mode)
 
 
-def partition(num_envs: int = 1, **arguments: Any) -> VolumesVectorEnv:
+def partition(
+    num_envs: int = 1, autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP, **arguments: Any
+) -> VolumesVectorEnv:
     """Returns `num_envs` environments `distredge/Partition-v0`; the other arguments are that environment's."""
-    return VolumesVectorEnv(PartitionEnv(**arguments), num_envs)
+    return VolumesVectorEnv(PartitionEnv(**arguments), num_envs, autoreset_mode)
 
 
 class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array]):
     """Copies of an environment that step together.
 
-    An environment whose episode ends begins the next one in the same step (`AutoresetMode.SAME_STEP`): its observation
-    is the first of the new episode, `infos["final_obs"]` and `infos["final_info"]` hold the last of the old one. Every
-    array that is returned is a new one. Options of `reset` are those of the environment, for all or one for each.
+    What happens to an environment whose episode ends, `autoreset_mode` says, in Gymnasium's words:
+
+    - `NEXT_STEP` (what `gymnasium.make_vec` gives): its next step begins a new episode, whatever the action, with the
+      first observation, reward 0 and nothing ended. Gymnasium's wrappers of observations need this one.
+    - `SAME_STEP` (stable-baselines3's contract): the new episode begins at once; the observation is its first one,
+      `infos["final_obs"]` and `infos["final_info"]` hold the last of the old one.
+    - `DISABLED`: it has to be reset, alone with `reset(options={"reset_mask": mask})`.
+
+    Every array that is returned is a new one. Options of `reset` are those of the environment, for all or one for each.
 
     Args:
         env: the environment to copy; it is not stepped.
         num_envs: number of copies, at least 1.
+        autoreset_mode: of Gymnasium, or its value, such as "NextStep".
 
     Raises:
-        ConfigError: if there are no copies, or the environment is one that draws.
+        ConfigError: if there are no copies, the mode is unknown, or the environment is one that draws.
     """
 
-    def __init__(self, env: VolumesEnv, num_envs: int) -> None:
+    def __init__(
+        self, env: VolumesEnv, num_envs: int, autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP
+    ) -> None:
         if num_envs < 1:
             raise ConfigError(located(env.name, "num_envs", num_envs, "at least 1"))
         if env.render_mode is not None:
             raise ConfigError(
                 located(env.name, "render_mode", env.render_mode, "None here; vectorization_mode='sync' draws")
             )
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            accepted = ", ".join(repr(mode.value) for mode in AutoresetMode)
+            raise ConfigError(located(env.name, "autoreset_mode", autoreset_mode, accepted)) from None
         self.env = env
         self.num_envs = num_envs
-        self.metadata = {**env.metadata, "render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.metadata = {**env.metadata, "render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = env.observation_space
         self.single_action_space = env.action_space
         self.observation_space = batch_space(env.observation_space, num_envs)
@@ -82,28 +101,36 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
             "latency_s": np.full(num_envs, np.nan),
         }
         self._running = False
+        self._over = np.zeros(num_envs, np.bool_)
+        self._done_s = np.zeros((num_envs, env.n_devices))
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begins an episode in every environment.
+        """Begins an episode in every environment, or in some.
 
         Args:
             seed: of all random choices.
-            options: `cluster` (index) and `start_s` (seconds), each one value or (num_envs,).
+            options: `cluster` (index) and `start_s` (seconds), each one value or one for each environment that begins;
+                `reset_mask`, (num_envs,) bool, says which do.
 
         Returns:
             (num_envs, n_features) observations from -1 to 1, and the infos.
+
+        Raises:
+            ConfigError: if the options are not those.
+            ResetNeeded: if only some begin where none has begun before.
         """
+        given = check_options(f"{self.env.name}.reset", options, (*OPTIONS, _MASK))
+        mask = self._check_mask(given.pop(_MASK, None))
+        if not (self._running or mask.all()):
+            raise ResetNeeded("call reset() for all environments first")
         super().reset(seed=seed)
-        given = dict(options or {})
-        for key in given:
-            check_choice(f"{self.env.name}.reset", "options", key, OPTIONS)
-        self._begin(self._every, given)
+        self._begin(np.flatnonzero(mask), given)
         self._running = True
+        self._done_s[mask] = 0.0
         none = np.zeros(self.num_envs)
-        infos = _with_masks(self._info(none, none > 0), none == 0)
-        return self._observe(np.zeros((self.num_envs, self.env.n_devices))), infos
+        return self._observe(self._done_s), _with_masks(self._info(none, none > 0), mask)
 
     def step(self, actions: NDArray[np.float32]) -> tuple[NDArray[np.float32], Array, Array, Array, dict[str, Any]]:
         """Adds a volume in every environment.
@@ -116,39 +143,78 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
             ended; the same of none, since no episode is truncated; the infos.
 
         Raises:
-            ResetNeeded: before the first `reset`.
+            ResetNeeded: before the first `reset`, or where an episode is over and no other begins by itself.
             InvalidAction: if the actions are of another shape, or not finite.
         """
         if not self._running:
             raise ResetNeeded("call reset() before step()")
-        env = self.env
         values = self._check_actions(actions)
-        index = env.decide(values, self._place)
-        rows = cut_points(values[:, values.shape[1] + 1 - env.n_devices :], self._heights[index])
-        self._cuts[self._every, self._count] = index
-        self._rows[self._every, self._count] = rows
-        self._count += 1
-        last = index == len(self._heights) - 1
-        head = np.where(last, np.argmax(np.diff(rows, axis=1), axis=1), 0)
-        longest = int(self._count.max())
-        finish_s, whole_s = env.pricer(
-            self._cuts[:, :longest], self._rows[:, :longest], head, self._cluster, self._start_s
-        )
-        latency_s = np.where(last, whole_s, finish_s.max(axis=1))
+        head, latency_s, last = self._decide(values, self._begin_next())
         done = last | np.isinf(latency_s)
+        finish_s = self._done_s
+        env = self.env
         unit_s = self._offload_s[self._cluster] if env.reward_scale == "offload" else 1.0
-        rewards = np.where(done, unit_s / latency_s, 0.0)
+        rewards = np.where(done, unit_s / np.where(done, latency_s, 1.0), 0.0)
         obs, info = self._observe(finish_s), self._info(latency_s, done)
         infos: dict[str, Any] = {}
         if done.any():
             ended = np.flatnonzero(done)
-            infos = self._final(obs, info, done)
             self._remember(ended, head, latency_s)
-            self._begin(ended, {})
-            obs[done] = self._observe(np.zeros_like(finish_s))[done]
-            info = self._info(np.where(done, 0.0, latency_s), np.zeros_like(done))
+            if self.autoreset_mode is AutoresetMode.SAME_STEP:
+                infos = self._final(obs, info, done)
+                self._begin(ended, {})
+                finish_s[done] = 0.0
+                obs[done] = self._observe(finish_s)[done]
+                info = self._info(np.where(done, 0.0, latency_s), np.zeros_like(done))
+            else:
+                self._over = done.copy()
         infos |= _with_masks(info, np.ones_like(done))
         return obs, rewards, done, np.zeros_like(done), infos
+
+    def _begin_next(self) -> NDArray[np.bool_]:
+        """Begins the episodes that the ends of others left to this step; returns which go on instead, (num_envs,)."""
+        over = self._over
+        if self.autoreset_mode is AutoresetMode.DISABLED and over.any():
+            which = np.flatnonzero(over).tolist()
+            raise ResetNeeded(f"the episodes of environments {which} are over: reset them with options['reset_mask']")
+        goes_on = ~over
+        if over.any():
+            self._begin(np.flatnonzero(over), {})
+        return goes_on
+
+    def _decide(
+        self, values: NDArray[np.float64], goes_on: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Adds a volume to the episodes that go on, and prices them.
+
+        Args:
+            values: (num_envs, n_values + n_devices - 1) actions.
+            goes_on: (num_envs,) bool; the others have just begun.
+
+        Returns:
+            (num_envs,) int64 head devices, float64 latencies, and which volumes are last; zeros where one has begun.
+        """
+        env, every = self.env, self._every[goes_on]
+        index = env.decide(values[every], self._place[every])
+        rows = cut_points(values[every, values.shape[1] + 1 - env.n_devices :], self._heights[index])
+        self._cuts[every, self._count[every]] = index
+        self._rows[every, self._count[every]] = rows
+        self._count[every] += 1
+        ends = index == len(self._heights) - 1
+        heads = np.where(ends, np.argmax(np.diff(rows, axis=1), axis=1), 0)
+        head, latency_s = np.zeros(self.num_envs, np.int64), np.zeros(self.num_envs)
+        last = np.zeros(self.num_envs, np.bool_)
+        self._done_s = np.zeros((self.num_envs, env.n_devices))
+        if len(every):
+            longest = int(self._count.max())
+            finish_s, whole_s = env.pricer(
+                self._cuts[every, :longest], self._rows[every, :longest], heads, self._cluster[every],
+                self._start_s[every],
+            )  # fmt: skip
+            self._done_s[every] = finish_s
+            head[every], last[every] = heads, ends
+            latency_s[every] = np.where(ends, whole_s, finish_s.max(axis=1))
+        return head, latency_s, last
 
     def last_episode(self, index: int) -> Episode | None:
         """The last episode that ended in one of the environments; None before there is one."""
@@ -212,6 +278,7 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         clusters = len(self.env.problems)
         self._cuts[which] = -1
         self._count[which] = 0
+        self._over[which] = False
         if "cluster" in options:
             chosen = self._option("cluster", options["cluster"], count)
             if ((chosen < 0) | (chosen >= clusters) | (chosen != np.floor(chosen))).any():
@@ -235,12 +302,24 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
             for i in which:
                 self._about_cluster[i] = self.env.cluster_view(int(self._cluster[i]), float(self._start_s[i]))
 
+    def _check_mask(self, mask: Any) -> NDArray[np.bool_]:
+        """Which environments begin, (num_envs,); all without a mask."""
+        if mask is None:
+            return np.ones(self.num_envs, np.bool_)
+        found = np.asarray(mask)
+        if found.shape != (self.num_envs,) or found.dtype != np.bool_ or not found.any():
+            accepted = f"({self.num_envs},) bool, at least one of them true"
+            raise ConfigError(located(f"{self.env.name}.reset", f"options: {_MASK}", mask, accepted))
+        return found
+
     def _option(self, key: str, value: ArrayLike, count: int) -> NDArray[np.float64]:
         try:
-            return np.broadcast_to(np.asarray(value, np.float64), count)
-        except (ValueError, TypeError) as error:
-            accepted = f"one value, or {count}"
-            raise ConfigError(located(f"{self.env.name}.reset", f"options: {key}", value, accepted)) from error
+            found = np.asarray(value)
+            if found.dtype.kind in "iuf":
+                return np.broadcast_to(found.astype(np.float64), count)
+        except ValueError:
+            pass
+        raise ConfigError(located(f"{self.env.name}.reset", f"options: {key}", value, f"one value, or {count}"))
 
     def _check_actions(self, actions: ArrayLike) -> NDArray[np.float64]:
         values = np.asarray(actions, np.float64)

@@ -17,7 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from distredge import metric_names
 from distredge.envs import rendering
-from distredge.envs._setup import Clusters, Model, check_choice, load_model, load_problems, longest_period_s
+from distredge.envs._setup import (
+    Clusters,
+    Model,
+    check_choice,
+    check_options,
+    is_number,
+    load_model,
+    load_problems,
+    longest_period_s,
+)
 from distredge.envs.observation import compute_times, reach_times, scale_time
 from distredge.envs.pricing import make_pricer
 from distredge.errors import ConfigError, located
@@ -186,10 +195,8 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
+        given = check_options(f"{self.name}.reset", options, OPTIONS)
         super().reset(seed=seed)
-        given = dict(options or {})
-        for key in given:
-            check_choice(f"{self.name}.reset", "options", key, OPTIONS)
         self._cluster = self._choose_cluster(given.get("cluster"))
         self._start_s = self._choose_start_s(given.get("start_s"))
         if self.observe_cluster:
@@ -304,15 +311,15 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         count = len(self.problems)
         if wanted is None:
             return int(self.np_random.integers(count)) if count > 1 else 0
-        if not 0 <= wanted < count:
+        if not is_number(wanted) or not 0 <= wanted < count or wanted != int(wanted):
             raise ConfigError(located(f"{self.name}.reset", "options: cluster", wanted, f"0 to {count - 1}"))
-        return wanted
+        return int(wanted)
 
     def _choose_start_s(self, wanted: float | None) -> float:
         if wanted is None:
             period_s = longest_period_s(self.problem.cluster)
             return float(self.np_random.uniform(0.0, period_s)) if period_s else 0.0
-        if not (math.isfinite(wanted) and wanted >= 0):
+        if not is_number(wanted) or wanted < 0:
             raise ConfigError(located(f"{self.name}.reset", "options: start_s", wanted, "a number of seconds >= 0"))
         return float(wanted)
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.errors import FileError, ProfileError, located
+from distredge.errors import ProfileError
 from distredge.model.graph import Graph
 from distredge.model.signatures import Signature
 from distredge.profiles.compute import ComputeProfile, interpolated
 from distredge.profiles.modelled import profile_rows
+from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,9 +126,7 @@ def plot(profiles: Sequence[ComputeProfile], path: str | Path, graphs: Sequence[
     Returns:
         How many operators were drawn.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in PICTURES:
-        raise FileError(located(path, "", suffix or "no ending", " or ".join(PICTURES)))
+    picture_format(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -157,7 +156,7 @@ def plot(profiles: Sequence[ComputeProfile], path: str | Path, graphs: Sequence[
         axes.grid(alpha=0.3)
     grid.flat[0].legend(fontsize=8)
     figure.suptitle("latency against rows: " + ", ".join(p.name for p in profiles), fontsize=11)
-    figure.savefig(str(path), dpi=110)
+    write_picture(figure, path, dpi=110)
     return len(keys)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -23,6 +22,7 @@ from distredge.folders import user_folder
 from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
+from distredge.writing import write
 
 THIS_MACHINE = "this-machine"
 SETS = ("default", "distredge-paper")
@@ -231,16 +231,13 @@ def user_profile_path() -> Path:
 
 
 def write_profile(data: ProfileFile, path: str | Path) -> None:
-    """Writes a profile's content as JSON, one operator a line, through a temporary file beside the target."""
+    """Writes a profile's content as JSON, one operator a line."""
     target = Path(path)
     text = msgspec.json.encode(_without_defaults(data))
     text = msgspec.json.format(text, indent=1) if data.operators is None else _one_operator_a_line(text)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            file.write(text + b"\n")
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, target)
+        write(target, text + b"\n")
     except OSError as reason:
         raise ProfileError(f"{path}: cannot be written: {reason.strerror or reason}") from None
 

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distredge.checked_reading import decode_json, lines_of, read_bytes, shortened
 from distredge.errors import TraceError, did_you_mean, located
+from distredge.writing import write
 
 FORMAT = "distredge.trace/1"
 HEADER = "time_s,rate_bps,rtt_s"
@@ -183,7 +184,7 @@ class Trace:
         rows = zip(self.times_s.tolist(), self.rates_bps.tolist(), self.rtt_s.tolist(), strict=True)
         lines += [f"{time!r},{rate!r},{rtt!r}" for time, rate, rtt in rows]
         try:
-            Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write(path, "\n".join(lines) + "\n")
         except OSError as reason:
             raise TraceError(f"{path}: cannot be written: {reason.strerror or reason}") from None
 

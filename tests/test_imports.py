@@ -16,15 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
 
 # What each layer may import besides itself. A layer is the first name under `distredge`.
-_GROUND = {"errors", "checked_reading", "chrome_trace", "folders", "metric_names"}
+_GROUND = {"errors", "checked_reading", "chrome_trace", "folders", "metric_names", "network_addresses", "writing"}
 _DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "checked_reading": {"errors"},
-    "chrome_trace": {"errors"},
+    "chrome_trace": {"errors", "writing"},
     "metric_names": set(),
     "folders": {"errors"},
-    "model": {"errors", "folders"},
+    "network_addresses": set(),
+    "writing": {"errors"},
+    "model": {"errors", "folders", "writing"},
     "profiles": _GROUND | {"model"},
     "cluster": _GROUND | {"model", "profiles"},
     "strategy": _GROUND | {"model", "profiles", "cluster"},

@@ -195,12 +195,12 @@ def test_a_failed_save_leaves_the_file_as_it_was(graph: Graph, tmp_path: Path, m
     first = Strategy.make(graph, ["a"], [(2, [0, 12])], head="a")
     first.save(path)
 
-    def half(target: Path, text: str, encoding: str) -> int:
-        with target.open("w", encoding=encoding) as file:
-            file.write(text[: len(text) // 2])
+    def half(target: Path, content: bytes) -> int:
+        with target.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(FileError, match="cannot write the strategy: No space left"):
         Strategy.make(graph, ["a", "b"], [(2, [0, 5, 12])], head="a").save(path)
     assert Strategy.load(path) == first

@@ -2,7 +2,7 @@
 
 A failing command writes one line on stderr and ends with
 
-- 1: something failed while running,
+- 1: something failed while running (without a line where nobody reads the output any more, as after `| head`),
 - 2: bad usage, a file or model that cannot be used, or a package that is not installed,
 - 130: interrupted.
 
@@ -11,7 +11,9 @@ The traceback appears only with `-vv`.
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import json
 import os
 import sys
@@ -23,6 +25,7 @@ import click
 
 from distredge.errors import DistredgeError, FileError, MissingDependency, ModelError
 from distredge.folders import settle_caches
+from distredge.writing import descriptor_of, is_file
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -33,6 +36,8 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _TRACEBACK_AT = 2
+_STDOUT = 1
+_STDOUT_OF = "distredge.stdout"
 
 # Which extra brings a package that its own import statement did not find: module -> (package on PyPI, extra).
 _OPTIONAL: Mapping[str, tuple[str, str]] = {
@@ -76,10 +81,16 @@ def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoRet
     """
     args = list(sys.argv[1:] if argv is None else argv)
     verbosity = count_verbosity(args)
+    _print_anything()
     try:
         _configure_logging(verbosity)
         settle_caches()
         result = load_object(target).main(args=args, prog_name=prog_name, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, or Python complains of it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+        sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
@@ -87,6 +98,27 @@ def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoRet
         sys.exit(_report(error, verbosity))
     # Outside its standalone mode click hands back the code of `ctx.exit(code)`; a command's own result is None.
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _print_anything() -> None:
+    """Lets names be printed that have no form in the output's encoding, rather than fail at them.
+
+    A file's name is bytes: those that are no text go out as they are. Other characters become escapes.
+    """
+
+    def write_out(error: UnicodeError) -> tuple[bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        found = b""
+        for character in error.object[error.start : error.end]:
+            handler = "surrogateescape" if "\udc80" <= character <= "\udcff" else "backslashreplace"
+            found += character.encode("ascii", handler)
+        return found, error.end
+
+    codecs.register_error("distredge", write_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="distredge")
 
 
 def load_model_of(
@@ -150,13 +182,44 @@ def check_writable(path: str | Path | None) -> None:
     if path is None:
         return
     path = Path(path)
+    descriptor = descriptor_of(path)
+    if descriptor is not None:
+        _check_descriptor(path, descriptor)
+        return
     if path.is_dir():
         raise FileError(f"{path}: is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise FileError(f"{path}: there is no folder '{path.parent}'")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise FileError(f"{path}: cannot be written: permission denied")
-    settle_caches(path.parent)
+    if is_file(path):
+        settle_caches(path.parent)
+
+
+def _check_descriptor(path: Path, descriptor: int) -> None:
+    import fcntl
+
+    try:
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    except OSError as error:
+        raise FileError(f"{path}: is not open: {error.strerror}") from None
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        raise FileError(f"{path}: cannot be written: it is open for reading")
+    if descriptor == _STDOUT:
+        _leave_stdout()
+
+
+def _leave_stdout() -> None:
+    """Sends what is said to people to stderr until the command ends: what reads stdout is to find the file alone."""
+    context = click.get_current_context(silent=True)
+    if context is None or _STDOUT_OF in context.meta:
+        return
+    context.meta[_STDOUT_OF], sys.stdout = sys.stdout, sys.stderr
+
+    def back() -> None:
+        sys.stdout = context.meta.pop(_STDOUT_OF)
+
+    context.call_on_close(back)
 
 
 def check_folder(path: str | Path) -> None:
@@ -176,7 +239,8 @@ def check_folder(path: str | Path) -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Writes one JSON object on one line of stdout; NaN and infinities are refused."""
-    click.echo(json.dumps(value, allow_nan=False))
+    context = click.get_current_context(silent=True)
+    click.echo(json.dumps(value, allow_nan=False), file=None if context is None else context.meta.get(_STDOUT_OF))
 
 
 def count_verbosity(args: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ import click
 from distredge.cli._common import check_writable
 from distredge.cli._options import input_shape_option
 from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES
+from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,21 +97,14 @@ def load_problem(
     )
 
 
-CHART_FORMATS = (".png", ".svg", ".pdf")
-
-
 def check_chart(path: str | None) -> None:
     """Checks, before any work, that a chart can be written; None passes.
 
     Raises:
         FileError: if its name has another ending than those of charts, or it cannot be written.
     """
-    from pathlib import Path
-
-    from distredge.errors import FileError
-
-    if path is not None and Path(path).suffix.lower() not in CHART_FORMATS:
-        raise FileError(f"{path}: found the ending '{Path(path).suffix}', accepted: {', '.join(CHART_FORMATS)}")
+    if path is not None:
+        picture_format(path)
     check_writable(path)
 
 
@@ -122,12 +116,8 @@ def save_chart(figure: Figure, path: str | Path) -> None:
     """
     from matplotlib import pyplot as plt
 
-    from distredge.errors import FileError
-
     try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: cannot write the chart: {error}") from error
+        write_picture(figure, path, dpi=150)
     finally:
         plt.close(figure)
 

@@ -14,6 +14,7 @@ import click
 
 from distredge.cli._common import check_folder, check_writable, print_json
 from distredge.cli._options import Number, input_shape_option, json_option, seed_option, verbose_option
+from distredge.writing import is_file
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -72,7 +73,7 @@ def run(
 
     An interrupted run is saved; the same command goes on with it. Keep the machine idle meanwhile.
     """
-    from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path
+    from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path, write_profile
     from distredge.profiles.measuring.bench import EngineSettings
     from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan, warnings_of
 
@@ -95,19 +96,23 @@ def run(
         check_folder(path.parent)
     plan = QUICK if quick else MeasuringPlan()
     plan = plan if budget_s is None else replace(plan, budget_s=budget_s)
-    start = load_profile(path).data if path.is_file() and not restart else None
+    start = load_profile(path).data if is_file(path) and path.is_file() and not restart else None
     names = name or (path.stem if out is not None else THIS_MACHINE)
     graphs = _load(models, input_shape)
     with _bar(quiet=as_json) as bar:
+        # What is no file cannot be kept up to date on the way.
+        kept = path if is_file(path) else None
         measuring = Measuring(
-            graphs, settings, plan, path, names, models, start, lambda p: _show(bar, p) if bar is not None else None
+            graphs, settings, plan, kept, names, models, start, lambda p: _show(bar, p) if bar is not None else None
         )
         try:
             data = measuring.run()
         except KeyboardInterrupt:
-            if path.is_file():
+            if kept is not None and path.is_file():
                 click.echo(f"saved what was measured so far: {path}", err=True)
             raise
+    if kept is None:
+        write_profile(data, path)
     for warning in warnings_of(data):
         click.echo(f"warning: {warning}", err=True)
     missing = measuring.missing

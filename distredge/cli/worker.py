@@ -52,7 +52,7 @@ def worker(
     security = None
     if not plaintext:
         security = cluster_keys(cluster, keys_folder(cluster_name, keys_path), name).for_worker()
-    control, data = bind_addresses(device, bind)
+    control, data = bind_addresses(device, bind, not plaintext)
     engine = OnnxRuntimeEngine(device.threads if threads is None else threads, provider)
     network = ZmqNetwork(security)
     try:

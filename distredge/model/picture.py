@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distredge.errors import FileError, located
 from distredge.model.describe import OperatorLine, describe
+from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from distredge.model.laying_out import StrategyLike
     from distredge.model.volumes import Decision
 
-FORMATS = (".svg", ".png", ".pdf")
 
 _ROW_INCHES = 0.21
 _LANE = 0.32
@@ -44,21 +43,16 @@ def draw(graph: Graph, path: str | Path, strategy: StrategyLike | None = None) -
         strategy: a strategy for it.
 
     Raises:
-        FileError: if the ending is none of `FORMATS`, or the file cannot be written.
+        FileError: if the ending is none of `writing.PICTURES`, or the file cannot be written.
         StrategyError: if the strategy does not fit the graph.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise FileError(located(path, "", suffix or "no ending", " or ".join(FORMATS)))
+    kind = picture_format(path)
     from matplotlib import rc_context
 
     chart = figure(graph, strategy)
-    try:
-        # Text stays text, so that names can be searched for.
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": graph.name}):
-            chart.savefig(str(path), dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
-    except OSError as error:
-        raise FileError(f"{path}: cannot write the picture: {error.strerror or error}") from error
+    # Text stays text, so that names can be searched for.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": graph.name}):
+        write_picture(chart, path, dpi=110, metadata={"Date": None} if kind == "svg" else None)
 
 
 def figure(graph: Graph, strategy: StrategyLike | None = None) -> Figure:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distredge.chrome_trace import spread
-from distredge.errors import FileError, located
 from distredge.timeline import LANES, Span, Timeline
+from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg", ".pdf")
 
 _LANE_HEIGHT = 0.26
 _DEVICE_HEIGHT = 1.0
@@ -33,12 +32,10 @@ def draw(timeline: Timeline, path: str | Path, title: str = "") -> None:
         title: text above the chart.
 
     Raises:
-        FileError: if the ending is not one of `FORMATS`.
+        FileError: if the ending is not one of `writing.PICTURES`.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise FileError(located(path, "", suffix or "no ending", " or ".join(FORMATS)))
-    figure(timeline, title).savefig(str(path), dpi=120)
+    picture_format(path)
+    write_picture(figure(timeline, title), path, dpi=120)
 
 
 def figure(timeline: Timeline, title: str = "") -> Figure:

@@ -94,11 +94,11 @@ def test_the_table_says_how_far_from_the_bound_and_what_is_simulated(
     [
         ("plan", ("--out", "none/s.json"), "none/s.json: there is no folder 'none'"),
         ("compare", ("--plot", "none/c.png"), "none/c.png: there is no folder 'none'"),
-        ("compare", ("--plot", "c.bmp"), "c.bmp: found the ending '.bmp', accepted: .png, .svg, .pdf"),
+        ("compare", ("--plot", "c.bmp"), "c.bmp: found '.bmp', accepted: .png or .svg or .pdf"),
         ("plan", ("--pareto", "--out", __file__), f"{__file__}: '{__file__}' is a file; give the name of a folder"),
         ("plan", ("--pareto", "--out", f"{__file__}/f"), "is a file; give the name of a folder"),
         ("plan", ("--pareto", "--objective", "energy"), "--pareto weighs all objectives"),
-        ("plan", ("--pareto", "--plot", "c"), "c: found the ending '', accepted: .png, .svg, .pdf"),
+        ("plan", ("--pareto", "--plot", "c"), "c: found 'no ending', accepted: .png or .svg or .pdf"),
         ("plan", ("--budget", "nan"), "'--budget': found 'nan', accepted: a number above 0"),
         ("compare", ("--budget", "inf"), "'--budget': found 'inf', accepted: a number above 0"),
         ("plan", ("--input-shape", "1,3"), "input_shape: found (1, 3)"),

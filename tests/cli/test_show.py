@@ -100,7 +100,7 @@ def test_wrong_sizes() -> None:
 
 
 def test_a_picture_in_an_unknown_format(graph: Graph, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"found '\.gif', accepted: \.svg or \.png or \.pdf"):
+    with pytest.raises(ValueError, match=r"found '\.gif', accepted: \.png or \.svg or \.pdf"):
         draw(graph, tmp_path / "g.gif")
 
 

@@ -114,7 +114,7 @@ def test_made_by_name(graph: Graph) -> None:
     for name in (distredge.envs.SPLIT_ROWS, distredge.envs.PARTITION):
         vector = gym.make_vec(name, num_envs=4, model=graph, cluster="db-50")
         assert isinstance(vector.unwrapped, VolumesVectorEnv)
-        assert vector.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+        assert vector.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
         obs, _ = vector.reset(seed=0)
         assert obs in vector.observation_space
         obs, *_ = vector.step(vector.action_space.sample())
@@ -208,3 +208,138 @@ def test_wrong_use(graph: Graph) -> None:
     vector.reset()
     with pytest.raises(InvalidAction, match=r"\(2, 3\)"):
         vector.step(np.zeros((3, 3), np.float32))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_other_modes_play_the_same_episodes(graph: Graph, mode: str) -> None:
+    arguments = {"model": graph, "cluster": "db-50", "partition": [9, 17]}
+    vector = gym.make_vec(distredge.envs.SPLIT_ROWS, num_envs=3, autoreset_mode=mode, **arguments)
+    alone = [SplitRowsEnv(graph, "db-50", partition=[9, 17]) for _ in range(3)]
+    obs, _ = vector.reset(seed=0)
+    expected = np.array([env.reset(seed=0)[0] for env in alone])
+    assert np.array_equal(obs, expected)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        for number in range(2):
+            actions = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
+            obs, rewards, terminated, truncated, infos = vector.step(actions)
+            steps = [env.step(action) for env, action in zip(alone, actions, strict=True)]
+            assert np.allclose(obs, [step[0] for step in steps], rtol=1e-9, atol=1e-7)
+            assert np.allclose(rewards, [step[1] for step in steps], rtol=1e-9)
+            assert terminated.all() == (number == 1)
+            assert not truncated.any()
+            assert "final_obs" not in infos
+        if mode == "Disabled":
+            with pytest.raises(ResetNeeded, match=r"environments \[0, 1, 2\] are over"):
+                vector.step(actions)
+            for i in range(3):
+                obs, infos = vector.reset(options={"reset_mask": np.arange(3) == i})
+                assert infos["_volume"].tolist() == [j == i for j in range(3)]
+        else:
+            obs, rewards, terminated, _, infos = vector.step(actions)
+            assert sum(np.count_nonzero(found) for found in (rewards, terminated, infos["volume"])) == 0
+        assert np.array_equal(obs, expected)
+        for env in alone:
+            env.reset()
+
+
+def test_episodes_of_several_lengths_begin_anew_on_their_own(graph: Graph) -> None:
+    vector = gym.make_vec(distredge.envs.PARTITION, num_envs=4, model=graph, cluster="db-50")
+    _, infos = vector.reset(seed=0)
+    rng = np.random.default_rng(1)
+    volumes, over = infos["volume"], np.zeros(4, bool)
+    mixed = 0
+    for _ in range(60):
+        obs, rewards, done, _, infos = vector.step(rng.uniform(-1, 1, vector.action_space.shape).astype(np.float32))
+        assert np.array_equal(infos["volume"], np.where(over, 0, volumes + 1))
+        assert np.count_nonzero(done[over]) + np.count_nonzero(rewards[over]) == 0
+        assert obs in vector.observation_space
+        mixed += over.any() and not over.all()
+        volumes, over = infos["volume"], done
+    assert mixed > 5
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_gymnasiums_wrappers_take_it(graph: Graph, mode: str) -> None:
+    wrappers = gym.wrappers.vector
+    needs_next_step = {"NormalizeObservation", "FlattenObservation", "RescaleObservation", "ReshapeObservation"}
+    needs_next_step.add("DtypeObservation")
+    made = {
+        "RecordEpisodeStatistics": {},
+        "NormalizeReward": {},
+        "ClipAction": {},
+        "ClipReward": {"min_reward": 0.0, "max_reward": 1.0},
+        "DictInfoToList": {},
+        "DtypeObservation": {"dtype": np.float32},
+        "FlattenObservation": {},
+        "NormalizeObservation": {},
+        "RescaleAction": {"min_action": np.float32(0), "max_action": np.float32(1)},
+        "RescaleObservation": {"min_obs": np.float32(0), "max_obs": np.float32(1)},
+        "ReshapeObservation": {"shape": (1, 8)},
+    }
+    for name, arguments in made.items():
+        vector = gym.make_vec(
+            distredge.envs.SPLIT_ROWS, num_envs=3, autoreset_mode=mode, model=graph, cluster="db-50", partition=[9, 17]
+        )
+        if mode == "SameStep" and name in needs_next_step:
+            with pytest.raises(ValueError, match="autoreset_mode"):
+                getattr(wrappers, name)(vector, **arguments)
+            continue
+        wrapped = getattr(wrappers, name)(vector, **arguments)
+        wrapped.action_space.seed(0)
+        obs, _ = wrapped.reset(seed=0)
+        assert obs in wrapped.observation_space, name
+        ended = 0
+        for _ in range(8):
+            obs, _, done, _, infos = wrapped.step(wrapped.action_space.sample())
+            assert obs in wrapped.observation_space, name
+            ended += int(done.sum())
+            if name == "RecordEpisodeStatistics" and done.any():
+                assert infos["episode"]["l"].tolist() == [2, 2, 2]
+        assert ended == (12 if mode == "SameStep" else 9), name
+
+
+def test_an_unknown_mode(graph: Graph) -> None:
+    with pytest.raises(ConfigError, match=r"autoreset_mode: found 'Never', accepted: 'NextStep'"):
+        VolumesVectorEnv(SplitRowsEnv(graph, "db-50"), 2, "Never")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (5, "options: found 5, accepted: a dict with any of cluster, start_s"),
+        ([("cluster", 0)], "options: found"),
+        ("cluster", "options: found 'cluster'"),
+        ({"clusters": 0}, "did you mean 'cluster'"),
+        ({3: 0}, "options: found 3"),
+        ({"cluster": "0"}, "options: cluster: found '0'"),
+        ({"cluster": 0.5}, "options: cluster: found 0.5"),
+        ({"cluster": True}, "options: cluster: found True"),
+        ({"cluster": [0]}, "options: cluster: found"),
+        ({"start_s": "now"}, "options: start_s: found 'now'"),
+        ({"start_s": float("nan")}, "options: start_s: found nan"),
+        ({"start_s": 1j}, "options: start_s: found 1j"),
+        ({"start_s": {}}, "options: start_s: found {}"),
+    ],
+)
+def test_options_of_a_wrong_kind(graph: Graph, options: object, message: str) -> None:
+    env = SplitRowsEnv(graph, "db-50")
+    before = env.reset(seed=1)[0]
+    with pytest.raises(ConfigError) as caught:
+        env.reset(seed=2, options=options)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("SplitRows.reset: ")
+    if options == {"cluster": [0]}:
+        return  # one for each of one environment
+    with pytest.raises(ConfigError) as caught:
+        VolumesVectorEnv(env, 1).reset(options=options)  # type: ignore[arg-type]
+    assert message.split(", start_s")[0] in str(caught.value)
+    assert np.array_equal(env.reset(seed=1)[0], before)
+
+
+@pytest.mark.parametrize("mask", [[1, 0], [True], np.zeros(2, bool), "yes"])
+def test_a_mask_of_a_wrong_kind(graph: Graph, mask: object) -> None:
+    vector = VolumesVectorEnv(SplitRowsEnv(graph, "db-50"), 2)
+    vector.reset()
+    with pytest.raises(ConfigError, match=r"options: reset_mask: found"):
+        vector.reset(options={"reset_mask": mask})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distredge import network_addresses
 from distredge.errors import ClusterError, KeyFileError, TransportError
+from distredge.network_addresses import Resolve, is_loopback, is_numeric, tcp
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.security import MAKE_KEYS, REQUESTER_NAME, Keys, read_keys
 
@@ -17,11 +20,13 @@ if TYPE_CHECKING:
 
 KEYS_FOLDER = "keys"
 
+_log = logging.getLogger(__name__)
+
 
 def is_local(cluster: Cluster, names: Iterable[str]) -> bool:
     """Whether these devices are worker processes that this machine starts itself: loopback addresses, port 0."""
     devices = [cluster.device(name) for name in names]
-    return all(device.control_port == 0 and _is_loopback(device.address) for device in devices)
+    return all(device.control_port == 0 and is_loopback(device.address) for device in devices)
 
 
 def check_addresses(cluster: Cluster) -> None:
@@ -40,11 +45,6 @@ def check_addresses(cluster: Cluster) -> None:
                 f"(both are at {device.address}, port {device.control_port}): this cluster is for planning and "
                 "simulation; to run on boards, write a cluster file with: distredge cluster init FILE.toml"
             )
-
-
-def tcp(host: str, port: int) -> str:
-    """Returns a ZeroMQ address."""
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def keys_folder(cluster_name: str | Path, folder: Path | None) -> Path:
@@ -102,38 +102,65 @@ def worker_addresses(
     return tuple(found)
 
 
-def bind_addresses(device: Device, host: str | None) -> tuple[str, str]:
+def bind_addresses(
+    device: Device, host: str | None, encrypted: bool = True, resolve: Resolve = network_addresses.resolve
+) -> tuple[str, str]:
     """What a worker binds: the address of the cluster file, or another interface's.
+
+    A name stands for every address that it has here, since others may find the worker by any of them. Where they are
+    all loopback ones (Debian's hosts file gives a machine's own name 127.0.1.1) others find it by one that is not known
+    here: then this machine's own are bound too.
 
     Args:
         device: the worker's own.
         host: address, name, or ``*`` for every interface; None for the cluster file's.
+        encrypted: without encryption no interface is bound that the name does not lead to.
+        resolve: gives the addresses of a name.
+
+    Returns:
+        Addresses of the control and of the data plane, several with commas between them.
 
     Raises:
         TransportError: if the name has no address.
     """
-    wanted = device.address if host is None else host
-    return tcp(_numeric(wanted), device.control_port), tcp(_numeric(wanted), device.data_port)
+    wanted = _numeric(device.address if host is None else host, encrypted, resolve)
+    control, data = (
+        ",".join(tcp(address, port) for address in wanted) for port in (device.control_port, device.data_port)
+    )
+    return control, data
 
 
-def _numeric(host: str) -> str:
+def _numeric(host: str, encrypted: bool, resolve: Resolve) -> tuple[str, ...]:
     """ZeroMQ binds numeric addresses and interfaces, not names."""
-    if host == "*" or _is_address(host):
-        return host
+    host = host.strip("[]")
+    if host == "*" or is_numeric(host):
+        return (host,)
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        found = tuple(resolve(host))
     except OSError as error:
-        raise TransportError(f"'{host}' has no address: {error.strerror or error}") from error
-    return str(found[0][4][0])
+        raise TransportError(f"'{host}' has no address here: {error.strerror or error}; give --bind ADDRESS") from error
+    if is_loopback(host) or not all(map(is_loopback, found)):
+        return found
+    others = own_addresses()
+    if others:
+        does = "they are bound too" if encrypted else "without encryption they are not bound: give --bind ADDRESS"
+        _log.warning(
+            "'%s' is %s here, where no other board reaches this one; its own addresses are %s: %s",
+            host, ", ".join(found), ", ".join(others), does,
+        )  # fmt: skip
+    return (*found, *others) if encrypted else found
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+def own_addresses() -> tuple[str, ...]:
+    """Returns the addresses of this machine's interfaces that are up, without loopback and link-local ones."""
+    import psutil
 
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+    stats = psutil.net_if_stats()
+    found = [
+        address.address
+        for name, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if name in stats and stats[name].isup and address.family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    usable = [a for a in found if is_numeric(a) and not is_loopback(a) and not ipaddress.ip_address(a).is_link_local]
+    return tuple(dict.fromkeys(usable))

@@ -12,13 +12,17 @@ noticed only by the heartbeats set below. A socket belongs to one thread; `pipe`
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import zmq
 
+from distredge import network_addresses
 from distredge.errors import AuthError, TransportError
+from distredge.network_addresses import Resolve, host_of, is_numeric, tcp
 from distredge.runtime.protocol.device_plan import MAX_PART_BYTES, MAX_PARTS
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.security import Security, start_authenticator
@@ -39,6 +43,9 @@ RECONNECT_S, RECONNECT_MAX_S = 0.1, 2.0
 
 SILENT_TCP_S: Final = 15.0
 """After which a connection is lost whose bytes nobody acknowledges."""
+
+NEXT_ADDRESS_S: Final = 1.0
+"""After which the next address of a name is tried, where one gives no answer at all."""
 
 HIGH_WATER: Final[dict[Plane, int]] = {"control": 64, "data": 1000}
 """Messages that a queue holds before it is full."""
@@ -120,7 +127,10 @@ class Network(Protocol):
     """Makes endpoints. Closing it closes them all."""
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
-        """Binds an address such as ``tcp://192.168.1.11:5700``; port 0 lets the system choose."""
+        """Binds an address such as ``tcp://192.168.1.11:5700``; port 0 lets the system choose.
+
+        Of several with commas between them those are bound that this machine has.
+        """
 
     def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> Endpoint:
         """Connects to a bound address, whose public key is `server_key`; returns before the connection stands."""
@@ -157,6 +167,7 @@ _WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_DISCONNECTED
 )
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENODEV)
 _REFUSALS = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not accept this side's key",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake broke off: the keys may not fit",
@@ -167,11 +178,16 @@ _REFUSALS = {
 class ZmqEndpoint:
     """An endpoint on a ZeroMQ socket."""
 
-    def __init__(self, socket: zmq.Socket[bytes], address: str, named: bool, monitored: bool) -> None:
+    def __init__(
+        self, socket: zmq.Socket[bytes], address: str, named: bool, monitored: bool, places: Sequence[str] = ()
+    ) -> None:
         self.address = address
         self.socket = socket
         self._named = named
-        self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(_WATCHED) if monitored else None
+        self._places = places
+        self._turn = 0
+        watched = _WATCHED | zmq.EVENT_CONNECT_RETRIED if len(places) > 1 else _WATCHED
+        self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(watched) if monitored else None
         if self.monitor is not None:
             self.monitor.linger = 0
 
@@ -212,15 +228,36 @@ class ZmqEndpoint:
     def events(self) -> list[ConnectionEvent]:
         found: list[ConnectionEvent] = []
         while self.monitor is not None and self.monitor.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
-            head, _ = self.monitor.recv_multipart(_NOBLOCK)
+            head, where = self.monitor.recv_multipart(_NOBLOCK)
             event = int.from_bytes(head[:2], "little" if _LITTLE else "big")
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 found.append(ConnectionEvent("connected"))
             elif event == zmq.EVENT_DISCONNECTED:
                 found.append(ConnectionEvent("lost", "the connection broke"))
             elif event in _REFUSALS:
-                found.append(ConnectionEvent("refused", _REFUSALS[zmq.Event(event)]))
+                reason = _REFUSALS[zmq.Event(event)]
+                # Another machine may have that address: the worker's own is among the others.
+                if not self._try_next(where.decode(), reason, found):
+                    found.append(ConnectionEvent("refused", reason))
+            elif event == zmq.EVENT_CONNECT_RETRIED:
+                self._try_next(where.decode(), "nobody answers", found)
         return found
+
+    def _try_next(self, failed: str, reason: str, found: list[ConnectionEvent]) -> bool:
+        """Connects to the next address of the same name; whether there is one that was not tried yet."""
+        count = len(self._places)
+        if count < 2:
+            return False
+        now = self._places[self._turn % count]
+        if failed != now and failed in self._places:
+            return True  # of a try that has been given up
+        self._turn += 1
+        with contextlib.suppress(zmq.ZMQError):
+            self.socket.disconnect(now)
+        dial(self.socket, self._places[self._turn % count])
+        tried = ", ".join(self._places[: min(self._turn, count)])
+        found.append(ConnectionEvent("lost", f"{reason} at {now.removeprefix('tcp://')}; tried {tried}"))
+        return self._turn < count
 
     def close(self) -> None:
         if self.socket.closed:
@@ -270,13 +307,15 @@ class ZmqNetwork:
 
     Args:
         security: own keys and who may connect; None for plaintext, which only an explicit choice may lead to.
+        resolve: gives the addresses of a host name. A connecting endpoint tries one after the other.
 
     Raises:
         AuthError: if libzmq has no CURVE.
     """
 
-    def __init__(self, security: Security | None) -> None:
+    def __init__(self, security: Security | None, resolve: Resolve = network_addresses.resolve) -> None:
         self.security = security
+        self._resolve = resolve
         if security is not None and not zmq.has("curve"):
             raise AuthError("this libzmq was built without CURVE; install the pyzmq wheel from PyPI")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -292,7 +331,8 @@ class ZmqNetwork:
         return self._authenticator.refused if self._authenticator is not None else 0
 
     def bind(self, address: str, plane: Plane) -> ZmqEndpoint:
-        if self.security is None and _is_wildcard(address):
+        wanted = address.split(",")
+        if self.security is None and any(map(_is_wildcard, wanted)):
             raise AuthError(f"{address}: every interface is bound only with encryption; name one interface's address")
         socket = self._socket(zmq.ROUTER, address, plane)
         socket.router_mandatory = True
@@ -303,13 +343,11 @@ class ZmqNetwork:
             socket.zap_domain = plane.encode()
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         try:
-            socket.bind(_system_port(address))
-        except zmq.ZMQError as error:
+            bound = _bind_all(socket, wanted)
+        except BaseException:
             socket.close(linger=0)
-            raise TransportError(f"cannot bind {address}: {error.strerror}") from error
-        bound = socket.getsockopt(zmq.LAST_ENDPOINT)
-        assert isinstance(bound, bytes)
-        return self._keep(ZmqEndpoint(socket, bound.rstrip(b"\0").decode(), True, False))
+            raise
+        return self._keep(ZmqEndpoint(socket, ",".join(bound), True, False))
 
     def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> ZmqEndpoint:
         if self.security is not None and not server_key:
@@ -325,14 +363,28 @@ class ZmqNetwork:
             socket.curve_serverkey = server_key.encode()
             socket.curve_publickey = self.security.public_key.encode()
             socket.curve_secretkey = self.security.secret_key.encode()
+        places = self._places(address)
+        if len(places) > 1:
+            socket.setsockopt(zmq.CONNECT_TIMEOUT, int(NEXT_ADDRESS_S * 1000))
         # The monitor must stand before connecting, or the first events are missed.
-        endpoint = self._keep(ZmqEndpoint(socket, address, False, True))
+        endpoint = self._keep(ZmqEndpoint(socket, address, False, True, places))
         try:
-            socket.connect(address)
+            dial(socket, places[0])
         except zmq.ZMQError as error:
             self.drop(endpoint)
             raise TransportError(f"cannot connect to {address}: {error.strerror}") from error
         return endpoint
+
+    def _places(self, address: str) -> list[str]:
+        """The numeric addresses of a name, and then the name: libzmq looks it up anew at each try, by IPv4."""
+        host, port = host_of(address), address.rpartition(":")[2]
+        if is_numeric(host):
+            return [address]
+        try:
+            found = [tcp(numeric, port) for numeric in self._resolve(host)]
+        except OSError:
+            return [address]  # it may get one later
+        return found if found == [address] else [*found, address]
 
     def pipe(self) -> tuple[ZmqEndpoint, ZmqEndpoint]:
         with self._lock:
@@ -379,8 +431,6 @@ class ZmqNetwork:
         socket.tcp_keepalive_intvl = 5
         socket.tcp_keepalive_cnt = 3
         socket.setsockopt(zmq.TCP_MAXRT, int(SILENT_TCP_S * 1000))
-        if "[" in address:
-            socket.ipv6 = True
         if plane == "control":
             # Not on the data plane: a heartbeat queued behind megabytes of rows on a slow link would end it.
             socket.heartbeat_ivl = int(HEARTBEAT_S * 1000)
@@ -392,6 +442,39 @@ class ZmqNetwork:
         with self._lock:
             self._endpoints.append(endpoint)
         return endpoint
+
+
+def dial(socket: zmq.Socket[bytes], address: str) -> None:
+    """Connects a socket to an address of either family."""
+    socket.ipv6 = "[" in address
+    socket.connect(address)
+
+
+def _bind_all(socket: zmq.Socket[bytes], wanted: Sequence[str]) -> list[str]:
+    """Binds those of some addresses that are this machine's, all at one port.
+
+    Raises:
+        TransportError: if none is, or one cannot be bound for another reason.
+    """
+    bound: list[str] = []
+    absent: list[str] = []
+    for address in wanted:
+        if bound and address.endswith(":0"):
+            address = f"{address[:-1]}{bound[0].rpartition(':')[2]}"
+        socket.ipv6 = "[" in address
+        try:
+            socket.bind(_system_port(address))
+        except zmq.ZMQError as error:
+            if len(wanted) == 1 or error.errno not in _NOT_HERE:
+                raise TransportError(f"cannot bind {address}: {error.strerror}") from error
+            absent.append(f"{address} ({error.strerror})")
+            continue
+        last = socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(last, bytes)
+        bound.append(last.rstrip(b"\0").decode())
+    if not bound:
+        raise TransportError(f"cannot bind {', '.join(absent)}")
+    return bound
 
 
 def _is_wildcard(address: str) -> bool:
