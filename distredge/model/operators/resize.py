@@ -82,9 +82,9 @@ class Resize(Rule):
                 # Engines differ here: some copy, some resample.
                 return head(f"Resize by {scale:g} that leaves axis {dimension} as long as it is")
         if _is_smooth(op):
-            for axis in AXES:
-                if dimension_of(source, axis) is not None and aligned_step(graph, op, axis) is None:
-                    return head(f"Resize with antialiasing of {axis} that no slice has in phase")
+            for crossed in AXES:
+                if dimension_of(source, crossed) is not None and aligned_step(graph, op, crossed) is None:
+                    return head(f"Resize with antialiasing of {crossed} that no slice has in phase")
         return super().verdict(graph, op)
 
     def needs(self, graph: NodeList, op: Operator, position: int, out: Region) -> Region:
