@@ -48,7 +48,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
               help="Seconds within which workers must be reached; default: 5, or 60 if started here.")  # fmt: skip
 @click.option("--replan", "replan_method", is_flag=False, flag_value="auto", metavar="[METHOD]",
               help="When a worker is lost, plan anew (auto) for those left; they redo its frames.")  # fmt: skip
-@click.option("--check/--no-check", default=True, show_default=True, help="Compare with the whole model in one piece.")
+@click.option("--check/--no-check", default=True, show_default=True, help="Compare with the model as given.")
 @click.option("--keys", "keys_path", type=_FOLDER, help="Folder of keys; default: 'keys' beside the cluster file.")
 @click.option("--plaintext", is_flag=True, help="No encryption, no authentication.")
 @click.option("--timeline", "timeline_path", type=_FILE, help="Write a Chrome trace (opens in ui.perfetto.dev).")

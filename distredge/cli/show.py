@@ -71,6 +71,7 @@ def _figures(graph: Graph, lines: Sequence[OperatorLine]) -> dict[str, Any]:
         "inputs": {n: list(s) for n, s in zip(graph.input_names, graph.input_shapes, strict=True)},
         "outputs": {n: list(s) for n, s in zip(graph.output_names, graph.output_shapes, strict=True)},
         "opset": graph.opset,
+        "check": None if graph.check is None else asdict(graph.check),
         "macs": sum(graph.macs),
         "macs_in_head": _head_macs(graph),
         "lossy_because": graph.lossy_because,
@@ -119,6 +120,8 @@ def _print(graph: Graph, lines: Sequence[OperatorLine]) -> None:
         f"\n{graph.name}: {total / 1e9:.4g} GMAC, {graph.parameters / 1e6:.4g} M parameters, opset {graph.opset}"
     )
     click.echo(f"from {inputs} to {outputs}")
+    if graph.check is not None:
+        click.echo(str(graph.check))
     click.echo(f"{len(graph.cuts)} cuts; {100 * in_body:.4g} % of the multiply-adds can be split by rows")
     if graph.lossy_because:
         click.echo(f"every split of it is lossy: {graph.lossy_because}")

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from distredge.model.draft import Draft
-from distredge.model.infer import PADDED_UNDILATED, POOLS, get_schema, windows_begun
+from distredge.model.infer import POOLS, get_schema, windows_begun
 
 ShapeOf = Callable[[str], tuple[int, ...] | None]
 
@@ -90,7 +90,8 @@ def _window(
     elif rule == b"VALID" and not transposed:
         window["pads"] = [0] * (2 * axes)
     elif rule in (b"SAME_UPPER", b"SAME_LOWER") and not transposed and shape is not None:
-        dilations = None if node.op_type in PADDED_UNDILATED else values.get("dilations")
+        # ONNX Runtime pads a pooling as if it had no dilation.
+        dilations = None if node.op_type in POOLS else values.get("dilations")
         dilations, strides = dilations or [1] * axes, values.get("strides") or [1] * axes
         window["pads"] = _same(shape[2:], kernel, strides, dilations, rule == b"SAME_UPPER")
     return window

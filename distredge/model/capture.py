@@ -26,6 +26,7 @@ from distredge.model.fold import drop_dead, fold
 from distredge.model.graph import Graph
 from distredge.model.inputs import fix_inputs, refuse_unsplittable
 from distredge.model.opset import check_opset, lower_opset
+from distredge.model.original import Original, check
 from distredge.model.precision import compute_in_float32
 from distredge.model.preprocess import Preprocess
 from distredge.model.simplify import simplify
@@ -109,31 +110,42 @@ def from_onnx(
     else:
         proto, name, where = read_onnx(source), name or Path(source).stem, str(source)
     try:
-        return _captured(proto, name, input_shape, outputs).finish(preprocess)
+        graph, original = _captured(proto, name, input_shape, outputs, preprocess)
     except DistredgeError:
         raise
     except Exception as error:  # a damaged graph trips protobuf, numpy and ONNX's own code in ways without number
         first = (str(error).strip().splitlines() or [""])[0]
         raise ModelError(f"{where}: damaged, or against ONNX's rules: {type(error).__name__}: {first}") from error
+    if not isinstance(source, onnx.ModelProto):
+        graph.source = Path(source)
+    graph.check = check(graph, original, keep=graph.source is not None)
+    return graph
 
 
 def _captured(
-    proto: onnx.ModelProto, name: str, input_shape: Shapes | None, outputs: Sequence[str] | None
-) -> Draft:  # fmt: skip
+    proto: onnx.ModelProto,
+    name: str,
+    input_shape: Shapes | None,
+    outputs: Sequence[str] | None,
+    preprocess: Preprocess | None,
+) -> tuple[Graph, Original]:
+    given = proto
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     refuse_unsplittable(proto, name)
     draft = Draft.from_proto(proto, name)
+    constants = {t.name: draft.constants[t.name] for t in given.graph.initializer}
     if outputs is not None:
         _end_at(draft, outputs)
     fix_inputs(draft, input_shape)
+    original = Original(name, given, constants, dict(draft.inputs), tuple(draft.outputs))
     check_opset(draft)
     fold(draft)
     compute_in_float32(draft)
     lower_opset(draft)
     simplify(draft)
     canonicalise(draft)
-    return draft
+    return draft.finish(preprocess), original
 
 
 def read_onnx(path: str | Path) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,28 @@ from distredge.model.nodes import NodeList
 from distredge.model.preprocess import Preprocess
 from distredge.model.rewrite import rewritten
 from distredge.model.signatures import Signature, macs_of, signatures_of, topology_of, weight_bytes_of
+
+
+@dataclass(frozen=True)
+class CaptureCheck:
+    """Whether a captured graph computes what the model that it was captured from does, as tried on a seeded input.
+
+    Attributes:
+        engine: that ran both; None: they were not run.
+        apart: largest difference of an output, relative to its largest magnitude; None: not compared.
+        allowed: the largest that is accepted.
+        reason: why they were not compared.
+    """
+
+    engine: str | None = None
+    apart: float | None = None
+    allowed: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.apart is None:
+            return f"not checked against the model as given: {self.reason}"
+        return f"checked against the model as given in {self.engine}: outputs differ by {self.apart:.2g} at most"
 
 
 class Graph(NodeList):
@@ -55,6 +78,10 @@ class Graph(NodeList):
         assign_axes(self)
         self._weight_hashes: dict[str, str] = {}
         self.preprocess = preprocess
+        self.check: CaptureCheck | None = None
+        """How capture compared it with what was given; None for a graph of the zoo, which is given as it is."""
+        self.source: Path | None = None
+        """The .onnx file that it was captured from."""
         self.weights_from: Literal["random", "trained", "file"] = "file"
         """Random (seeded) or trained, as the zoo says; "file": what the user gave, in a file or a module of theirs."""
         self.lossy_because = ""

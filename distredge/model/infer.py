@@ -167,7 +167,7 @@ def _as_the_engine(
     strides = attributes.get("strides") or [1] * (len(source) - 2)
     sizes = list(made[2:])
     if node.op_type in POOLS and rule in SAME:
-        sizes = _same_pool(source[2:], attributes, node.op_type in PADDED_UNDILATED)
+        sizes = _same_pool(source[2:], attributes)
     elif node.op_type in POOLS and attributes.get("ceil_mode", 0):
         pads = attributes.get("pads") if rule == b"NOTSET" else None
         begins = (pads or [0] * len(sizes))[: len(sizes)]
@@ -186,14 +186,13 @@ def _as_the_engine(
     return {name: tensor_type(t.tensor_type.elem_type, (*made[:2], *sizes)) for name, t in found.items()}
 
 
-def _same_pool(source: Sequence[int], attributes: Mapping[str, Any], undilated: bool) -> list[int]:
-    # ONNX Runtime makes what fits into the padding that it adds.
+def _same_pool(source: Sequence[int], attributes: Mapping[str, Any]) -> list[int]:
+    # ONNX Runtime pads a pooling as if it had no dilation, and then makes what fits.
     kernel = attributes["kernel_shape"]
     strides, dilations = (attributes.get(key) or [1] * len(kernel) for key in ("strides", "dilations"))
     sizes = []
     for size, extent, stride, dilation in zip(source, kernel, strides, dilations, strict=True):
-        padded = extent if undilated else dilation * (extent - 1) + 1
-        total = max(0, (-(-size // stride) - 1) * stride + padded - size)
+        total = max(0, (-(-size // stride) - 1) * stride + extent - size)
         begin = total // 2 if attributes["auto_pad"] == b"SAME_UPPER" else total - total // 2
         room = size + total - dilation * (extent - 1) - 1
         ceil = attributes.get("ceil_mode", 0)
@@ -214,9 +213,6 @@ TYPED_AS_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Operators for which ONNX has no rule, whose output has the type of their first input."""
 
 POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
-
-PADDED_UNDILATED = frozenset({"MaxPool", "LpPool"})
-"""Poolings that ONNX Runtime pads for `auto_pad` as if they had no dilation."""
 
 SAME = (b"SAME_UPPER", b"SAME_LOWER")
 
