@@ -15,6 +15,7 @@ from onnx import helper
 
 from distredge.model.draft import Draft
 from distredge.model.infer import POOLS, get_schema, windows_begun
+from distredge.model.operators.windows import implied_pads
 
 ShapeOf = Callable[[str], tuple[int, ...] | None]
 
@@ -26,6 +27,7 @@ def canonicalise(draft: Draft) -> None:
     draft.nodes = [new for node in draft.nodes for new in _trimmed(draft, node)]
     for node in draft.nodes:
         _same_operator(draft, node)
+        _pad_transposed(draft, node)
         canonical_attributes(node, draft.shape_of, draft.opset)
 
 
@@ -57,6 +59,36 @@ def canonical_attributes(node: onnx.NodeProto, shape_of: ShapeOf, opset: int) ->
     if node.op_type == "BatchNormalization":
         kept = [a for a in kept if a.name != "momentum"]
     kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in sorted(kept, key=lambda a: a.name)]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _pad_transposed(draft: Draft, node: onnx.NodeProto) -> None:
+    """Says the padding of a transposed convolution in numbers, where `auto_pad` or `output_shape` imply it.
+
+    The engine's own rule for shapes leaves open what some of them make, and a sub-model must say what it gives.
+    """
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    rule = values.get("auto_pad", b"NOTSET")
+    if node.op_type != "ConvTranspose" or (rule == b"NOTSET" and "output_shape" not in values):
+        return
+    source, weight, made = (draft.shape_of(name) for name in (*node.input[:2], node.output[0]))
+    if source is None or weight is None or made is None:
+        return
+    axes = len(source) - 2
+    kernel = values.get("kernel_shape") or weight[2:]
+    strides, dilations = values.get("strides") or [1] * axes, values.get("dilations") or [1] * axes
+    extra = list(values.get("output_padding") or [0] * axes)
+    full = [
+        (source[2 + axis] - 1) * strides[axis] + extra[axis] + dilations[axis] * (kernel[axis] - 1) + 1
+        for axis in range(axes)
+    ]
+    begins, ends, extra = implied_pads(full, made[2:], extra, rule.decode())
+    implied = ("auto_pad", "output_shape", "pads", "output_padding")
+    kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in node.attribute if a.name not in implied]
+    kept.append(helper.make_attribute("pads", begins + ends))
+    if any(extra):
+        kept.append(helper.make_attribute("output_padding", extra))
     del node.attribute[:]
     node.attribute.extend(kept)
 

@@ -85,12 +85,17 @@ def test_automatic_padding_of_a_dilated_window() -> None:
     assert from_onnx(model).operators[0].attributes["pads"] == [2, 2, 2, 2]
 
 
-def test_transposed_convolutions_keep_what_only_the_runtime_resolves() -> None:
+def test_transposed_convolutions_have_their_padding_in_numbers() -> None:
     weight = [_weight(2, 3, 3, 3)]
     plain = _captured("ConvTranspose", (1, 2, 5, 6), weight, strides=[2, 2], output_padding=[0, 0])
     assert plain.operators[0].attributes["pads"] == [0, 0, 0, 0]
     sized = _captured("ConvTranspose", (1, 2, 5, 6), weight, strides=[2, 2], output_shape=[10, 12])
-    assert sized.operators[0].attributes["output_shape"] == [10, 12]
+    assert sized.operators[0].attributes["pads"] == [1, 1, 0, 0]
+    assert "output_shape" not in sized.operators[0].attributes
+    longer = _captured("ConvTranspose", (1, 2, 5, 6), weight, strides=[2, 2], output_shape=[12, 13])
+    assert longer.operators[0].attributes["output_padding"] == [1, 0]
+    named = _captured("ConvTranspose", (1, 2, 5, 6), weight, strides=[2, 2], auto_pad="SAME_UPPER")
+    assert named.operators[0].attributes["pads"] == [0, 0, 1, 1]
 
 
 def test_a_reshape_that_flattens_is_a_flatten() -> None:

@@ -22,29 +22,6 @@ STRATEGIES = 4
 
 TOLERANCE = 1e-5
 
-_TOO_NEW = "an operator newer than the engine is kept: the engine refuses the captured model, and nobody says so"
-_SHAPES = "ONNX's rules and the engine disagree on the shape: loaded, planned, and every frame dies"
-_NO_KERNEL = "the engine has no kernel for this version of the operator, and nobody says so when the model is loaded"
-_ROI = "`roi` of Resize is given for `axes` alone: in the older form it needs all axes"
-
-FAILING: dict[str, str] = {
-    **dict.fromkeys(
-        ("test_attention_bidirectional_window", "test_causal_conv_with_state_b1_c1_degenerate",
-         "test_depthtospace_crd_mode_example", "test_depthtospace_example", "test_dequantizelinear_axis",
-         "test_dequantizelinear_blocked", "test_spacetodepth_crd_mode_example", "test_spacetodepth_dcr_mode_example",
-         "test_spacetodepth_example"), _TOO_NEW,
-    ),
-    **dict.fromkeys(
-        ("test_averagepool_2d_ceil_last_window_starts_on_pad", "test_maxpool_2d_ceil_output_size_reduce_by_one",
-         "test_convtranspose_output_shape"), _SHAPES,
-    ),
-    **dict.fromkeys(("test_resize_tf_crop_and_resize_axes_2_3", "test_resize_tf_crop_and_resize_axes_3_2"), _ROI),
-    **dict.fromkeys(
-        ("test_roialign_aligned_false", "test_roialign_aligned_true", "test_roialign_mode_max"), _NO_KERNEL,
-    ),
-}  # fmt: skip
-"""Test -> what is wrong today."""
-
 
 @functools.cache
 def _cases() -> dict[str, Any]:
@@ -78,17 +55,10 @@ def _with_one_input(case: Any, image: str) -> tuple[onnx.ModelProto, dict[str, N
     return model, inputs, dict(zip((v.name for v in model.graph.output), map(np.asarray, outputs), strict=False))
 
 
-def _parameters() -> list[Any]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=FAILING[name], strict=True) if name in FAILING else ())
-        for name in sorted(_cases())
-    ]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Makes ONNX's cases, which takes seconds, only where slow tests are not left out."""
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", [] if metafunc.config.option.markexpr == "not slow" else _parameters())
+        metafunc.parametrize("name", [] if metafunc.config.option.markexpr == "not slow" else sorted(_cases()))
 
 
 @pytest.mark.slow
@@ -114,4 +84,3 @@ def test_node(name: str) -> None:
 @pytest.mark.slow
 def test_there_are_many() -> None:
     assert len(_cases()) >= 200
-    assert set(FAILING) <= set(_cases())

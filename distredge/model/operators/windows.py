@@ -5,6 +5,7 @@ Semantics: Conv-11, MaxPool-12, AveragePool-11, LpPool-11, ConvTranspose-11.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from distredge.model.nodes import NodeList, Operator
@@ -206,20 +207,39 @@ def _transposed_window(graph: NodeList, op: Operator, axis: str) -> Window:
 
 
 def _transposed_pads(graph: NodeList, op: Operator) -> tuple[list[int], list[int], list[int]]:
-    """Begin padding, end padding and output padding of each spatial axis, as the static output shape implies."""
+    """Begin padding, end padding and output padding of each spatial axis."""
     source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
     window = geometry_of(graph, op)
     count = len(source)
     extra = list(op.attributes.get("output_padding", ())) or [0] * count
-    auto = auto_pad(op)
-    if auto == "NOTSET" and not op.attributes.get("output_shape"):
+    rule = auto_pad(op)
+    if rule == "NOTSET" and not op.attributes.get("output_shape"):
         pads = list(op.attributes.get("pads", ())) or [0] * 2 * count
         return pads[:count], pads[count:], extra
-    begins, ends = [], []
-    for axis in range(count):
-        full = (source[axis] - 1) * window.strides[axis] + extra[axis] + window.extent(axis)
-        total = 0 if auto == "VALID" else max(0, full - made[axis])
+    full = [(source[axis] - 1) * window.strides[axis] + extra[axis] + window.extent(axis) for axis in range(count)]
+    return implied_pads(full, made, extra, rule)
+
+
+def implied_pads(
+    full: Sequence[int], made: Sequence[int], extra: Sequence[int], rule: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Returns the padding of a transposed convolution that `auto_pad` or `output_shape` imply, by spatial axis.
+
+    Args:
+        full: rows or columns that it would make without padding.
+        made: those that it makes.
+        extra: its `output_padding`.
+        rule: its `auto_pad`.
+
+    Returns:
+        Begin padding, end padding and output padding. An output that is longer than what the window makes ends in rows
+        or columns of the bias alone.
+    """
+    begins, ends, longer = [], [], []
+    for size, wanted, padding in zip(full, made, extra, strict=True):
+        total = 0 if rule == "VALID" else max(0, size - wanted)
         small, large = total // 2, total - total // 2
-        begins.append(small if auto == "SAME_UPPER" else large)
-        ends.append(large if auto == "SAME_UPPER" else small)
-    return begins, ends, extra
+        begins.append(small if rule == "SAME_UPPER" else large)
+        ends.append(large if rule == "SAME_UPPER" else small)
+        longer.append(padding + max(0, wanted - size))
+    return begins, ends, longer
