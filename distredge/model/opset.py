@@ -206,6 +206,12 @@ def _resize(r: Replacement) -> list[onnx.NodeProto] | None:
         for axis, entry in zip(axes, value.tolist(), strict=True):
             whole[axis % rank] = entry
         inputs[place] = r.constant("scales" if place == 2 else "sizes", whole)
+    roi = r.value(1)
+    if roi is not None and roi.size and axes is not None:
+        whole = np.repeat(np.array([0, 1], roi.dtype), rank)
+        for place, axis in enumerate(axes):
+            whole[axis % rank], whole[axis % rank + rank] = roi[place], roi[place + len(axes)]
+        inputs[1] = r.constant("roi", whole)
     r.add("Resize", inputs, **kept)
     return r.done()
 

@@ -180,7 +180,7 @@ def check(graph: Graph, original: Original, keep: bool) -> CaptureCheck:
     except EngineRefuses as error:
         if not error.running:
             raise ModelError(
-                f"{graph.name}: {_newest(graph)}{engine} does not load the captured graph: {error}"
+                f"{graph.name}: {_refused(graph)}{engine} does not load the captured graph: {error}"
             ) from error
         captured, failed = None, str(error)
     try:
@@ -200,13 +200,27 @@ def check(graph: Graph, original: Original, keep: bool) -> CaptureCheck:
     return done
 
 
-def _newest(graph: Graph) -> str:
-    # The operator for which a graph declares an operator set beyond OPSET, which the engine may not know.
-    if graph.opset <= OPSET:
-        return ""
+def _refused(graph: Graph) -> str:
+    """Says which operator it is that the engine does not load: the first one, each on its own."""
     for node in graph.skeleton.graph.node:
-        if onnx.defs.get_schema(node.op_type, graph.opset, node.domain).since_version == graph.opset:
+        newest = onnx.defs.get_schema(node.op_type, graph.opset, node.domain).since_version == graph.opset
+        if graph.opset > OPSET and newest:
+            # The engine may not know this operator set, for whatever operator.
             return f"{describe(node)} is an operator of operator set {graph.opset}: "
+    for node in graph.skeleton.graph.node:
+        model = onnx.ModelProto(ir_version=graph.skeleton.ir_version)
+        model.opset_import.extend(graph.skeleton.opset_import)
+        model.graph.name = "one"
+        model.graph.node.append(node)
+        for name in dict.fromkeys(n for n in node.input if n in graph.tensors):
+            kind = helper.np_dtype_to_tensor_dtype(np.dtype(graph.tensors[name].dtype))
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, graph.tensors[name].shape))
+        outputs = [n for n in node.output if n]
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
+        try:
+            _load(model, {n: graph.constants[n] for n in node.input if n in graph.constants}, optimised=False)
+        except EngineRefuses:
+            return f"{describe(node)}: "
     return ""
 
 
@@ -317,6 +331,16 @@ def _run_captured(graph: Graph, feeds: Arrays, outputs: Iterable[str] = ()) -> d
 def _run(
     model: onnx.ModelProto, constants: Arrays, feeds: Arrays, outputs: Sequence[str], optimised: bool
 ) -> dict[str, Any]:  # fmt: skip
+    session, _kept = _load(model, constants, optimised)
+    try:
+        found = session.run(list(outputs), {n: a for n, a in feeds.items() if n in {i.name for i in model.graph.input}})
+    except Exception as error:  # ONNX Runtime has an exception of its own for each of its status codes
+        raise EngineRefuses(error, running=True) from error
+    return dict(zip(outputs, found, strict=True))
+
+
+def _load(model: onnx.ModelProto, constants: Arrays, optimised: bool) -> tuple[ort.InferenceSession, object]:
+    """Returns a session, and what must live as long as it."""
     import onnxruntime as ort
 
     options: ort.SessionOptions = ort.SessionOptions()
@@ -334,13 +358,9 @@ def _run(
         options.add_external_initializers(list(shared), list(shared.values()))
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has an exception of its own for each of its status codes
-        raise EngineRefuses(error, running=False) from error
-    try:
-        found = session.run(list(outputs), {n: a for n, a in feeds.items() if n in {i.name for i in model.graph.input}})
     except Exception as error:
-        raise EngineRefuses(error, running=True) from error
-    return dict(zip(outputs, found, strict=True))
+        raise EngineRefuses(error, running=False) from error
+    return session, shared
 
 
 _SHARED = frozenset(

@@ -227,3 +227,20 @@ def test_what_the_engine_does_not_know_is_refused_at_once() -> None:
     model = _model(28, [conv, new], {"w": DRAWS.standard_normal((4, 3, 3, 3))}, (1, 3, 4, 4), ("q",))
     with pytest.raises(ModelError, match=r"'fold' \(SpaceToDepth\).*operator set 28"):
         from_onnx(model)
+
+
+def test_what_the_engine_does_not_load_is_refused_by_name() -> None:
+    """ONNX has a GridSample of volumes, ONNX Runtime's CPU provider a bilinear one of pictures alone."""
+    conv = helper.make_node("Conv", ["x", "w"], ["f"])
+    sample = helper.make_node("GridSample", ["f", "g"], ["q"], name="sample", mode="cubic")
+    constants = {"w": DRAWS.standard_normal((4, 3, 1, 1, 1)), "g": DRAWS.uniform(-1, 1, (1, 2, 2, 2, 3))}
+    model = _model(20, [conv, sample], constants, (1, 3, 4, 4, 4), ("q",))
+    with pytest.raises(ModelError, match=r"'sample' \(GridSample\).*does not load"):
+        from_onnx(model)
+
+
+def test_a_region_of_some_axes_is_lowered() -> None:
+    node = helper.make_node("Resize", ["f", "roi", "", "sizes"], ["q"], axes=[3, 2], mode="linear",
+                            coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=2.0)  # fmt: skip
+    constants = {"roi": [0.4, 0.1, 0.6, 1.3], "sizes": [5, 8]}
+    assert _check(_between(19, node, (1, 3, 7, 9), **constants), split=True).opset <= 17
