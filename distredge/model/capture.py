@@ -28,6 +28,7 @@ from distredge.model.inputs import fix_inputs, refuse_unsplittable
 from distredge.model.opset import lower_opset, raise_opset
 from distredge.model.preprocess import Preprocess
 from distredge.model.simplify import simplify
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,7 @@ def from_onnx(
     if isinstance(source, onnx.ModelProto):
         proto, name, where = source, name or source.graph.name or "model", "the model"
     else:
-        proto, name, where = read_onnx(source), name or Path(source).stem, str(source)
+        proto, name, where = read_onnx(source), name or as_text(Path(source).stem), str(source)
     try:
         return _captured(proto, name, input_shape, outputs).finish(preprocess)
     except DistredgeError:
