@@ -76,6 +76,11 @@ def write(path: str | Path, content: bytes | str) -> None:
             file.write(data)
 
 
+def as_text(name: str) -> str:
+    """Returns a file's name as files and other machines can hold it: bytes of it that are no UTF-8 become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def picture_format(path: str | Path) -> str:
     """Returns what kind of picture a path asks for: its ending, PNG where it leads to what has no name of its own.
 

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distredge.checked_reading import decode_json, lines_of, read_bytes, shortened
 from distredge.errors import TraceError, did_you_mean, located
-from distredge.writing import write
+from distredge.writing import as_text, write
 
 FORMAT = "distredge.trace/1"
 HEADER = "time_s,rate_bps,rtt_s"
@@ -179,7 +179,7 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Writes the trace as CSV (see the module's text)."""
-        head = _Head(FORMAT, self.name, self.period_s, self.source)
+        head = _Head(FORMAT, as_text(self.name), self.period_s, as_text(self.source))
         lines = [f"# {msgspec.json.encode(head).decode()}", HEADER]
         rows = zip(self.times_s.tolist(), self.rates_bps.tolist(), self.rtt_s.tolist(), strict=True)
         lines += [f"{time!r},{rate!r},{rtt!r}" for time, rate, rtt in rows]

@@ -12,6 +12,8 @@ The traceback appears only with `-vv`.
 from __future__ import annotations
 
 import codecs
+import contextlib
+import errno
 import importlib
 import io
 import json
@@ -36,6 +38,7 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 _TRACEBACK_AT = 2
+_DESCRIPTORS = 4096
 _STDOUT = 1
 _STDOUT_OF = "distredge.stdout"
 
@@ -82,6 +85,7 @@ def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoRet
     args = list(sys.argv[1:] if argv is None else argv)
     verbosity = count_verbosity(args)
     _print_anything()
+    _raise_descriptors()
     try:
         _configure_logging(verbosity)
         settle_caches()
@@ -98,6 +102,17 @@ def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoRet
         sys.exit(_report(error, verbosity))
     # Outside its standalone mode click hands back the code of `ctx.exit(code)`; a command's own result is None.
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _raise_descriptors() -> None:
+    """Takes as many descriptors as the system lets this process have; shells often give fewer."""
+    import resource
+
+    own, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if most != resource.RLIM_INFINITY else _DESCRIPTORS
+    if own != resource.RLIM_INFINITY and own < min(wanted, _DESCRIPTORS):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, _DESCRIPTORS), most))
 
 
 def _print_anything() -> None:
@@ -275,11 +290,33 @@ def _report(error: Exception, verbosity: int) -> int:
         traceback.print_exception(error)
     error = _as_missing_dependency(error)
     if isinstance(error, DistredgeError):
-        _say(str(error))
+        _say(_out_of_descriptors(error) if _is_out_of_descriptors(error) else str(error))
         return error.exit_code
+    if _is_out_of_descriptors(error):
+        _say(_out_of_descriptors(error))
+        return EXIT_FAILED
     hint = "" if verbosity >= _TRACEBACK_AT else " (run again with -vv for the traceback)"
     _say(f"{type(error).__name__}: {error}{hint}")
     return EXIT_FAILED
+
+
+def _is_out_of_descriptors(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that no more files or sockets can be opened."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _out_of_descriptors(error: Exception) -> str:
+    import resource
+
+    own, most = (
+        "unlimited" if limit == resource.RLIM_INFINITY else str(limit)
+        for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    return f"too many open files: this process may have {own}, and up to {most} after `ulimit -n {most}` ({error})"
 
 
 def _report_usage(error: click.ClickException) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,14 @@ import click
 
 from distredge.cli._common import check_writable, print_json
 from distredge.cli._options import Number, json_option, verbose_option
+from distredge.writing import write
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
     from distredge.runtime.protocol.addresses import WorkerAddress
     from distredge.runtime.protocol.security import Keys
 
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _KEYS_HELP = "Folder of keys; default: 'keys' beside the cluster file."
 
@@ -47,17 +50,27 @@ def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) 
     if path.exists():
         raise FileError(f"{path}: is there already; give another name")
     check_writable(path)
-    lines = [f'format = "{FORMAT}"', f'name = "{path.stem}"', 'link_model = "shared"', "", "[requester]"]
+    name_of_file = _NOT_IN_NAMES.sub("-", path.stem).lstrip("-._")[:63] or "cluster"
+    lines = [
+        f'format = "{FORMAT}"',
+        f'name = "{name_of_file}"',
+        'link_model = "shared"',
+        "",
+        "[requester]",
+    ]
     lines += [f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"]
     for text in devices:
         name, equals, rest = text.partition("=")
         address, _, profile = rest.partition(",")
-        if not (name and equals and address):
+        if not (name and equals and address) or not text.isprintable() or '"' in text:
             raise ConfigError(f"--device: found '{text}', accepted: NAME=ADDRESS or NAME=ADDRESS,PROFILE")
         lines += ["", "[[device]]", f'name = "{name}"', f'profile = "{profile or "default:pi3"}"']
         lines += [f'address = "{address}"', "threads = 4"]
         lines += [f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        write(path, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
     try:
         load_cluster(str(path) if path.suffix == ".toml" else f"./{path}")
     except BaseException:

@@ -11,6 +11,7 @@ import click
 from distredge.cli._common import EXIT_INTERRUPTED, print_json
 from distredge.cli._options import Number, json_option, seed_option, verbose_option
 from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options, save_chart
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -125,7 +126,7 @@ def _file_row(problem: Problem, path: str) -> dict[str, Any]:
     strategy = Strategy.load(path)
     strategy.check(problem.graph)
     _check_options(problem, strategy, path)
-    label = f"{strategy.planner.method} ({Path(path).name})"
+    label = f"{strategy.planner.method} ({as_text(Path(path).name)})"
     return {"method": label, "file": path, **_figures(problem, strategy), "planning_s": None, "cut_short": None}
 
 

@@ -14,7 +14,7 @@ import click
 
 from distredge.cli._common import check_folder, check_writable, print_json
 from distredge.cli._options import Number, input_shape_option, json_option, seed_option, verbose_option
-from distredge.writing import is_file
+from distredge.writing import as_text, is_file
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -97,13 +97,21 @@ def run(
     plan = QUICK if quick else MeasuringPlan()
     plan = plan if budget_s is None else replace(plan, budget_s=budget_s)
     start = load_profile(path).data if is_file(path) and path.is_file() and not restart else None
-    names = name or (path.stem if out is not None else THIS_MACHINE)
+    names = name or (as_text(path.stem) if out is not None else THIS_MACHINE)
     graphs = _load(models, input_shape)
     with _bar(quiet=as_json) as bar:
         # What is no file cannot be kept up to date on the way.
         kept = path if is_file(path) else None
+        named = tuple(map(as_text, models))
         measuring = Measuring(
-            graphs, settings, plan, kept, names, models, start, lambda p: _show(bar, p) if bar is not None else None
+            graphs,
+            settings,
+            plan,
+            kept,
+            names,
+            named,
+            start,
+            lambda p: _show(bar, p) if bar is not None else None,
         )
         try:
             data = measuring.run()

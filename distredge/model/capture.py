@@ -30,6 +30,7 @@ from distredge.model.original import Original, check
 from distredge.model.precision import compute_in_float32
 from distredge.model.preprocess import Preprocess
 from distredge.model.simplify import simplify
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ def from_onnx(
     if isinstance(source, onnx.ModelProto):
         proto, name, where = source, name or source.graph.name or "model", "the model"
     else:
-        proto, name, where = read_onnx(source), name or Path(source).stem, str(source)
+        proto, name, where = read_onnx(source), name or as_text(Path(source).stem), str(source)
     try:
         graph, original = _captured(proto, name, input_shape, outputs, preprocess)
     except DistredgeError:

@@ -6,6 +6,7 @@ Needs the package `tensorboard`, neither torch nor TensorFlow. Tags are those of
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from distredge import metric_names
 from distredge.errors import MissingDependency
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     from distredge.timeline import Timeline
@@ -49,7 +51,14 @@ class TensorboardWriter:
         except ModuleNotFoundError as error:
             raise MissingDependency("tensorboard", "to write TensorBoard logs", "train") from error
         self.folder = Path(folder)
-        self._events: Any = EventFileWriter(str(folder), flush_secs=_FLUSH_EVERY_S)
+        self._opened: int | None = None
+        place = str(folder)
+        if as_text(place) != place:
+            # TensorBoard knows names that are text alone; by its descriptor a folder has another one.
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            place = f"/proc/self/fd/{self._opened}"
+        self._events: Any = EventFileWriter(place, flush_secs=_FLUSH_EVERY_S)
 
     def __enter__(self) -> TensorboardWriter:
         return self
@@ -109,6 +118,8 @@ class TensorboardWriter:
         if self._events is not None:
             self._events.close()
             self._events = None
+            if self._opened is not None:
+                os.close(self._opened)
 
     def _string(self, tag: str, content: bytes, metadata: Any, step: int) -> None:
         from tensorboard.compat.proto.tensor_pb2 import TensorProto

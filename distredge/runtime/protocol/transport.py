@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import resource
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
@@ -46,6 +48,9 @@ SILENT_TCP_S: Final = 15.0
 
 NEXT_ADDRESS_S: Final = 1.0
 """After which the next address of a name is tried, where one gives no answer at all."""
+
+FREE_DESCRIPTORS: Final = 64
+"""What a network needs at least: some five for each connection."""
 
 HIGH_WATER: Final[dict[Plane, int]] = {"control": 64, "data": 1000}
 """Messages that a queue holds before it is full."""
@@ -311,9 +316,11 @@ class ZmqNetwork:
 
     Raises:
         AuthError: if libzmq has no CURVE.
+        TransportError: if this process may open hardly any more sockets.
     """
 
     def __init__(self, security: Security | None, resolve: Resolve = network_addresses.resolve) -> None:
+        _check_descriptors()
         self.security = security
         self._resolve = resolve
         if security is not None and not zmq.has("curve"):
@@ -442,6 +449,22 @@ class ZmqNetwork:
         with self._lock:
             self._endpoints.append(endpoint)
         return endpoint
+
+
+def _check_descriptors() -> None:
+    """Libzmq waits for ever, or aborts, where a socket cannot be opened: so it is not begun."""
+    own, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except FileNotFoundError:
+        return
+    except OSError:
+        used = own
+    if own != resource.RLIM_INFINITY and own - used < FREE_DESCRIPTORS:
+        raise TransportError(
+            f"too many open files: this process may have {own}, has {used}, and needs {FREE_DESCRIPTORS} more for its "
+            "connections; raise the limit with: ulimit -n"
+        )
 
 
 def dial(socket: zmq.Socket[bytes], address: str) -> None:
