@@ -16,6 +16,8 @@ def bits(d: Drawing, x: str) -> str:
     whole = d.node("Cast", d.node("Abs", moved), to=TensorProto.UINT32)
     shifted = d.node("BitShift", [whole, d.constant(1, np.uint32)], direction=d.choose("LEFT", "RIGHT"))
     if d.opset >= 18 and d.chance(0.5):
+        if d.chance(0.25):
+            shifted = d.node("BitwiseAnd", [d.node("BitwiseNot", shifted), d.constant(7, np.uint32)])
         shifted = d.node(d.choose("BitwiseAnd", "BitwiseOr", "BitwiseXor"), [shifted, d.constant(6, np.uint32)])
     name: str = d.node("CastLike", [shifted, x]) if d.opset >= 15 else d.node("Cast", shifted, to=TensorProto.FLOAT)
     return name
