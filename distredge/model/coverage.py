@@ -24,10 +24,10 @@ class Coverage(enum.Enum):
 
 
 _FOLDED = frozenset(
-    "BlackmanWindow Constant ConstantOfShape Dropout EyeLike HammingWindow HannWindow If MelWeightMatrix Range Shape "
-    "Size Upsample".split()
+    "BlackmanWindow Constant ConstantOfShape Dropout EyeLike HammingWindow HannWindow If Loop MelWeightMatrix Range "
+    "Shape Size Upsample".split()
 )
-"""`If` with a condition that is constant; the others are computed, or replaced, before anything is planned."""
+"""`If` with a condition, and `Loop` with a number of rounds, that are constant, else refused; the others are computed, or replaced, before anything is planned."""
 
 _HEAD = frozenset(
     "AffineGrid Attention Bernoulli BitCast CausalConvWithState CenterCropPad Col2Im Compress DFT DeformConv "
@@ -38,7 +38,7 @@ _HEAD = frozenset(
 )
 
 _REFUSED = frozenset(
-    "ConcatFromSequence ConvInteger DynamicQuantizeLinear ImageDecoder Loop MatMulInteger NonMaxSuppression NonZero "
+    "ConcatFromSequence ConvInteger DynamicQuantizeLinear ImageDecoder MatMulInteger NonMaxSuppression NonZero "
     "Optional OptionalGetElement OptionalHasElement QLinearConv QLinearMatMul QuantizeLinear RegexFullMatch Scan "
     "SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
     "SplitToSequence StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique".split()
