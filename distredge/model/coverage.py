@@ -27,7 +27,8 @@ _FOLDED = frozenset(
     "BlackmanWindow Constant ConstantOfShape Dropout EyeLike HammingWindow HannWindow If Loop MelWeightMatrix Range "
     "Shape Size Upsample".split()
 )
-"""`If` with a condition, and `Loop` with a number of rounds, that are constant, else refused; the others are computed, or replaced, before anything is planned."""
+"""`If` with a condition, and `Loop` with a number of rounds, that are constant, else they are refused; the others are
+computed, or replaced, before anything is planned."""
 
 _HEAD = frozenset(
     "AffineGrid Attention Bernoulli BitCast CausalConvWithState CenterCropPad Col2Im Compress DFT DeformConv "
