@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TypeProto, helper, numpy_helper
 
 from distredge.errors import ModelError
+from distredge.folders import user_folder
 from distredge.model.draft import reads
 from distredge.model.graph import CaptureCheck, Graph
 from distredge.model.infer import OPSET, describe, static_shape, tensor_type
@@ -399,7 +400,7 @@ def _bytes(array: NDArray[Any]) -> memoryview | bytes:
     return array.data if array.flags.c_contiguous and array.ndim and array.dtype.kind in "fiub" else array.tobytes()
 
 
-def _place(graph: Graph, original: Original, engine: str) -> Path | None:
+def _place(graph: Graph, original: Original, engine: str) -> Path:
     """Returns where the result for this model is remembered: by the model, by what capture made of it, and the engine.
 
     The captured graph counts too, so that another version of Distredge, which may capture otherwise, tries anew.
@@ -408,12 +409,7 @@ def _place(graph: Graph, original: Original, engine: str) -> Path | None:
     for name, array in graph.constants.items():
         made.update(f"{name}{array.dtype.str}{array.shape}{zlib.crc32(_bytes(array))}".encode())
     key = hashlib.sha256(f"{original.digest()}{made.hexdigest()}{engine}".encode()).hexdigest()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        folder = Path(base) if base else Path.home() / ".cache"
-    except RuntimeError:  # a user without a home
-        return None
-    return folder / "distredge" / "captures" / f"{key}.json"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "distredge" / "captures" / f"{key}.json"
 
 
 def _remembered(place: Path | None) -> CaptureCheck | None:
