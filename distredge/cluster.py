@@ -15,6 +15,10 @@ A file::
     address = "192.168.1.11"
     link = { rate_bps = 50e6, fixed_s = 0.0006, rtt_s = 0.002 }
 
+    [[host]]                            # only for several workers on one computer, or a requester beside them:
+    name = "board-1"                    # each of them says host = "board-1"
+    cores = 4                           # which they share; "all": of the computer that reads this
+
 `link` stands for both directions; `uplink` and `downlink` give them apart. A link has a constant `rate_bps`, or a
 `trace` (the name of a shipped one, or a path with `trace_format` "csv", "mahimahi", "pensieve" or "iperf3"), scaled to
 `rate_bps` when that is given too.
@@ -23,7 +27,7 @@ A file::
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -36,6 +40,7 @@ from distredge.checked_reading import decode_toml, read_bytes
 from distredge.errors import ClusterError, did_you_mean, located
 from distredge.model.graph import Graph
 from distredge.network_addresses import ACCEPTED, read_address
+from distredge.processors import usable_cores
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped, user_profile_path
 from distredge.profiles.network import Trace, load_trace, usable
 from distredge.profiles.traces.formats import read_trace
@@ -98,6 +103,7 @@ class Device:
         public_key: CURVE public key, Z85, 40 characters; None before keys are made.
         threads: threads of its engine.
         memory_bytes: memory that its worker may use; None takes the profile's.
+        host: the computer that it is on, one of the cluster's `hosts`; None: one of its own.
     """
 
     name: str
@@ -110,6 +116,7 @@ class Device:
     public_key: str | None = None
     threads: int = 1
     memory_bytes: int | None = None
+    host: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name or self.name == "requester" or "/" in self.name:
@@ -128,12 +135,16 @@ class Requester:
         name: for reports.
         uplink, downlink: its access to the network.
         device: name of the device that is the same board (what it exchanges with itself costs nothing); None.
+        profile: what messages cost its processor; None: its device's, else nothing.
+        host: the computer that it is on, one of the cluster's `hosts`; None: its device's, else one of its own.
     """
 
     name: str = "requester"
     uplink: Link = UNBOUNDED
     downlink: Link = UNBOUNDED
     device: str | None = None
+    profile: ComputeProfile | None = None
+    host: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,8 @@ class Cluster:
         shared_medium: whether all links share one medium (Wi-Fi airtime).
         encrypted: whether encryption's cost per byte is counted.
         description, source: for people.
+        hosts: computers that several devices, or a device and the requester, are on: name -> processor cores, which
+            they share.
     """
 
     name: str
@@ -159,6 +172,7 @@ class Cluster:
     encrypted: bool = False
     description: str = ""
     source: str = ""
+    hosts: Mapping[str, int] = field(default_factory=dict)
     _index: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -171,8 +185,22 @@ class Cluster:
         if self.requester.device is not None and self.requester.device not in self._index:
             hint = did_you_mean(self.requester.device, self.names)
             raise ClusterError(f"cluster '{self.name}': requester.device: no device '{self.requester.device}'{hint}")
+        for where, host in self._named_hosts():
+            if host not in self.hosts:
+                hint = did_you_mean(host, self.hosts)
+                raise ClusterError(f"cluster '{self.name}': {where}.host: no host '{host}'{hint}")
+        for host, cores in self.hosts.items():
+            if cores < 1:
+                raise ClusterError(located(f"cluster '{self.name}': host '{host}'", "cores", cores, "at least 1"))
         if self.link_model not in ("independent", "shared"):
             raise ClusterError(located(self.name, "link_model", self.link_model, "'independent' or 'shared'"))
+
+    def _named_hosts(self) -> Iterator[tuple[str, str]]:
+        if self.requester.host is not None:
+            yield "requester", self.requester.host
+        for index, device in enumerate(self.devices):
+            if device.host is not None:
+                yield f"device[{index}]", device.host
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -264,6 +292,7 @@ class _DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     public_key: Annotated[str, Meta(min_length=40, max_length=40)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     memory_bytes: Annotated[int, Meta(ge=1)] | None = None
+    host: str | None = None
     link: _LinkFile | None = None
     uplink: _LinkFile | None = None
     downlink: _LinkFile | None = None
@@ -272,9 +301,16 @@ class _DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class _RequesterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: _Name = "requester"
     device: str | None = None
+    profile: Annotated[str, Meta(min_length=1)] | None = None
+    host: str | None = None
     link: _LinkFile | None = None
     uplink: _LinkFile | None = None
     downlink: _LinkFile | None = None
+
+
+class _HostFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: _Name
+    cores: Annotated[int, Meta(ge=1, le=4096)] | Literal["all"]
 
 
 class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -288,6 +324,7 @@ class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     shared_medium: bool = False
     encrypted: bool = False
     requester: _RequesterFile = msgspec.field(default_factory=_RequesterFile)
+    host: tuple[_HostFile, ...] = ()
     device: Annotated[tuple[_DeviceFile, ...], Meta(min_length=1)]
 
 
@@ -311,15 +348,28 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
     own = next((d for d in devices if d.name == file.requester.device), None)
     largest = (own.uplink, own.downlink) if own else _largest(devices)
     up, down = _links(file.requester, f"{where}: requester", folder, largest)
+    asks = file.requester
+    profile = None if asks.profile is None else _profile(asks.profile, folder, profile_set)
     cluster = Cluster(
-        requester=Requester(file.requester.name, up, down, file.requester.device),
+        requester=Requester(asks.name, up, down, asks.device, profile, asks.host),
         devices=tuple(devices),
-        **_as_it_stands(file, "format", "requester", "device"),
+        hosts=_hosts(file.host, where),
+        **_as_it_stands(file, "format", "requester", "device", "host"),
     )
     for graph in models:
         cluster = covering(cluster, graph)
     cluster.check_covers(models)
     return cluster
+
+
+def _hosts(entries: tuple[_HostFile, ...], where: str) -> dict[str, int]:
+    """Computers by name; "all" cores are those that this process may use: for a cluster on this computer alone."""
+    hosts: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        if entry.name in hosts:
+            raise ClusterError(f"{where}: host[{index}].name: '{entry.name}' stands twice")
+        hosts[entry.name] = usable_cores() if entry.cores == "all" else entry.cores
+    return hosts
 
 
 def _place(entry: _DeviceFile, where: str) -> dict[str, Any]:

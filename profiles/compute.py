@@ -21,7 +21,7 @@ from distredge.errors import ProfileError, did_you_mean
 from distredge.folders import user_folder
 from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
-from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
+from distredge.profiles.schema import Board, Copy, Handling, Measured, Messages, Origin, ProfileFile, Runtime
 from distredge.writing import write
 
 THIS_MACHINE = "this-machine"
@@ -104,6 +104,14 @@ class ComputeProfile:
     def encrypt_s_per_byte(self) -> float:
         """Encryption or decryption, each end."""
         return self.data.encrypt_s_per_byte
+
+    @property
+    def messages(self) -> Messages:
+        """What messages cost its processor; a profile without such figures has those of `copy` and encryption."""
+        if self.data.messages is not None:
+            return self.data.messages
+        end = Handling(own=self.data.copy, io_encrypted=Copy(s_per_byte=self.data.encrypt_s_per_byte))
+        return Messages(send=end, receive=end)
 
     @property
     def memory_bytes(self) -> int | None:

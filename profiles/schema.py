@@ -43,6 +43,7 @@ class Board(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clock_hz: Positive | None = None
     governor: str = ""
     threads: Count = 1
+    cores: Count | None = None
     temperature_c: float | None = None
     load: Annotated[float, Meta(ge=0, le=1)] | None = None
     pace: Ratio | None = None
@@ -118,6 +119,38 @@ class Copy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     fixed_s: Seconds = 0.0
     s_per_byte: Seconds = 0.0
+
+
+class Handling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Processor time of one message at one end, each fixed_s + s_per_byte * bytes.
+
+    Attributes:
+        own: of the worker's own thread, which also computes: packing and sending, or receiving and placing.
+        io: of the transport's thread, plaintext.
+        io_encrypted: of the transport's thread where messages are encrypted.
+    """
+
+    own: Copy = msgspec.field(default_factory=Copy)
+    io: Copy = msgspec.field(default_factory=Copy)
+    io_encrypted: Copy = msgspec.field(default_factory=Copy)
+
+
+class Messages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What messages cost the board's processor.
+
+    Attributes:
+        send: at the sending end.
+        receive: at the receiving end.
+        compress_s_per_byte: packing float32 losslessly, for each byte before it.
+        expand_s_per_byte: the way back, for each byte after it.
+        source: where the figures are from; empty for measured ones.
+    """
+
+    send: Handling = msgspec.field(default_factory=Handling)
+    receive: Handling = msgspec.field(default_factory=Handling)
+    compress_s_per_byte: Seconds = 0.0
+    expand_s_per_byte: Seconds = 0.0
+    source: str = ""
 
 
 class Power(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,6 +251,7 @@ class ProfileFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     segments: Segments = msgspec.field(default_factory=Segments)
     copy: Copy = msgspec.field(default_factory=Copy)
     encrypt_s_per_byte: Seconds = 0.0
+    messages: Messages | None = None
     models: tuple[Name, ...] = ()
     memory_bytes: Count | None = None
     power: Power | None = None

@@ -16,7 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
 
 # What each layer may import besides itself. A layer is the first name under `distredge`.
-_GROUND = {"errors", "checked_reading", "chrome_trace", "folders", "metric_names", "network_addresses", "writing"}
+_GROUND = {
+    "errors",
+    "checked_reading",
+    "chrome_trace",
+    "folders",
+    "metric_names",
+    "network_addresses",
+    "processors",
+    "writing",
+}
 _DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -25,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metric_names": set(),
     "folders": {"errors"},
     "network_addresses": set(),
+    "processors": set(),
     "writing": {"errors"},
     "model": {"errors", "folders", "writing"},
     "profiles": _GROUND | {"model"},
@@ -39,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "envs": _DOMAIN | {"latency", "planners", "monitor"},
     "agents": _DOMAIN | {"latency", "planners", "envs", "monitor"},
     "runtime": _DOMAIN | {"media"},
-    "testbed": _DOMAIN | {"media", "monitor", "runtime"},
+    "testbed": _DOMAIN | {"media", "monitor", "latency", "runtime"},
 }
 _ALL = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = _ALL

@@ -84,8 +84,10 @@ def _machine() -> tuple[str, str]:
 
     import psutil
 
+    from distredge.processors import usable_cores
+
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     return "ok", (
         f"{platform.machine()}, {cores} cores, {memory.total / 1e9:.1f} GB memory ({memory.available / 1e9:.1f} free), "
         f"load {os.getloadavg()[0]:.2f}"

@@ -14,9 +14,10 @@ from distredge.errors import Infeasible
 from distredge.planners.annealing.batch_pricing import advance
 from distredge.planners.annealing.chains import make_chains, resample
 from distredge.planners.annealing.loading import load
-from distredge.planners.annealing.pace import CHAINS, POPULATIONS, STEPS, adapted, cores
+from distredge.planners.annealing.pace import CHAINS, POPULATIONS, STEPS, adapted
 from distredge.planners.annealing.starts import best_rows, shuffled, starts
 from distredge.planners.annealing.strategy_arrays import joined, put, take
+from distredge.processors import usable_cores
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Search:
     def __init__(self, problem: Problem, budget: Budget, seed: int, threads: int | None = None) -> None:
         self.budget = budget
         self.seed = seed
-        self.threads = min(POPULATIONS, cores()) if threads is None else threads
+        self.threads = min(POPULATIONS, usable_cores()) if threads is None else threads
         self.pricer = load(problem, budget)
         self.codec: Codec = self.pricer.codec
         self.latency_s = float("inf")

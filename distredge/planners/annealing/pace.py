@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 POPULATIONS, CHAINS = 2, 32
 """Populations of chains, each of which one thread advances, and chains of each."""
 
@@ -15,8 +13,3 @@ def adapted(steps: int, took_s: float, left_s: float | None) -> int:
     """Steps that take `ROUND_S`, or what is left of the budget, if they go on at the same pace."""
     aim_s = ROUND_S if left_s is None else min(ROUND_S, left_s)
     return max(1, min(4 * steps, int(steps * aim_s / max(took_s, 1e-9))))
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
