@@ -68,7 +68,7 @@ class _Wire:
 def _best_rates(problem: Problem) -> tuple[list[float], list[float]]:
     """The highest rate that each device's uplink and downlink, and at the end the requester's, ever has."""
     cluster = problem.cluster
-    ends = [access_of(cluster, member) for member in (*cluster.devices, cluster.requester)]
+    ends = [*(access_of(cluster, device) for device in cluster.devices), access_of(cluster, cluster.requester)]
 
     def best(link: Link) -> float:
         if link.trace is not None:

@@ -162,7 +162,7 @@ class ClusterLinks:
         Raises:
             ClusterError: if a device is not in the cluster.
         """
-        members = [*(cluster.device(name) for name in devices), cluster.requester]
+        members: list[Device | Requester] = [*(cluster.device(name) for name in devices), cluster.requester]
         accesses = [access_of(cluster, member) for member in members]
         computer = first_of_each([computer_of(cluster, member) for member in members])
         up = [Rate(access.uplink, start_s) for access in accesses]

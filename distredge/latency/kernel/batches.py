@@ -103,7 +103,8 @@ def run_all(tables, links, plans, nearby, found, general):
                 placed = board
             run = SharedRun(
                 written.messages, written.stages, written.n_messages, written.n_stages, slabs, ways.pair, ways.base,
-                n_devices, ways.done, links.handling, c * (n_devices + 1) * E_COLUMNS, site.access_at, site.start_s, wide,
+                n_devices, ways.done, links.handling, c * (n_devices + 1) * E_COLUMNS, site.access_at, site.start_s,
+                wide,
             )  # fmt: skip
             t, turn = run_shared(traffic, run, links, links.medium[c], nearby, turn)
         else:

@@ -52,7 +52,7 @@ def links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> LinkArrays:
         if cluster.shared_medium and cluster.link_model == "independent":
             raise Unsupported(f"cluster '{cluster.name}': one medium for all under independent links")
         places = [*range(len(cluster.devices)), n]
-        ends = [access_of(cluster, member) for member in (*cluster.devices, cluster.requester)]
+        ends = [*(access_of(cluster, device) for device in cluster.devices), access_of(cluster, cluster.requester)]
         profile_of[c, : len(cluster.devices)] = [column[id(d.profile)] for d in cluster.devices]
         for place, end in zip(places, ends, strict=True):
             for side, link in enumerate((end.uplink, end.downlink)):

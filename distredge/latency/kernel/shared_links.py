@@ -1,9 +1,8 @@
 """The kernel under `shared` links: connections in use share every access link max-min fair.
 
-Time goes from event to event: a message that is ready for its connection, the last bit of one, a rate that changes. When
-connections start or end, only those that share a link with them, directly or through others, get other rates; the rest
-go on. What handling messages takes of a device's time is known as soon as the last of a part's inputs is there, and is
-no event.
+Time goes from event to event: a message that is ready for its connection, the last bit of one, a rate that changes.
+When connections start or end, only those that share a link with them, directly or through others, get other rates; the
+rest go on. When messages are handled is known as soon as the last of a part's inputs is there, and is no event.
 
 What the functions work in are two sets of flat arrays (`traffic`): `Traffic`, and `SharedRun`, the strategy at hand.
 `fair_shares` gives the rates.
@@ -147,7 +146,7 @@ def place_ends(ends_of, wide, board):
 
 @inlined
 def place_hosts(ends_of, slabs, computer, cluster):
-    """As `place_ends` where several devices may be on one computer: its first slab position's links are those of all."""
+    """As `place_ends` where devices share computers: all on one have the links of its first slab position."""
     wide = len(slabs) // S_COLUMNS
     for i in range(wide):
         mine, first = computer[cluster, slabs[i * S_COLUMNS + S_DEVICE]], np.int64(0)

@@ -78,8 +78,8 @@ def _processor_loads(simulation: Simulation) -> list[float]:
 def _link_loads(problem: Problem, simulation: Simulation) -> list[float]:
     """Seconds for which one image occupies each connection (shared links: each access link)."""
     network, cluster = simulation.network, problem.cluster
-    members = [*(cluster.device(name) for name in simulation.layout.devices), cluster.requester]
-    ends = [access_of(cluster, member) for member in members]
+    devices = [cluster.device(name) for name in simulation.layout.devices]
+    ends = [*(access_of(cluster, device) for device in devices), access_of(cluster, cluster.requester)]
     loads: dict[object, float] = defaultdict(float)
     for transfer in simulation.layout.transfers:
         if transfer.local or not network.crosses(transfer.source, transfer.destination):
