@@ -26,6 +26,8 @@ from distredge.model.volumes import (
     volume_between,
     volume_share,
 )
+from distredge.model.wires import WIRE_BYTES, WIRES, is_packed
+from distredge.model.zero_shares import zero_shares
 
 
 class _Named(Protocol):
@@ -207,4 +209,10 @@ class _Builder:
         if tensor.dtype != "float32":
             wire = tensor.dtype
         elements = region_size(tensor, region)
-        self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire))
+        size = self._size_bytes(name, elements, region.rows.size, wire)
+        self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire, size))
+
+    def _size_bytes(self, name: str, elements: int, rows: int, wire: str) -> int:
+        if not is_packed(wire):
+            return elements * WIRE_BYTES[wire]
+        return rows * WIRES[wire].row_bytes(elements // rows, zero_shares(self.graph).get(name, 0.0))
