@@ -206,13 +206,14 @@ class _Builder:
         self, stage: int, name: str, source: int, destination: int, region: Region, produced: int, wire: str
     ) -> None:
         tensor = self.tensors[name]
+        elements = region_size(tensor, region)
         if tensor.dtype != "float32":
             wire = tensor.dtype
-        elements = region_size(tensor, region)
-        size = self._size_bytes(name, elements, region.rows.size, wire)
-        self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire, size))
-
-    def _size_bytes(self, name: str, elements: int, rows: int, wire: str) -> int:
-        if not is_packed(wire):
-            return elements * WIRE_BYTES[wire]
-        return rows * WIRES[wire].row_bytes(elements // rows, zero_shares(self.graph).get(name, 0.0))
+        if is_packed(wire):
+            share = zero_shares(self.graph).get(name, 0.0)
+            chosen = WIRES[wire].travels_as(share)
+            wire = chosen.name
+            size_bytes = region.rows.size * chosen.row_bytes(elements // region.rows.size, share)
+        else:
+            size_bytes = elements * WIRE_BYTES[wire]
+        self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire, size_bytes))

@@ -83,6 +83,14 @@ class Wire:
         """NumPy's name of the dtype of its elements."""
         return self.name.removesuffix(_PACKED) if self.packed else self.name
 
+    def travels_as(self, zero_share: float) -> Wire:
+        """Returns this wire, or the plain one of its dtype for a tensor with too few zeros to leave out.
+
+        Args:
+            zero_share: share of the tensor's elements that are zero; 0 where it is not known.
+        """
+        return self if not self.packed or zero_share * self.element_bytes > MASK_BYTES else WIRES[self.dtype]
+
     def row_bytes(self, elements: int, zero_share: float = 0.0) -> int:
         """Bytes of one row of a tensor.
 

@@ -72,8 +72,8 @@ class Plans(NamedTuple):
         rows: (B, L, D + 1) cut points.
         order: (B, D) device of each slab position.
         head: (B,) slab position of the head.
-        wires: (B, L) bytes per element that leaves a volume.
-        input_wire: (B,) bytes per element of the input.
+        wires: (B, L) number of the wire of what leaves a volume.
+        input_wire: (B,) number of the wire of the input.
         boundary: (B, L) whether a volume computes first what others wait for.
         start_s: (B,) seconds on the links' traces.
     """

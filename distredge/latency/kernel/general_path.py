@@ -45,6 +45,9 @@ T_SECONDS, T_LEAD, T_LEFT, T_ARRIVED = range(T_COLUMNS)
 """Seconds of the part (-1: none), seconds after its start at which its messages leave, when they have left (row 0: the
 start of the image), when the last input has arrived."""
 
+SIZE_MASK = (1 << col.PACKED_SHIFT) - 1
+"""The bytes of a message, below those that packing reads."""
+
 IDLE_PIECES = 10_000
 """Pieces of traces without a bit after which a link counts as down."""
 
@@ -136,7 +139,7 @@ def note(slabs, count, messages, n_messages, stage, mine):
         messages[U(at + M_STAGE)] = stage
         messages[U(at + M_FROM)] = i
         messages[U(at + M_TO)] = mine
-        messages[U(at + M_SIZE)] = size
+        messages[U(at + M_SIZE)] = size & SIZE_MASK
         messages[U(at + M_MADE)] = (made + 1) * wide + i
         n_messages += 1
     return n_messages
