@@ -154,12 +154,6 @@ WIRE_BYTES: Mapping[str, int] = MappingProxyType(
 WIRE_NUMBERS: Mapping[str, int] = MappingProxyType({name: wire.number for name, wire in WIRES.items()})
 """What stands for each wire in arrays of strategies."""
 
-NUMBERS = 1 + max(WIRE_NUMBERS.values())
-"""How many numbers there are."""
-
-PACKED_NUMBERS = tuple(sorted(WIRE_NUMBERS[name] for name in PACKED_WIRES))
-"""Those of packed wires."""
-
 FLOAT32_BYTES = WIRE_BYTES["float32"]
 """Bytes of one element that nothing narrowed."""
 

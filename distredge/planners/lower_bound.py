@@ -213,8 +213,7 @@ class _BoundProgram:
         return None if maker is None else self.operators.get(graph.fused_into.get(maker, maker))
 
     def _last_map(self) -> tuple[float, float, int | None]:
-        """Bytes and elements of the largest map that the head (without one: the requester) reads, and its operator's
-        place."""
+        """Bytes, elements and operator's place of the largest map that the head (without one: the requester) reads."""
         graph = self.problem.graph
         names = graph.body.head_inputs if self.has_head else graph.output_names
         made = [n for n in names if self._place_of_maker(n) is not None]

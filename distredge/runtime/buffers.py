@@ -139,8 +139,7 @@ class Inbox(_Mailbox):
         super().__init__(message, forms)
         self._views = [_part_view(targets[form.box], message.boxes[form.box], form) for form in self.forms]
         self._unpack = [
-            unpacking(form.dtype.name, view.dtype.name)
-            for form, view in zip(self.forms, self._views, strict=True)
+            unpacking(form.dtype.name, view.dtype.name) for form, view in zip(self.forms, self._views, strict=True)
         ]
 
     def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> Opened:

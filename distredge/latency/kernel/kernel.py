@@ -61,7 +61,7 @@ from distredge.latency.kernel.arguments import Found, KernelTables, Plans
 from distredge.latency.kernel.link_arrays import links_of
 from distredge.latency.tables.volume_geometry import GraphGeometry
 from distredge.latency.tables.volume_tables import Tables
-from distredge.model.wires import NUMBERS, PACKED_NUMBERS, WIRE_NUMBERS
+from distredge.model.wires import WIRE_NUMBERS
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -234,12 +234,6 @@ class Kernel:
             raise StrategyError(
                 located("kernel", "cluster", plans.which.tolist()[:5], f"0 to {len(self.clusters) - 1}")
             )
-        for key, numbers in (("wire", plans.wires), ("input_wire", plans.input_wire)):
-            if numbers.size and not 0 <= numbers.min() <= numbers.max() < NUMBERS:
-                raise StrategyError(located("kernel", key, numbers.ravel().tolist()[:5], "numbers of wires"))
-        if np.isin(plans.input_wire, PACKED_NUMBERS).any():
-            found = plans.input_wire.tolist()[:5]
-            raise StrategyError(located("kernel", "input_wire", found, "numbers of plain wires"))
         n_devices = self._n_devices[plans.which]
         k, wrong = _compiled("check_plans")(plans, self.tables.cut_heights, n_devices)
         if wrong == entry_points.OK:
@@ -250,6 +244,8 @@ class Kernel:
             entry_points.BAD_ROWS: ("rows", plans.rows[k], "0, cut points that never fall, the cut's height"),
             entry_points.BAD_ORDER: ("order", plans.order[k], f"different devices, 0 to {n_devices[k] - 1}"),
             entry_points.BAD_HEAD: ("head", plans.head[k], f"0 to {n_slabs - 1}"),
+            entry_points.BAD_WIRE: ("wire", plans.wires[k], "numbers of wires"),
+            entry_points.BAD_INPUT_WIRE: ("input_wire", plans.input_wire[k], "a plain wire's number"),
         }
         key, found, text = accepted[wrong]
         raise StrategyError(located("kernel", f"{key}[{k}]", found.tolist(), text))
@@ -262,9 +258,9 @@ class Kernel:
         )
 
     def _run(self, plans: Plans, threads: int, exact: bool, finish: bool) -> Found:
-        for first, last in _compiled("missing_volumes")(self.tables.index, plans.cuts):
+        missing, packed = _compiled("needs")(self.tables.index, plans.cuts, plans.wires)
+        for first, last in missing:
             self.tables.require(int(first), int(last))
-        packed = np.isin(plans.wires, PACKED_NUMBERS).any(axis=1)
         if packed.any():
             self.tables.price_packed()
         hard = self.links.hard[plans.which] | plans.boundary.any(axis=1) | packed
@@ -362,7 +358,7 @@ def warm() -> float:
     from distredge.latency.kernel import entry_points
 
     started = time.perf_counter()
-    for name in ("missing_volumes", "check_plans", "independent", "general"):
+    for name in ("needs", "check_plans", "independent", "general"):
         _compiled(name)
     entry_points.compile_all()
     return time.perf_counter() - started

@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 N_WIRES = 5
-"""Numbers of wires: `model.wires.NUMBERS`, written out since compiled code is known by this file."""
+PACKED_FLOAT32, PACKED_FLOAT16 = 3, 0
+"""Numbers of wires, and those of packed ones: `model.wires` says them, and compiled code is known by this file."""
 
 VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 8, 8, 5, 4, 3, 2 + N_WIRES
 """Numbers of columns."""

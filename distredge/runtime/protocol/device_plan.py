@@ -38,7 +38,7 @@ _FORMS: Final = DTYPES | frozenset(PACKED_WIRES)
 
 
 class TensorBox(Struct, frozen=True, array_like=True):
-    """A box of one tensor on the wire: `start` and `shape` count elements of the whole tensor; `dtype` names the wire."""
+    """A box of one tensor on the wire that `dtype` names: `start` and `shape` count elements of the whole tensor."""
 
     tensor: Name
     start: Dimensions

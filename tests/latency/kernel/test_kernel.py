@@ -29,9 +29,11 @@ from distredge.latency import StepSimulator, simulate
 from distredge.latency.kernel import kernel
 from distredge.latency.kernel.kernel import Kernel, Unsupported, kernel_of
 from distredge.latency.simulator.simulation import run
+from distredge.latency.tables import columns
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.laying_out import lay_out
+from distredge.model.wires import PACKED_WIRES, WIRE_NUMBERS
 from distredge.model.zero_shares import assume_zero_shares
 from distredge.planners import plan
 from distredge.problem import Problem
@@ -398,8 +400,8 @@ def test_unsupported_cases_are_named(lab: Any) -> None:
         ({"head": 2}, r"head\[0\]"),
         ({"cluster": 1}, "cluster"),
         ({"wire": np.full((2, 3), 4)}, "shapes of the module's table"),
-        ({"wire": 5}, r"wire: found \[5.*\], accepted: numbers of wires"),
-        ({"input_wire": 3}, r"input_wire: found \[3.*\], accepted: numbers of plain wires"),
+        ({"wire": 5}, r"wire\[0\]: found \[5.*\], accepted: numbers of wires"),
+        ({"input_wire": 3}, r"input_wire\[0\]: found 3, accepted: a plain wire's number"),
     ],
 )
 def test_a_strategy_that_contradicts_itself_is_refused(change: dict[str, Any], message: str) -> None:
@@ -410,6 +412,12 @@ def test_a_strategy_that_contradicts_itself_is_refused(change: dict[str, Any], m
     assert math.isnan(found.latency_s(**good)[0])
     with pytest.raises(StrategyError, match=message):
         found.latency_s(**{**good, **change})
+
+
+def test_the_tables_have_the_numbers_of_wires() -> None:
+    assert set(WIRE_NUMBERS.values()) == set(range(columns.N_WIRES))
+    packed = {WIRE_NUMBERS[name] for name in PACKED_WIRES}
+    assert packed == {columns.PACKED_FLOAT32, columns.PACKED_FLOAT16}
 
 
 def test_a_profile_that_lacks_an_operator_is_named(lab: Any) -> None:

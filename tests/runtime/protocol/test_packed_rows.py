@@ -50,7 +50,8 @@ def test_every_bit_of_float16_comes_back(bits: np.ndarray) -> None:
 def test_all_zeros_are_a_mask_alone(count: int) -> None:
     rows = np.zeros(count, np.float32)
     part = _packed(rows)
-    assert part is not None and part.size == mask_bytes(count)
+    assert part is not None
+    assert part.size == mask_bytes(count)
     assert _back(part, rows).tobytes() == rows.tobytes()
 
 
@@ -62,14 +63,16 @@ def test_rows_that_do_not_shrink_are_not_packed() -> None:
     assert _packed(few) is None, "the mask has as many bytes as two elements"
     few[2] = 0
     part = _packed(few)
-    assert part is not None and part.size == few.nbytes - 4
+    assert part is not None
+    assert part.size == few.nbytes - 4
 
 
 def test_what_is_no_packed_form_is_refused() -> None:
     rows = np.zeros(21, np.float32)
     rows[[3, 20]] = 1.5, np.nan
     part = _packed(rows)
-    assert part is not None and part.size == 8 + 3
+    assert part is not None
+    assert part.size == 8 + 3
 
     def refused(changed: np.ndarray, shape: tuple[int, ...] = (21,)) -> str:
         with pytest.raises(ProtocolError) as error:
