@@ -39,6 +39,7 @@ from distredge.planners import plan
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile, load_profile
 from distredge.profiles.network import Trace
+from distredge.profiles.schema import Copy, Handling, Messages
 from distredge.strategy import Head, InputSpec, ModelRef, Strategy, Volume
 
 CLOSE = 1e-9
@@ -139,6 +140,8 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 
 SECONDS = st.floats(0.0, 0.02)
+PER_MESSAGE = st.builds(Copy, fixed_s=st.sampled_from([0.0, 5e-4, 3e-3]), s_per_byte=st.sampled_from([0.0, 1e-6, 1e-5]))
+HANDLING = st.builds(Handling, own=PER_MESSAGE, io=PER_MESSAGE, io_encrypted=PER_MESSAGE)
 
 
 @st.composite
@@ -153,7 +156,9 @@ def profiles(draw: st.DrawFn, lab: Any, graph: Graph) -> ComputeProfile:
         segments=(draw(st.sampled_from([1.0, 1.3])), draw(st.sampled_from([0.0, 1e-3]))),
     )
     segments = msgspec.structs.replace(profile.data.segments, s_per_byte=draw(st.sampled_from([0.0, 3e-6])))
-    return ComputeProfile(msgspec.structs.replace(profile.data, segments=segments))
+    board = msgspec.structs.replace(profile.data.device, cores=draw(st.sampled_from([None, 1, 2, 4])))
+    messages = draw(st.none() | st.builds(Messages, send=HANDLING, receive=HANDLING))
+    return ComputeProfile(msgspec.structs.replace(profile.data, segments=segments, device=board, messages=messages))
 
 
 @st.composite
@@ -168,18 +173,26 @@ def links(draw: st.DrawFn) -> Link:
 def clusters(draw: st.DrawFn, lab: Any, graph: Graph) -> Cluster:
     count = draw(st.integers(1, 5))
     boards = [draw(profiles(lab, graph)) for _ in range(draw(st.integers(1, 2)))]
+    hosts = {name: draw(st.integers(1, 4)) for name in ("h", "i")[: draw(st.integers(0, 2))]}
+    host = st.none() | st.sampled_from(sorted(hosts)) if hosts else st.none()
     devices = tuple(
-        Device(name, draw(st.sampled_from(boards)), draw(links()), draw(links())) for name in "abcde"[:count]
-    )
+        Device(
+            name, draw(st.sampled_from(boards)), draw(links()), draw(links()), threads=draw(st.integers(1, 2)),
+            host=draw(host),
+        )
+        for name in "abcde"[:count]
+    )  # fmt: skip
     own = draw(st.none() | st.sampled_from([d.name for d in devices]))
+    profile = draw(st.none() | st.sampled_from(boards))
     shared = draw(st.booleans())
     return Cluster(
         "random",
-        Requester("requester", draw(links()), draw(links()), own),
+        Requester("requester", draw(links()), draw(links()), own, profile, draw(host)),
         devices,
         link_model="shared" if shared else "independent",
         shared_medium=shared and draw(st.booleans()),
         encrypted=draw(st.booleans()),
+        hosts=hosts,
     )
 
 
@@ -264,7 +277,7 @@ def volumes_done_s(problem: Problem, strategy: Strategy) -> list[float]:
     """When each device has done its last part of a volume in the simulation of the whole strategy; 0 without parts."""
     layout = lay_out(problem.graph, strategy)
     works = [w for w in run(problem, layout).frames[0].works if layout.stages[w.stage].volume >= 0]
-    return [max((w.stop_s for w in works if w.device == k), default=0.0) for k in range(len(layout.devices))]
+    return [max((w.free_s for w in works if w.device == k), default=0.0) for k in range(len(layout.devices))]
 
 
 def _identity(count: int) -> dict[str, Any]:
