@@ -68,7 +68,7 @@ class PackedRows(NamedTuple):
     is_left: NDArray[np.bool_]
 
     def unpacked(self) -> NDArray[Any]:
-        """Returns the rows: of `shape` and `dtype`, C-ordered."""
+        """Returns the rows: (d0, d1, ...) of `shape` and `dtype`, C-ordered."""
         elements = np.zeros(self.is_left.size, self.values.dtype)
         elements[np.flatnonzero(self.is_left)] = self.values
         return elements.view(self.dtype).reshape(self.shape)
