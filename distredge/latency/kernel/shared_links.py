@@ -228,22 +228,20 @@ def hand_on(traffic, run, row, leave, size, n_open):
 
     Returns the heap's size, the number of slab positions to settle, and the seconds that handling takes.
     """
-    messages, pair, handling = run.messages, run.pair, run.handling
+    messages, pair, handling, slabs = run.messages, run.pair, run.handling, run.slabs
     m = traffic.made_there[U(row)]
     spent = 0.0
     if m < 0:
         return size, n_open, spent
-    at = run.handling_at + run.slabs[U(messages[U(m * M_COLUMNS + M_FROM)] * S_COLUMNS + S_DEVICE)] * E_COLUMNS
-    fixed, per_byte, per_packed = (
-        handling[U(at + SEND_FIXED)],
-        handling[U(at + SEND_BYTE)],
-        handling[U(at + SEND_PACKED)],
-    )
+    source = slabs[U(messages[U(m * M_COLUMNS + M_FROM)] * S_COLUMNS + S_DEVICE)]
+    at, costs = run.handling_at + source * E_COLUMNS, run.base + source * (run.n_devices + 1) * P_COLUMNS
+    fixed, per_byte = handling[U(at + SEND_FIXED)], handling[U(at + SEND_BYTE)]
+    per_packed = handling[U(at + SEND_PACKED)]
     while m >= 0:
         at = m * M_COLUMNS
         after, n_bytes = messages[U(at + M_NEXT_MADE)], float(messages[U(at + M_SIZE)])
+        cost = costs + slabs[U(messages[U(at + M_TO)] * S_COLUMNS + S_DEVICE)] * P_COLUMNS
         spent += fixed + per_byte * n_bytes + per_packed * float(messages[U(at + M_PACKED)])
-        cost = cost_of(run, messages[U(at + M_FROM)], messages[U(at + M_TO)])
         ready = leave + spent + pair[U(cost)] + pair[U(cost + PRE_BYTE)] * n_bytes
         if pair[U(cost + WIRE_BYTE)] == INSIDE:
             n_open = take_in(traffic, run, m, ready, n_open)
