@@ -36,7 +36,8 @@ from distredge.latency.costs.links import ClusterLinks
 from distredge.latency.tables.volume_geometry import rising_needs
 from distredge.model.layout import REQUESTER
 from distredge.model.operators import Kind
-from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES
+from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES, WIRES
+from distredge.model.zero_shares import zero_shares
 from distredge.planners.common.volume_costs import Floats, VolumeCosts
 
 if TYPE_CHECKING:
@@ -89,21 +90,20 @@ class _BoundProgram:
         self.up_bps, self.down_bps = _best_rates(problem)
         graph = problem.graph
         input_scale = min(WIRE_BYTES[dtype] for dtype in problem.input_dtypes) / FLOAT32_BYTES
-        self.wire_scale = min(WIRE_BYTES[dtype] for dtype in problem.wires) / FLOAT32_BYTES
         self.input_bytes = sum(graph.tensors[n].size_bytes for n in graph.input_names) * input_scale
         self.input = [self._wire(REQUESTER, k, self.input_bytes) for k in range(self.count)]
         self.start_s = self._starts()
         self.work_s, self.operators = self._work()
         self.overhead_s = np.array([board.profile.segment_overhead_s for board in self.costs.boards])
         self.has_head = bool(problem.graph.body.head)
-        self.last_bytes, self.last_operator = self._last_map()
+        self.last_bytes, last_elements, self.last_operator = self._last_map()
         self.first_operator, self.input_per_share = self._first()
         element_s = np.array([board.element_s for board in self.costs.boards])
         # Shares of inputs are in bytes; by the widest dtype they are not more than the elements.
         inputs = [graph.tensors[n] for n in graph.input_names]
         widest = max(t.size_bytes / t.elements for t in inputs)
         self.take_s = element_s * sum(t.size_bytes for t in inputs) / widest
-        self.give_s = element_s * self.last_bytes / (FLOAT32_BYTES * self.wire_scale)
+        self.give_s = element_s * last_elements
 
     def kind(self, device: int) -> tuple[object, ...]:
         """Devices of one kind are interchangeable."""
@@ -217,17 +217,28 @@ class _BoundProgram:
         maker = graph.producer.get(tensor)
         return None if maker is None else self.operators.get(graph.fused_into.get(maker, maker))
 
-    def _last_map(self) -> tuple[float, int | None]:
-        """Bytes of the largest map that the head (without one: the requester) reads, and its operator's place."""
+    def _last_map(self) -> tuple[float, float, int | None]:
+        """Bytes, elements and operator's place of the largest map that the head (without one: the requester) reads."""
         graph = self.problem.graph
         names = graph.body.head_inputs if self.has_head else graph.output_names
         made = [n for n in names if self._place_of_maker(n) is not None]
         if not made:
-            return 0.0, None
+            return 0.0, 0.0, None
         name = max(made, key=lambda n: graph.tensors[n].size_bytes)
         reduces = graph.body.verdicts[graph.producer[name]].kind is Kind.REDUCE
         # Of a reduction small partial results travel: their bytes are left out, their messages are not.
-        return (0.0 if reduces else graph.tensors[name].size_bytes * self.wire_scale), self._place_of_maker(name)
+        if reduces:
+            return 0.0, 0.0, self._place_of_maker(name)
+        return self._fewest_bytes(name), graph.tensors[name].size_bytes / FLOAT32_BYTES, self._place_of_maker(name)
+
+    def _fewest_bytes(self, name: str) -> float:
+        """Bytes of a tensor in the wire of the problem in which it has fewest."""
+        graph, wires = self.problem.graph, [WIRES[wire] for wire in self.problem.wires]
+        share = zero_shares(graph).get(name, 0.0) if any(wire.packed for wire in wires) else 0.0
+        tensor = graph.tensors[name]
+        row_elements = tensor.elements // tensor.height
+        fewest = min(wire.travels_as(share).row_bytes(row_elements, share) for wire in wires)
+        return tensor.size_bytes * fewest / (row_elements * FLOAT32_BYTES)
 
     def _first(self) -> tuple[int | None, float]:
         """Place of the first operator, and the least share of the input that a share of its rows needs."""

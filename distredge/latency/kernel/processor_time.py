@@ -8,7 +8,16 @@ from __future__ import annotations
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
-from distredge.latency.kernel.arguments import E_COLUMNS, INSIDE, RECEIVE_BYTE, RECEIVE_FIXED, SEND_BYTE, SEND_FIXED
+from distredge.latency.kernel.arguments import (
+    E_COLUMNS,
+    INSIDE,
+    RECEIVE_BYTE,
+    RECEIVE_FIXED,
+    RECEIVE_PACKED,
+    SEND_BYTE,
+    SEND_FIXED,
+    SEND_PACKED,
+)
 from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
     POST_BYTE,
@@ -22,6 +31,7 @@ from distredge.latency.kernel.general_path import (
     M_COLUMNS,
     M_FROM,
     M_NEXT_MADE,
+    M_PACKED,
     M_SIZE,
     M_STAGE,
     M_TO,
@@ -75,12 +85,14 @@ def handle_inputs(traffic, run, place, j, free):
     messages, handling, in_s = run.messages, run.handling, traffic.in_s
     cost = run.handling_at + run.slabs[U(j * S_COLUMNS + S_DEVICE)] * E_COLUMNS
     fixed, per_byte = handling[U(cost + RECEIVE_FIXED)], handling[U(cost + RECEIVE_BYTE)]
+    per_packed = handling[U(cost + RECEIVE_PACKED)]
     total, line = 0.0, 0.0
     m = traffic.last_in[U(place)]
     while m >= 0:
-        total += fixed + per_byte * float(messages[U(m * M_COLUMNS + M_SIZE)])
+        at = m * M_COLUMNS
+        total += fixed + per_byte * float(messages[U(at + M_SIZE)]) + per_packed * float(messages[U(at + M_PACKED)])
         line = max(line, in_s[U(m)] + total)
-        m = messages[U(m * M_COLUMNS + M_NEXT_MADE)]
+        m = messages[U(at + M_NEXT_MADE)]
     return max(free + total, line)
 
 
@@ -98,11 +110,12 @@ def hand_on(traffic, run, row, leave, size, n_open):
     source = slabs[U(messages[U(m * M_COLUMNS + M_FROM)] * S_COLUMNS + S_DEVICE)]
     at, costs = run.handling_at + source * E_COLUMNS, run.base + source * (run.n_devices + 1) * P_COLUMNS
     fixed, per_byte = handling[U(at + SEND_FIXED)], handling[U(at + SEND_BYTE)]
+    per_packed = handling[U(at + SEND_PACKED)]
     while m >= 0:
         at = m * M_COLUMNS
         after, n_bytes = messages[U(at + M_NEXT_MADE)], float(messages[U(at + M_SIZE)])
         cost = costs + slabs[U(messages[U(at + M_TO)] * S_COLUMNS + S_DEVICE)] * P_COLUMNS
-        spent += fixed + per_byte * n_bytes
+        spent += fixed + per_byte * n_bytes + per_packed * float(messages[U(at + M_PACKED)])
         ready = leave + spent + pair[U(cost)] + pair[U(cost + PRE_BYTE)] * n_bytes
         if pair[U(cost + WIRE_BYTE)] == INSIDE:
             n_open = take_in(traffic, run, m, ready, n_open)

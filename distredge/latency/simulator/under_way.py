@@ -51,6 +51,7 @@ class Message:
 
     Attributes:
         stage: the stage that needs it; the number of stages for results.
+        packed_bytes: bytes of float32 that are packed into it; what it carries plain does not count.
         destination_work: the part that waits for it; None for results.
         leave_s: what it carries is there; ready_s: it could go over the connection; wire_s: it does; sent_s: its last
             bit is over; arrived_s: it is in place.
@@ -62,6 +63,7 @@ class Message:
     source: int
     destination: int
     size_bytes: int
+    packed_bytes: int
     tensors: tuple[str, ...]
     destination_work: Work | None
     leave_s: float = math.nan

@@ -32,9 +32,12 @@ from distredge.latency.kernel.arguments import Found
 from distredge.latency.kernel.kernel import Kernel, Unsupported, kernel_of
 from distredge.latency.simulator.figures import measure
 from distredge.latency.simulator.simulation import run
+from distredge.latency.tables import columns
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.laying_out import lay_out
+from distredge.model.wires import PACKED_WIRES, WIRE_NUMBERS
+from distredge.model.zero_shares import assume_zero_shares
 from distredge.planners import plan
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile, load_profile
@@ -157,7 +160,11 @@ def profiles(draw: st.DrawFn, lab: Any, graph: Graph) -> ComputeProfile:
     )
     segments = msgspec.structs.replace(profile.data.segments, s_per_byte=draw(st.sampled_from([0.0, 3e-6])))
     board = msgspec.structs.replace(profile.data.device, cores=draw(st.sampled_from([None, 1, 2, 4])))
-    messages = draw(st.none() | st.builds(Messages, send=HANDLING, receive=HANDLING))
+    packing = st.sampled_from([0.0, 2e-6, 4e-5])
+    messages = draw(
+        st.none()
+        | st.builds(Messages, send=HANDLING, receive=HANDLING, compress_s_per_byte=packing, expand_s_per_byte=packing)
+    )
     return ComputeProfile(msgspec.structs.replace(profile.data, segments=segments, device=board, messages=messages))
 
 
@@ -204,7 +211,7 @@ def plans(draw: st.DrawFn, graph: Graph, cluster: Cluster) -> Strategy:
     for cut in (graph.cuts[i] for i in chosen):
         inner = st.lists(st.integers(0, cut.height), min_size=len(devices) - 1, max_size=len(devices) - 1)
         rows = (0, *sorted(draw(inner)), cut.height)
-        wire = draw(st.sampled_from(["float32", "float16", "int8"]))
+        wire = draw(st.sampled_from(["float32", "float16", "int8", "float32-packed", "float16-packed"]))
         volumes.append(Volume(cut.tensors, cut.reference, rows, wire=wire, boundary_first=draw(st.booleans())))
     return Strategy(
         ModelRef(graph.name, graph.topology, graph.input_shapes[0]),
@@ -215,6 +222,11 @@ def plans(draw: st.DrawFn, graph: Graph, cluster: Cluster) -> Strategy:
     )
 
 
+def assume_zeros(draw: st.DrawFn, graph: Graph) -> None:
+    """Of some tensors some elements are zero."""
+    assume_zero_shares(graph, {name: draw(st.sampled_from([0.0, 0.05, 0.3, 0.55, 1.0])) for name in graph.tensors})
+
+
 def reference_s(problem: Problem, strategy: Strategy, start_s: float = 0.0) -> float:
     return simulate(problem, strategy, start_s=start_s).latency_s
 
@@ -223,6 +235,7 @@ def reference_s(problem: Problem, strategy: Strategy, start_s: float = 0.0) -> f
 @given(st.data())
 def test_the_kernel_equals_the_simulator(lab: Any, data: st.DataObject) -> None:
     graph = data.draw(graphs())
+    assume_zeros(data.draw, graph)
     cluster = data.draw(clusters(lab, graph))
     strategy = data.draw(plans(graph, cluster))
     start_s = data.draw(st.sampled_from([0.0, 0.013]))
@@ -431,6 +444,8 @@ def test_unsupported_cases_are_named(lab: Any) -> None:
         ({"head": 2}, r"head\[0\]"),
         ({"cluster": 1}, "cluster"),
         ({"wire": np.full((2, 3), 4)}, "shapes of the module's table"),
+        ({"wire": 5}, r"wire\[0\]: found \[5.*\], accepted: numbers of wires"),
+        ({"input_wire": 3}, r"input_wire\[0\]: found 3, accepted: a plain wire's number"),
     ],
 )
 def test_a_strategy_that_contradicts_itself_is_refused(change: dict[str, Any], message: str) -> None:
@@ -441,6 +456,12 @@ def test_a_strategy_that_contradicts_itself_is_refused(change: dict[str, Any], m
     assert math.isnan(found.latency_s(**good)[0])
     with pytest.raises(StrategyError, match=message):
         found.latency_s(**{**good, **change})
+
+
+def test_the_tables_have_the_numbers_of_wires() -> None:
+    assert set(WIRE_NUMBERS.values()) == set(range(columns.N_WIRES))
+    packed = {WIRE_NUMBERS[name] for name in PACKED_WIRES}
+    assert packed == {columns.PACKED_FLOAT32, columns.PACKED_FLOAT16}
 
 
 def test_a_profile_that_lacks_an_operator_is_named(lab: Any) -> None:
