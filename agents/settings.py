@@ -53,6 +53,7 @@ class TrainingConfig:
         model: zoo name, path of an ONNX file, or `package.module:callable`.
         cluster: name of a shipped case, or path of a TOML file.
         input_shape: of the model's input; None for the model's own.
+        as_published: whether the strategy keeps to what the papers have (`Problem.as_published`).
         algo: one of `ALGORITHMS`.
         env: one of `ENVIRONMENTS`.
         episodes: length of the run.
@@ -70,6 +71,7 @@ class TrainingConfig:
     model: str = "vgg16"
     cluster: str = "db-50"
     input_shape: tuple[int, ...] | None = None
+    as_published: bool = False
     algo: str = "ddpg"
     env: str = SPLIT_ROWS
     episodes: int = EPISODES
@@ -98,6 +100,8 @@ class TrainingConfig:
         for key in ("model", "cluster", "device"):
             if not isinstance(getattr(self, key), str):
                 raise ConfigError(located("configuration", key, getattr(self, key), "a text"))
+        if not isinstance(self.as_published, bool):
+            raise ConfigError(located("configuration", "as_published", self.as_published, "true or false"))
         if self.input_shape is not None:
             object.__setattr__(self, "input_shape", _sizes(self.input_shape))
         object.__setattr__(self, "hyperparameters", self._merged())

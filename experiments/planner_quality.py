@@ -32,7 +32,7 @@ from distredge.experiments.common import published
 from distredge.experiments.common.draw import draw, drawn_problem
 from distredge.experiments.common.quality import LONG, Outcome, published_ratio, summarise
 from distredge.experiments.common.records import MethodRun, append, best_latency_s, compact, path_of, price, read
-from distredge.experiments.common.regimes import REGIMES, fingerprint, published_problem, seconds_for
+from distredge.experiments.common.regimes import DEFAULT, REGIMES, fingerprint, published_problem, seconds_for
 from distredge.latency import simulate
 from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
@@ -115,7 +115,8 @@ def _arguments() -> argparse.Namespace:
     how.add_argument("--quick", action="store_true", help="at most 5 minutes on 2 cores (the default)")
     how.add_argument("--full", action="store_true", help="run what is not on record; hours")
     how.add_argument("--records", action="store_true", help="only price what is on record")
-    parser.add_argument("--regime", default="all", help=f"{', '.join(REGIMES)} with commas between them, or all")
+    regimes = f"{DEFAULT} (the default), {', '.join(REGIMES)} with commas between them, or all"
+    parser.add_argument("--regime", default=DEFAULT, help=regimes)
     parser.add_argument("--cases", default="all", help="cluster, model:cluster or vgg16, with commas; none; or all")
     parser.add_argument("--random", type=int, default=RANDOM_CASES, help="how many cases drawn at random to look at")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"what --full runs, in this order: {', '.join(STEPS)}")

@@ -157,7 +157,7 @@ def test_a_network_puts_the_requester_last(lab: Any) -> None:
     assert (network.pack_s(0, 10), network.pack_s(-1, 10)) == (pytest.approx(0.2), 0.0)
     assert (network.place_s(1, 10), network.place_s(-1, 10)) == (pytest.approx(0.2), 0.0)
     assert [network.same_board(*pair) for pair in ((0, 0), (0, 1), (0, -1))] == [True, False, False]
-    secret = ClusterLinks.of(Cluster("lab", cluster.requester, cluster.devices, encrypted=True), ("a",))
+    secret = ClusterLinks.of(Cluster("lab", cluster.requester, cluster.devices, "independent", encrypted=True), ("a",))
     assert secret.pack_s(0, 10) == pytest.approx(0.1 + 0.1 + 5.0)
 
 
