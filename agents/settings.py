@@ -53,7 +53,6 @@ class TrainingConfig:
         model: zoo name, path of an ONNX file, or `package.module:callable`.
         cluster: name of a shipped case, or path of a TOML file.
         input_shape: of the model's input; None for the model's own.
-        as_published: whether the strategy keeps to what the papers have (`Problem.as_published`).
         algo: one of `ALGORITHMS`.
         env: one of `ENVIRONMENTS`.
         episodes: length of the run.
@@ -63,6 +62,7 @@ class TrainingConfig:
         eval_freq: episodes between two episodes without exploration; 0 for none.
         save_freq: episodes between two checkpoints; 0 for none.
         hyperparameters: of the algorithm, complete.
+        as_published: whether the strategy keeps to what the papers have (`Problem.as_published`).
 
     Raises:
         ConfigError: naming the key that is wrong.
@@ -71,7 +71,6 @@ class TrainingConfig:
     model: str = "vgg16"
     cluster: str = "db-50"
     input_shape: tuple[int, ...] | None = None
-    as_published: bool = False
     algo: str = "ddpg"
     env: str = SPLIT_ROWS
     episodes: int = EPISODES
@@ -81,6 +80,7 @@ class TrainingConfig:
     eval_freq: int = 0
     save_freq: int = 0
     hyperparameters: Hyperparameters = field(default_factory=dict)
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         check_algorithm(self.algo)

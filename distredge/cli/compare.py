@@ -149,17 +149,17 @@ def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
     from distredge.model.wires import EXACT_WIRES
 
     wires = {volume.wire for volume in strategy.volumes} - set(EXACT_WIRES)
+    published = problem.regime == "as published"
     if strategy.input.dtype not in problem.input_dtypes:
-        needed = f"{strategy.input.dtype} input; give --input-dtype {strategy.input.dtype}"
+        how = "leave --as-published away" if published else f"give --input-dtype {strategy.input.dtype}"
+        needed = f"{strategy.input.dtype} input; {how}"
     elif wires and not problem.allow_lossy:
         needed = f"{', '.join(sorted(wires))} between volumes; give --allow-lossy"
     elif not (strategy.lossless or problem.allow_lossy):
         needed = f"a lossy model ({problem.graph.lossy_because}); give --allow-lossy"
     elif not problem.boundary_first and any(volume.boundary_first for volume in strategy.volumes):
         needed = "boundary rows first; give --boundary-first"
-    elif problem.regime == "as published" and strategy.devices != tuple(
-        name for name in problem.cluster.names if name in strategy.devices
-    ):
+    elif published and strategy.devices != tuple(name for name in problem.cluster.names if name in strategy.devices):
         needed = "the devices in another order; leave --as-published away"
     else:
         return
