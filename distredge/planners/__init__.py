@@ -118,7 +118,7 @@ def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strateg
     budget.method = method
     strategy = planner(problem, budget, seed)
     if method not in OF_ALL_OPTIONS:
-        strategy = converted(problem, strategy, budget)
+        strategy = converted(problem, strategy, budget, overlaps=method in OVERLAPPING)
     check_limits(problem, strategy)
     return predict(problem, strategy)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
 
 
-def converted(problem: Problem, strategy: Strategy, budget: Budget) -> Strategy:
+def converted(problem: Problem, strategy: Strategy, budget: Budget, overlaps: bool = False) -> Strategy:
     """Returns the strategy with the problem's exact options in the volumes where they lower its latency.
 
     Each option is tried in all volumes at once, then in one after the other, as long as the budget lasts; rows, order
@@ -31,8 +31,9 @@ def converted(problem: Problem, strategy: Strategy, budget: Budget) -> Strategy:
         problem: says which options there are.
         strategy: of any method, without regard to them.
         budget: every strategy that is priced counts.
+        overlaps: whether the method decided itself which volumes compute first what others wait for: that then stays.
     """
-    options = [] if needs_figures(problem) else _options(problem)
+    options = [] if needs_figures(problem) else _options(problem, overlaps)
     if not options or len(strategy.devices) < 2 or budget.expired():
         return strategy
     best_s = price(problem, strategy, budget)
@@ -44,18 +45,16 @@ def converted(problem: Problem, strategy: Strategy, budget: Budget) -> Strategy:
             for k in changed:
                 volumes[k] = dataclasses.replace(volumes[k], **_turned(strategy, k, option))
             other = strategy.replace(volumes=tuple(volumes))
-            if other.volumes == strategy.volumes:
-                continue
             latency_s = price(problem, other, budget)
             if latency_s < best_s:
                 best_s, strategy = latency_s, other
     return strategy
 
 
-def _options(problem: Problem) -> list[dict[str, Any]]:
+def _options(problem: Problem, overlaps: bool) -> list[dict[str, Any]]:
     """Fields of a volume, each with the value that the problem offers beside what methods choose by themselves."""
     found: list[dict[str, Any]] = [{"wire": w} for w in problem.wires if w in EXACT_WIRES and w != "float32"]
-    return [*found, {"boundary_first": True}] if problem.boundary_first else found
+    return [*found, {"boundary_first": True}] if problem.boundary_first and not overlaps else found
 
 
 def _tries(count: int) -> Iterator[tuple[int, ...]]:

@@ -52,6 +52,12 @@ def test_nothing_is_priced_where_nothing_is_offered_or_more_than_the_latency_cou
         assert budget.done == 0
 
 
+def test_a_method_that_overlaps_by_itself_keeps_its_own_choice(vgg: Graph) -> None:
+    problem = Problem.lossless(vgg, load_cluster("db-300"))
+    strategy = plan(dataclasses.replace(problem, boundary_first=False), "modnn")
+    assert converted(problem, strategy, Budget(evaluations=50), overlaps=True) is strategy
+
+
 def test_the_budget_ends_it(vgg: Graph) -> None:
     problem = Problem.lossless(vgg, load_cluster("db-300"))
     strategy = plan(dataclasses.replace(problem, boundary_first=False), "modnn")
