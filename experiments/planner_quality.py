@@ -5,11 +5,11 @@
     python experiments/planner_quality.py --quick --regime paper --cases db-50,resnet50:na-nano
     python experiments/planner_quality.py --records --regime all
 
-Regimes: see experiments/common/regimes.py; `shared-lossless` unless `--regime` says otherwise. All latencies are simulated. `--full` adds every run to
-experiments/results/planner_quality/REGIME.jsonl with its seed, budget, date and number of processors; strategies that
-took long are kept there and priced again each time. `search` and `auto` are given 1 s up to 4 devices and 5 s with
-more, on the clock; in the random cases, and all others, in processor seconds of all threads together: 60, in the random
-cases 3 for the methods that only follow rules.
+Regimes: see experiments/common/regimes.py; `shared-lossless` unless `--regime` says otherwise. All latencies are
+simulated. `--full` adds every run to experiments/results/planner_quality/REGIME.jsonl with its seed, budget, date and
+number of processors; strategies that took long are kept there and priced again each time. `search` and `auto` are given
+1 s up to 4 devices and 5 s with more, on the clock; in the random cases, and all others, in processor seconds of all
+threads together: 60, in the random cases 3 for the methods that only follow rules.
 
 Prints a table of images per second (below them in each case those that DistrEdge reports, figures 6 to 9), one of
 ratios, and ends with one JSON object.
