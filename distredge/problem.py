@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distredge.cluster import covering
 from distredge.errors import ConfigError, UnsupportedModel, did_you_mean, located
-from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES, VOLUME_WIRES, WIRE_BYTES
+from distredge.model.wires import (
+    EXACT_WIRES,
+    INPUT_DTYPES,
+    PACKED_WIRES,
+    PLANNABLE_WIRES,
+    VOLUME_WIRES,
+    WIRE_BYTES,
+    offered_wires,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from distredge.cluster import Cluster, LinkModel
     from distredge.model.graph import Graph
 
@@ -36,7 +42,7 @@ class Problem:
         cluster: the devices and their links.
         allow_lossy: whether outputs may differ from the whole model's beyond rounding (16-bit wires).
         input_dtypes: dtypes in which the requester may send the input.
-        wires: dtypes in which rows may travel between volumes.
+        wires: in what rows may travel between volumes; packed under shared links alone.
         boundary_first: whether a volume may compute and send first what others wait for.
         objective: "latency" of one image, "throughput" of many, or "energy" of one image.
         latency_limit_s: longest latency that a plan may have; None unlimited.
@@ -69,6 +75,14 @@ class Problem:
                     + f": '{wire}' can be simulated from a strategy file, but neither planned nor run yet"
                 )
         _check_names("wires", self.wires, PLANNABLE_WIRES)
+        if self.cluster.link_model == "independent":
+            for wire in self.wires:
+                if wire in PACKED_WIRES:
+                    accepted = " or ".join(map(repr, offered_wires(self.allow_lossy, shared_links=False)))
+                    raise ConfigError(
+                        located("problem", "wires", wire, accepted)
+                        + ": what packing costs the processor is priced under shared links alone"
+                    )
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"problem: objective '{self.objective}'{did_you_mean(self.objective, OBJECTIVES)}")
         if not self.allow_lossy and not set(self.wires) <= set(EXACT_WIRES):
@@ -91,8 +105,8 @@ class Problem:
         """Returns the problem with every option that leaves the output unchanged.
 
         The input may travel as uint8 pixels where the model says how they become its input, rows in every exact wire,
-        what others wait for is computed and sent first, and devices stand in any order or are left out. Wires that
-        shrink what they carry are left out under independent links: they pay by what links have to share.
+        what others wait for is computed and sent first, and devices stand in any order or are left out. Packed
+        wires are left out under independent links, where nobody prices what packing costs.
 
         Args:
             graph: the model.
@@ -102,10 +116,9 @@ class Problem:
         Raises:
             ConfigError, UnsupportedModel: as `Problem`.
         """
-        wires = PLANNABLE_WIRES if options.get("allow_lossy") else EXACT_WIRES
         offered: dict[str, Any] = {
             "input_dtypes": ("uint8", "float32") if takes_pixels(graph) else ("float32",),
-            "wires": wires if cluster.link_model == "shared" else _of_fixed_width(wires),
+            "wires": offered_wires(options.get("allow_lossy", False), cluster.link_model == "shared"),
             "boundary_first": True,
             "free_order": True,
         }
@@ -167,11 +180,6 @@ def takes_pixels(graph: Graph) -> bool:
     if graph.preprocess is None or len(graph.input_names) != 1:
         return False
     return graph.tensors[graph.input_names[0]].dtype == "float32" and graph.preprocess.shape == graph.input_shapes[0]
-
-
-def _of_fixed_width(wires: Iterable[str]) -> tuple[str, ...]:
-    """Those whose rows take the same bytes whatever is in them: all but `float32-packed` and its like."""
-    return tuple(name for name in wires if not name.endswith("-packed"))
 
 
 def _check_names(key: str, found: tuple[str, ...], accepted: tuple[str, ...]) -> None:
