@@ -54,6 +54,15 @@ def test_asks_for_the_host_of_workers_of_one_computer(vgg: Graph) -> None:
         assert "one computer" not in str(plan(Problem(vgg, named), evaluations=40).planner.settings["reason"])
 
 
+def test_workers_that_share_one_core_are_one_worker(vgg: Graph) -> None:
+    cluster = load_cluster("this-machine")
+    for cores, workers in ((1, 1), (4, 4)):
+        problem = Problem.lossless(vgg, dataclasses.replace(cluster, hosts={"this-machine": cores}))
+        strategy = plan(problem, evaluations=20_000)
+        assert len(strategy.devices) <= workers
+        assert (strategy.planner.settings["chosen"] == "offload") == (cores == 1)
+
+
 def test_says_when_distributing_does_not_pay(vgg: Graph) -> None:
     cluster = load_cluster("db-50")
     slow = Link(1e3)
