@@ -105,16 +105,20 @@ class End:
     Attributes:
         busy_fixed_s, busy_s_per_byte: time of the thread that computes.
         way_fixed_s, way_s_per_byte: time on the message's way that disturbs nobody.
+        busy_s_per_packed_byte: further time of the thread that computes, for each byte of float32 that is packed or
+            comes of unpacking.
     """
 
     busy_fixed_s: float = 0.0
     busy_s_per_byte: float = 0.0
     way_fixed_s: float = 0.0
     way_s_per_byte: float = 0.0
+    busy_s_per_packed_byte: float = 0.0
 
-    def busy_s(self, size_bytes: float) -> float:
+    def busy_s(self, size_bytes: float, packed_bytes: float = 0.0) -> float:
         """Seconds that the device does not compute."""
-        return self.busy_fixed_s + self.busy_s_per_byte * size_bytes
+        plain_s = self.busy_fixed_s + self.busy_s_per_byte * size_bytes
+        return plain_s + self.busy_s_per_packed_byte * packed_bytes
 
     def way_s(self, size_bytes: float) -> float:
         """Seconds between that and the connection, at the receiving end the other way round."""
@@ -213,9 +217,10 @@ def _end(cluster: Cluster, member: Device | Requester, *, sending: bool) -> End:
         return End()
     handling: Handling = profile.messages.send if sending else profile.messages.receive
     own, io = handling.own, handling.io_encrypted if cluster.encrypted else handling.io
+    packing = profile.messages.compress_s_per_byte if sending else profile.messages.expand_s_per_byte
     if has_spare_core(cluster, member):
-        return End(own.fixed_s, own.s_per_byte, io.fixed_s, io.s_per_byte)
-    return End(own.fixed_s + io.fixed_s, own.s_per_byte + io.s_per_byte)
+        return End(own.fixed_s, own.s_per_byte, io.fixed_s, io.s_per_byte, packing)
+    return End(own.fixed_s + io.fixed_s, own.s_per_byte + io.s_per_byte, busy_s_per_packed_byte=packing)
 
 
 def _profile(cluster: Cluster, member: Device | Requester) -> ComputeProfile | None:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 VARIES, INSIDE = -1.0, -2.0
 """Marks in the place of seconds per byte on a connection: its rate varies; the message stays inside a computer."""
 
-E_COLUMNS = 4
-SEND_FIXED, SEND_BYTE, RECEIVE_FIXED, RECEIVE_BYTE = range(E_COLUMNS)
-"""Seconds for which a message occupies the processor, at the sending and at the receiving end."""
+E_COLUMNS = 6
+SEND_FIXED, SEND_BYTE, SEND_PACKED, RECEIVE_FIXED, RECEIVE_BYTE, RECEIVE_PACKED = range(E_COLUMNS)
+"""Seconds for which a message occupies the processor, at the sending and at the receiving end: as it is one, for each
+of its bytes, and for each byte of float32 that is packed into it."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -16,8 +16,10 @@ from distredge.latency.kernel.arguments import (
     E_COLUMNS,
     RECEIVE_BYTE,
     RECEIVE_FIXED,
+    RECEIVE_PACKED,
     SEND_BYTE,
     SEND_FIXED,
+    SEND_PACKED,
     Floats,
     Ints,
 )
@@ -43,11 +45,11 @@ from distredge.latency.kernel.common_ground import (
 )
 from distredge.latency.tables import columns as col
 
-M_COLUMNS = 8
-M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
-"""Stage that needs it, slab positions, bytes, row of `stages` whose end it leaves at; the next message that leaves
-then, and after it has arrived the one that arrived before it for the same part; the next one on its connection; whether
-it is ready for it."""
+M_COLUMNS = 9
+M_STAGE, M_FROM, M_TO, M_SIZE, M_PACKED, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
+"""Stage that needs it, slab positions, bytes, bytes of float32 that are packed into it, row of `stages` whose end it
+leaves at; the next message that leaves then, and after it has arrived the one that arrived before it for the same part;
+the next one on its connection; whether it is ready for it."""
 
 T_COLUMNS = 3
 T_SECONDS, T_LEAD, T_LEFT = range(T_COLUMNS)
@@ -55,7 +57,7 @@ T_SECONDS, T_LEAD, T_LEFT = range(T_COLUMNS)
 start of the image)."""
 
 SIZE_MASK = (1 << col.PACKED_SHIFT) - 1
-"""The bytes of a message, below those that packing reads."""
+"""Bits of the bytes of a message in `AtHand.slabs`; above them are the bytes of float32 that are packed into it."""
 
 IDLE_PIECES = 10_000
 """Pieces of traces without a bit after which a link counts as down."""
@@ -147,6 +149,7 @@ def note(slabs, count, messages, n_messages, stage, mine):
         messages[U(at + M_FROM)] = i
         messages[U(at + M_TO)] = mine
         messages[U(at + M_SIZE)] = size & SIZE_MASK
+        messages[U(at + M_PACKED)] = size >> col.PACKED_SHIFT
         messages[U(at + M_MADE)] = (made + 1) * wide + i
         n_messages += 1
     return n_messages
@@ -228,14 +231,16 @@ def sum_loads(written, links, site, slabs, ends_of, k, found, sent_s):
     most, total, asks_s = 0.0, 0.0, 0.0
     for m in range(written.n_messages):
         i, j = messages[U(m * M_COLUMNS + M_FROM)], messages[U(m * M_COLUMNS + M_TO)]
-        size = float(messages[U(m * M_COLUMNS + M_SIZE)])
+        size, packed = float(messages[U(m * M_COLUMNS + M_SIZE)]), float(messages[U(m * M_COLUMNS + M_PACKED)])
         source, target = slabs[U(i * S_COLUMNS + S_DEVICE)], slabs[U(j * S_COLUMNS + S_DEVICE)]
         inside = links.computer[site.cluster, source] == links.computer[site.cluster, target]
         if shared:
             at = handling_at + source * E_COLUMNS
             sends_s = handling[U(at + SEND_FIXED)] + handling[U(at + SEND_BYTE)] * size
+            sends_s += handling[U(at + SEND_PACKED)] * packed
             at = handling_at + target * E_COLUMNS
             takes_s = handling[U(at + RECEIVE_FIXED)] + handling[U(at + RECEIVE_BYTE)] * size
+            takes_s += handling[U(at + RECEIVE_PACKED)] * packed
             if i < wide - 1:
                 found.busy_s[k, i] += sends_s
             else:

@@ -66,7 +66,11 @@ def links_of(clusters: Sequence[Cluster], column: dict[int, int]) -> LinkArrays:
         for i in places:
             a = i if i < n else -1
             send, receive = network.sends[a], network.receives[a]
-            handling[c, i] = send.busy_fixed_s, send.busy_s_per_byte, receive.busy_fixed_s, receive.busy_s_per_byte
+            handling[c, i] = [
+                seconds
+                for end in (send, receive)
+                for seconds in (end.busy_fixed_s, end.busy_s_per_byte, end.busy_s_per_packed_byte)
+            ]
             for j in places:
                 b = j if j < n else -1
                 if i == j or network.is_free(a, b):

@@ -14,7 +14,16 @@ import numpy as np
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
-from distredge.latency.kernel.arguments import E_COLUMNS, INSIDE, RECEIVE_BYTE, RECEIVE_FIXED, SEND_BYTE, SEND_FIXED
+from distredge.latency.kernel.arguments import (
+    E_COLUMNS,
+    INSIDE,
+    RECEIVE_BYTE,
+    RECEIVE_FIXED,
+    RECEIVE_PACKED,
+    SEND_BYTE,
+    SEND_FIXED,
+    SEND_PACKED,
+)
 from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
     POST_BYTE,
@@ -31,6 +40,7 @@ from distredge.latency.kernel.general_path import (
     M_MADE,
     M_NEXT_MADE,
     M_NEXT_SENT,
+    M_PACKED,
     M_READY,
     M_SIZE,
     M_STAGE,
@@ -201,12 +211,14 @@ def handle_inputs(traffic, run, place, j, free):
     messages, handling, in_s = run.messages, run.handling, traffic.in_s
     cost = run.handling_at + run.slabs[U(j * S_COLUMNS + S_DEVICE)] * E_COLUMNS
     fixed, per_byte = handling[U(cost + RECEIVE_FIXED)], handling[U(cost + RECEIVE_BYTE)]
+    per_packed = handling[U(cost + RECEIVE_PACKED)]
     total, line = 0.0, 0.0
     m = traffic.last_in[U(place)]
     while m >= 0:
-        total += fixed + per_byte * float(messages[U(m * M_COLUMNS + M_SIZE)])
+        at = m * M_COLUMNS
+        total += fixed + per_byte * float(messages[U(at + M_SIZE)]) + per_packed * float(messages[U(at + M_PACKED)])
         line = max(line, in_s[U(m)] + total)
-        m = messages[U(m * M_COLUMNS + M_NEXT_MADE)]
+        m = messages[U(at + M_NEXT_MADE)]
     return max(free + total, line)
 
 
@@ -222,11 +234,15 @@ def hand_on(traffic, run, row, leave, size, n_open):
     if m < 0:
         return size, n_open, spent
     at = run.handling_at + run.slabs[U(messages[U(m * M_COLUMNS + M_FROM)] * S_COLUMNS + S_DEVICE)] * E_COLUMNS
-    fixed, per_byte = handling[U(at + SEND_FIXED)], handling[U(at + SEND_BYTE)]
+    fixed, per_byte, per_packed = (
+        handling[U(at + SEND_FIXED)],
+        handling[U(at + SEND_BYTE)],
+        handling[U(at + SEND_PACKED)],
+    )
     while m >= 0:
         at = m * M_COLUMNS
         after, n_bytes = messages[U(at + M_NEXT_MADE)], float(messages[U(at + M_SIZE)])
-        spent += fixed + per_byte * n_bytes
+        spent += fixed + per_byte * n_bytes + per_packed * float(messages[U(at + M_PACKED)])
         cost = cost_of(run, messages[U(at + M_FROM)], messages[U(at + M_TO)])
         ready = leave + spent + pair[U(cost)] + pair[U(cost + PRE_BYTE)] * n_bytes
         if pair[U(cost + WIRE_BYTE)] == INSIDE:

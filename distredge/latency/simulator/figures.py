@@ -69,9 +69,9 @@ def _processor_loads(simulation: Simulation) -> list[float]:
     network = simulation.network
     for message in simulation.frames[0].messages:
         if message.source == REQUESTER:
-            busy_s[REQUESTER] += network.sends[REQUESTER].busy_s(message.size_bytes)
+            busy_s[REQUESTER] += network.sends[REQUESTER].busy_s(message.size_bytes, message.packed_bytes)
         if message.destination == REQUESTER:
-            busy_s[REQUESTER] += network.receives[REQUESTER].busy_s(message.size_bytes)
+            busy_s[REQUESTER] += network.receives[REQUESTER].busy_s(message.size_bytes, message.packed_bytes)
     return busy_s
 
 

@@ -96,6 +96,7 @@ class Message:
 
     Attributes:
         stage: the stage that needs it; the number of stages for results.
+        packed_bytes: bytes of float32 that are packed into it; what it carries plain does not count.
         destination_work: the part that waits for it; None for results.
         leave_s: what it carries is there; ready_s: it could go over the connection; wire_s: it does; sent_s: its last
             bit is over; arrived_s: it is in place.
@@ -107,6 +108,7 @@ class Message:
     source: int
     destination: int
     size_bytes: int
+    packed_bytes: int
     tensors: tuple[str, ...]
     destination_work: Work | None
     leave_s: float = math.nan
@@ -236,16 +238,16 @@ class Simulation:
         frame = SimulatedFrame(number, now, pending, list(works.values()), [], [], 0, len(works))
         for (needed, source, destination), parts in self._messages:
             waits = works[needed, destination] if destination != REQUESTER else None
-            size = sum(t.size_bytes for t in parts)
+            size, packed = sum(t.size_bytes for t in parts), sum(t.packed_bytes for t in parts)
             names = tuple(dict.fromkeys(t.tensor for t in parts))
-            message = Message(number, needed, source, destination, size, names, waits)
+            message = Message(number, needed, source, destination, size, packed, names, waits)
             frame.messages.append(message)
             made = max(t.produced for t in parts)
             if source == REQUESTER:
                 frame.first.append(message)
             else:
                 works[made, source].outgoing.append(message)
-                works[made, source].send_s += self.network.sends[source].busy_s(size)
+                works[made, source].send_s += self.network.sends[source].busy_s(size, packed)
             if waits is None:
                 frame.results += 1
             else:
@@ -268,7 +270,7 @@ class Simulation:
                 message.ready_s = message.wire_s = message.sent_s = now
                 self._arrive(message, now)
                 continue
-            free_s += network.sends[source].busy_s(message.size_bytes)
+            free_s += network.sends[source].busy_s(message.size_bytes, message.packed_bytes)
             ready = free_s + network.sends[source].way_s(message.size_bytes)
             ready += network.fixed_s(source, destination)
             self._at(ready, partial(self._offer if network.crosses(source, destination) else self._pass, message))
@@ -328,7 +330,8 @@ class Simulation:
     def _arrive(self, message: Message, now: float) -> None:
         message.arrived_s = now
         free = self.network.is_free(message.source, message.destination)
-        busy_s = 0.0 if free else self.network.receives[message.destination].busy_s(message.size_bytes)
+        end = self.network.receives[message.destination]
+        busy_s = 0.0 if free else end.busy_s(message.size_bytes, message.packed_bytes)
         work = message.destination_work
         if work is not None:
             work.missing -= 1
@@ -400,7 +403,7 @@ class Simulation:
             if work.cause is None or message.arrived_s >= time_s:
                 work.cause = message
             if not self.network.is_free(message.source, message.destination):
-                busy_s = self.network.receives[work.device].busy_s(message.size_bytes)
+                busy_s = self.network.receives[work.device].busy_s(message.size_bytes, message.packed_bytes)
                 message.arrived_s = time_s = min(max(time_s, message.arrived_s) + busy_s, work.start_s)
 
     def _hand_out(self, work: Work, now: float) -> None:

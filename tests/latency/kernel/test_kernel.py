@@ -157,7 +157,11 @@ def profiles(draw: st.DrawFn, lab: Any, graph: Graph) -> ComputeProfile:
     )
     segments = msgspec.structs.replace(profile.data.segments, s_per_byte=draw(st.sampled_from([0.0, 3e-6])))
     board = msgspec.structs.replace(profile.data.device, cores=draw(st.sampled_from([None, 1, 2, 4])))
-    messages = draw(st.none() | st.builds(Messages, send=HANDLING, receive=HANDLING))
+    packing = st.sampled_from([0.0, 2e-6, 4e-5])
+    messages = draw(
+        st.none()
+        | st.builds(Messages, send=HANDLING, receive=HANDLING, compress_s_per_byte=packing, expand_s_per_byte=packing)
+    )
     return ComputeProfile(msgspec.structs.replace(profile.data, segments=segments, device=board, messages=messages))
 
 
