@@ -414,7 +414,7 @@ def test_a_link_that_is_down_makes_the_latency_infinite() -> None:
 def test_unsupported_cases_are_named(lab: Any) -> None:
     graph = _small("vgg16")
     boards = _boards(4, "independent")
-    medium = Cluster("c", boards.requester, boards.devices, shared_medium=True)
+    medium = Cluster("c", boards.requester, boards.devices, "independent", shared_medium=True)
     with pytest.raises(Unsupported, match="one medium"):
         Kernel(graph, [medium])
     found = Kernel(graph, [boards])
@@ -466,7 +466,7 @@ def test_the_tables_have_the_numbers_of_wires() -> None:
 
 def test_a_profile_that_lacks_an_operator_is_named(lab: Any) -> None:
     lacking = lab.profile(lab.chain(2))
-    cluster = Cluster("c", Requester(), (Device("a", lacking, Link(1e6), Link(1e6)),))
+    cluster = Cluster("c", Requester(), (Device("a", lacking, Link(1e6), Link(1e6)),), "independent")
     graph = lab.excited()
     with pytest.raises(ProfileError, match="distredge profile run"):
         Kernel(graph, [cluster]).latency_s([[len(graph.cuts) - 1]], [[[0, 8]]], 0)
