@@ -76,6 +76,7 @@ def run(
     from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path, write_profile
     from distredge.profiles.measuring.bench import EngineSettings
     from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan, warnings_of
+    from distredge.runtime.hosting.message_costs import measure_messages
 
     if zoo:
         from distredge.model.zoo import entries
@@ -112,6 +113,7 @@ def run(
             named,
             start,
             lambda p: _show(bar, p) if bar is not None else None,
+            measure_messages,
         )
         try:
             data = measuring.run()
@@ -132,6 +134,8 @@ def run(
 
 
 def _report_run(data: ProfileFile, path: Path, missing: Sequence[str], as_json: bool) -> None:
+    from msgspec import to_builtins
+
     operators = data.operators or {}
     points = sum(len(entry.rows) for entry in operators.values())
     if as_json:
@@ -142,6 +146,7 @@ def _report_run(data: ProfileFile, path: Path, missing: Sequence[str], as_json: 
                 "points": points,
                 "size_bytes": path.stat().st_size,
                 "segment_factor": data.segments.factor,
+                "messages": to_builtins(data.messages),
                 "pace": data.device.pace,
                 "load": data.device.load,
                 "throttled": data.device.throttled,
@@ -160,6 +165,15 @@ def _report_run(data: ProfileFile, path: Path, missing: Sequence[str], as_json: 
         f"  a copy takes {1e6 * data.copy.fixed_s:.1f} us + {1e9 * data.copy.s_per_byte:.3f} ns per byte, "
         f"encryption {1e9 * data.encrypt_s_per_byte:.3f} ns per byte, each end"
     )
+    if data.messages is not None:
+        send, receive = data.messages.send, data.messages.receive
+        click.echo(
+            f"  a message takes a worker {1e6 * send.own.fixed_s:.0f} us to send, {1e6 * receive.own.fixed_s:.0f} us "
+            f"to receive, its transport {1e6 * send.io.fixed_s:.0f} us and {1e6 * receive.io.fixed_s:.0f} us; a byte "
+            f"{1e9 * send.own.s_per_byte:.3f} and {1e9 * receive.own.s_per_byte:.3f} ns, its transport "
+            f"{1e9 * send.io.s_per_byte:.3f} and {1e9 * receive.io.s_per_byte:.3f} ns, encrypted "
+            f"{1e9 * send.io_encrypted.s_per_byte:.3f} and {1e9 * receive.io_encrypted.s_per_byte:.3f} ns"
+        )
     if data.power is not None:
         click.echo(f"  {data.power.idle_w:.1f} W idle, {data.power.busy_w:.1f} W busy ({data.power.where})")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 import psutil
 
-from distredge.errors import ProfileError
+from distredge.errors import DistredgeError, ProfileError
 from distredge.model.graph import Graph
 from distredge.profiles.compute import ComputeProfile, write_profile
 from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
@@ -26,7 +26,7 @@ from distredge.profiles.measuring.power import Sensor, find_sensor
 from distredge.profiles.measuring.repeats import rounded
 from distredge.profiles.measuring.row_sampling import RowSampler
 from distredge.profiles.measuring.segments import SegmentTimes, correction, make_case, random_cases
-from distredge.profiles.schema import Copy, Measured, Origin, Power, ProfileFile, Runtime, Segments
+from distredge.profiles.schema import Copy, Measured, Messages, Origin, Power, ProfileFile, Runtime, Segments
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ CORRECTION_SEED = 1_000_003
 
 _SAVE_EVERY_S = 5.0
 _ROWS_AT_ONCE = 4
+_MESSAGES_S = 2.0
 _LONG_S = 100e-6
 """Spread of what takes less says little: the clock's ticks show."""
 _EFFORT = Effort()
@@ -93,6 +94,7 @@ class Measuring:
         models: how the user named the models; None takes the graphs' own names.
         start: an earlier result of the same board and runtime, which is kept and gone on with.
         report: called with the progress.
+        messages: measures what messages cost within so many seconds, about; None leaves that out.
 
     Raises:
         ProfileError: if the runtime lacks the provider, or `start` is of another runtime.
@@ -108,6 +110,7 @@ class Measuring:
         models: Sequence[str] | None = None,
         start: ProfileFile | None = None,
         report: Callable[[MeasuringProgress], None] = lambda progress: None,
+        messages: Callable[[float], Messages] | None = None,
     ) -> None:
         self._stop = time.perf_counter() + plan.budget_s
         settings.check()
@@ -115,6 +118,8 @@ class Measuring:
         self.plan = plan
         self.out = out
         self.report = report
+        self._messages = messages
+        self._no_messages = ""
         named = [graph.name for graph in graphs] if models is None else models
         self.data = ProfileFile(
             name=name,
@@ -132,6 +137,7 @@ class Measuring:
                 segments=start.segments,
                 copy=start.copy,
                 encrypt_s_per_byte=start.encrypt_s_per_byte,
+                messages=start.messages,
                 power=start.power,
                 operators=start.operators,
             )
@@ -161,6 +167,8 @@ class Measuring:
             found.append("no segment was timed, so that nothing corrects the sum of operators")
         if not self._has_ends:
             found.append("copies and encryption were not measured")
+        if self._no_messages:
+            found.append(f"what messages cost was not measured: {self._no_messages}")
         return tuple(found)
 
     def run(self) -> ProfileFile:
@@ -168,6 +176,7 @@ class Measuring:
 
         What was measured is saved before an interruption goes on.
         """
+        self._measure_messages()
         with pinned(self.settings.threads) as cores:
             _LOG.info("pinned to cores %s", cores)
             self.watch = Watch()
@@ -228,6 +237,17 @@ class Measuring:
             for index in times.unsettled:
                 what = f"{times.bench.graph.name}, segment up to cut {times.cases[index].last}"
                 yield _Task(what, functools.partial(times.time, index))
+
+    def _measure_messages(self) -> None:
+        """Before this process is pinned: the transport's threads have cores of their own where there are some."""
+        if self._messages is None or self.data.messages is not None:
+            return
+        seconds = min(_MESSAGES_S, self.plan.budget_s / 10)
+        self.report(MeasuringProgress(0, len(self.table.keys), "messages", max(0.0, self._stop - time.perf_counter())))
+        try:
+            self.data = msgspec.structs.replace(self.data, messages=self._messages(seconds))
+        except DistredgeError as reason:
+            self._no_messages = str(reason)
 
     def _measure_ends(self) -> None:
         copy = measure_copy(min(1.0, self.plan.budget_s / 40))
