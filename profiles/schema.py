@@ -167,7 +167,7 @@ class Measured(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         rows: output rows (input rows where the operator reduces all rows).
-        median_s: median of the repeats.
+        median_s: median of the repeats that count: the faster half of each burst.
         p95_s: 95th percentile.
         spread: half the distance between the quartiles, over the median.
         repeats: runs that the median is of.

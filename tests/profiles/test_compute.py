@@ -202,3 +202,9 @@ def test_message_costs_are_kept_in_the_file(tmp_path: Path) -> None:
     data = msgspec.structs.replace(measured((1, 2), (1.0, 2.0)).data, messages=messages)
     write_profile(data, tmp_path / "p.json")
     assert ComputeProfile.load(tmp_path / "p.json").messages == messages
+
+
+def test_below_the_fewest_measured_rows_times_fall_to_nothing() -> None:
+    # As in a profile whose measuring was broken off: 14 of 56 rows do not cost what 56 do.
+    table = measured((56,), (28.0,)).table_s(conv(), 56)
+    assert table[[0, 14, 28, 56]].tolist() == pytest.approx([0.0, 7.0, 14.0, 28.0])
