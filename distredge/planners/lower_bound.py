@@ -17,7 +17,9 @@ For a head device h the program minimises T subject to, for all devices k,
 - e_k and e'_k, what it costs k to take the whole input into a part and to give the whole last map out of one;
 - F and G are left out for h itself, and where boundary rows may be sent before the rest.
 
-Under `shared` links the input also passes the requester's uplink and the last map the head device's downlink.
+Under `shared` links the input also passes the requester's uplink and the last map the head device's downlink, but for
+what stays inside their computers. There messages take processor time: that of a message itself is on its way either
+way, and counts; that of others in line before it does not.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import Infeasible
+from distredge.latency.costs.computers import access_of
 from distredge.latency.costs.links import ClusterLinks
 from distredge.latency.tables.volume_geometry import rising_needs
 from distredge.model.layout import REQUESTER
@@ -65,8 +68,7 @@ class _Wire:
 def _best_rates(problem: Problem) -> tuple[list[float], list[float]]:
     """The highest rate that each device's uplink and downlink, and at the end the requester's, ever has."""
     cluster = problem.cluster
-    home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
-    ends = [*cluster.devices, home]
+    ends = [*(access_of(cluster, device) for device in cluster.devices), access_of(cluster, cluster.requester)]
 
     def best(link: Link) -> float:
         if link.trace is not None:
@@ -106,7 +108,8 @@ class _BoundProgram:
     def kind(self, device: int) -> tuple[object, ...]:
         """Devices of one kind are interchangeable."""
         found = self.problem.cluster.devices[device]
-        return id(found.profile), found.uplink, found.downlink, self.network.board == device
+        at_home = not self.network.crosses(device, REQUESTER)
+        return id(found.profile), found.uplink, found.downlink, found.threads, found.host, at_home
 
     def solve(self, head: int) -> float:
         """The bound with the head on one device."""
@@ -154,9 +157,9 @@ class _BoundProgram:
         if self.network.shared:
             up_s = self.input_bytes * 8.0 / self.up_bps[REQUESTER]
             down_s = self.last_bytes * 8.0 / self.down_bps[goal_of_gather]
-            own = self.network.board
-            at_most([(0, -1.0), *((x + k, up_s) for k in range(d) if k != own)], -end_s)
-            at_most([(0, -1.0), *((q + k, down_s) for k in range(d) if k != goal_of_gather)], -end_s)
+            crosses = self.network.crosses
+            at_most([(0, -1.0), *((x + k, up_s) for k in range(d) if crosses(REQUESTER, k))], -end_s)
+            at_most([(0, -1.0), *((q + k, down_s) for k in range(d) if crosses(k, goal_of_gather))], -end_s)
         places = [(r, column, value) for r, terms in enumerate(rows) for column, value in terms]
         at, columns, values = (list(part) for part in zip(*places, strict=True))
         left = coo_array((values, (at, columns)), shape=(len(rows), len(upper)))
@@ -170,13 +173,15 @@ class _BoundProgram:
 
     def _wire(self, source: int, destination: int, size_bytes: float) -> _Wire:
         net = self.network
-        if net.same_board(source, destination):
+        if net.is_free(source, destination):
             return _Wire(0.0, 0.0)
-        fixed = net.pack_s(source, 0) + net.fixed_s(source, destination) + net.place_s(destination, 0)
-        copies = net.copy_s_per_byte[source] + net.crypt_s_per_byte[source]
-        copies += net.copy_s_per_byte[destination] + net.crypt_s_per_byte[destination]
+        send, receive = net.sends[source], net.receives[destination]
+        fixed = send.total_s(0) + net.fixed_s(source, destination) + receive.total_s(0)
+        s_per_byte = send.busy_s_per_byte + send.way_s_per_byte + (receive.busy_s_per_byte + receive.way_s_per_byte)
+        if not net.crosses(source, destination):
+            return _Wire(fixed, size_bytes * s_per_byte)
         rate = min(self.up_bps[source], self.down_bps[destination])
-        return _Wire(fixed, size_bytes * (copies + 8.0 / rate) if rate > 0 else math.inf)
+        return _Wire(fixed, size_bytes * (s_per_byte + 8.0 / rate) if rate > 0 else math.inf)
 
     def _starts(self) -> Floats:
         """(n_devices,), when each can have anything at all: from the requester, or by way of another device."""

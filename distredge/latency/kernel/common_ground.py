@@ -35,7 +35,8 @@ list of sources, in the order in which they were met."""
 
 P_COLUMNS = 5
 PRE_FIXED, PRE_BYTE, WIRE_BYTE, POST_FIXED, POST_BYTE = range(P_COLUMNS)
-"""Seconds before, on and after the connection; WIRE_BYTE is negative where a rate varies."""
+"""Seconds before, on and after the connection; WIRE_BYTE is VARIES where a rate does, and INSIDE where a message
+crosses no link but is handled, which is so under `shared` alone."""
 
 INPUT = -1
 """Stage that makes the graph's inputs."""

@@ -27,6 +27,7 @@ FILES = (
     "latency.kernel.fair_shares",
     "latency.kernel.general_path",
     "latency.kernel.independent_links",
+    "latency.kernel.processor_time",
     "latency.kernel.shared_links",
     "latency.kernel.traffic",
     "latency.tables.columns",
@@ -149,7 +150,10 @@ def _signatures() -> dict[Any, tuple[Any, ...]]:
     table, flow = np.zeros((1, 1), np.int64), np.zeros((1, 1))
     rows = np.zeros((1, 1, 1), np.int32)
     tables = KernelTables(ints, np.zeros(1, np.int32), floats, floats, 1)
-    links = LinkArrays(floats, table, floats, ints, floats, floats, ints, floats, ints, flags, flags, flags)
+    links = LinkArrays(
+        floats, table, floats, ints, floats, floats, ints, floats, floats, ints, table, flow, flow, flags, flags, flags,
+        flags,
+    )  # fmt: skip
     plans = Plans(ints, table, rows, table, ints, table, ints, table, floats)
     found = Found(floats, flow, flow, floats)
     return {

@@ -1,7 +1,8 @@
 """The kernel under `shared` links: connections in use share every access link max-min fair.
 
-Time goes from event to event: a message that is packed, the last bit of one, a rate that changes. When connections
-start or end, only those that share a link with them, directly or through others, get other rates; the rest go on.
+Time goes from event to event: a message that is ready for its connection, the last bit of one, a rate that changes.
+When connections start or end, only those that share a link with them, directly or through others, get other rates; the
+rest go on. When messages are handled is known as soon as the last of a part's inputs is there, and is no event.
 
 What the functions work in are two sets of flat arrays (`traffic`): `Traffic`, and `SharedRun`, the strategy at hand.
 `fair_shares` gives the rates.
@@ -13,7 +14,7 @@ import numpy as np
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
-from distredge.latency.kernel.common_ground import P_COLUMNS, POST_BYTE, POST_FIXED, PRE_BYTE, S_COLUMNS, S_DEVICE
+from distredge.latency.kernel.common_ground import S_COLUMNS, S_DEVICE
 from distredge.latency.kernel.fair_shares import share_anew, share_medium, share_nearby
 from distredge.latency.kernel.general_path import (
     M_COLUMNS,
@@ -25,12 +26,9 @@ from distredge.latency.kernel.general_path import (
     M_SIZE,
     M_STAGE,
     M_TO,
-    T_ARRIVED,
-    T_COLUMNS,
-    T_LEAD,
-    T_SECONDS,
     rate_at,
 )
+from distredge.latency.kernel.processor_time import hand_on, handle_inputs, settle_all, take_in
 from distredge.latency.kernel.traffic import F_COLUMNS, F_LEFT, F_RATE, F_SINCE
 
 WINDOW = 1.01
@@ -45,16 +43,18 @@ def run_shared(traffic, run, links, medium, nearby, turn):
     earlier call has used. Returns the latency, infinite when something cannot get through, and the last mark used.
     """
     varies = begin_run(traffic, run, links)
-    n_open, n_hand, n_active, size = run.wide - 1, np.int64(1), np.int64(0), np.int64(0)
+    # The requester hands on the input; every slab position may have a part that needs none of it.
+    n_active, n_open = np.int64(0), np.int64(run.wide - 1)
+    size, n_open, run.done[U(run.wide - 1)] = hand_on(traffic, run, run.wide - 1, 0.0, np.int64(0), n_open)
     while True:
-        size = settle_all(traffic, run, n_hand, n_open, size)
+        size = settle_all(traffic, run, n_open, size)
         first_end = earliest(traffic.ends, n_active)
         now = min(first_end, traffic.heap_s[0]) if size > 0 else first_end
         if varies and n_active > 0:
             now = min(now, earliest(traffic.change, 2 * run.wide))
         if np.isinf(now):
             break
-        n_hand, n_dirty, n_open = np.int64(0), np.int64(0), np.int64(0)
+        n_dirty, n_open = np.int64(0), np.int64(0)
         until = now * WINDOW if nearby and not varies else now
         size, n_next = take_packed(traffic, run, until, size)
         if first_end <= until:
@@ -79,7 +79,7 @@ def run_shared(traffic, run, links, medium, nearby, turn):
         traffic.ends[x] = np.inf
     if n_active > 0 or traffic.waiting[U(result)] > 0:
         return np.inf, turn
-    return run.stages[U(result * T_COLUMNS + T_ARRIVED)], turn
+    return handle_inputs(traffic, run, result, run.wide - 1, run.done[U(run.wide - 1)]), turn
 
 
 @inlined
@@ -95,8 +95,6 @@ def begin_run(traffic, run, links):
     for j in range(run.wide - 1):
         run.done[j] = 0.0
         traffic.open[j] = j
-    # The requester hands on the input; every slab position may have a part that needs none of it.
-    traffic.hand[0], traffic.hand_s[0] = run.wide - 1, 0.0
     return varies
 
 
@@ -104,11 +102,11 @@ def begin_run(traffic, run, links):
 def list_messages(traffic, run):
     """Lists the messages by the part that makes them and by connection, and empties what is counted."""
     messages, made_there, queue = run.messages, traffic.made_there, traffic.queue
-    waiting, next_stage, n_on, stages = traffic.waiting, traffic.next_stage, traffic.n_on, run.stages
+    waiting, next_stage, n_on, last_in = traffic.waiting, traffic.next_stage, traffic.n_on, traffic.last_in
     for x in range((run.n_stages + 2) * run.wide):
         made_there[U(x)] = -1
+        last_in[U(x)] = -1
         waiting[U(x)] = 0
-        stages[U(x * T_COLUMNS + T_ARRIVED)] = 0.0
     for x in range(run.wide * run.wide):
         queue[U(x)] = -1
     for x in range(run.wide):
@@ -136,68 +134,21 @@ def place_ends(ends_of, wide, board):
 
 
 @inlined
-def settle_all(traffic, run, n_hand, n_open, size):
-    """Settles the slab positions of OPEN and hands on what they make, and what HAND holds; returns the heap's size."""
-    while n_hand + n_open > 0:
-        for x in range(n_hand):
-            row, leave = traffic.hand[U(x)], traffic.hand_s[U(x)]
-            size = hand_on(traffic, run, row, leave, size)
-        n_hand = np.int64(0)
-        for x in range(n_open):
-            n_hand = settle(traffic, run, traffic.open[U(x)], n_hand)
-        n_open = np.int64(0)
-    return size
-
-
-@inlined
-def settle(traffic, run, j, n_hand):
-    """Settles the parts of slab position j of which the last bit of all inputs is over.
-
-    Their start and end are known then, and when their messages leave: nothing that happens until then can change that,
-    so that neither is an event. Returns the number of rows of the stages that are to be handed on.
-    """
-    waiting, next_stage, stages, done = traffic.waiting, traffic.next_stage, run.stages, run.done
-    while next_stage[U(j)] < run.n_stages:
-        at = next_stage[U(j)] * run.wide + j
-        if waiting[U(at)] > 0:
-            break
-        t = done[U(at)]
-        seconds = stages[U(at * T_COLUMNS + T_SECONDS)]
-        if seconds >= 0.0:
-            t = max(t, stages[U(at * T_COLUMNS + T_ARRIVED)])
-            traffic.hand[U(n_hand)] = at + run.wide
-            traffic.hand_s[U(n_hand)] = t + stages[U(at * T_COLUMNS + T_LEAD)]
-            n_hand += 1
-            t += seconds
-        done[U(at + run.wide)] = t
-        next_stage[U(j)] += 1
-    return n_hand
-
-
-@inlined
-def hand_on(traffic, run, row, leave, size):
-    """Packs the messages that leave at the end of a row of the stages; returns the heap's size."""
-    messages, waiting, stages, pair = run.messages, traffic.waiting, run.stages, run.pair
-    m = traffic.made_there[U(row)]
-    while m >= 0:
-        at = m * M_COLUMNS
-        i, j = messages[U(at + M_FROM)], messages[U(at + M_TO)]
-        if (i == run.board and j == run.wide - 1) or (i == run.wide - 1 and j == run.board):
-            place = messages[U(at + M_STAGE)] * run.wide + j
-            waiting[U(place)] -= 1
-            arrived = place * T_COLUMNS + T_ARRIVED
-            stages[U(arrived)] = max(stages[U(arrived)], leave)
-        else:
-            cost = cost_of(run, i, j)
-            ready = leave + pair[U(cost)] + pair[U(cost + PRE_BYTE)] * float(messages[U(at + M_SIZE)])
-            size = push(traffic.heap, traffic.heap_s, size, ready, m)
-        m = messages[U(at + M_NEXT_MADE)]
-    return size
+def place_hosts(ends_of, slabs, computer, cluster):
+    """As `place_ends` where devices share computers: all on one have the links of its first slab position."""
+    wide = len(slabs) // S_COLUMNS
+    for i in range(wide):
+        mine, first = computer[cluster, slabs[i * S_COLUMNS + S_DEVICE]], np.int64(0)
+        while computer[cluster, slabs[first * S_COLUMNS + S_DEVICE]] != mine:
+            first += 1
+        for j in range(wide):
+            ends_of[2 * (i * wide + j)] = first
+            ends_of[2 * (j * wide + i) + 1] = wide + first
 
 
 @inlined
 def take_packed(traffic, run, until, size):
-    """Marks the messages that are packed; lists those in HAND whose connection is free. Returns heap and list sizes."""
+    """Marks the messages that are ready; lists those in HAND whose connection is free. Returns heap and list sizes."""
     messages, queue, heap, heap_s = run.messages, traffic.queue, traffic.heap, traffic.heap_s
     n_next = np.int64(0)
     while size > 0 and heap_s[0] <= until:
@@ -234,23 +185,6 @@ def take_ended(traffic, run, until, n_active, n_next):
             traffic.hand[U(n_next)], traffic.hand_s[U(n_next)] = after, end
             n_next += 1
     return n_active, n_dirty, n_open, n_next
-
-
-@inlined
-def take_in(traffic, run, m, now, n_open):
-    """Notes that the last bit of message m is over; returns the number of slab positions to settle."""
-    messages, stages, pair, waiting = run.messages, run.stages, run.pair, traffic.waiting
-    at = m * M_COLUMNS
-    j = messages[U(at + M_TO)]
-    cost = cost_of(run, messages[U(at + M_FROM)], j)
-    place = messages[U(at + M_STAGE)] * run.wide + j
-    t = now + pair[U(cost + POST_FIXED)] + pair[U(cost + POST_BYTE)] * float(messages[U(at + M_SIZE)])
-    stages[U(place * T_COLUMNS + T_ARRIVED)] = max(stages[U(place * T_COLUMNS + T_ARRIVED)], t)
-    waiting[U(place)] -= 1
-    if waiting[U(place)] == 0 and j < run.wide - 1:
-        traffic.open[U(n_open)] = j
-        n_open += 1
-    return n_open
 
 
 @inlined
@@ -333,28 +267,6 @@ def earliest(times, n):
         one, two = min(one, times[U(x)]), min(two, times[U(x + 1)])
         three, four = min(three, times[U(x + 2)]), min(four, times[U(x + 3)])
     return min(min(one, two), min(three, four))
-
-
-@inlined
-def cost_of(run, i, j):
-    """Where the costs of a message from slab position i to j are."""
-    slabs = run.slabs
-    place = slabs[U(i * S_COLUMNS + S_DEVICE)] * (run.n_devices + 1) + slabs[U(j * S_COLUMNS + S_DEVICE)]
-    return run.base + place * P_COLUMNS
-
-
-@inlined
-def push(heap, heap_s, size, time, item):
-    """Adds to the heap; returns its size."""
-    at = size
-    while at > 0:
-        parent = (at - 1) >> 1
-        if heap_s[U(parent)] <= time:
-            break
-        heap_s[U(at)], heap[U(at)] = heap_s[U(parent)], heap[U(parent)]
-        at = parent
-    heap_s[U(at)], heap[U(at)] = time, item
-    return size + 1
 
 
 @inlined

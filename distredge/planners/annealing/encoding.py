@@ -134,8 +134,11 @@ def _kinds(problem: Problem) -> list[int]:
 
 
 def _kind(problem: Problem, device: Device) -> object:
-    home = device.name == problem.cluster.requester.device
-    return id(device.profile), _link(device.uplink), _link(device.downlink), device.memory_bytes, home
+    cluster = problem.cluster
+    home = device.name == cluster.requester.device
+    # Those of one host change places with each other alone; fewer threads may leave a core to spare.
+    place = (device.threads, device.host) if cluster.link_model == "shared" else None
+    return id(device.profile), _link(device.uplink), _link(device.downlink), device.memory_bytes, home, place
 
 
 def _link(link: Link) -> object:

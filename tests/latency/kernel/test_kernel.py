@@ -26,8 +26,11 @@ from onnx import TensorProto, helper, numpy_helper
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.errors import ProfileError, StrategyError
 from distredge.latency import StepSimulator, simulate
+from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.latency.kernel import kernel
+from distredge.latency.kernel.arguments import Found
 from distredge.latency.kernel.kernel import Kernel, Unsupported, kernel_of
+from distredge.latency.simulator.figures import measure
 from distredge.latency.simulator.simulation import run
 from distredge.model import zoo
 from distredge.model.graph import Graph
@@ -36,6 +39,7 @@ from distredge.planners import plan
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile, load_profile
 from distredge.profiles.network import Trace
+from distredge.profiles.schema import Copy, Handling, Messages
 from distredge.strategy import Head, InputSpec, ModelRef, Strategy, Volume
 
 CLOSE = 1e-9
@@ -136,6 +140,8 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 
 SECONDS = st.floats(0.0, 0.02)
+PER_MESSAGE = st.builds(Copy, fixed_s=st.sampled_from([0.0, 5e-4, 3e-3]), s_per_byte=st.sampled_from([0.0, 1e-6, 1e-5]))
+HANDLING = st.builds(Handling, own=PER_MESSAGE, io=PER_MESSAGE, io_encrypted=PER_MESSAGE)
 
 
 @st.composite
@@ -150,7 +156,9 @@ def profiles(draw: st.DrawFn, lab: Any, graph: Graph) -> ComputeProfile:
         segments=(draw(st.sampled_from([1.0, 1.3])), draw(st.sampled_from([0.0, 1e-3]))),
     )
     segments = msgspec.structs.replace(profile.data.segments, s_per_byte=draw(st.sampled_from([0.0, 3e-6])))
-    return ComputeProfile(msgspec.structs.replace(profile.data, segments=segments))
+    board = msgspec.structs.replace(profile.data.device, cores=draw(st.sampled_from([None, 1, 2, 4])))
+    messages = draw(st.none() | st.builds(Messages, send=HANDLING, receive=HANDLING))
+    return ComputeProfile(msgspec.structs.replace(profile.data, segments=segments, device=board, messages=messages))
 
 
 @st.composite
@@ -165,18 +173,26 @@ def links(draw: st.DrawFn) -> Link:
 def clusters(draw: st.DrawFn, lab: Any, graph: Graph) -> Cluster:
     count = draw(st.integers(1, 5))
     boards = [draw(profiles(lab, graph)) for _ in range(draw(st.integers(1, 2)))]
+    hosts = {name: draw(st.integers(1, 4)) for name in ("h", "i")[: draw(st.integers(0, 2))]}
+    host = st.none() | st.sampled_from(sorted(hosts)) if hosts else st.none()
     devices = tuple(
-        Device(name, draw(st.sampled_from(boards)), draw(links()), draw(links())) for name in "abcde"[:count]
-    )
+        Device(
+            name, draw(st.sampled_from(boards)), draw(links()), draw(links()), threads=draw(st.integers(1, 2)),
+            host=draw(host),
+        )
+        for name in "abcde"[:count]
+    )  # fmt: skip
     own = draw(st.none() | st.sampled_from([d.name for d in devices]))
+    profile = draw(st.none() | st.sampled_from(boards))
     shared = draw(st.booleans())
     return Cluster(
         "random",
-        Requester("requester", draw(links()), draw(links()), own),
+        Requester("requester", draw(links()), draw(links()), own, profile, draw(host)),
         devices,
         link_model="shared" if shared else "independent",
         shared_medium=shared and draw(st.booleans()),
         encrypted=draw(st.booleans()),
+        hosts=hosts,
     )
 
 
@@ -221,6 +237,30 @@ def test_the_kernel_equals_the_simulator(lab: Any, data: st.DataObject) -> None:
     assert latency_s == pytest.approx(reference_s(problem, strategy, start_s), rel=CLOSE, abs=1e-15)
 
 
+@settings(max_examples=100)
+@given(st.data())
+def test_loads_are_those_of_the_simulation(lab: Any, data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    cluster = data.draw(clusters(lab, graph))
+    strategy = data.draw(plans(graph, cluster))
+    found = Kernel(graph, [cluster])
+    arrays = found.plans(**found.encode([strategy]))
+    try:
+        found.latency_s(**found.encode([strategy]))
+    except Unsupported:
+        return
+    room = Found(np.empty(1), np.empty((0, arrays.order.shape[1])), np.empty((1, arrays.order.shape[1])), np.empty(1))
+    found.call_general(arrays, room, nearby=False)
+    problem = Problem(graph, cluster)
+    layout = lay_out(graph, strategy)
+    busy_s = np.zeros(arrays.order.shape[1])
+    for work in run(problem, layout, strips=strip_seconds(problem, layout)).frames[0].works:
+        busy_s[work.device] += work.busy_s
+    assert room.busy_s[0] == pytest.approx(busy_s, rel=CLOSE, abs=1e-15)
+    period_s = max(room.link_s[0], *room.busy_s[0])
+    assert period_s == pytest.approx(measure(problem, strategy).period_s, rel=CLOSE, abs=1e-15)
+
+
 @settings(max_examples=60)
 @given(st.data())
 def test_finish_times_are_those_of_the_volumes_decided(lab: Any, data: st.DataObject) -> None:
@@ -255,7 +295,7 @@ def volumes_done_s(problem: Problem, strategy: Strategy) -> list[float]:
     """When each device has done its last part of a volume in the simulation of the whole strategy; 0 without parts."""
     layout = lay_out(problem.graph, strategy)
     works = [w for w in run(problem, layout).frames[0].works if layout.stages[w.stage].volume >= 0]
-    return [max((w.stop_s for w in works if w.device == k), default=0.0) for k in range(len(layout.devices))]
+    return [max((w.free_s for w in works if w.device == k), default=0.0) for k in range(len(layout.devices))]
 
 
 def _identity(count: int) -> dict[str, Any]:
