@@ -1,4 +1,4 @@
-"""Which devices are one computer, and which have a core to spare."""
+"""Which devices are one computer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from distredge.cluster import Link, Requester, load_cluster
 from distredge.errors import ClusterError
-from distredge.testbed.places import has_spare_core, places, together
+from distredge.testbed.places import places, together
 from tests.testbed.conftest import make_cluster
 
 
@@ -35,8 +35,6 @@ def test_devices_of_one_host_share_the_first_one_s_link() -> None:
     first, second = places(cluster)
     assert (first.devices, first.uplink.rate_bps, first.requester) == (("a", "b"), 1e6, True)
     assert (second.devices, second.requester) == (("c",), False)
-    assert not has_spare_core(cluster, "a")
-    assert has_spare_core(dataclasses.replace(cluster, hosts={"box": 3}), "b")
 
 
 def test_a_link_that_is_down_is_refused() -> None:
