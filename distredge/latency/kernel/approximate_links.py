@@ -60,7 +60,7 @@ from distredge.latency.kernel.general_path import (
     T_SECONDS,
 )
 
-WINDOW, SHARE_OF_ALL = 0.035, 0.25
+WINDOW, SHARE_OF_ALL = 0.015, 0.1
 """What happens within so many times the moment of the next event after it is taken together with it, or within so many
 times what the busiest link takes for all of its messages, divided by the number of slab positions with 3 more: where
 there are more of them each message is a smaller part of the whole."""
