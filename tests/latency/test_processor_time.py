@@ -209,6 +209,22 @@ def test_the_bound_is_below_what_the_search_finds(lab: Any, data: st.DataObject)
 
 
 @settings(max_examples=60)
+@given(st.data(), st.integers(1, 4))
+def test_images_come_no_faster_than_the_busiest_processor_or_link_allows(
+    lab: Any, data: st.DataObject, in_flight: int
+) -> None:
+    graph = lab.chain(3, classes=3)
+    problem = data.draw(problems(lab, graph))
+    count = len(problem.cluster.devices)
+    inner = st.lists(st.integers(0, HEIGHT), min_size=count - 1, max_size=count - 1).map(sorted)
+    strategy = lab.strategy(problem, [(i, (0, *data.draw(inner), HEIGHT)) for i in range(3)])
+    frames = 6
+    simulation = run(problem, lay_out(graph, strategy), frames, in_flight)
+    period_s = measure(problem, strategy).period_s
+    assert max(frame.done_s for frame in simulation.frames) >= frames * period_s * (1 - 1e-9)
+
+
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(["own", "io"]), st.sampled_from(["send", "receive"]), st.sampled_from([1e-4, 5e-3]))
 def test_costlier_messages_never_make_it_faster(
     lab: Any, data: st.DataObject, part: str, end: str, more_s: float
