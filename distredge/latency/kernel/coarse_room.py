@@ -16,8 +16,10 @@ from distredge.latency.kernel.arguments import (
     INSIDE,
     RECEIVE_BYTE,
     RECEIVE_FIXED,
+    RECEIVE_PACKED,
     SEND_BYTE,
     SEND_FIXED,
+    SEND_PACKED,
     Floats,
     Ints,
 )
@@ -36,6 +38,7 @@ from distredge.latency.kernel.general_path import (
     M_MADE,
     M_NEXT_MADE,
     M_NEXT_SENT,
+    M_PACKED,
     M_READY,
     M_SIZE,
     M_STAGE,
@@ -174,7 +177,8 @@ def begin(room, run, links, ends_of):
     for m in range(run.n_messages - 1, -1, -1):
         at = m * M_COLUMNS
         i, j, made = messages[U(at + M_FROM)], messages[U(at + M_TO)], messages[U(at + M_MADE)]
-        size, connection = float(messages[U(at + M_SIZE)]), i * wide + j
+        size, packed = float(messages[U(at + M_SIZE)]), float(messages[U(at + M_PACKED)])
+        connection = i * wide + j
         messages[U(at + M_NEXT_MADE)] = rows[U(made * R_COLUMNS + R_FIRST)]
         rows[U(made * R_COLUMNS + R_FIRST)] = m
         place = messages[U(at + M_STAGE)] * wide + j
@@ -183,13 +187,15 @@ def begin(room, run, links, ends_of):
         cost = run.base + (source * (run.n_devices + 1) + target) * P_COLUMNS
         sends, takes = run.handling_at + source * E_COLUMNS, run.handling_at + target * E_COLUMNS
         send = handling[U(sends + SEND_FIXED)] + handling[U(sends + SEND_BYTE)] * size
+        send += handling[U(sends + SEND_PACKED)] * packed
         handled[U(made * H_COLUMNS + H_SENDS)] += send
         to = m * C_COLUMNS
         costs[U(to + C_BITS)] = 8.0 * size
         costs[U(to + C_SEND)] = send
         costs[U(to + C_BEFORE)] = pair[U(cost)] + pair[U(cost + PRE_BYTE)] * size
         costs[U(to + C_AFTER)] = pair[U(cost + POST_FIXED)] + pair[U(cost + POST_BYTE)] * size
-        costs[U(to + C_TAKE)] = handling[U(takes + RECEIVE_FIXED)] + handling[U(takes + RECEIVE_BYTE)] * size
+        take = handling[U(takes + RECEIVE_FIXED)] + handling[U(takes + RECEIVE_BYTE)] * size
+        costs[U(to + C_TAKE)] = take + handling[U(takes + RECEIVE_PACKED)] * packed
         inside = pair[U(cost + WIRE_BYTE)] == INSIDE
         to = m * W_COLUMNS
         ways[U(to + W_PLACE)], ways[U(to + W_TO)] = place, j

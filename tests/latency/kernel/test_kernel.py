@@ -363,6 +363,24 @@ def test_approximate_latencies_of_boards_on_one_host_are_close() -> None:
     assert abs(ratio.mean() - 1) < 0.01
 
 
+def test_packing_rows_costs_alike_approximately() -> None:
+    graph = zoo.build("vgg16", width=0.25)
+    assume_zero_shares(graph, dict.fromkeys(graph.tensors, 0.4))
+    cluster = _with_messages(dataclasses.replace(load_cluster("db-50"), link_model="shared"), 1e-4)
+    slow = [
+        dataclasses.replace(d, profile=ComputeProfile(msgspec.structs.replace(d.profile.data, messages=packs)))
+        for d in cluster.devices
+        for packs in [msgspec.structs.replace(d.profile.messages, compress_s_per_byte=2e-7, expand_s_per_byte=3e-7)]
+    ]
+    found = Kernel(graph, [dataclasses.replace(cluster, devices=tuple(slow))])
+    arrays = draw_plans(graph, 4, 300, np.random.default_rng(4))
+    plain_s = found.latency_s(**arrays, exact=False)
+    arrays["wire"] = WIRE_NUMBERS["float32-packed"]
+    exact, near = found.latency_s(**arrays), found.latency_s(**arrays, exact=False)
+    assert np.quantile(np.abs(near / exact - 1), 0.95) < 0.03
+    assert np.median(exact / plain_s) > 1.05
+
+
 def test_where_links_vary_or_one_medium_carries_all_nothing_is_approximate() -> None:
     graph, shared = _small("vgg16"), _boards(4, "shared")
     trace = Trace([0.0, 0.01], [2e7, 1e8], period_s=0.02)
