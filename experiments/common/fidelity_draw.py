@@ -56,6 +56,8 @@ _WIRES = ("float32", "float32-packed", "float16")
 PLANNED, RANDOM = 3, 2
 UNPACED_STRATEGIES = 4
 _SEVERAL = 4
+_HERE = "this-machine"
+_HERE_METHODS = ("search", "deepthings", "offload", "random", "random")
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,25 @@ class SetUp:
     """A cluster that stands while strategies run on it, and how it runs.
 
     Attributes:
-        part, kind, number: which.
+        part, kind, number: which; "this-machine" has workers without links between them.
         model: name in the zoo.
         boards: in the cluster's order.
         fixed_s, rtt_s: of every link.
         requester_bps: of the requester's own link; None unbounded.
+        requester: profile that says what messages cost the requester.
         engine: "onnxruntime" computes the real result, "sleep" only waits.
         pinned: whether each worker has a core of its own.
     """
 
     part: Part
-    kind: Literal["paced", "unpaced"]
+    kind: Literal["paced", "unpaced", "this-machine"]
     number: int
     model: str
     boards: tuple[Board, ...]
     fixed_s: float
     rtt_s: float
     requester_bps: float | None = None
+    requester: str = THIS_MACHINE
     engine: str = "onnxruntime"
     pinned: bool = False
 
@@ -112,24 +116,34 @@ class SetUp:
         """The cluster that it emulates, links shared, encrypted.
 
         Args:
-            own: profile of this machine, for boards that are workers of its speed, and for the requester beside them.
+            own: profile of this machine; None takes the one that `distredge profile run` keeps.
         """
+
+        def profile_of(name: str) -> ComputeProfile:
+            return own if own is not None and name == THIS_MACHINE else _profile(name)
+
         devices = []
         for k, board in enumerate(self.boards):
-            profile = own if own is not None and board.profile == THIS_MACHINE else _profile(board.profile)
             link = Link(board.rate_bps, _trace(board.rates_bps), self.fixed_s, self.rtt_s)
-            host = f"core-{k}" if self.pinned else None
-            devices.append(Device(f"{board.profile}-{k}", profile, link, link, host=host))
+            host = self._host(k)
+            devices.append(Device(f"{board.profile}-{k}", profile_of(board.profile), link, link, host=host))
         asks = Link(self.requester_bps, None, self.fixed_s if self.requester_bps else 0.0)
+        together = self.kind == "this-machine"
+        hosts = {host: len(devices) if together else 1 for device in devices if (host := device.host) is not None}
         return Cluster(
             self.name,
-            Requester(uplink=asks, downlink=asks, profile=own if self.kind == "unpaced" else None),
+            Requester(uplink=asks, downlink=asks, profile=profile_of(self.requester), host=_HERE if together else None),
             tuple(devices),
             link_model="shared",
             encrypted=True,
-            # A worker that is pinned to a core has no spare one: a computer of its own, with one core.
-            hosts={f"core-{k}": 1 for k in range(len(self.boards))} if self.pinned else {},
+            hosts=hosts,
         )
+
+    def _host(self, k: int) -> str | None:
+        """A worker that is pinned to a core has no spare one: it is a computer of its own, with one core."""
+        if self.kind == "this-machine":
+            return _HERE
+        return f"core-{k}" if self.pinned else None
 
     def to_fields(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -166,24 +180,30 @@ class Draft:
 
 
 def set_ups(part: Part) -> list[SetUp]:
-    """All of a part, paced ones first."""
+    """All of a part, paced ones first; last two pinned workers of this machine."""
     paced = [_paced(part, number) for number in range(len(_PACED[part]))]
-    return paced + [_unpaced(part, number) for number in range(len(_UNPACED[part]))]
+    unpaced = [_unpaced(part, number) for number in range(len(_UNPACED[part]))]
+    workers = (Board(THIS_MACHINE, 16e9), Board(THIS_MACHINE, 16e9))
+    here = SetUp(part, "this-machine", 0, "mobilenet-v2", workers, 0.00005, 0.0001, pinned=True)
+    return [*paced, *unpaced, *([here] if part == "test" else [])]
 
 
 def drafts(set_up: SetUp) -> list[Draft]:
     """The strategies of a set-up: planned and random ones; unpaced set-ups have more random ones."""
-    rng = np.random.default_rng((SEEDS[set_up.part], 2, set_up.kind == "paced", set_up.number))
+    kind = ("unpaced", "paced", "this-machine").index(set_up.kind)
+    rng = np.random.default_rng((SEEDS[set_up.part], 2, kind, set_up.number))
     order = np.random.default_rng(SEEDS[set_up.part]).permutation(len(_METHODS))
     if set_up.kind == "paced":
         first = PLANNED * set_up.number
         methods = [_METHODS[order[k % len(order)]] for k in range(first, first + PLANNED)] + ["random"] * RANDOM
+    elif set_up.kind == "this-machine":
+        methods = list(_HERE_METHODS)
     else:
         methods = ["search", *["random"] * (UNPACED_STRATEGIES - 1)]
     wires = [wire for wire in _WIRES if wire in RUNNABLE_WIRES]
     found = []
     for number, method in enumerate(methods):
-        wire = wires[(set_up.number + number) % len(wires)]
+        wire = wires[(set_up.number + number) % len(wires)] if set_up.kind != "this-machine" else "float32"
         found.append(
             Draft(
                 number,
@@ -218,7 +238,9 @@ def _paced(part: Part, number: int) -> SetUp:
     fixed_s = float(rng.choice([0.0001, 0.0003, 0.0006]))
     requester_bps = float(round(rates.max())) if rng.random() < 0.5 else None
     engine = "onnxruntime" if count <= REAL_UP_TO else "sleep"
-    return SetUp(part, "paced", number, model, tuple(boards), fixed_s, 3 * fixed_s, requester_bps, engine)
+    return SetUp(
+        part, "paced", number, model, tuple(boards), fixed_s, 3 * fixed_s, requester_bps, boards[0].profile, engine
+    )
 
 
 def _unpaced(part: Part, number: int) -> SetUp:
@@ -226,7 +248,7 @@ def _unpaced(part: Part, number: int) -> SetUp:
     model, count, low_mbps, high_mbps = _UNPACED[part][number]
     rates = _rates(rng, count, 1e6 * low_mbps, 1e6 * high_mbps)
     boards = tuple(Board(THIS_MACHINE, float(round(rate))) for rate in rates)
-    return SetUp(part, "unpaced", number, model, boards, 0.0, 0.0, None, "onnxruntime", pinned=count == 2)
+    return SetUp(part, "unpaced", number, model, boards, 0.0, 0.0, pinned=count == 2)
 
 
 def _rates(rng: np.random.Generator, count: int, low: float, high: float) -> Any:
