@@ -33,6 +33,8 @@ class Frames(Protocol):
     def dilation(self) -> float: ...
     @property
     def processor_share(self) -> float: ...
+    @property
+    def outputs(self) -> Mapping[str, Any]: ...
 
 
 class Bed(Protocol):
@@ -78,6 +80,7 @@ class LocalFrames:
 
     latencies_s: tuple[float, ...]
     processor_share: float
+    outputs: Mapping[str, Any]
     starts_s: tuple[float, ...] = ()
     invalid: int = 0
     dilation: float = 1.0
@@ -117,10 +120,11 @@ class LocalWorkers(AbstractContextManager["LocalWorkers"]):
             for name, pid in local.pids.items():
                 if name in self._pinned:
                     pin(pid, self._pinned[name])
+            outputs = local.infer(inputs)
             self._run(local, inputs, warmup, in_flight)
             psutil.cpu_percent()
             latencies_s = self._run(local, inputs, frames, in_flight)
-            return LocalFrames(tuple(latencies_s), psutil.cpu_percent() / 100.0)
+            return LocalFrames(tuple(latencies_s), psutil.cpu_percent() / 100.0, outputs)
 
     @staticmethod
     def _run(local: LocalCluster, inputs: Mapping[str, Any], frames: int, in_flight: int) -> list[float]:

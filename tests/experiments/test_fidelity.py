@@ -59,6 +59,7 @@ class _Frames:
     frames: int
     dilation: float = 2.0
     processor_share: float = 0.5
+    outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class _Simulated:
