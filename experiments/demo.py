@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from distredge.experiments.common.demo_on_testbed import BOARDS, RATE_BPS, show
+from distredge.experiments.common.fidelity_strategies import photograph
 
 BIN = Path(sys.executable).parent
 CLUSTER, MODEL = "db-50", "vgg16"
@@ -28,13 +29,6 @@ def run(*command: str) -> str:
     if result.returncode:
         sys.exit(f"demo: '{shlex.join(command)}' ended with exit code {result.returncode}")
     return result.stdout
-
-
-def photograph() -> str:
-    """The photograph of Grace Hopper that matplotlib ships (public domain, U.S. Navy)."""
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
 
 
 def main() -> None:
@@ -58,7 +52,7 @@ def main() -> None:
     run("distredge", "plan", "--model", DEPLOYED, "--cluster", "this-machine", "--method", "deepthings",
         "--out", strategy)  # fmt: skip
     timeline = str(Path(options.runs) / f"{DEPLOYED}_timeline.json")
-    run("deploy-strategy", strategy, "--cluster", "this-machine", "--image", photograph(), "--check",
+    run("deploy-strategy", strategy, "--cluster", "this-machine", "--image", str(photograph()), "--check",
         "--repeat", "10", "--timeline", timeline)  # fmt: skip
 
     print(
