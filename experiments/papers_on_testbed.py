@@ -26,12 +26,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from distredge.cli._deployment import difference, whole_model
 from distredge.cluster import load_cluster
 from distredge.experiments.common import published
 from distredge.experiments.common.fidelity_beds import Bed
 from distredge.experiments.common.fidelity_measure import predict
-from distredge.experiments.common.fidelity_strategies import computing, inputs_for
+from distredge.experiments.common.fidelity_strategies import computing, error_of, inputs_for
 from distredge.experiments.common.records import RESULTS, path_of, price, read, today
 from distredge.experiments.common.regimes import published_problem
 from distredge.model.capture import load_model
@@ -93,7 +92,7 @@ def measure(graph: Graph, case: str, frames: int, bed_of: OpenBed = open_bed) ->
                 continue
             inputs = inputs_for(graph, strategy)
             found = bed.measure(problem, strategy, inputs, frames, 1, WARM_UP)
-            apart = difference(whole_model(graph, strategy, inputs), found.outputs)
+            apart = error_of(graph, strategy, inputs, found.outputs)
             median_s = statistics.median(found.latencies_s) if found.latencies_s else None
             yield {
                 "case": case,

@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 
-from distredge.cli._deployment import difference, whole_model
 from distredge.cluster import Cluster, Device, Link, Requester
 from distredge.experiments.common.fidelity_beds import Bed
 from distredge.experiments.common.fidelity_draw import exact_wires
-from distredge.experiments.common.fidelity_strategies import computing, inputs_for
+from distredge.experiments.common.fidelity_strategies import computing, error_of, inputs_for
 from distredge.latency import evaluate
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
@@ -73,7 +72,7 @@ def tried(model: str, profile: ComputeProfile, bed_of: OpenBed = open_bed) -> It
         for what, strategy in plans.items():
             inputs = inputs_for(graph, strategy)
             found = bed.measure(problem, strategy, inputs, FRAMES)
-            apart = difference(whole_model(graph, strategy, inputs), found.outputs)
+            apart = error_of(graph, strategy, inputs, found.outputs)
             latency_s, boards = median(found.latencies_s), computing(strategy)
             yield Tried(what, boards, latency_s, evaluate(problem, strategy), apart, found.dilation)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import DistredgeError
+from distredge.experiments.common.exact import relative_error, run_whole
 from distredge.experiments.common.fidelity_draw import Draft
 from distredge.model.graph import Graph
 from distredge.planners import plan
@@ -105,6 +107,23 @@ def inputs_for(graph: Graph, strategy: Strategy) -> dict[str, NDArray[Any]]:
 
     prepared = graph.preprocess.prepare(read_image(photograph()))
     return {graph.input_names[0]: prepared if strategy.input.pixels else graph.preprocess.normalise(prepared)}
+
+
+def error_of(
+    graph: Graph, strategy: Strategy, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+) -> float:
+    """How far outputs are from the whole model's, relative to its largest value.
+
+    Args:
+        graph: the model.
+        strategy: that gave the outputs.
+        inputs: as `inputs_for` made them.
+        outputs: output name -> array.
+    """
+    given = dict(inputs)
+    if strategy.input.pixels and graph.preprocess is not None:
+        given = {name: graph.preprocess.normalise(pixels) for name, pixels in inputs.items()}
+    return relative_error(run_whole(graph, given), outputs)
 
 
 @functools.cache
