@@ -10,8 +10,8 @@ EfficientNet-Lite0, 2 to 16 boards, links of 20 to 300 Mbit/s, constant or along
 wires that can be run, one image under way or four. Those of the part `calibration` may be looked at while the cost
 model is mended; all figures are of the part `test`.
 
-    paced         boards of another speed: up to four compute the real result and hold it until the profiled time has
-                  passed, more of them only wait; everything is slowed down as far as this machine needs ("dilation")
+    paced         boards of another speed: Raspberry Pi compute the real result and hold it until the profiled time has
+                  passed, others only wait; everything is slowed down as far as this machine needs ("dilation")
     unpaced       workers of this machine's own speed behind shaped links, two pinned to a core each or four on two
                   cores, not slowed down, against this machine's measured profile
     this-machine  two pinned workers with nothing between them, as `deploy-strategy` starts them

@@ -178,7 +178,8 @@ def test_a_draft_lays_its_options_over_a_plan(graph: Graph, own: ComputeProfile)
     assert {(v.wire, v.boundary_first) for v in planned.volumes} == {("float16", True)}
     assert planned.input.dtype == "uint8"
     assert next(iter(inputs_for(graph, planned).values())).dtype == np.uint8
-    grid = make_strategy(problem, dataclasses.replace(draft, method="mednn"))
+    four = Problem(graph, set_ups("test")[2].cluster(own))
+    grid = make_strategy(four, dataclasses.replace(draft, method="mednn"))
     assert any(v.columns is not None for v in grid.volumes)
     assert not any(v.boundary_first for v in grid.volumes)
 
