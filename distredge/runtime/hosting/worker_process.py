@@ -29,6 +29,8 @@ from distredge.runtime.protocol.security import Keys, Security
 START_S: Final = 60.0
 """Within which workers must be up: a loaded machine can take long to start Python several times."""
 
+OWN_COMMAND: Final = (sys.executable, "-m", "distredge.runtime.worker")
+
 
 class WorkerProcess:
     """A worker process seen from its parent.
@@ -36,20 +38,21 @@ class WorkerProcess:
     Args:
         order: what it is told.
         log: file for what it has to say; None for a temporary one.
+        command: what runs it, for another interpreter or module than this one's own.
 
     Attributes:
         name: of the worker.
         bound: where it listens, after `wait_bound`.
     """
 
-    def __init__(self, order: Order, log: Path | None = None) -> None:
+    def __init__(self, order: Order, log: Path | None = None, command: Sequence[str] = OWN_COMMAND) -> None:
         self.name = order.name
         self.bound = Bound()
         self._stopping = False
         # To a file, not a pipe: nobody has to read it while the worker runs.
         self._log = _open_log(log)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "distredge.runtime.worker"],
+            list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

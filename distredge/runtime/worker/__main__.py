@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import msgspec
 
@@ -23,17 +23,23 @@ from distredge.errors import DistredgeError
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
 from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Order
 from distredge.runtime.protocol.security import Security
-from distredge.runtime.protocol.transport import ZmqNetwork
+from distredge.runtime.protocol.transport import Network, ZmqNetwork
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.worker import Worker
 
+Adapt: TypeAlias = Callable[[Engine, Network], tuple[Engine, Network]]
 
-def main() -> NoReturn:
-    """Runs the worker that standard input describes; ends with the process."""
+
+def main(adapt: Adapt | None = None) -> NoReturn:
+    """Runs the worker that standard input describes; ends with the process.
+
+    Args:
+        adapt: given engine and network, returns those to use instead.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     order = _read_order()
     try:
-        _serve(order)
+        _serve(order, adapt)
     except DistredgeError as error:
         _say(Bound(error=str(error)))
         sys.exit(error.exit_code)
@@ -54,12 +60,14 @@ def _read_order() -> Order:
         sys.exit(f"not an order: {error}")
 
 
-def _serve(order: Order) -> None:
+def _serve(order: Order, adapt: Adapt | None) -> None:
     engine: Engine = (
         SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
     )
     security = Security(order.name, order.public_key, order.secret_key, order.allowed) if order.secret_key else None
-    network = ZmqNetwork(security)
+    network: Network = ZmqNetwork(security)
+    if adapt is not None:
+        engine, network = adapt(engine, network)
     try:
         worker = Worker(WorkerSettings(order.name, order.control, order.data, order.memory_bytes), network, engine)
     except BaseException:
