@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from distredge.cluster import covering
 from distredge.errors import ConfigError, UnsupportedModel, did_you_mean, located
-from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES, VOLUME_WIRES
+from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PACKED_WIRES, PLANNABLE_WIRES, VOLUME_WIRES, offered_wires
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -27,7 +27,7 @@ class Problem:
         cluster: the devices and their links.
         allow_lossy: whether outputs may differ from the whole model's beyond rounding (16-bit wires).
         input_dtypes: dtypes in which the requester may send the input.
-        wires: dtypes in which rows may travel between volumes.
+        wires: in what rows may travel between volumes; packed under shared links alone.
         boundary_first: whether a volume may compute and send first what others wait for.
         objective: "latency" of one image, "throughput" of many, or "energy" of one image.
         latency_limit_s: longest latency that a plan may have; None unlimited.
@@ -60,6 +60,14 @@ class Problem:
                     + f": '{wire}' can be simulated from a strategy file, but neither planned nor run yet"
                 )
         _check_names("wires", self.wires, PLANNABLE_WIRES)
+        if self.cluster.link_model == "independent":
+            for wire in self.wires:
+                if wire in PACKED_WIRES:
+                    accepted = " or ".join(map(repr, offered_wires(self.allow_lossy, shared_links=False)))
+                    raise ConfigError(
+                        located("problem", "wires", wire, accepted)
+                        + ": what packing costs the processor is priced under shared links alone"
+                    )
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"problem: objective '{self.objective}'{did_you_mean(self.objective, OBJECTIVES)}")
         if not self.allow_lossy and not set(self.wires) <= set(EXACT_WIRES):

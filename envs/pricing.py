@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distredge.errors import Infeasible, Unsupported
 from distredge.latency import StepSimulator
-from distredge.model.wires import WIRE_BYTES
+from distredge.model.wires import WIRE_NUMBERS
 
 if TYPE_CHECKING:
     from distredge.latency.kernel.kernel import Kernel
@@ -64,7 +64,7 @@ class KernelPricer:
 
     def __init__(self, kernel: Kernel, input_dtype: str, otherwise: EpisodePricer) -> None:
         self._kernel = kernel
-        self._input_wire = WIRE_BYTES[input_dtype]
+        self._input_wire = WIRE_NUMBERS[input_dtype]
         self._otherwise = otherwise
 
     def __call__(self, cuts: Ints, rows: Ints, head: Ints, cluster: Ints, start_s: Floats) -> tuple[Floats, Floats]:

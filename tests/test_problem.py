@@ -20,6 +20,7 @@ from distredge.latency import offload, offload_latency_s, simulate
 from distredge.latency.costs.part_costs import part_costs
 from distredge.model import zoo
 from distredge.model.graph import Graph
+from distredge.model.wires import EXACT_WIRES
 from distredge.problem import Problem
 
 
@@ -46,13 +47,20 @@ def test_defaults_are_lossless(graph: Graph, cluster: Cluster) -> None:
         ({"objective": "latencies"}, r"objective 'latencies'; did you mean 'latency'"),
         ({"input_dtypes": ("uint8", "uint")}, r"input_dtypes: 'uint'; did you mean 'uint8'"),
         ({"input_dtypes": ()}, r"input_dtypes: found \(\), accepted: at least one of float32, uint8"),
-        ({"wires": (), "allow_lossy": True}, r"wires: found \(\), accepted: at least one of float32, float16"),
+        (
+            {"wires": (), "allow_lossy": True},
+            r"wires: found \(\), accepted: at least one of float32, .*packed",
+        ),
         ({"wires": ("float61",), "allow_lossy": True}, r"wires: 'float61'; did you mean 'float16'"),
         ({"wires": ("float32", "float16")}, r"wires: found \('float32', 'float16'\), accepted: .*allow_lossy=True"),
         (
             {"wires": ("float32", "int8"), "allow_lossy": True},
-            r"wires: found 'int8', accepted: 'float32' or 'float16': 'int8' can be simulated from a strategy file, but "
+            r"wires: found 'int8', accepted: 'float32' or .*: 'int8' can be simulated from a strategy file, but "
             "neither planned nor run yet",
+        ),
+        (
+            {"wires": ("float32", "float32-packed")},
+            r"wires: found 'float32-packed', accepted: 'float32': what packing costs .* under shared links alone",
         ),
         ({"latency_limit_s": 0.0}, r"latency_limit_s: found 0\.0, accepted: a positive number of seconds"),
         ({"latency_limit_s": -1.0}, "latency_limit_s"),
@@ -63,6 +71,11 @@ def test_defaults_are_lossless(graph: Graph, cluster: Cluster) -> None:
 def test_options_are_checked(graph: Graph, cluster: Cluster, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"problem: {message}"):
         Problem(graph, cluster, **options)
+
+
+def test_packed_wires_belong_to_shared_links(graph: Graph, cluster: Cluster) -> None:
+    shared = dataclasses.replace(cluster, link_model="shared")
+    assert Problem(graph, shared, wires=EXACT_WIRES).wires == ("float32", "float32-packed")
 
 
 def test_a_model_of_which_nothing_can_be_split_is_refused(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ import click
 
 from distredge.cli._common import check_writable
 from distredge.cli._options import input_shape_option
-from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES
+from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES, offered_wires
 from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def load_problem(
         found,
         allow_lossy=allow_lossy,
         input_dtypes=(input_dtype or "float32",),
-        wires=PLANNABLE_WIRES if allow_lossy else EXACT_WIRES,
+        wires=offered_wires(allow_lossy, found.link_model == "shared"),
         boundary_first=boundary_first,
     )
 

@@ -9,6 +9,7 @@ import click
 
 from distredge import metric_names
 from distredge.errors import PlannerError
+from distredge.model.wires import dtype_of
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -41,7 +42,8 @@ class Replanner:
 
         resolve(method)
         warm()
-        wires = tuple(dict.fromkeys(volume.wire for volume in strategy.volumes))
+        shared = problem.cluster.link_model == "shared"
+        wires = tuple(dict.fromkeys(v.wire if shared else dtype_of(v.wire) for v in strategy.volumes))
         self._problem = dataclasses.replace(
             problem,
             input_dtypes=(strategy.input.dtype,),

@@ -133,13 +133,16 @@ def _file_row(problem: Problem, path: str) -> dict[str, Any]:
 def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
     """Refuses what the other methods may not use: neither they nor the bound would compare with it."""
     from distredge.errors import StrategyError
-    from distredge.model.wires import EXACT_WIRES
+    from distredge.model.wires import EXACT_WIRES, is_packed
 
-    wires = {volume.wire for volume in strategy.volumes} - set(EXACT_WIRES)
+    used = {volume.wire for volume in strategy.volumes}
+    wires, packed = used - set(EXACT_WIRES), {wire for wire in used if is_packed(wire)}
     if strategy.input.dtype not in problem.input_dtypes:
         needed = f"{strategy.input.dtype} input; give --input-dtype {strategy.input.dtype}"
     elif wires and not problem.allow_lossy:
         needed = f"{', '.join(sorted(wires))} between volumes; give --allow-lossy"
+    elif packed and problem.cluster.link_model == "independent":
+        needed = f"{', '.join(sorted(packed))} between volumes; give --link-model shared"
     elif not (strategy.lossless or problem.allow_lossy):
         needed = f"a lossy model ({problem.graph.lossy_because}); give --allow-lossy"
     elif not problem.boundary_first and any(volume.boundary_first for volume in strategy.volumes):

@@ -26,6 +26,8 @@ from distredge.model.volumes import (
     volume_between,
     volume_share,
 )
+from distredge.model.wires import WIRE_BYTES, WIRES, is_packed
+from distredge.model.zero_shares import zero_shares
 
 
 class _Named(Protocol):
@@ -204,7 +206,14 @@ class _Builder:
         self, stage: int, name: str, source: int, destination: int, region: Region, produced: int, wire: str
     ) -> None:
         tensor = self.tensors[name]
+        elements = region_size(tensor, region)
         if tensor.dtype != "float32":
             wire = tensor.dtype
-        elements = region_size(tensor, region)
-        self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire))
+        if is_packed(wire):
+            share = zero_shares(self.graph).get(name, 0.0)
+            chosen = WIRES[wire].travels_as(share)
+            wire = chosen.name
+            size_bytes = region.rows.size * chosen.row_bytes(elements // region.rows.size, share)
+        else:
+            size_bytes = elements * WIRE_BYTES[wire]
+        self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire, size_bytes))

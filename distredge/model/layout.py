@@ -15,7 +15,7 @@ from distredge.model.nodes import Tensor
 from distredge.model.operators import region_size, whole
 from distredge.model.rows import Region
 from distredge.model.volumes import Decision, OperatorRegion
-from distredge.model.wires import WIRE_BYTES
+from distredge.model.wires import FLOAT32_BYTES, is_packed
 
 REQUESTER = -1
 """Place of the requester among the devices of a layout."""
@@ -75,7 +75,8 @@ class Transfer(NamedTuple):
         region: rows (and columns) of the whole tensor.
         produced: stage that makes it; -1 for an input of the graph.
         elements: number of elements.
-        wire: dtype on the wire.
+        wire: in which it crosses the network.
+        size_bytes: bytes on the wire; of a packed one as many as are expected.
     """
 
     stage: int
@@ -86,6 +87,7 @@ class Transfer(NamedTuple):
     produced: int
     elements: int
     wire: str
+    size_bytes: int
 
     @property
     def local(self) -> bool:
@@ -93,9 +95,9 @@ class Transfer(NamedTuple):
         return self.source == self.destination
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes on the wire."""
-        return self.elements * WIRE_BYTES[self.wire]
+    def packed_bytes(self) -> int:
+        """Bytes of float32 that packing reads and unpacking makes; 0 on another wire."""
+        return self.elements * FLOAT32_BYTES if is_packed(self.wire) else 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ For a head device h the program minimises T subject to, for all devices k,
 - e_k and e'_k, what it costs k to take the whole input into a part and to give the whole last map out of one;
 - F and G are left out for h itself, and where boundary rows may be sent before the rest.
 
-Under `shared` links the input also passes the requester's uplink and the last map the head device's downlink.
+Under `shared` links the input also passes the requester's uplink and the last map the head device's downlink, but for
+what stays inside their computers. There messages take processor time: that of a message itself is on its way either
+way, and counts; that of others in line before it does not.
 """
 
 from __future__ import annotations
@@ -29,11 +31,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import Infeasible
+from distredge.latency.costs.computers import access_of
 from distredge.latency.costs.links import ClusterLinks
 from distredge.latency.tables.volume_geometry import rising_needs
 from distredge.model.layout import REQUESTER
 from distredge.model.operators import Kind
-from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES
+from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES, WIRES
+from distredge.model.zero_shares import zero_shares
 from distredge.planners.common.volume_costs import Floats, VolumeCosts
 
 if TYPE_CHECKING:
@@ -65,8 +69,7 @@ class _Wire:
 def _best_rates(problem: Problem) -> tuple[list[float], list[float]]:
     """The highest rate that each device's uplink and downlink, and at the end the requester's, ever has."""
     cluster = problem.cluster
-    home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
-    ends = [*cluster.devices, home]
+    ends = [*(access_of(cluster, device) for device in cluster.devices), access_of(cluster, cluster.requester)]
 
     def best(link: Link) -> float:
         if link.trace is not None:
@@ -87,26 +90,26 @@ class _BoundProgram:
         self.up_bps, self.down_bps = _best_rates(problem)
         graph = problem.graph
         input_scale = min(WIRE_BYTES[dtype] for dtype in problem.input_dtypes) / FLOAT32_BYTES
-        self.wire_scale = min(WIRE_BYTES[dtype] for dtype in problem.wires) / FLOAT32_BYTES
         self.input_bytes = sum(graph.tensors[n].size_bytes for n in graph.input_names) * input_scale
         self.input = [self._wire(REQUESTER, k, self.input_bytes) for k in range(self.count)]
         self.start_s = self._starts()
         self.work_s, self.operators = self._work()
         self.overhead_s = np.array([board.profile.segment_overhead_s for board in self.costs.boards])
         self.has_head = bool(problem.graph.body.head)
-        self.last_bytes, self.last_operator = self._last_map()
+        self.last_bytes, last_elements, self.last_operator = self._last_map()
         self.first_operator, self.input_per_share = self._first()
         element_s = np.array([board.element_s for board in self.costs.boards])
         # Shares of inputs are in bytes; by the widest dtype they are not more than the elements.
         inputs = [graph.tensors[n] for n in graph.input_names]
         widest = max(t.size_bytes / t.elements for t in inputs)
         self.take_s = element_s * sum(t.size_bytes for t in inputs) / widest
-        self.give_s = element_s * self.last_bytes / (FLOAT32_BYTES * self.wire_scale)
+        self.give_s = element_s * last_elements
 
     def kind(self, device: int) -> tuple[object, ...]:
         """Devices of one kind are interchangeable."""
         found = self.problem.cluster.devices[device]
-        return id(found.profile), found.uplink, found.downlink, self.network.board == device
+        at_home = not self.network.crosses(device, REQUESTER)
+        return id(found.profile), found.uplink, found.downlink, found.threads, found.host, at_home
 
     def solve(self, head: int) -> float:
         """The bound with the head on one device."""
@@ -154,9 +157,9 @@ class _BoundProgram:
         if self.network.shared:
             up_s = self.input_bytes * 8.0 / self.up_bps[REQUESTER]
             down_s = self.last_bytes * 8.0 / self.down_bps[goal_of_gather]
-            own = self.network.board
-            at_most([(0, -1.0), *((x + k, up_s) for k in range(d) if k != own)], -end_s)
-            at_most([(0, -1.0), *((q + k, down_s) for k in range(d) if k != goal_of_gather)], -end_s)
+            crosses = self.network.crosses
+            at_most([(0, -1.0), *((x + k, up_s) for k in range(d) if crosses(REQUESTER, k))], -end_s)
+            at_most([(0, -1.0), *((q + k, down_s) for k in range(d) if crosses(k, goal_of_gather))], -end_s)
         places = [(r, column, value) for r, terms in enumerate(rows) for column, value in terms]
         at, columns, values = (list(part) for part in zip(*places, strict=True))
         left = coo_array((values, (at, columns)), shape=(len(rows), len(upper)))
@@ -170,13 +173,15 @@ class _BoundProgram:
 
     def _wire(self, source: int, destination: int, size_bytes: float) -> _Wire:
         net = self.network
-        if net.same_board(source, destination):
+        if net.is_free(source, destination):
             return _Wire(0.0, 0.0)
-        fixed = net.pack_s(source, 0) + net.fixed_s(source, destination) + net.place_s(destination, 0)
-        copies = net.copy_s_per_byte[source] + net.crypt_s_per_byte[source]
-        copies += net.copy_s_per_byte[destination] + net.crypt_s_per_byte[destination]
+        send, receive = net.sends[source], net.receives[destination]
+        fixed = send.total_s(0) + net.fixed_s(source, destination) + receive.total_s(0)
+        s_per_byte = send.busy_s_per_byte + send.way_s_per_byte + (receive.busy_s_per_byte + receive.way_s_per_byte)
+        if not net.crosses(source, destination):
+            return _Wire(fixed, size_bytes * s_per_byte)
         rate = min(self.up_bps[source], self.down_bps[destination])
-        return _Wire(fixed, size_bytes * (copies + 8.0 / rate) if rate > 0 else math.inf)
+        return _Wire(fixed, size_bytes * (s_per_byte + 8.0 / rate) if rate > 0 else math.inf)
 
     def _starts(self) -> Floats:
         """(n_devices,), when each can have anything at all: from the requester, or by way of another device."""
@@ -212,17 +217,28 @@ class _BoundProgram:
         maker = graph.producer.get(tensor)
         return None if maker is None else self.operators.get(graph.fused_into.get(maker, maker))
 
-    def _last_map(self) -> tuple[float, int | None]:
-        """Bytes of the largest map that the head (without one: the requester) reads, and its operator's place."""
+    def _last_map(self) -> tuple[float, float, int | None]:
+        """Bytes, elements and operator's place of the largest map that the head (without one: the requester) reads."""
         graph = self.problem.graph
         names = graph.body.head_inputs if self.has_head else graph.output_names
         made = [n for n in names if self._place_of_maker(n) is not None]
         if not made:
-            return 0.0, None
+            return 0.0, 0.0, None
         name = max(made, key=lambda n: graph.tensors[n].size_bytes)
         reduces = graph.body.verdicts[graph.producer[name]].kind is Kind.REDUCE
         # Of a reduction small partial results travel: their bytes are left out, their messages are not.
-        return (0.0 if reduces else graph.tensors[name].size_bytes * self.wire_scale), self._place_of_maker(name)
+        if reduces:
+            return 0.0, 0.0, self._place_of_maker(name)
+        return self._fewest_bytes(name), graph.tensors[name].size_bytes / FLOAT32_BYTES, self._place_of_maker(name)
+
+    def _fewest_bytes(self, name: str) -> float:
+        """Bytes of a tensor in the wire of the problem in which it has fewest."""
+        graph, wires = self.problem.graph, [WIRES[wire] for wire in self.problem.wires]
+        share = zero_shares(graph).get(name, 0.0) if any(wire.packed for wire in wires) else 0.0
+        tensor = graph.tensors[name]
+        row_elements = tensor.elements // tensor.height
+        fewest = min(wire.travels_as(share).row_bytes(row_elements, share) for wire in wires)
+        return tensor.size_bytes * fewest / (row_elements * FLOAT32_BYTES)
 
     def _first(self) -> tuple[int | None, float]:
         """Place of the first operator, and the least share of the input that a share of its rows needs."""

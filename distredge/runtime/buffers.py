@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
-from distredge.model.wires import packing, unpacking
+from distredge.model.wires import dtype_of, packing, unpacking
 from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
@@ -28,12 +28,16 @@ from distredge.runtime.protocol.device_plan import (
     read_parts,
 )
 from distredge.runtime.protocol.fields import Bytes
+from distredge.runtime.protocol.packed_rows import PackedRows, pack
 from distredge.runtime.protocol.transport import Tracker
 
 if TYPE_CHECKING:
     from distredge.model.wires import Convert
 
 Array: TypeAlias = NDArray[Any]
+
+Opened: TypeAlias = Sequence[Array | PackedRows]
+"""The rows of a message as they came: one array (d0, d1, ...), or its packed rows, per part."""
 
 ALIGNMENT_BYTES = 64
 """Where arrays begin: on a cache line."""
@@ -104,6 +108,11 @@ def allocate(shape: Sequence[int], dtype: str) -> Array:
     return raw[offset : offset + size_bytes].view(dtype).reshape(tuple(shape))
 
 
+def bytes_of(parts: Sequence[Bytes]) -> int:
+    """Bytes of the parts of a message."""
+    return sum(memoryview(part).nbytes for part in parts)
+
+
 class _Mailbox:
     """One end of a message.
 
@@ -115,7 +124,6 @@ class _Mailbox:
     def __init__(self, message: SourceMessage, forms: Sequence[PartForm]) -> None:
         self.message = message
         self.forms = forms or parts_of(message.boxes)
-        self.size_bytes = message.size_bytes
         self._views: list[Array] = []
 
 
@@ -131,11 +139,10 @@ class Inbox(_Mailbox):
         super().__init__(message, forms)
         self._views = [_part_view(targets[form.box], message.boxes[form.box], form) for form in self.forms]
         self._unpack = [
-            unpacking(message.boxes[form.box].dtype, view.dtype.name)
-            for form, view in zip(self.forms, self._views, strict=True)
+            unpacking(form.dtype.name, view.dtype.name) for form, view in zip(self.forms, self._views, strict=True)
         ]
 
-    def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> list[Array]:
+    def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> Opened:
         """Checks a message against the plan; returns its rows, not copied.
 
         Args:
@@ -143,41 +150,56 @@ class Inbox(_Mailbox):
             parts: the frames after it.
 
         Returns:
-            One read-only array (d0, d1, ...) per part, of the shape and dtype of its `PartForm`.
+            One read-only array (d0, d1, ...) per part, of the shape and dtype of its `PartForm`, or its packed rows.
 
         Raises:
             ProtocolError: if it is not exactly what the plan announces.
         """
         return read_parts(found, parts, self.message.boxes, self.forms)
 
-    def place(self, opened: Sequence[Array]) -> None:
+    def place(self, opened: Opened) -> None:
         """Copies rows to their place.
 
         Args:
-            opened: one array (d0, d1, ...) per part: what `open` returned, of this inbox or of another slot's.
+            opened: what `open` returned, of this inbox or of another slot's.
         """
         for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
-            unpack(view, rows)
+            unpack(view, rows.unpacked() if isinstance(rows, PackedRows) else rows)
 
 
 class Pack:
-    """A packed message that the transport may still be reading.
+    """A message that the transport may still be reading.
 
     Attributes:
         arrays: one per box, of its shape and dtype, C-ordered.
-        parts: the bytes of each part, in these arrays.
+        parts: the bytes of each part: in these arrays, or where its packed rows are.
         tracker: tells when the transport has done with them; None when it copied them.
     """
 
     def __init__(self, boxes: Sequence[TensorBox], forms: Sequence[PartForm]) -> None:
-        self.arrays = [allocate(box.shape, box.dtype) for box in boxes]
+        self.arrays = [allocate(box.shape, dtype_of(box.dtype)) for box in boxes]
         self.parts: list[Bytes] = []
+        self._packed: list[tuple[int, Array, Array]] = []
         for form in forms:
             part = self.arrays[form.box]
             if part.ndim:
                 part = part[(slice(None),) * form.axis + (slice(form.start, form.stop),)]
-            self.parts.append(part.reshape(-1).view(np.uint8).data)
+            rows = part.reshape(-1)
+            if form.packed:
+                self._packed.append((len(self.parts), rows, allocate((form.size_bytes,), "uint8")))
+            self.parts.append(rows.view(np.uint8).data)
         self.tracker: Tracker | None = None
+
+    def shrink(self) -> None:
+        """Leaves the zeros out of those parts that may be packed and get smaller by it."""
+        for number, rows, room in self._packed:
+            size_bytes = pack(rows, room)
+            self.parts[number] = rows.view(np.uint8).data if size_bytes is None else room[:size_bytes].data
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the parts."""
+        return bytes_of(self.parts)
 
 
 class Outbox(_Mailbox):
@@ -197,7 +219,8 @@ class Outbox(_Mailbox):
             for held, box in zip(sources, self.message.boxes, strict=True)
         ]
         self._fills = [
-            packing(view.dtype.name, box.dtype) for view, box in zip(self._views, self.message.boxes, strict=True)
+            packing(view.dtype.name, dtype_of(box.dtype))
+            for view, box in zip(self._views, self.message.boxes, strict=True)
         ]
 
     def pack(self) -> Pack:
@@ -209,6 +232,7 @@ class Outbox(_Mailbox):
         pack.tracker = None
         for fill, target, source in zip(self._fills, pack.arrays, self._views, strict=True):
             fill(target, source)
+        pack.shrink()
         return pack
 
 

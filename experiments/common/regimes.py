@@ -18,7 +18,7 @@ from distredge.cluster import Cluster, LinkModel, load_cluster
 from distredge.latency import evaluate
 from distredge.model.graph import Graph
 from distredge.model.rows import even_cuts
-from distredge.model.wires import WIRE_BYTES
+from distredge.model.wires import WIRE_NUMBERS
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 
@@ -57,7 +57,7 @@ def fingerprint(problem: Problem) -> float:
     graph, names = problem.graph, problem.cluster.names
     chosen = sorted({len(graph.cuts) * third // 3 - 1 for third in (1, 2, 3)} - {-1})
     volumes = [(index, even_cuts(graph.cuts[index].height, len(names))) for index in chosen]
-    wire = min(problem.wires, key=WIRE_BYTES.__getitem__)
+    wire = min(problem.wires, key=WIRE_NUMBERS.__getitem__)
     strategy = Strategy.make(graph, names, volumes, head=names[0], input_dtype=problem.input_dtypes[0], wire=wire)
     first = [dataclasses.replace(v, boundary_first=problem.boundary_first) for v in strategy.volumes]
     return evaluate(problem, strategy.replace(volumes=tuple(first)))

@@ -15,10 +15,13 @@ from distredge.model.wires import (
     RUNNABLE_WIRES,
     VOLUME_WIRES,
     WIRE_BYTES,
+    WIRE_NUMBERS,
     WIRES,
+    dtype_of,
+    offered_wires,
     packing,
     unpacking,
-    wire_of_width,
+    wire_of_number,
 )
 
 SHAPES = npst.array_shapes(max_dims=4, max_side=5)
@@ -27,14 +30,27 @@ LARGEST = float(np.finfo(np.float16).max)
 
 def test_widths_are_those_of_the_dtypes() -> None:
     assert {name: np.dtype(name).itemsize for name in WIRE_BYTES} == WIRE_BYTES
-    assert all(wire.name == name and wire.element_bytes == WIRE_BYTES[name] for name, wire in WIRES.items())
+    assert all(wire.name == name and wire.element_bytes == WIRE_BYTES[wire.dtype] for name, wire in WIRES.items())
+    assert all(WIRE_NUMBERS[name] == wire.element_bytes for name, wire in WIRES.items() if not wire.packed)
+
+
+def test_numbers_rise_with_what_rows_need() -> None:
+    by_number = [WIRES[name] for name in sorted(PLANNABLE_WIRES, key=WIRE_NUMBERS.__getitem__)]
+    assert [wire.row_bytes(1000, 0.4) for wire in by_number] == [1325, 2000, 2525, 4000]
+
+
+def test_a_packed_row_never_needs_more_than_a_plain_one() -> None:
+    assert [WIRES["float32-packed"].row_bytes(17, share) for share in (0.0, 0.03, 0.5, 1.0)] == [68, 68, 37, 3]
 
 
 def test_what_is_offered_where() -> None:
-    assert VOLUME_WIRES == ("float32", "float16", "int8")
+    assert VOLUME_WIRES == ("float32", "float32-packed", "float16", "float16-packed", "int8")
     assert INPUT_DTYPES == ("float32", "uint8")
-    assert PLANNABLE_WIRES == RUNNABLE_WIRES == ("float32", "float16")
-    assert EXACT_WIRES == ("float32",)
+    assert PLANNABLE_WIRES == RUNNABLE_WIRES == ("float32", "float32-packed", "float16", "float16-packed")
+    assert EXACT_WIRES == ("float32", "float32-packed")
+    assert offered_wires(allow_lossy=False, shared_links=True) == EXACT_WIRES
+    assert offered_wires(allow_lossy=True, shared_links=True) == PLANNABLE_WIRES
+    assert offered_wires(allow_lossy=True, shared_links=False) == ("float32", "float16")
     assert all(WIRES[name].runnable and WIRES[name].exact for name in INPUT_DTYPES)
 
 
@@ -43,7 +59,7 @@ def test_what_can_be_planned_can_be_run() -> None:
 
 
 def _there_and_back(values: np.ndarray, wire: str, held: str) -> np.ndarray:
-    sent, back = np.empty(values.shape, wire), np.empty(values.shape, held)
+    sent, back = np.empty(values.shape, dtype_of(wire)), np.empty(values.shape, held)
     packing(values.dtype.name, wire)(sent, values)
     unpacking(wire, held)(back, sent)
     return back
@@ -81,6 +97,7 @@ def test_tensors_travel_as_they_are_whatever_wire_has_their_dtype(dtype: str) ->
     assert (back.dtype, back.tobytes()) == (values.dtype, values.tobytes())
 
 
-def test_the_exact_wire_stands_for_a_width_that_two_have() -> None:
-    assert wire_of_width(VOLUME_WIRES) == {4: "float32", 2: "float16", 1: "int8"}
-    assert wire_of_width(("uint8", "int8")) == wire_of_width(("int8", "uint8")) == {1: "uint8"}
+def test_the_exact_wire_stands_for_a_number_that_two_have() -> None:
+    plain = {4: "float32", 2: "float16", 1: "int8"}
+    assert wire_of_number(VOLUME_WIRES) == plain | {3: "float32-packed", 0: "float16-packed"}
+    assert wire_of_number(("uint8", "int8")) == wire_of_number(("int8", "uint8")) == {1: "uint8"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distredge.latency.costs.computers import crowding
 from distredge.latency.costs.part_costs import part_costs
 from distredge.model.layout import Part
 from distredge.model.strips import find_strips
@@ -24,9 +25,12 @@ def strip_seconds(problem: Problem, layout: Layout) -> dict[tuple[int, int], tup
     Only parts that run as strips are in it.
     """
     found: dict[tuple[int, int], tuple[float, float]] = {}
+    crowded = crowding(problem, layout)
     for (stage, device), strips in find_strips(problem.graph, layout).items():
         lead = _seconds(problem, layout, device, strips.top) + _seconds(problem, layout, device, strips.bottom)
-        found[stage, device] = lead, lead + _seconds(problem, layout, device, strips.middle)
+        whole = lead + _seconds(problem, layout, device, strips.middle)
+        factor = crowded.get((stage, device), 1.0)
+        found[stage, device] = factor * lead, factor * whole
     return found
 
 

@@ -5,6 +5,11 @@ connection and follow each other on it. Under `independent` a connection gets th
 `shared` the connections that are in use share every access link max-min fair, and with a shared medium (Wi-Fi) also
 its airtime: a bit from a to b occupies the medium for 1 / (a's uplink rate) + 1 / (b's downlink rate) seconds, and the
 stations get equal rates, not equal airtime (Heusse et al., "Performance anomaly of 802.11b", INFOCOM 2003).
+
+What messages cost the processor stands here too (`End`), because the link model decides it. Under `independent` packing
+and encrypting, decrypting and placing lie on a message's way and disturb nobody: the papers' assumption. Under `shared`
+they take the time of the thread that computes: its own share of them always, the transport's where the computer has no
+core to spare for it; with a spare one the latter lies on the message's way.
 """
 
 from __future__ import annotations
@@ -15,9 +20,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distredge.errors import Infeasible
+from distredge.latency.costs.computers import access_of, computer_of, first_of_each, has_spare_core
 
 if TYPE_CHECKING:
-    from distredge.cluster import Cluster, Link
+    from distredge.cluster import Cluster, Device, Link, Requester
+    from distredge.profiles.compute import ComputeProfile
+    from distredge.profiles.schema import Handling
 
 _PERIODS_WITHOUT_A_BIT = 10_000
 
@@ -91,16 +99,46 @@ def finish(up: Rate, down: Rate, start_s: float, bits: float) -> float:
 
 
 @dataclass(frozen=True)
+class End:
+    """What a message of so many bytes costs at one end, each fixed_s + s_per_byte * bytes.
+
+    Attributes:
+        busy_fixed_s, busy_s_per_byte: time of the thread that computes.
+        way_fixed_s, way_s_per_byte: time on the message's way that disturbs nobody.
+        busy_s_per_packed_byte: further time of the thread that computes, for each byte of float32 that is packed or
+            comes of unpacking.
+    """
+
+    busy_fixed_s: float = 0.0
+    busy_s_per_byte: float = 0.0
+    way_fixed_s: float = 0.0
+    way_s_per_byte: float = 0.0
+    busy_s_per_packed_byte: float = 0.0
+
+    def busy_s(self, size_bytes: float, packed_bytes: float = 0.0) -> float:
+        """Seconds that the device does not compute."""
+        plain_s = self.busy_fixed_s + self.busy_s_per_byte * size_bytes
+        return plain_s + self.busy_s_per_packed_byte * packed_bytes
+
+    def way_s(self, size_bytes: float) -> float:
+        """Seconds between that and the connection, at the receiving end the other way round."""
+        return self.way_fixed_s + self.way_s_per_byte * size_bytes
+
+    def total_s(self, size_bytes: float) -> float:
+        """Seconds that this end adds to the way of a message that waits for nothing."""
+        return self.busy_s(size_bytes) + self.way_s(size_bytes)
+
+
+@dataclass(frozen=True)
 class ClusterLinks:
     """Links and message costs of a strategy's devices, in its order, with the requester last (index -1).
 
     Attributes:
         names: device names, then the requester's.
-        up, down: access links; the requester on a device's board has that board's.
-        fixed_up_s, fixed_down_s: fixed cost per message at the sending and the receiving end.
-        copy_fixed_s, copy_s_per_byte: packing and placing, each end; 0 for the requester.
-        crypt_s_per_byte: encryption and decryption, each end; 0 when the cluster does not encrypt.
-        board: index of the device that is the requester's board; None when it has its own.
+        up, down: access links; members of one computer have one.
+        fixed_up_s, fixed_down_s: fixed cost per message at the sending and the receiving end of what crosses a link.
+        sends, receives: what messages cost the processor at either end.
+        computer: equal for members of one computer: the place of the first of them, the requester's is n.
         shared: whether connections share the access links.
         medium: whether they share one medium as well.
     """
@@ -110,10 +148,9 @@ class ClusterLinks:
     down: tuple[Rate, ...]
     fixed_up_s: Seconds
     fixed_down_s: Seconds
-    copy_fixed_s: Seconds
-    copy_s_per_byte: Seconds
-    crypt_s_per_byte: Seconds
-    board: int | None
+    sends: tuple[End, ...]
+    receives: tuple[End, ...]
+    computer: tuple[int, ...]
     shared: bool
     medium: bool
 
@@ -129,47 +166,35 @@ class ClusterLinks:
         Raises:
             ClusterError: if a device is not in the cluster.
         """
-        chosen = [cluster.device(name) for name in devices]
-        board = devices.index(cluster.requester.device) if cluster.requester.device in devices else None
-        home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
-        uplinks = [*(d.uplink for d in chosen), home.uplink]
-        downlinks = [*(d.downlink for d in chosen), home.downlink]
-        up, down = [Rate(link, start_s) for link in uplinks], [Rate(link, start_s) for link in downlinks]
-        if board is not None:
-            up[-1], down[-1] = up[board], down[board]
+        members: list[Device | Requester] = [*(cluster.device(name) for name in devices), cluster.requester]
+        accesses = [access_of(cluster, member) for member in members]
+        computer = first_of_each([computer_of(cluster, member) for member in members])
+        up = [Rate(access.uplink, start_s) for access in accesses]
+        down = [Rate(access.downlink, start_s) for access in accesses]
         return cls(
             names=(*devices, cluster.requester.name),
-            up=tuple(up),
-            down=tuple(down),
-            fixed_up_s=tuple(link.fixed_s for link in uplinks),
-            fixed_down_s=tuple(link.fixed_s for link in downlinks),
-            copy_fixed_s=(*(d.profile.copy_fixed_s for d in chosen), 0.0),
-            copy_s_per_byte=(*(d.profile.copy_s_per_byte for d in chosen), 0.0),
-            crypt_s_per_byte=(*(d.profile.encrypt_s_per_byte if cluster.encrypted else 0.0 for d in chosen), 0.0),
-            board=board,
+            up=tuple(up[first] for first in computer),
+            down=tuple(down[first] for first in computer),
+            fixed_up_s=tuple(access.uplink.fixed_s for access in accesses),
+            fixed_down_s=tuple(access.downlink.fixed_s for access in accesses),
+            sends=tuple(_end(cluster, member, sending=True) for member in members),
+            receives=tuple(_end(cluster, member, sending=False) for member in members),
+            computer=computer,
             shared=cluster.link_model == "shared",
             medium=cluster.shared_medium,
         )
 
-    def same_board(self, source: int, destination: int) -> bool:
-        """Whether what goes from one to the other stays on its board and costs nothing."""
-        if source == destination:
-            return True
-        return self.board is not None and {source, destination} == {self.board, -1}
+    def crosses(self, source: int, destination: int) -> bool:
+        """Whether what goes from one to the other crosses a link: not within one computer."""
+        return self.computer[source] != self.computer[destination]
 
-    def pack_s(self, source: int, size_bytes: int) -> float:
-        """Seconds between the end of computing and the start of sending: packing and encrypting."""
-        per_byte = self.copy_s_per_byte[source] + self.crypt_s_per_byte[source]
-        return self.copy_fixed_s[source] + per_byte * size_bytes
+    def is_free(self, source: int, destination: int) -> bool:
+        """Whether what goes from one to the other costs nothing at all."""
+        return source == destination or not (self.shared or self.crosses(source, destination))
 
     def fixed_s(self, source: int, destination: int) -> float:
         """Fixed seconds of one message on the way."""
-        return self.fixed_up_s[source] + self.fixed_down_s[destination]
-
-    def place_s(self, destination: int, size_bytes: int) -> float:
-        """Seconds between the last bit's arrival and the rows being in place: decrypting and placing."""
-        per_byte = self.copy_s_per_byte[destination] + self.crypt_s_per_byte[destination]
-        return self.copy_fixed_s[destination] + per_byte * size_bytes
+        return self.fixed_up_s[source] + self.fixed_down_s[destination] if self.crosses(source, destination) else 0.0
 
     def refuse(self, source: int, destination: int, size_bytes: int) -> Infeasible:
         """The error about a connection over which nothing gets."""
@@ -178,6 +203,31 @@ class ClusterLinks:
             f"no transfer from '{a}' to '{b}' is possible: the uplink of '{a}' or the downlink of '{b}' is down "
             f"(rate 0), and the strategy sends {size_bytes} bytes there"
         )
+
+
+def _end(cluster: Cluster, member: Device | Requester, *, sending: bool) -> End:
+    """What a message costs at one end."""
+    profile = _profile(cluster, member)
+    if cluster.link_model == "independent":
+        if profile is None or member is cluster.requester:
+            return End()
+        crypt = profile.encrypt_s_per_byte if cluster.encrypted else 0.0
+        return End(way_fixed_s=profile.copy_fixed_s, way_s_per_byte=profile.copy_s_per_byte + crypt)
+    if profile is None:
+        return End()
+    handling: Handling = profile.messages.send if sending else profile.messages.receive
+    own, io = handling.own, handling.io_encrypted if cluster.encrypted else handling.io
+    packing = profile.messages.compress_s_per_byte if sending else profile.messages.expand_s_per_byte
+    if has_spare_core(cluster, member):
+        return End(own.fixed_s, own.s_per_byte, io.fixed_s, io.s_per_byte, packing)
+    return End(own.fixed_s + io.fixed_s, own.s_per_byte + io.s_per_byte, busy_s_per_packed_byte=packing)
+
+
+def _profile(cluster: Cluster, member: Device | Requester) -> ComputeProfile | None:
+    """Whose figures a member's messages cost; the requester without a profile has its device's."""
+    if member.profile is None and cluster.requester.device is not None:
+        return cluster.device(cluster.requester.device).profile
+    return member.profile
 
 
 def max_min(

@@ -7,6 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+VARIES, INSIDE = -1.0, -2.0
+"""Marks in the place of seconds per byte on a connection: its rate varies; the message stays inside a computer."""
+
+E_COLUMNS = 6
+SEND_FIXED, SEND_BYTE, SEND_PACKED, RECEIVE_FIXED, RECEIVE_BYTE, RECEIVE_PACKED = range(E_COLUMNS)
+"""Seconds for which a message occupies the processor, at the sending and at the receiving end: as it is one, for each
+of its bytes, and for each byte of float32 that is packed into it."""
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -43,7 +51,11 @@ class LinkArrays(NamedTuple):
         rates: (n_points,) bits per second from then on.
         trace_at: (n_traces + 1,) where each trace starts.
         period: (n_traces,) seconds after which it begins anew.
+        handling: (C * (N + 1) * E_COLUMNS,) what messages cost the processor at either end.
         board: (C,) the device that is the requester's board, or -1.
+        computer: (C, N + 1) equal for members of one computer.
+        threads, cores: (C, N) threads of each device, and cores of its host; infinite without one.
+        hosted: (C,) whether devices share computers.
         medium: (C,) whether one medium carries everything.
         shared: (C,) whether messages share links.
         hard: (C,) whether the cluster takes the general path.
@@ -57,7 +69,12 @@ class LinkArrays(NamedTuple):
     rates: Floats
     trace_at: Ints
     period: Floats
+    handling: Floats
     board: Ints
+    computer: Ints
+    threads: Floats
+    cores: Floats
+    hosted: Bools
     medium: Bools
     shared: Bools
     hard: Bools
@@ -72,8 +89,8 @@ class Plans(NamedTuple):
         rows: (B, L, D + 1) cut points.
         order: (B, D) device of each slab position.
         head: (B,) slab position of the head.
-        wires: (B, L) bytes per element that leaves a volume.
-        input_wire: (B,) bytes per element of the input.
+        wires: (B, L) number of the wire of what leaves a volume.
+        input_wire: (B,) number of the wire of the input.
         boundary: (B, L) whether a volume computes first what others wait for.
         start_s: (B,) seconds on the links' traces.
     """
@@ -95,9 +112,9 @@ class Found(NamedTuple):
     Attributes:
         latency: (B,) seconds; infinite where a link is down, NaN for a strategy that does not reach the body's end.
         finish_s: (B, D) or (0, D) when each slab position has done its volumes.
-        busy_s: (B, D) or (0, D) seconds that each slab position computes.
+        busy_s: (B, D) or (0, D) seconds for which one image occupies the processor of each slab position.
         link_s: (B,) or (0,) seconds for which one image occupies the busiest connection, or, under `shared`, access
-            link or medium.
+            link, medium or the requester.
     """
 
     latency: Floats

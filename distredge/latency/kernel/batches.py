@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distredge.latency.compiling import inner, making
-from distredge.latency.kernel.arguments import Floats, Ints
+from distredge.latency.kernel.arguments import E_COLUMNS, Floats, Ints
 from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
     S_COLUMNS,
@@ -23,8 +23,16 @@ from distredge.latency.kernel.common_ground import (
     Ways,
     make_room,
 )
-from distredge.latency.kernel.general_path import M_COLUMNS, T_COLUMNS, Site, run_independent, sum_loads, write_down
-from distredge.latency.kernel.shared_links import place_ends, run_shared
+from distredge.latency.kernel.general_path import (
+    M_COLUMNS,
+    T_COLUMNS,
+    Site,
+    crowd,
+    run_independent,
+    sum_loads,
+    write_down,
+)
+from distredge.latency.kernel.shared_links import place_ends, place_hosts, run_shared
 from distredge.latency.kernel.traffic import SharedRun, Traffic, clear, make_traffic
 
 
@@ -83,15 +91,20 @@ def run_all(tables, links, plans, nearby, found, general):
         room.volumes[n_volumes * V_COLUMNS + V_WIRE] = plans.input_wire[k]
         hand = AtHand(rows, k * n_volumes * wide, wide, room.volumes, slabs, room.edges)
         ways = Ways(links.pair, c * (n_devices + 1) * (n_devices + 1) * P_COLUMNS, n_devices, room.done, room.free)
-        site = Site(c, 2 * c * (n_devices + 1), board, plans.start_s[k])
+        site = Site(c, 2 * c * (n_devices + 1), plans.start_s[k])
         written = write_down(tables, plans, k, hand, general.messages, general.stages)
         if links.shared[c]:
-            if board != placed:
+            if links.hosted[c]:
+                place_hosts(traffic.ends_of, slabs, links.computer, c)
+                placed = np.int64(-2)
+                crowd(written, links, c, slabs)
+            elif board != placed:
                 place_ends(traffic.ends_of, wide, board)
                 placed = board
             run = SharedRun(
                 written.messages, written.stages, written.n_messages, written.n_stages, slabs, ways.pair, ways.base,
-                n_devices, ways.done, site.access_at, board, site.start_s, wide,
+                n_devices, ways.done, links.handling, c * (n_devices + 1) * E_COLUMNS, site.access_at, site.start_s,
+                wide,
             )  # fmt: skip
             t, turn = run_shared(traffic, run, links, links.medium[c], nearby, turn)
         else:
@@ -101,4 +114,4 @@ def run_all(tables, links, plans, nearby, found, general):
             for j in range(n_slabs):
                 found.finish_s[k, j] = room.done[written.n_done * wide + j]
         if found.busy_s.shape[0] > 0:
-            sum_loads(written, links, site, slabs, k, found, general.sent_s)
+            sum_loads(written, links, site, slabs, traffic.ends_of, k, found, general.sent_s)

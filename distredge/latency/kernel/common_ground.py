@@ -26,7 +26,7 @@ from distredge.latency.tables import columns as col
 
 V_COLUMNS = 6
 V_ROW, V_FIRST_STAGE, V_PLACE, V_WIRE, V_BOUNDARY, V_REFERENCE = range(V_COLUMNS)
-"""Row in the tables, first stage, first body operator, bytes per element, whether its boundary goes first, height."""
+"""Row in the tables, first stage, first body operator, number of its wire, whether its boundary goes first, height."""
 
 S_COLUMNS = 5
 S_DEVICE, S_PROFILE, S_SIZE, S_MADE, S_TOUCHED = range(S_COLUMNS)
@@ -35,7 +35,8 @@ list of sources, in the order in which they were met."""
 
 P_COLUMNS = 5
 PRE_FIXED, PRE_BYTE, WIRE_BYTE, POST_FIXED, POST_BYTE = range(P_COLUMNS)
-"""Seconds before, on and after the connection; WIRE_BYTE is negative where a rate varies."""
+"""Seconds before, on and after the connection; WIRE_BYTE is VARIES where a rate does, and INSIDE where a message
+crosses no link but is handled, which is so under `shared` alone."""
 
 INPUT = -1
 """Stage that makes the graph's inputs."""
@@ -135,10 +136,9 @@ def made_stage(model, ints, volumes, tensor, m):
 
 @inlined
 def row_bytes(model, volumes, tensor, m):
-    """Returns the bytes of one row of a tensor that volume m makes, on the wire."""
-    at = model[col.AT_TENSORS] + tensor * col.TENSOR
-    own = model[U(at + col.CROSSING_BYTES)]
-    return model[U(at + col.CROSSING_ELEMENTS)] * (own if own != 0 else volumes[U(m * V_COLUMNS + V_WIRE)])
+    """Returns the bytes of one row of a tensor that volume m makes, as the tables have them."""
+    at = model[col.AT_TENSORS] + tensor * col.TENSOR + col.CROSSING_BYTES
+    return model[U(at + volumes[U(m * V_COLUMNS + V_WIRE)])]
 
 
 @inlined

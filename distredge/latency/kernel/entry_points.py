@@ -15,8 +15,9 @@ from distredge.latency.kernel.arguments import Found, KernelTables, LinkArrays, 
 from distredge.latency.kernel.batches import make_general_room, run_all
 from distredge.latency.kernel.common_ground import make_room
 from distredge.latency.kernel.independent_links import price_all
+from distredge.latency.tables import columns as col
 
-OK, BAD_CUTS, BAD_ROWS, BAD_ORDER, BAD_HEAD = range(5)
+OK, BAD_CUTS, BAD_ROWS, BAD_ORDER, BAD_HEAD, BAD_WIRE, BAD_INPUT_WIRE = range(7)
 """What `check_plans` may find."""
 
 FILES = (
@@ -35,9 +36,14 @@ FILES = (
 
 
 @making
-def find_missing(index, cuts):
-    """Finds the volumes of (B, L) strategies that are not tabulated: (n, 2) cut before (-1: none) and last cut."""
+def look_over(index, cuts, wires):
+    """Finds what volumes of (B, L) strategies need.
+
+    Returns (n, 2) those that are not tabulated, by cut before (-1: none) and last cut, and (B,) which strategies have a
+    packed wire.
+    """
     n_cuts = index.shape[0]
+    packed = np.zeros(cuts.shape[0], np.bool_)
     asked = np.zeros((n_cuts, n_cuts), np.bool_)
     for k in range(cuts.shape[0]):
         start = 0
@@ -47,6 +53,8 @@ def find_missing(index, cuts):
                 break
             if index[start, end] < 0:
                 asked[start, end] = True
+            if wires[k, w] == col.PACKED_FLOAT32 or wires[k, w] == col.PACKED_FLOAT16:
+                packed[k] = True
             start = end + 1
     found = np.zeros((asked.sum(), 2), np.int64)
     at = 0
@@ -55,7 +63,7 @@ def find_missing(index, cuts):
             if asked[start, end]:
                 found[at, 0], found[at, 1] = start - 1, end
                 at += 1
-    return found
+    return found, packed
 
 
 @making
@@ -70,7 +78,7 @@ def find_wrong(plans, heights, n_devices):
         most = max(most, n_devices[k])
     seen = np.zeros(most, np.int64)
     for k in range(plans.cuts.shape[0]):
-        wrong = wrong_volumes(plans.cuts, plans.rows, heights, k)
+        wrong = wrong_volumes(plans.cuts, plans.rows, plans.wires, heights, k)
         if wrong != OK:
             return k, wrong
         for j in range(order.shape[1]):
@@ -80,11 +88,14 @@ def find_wrong(plans, heights, n_devices):
             seen[d] = k + 1
         if head[k] < 0 or head[k] >= order.shape[1]:
             return k, BAD_HEAD
+        wire = plans.input_wire[k]
+        if wire < 0 or wire >= col.N_WIRES or wire == col.PACKED_FLOAT32 or wire == col.PACKED_FLOAT16:
+            return k, BAD_INPUT_WIRE
     return -1, OK
 
 
 @inner
-def wrong_volumes(cuts, rows, heights, k):
+def wrong_volumes(cuts, rows, wires, heights, k):
     """What is wrong with the volumes of strategy k."""
     n_slabs, before = rows.shape[2] - 1, -1
     for w in range(cuts.shape[1]):
@@ -96,6 +107,8 @@ def wrong_volumes(cuts, rows, heights, k):
         before = end
         if rows[k, w, 0] != 0 or rows[k, w, n_slabs] != heights[end]:
             return BAD_ROWS
+        if wires[k, w] < 0 or wires[k, w] >= col.N_WIRES:
+            return BAD_WIRE
         for j in range(n_slabs):
             if rows[k, w, j] > rows[k, w, j + 1]:
                 return BAD_ROWS
@@ -106,10 +119,10 @@ def _compiled(stamp):
     """The functions below, in each of which `stamp` is a constant."""
 
     @entry
-    def missing_volumes(index, cuts):
-        """As `find_missing`."""
+    def needs(index, cuts, wires):
+        """As `look_over`."""
         len(stamp)
-        return find_missing(index, cuts)
+        return look_over(index, cuts, wires)
 
     @entry
     def check_plans(plans, heights, n_devices):
@@ -137,10 +150,10 @@ def _compiled(stamp):
         room = make_general_room(plans.cuts.shape[1], plans.order.shape[1] + 1, tables.max_phases)
         run_all(tables, links, plans, nearby, found, room)
 
-    return missing_volumes, check_plans, independent, general
+    return needs, check_plans, independent, general
 
 
-missing_volumes, check_plans, independent, general = _compiled(digest(*FILES))
+needs, check_plans, independent, general = _compiled(digest(*FILES))
 
 
 def _signatures() -> dict[Any, tuple[Any, ...]]:
@@ -149,11 +162,14 @@ def _signatures() -> dict[Any, tuple[Any, ...]]:
     table, flow = np.zeros((1, 1), np.int64), np.zeros((1, 1))
     rows = np.zeros((1, 1, 1), np.int32)
     tables = KernelTables(ints, np.zeros(1, np.int32), floats, floats, 1)
-    links = LinkArrays(floats, table, floats, ints, floats, floats, ints, floats, ints, flags, flags, flags)
+    links = LinkArrays(
+        floats, table, floats, ints, floats, floats, ints, floats, floats, ints, table, flow, flow, flags, flags, flags,
+        flags,
+    )  # fmt: skip
     plans = Plans(ints, table, rows, table, ints, table, ints, table, floats)
     found = Found(floats, flow, flow, floats)
     return {
-        missing_volumes: signature_of(table, table),
+        needs: signature_of(table, table, table),
         check_plans: signature_of(plans, ints, ints),
         independent: signature_of(tables, links, plans, found),
         general: signature_of(tables, links, plans, True, found),

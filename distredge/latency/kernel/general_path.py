@@ -12,7 +12,17 @@ import numpy as np
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
-from distredge.latency.kernel.arguments import Floats, Ints
+from distredge.latency.kernel.arguments import (
+    E_COLUMNS,
+    RECEIVE_BYTE,
+    RECEIVE_FIXED,
+    RECEIVE_PACKED,
+    SEND_BYTE,
+    SEND_FIXED,
+    SEND_PACKED,
+    Floats,
+    Ints,
+)
 from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
     POST_BYTE,
@@ -35,15 +45,19 @@ from distredge.latency.kernel.common_ground import (
 )
 from distredge.latency.tables import columns as col
 
-M_COLUMNS = 8
-M_STAGE, M_FROM, M_TO, M_SIZE, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
-"""Stage that needs it, slab positions, bytes, row of `stages` whose end it leaves at; the next message that leaves
-then, the next one on its connection, whether it is packed."""
+M_COLUMNS = 9
+M_STAGE, M_FROM, M_TO, M_SIZE, M_PACKED, M_MADE, M_NEXT_MADE, M_NEXT_SENT, M_READY = range(M_COLUMNS)
+"""Stage that needs it, slab positions, bytes, bytes of float32 that are packed into it, row of `stages` whose end it
+leaves at; the next message that leaves then, and after it has arrived the one that arrived before it for the same part;
+the next one on its connection; whether it is ready for it."""
 
-T_COLUMNS = 4
-T_SECONDS, T_LEAD, T_LEFT, T_ARRIVED = range(T_COLUMNS)
+T_COLUMNS = 3
+T_SECONDS, T_LEAD, T_LEFT = range(T_COLUMNS)
 """Seconds of the part (-1: none), seconds after its start at which its messages leave, when they have left (row 0: the
-start of the image), when the last input has arrived."""
+start of the image)."""
+
+SIZE_MASK = (1 << col.PACKED_SHIFT) - 1
+"""Bits of the bytes of a message in `AtHand.slabs`; above them are the bytes of float32 that are packed into it."""
 
 IDLE_PIECES = 10_000
 """Pieces of traces without a bit after which a link counts as down."""
@@ -74,13 +88,11 @@ class Site(NamedTuple):
     Attributes:
         cluster: its number.
         access_at: where the links of its cluster begin in `access` and `trace` of `arguments.LinkArrays`.
-        board: slab position of the requester's board, or -1.
         start_s: seconds on the links' traces.
     """
 
     cluster: int
     access_at: int
-    board: int
     start_s: float
 
 
@@ -136,7 +148,8 @@ def note(slabs, count, messages, n_messages, stage, mine):
         messages[U(at + M_STAGE)] = stage
         messages[U(at + M_FROM)] = i
         messages[U(at + M_TO)] = mine
-        messages[U(at + M_SIZE)] = size
+        messages[U(at + M_SIZE)] = size & SIZE_MASK
+        messages[U(at + M_PACKED)] = size >> col.PACKED_SHIFT
         messages[U(at + M_MADE)] = (made + 1) * wide + i
         n_messages += 1
     return n_messages
@@ -173,15 +186,41 @@ def price(tables, hand, w, stages):
             stages[U(to + T_SECONDS)], stages[U(to + T_LEAD)] = whole, lead
 
 
+@inner
+def crowd(written, links, cluster, slabs):
+    """Makes parts longer that share the cores of a host with others of their stage."""
+    stages, threads, cores, computer = written.stages, links.threads, links.cores, links.computer
+    wide = len(slabs) // S_COLUMNS
+    for stage in range(written.n_stages):
+        for j in range(wide - 1):
+            mine = slabs[j * S_COLUMNS + S_DEVICE]
+            to = (stage * wide + j) * T_COLUMNS
+            if stages[to + T_SECONDS] < 0.0 or np.isinf(cores[cluster, mine]):
+                continue
+            used = 0.0
+            for i in range(wide - 1):
+                other = slabs[i * S_COLUMNS + S_DEVICE]
+                if computer[cluster, other] == computer[cluster, mine]:
+                    used += (
+                        threads[cluster, other] if stages[(stage * wide + i) * T_COLUMNS + T_SECONDS] >= 0.0 else 0.0
+                    )
+            # No seconds stay none, so that whether others have a part can still be told.
+            factor = max(used / cores[cluster, mine], 1.0)
+            stages[to + T_SECONDS] *= factor
+            stages[to + T_LEAD] *= factor
+
+
 @inlined
-def sum_loads(written, links, site, slabs, k, found, sent_s):
+def sum_loads(written, links, site, slabs, ends_of, k, found, sent_s):
     """Sums up what was written down of strategy k.
 
-    `sent_s` is room for a number for each connection. Filled in `found`: busy_s and link_s, in which a link whose rate
-    varies counts by its mean.
+    `ends_of` are the links of each connection, `sent_s` is room for a number for each connection. Filled in `found`:
+    busy_s and link_s, in which a link whose rate varies counts by its mean.
     """
-    messages, stages, access, board = written.messages, written.stages, links.access, site.board
+    messages, stages, access = written.messages, written.stages, links.access
     wide = len(slabs) // S_COLUMNS
+    shared, handling = links.shared[site.cluster], links.handling
+    handling_at = site.access_at // 2 * E_COLUMNS
     for j in range(wide - 1):
         found.busy_s[k, j] = 0.0
     for stage in range(written.n_stages):
@@ -189,18 +228,34 @@ def sum_loads(written, links, site, slabs, k, found, sent_s):
             found.busy_s[k, j] += max(stages[U((stage * wide + j) * T_COLUMNS + T_SECONDS)], 0.0)
     for x in range(wide * wide):
         sent_s[U(x)] = 0.0
-    most, total = 0.0, 0.0
+    most, total, asks_s = 0.0, 0.0, 0.0
     for m in range(written.n_messages):
         i, j = messages[U(m * M_COLUMNS + M_FROM)], messages[U(m * M_COLUMNS + M_TO)]
-        bits = 8.0 * float(messages[U(m * M_COLUMNS + M_SIZE)])
-        if bits == 0.0 or (i == board and j == wide - 1) or (i == wide - 1 and j == board):
+        size, packed = float(messages[U(m * M_COLUMNS + M_SIZE)]), float(messages[U(m * M_COLUMNS + M_PACKED)])
+        source, target = slabs[U(i * S_COLUMNS + S_DEVICE)], slabs[U(j * S_COLUMNS + S_DEVICE)]
+        inside = links.computer[site.cluster, source] == links.computer[site.cluster, target]
+        if shared:
+            at = handling_at + source * E_COLUMNS
+            sends_s = handling[U(at + SEND_FIXED)] + handling[U(at + SEND_BYTE)] * size
+            sends_s += handling[U(at + SEND_PACKED)] * packed
+            at = handling_at + target * E_COLUMNS
+            takes_s = handling[U(at + RECEIVE_FIXED)] + handling[U(at + RECEIVE_BYTE)] * size
+            takes_s += handling[U(at + RECEIVE_PACKED)] * packed
+            if i < wide - 1:
+                found.busy_s[k, i] += sends_s
+            else:
+                asks_s += sends_s
+            if j < wide - 1:
+                found.busy_s[k, j] += takes_s
+            else:
+                asks_s += takes_s
+        bits = 8.0 * size
+        if bits == 0.0 or inside:
             continue
-        up_s = bits / access[U(site.access_at + 2 * slabs[U(i * S_COLUMNS + S_DEVICE)])]
-        down_s = bits / access[U(site.access_at + 2 * slabs[U(j * S_COLUMNS + S_DEVICE)] + 1)]
-        if links.shared[site.cluster]:
-            # The requester on a device's board has that board's links.
-            up = board if i == wide - 1 and board >= 0 else i
-            down = wide + (board if j == wide - 1 and board >= 0 else j)
+        up_s = bits / access[U(site.access_at + 2 * source)]
+        down_s = bits / access[U(site.access_at + 2 * target + 1)]
+        if shared:
+            up, down = ends_of[U(2 * (i * wide + j))], ends_of[U(2 * (i * wide + j) + 1)]
             sent_s[U(up)] += up_s
             sent_s[U(down)] += down_s
             most = max(most, sent_s[U(up)], sent_s[U(down)])
@@ -208,6 +263,7 @@ def sum_loads(written, links, site, slabs, k, found, sent_s):
             sent_s[U(i * wide + j)] += max(up_s, down_s)
             most = max(most, sent_s[U(i * wide + j)])
         total += up_s + down_s
+    most = max(most, asks_s)
     found.link_s[k] = max(most, total) if links.medium[site.cluster] else most
 
 

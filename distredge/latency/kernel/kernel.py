@@ -15,8 +15,8 @@ rows           (B, L, D + 1)     cut points of the reference's rows: 0, never fa
                                  volumes after the last are not read
 head           (B,) or number    slab position (not device) of the head
 order          (B, D) or (D,)    index into `cluster.devices` of each slab position; None: the cluster's order
-wire           (B, L) or number  bytes per element between volumes, as `model.wires.WIRE_BYTES` has them
-input_wire     (B,) or number    bytes per element of the input, likewise
+wire           (B, L) or number  wire between volumes, as `model.wires.WIRE_NUMBERS` has them
+input_wire     (B,) or number    wire of the input, likewise; not packed
 boundary_first (B, L) or bool    whether a volume computes and sends first what others wait for
 cluster        (B,) or number    index into the kernel's clusters
 start_s        (B,) or number    time on the links' traces
@@ -61,7 +61,7 @@ from distredge.latency.kernel.arguments import Found, KernelTables, Plans
 from distredge.latency.kernel.link_arrays import links_of
 from distredge.latency.tables.volume_geometry import GraphGeometry
 from distredge.latency.tables.volume_tables import Tables
-from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES
+from distredge.model.wires import WIRE_NUMBERS
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -72,6 +72,9 @@ if TYPE_CHECKING:
 __all__ = ["Kernel", "Unsupported", "is_warm", "kernel_of", "room_for", "warm"]
 
 _log = logging.getLogger(__name__)
+
+FLOAT32 = WIRE_NUMBERS["float32"]
+"""Number of the wire that nothing narrows."""
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
@@ -125,7 +128,7 @@ class Kernel:
 
         Raises:
             StrategyError: if a strategy contradicts itself, naming it.
-            Unsupported: if a volume is of a kind that only the simulator prices.
+            Unsupported: if a volume or a message is of a kind that only the simulator prices.
             ProfileError: if a profile lacks an operator.
         """
         return self._run(self.plans(cuts, rows, head, **options), threads, exact, False).latency
@@ -161,7 +164,7 @@ class Kernel:
         count = len(strategies)
         cuts = np.full((count, longest), -1, dtype=np.int64)
         rows = np.zeros((count, longest, wide + 1), dtype=np.int32)
-        wire = np.full((count, longest), FLOAT32_BYTES, dtype=np.int64)
+        wire = np.full((count, longest), FLOAT32, dtype=np.int64)
         boundary = np.zeros((count, longest), dtype=bool)
         order, head, input_wire = np.zeros((count, wide), dtype=np.int64), [], []
         for k, strategy in enumerate(strategies):
@@ -171,12 +174,12 @@ class Kernel:
                 cuts[k, w] = decision.cut.index
                 rows[k, w, : len(volume.rows)] = volume.rows
                 rows[k, w, len(volume.rows) :] = volume.rows[-1]
-                wire[k, w] = WIRE_BYTES[volume.wire]
+                wire[k, w] = WIRE_NUMBERS[volume.wire]
                 boundary[k, w] = volume.boundary_first
             used = [names.index(self.clusters[cluster].device(name).name) for name in strategy.devices]
             order[k] = used + [i for i in range(len(names)) if i not in used][: wide - len(used)]
             head.append(strategy.devices.index(strategy.head.device))
-            input_wire.append(WIRE_BYTES[strategy.input.dtype])
+            input_wire.append(WIRE_NUMBERS[strategy.input.dtype])
         return {
             "cuts": cuts, "rows": rows, "head": np.array(head), "order": order, "wire": wire,
             "input_wire": np.array(input_wire), "boundary_first": boundary, "cluster": cluster,
@@ -189,8 +192,8 @@ class Kernel:
         head: ArrayLike,
         *,
         order: ArrayLike | None = None,
-        wire: ArrayLike = FLOAT32_BYTES,
-        input_wire: ArrayLike = FLOAT32_BYTES,
+        wire: ArrayLike = FLOAT32,
+        input_wire: ArrayLike = FLOAT32,
         boundary_first: ArrayLike = False,
         cluster: ArrayLike = 0,
         start_s: ArrayLike = 0.0,
@@ -241,6 +244,8 @@ class Kernel:
             entry_points.BAD_ROWS: ("rows", plans.rows[k], "0, cut points that never fall, the cut's height"),
             entry_points.BAD_ORDER: ("order", plans.order[k], f"different devices, 0 to {n_devices[k] - 1}"),
             entry_points.BAD_HEAD: ("head", plans.head[k], f"0 to {n_slabs - 1}"),
+            entry_points.BAD_WIRE: ("wire", plans.wires[k], "numbers of wires"),
+            entry_points.BAD_INPUT_WIRE: ("input_wire", plans.input_wire[k], "a plain wire's number"),
         }
         key, found, text = accepted[wrong]
         raise StrategyError(located("kernel", f"{key}[{k}]", found.tolist(), text))
@@ -253,9 +258,12 @@ class Kernel:
         )
 
     def _run(self, plans: Plans, threads: int, exact: bool, finish: bool) -> Found:
-        for first, last in _compiled("missing_volumes")(self.tables.index, plans.cuts):
+        missing, packed = _compiled("needs")(self.tables.index, plans.cuts, plans.wires)
+        for first, last in missing:
             self.tables.require(int(first), int(last))
-        hard = self.links.hard[plans.which] | plans.boundary.any(axis=1)
+        if packed.any():
+            self.tables.price_packed()
+        hard = self.links.hard[plans.which] | plans.boundary.any(axis=1) | packed
         general = functools.partial(self.call_general, nearby=not exact)
         calls = ((~hard, self.call_independent), (hard, general))
         for chosen, call in calls:
@@ -350,7 +358,7 @@ def warm() -> float:
     from distredge.latency.kernel import entry_points
 
     started = time.perf_counter()
-    for name in ("missing_volumes", "check_plans", "independent", "general"):
+    for name in ("needs", "check_plans", "independent", "general"):
         _compiled(name)
     entry_points.compile_all()
     return time.perf_counter() - started

@@ -1,7 +1,8 @@
 """The kernel under `shared` links: connections in use share every access link max-min fair.
 
-Time goes from event to event: a message that is packed, the last bit of one, a rate that changes. When connections
-start or end, only those that share a link with them, directly or through others, get other rates; the rest go on.
+Time goes from event to event: a message that is ready for its connection, the last bit of one, a rate that changes.
+When connections start or end, only those that share a link with them, directly or through others, get other rates; the
+rest go on. When messages are handled is known as soon as the last of a part's inputs is there, and is no event.
 
 What the functions work in are two sets of flat arrays (`traffic`): `Traffic`, and `SharedRun`, the strategy at hand.
 `fair_shares` gives the rates.
@@ -13,7 +14,25 @@ import numpy as np
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
-from distredge.latency.kernel.common_ground import P_COLUMNS, POST_BYTE, POST_FIXED, PRE_BYTE, S_COLUMNS, S_DEVICE
+from distredge.latency.kernel.arguments import (
+    E_COLUMNS,
+    INSIDE,
+    RECEIVE_BYTE,
+    RECEIVE_FIXED,
+    RECEIVE_PACKED,
+    SEND_BYTE,
+    SEND_FIXED,
+    SEND_PACKED,
+)
+from distredge.latency.kernel.common_ground import (
+    P_COLUMNS,
+    POST_BYTE,
+    POST_FIXED,
+    PRE_BYTE,
+    S_COLUMNS,
+    S_DEVICE,
+    WIRE_BYTE,
+)
 from distredge.latency.kernel.fair_shares import share_anew, share_medium, share_nearby
 from distredge.latency.kernel.general_path import (
     M_COLUMNS,
@@ -21,11 +40,11 @@ from distredge.latency.kernel.general_path import (
     M_MADE,
     M_NEXT_MADE,
     M_NEXT_SENT,
+    M_PACKED,
     M_READY,
     M_SIZE,
     M_STAGE,
     M_TO,
-    T_ARRIVED,
     T_COLUMNS,
     T_LEAD,
     T_SECONDS,
@@ -45,16 +64,18 @@ def run_shared(traffic, run, links, medium, nearby, turn):
     earlier call has used. Returns the latency, infinite when something cannot get through, and the last mark used.
     """
     varies = begin_run(traffic, run, links)
-    n_open, n_hand, n_active, size = run.wide - 1, np.int64(1), np.int64(0), np.int64(0)
+    # The requester hands on the input; every slab position may have a part that needs none of it.
+    n_active, n_open = np.int64(0), np.int64(run.wide - 1)
+    size, n_open, run.done[U(run.wide - 1)] = hand_on(traffic, run, run.wide - 1, 0.0, np.int64(0), n_open)
     while True:
-        size = settle_all(traffic, run, n_hand, n_open, size)
+        size = settle_all(traffic, run, n_open, size)
         first_end = earliest(traffic.ends, n_active)
         now = min(first_end, traffic.heap_s[0]) if size > 0 else first_end
         if varies and n_active > 0:
             now = min(now, earliest(traffic.change, 2 * run.wide))
         if np.isinf(now):
             break
-        n_hand, n_dirty, n_open = np.int64(0), np.int64(0), np.int64(0)
+        n_dirty, n_open = np.int64(0), np.int64(0)
         until = now * WINDOW if nearby and not varies else now
         size, n_next = take_packed(traffic, run, until, size)
         if first_end <= until:
@@ -79,7 +100,7 @@ def run_shared(traffic, run, links, medium, nearby, turn):
         traffic.ends[x] = np.inf
     if n_active > 0 or traffic.waiting[U(result)] > 0:
         return np.inf, turn
-    return run.stages[U(result * T_COLUMNS + T_ARRIVED)], turn
+    return handle_inputs(traffic, run, result, run.wide - 1, run.done[U(run.wide - 1)]), turn
 
 
 @inlined
@@ -95,8 +116,6 @@ def begin_run(traffic, run, links):
     for j in range(run.wide - 1):
         run.done[j] = 0.0
         traffic.open[j] = j
-    # The requester hands on the input; every slab position may have a part that needs none of it.
-    traffic.hand[0], traffic.hand_s[0] = run.wide - 1, 0.0
     return varies
 
 
@@ -104,11 +123,11 @@ def begin_run(traffic, run, links):
 def list_messages(traffic, run):
     """Lists the messages by the part that makes them and by connection, and empties what is counted."""
     messages, made_there, queue = run.messages, traffic.made_there, traffic.queue
-    waiting, next_stage, n_on, stages = traffic.waiting, traffic.next_stage, traffic.n_on, run.stages
+    waiting, next_stage, n_on, last_in = traffic.waiting, traffic.next_stage, traffic.n_on, traffic.last_in
     for x in range((run.n_stages + 2) * run.wide):
         made_there[U(x)] = -1
+        last_in[U(x)] = -1
         waiting[U(x)] = 0
-        stages[U(x * T_COLUMNS + T_ARRIVED)] = 0.0
     for x in range(run.wide * run.wide):
         queue[U(x)] = -1
     for x in range(run.wide):
@@ -136,25 +155,33 @@ def place_ends(ends_of, wide, board):
 
 
 @inlined
-def settle_all(traffic, run, n_hand, n_open, size):
-    """Settles the slab positions of OPEN and hands on what they make, and what HAND holds; returns the heap's size."""
-    while n_hand + n_open > 0:
-        for x in range(n_hand):
-            row, leave = traffic.hand[U(x)], traffic.hand_s[U(x)]
-            size = hand_on(traffic, run, row, leave, size)
-        n_hand = np.int64(0)
-        for x in range(n_open):
-            n_hand = settle(traffic, run, traffic.open[U(x)], n_hand)
-        n_open = np.int64(0)
+def place_hosts(ends_of, slabs, computer, cluster):
+    """As `place_ends` where devices share computers: all on one have the links of its first slab position."""
+    wide = len(slabs) // S_COLUMNS
+    for i in range(wide):
+        mine, first = computer[cluster, slabs[i * S_COLUMNS + S_DEVICE]], np.int64(0)
+        while computer[cluster, slabs[first * S_COLUMNS + S_DEVICE]] != mine:
+            first += 1
+        for j in range(wide):
+            ends_of[2 * (i * wide + j)] = first
+            ends_of[2 * (j * wide + i) + 1] = wide + first
+
+
+@inlined
+def settle_all(traffic, run, n_open, size):
+    """Settles the slab positions of OPEN, and those that get what they wait for from them; returns the heap's size."""
+    while n_open > 0:
+        n_open -= 1
+        size, n_open = settle(traffic, run, traffic.open[U(n_open)], size, n_open)
     return size
 
 
 @inlined
-def settle(traffic, run, j, n_hand):
-    """Settles the parts of slab position j of which the last bit of all inputs is over.
+def settle(traffic, run, j, size, n_open):
+    """Settles the parts of slab position j of which the last bit of all inputs is over, and hands on what they make.
 
     Their start and end are known then, and when their messages leave: nothing that happens until then can change that,
-    so that neither is an event. Returns the number of rows of the stages that are to be handed on.
+    so that neither is an event. Returns the heap's size and the number of slab positions to settle.
     """
     waiting, next_stage, stages, done = traffic.waiting, traffic.next_stage, run.stages, run.done
     while next_stage[U(j)] < run.n_stages:
@@ -164,40 +191,71 @@ def settle(traffic, run, j, n_hand):
         t = done[U(at)]
         seconds = stages[U(at * T_COLUMNS + T_SECONDS)]
         if seconds >= 0.0:
-            t = max(t, stages[U(at * T_COLUMNS + T_ARRIVED)])
-            traffic.hand[U(n_hand)] = at + run.wide
-            traffic.hand_s[U(n_hand)] = t + stages[U(at * T_COLUMNS + T_LEAD)]
-            n_hand += 1
-            t += seconds
+            t = handle_inputs(traffic, run, at, j, t)
+            size, n_open, sends_s = hand_on(
+                traffic, run, at + run.wide, t + stages[U(at * T_COLUMNS + T_LEAD)], size, n_open
+            )
+            t += seconds + sends_s
         done[U(at + run.wide)] = t
         next_stage[U(j)] += 1
-    return n_hand
+    return size, n_open
 
 
 @inlined
-def hand_on(traffic, run, row, leave, size):
-    """Packs the messages that leave at the end of a row of the stages; returns the heap's size."""
-    messages, waiting, stages, pair = run.messages, traffic.waiting, run.stages, run.pair
-    m = traffic.made_there[U(row)]
+def handle_inputs(traffic, run, place, j, free):
+    """Handles what has arrived for a row of the stages, on slab position j that is free from then on.
+
+    Returns when that is done: each message is handled when it is there and the one before it is done, so that the end
+    is the latest of what all of them take from `free` on and of what each and those after it take from its arrival on.
+    """
+    messages, handling, in_s = run.messages, run.handling, traffic.in_s
+    cost = run.handling_at + run.slabs[U(j * S_COLUMNS + S_DEVICE)] * E_COLUMNS
+    fixed, per_byte = handling[U(cost + RECEIVE_FIXED)], handling[U(cost + RECEIVE_BYTE)]
+    per_packed = handling[U(cost + RECEIVE_PACKED)]
+    total, line = 0.0, 0.0
+    m = traffic.last_in[U(place)]
     while m >= 0:
         at = m * M_COLUMNS
-        i, j = messages[U(at + M_FROM)], messages[U(at + M_TO)]
-        if (i == run.board and j == run.wide - 1) or (i == run.wide - 1 and j == run.board):
-            place = messages[U(at + M_STAGE)] * run.wide + j
-            waiting[U(place)] -= 1
-            arrived = place * T_COLUMNS + T_ARRIVED
-            stages[U(arrived)] = max(stages[U(arrived)], leave)
-        else:
-            cost = cost_of(run, i, j)
-            ready = leave + pair[U(cost)] + pair[U(cost + PRE_BYTE)] * float(messages[U(at + M_SIZE)])
-            size = push(traffic.heap, traffic.heap_s, size, ready, m)
+        total += fixed + per_byte * float(messages[U(at + M_SIZE)]) + per_packed * float(messages[U(at + M_PACKED)])
+        line = max(line, in_s[U(m)] + total)
         m = messages[U(at + M_NEXT_MADE)]
-    return size
+    return max(free + total, line)
+
+
+@inlined
+def hand_on(traffic, run, row, leave, size, n_open):
+    """Handles the messages that leave at the end of a row of the stages, one after the other.
+
+    Returns the heap's size, the number of slab positions to settle, and the seconds that handling takes.
+    """
+    messages, pair, handling = run.messages, run.pair, run.handling
+    m = traffic.made_there[U(row)]
+    spent = 0.0
+    if m < 0:
+        return size, n_open, spent
+    at = run.handling_at + run.slabs[U(messages[U(m * M_COLUMNS + M_FROM)] * S_COLUMNS + S_DEVICE)] * E_COLUMNS
+    fixed, per_byte, per_packed = (
+        handling[U(at + SEND_FIXED)],
+        handling[U(at + SEND_BYTE)],
+        handling[U(at + SEND_PACKED)],
+    )
+    while m >= 0:
+        at = m * M_COLUMNS
+        after, n_bytes = messages[U(at + M_NEXT_MADE)], float(messages[U(at + M_SIZE)])
+        spent += fixed + per_byte * n_bytes + per_packed * float(messages[U(at + M_PACKED)])
+        cost = cost_of(run, messages[U(at + M_FROM)], messages[U(at + M_TO)])
+        ready = leave + spent + pair[U(cost)] + pair[U(cost + PRE_BYTE)] * n_bytes
+        if pair[U(cost + WIRE_BYTE)] == INSIDE:
+            n_open = take_in(traffic, run, m, ready, n_open)
+        else:
+            size = push(traffic.heap, traffic.heap_s, size, ready, m)
+        m = after
+    return size, n_open, spent
 
 
 @inlined
 def take_packed(traffic, run, until, size):
-    """Marks the messages that are packed; lists those in HAND whose connection is free. Returns heap and list sizes."""
+    """Marks the messages that are ready; lists those in HAND whose connection is free. Returns heap and list sizes."""
     messages, queue, heap, heap_s = run.messages, traffic.queue, traffic.heap, traffic.heap_s
     n_next = np.int64(0)
     while size > 0 and heap_s[0] <= until:
@@ -239,18 +297,34 @@ def take_ended(traffic, run, until, n_active, n_next):
 @inlined
 def take_in(traffic, run, m, now, n_open):
     """Notes that the last bit of message m is over; returns the number of slab positions to settle."""
-    messages, stages, pair, waiting = run.messages, run.stages, run.pair, traffic.waiting
+    messages, pair, waiting, last_in, in_s = run.messages, run.pair, traffic.waiting, traffic.last_in, traffic.in_s
     at = m * M_COLUMNS
     j = messages[U(at + M_TO)]
     cost = cost_of(run, messages[U(at + M_FROM)], j)
     place = messages[U(at + M_STAGE)] * run.wide + j
     t = now + pair[U(cost + POST_FIXED)] + pair[U(cost + POST_BYTE)] * float(messages[U(at + M_SIZE)])
-    stages[U(place * T_COLUMNS + T_ARRIVED)] = max(stages[U(place * T_COLUMNS + T_ARRIVED)], t)
+    in_s[U(m)] = t
+    # Those of one part are listed from the last to the first to arrive; few overtake others.
+    before = last_in[U(place)]
+    if before < 0 or in_s[U(before)] <= t:
+        messages[U(at + M_NEXT_MADE)] = before
+        last_in[U(place)] = m
+    else:
+        insert(messages, in_s, before, m, t)
     waiting[U(place)] -= 1
     if waiting[U(place)] == 0 and j < run.wide - 1:
         traffic.open[U(n_open)] = j
         n_open += 1
     return n_open
+
+
+@inner
+def insert(messages, in_s, after, m, t):
+    """Puts message m, which arrived at t, into the list of those of its part, somewhere behind the one given."""
+    before = messages[after * M_COLUMNS + M_NEXT_MADE]
+    while before >= 0 and in_s[before] > t:
+        after, before = before, messages[before * M_COLUMNS + M_NEXT_MADE]
+    messages[after * M_COLUMNS + M_NEXT_MADE], messages[m * M_COLUMNS + M_NEXT_MADE] = m, before
 
 
 @inlined

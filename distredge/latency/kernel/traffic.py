@@ -27,8 +27,10 @@ class Traffic(NamedTuple):
         made_there: by row of the stages, the first message that leaves at its end.
         waiting: by (stage, slab position), messages that it still waits for.
         heap, heap_s: packed messages, a binary heap by the seconds at which they are.
-        hand, hand_s: rows of the stages whose messages leave at those seconds, or, after them, messages to put on their
-            connections from then on.
+        hand, hand_s: messages to put on their connections from those seconds on.
+        last_in: by row of the stages, the message for it that arrived last, or -1.
+        in_s: by message, when it arrived.
+        open: slab positions to settle, at most one for each message.
         queue: by connection, the message that is on it or comes next, or -1.
         next_stage: by slab position, its first part that is not settled.
         active, ends: connections in use, in any order, and when each ends; infinite behind the last one in use.
@@ -41,7 +43,6 @@ class Traffic(NamedTuple):
         links, seen, still: links that are shared anew; by link, their marks, and how many of their connections have no
             rate yet.
         fixed: by connection, marks of those that have one.
-        open: slab positions to settle.
         capacity, change: by link, its rate, and when that changes, infinite behind the last link.
         left: by link, what of its rate is not given away yet.
         level, per_bit: by link, what it offers, and seconds per bit at that.
@@ -52,8 +53,11 @@ class Traffic(NamedTuple):
     waiting: Ints
     heap: Ints
     hand: Ints
+    last_in: Ints
+    open: Ints
     heap_s: Floats
     hand_s: Floats
+    in_s: Floats
     queue: Ints
     next_stage: Ints
     active: Ints
@@ -67,7 +71,6 @@ class Traffic(NamedTuple):
     seen: Ints
     still: Ints
     fixed: Ints
-    open: Ints
     ends: Floats
     capacity: Floats
     change: Floats
@@ -84,7 +87,8 @@ class SharedRun(NamedTuple):
         messages, stages, n_messages, n_stages: as in `general_path.Written`.
         slabs: as in `common_ground.AtHand`.
         pair, base, n_devices, done: as in `common_ground.Ways`.
-        access_at, board, start_s: as in `general_path.Site`.
+        handling: as in `arguments.LinkArrays`; handling_at: where it begins for this cluster.
+        access_at, start_s: as in `general_path.Site`.
         wide: number of slab positions with the requester.
     """
 
@@ -97,8 +101,9 @@ class SharedRun(NamedTuple):
     base: int
     n_devices: int
     done: Floats
+    handling: Floats
+    handling_at: int
     access_at: int
-    board: int
     start_s: float
     wide: int
 
@@ -107,16 +112,16 @@ class SharedRun(NamedTuple):
 def make_traffic(per_message, wide):
     """Makes room for so many messages and rows of the stages, between `wide` slab positions with the requester."""
     # Few arrays, cut to pieces: making one takes as long as pricing a strategy of few devices.
-    by_message, by_message_s = np.zeros((4, per_message), np.int64), np.zeros((2, per_message))
+    by_message, by_message_s = np.zeros((6, per_message), np.int64), np.zeros((3, per_message))
     per_connection = 4 * wide * wide + 2 * wide
-    by_connection = np.zeros((14, per_connection), np.int64)
+    by_connection = np.zeros((13, per_connection), np.int64)
     by_connection_s = np.zeros((6, per_connection + 3))
     return Traffic(
-        by_message[0], by_message[1], by_message[2], by_message[3],
-        by_message_s[0], by_message_s[1],
+        by_message[0], by_message[1], by_message[2], by_message[3], by_message[4], by_message[5],
+        by_message_s[0], by_message_s[1], by_message_s[2],
         by_connection[0], by_connection[1], by_connection[2], by_connection[3], by_connection[4], by_connection[5],
         by_connection[6], by_connection[7], by_connection[8], by_connection[9], by_connection[10], by_connection[11],
-        by_connection[12], by_connection[13],
+        by_connection[12],
         by_connection_s[0], by_connection_s[1], by_connection_s[2], by_connection_s[3], by_connection_s[4],
         by_connection_s[5],
         np.zeros(wide * wide * F_COLUMNS),

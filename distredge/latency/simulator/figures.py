@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from distredge.errors import Infeasible
 from distredge.latency.costs.boundary_first import strip_seconds
+from distredge.latency.costs.computers import access_of
 from distredge.latency.costs.memory import peak_memory_bytes
 from distredge.latency.simulator.report import energy_j
 from distredge.latency.simulator.simulation import Simulation, run
 from distredge.model.laying_out import lay_out
+from distredge.model.layout import REQUESTER
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -26,7 +28,8 @@ class Figures:
     Attributes:
         latency_s: of one image.
         period_s: seconds between results in the steady state with any number of images in flight: the time for which
-            one image occupies the busiest device or link; a link whose rate varies counts by its mean.
+            one image occupies the busiest processor, the requester's among them, or link; a link whose rate varies
+            counts by its mean.
         energy_j: of one image, over the devices that the strategy names and whose watts are known.
         excess_bytes: by how much devices exceed their memory, summed; 0 where it is not to be respected.
     """
@@ -52,37 +55,41 @@ def measure(problem: Problem, strategy: Strategy) -> Figures:
     latency_s = simulation.frames[0].done_s
     return Figures(
         latency_s,
-        max([*_device_loads(simulation), *_link_loads(problem, simulation)], default=0.0),
+        max([*_processor_loads(simulation), *_link_loads(problem, simulation)], default=0.0),
         math.fsum(energy_j(problem, simulation, latency_s).values()),
         _excess(problem, simulation),
     )
 
 
-def _device_loads(simulation: Simulation) -> list[float]:
-    """Seconds for which one image occupies each device."""
-    busy_s = [0.0] * len(simulation.layout.devices)
+def _processor_loads(simulation: Simulation) -> list[float]:
+    """Seconds for which one image occupies each device, and the requester with its messages."""
+    busy_s = [0.0] * len(simulation.network.names)
     for work in simulation.frames[0].works:
-        busy_s[work.device] += work.seconds
+        busy_s[work.device] += work.busy_s
+    network = simulation.network
+    for message in simulation.frames[0].messages:
+        if message.source == REQUESTER:
+            busy_s[REQUESTER] += network.sends[REQUESTER].busy_s(message.size_bytes, message.packed_bytes)
+        if message.destination == REQUESTER:
+            busy_s[REQUESTER] += network.receives[REQUESTER].busy_s(message.size_bytes, message.packed_bytes)
     return busy_s
 
 
 def _link_loads(problem: Problem, simulation: Simulation) -> list[float]:
     """Seconds for which one image occupies each connection (shared links: each access link)."""
     network, cluster = simulation.network, problem.cluster
-    home = cluster.requester if cluster.requester.device is None else cluster.device(cluster.requester.device)
-    ends = [*(cluster.device(name) for name in simulation.layout.devices), home]
-    # The requester on a device's board has that board's links.
-    board = {-1: network.board} if network.board is not None else {}
+    devices = [cluster.device(name) for name in simulation.layout.devices]
+    ends = [*(access_of(cluster, device) for device in devices), access_of(cluster, cluster.requester)]
     loads: dict[object, float] = defaultdict(float)
     for transfer in simulation.layout.transfers:
-        if network.same_board(transfer.source, transfer.destination):
+        if transfer.local or not network.crosses(transfer.source, transfer.destination):
             continue
         rates = ends[transfer.source].uplink.rate_bps, ends[transfer.destination].downlink.rate_bps
         up, down = (math.inf if rate is None else rate for rate in rates)
         bits = 8.0 * transfer.size_bytes
         if network.shared:
-            loads["up", board.get(transfer.source, transfer.source)] += _seconds(bits, up)
-            loads["down", board.get(transfer.destination, transfer.destination)] += _seconds(bits, down)
+            loads["up", network.computer[transfer.source]] += _seconds(bits, up)
+            loads["down", network.computer[transfer.destination]] += _seconds(bits, down)
         else:
             loads[transfer.source, transfer.destination] += _seconds(bits, min(up, down))
         if network.medium:

@@ -34,9 +34,9 @@ def timeline_of(problem: Problem, simulation: Simulation) -> Timeline:
             spans.append(span)
             owner[id(work)] = [span]
         for message in frame.messages:
-            pair = _message_spans(message, names, volumes) if message.size_bytes else []
-            if simulation.network.same_board(message.source, message.destination):
-                pair = []
+            free = simulation.network.is_free(message.source, message.destination)
+            crosses = simulation.network.crosses(message.source, message.destination)
+            pair = _message_spans(message, names, volumes, crosses) if message.size_bytes and not free else []
             spans.extend(pair)
             owner[id(message)] = pair
     spans.sort(key=lambda s: (s.start_s, s.stop_s, s.frame, s.stage, s.device, s.lane, s.peer))
@@ -84,9 +84,9 @@ def bottleneck(simulation: Simulation) -> str | None:
     net = simulation.network
     for frame in simulation.frames if len(simulation.frames) > 1 else ():
         for work in frame.works:
-            busy_s[f"{net.names[work.device]} compute"] += work.seconds
+            busy_s[f"{net.names[work.device]} compute"] += work.busy_s
         for message in frame.messages:
-            if net.same_board(message.source, message.destination):
+            if not net.crosses(message.source, message.destination):
                 continue
             ends = message.source, message.destination
             for name, seconds in _used(net, *ends, 8.0 * message.size_bytes, message.sent_s - message.wire_s):
@@ -103,23 +103,21 @@ def _used(net: ClusterLinks, source: int, destination: int, bits: float, seconds
     if net.medium:
         yield "medium", up_s + down_s
     if net.shared:
-        # The requester on a device's board has that board's links.
-        board = {-1: net.board} if net.board is not None else {}
-        yield f"{net.names[board.get(source, source)]} uplink", up_s
-        yield f"{net.names[board.get(destination, destination)]} downlink", down_s
+        yield f"{net.names[net.computer[source]]} uplink", up_s
+        yield f"{net.names[net.computer[destination]]} downlink", down_s
     else:
         yield f"{net.names[source]}>{net.names[destination]} link", seconds
 
 
 def energy_j(problem: Problem, simulation: Simulation, end_s: float) -> dict[str, float]:
-    """Joules of each device until the last result is there: idle watts, and busy ones while it computes.
+    """Joules of each device until the last result is there: idle watts, and busy ones while its processor works.
 
     Devices whose profile has no watts are left out; so are boards of the cluster that the strategy does not name.
     """
     busy_s = [0.0] * len(simulation.layout.devices)
     for frame in simulation.frames:
         for work in frame.works:
-            busy_s[work.device] += work.seconds
+            busy_s[work.device] += work.busy_s
     found: dict[str, float] = {}
     for name, seconds in zip(simulation.layout.devices, busy_s, strict=True):
         profile = problem.cluster.device(name).profile
@@ -134,11 +132,12 @@ def _compute_span(work: Work, names: tuple[str, ...], volumes: list[int]) -> Spa
     return Span(names[work.device], "compute", label, work.start_s, work.stop_s, work.frame, work.stage, volume)
 
 
-def _message_spans(message: Message, names: tuple[str, ...], volumes: list[int]) -> list[Span]:
+def _message_spans(message: Message, names: tuple[str, ...], volumes: list[int], crosses: bool) -> list[Span]:
+    """What a message takes at both ends; one that crosses no link has no bytes."""
     volume = volumes[message.stage] if message.stage < len(volumes) else -1
     source, destination = names[message.source], names[message.destination]
     label = ", ".join(message.tensors)
-    rest = (message.frame, message.stage, volume, message.size_bytes)
+    rest = (message.frame, message.stage, volume, message.size_bytes if crosses else 0)
     return [
         Span(source, "send", label, message.leave_s, message.sent_s, *rest, destination),
         Span(destination, "receive", label, message.wire_s, message.arrived_s, *rest, source),
@@ -147,11 +146,22 @@ def _message_spans(message: Message, names: tuple[str, ...], volumes: list[int])
 
 def _critical(simulation: Simulation, owner: dict[int, list[Span]]) -> list[Span]:
     """Follows the causes back from the last image's last result, and returns the chain in time order."""
+    frame = simulation.frames[-1]
     chain: list[Span] = []
-    item: Work | Message | None = simulation.frames[-1].last
-    while item is not None and item.frame == simulation.frames[-1].number:
+    for message in reversed(frame.tail[1:]):
+        chain.extend(owner[id(message)][1:])
+    item: Work | Message | None = frame.last
+    while item is not None and item.frame == frame.number:
         chain.extend(reversed(owner[id(item)]))
-        item = item.cause
+        cause = item.cause
+        if isinstance(item, Work) and item.receive_s > 0.0:
+            # What the device handled after it had waited for the last time, and before that for others.
+            first = item.inputs.index(cause) + 1 if isinstance(cause, Message) else 0
+            for message in reversed(item.inputs[first:]):
+                chain.extend(owner[id(message)][1:])
+        if isinstance(cause, Work) and cause.send_s > 0.0:
+            chain.extend(owner[id(cause.outgoing[-1])][:1])
+        item = cause
     chain.reverse()
     return chain
 

@@ -5,26 +5,41 @@ For each image:
 - A part starts when its device is free and every message that it needs has arrived. A device takes the parts of one
   image in the order of the stages; between images, whichever is ready first.
 - What a stage needs from one source is one message. It leaves when the source has done the last stage that makes any
-  of it, and takes: packing (and encrypting) at the source, the fixed cost of both ends, its bits over the connection,
-  (decrypting and) placing at the destination. Messages of one ordered pair of boards follow each other on their
-  connection, those of one image in the order of the stages that need them.
+  of it, and takes: handling at the source, the fixed cost of both ends, its bits over the connection, handling at the
+  destination. Messages of one ordered pair of boards follow each other on their connection, those of one image in the
+  order of the stages that need them.
 - A part whose volume computes first what others wait for sends before it is done: see `latency.costs.boundary_first`.
-- What stays on a board costs nothing. The requester packs and places nothing.
 - The image is done when the last of its outputs has arrived at the requester.
 
-The rates of connections are those of `latency.costs.links`. Computing, packing and placing do not disturb each other: a
-device computes, sends and receives at the same time.
+The rates of connections are those of `latency.costs.links`, which also says what handling costs.
+
+Under `independent` handling lies on the message's way and disturbs nobody: a device computes, sends and receives at the
+same time. The requester handles nothing, and what stays on a board costs nothing.
+
+Under `shared` handling takes the time of the thread that computes (`End.busy_s`), and only the rest lies on the way:
+
+- A part's messages are handled one after the other when it ends, in the order of the stages that need them, then of
+  their destinations. The device is free after the last of them. In a part that sends before it is done they interrupt
+  computing, which ends later by as much.
+- Messages that have arrived are handled when the turn of the part that needs them has come, in the order in which they
+  arrived, each when it is there and the one before it is done. The part starts after the last of them.
+- The requester handles likewise: its input from the start of the image on, and results as they arrive.
+- Devices on one computer, and the requester beside them, send each other over no link, but handle what they send. To
+  all others they have one access link. Parts that compute in the same stage on one host take as many times longer as
+  their threads outnumber its cores: see `latency.costs.computers`.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from distredge.errors import Infeasible
+from distredge.latency.costs.computers import crowding
 from distredge.latency.costs.links import ClusterLinks, finish, max_min
 from distredge.latency.costs.part_costs import part_costs
 from distredge.model.layout import REQUESTER, Layout
@@ -44,8 +59,12 @@ class Work:
         seconds: how long it computes.
         lead_s: how long after its start its messages leave.
         missing: messages that have not arrived.
-        ready_s, start_s, stop_s: when the last input was there, when it started and ended; NaN before.
-        cause: what its start waited for: the message that arrived last or the part before it.
+        inputs: those that have, in that order.
+        line_s: when they are handled, if the device has nothing else to do.
+        receive_s, send_s: seconds for which the device handles what it needs and what it makes.
+        ready_s, start_s, stop_s, free_s: when the last input was there, when it started and ended, from when on its
+            device is free; NaN before.
+        cause: what its start waited for: the message that it waited for last or the part before it.
     """
 
     frame: int
@@ -55,10 +74,20 @@ class Work:
     lead_s: float
     missing: int
     outgoing: list[Message] = field(default_factory=list)
+    inputs: list[Message] = field(default_factory=list)
+    line_s: float = 0.0
+    receive_s: float = 0.0
+    send_s: float = 0.0
     ready_s: float = math.nan
     start_s: float = math.nan
     stop_s: float = math.nan
+    free_s: float = math.nan
     cause: Work | Message | None = None
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds for which it occupies its device: handling its messages and computing."""
+        return self.receive_s + self.seconds + self.send_s
 
 
 @dataclass(slots=True, eq=False)
@@ -67,9 +96,10 @@ class Message:
 
     Attributes:
         stage: the stage that needs it; the number of stages for results.
+        packed_bytes: bytes of float32 that are packed into it; what it carries plain does not count.
         destination_work: the part that waits for it; None for results.
-        leave_s: packing starts; ready_s: it could go over the connection; wire_s: it does; sent_s: its last bit is
-            over; arrived_s: it is in place.
+        leave_s: what it carries is there; ready_s: it could go over the connection; wire_s: it does; sent_s: its last
+            bit is over; arrived_s: it is in place.
         cause: what its way over the connection waited for.
     """
 
@@ -78,6 +108,7 @@ class Message:
     source: int
     destination: int
     size_bytes: int
+    packed_bytes: int
     tensors: tuple[str, ...]
     destination_work: Work | None
     leave_s: float = math.nan
@@ -102,7 +133,10 @@ class _Connection:
 
 @dataclass(slots=True, eq=False)
 class SimulatedFrame:
-    """One image: its parts by device in stage order, first at the end, and what the requester still waits for."""
+    """One image: its parts by device in stage order, first at the end, and what the requester still waits for.
+
+    `last` is the result that the requester waited for last, `tail` what it has handled from then on.
+    """
 
     number: int
     start_s: float
@@ -113,6 +147,7 @@ class SimulatedFrame:
     results: int
     to_start: int
     last: Message | Work | None = None
+    tail: list[Message] = field(default_factory=list)
     done_s: float = math.nan
 
 
@@ -124,6 +159,9 @@ class Simulation:
         seconds: compute seconds of each part, by (stage, device).
         network: links of the layout's devices.
         strips: of parts that compute first what others wait for, the seconds until that is done and in all, instead.
+
+    Attributes:
+        free_s: from when on each device, and the requester at the end, has nothing to do.
     """
 
     def __init__(
@@ -150,6 +188,7 @@ class Simulation:
         self._rates: list[float] = []
         self._changed = False
         self._busy: list[Work | None] = [None] * len(layout.devices)
+        self.free_s = [0.0] * (len(layout.devices) + 1)
         self._last: list[Work | None] = [None] * len(layout.devices)
         self._to_start = 0
 
@@ -181,8 +220,7 @@ class Simulation:
         self.frames.append(frame)
         self._active[frame.number] = frame
         self._to_start -= 1
-        for message in frame.first:
-            self._send(message, None, now)
+        self.free_s[REQUESTER] = self._send_all(frame.first, None, now, max(now, self.free_s[REQUESTER]))
         for device in range(len(self.layout.devices)):
             self._try_device(device, now)
 
@@ -195,38 +233,53 @@ class Simulation:
                 if not part.empty:
                     key = stage.index, part.device
                     lead_s, seconds = self.strips.get(key, (self.seconds[key], self.seconds[key]))
-                    works[key] = work = Work(number, stage.index, part.device, seconds, lead_s, 0)
+                    works[key] = work = Work(number, stage.index, part.device, seconds, lead_s, 0, line_s=now)
                     pending[part.device].append(work)
         frame = SimulatedFrame(number, now, pending, list(works.values()), [], [], 0, len(works))
         for (needed, source, destination), parts in self._messages:
             waits = works[needed, destination] if destination != REQUESTER else None
-            size = sum(t.size_bytes for t in parts)
+            size, packed = sum(t.size_bytes for t in parts), sum(t.packed_bytes for t in parts)
             names = tuple(dict.fromkeys(t.tensor for t in parts))
-            message = Message(number, needed, source, destination, size, names, waits)
+            message = Message(number, needed, source, destination, size, packed, names, waits)
             frame.messages.append(message)
             made = max(t.produced for t in parts)
-            (frame.first if source == REQUESTER else works[made, source].outgoing).append(message)
+            if source == REQUESTER:
+                frame.first.append(message)
+            else:
+                works[made, source].outgoing.append(message)
+                works[made, source].send_s += self.network.sends[source].busy_s(size, packed)
             if waits is None:
                 frame.results += 1
             else:
                 waits.missing += 1
-            if not self.network.same_board(source, destination):
+            if self.network.crosses(source, destination):
                 connection = self._connections.setdefault((source, destination), _Connection(source, destination))
                 connection.queues.setdefault(number, []).insert(0, message)
         for queue in pending:
             queue.reverse()
         return frame
 
-    def _send(self, message: Message, cause: Work | None, now: float) -> None:
-        message.leave_s = now
-        message.cause = cause
-        if self.network.same_board(message.source, message.destination):
-            message.ready_s = message.wire_s = message.sent_s = now
-            self._arrive(message, now)
-            return
-        ready = now + self.network.pack_s(message.source, message.size_bytes)
-        ready += self.network.fixed_s(message.source, message.destination)
-        self._at(ready, lambda at: self._offer(message, at))
+    def _send_all(self, messages: Iterable[Message], cause: Work | None, now: float, free_s: float) -> float:
+        """Handles messages one after the other from `free_s` on; returns when that is done."""
+        network = self.network
+        for message in messages:
+            message.leave_s = now
+            message.cause = cause
+            source, destination = message.source, message.destination
+            if network.is_free(source, destination):
+                message.ready_s = message.wire_s = message.sent_s = now
+                self._arrive(message, now)
+                continue
+            free_s += network.sends[source].busy_s(message.size_bytes, message.packed_bytes)
+            ready = free_s + network.sends[source].way_s(message.size_bytes)
+            ready += network.fixed_s(source, destination)
+            self._at(ready, partial(self._offer if network.crosses(source, destination) else self._pass, message))
+        return free_s
+
+    def _pass(self, message: Message, now: float) -> None:
+        """Lets a message through that crosses no link."""
+        message.ready_s = message.wire_s = message.sent_s = now
+        self._land(message, now)
 
     def _offer(self, message: Message, now: float) -> None:
         message.ready_s = now
@@ -266,26 +319,47 @@ class Simulation:
         assert message is not None
         message.sent_s = now
         connection.current, connection.last = None, message
-        self._at(
-            now + self.network.place_s(message.destination, message.size_bytes), lambda at: self._arrive(message, at)
-        )
+        self._land(message, now)
         self._try_connection(connection, now)
+
+    def _land(self, message: Message, now: float) -> None:
+        """Takes in a message whose last bit is over."""
+        way_s = self.network.receives[message.destination].way_s(message.size_bytes)
+        self._at(now + way_s, partial(self._arrive, message))
 
     def _arrive(self, message: Message, now: float) -> None:
         message.arrived_s = now
+        free = self.network.is_free(message.source, message.destination)
+        end = self.network.receives[message.destination]
+        busy_s = 0.0 if free else end.busy_s(message.size_bytes, message.packed_bytes)
         work = message.destination_work
         if work is not None:
             work.missing -= 1
+            work.inputs.append(message)
+            work.line_s = max(work.line_s, now) + busy_s
+            work.receive_s += busy_s
             work.cause = message
             work.ready_s = now
             self._try_device(work.device, now)
             return
         frame = self.frames[message.frame]
+        if frame.last is None or now >= self.free_s[REQUESTER]:
+            frame.last = message
+            frame.tail.clear()
+        frame.tail.append(message)
+        message.arrived_s = self.free_s[REQUESTER] = max(self.free_s[REQUESTER], now) + busy_s
         frame.results -= 1
         if frame.results == 0:
-            frame.last, frame.done_s = message, now
-            if self._to_start > 0:
-                self._start_frame(now)
+            frame.done_s = message.arrived_s
+            if frame.done_s > now:
+                self._at(frame.done_s, self._follow)
+            else:
+                self._follow(now)
+
+    def _follow(self, now: float) -> None:
+        """Starts the next image after one is done."""
+        if self._to_start > 0:
+            self._start_frame(now)
 
     def _try_device(self, device: int, now: float) -> None:
         """Starts the next part on a free device: in stage order within an image, the first ready between images."""
@@ -304,24 +378,54 @@ class Simulation:
         frame.to_start -= 1
         if frame.to_start == 0:
             del self._active[frame.number]
-        work.start_s = now
+        self._begin(work, now)
+
+    def _begin(self, work: Work, now: float) -> None:
+        """Gives a device to a part, which starts when its inputs are handled."""
+        device = work.device
+        self._busy[device] = work
         if self._last[device] is not None and work.ready_s < now:
             work.cause = self._last[device]
-        self._busy[device] = work
+        work.start_s = now
+        if work.receive_s > 0.0:
+            work.start_s = max(self.free_s[device] + work.receive_s, work.line_s)
+            self._handle_inputs(work)
+        interrupted_s = work.send_s if work.lead_s < work.seconds else 0.0
         if work.lead_s < work.seconds:
-            self._at(now + work.lead_s, lambda at: self._send_all(work, at))
-        self._at(now + work.seconds, lambda at: self._computed(work, at))
+            self._at(work.start_s + work.lead_s, lambda at: self._hand_out(work, at))
+        self._at(work.start_s + work.seconds + interrupted_s, lambda at: self._computed(work, at))
 
-    def _send_all(self, work: Work, now: float) -> None:
-        for message in work.outgoing:
-            self._send(message, work, now)
+    def _handle_inputs(self, work: Work) -> None:
+        """Says when each input is in place, and for what the device waited last."""
+        time_s = self.free_s[work.device]
+        work.cause = self._last[work.device]
+        for message in work.inputs:
+            if work.cause is None or message.arrived_s >= time_s:
+                work.cause = message
+            if not self.network.is_free(message.source, message.destination):
+                busy_s = self.network.receives[work.device].busy_s(message.size_bytes, message.packed_bytes)
+                message.arrived_s = time_s = min(max(time_s, message.arrived_s) + busy_s, work.start_s)
+
+    def _hand_out(self, work: Work, now: float) -> None:
+        self._send_all(work.outgoing, work, now, now)
 
     def _computed(self, work: Work, now: float) -> None:
         work.stop_s = now
-        self._busy[work.device], self._last[work.device] = None, work
-        if work.lead_s >= work.seconds:
-            self._send_all(work, now)
-        self._try_device(work.device, now)
+        interrupted = work.lead_s < work.seconds
+        if not interrupted and work.send_s > 0.0:
+            self._hand_out(work, now)
+            self._at(now + work.send_s, lambda at: self._release(work, at))
+            return
+        self._release(work, now, not interrupted)
+
+    def _release(self, work: Work, now: float, sends: bool = False) -> None:
+        """Frees the device of a part that is done; `sends`: whether its messages, which take no time, leave now."""
+        device = work.device
+        work.free_s = self.free_s[device] = now
+        self._busy[device], self._last[device] = None, work
+        if sends:
+            self._hand_out(work, now)
+        self._try_device(device, now)
 
     def _flow(self, now: float, until: float) -> float:
         """Lets bits flow until the next event, the end of a message or a change of a rate; returns when that is."""
@@ -394,14 +498,15 @@ class Simulation:
 
 
 def part_seconds(problem: Problem, layout: Layout) -> dict[tuple[int, int], float]:
-    """Compute seconds of every non-empty part, by (stage, device).
+    """Compute seconds of every non-empty part, by (stage, device), on cores that others on its host may share.
 
     Raises:
         ProfileError: if a device's profile lacks an operator that it has to run.
     """
     costs = [part_costs(problem, name) for name in layout.devices]
+    crowded = crowding(problem, layout)
     return {
-        (stage.index, part.device): costs[part.device].part_s(part)
+        (stage.index, part.device): costs[part.device].part_s(part) * crowded.get((stage.index, part.device), 1.0)
         for stage in layout.stages
         for part in stage.parts
         if not part.empty

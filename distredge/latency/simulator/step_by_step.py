@@ -73,16 +73,16 @@ class StepSimulator:
     def advance(self, cut: int, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """Adds a volume.
 
-        Under shared links a later volume's messages may still delay an earlier one's, so that these times are those
-        of the volumes decided so far.
+        Under shared links a later volume's messages may still delay an earlier one's, and the devices that send them,
+        so that these times are those of the volumes decided so far.
 
         Args:
             cut: where it ends, an index into `graph.cuts` after the volume before.
             rows: (n_devices + 1,) cut points of the reference's rows, 0 first, its height last.
 
         Returns:
-            (n_devices,) seconds at which each device has done its part of this volume and all before; 0 for one that
-            has had nothing to do.
+            (n_devices,) seconds at which each device has done its part of this volume and all before, and has sent what
+            is known to be needed of them; 0 for one that has had nothing to do.
 
         Raises:
             StrategyError: if the volume does not follow the one before or the rows do not cover the tensor.
@@ -90,10 +90,7 @@ class StepSimulator:
         """
         self._decisions.append(self._decision(cut, rows))
         simulation = run(self.problem, self._prefix(), start_s=self.start_s)
-        finish_s = np.zeros(len(self.devices))
-        for work in simulation.frames[0].works:
-            finish_s[work.device] = max(finish_s[work.device], work.stop_s)
-        return finish_s
+        return np.array(simulation.free_s[:-1])
 
     def finish(self, head: int) -> float:
         """Returns the latency of the whole strategy.

@@ -10,7 +10,11 @@
 
 from __future__ import annotations
 
-VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 8, 8, 5, 4, 3, 4
+N_WIRES = 5
+PACKED_FLOAT32, PACKED_FLOAT16 = 3, 0
+"""Numbers of wires, and those of packed ones: `model.wires` says them, and compiled code is known by this file."""
+
+VOLUME, PHASE, NEED, SUM, PARTIAL, TENSOR = 8, 8, 5, 4, 3, 2 + N_WIRES
 """Numbers of columns."""
 
 HEIGHT, BAND, START_CLASS, STOP_CLASS, PHASES, N_PHASES, MADE_IN, REDUCES = range(VOLUME)
@@ -28,8 +32,11 @@ SUM_FIRST, SUM_LAST, SUM_SECONDS, SUM_STRIDE = range(SUM)
 PARTIAL_PHASE, PARTIAL_SIZE, PARTIAL_HEIGHT = range(PARTIAL)
 """Columns of a partial result."""
 
-CROSSING_PLACE, CROSSING_HEIGHT, CROSSING_ELEMENTS, CROSSING_BYTES = range(TENSOR)
-"""Columns of a tensor that can cross the border of a volume."""
+CROSSING_PLACE, CROSSING_HEIGHT, CROSSING_BYTES = range(3)
+"""Columns of a tensor that can cross the border of a volume; its bytes stand in a column for each number of a wire."""
+
+PACKED_SHIFT = 32
+"""Where the bytes of float32 that a packed row had stand in its bytes: above those that travel."""
 
 N_FIRST = 17
 

@@ -21,8 +21,9 @@ All integers are in one array, `Tables.model()`, whose first entries say where t
 - sums, SUM columns: offsets of an operator's first rows by a and last rows by b, of its seconds, stride to the next
   profile.
 - partial results, PARTIAL columns: phase that makes them, bytes, rows of the reduction's input.
-- tensors, TENSOR columns: place of the producer in the body (-1: an input), rows, elements per row, bytes per element
-  of a tensor that travels as it is (0: float32, which travels as the strategy says).
+- tensors, TENSOR columns: place of the producer in the body (-1: an input), rows, and for each number of a wire the
+  bytes of one row, all the same for a tensor other than float32, which travels as it is. Above those of a packed row
+  (`PACKED_SHIFT`) are the bytes of float32 that are packed: one sum adds up both.
 - what the head fetches (tensors; tensor and bytes of partial results) and what the requester does (tensors).
 
 Offsets are into `ints` (rows and places) or `seconds`.
@@ -37,10 +38,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.errors import Unsupported
 from distredge.latency.tables.columns import (
     N_FIRST,
     N_PHASES,
+    N_WIRES,
     NEED,
+    PACKED_SHIFT,
     PARTIAL,
     PHASE,
     SUM,
@@ -52,7 +56,8 @@ from distredge.model.layout import PARTIAL as STACK
 from distredge.model.layout import Part
 from distredge.model.operators import Kind
 from distredge.model.volumes import Decision
-from distredge.model.wires import WIRE_BYTES
+from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES, WIRES, wire_of_number
+from distredge.model.zero_shares import zero_shares
 from distredge.profiles.part_costs import PartCosts, part_seconds
 
 if TYPE_CHECKING:
@@ -63,6 +68,8 @@ if TYPE_CHECKING:
 
 LARGEST = 40_000
 """Entries of a table of seconds above which the volume is summed instead."""
+
+_BY_NUMBER = [WIRES[wire_of_number(WIRES)[number]] for number in range(N_WIRES)]
 
 Ints = NDArray[np.int64]
 
@@ -123,6 +130,7 @@ class Tables:
         self._operators: dict[int, tuple[int, int]] = {}
         self._edges: dict[str, tuple[int, int]] = {}
         self._model: Ints | None = None
+        self._zero_shares: Mapping[str, float] | None = None
         self._head = head_part(graph)
         self.numbers = self._number_tensors()
 
@@ -134,21 +142,43 @@ class Tables:
         made = [t for i in body.operators for t in graph.operators[i].outputs if t in crossing]
         return {name: number for number, name in enumerate([*graph.input_names, *made])}
 
-    def _tensor_rows(self) -> list[tuple[int, int, int, int]]:
+    def price_packed(self) -> None:
+        """Fills in what rows are packed, which takes measuring the graph on sample images; until then they are plain.
+
+        Raises:
+            Unsupported: if one message could have more bytes than the tables can add up.
+        """
+        if self._zero_shares is not None:
+            return
+        if sum(self.graph.tensors[name].elements for name in self.numbers) * FLOAT32_BYTES >= 1 << (PACKED_SHIFT - 1):
+            raise Unsupported("packed rows of more than 2 GiB")
+        self._zero_shares = zero_shares(self.graph)
+        self._model = None
+
+    def _tensor_rows(self) -> list[tuple[int, ...]]:
         graph = self.graph
         place = {index: i for i, index in enumerate(graph.body.operators)}
         reduced = {graph.operators[i].outputs[0]: graph.operators[i].inputs[0] for i in self._head.finishes}
-        rows = []
-        for name in self.numbers:
-            tensor = graph.tensors[name]
-            own_bytes = 0 if tensor.dtype == "float32" else WIRE_BYTES[tensor.dtype]
-            rows.append((
+        return [
+            (
                 place.get(graph.producer.get(name, -1), -1),
                 graph.tensors[reduced.get(name, name)].height,
-                tensor.elements // tensor.height,
-                own_bytes,
-            ))  # fmt: skip
-        return rows
+                *self._row_bytes(graph.tensors[name]),
+            )
+            for name in self.numbers
+        ]
+
+    def _row_bytes(self, tensor: Tensor) -> list[int]:
+        """Bytes of a row for each number of a wire."""
+        elements = _row_elements(tensor)
+        if tensor.dtype != "float32":
+            return [elements * WIRE_BYTES[tensor.dtype]] * N_WIRES
+        share = (self._zero_shares or {}).get(tensor.name, 0.0)
+        wires = [wire.travels_as(share) for wire in _BY_NUMBER]
+        return [
+            wire.row_bytes(elements, share) + (elements * FLOAT32_BYTES << PACKED_SHIFT if wire.packed else 0)
+            for wire in wires
+        ]
 
     def model(self) -> Ints:
         """Returns all tables of integers in one array, (n,) int64; see the module's text."""

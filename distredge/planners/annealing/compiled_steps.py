@@ -110,7 +110,7 @@ def kernel_arrays(batch: Any, input_wire: Any, everything: Any) -> Any:
 
     Args:
         batch: N strategies.
-        input_wire: (N,) bytes per element of the input.
+        input_wire: (N,) number of the wire of the input.
         everything: whether there is room for more than their latencies.
     """
     size, slabs = batch.order.shape

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distredge.model.wires import WIRE_BYTES, wire_of_width
+from distredge.model.wires import WIRE_NUMBERS, is_packed, wire_of_number
 from distredge.planners.annealing.strategy_arrays import Batch, Choices, empty_batch
 from distredge.planners.common.building import build, volume
 
@@ -42,15 +42,15 @@ class Codec:
         names: the cluster's devices.
         candidates: cuts that a search considers.
         choices: what the problem leaves open.
-        input_wire: bytes per element in which the input travels.
+        input_wire: number of the wire in which the input travels.
         most_volumes: volumes that fit a batch.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.names = problem.cluster.names
-        self.input_wire = min(WIRE_BYTES[dtype] for dtype in problem.input_dtypes)
-        self._wires = wire_of_width(problem.wires)
+        self.input_wire = min(WIRE_NUMBERS[dtype] for dtype in problem.input_dtypes)
+        self._wires = wire_of_number(problem.wires)
         self.candidates = candidate_cuts(problem)
         self.most_volumes = min(MOST_VOLUMES, len(problem.graph.cuts))
         self.choices = Choices(
@@ -58,7 +58,8 @@ class Codec:
             np.array([cut.height for cut in problem.graph.cuts], np.int64),
             np.array(_kinds(problem), np.int64),
             problem.free_order,
-            np.array(sorted(WIRE_BYTES[wire] for wire in problem.wires), np.int64),
+            np.array(sorted(WIRE_NUMBERS[wire] for wire in problem.wires), np.int64),
+            any(map(is_packed, problem.wires)),
             problem.boundary_first,
             TRIALS,
             TRIAL_STEPS,
@@ -116,7 +117,7 @@ class Codec:
                 zip(strategy.volumes, strategy.decisions(self.problem.graph), strict=True)
             ):
                 batch.cuts[k, w] = decision.cut.index
-                batch.wires[k, w] = WIRE_BYTES[chosen.wire]
+                batch.wires[k, w] = WIRE_NUMBERS[chosen.wire]
                 batch.boundary[k, w] = chosen.boundary_first
                 sizes = np.diff(chosen.rows)
                 batch.rows[k, w, 1:] = np.cumsum([sizes[slabs[d]] if d in slabs else 0 for d in order])
@@ -134,8 +135,11 @@ def _kinds(problem: Problem) -> list[int]:
 
 
 def _kind(problem: Problem, device: Device) -> object:
-    home = device.name == problem.cluster.requester.device
-    return id(device.profile), _link(device.uplink), _link(device.downlink), device.memory_bytes, home
+    cluster = problem.cluster
+    home = device.name == cluster.requester.device
+    # Those of one host change places with each other alone; fewer threads may leave a core to spare.
+    place = (device.threads, device.host) if cluster.link_model == "shared" else None
+    return id(device.profile), _link(device.uplink), _link(device.downlink), device.memory_bytes, home, place
 
 
 def _link(link: Link) -> object:

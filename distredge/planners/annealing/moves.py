@@ -343,6 +343,15 @@ def _change_boundary(states: Any, plan: Batch, k: int, n: int) -> None:
 
 
 @inner
+def _change_wires(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None:
+    """Lets what leaves a run of volumes travel in another wire."""
+    first, last = _window(states, plan, k, n)
+    value = choices.wires[_below(states, k, len(choices.wires))]
+    for w in range(first, last + 1):
+        plan.wires[k, w] = value
+
+
+@inner
 def _change_cuts(states: Any, plan: Batch, k: int, n: int, choices: Choices) -> None:
     u = uniform(states, k)
     if u < 0.32:
@@ -449,6 +458,8 @@ def _change_once(states: Any, plan: Batch, k: int, choices: Choices, reach: floa
     u = uniform(states, k)
     if choices.boundary and u > 0.97:
         _change_boundary(states, plan, k, _count(plan, k))
+    elif choices.packing and u > 0.95:
+        _change_wires(states, plan, k, _count(plan, k), choices)
     elif u < 0.22 or plan.order.shape[1] == 1:
         _change_cuts(states, plan, k, _count(plan, k), choices)
     elif u < 0.25 and choices.free_order:

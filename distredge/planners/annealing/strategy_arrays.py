@@ -19,7 +19,7 @@ class Batch(NamedTuple):
         rows: (N, L, D + 1) cut points of each volume's reference rows.
         order: (N, D) device at each slab position.
         head: (N,) slab position of the head device.
-        wires: (N, L) bytes per element that leaves a volume.
+        wires: (N, L) number of the wire of what leaves a volume.
         boundary: (N, L) whether a volume computes first what others wait for.
     """
 
@@ -39,7 +39,8 @@ class Choices(NamedTuple):
         heights: (n_cuts,) rows of each cut's reference.
         kinds: (D,) equal for devices that are interchangeable.
         free_order: whether devices may change places.
-        wires: rising bytes per element that may be chosen for what leaves a volume.
+        wires: rising numbers of the wires that may be chosen for what leaves a volume.
+        packing: whether one of them is packed, so that fewer bytes are not always faster.
         boundary: whether a volume may compute first what others wait for.
         trials: probability that a chain goes on trial with another structure.
         trial_steps: steps in which its rows may adapt before it is judged.
@@ -53,6 +54,7 @@ class Choices(NamedTuple):
     kinds: Ints
     free_order: bool
     wires: Ints
+    packing: bool
     boundary: bool
     trials: float
     trial_steps: int
@@ -69,7 +71,7 @@ class Pricing(NamedTuple):
             end; or -1.
         tables: of the kernel, as they stand.
         links: of the kernel.
-        input_wire: (N,) bytes per element of the input.
+        input_wire: (N,) number of the wire of the input.
         nearby: whether rates of shared links may be approximate.
     """
 
@@ -81,7 +83,7 @@ class Pricing(NamedTuple):
 
 
 def empty_batch(size: int, volumes: int, devices: int, wire: int) -> Batch:
-    """A batch of zeros, everything to travel in `wire` bytes per element."""
+    """A batch of zeros, everything to travel in the wire of number `wire`."""
     return Batch(
         np.full((size, volumes), -1, np.int64),
         np.zeros((size, volumes, devices + 1), np.int32),

@@ -16,9 +16,10 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
-from distredge.model.wires import WIRE_BYTES
+from distredge.model.wires import PACKED_WIRES, WIRE_BYTES, dtype_of, is_packed
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.fields import Bytes, Count, Digest, Dimensions, Dtype, Index, Name, Session, Stage
+from distredge.runtime.protocol.packed_rows import PackedRows, read_packed
 
 REQUESTER: Final = -1
 """Index of the requester among the devices of a plan."""
@@ -30,11 +31,14 @@ PART_BYTES: Final = 1024 * 1024
 """Rows travel in parts of about this size, so that encrypting, sending and decrypting overlap."""
 
 DTYPES: Final = frozenset(WIRE_BYTES)
-"""Element types that may cross the network."""
+"""Types that elements of arrays may have."""
+
+_FORMS: Final = DTYPES | frozenset(PACKED_WIRES)
+"""In what rows may cross the network."""
 
 
 class TensorBox(Struct, frozen=True, array_like=True):
-    """A box of one tensor on the wire: `start` and `shape` count elements of the whole tensor."""
+    """A box of one tensor on the wire that `dtype` names: `start` and `shape` count elements of the whole tensor."""
 
     tensor: Name
     start: Dimensions
@@ -43,8 +47,8 @@ class TensorBox(Struct, frozen=True, array_like=True):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on the wire."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        """Bytes on the wire; of a packed one the most that there are."""
+        return math.prod(self.shape) * np.dtype(dtype_of(self.dtype)).itemsize
 
 
 class Buffer(Struct, frozen=True, array_like=True):
@@ -91,7 +95,7 @@ class SourceMessage(Struct, frozen=True, array_like=True):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the rows, without the header."""
+        """Bytes of the rows, without the header; where they are packed, the most that there are."""
         return sum(box.size_bytes for box in self.boxes)
 
 
@@ -124,7 +128,10 @@ class DevicePlan(Struct, frozen=True, array_like=True):
 
 
 class PartForm(NamedTuple):
-    """One part of a message of rows: its shape and size, and where it stands along `axis` of its box."""
+    """One part of a message of rows: its shape and size, and where it stands along `axis` of its box.
+
+    `size_bytes` are those of its plain rows; of a part that may be `packed` fewer travel.
+    """
 
     box: int
     axis: int
@@ -133,6 +140,7 @@ class PartForm(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     size_bytes: int
+    packed: bool = False
 
 
 def parts_of(boxes: Sequence[TensorBox]) -> tuple[PartForm, ...]:
@@ -145,11 +153,11 @@ def parts_of(boxes: Sequence[TensorBox]) -> tuple[PartForm, ...]:
     """
     forms: list[PartForm] = []
     for number, box in enumerate(boxes):
-        if box.dtype not in DTYPES:
-            raise ProtocolError(f"rows of '{box.tensor}' with dtype '{box.dtype}'; accepted: {sorted(DTYPES)}")
+        if box.dtype not in _FORMS:
+            raise ProtocolError(f"rows of '{box.tensor}' with dtype '{box.dtype}'; accepted: {sorted(_FORMS)}")
         if len(box.shape) != len(box.start) or not box.size_bytes:
             raise ProtocolError(f"rows of '{box.tensor}' at {box.start} with shape {box.shape}")
-        dtype = np.dtype(box.dtype)
+        dtype, packed = np.dtype(dtype_of(box.dtype)), is_packed(box.dtype)
         axis = next((i for i, size in enumerate(box.shape) if size > 1), 0)
         length = box.shape[axis] if box.shape else 1
         each_bytes = box.size_bytes // length
@@ -159,7 +167,7 @@ def parts_of(boxes: Sequence[TensorBox]) -> tuple[PartForm, ...]:
         for start in range(0, length, step):
             stop = min(length, start + step)
             shape = (*box.shape[:axis], stop - start, *box.shape[axis + 1 :]) if box.shape else ()
-            forms.append(PartForm(number, axis, start, stop, shape, dtype, (stop - start) * each_bytes))
+            forms.append(PartForm(number, axis, start, stop, shape, dtype, (stop - start) * each_bytes, packed))
     if len(forms) > MAX_PARTS:
         raise ProtocolError(f"a message of {len(forms)} parts; at most {MAX_PARTS} are accepted")
     return tuple(forms)
@@ -167,7 +175,7 @@ def parts_of(boxes: Sequence[TensorBox]) -> tuple[PartForm, ...]:
 
 def read_parts(
     found: tuple[TensorBox, ...], parts: Sequence[Bytes], boxes: tuple[TensorBox, ...], forms: Sequence[PartForm]
-) -> list[NDArray[Any]]:
+) -> list[NDArray[Any] | PackedRows]:
     """Returns the parts of a message as read-only arrays, after comparing everything with the plan.
 
     Args:
@@ -177,7 +185,7 @@ def read_parts(
         forms: `parts_of(boxes)`.
 
     Returns:
-        (d0, d1, ...) for each part, of the shape and dtype of its form.
+        (d0, d1, ...) for each part, of the shape and dtype of its form; or its packed rows.
 
     Raises:
         ProtocolError: naming the first difference.
@@ -186,9 +194,12 @@ def read_parts(
         raise ProtocolError(f"rows {_brief(found)} where the plan has {_brief(boxes)}")
     if len(parts) != len(forms):
         raise ProtocolError(f"{len(parts)} parts where the plan has {len(forms)}")
-    arrays = []
+    arrays: list[NDArray[Any] | PackedRows] = []
     for part, form in zip(parts, forms, strict=True):
         view = memoryview(part)
+        if form.packed and view.nbytes < form.size_bytes:
+            arrays.append(read_packed(view, form.shape, form.dtype, boxes[form.box].tensor))
+            continue
         if view.nbytes != form.size_bytes:
             raise ProtocolError(
                 f"a part of {view.nbytes} bytes where {form.size_bytes} of '{boxes[form.box].tensor}' are due"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from distredge.errors import DistredgeError, EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
-from distredge.runtime.buffers import Array, Inbox, Outbox, whole
+from distredge.runtime.buffers import Array, Inbox, Outbox, bytes_of, whole
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER
 from distredge.runtime.protocol.fields import Bytes
@@ -388,7 +388,7 @@ class Coordinator:
             self._perform(plan, plan.book.handle(event))
             return
         times_ns = (packing_ns, time.monotonic_ns(), sent_ns)
-        plan.records.append(Record("send", number, message.stage, message.destination, *times_ns, outbox.size_bytes))
+        plan.records.append(Record("send", number, message.stage, message.destination, *times_ns, pack.size_bytes))
 
     def _pump(self, timeout_s: float) -> None:
         now_s = time.monotonic()
@@ -495,7 +495,7 @@ class Coordinator:
             return
         inbox.place(opened)
         times_ns = (message.sent_ns, time.monotonic_ns(), arrived_ns)
-        plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, inbox.size_bytes))
+        plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, bytes_of(parts)))
         self._perform(plan, plan.book.handle(OutputArrived(message.frame, index)))
 
     def lost(self, worker: WorkerConnection, reason: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ProtocolError
-from distredge.runtime.buffers import Array, Slot
+from distredge.runtime.buffers import Array, Slot, bytes_of
 from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan, SegmentPlan
@@ -274,7 +274,8 @@ class DataPlane:
             if isinstance(action, Place):
                 loaded.slots[action.slot].inboxes[rows.stage, rows.source].place(opened)
                 times_ns = (rows.sent_ns, time.monotonic_ns(), arrived_ns)
-                record = Record("receive", rows.frame, rows.stage, rows.source, *times_ns, inbox.size_bytes)
+                size_bytes = bytes_of(received.parts[1:])
+                record = Record("receive", rows.frame, rows.stage, rows.source, *times_ns, size_bytes)
                 loaded.records.append(record)
             elif isinstance(action, Drop):
                 self._drop(action.why, rows.frame)
@@ -324,7 +325,7 @@ class DataPlane:
             self._perform(self._state.handle(event))
             return
         times_ns = (started_ns, time.monotonic_ns(), sent_ns)
-        record = Record("send", action.frame, message.stage, message.destination, *times_ns, outbox.size_bytes)
+        record = Record("send", action.frame, message.stage, message.destination, *times_ns, pack.size_bytes)
         loaded.records.append(record)
 
     def _report(self, action: Report) -> None:

@@ -154,11 +154,13 @@ def test_a_network_puts_the_requester_last(lab: Any) -> None:
     assert [rate.constant for rate in network.up] == [3e6, 1e6, 9e6]
     assert network.fixed_s(-1, 0) == pytest.approx(0.009 + 0.004)
     assert network.fixed_s(1, 0) == pytest.approx(0.001 + 0.004)
-    assert (network.pack_s(0, 10), network.pack_s(-1, 10)) == (pytest.approx(0.2), 0.0)
-    assert (network.place_s(1, 10), network.place_s(-1, 10)) == (pytest.approx(0.2), 0.0)
-    assert [network.same_board(*pair) for pair in ((0, 0), (0, 1), (0, -1))] == [True, False, False]
+    # Under independent links handling lies on the way, and the requester's takes no time.
+    assert [end.way_s(10) for end in network.sends] == pytest.approx([0.2, 0.2, 0.0])
+    assert [end.way_s(10) for end in network.receives] == pytest.approx([0.2, 0.2, 0.0])
+    assert [end.busy_s(10) for end in (*network.sends, *network.receives)] == [0.0] * 6
+    assert [network.crosses(*pair) for pair in ((0, 0), (0, 1), (0, -1))] == [False, True, True]
     secret = ClusterLinks.of(Cluster("lab", cluster.requester, cluster.devices, encrypted=True), ("a",))
-    assert secret.pack_s(0, 10) == pytest.approx(0.1 + 0.1 + 5.0)
+    assert secret.sends[0].total_s(10) == pytest.approx(0.1 + 0.1 + 5.0)
 
 
 class _Watched(Simulation):

@@ -23,6 +23,7 @@ from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.runtime.hosting.worker_process import WorkerProcess, local_order
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol.security import is_key, make_keys
+from distredge.strategy import Strategy
 from tests.runtime.conftest import DEVICES, make_strategy, small_cnn
 
 
@@ -50,6 +51,20 @@ def test_boundary_rows_first(problem, graph, image) -> None:
         for frame, outputs in zip(frames, local.stream(frames), strict=True):
             assert np.array_equal(outputs["scores"], run_in_process(graph, strategy, frame)["scores"])
         assert local.timeline.bytes_sent == local.deployment.layout.bytes_sent
+
+
+def test_packed_rows_are_fewer_and_no_bit_differs(problem, graph, image) -> None:
+    frames = [{"image": image["image"] * scale} for scale in (1.0, 0.0, -3.0)]
+    outputs, sent = {}, {}
+    for wire in ("float32", "float32-packed"):
+        # Where the first volume ends two tensors are alive, of which one has zeros.
+        volumes = [(1, (0, 10, 20, 33)), (4, (0, 4, 9, 17)), (5, (0, 3, 5, 8))]
+        strategy = Strategy.make(graph, DEVICES, volumes, head="beta", wire=wire)
+        with LocalCluster(problem, strategy, in_flight=2) as local:
+            outputs[wire] = [found["scores"].tobytes() for found in local.stream(frames)]
+            sent[wire] = local.timeline.bytes_sent
+    assert outputs["float32-packed"] == outputs["float32"]
+    assert sent["float32-packed"] < sent["float32"]
 
 
 def test_frames_in_flight(shared, graph, strategy) -> None:
