@@ -12,6 +12,7 @@ part has one valid form. Packing and unpacking one core does at 4 to 5 GB of row
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol.fields import Bytes
 
-_UNSIGNED = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_UNSIGNED: Mapping[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
 
 def mask_bytes(count: int) -> int:
@@ -67,7 +68,7 @@ class PackedRows(NamedTuple):
     is_left: NDArray[np.bool_]
 
     def unpacked(self) -> NDArray[Any]:
-        """Returns the rows: of `shape` and `dtype`, C-ordered."""
+        """Returns the rows: (d0, d1, ...) of `shape` and `dtype`, C-ordered."""
         elements = np.zeros(self.is_left.size, self.values.dtype)
         elements[np.flatnonzero(self.is_left)] = self.values
         return elements.view(self.dtype).reshape(self.shape)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,10 +16,13 @@ from distredge.latency import offload_latency_s, simulate
 from distredge.latency.tables import all_volumes
 from distredge.model import zoo
 from distredge.model.graph import Graph
+from distredge.model.wires import EXACT_WIRES
+from distredge.model.zero_shares import assume_zero_shares
 from distredge.planners.annealing import lowest_latency as search_module
 from distredge.planners.annealing.lowest_latency import Search
 from distredge.planners.budget import Budget, PlanningProgress
 from distredge.problem import Problem
+from distredge.profiles.compute import ComputeProfile
 
 ProblemIn = Callable[[Graph, str, str], Problem]
 
@@ -191,6 +195,36 @@ def test_offers_no_more_than_the_problem_allows(vgg: Graph) -> None:
     found = Search(lossy, Budget(evaluations=10_000), 0).run()
     assert not any(v.boundary_first for v in found.volumes)
     assert found.predicted == {}
+
+
+def _with_packing(problem: Problem, s_per_byte: float) -> Problem:
+    """The problem on boards that take so long to pack and to unpack."""
+    devices = []
+    for device in problem.cluster.devices:
+        messages = msgspec.structs.replace(
+            device.profile.messages, compress_s_per_byte=s_per_byte, expand_s_per_byte=s_per_byte
+        )
+        profile = ComputeProfile(msgspec.structs.replace(device.profile.data, messages=messages))
+        devices.append(dataclasses.replace(device, profile=profile))
+    cluster = dataclasses.replace(problem.cluster, devices=tuple(devices))
+    return dataclasses.replace(problem, cluster=cluster, wires=EXACT_WIRES)
+
+
+def test_packs_where_that_is_faster(problem_in: ProblemIn, vgg: Graph) -> None:
+    problem = problem_in(vgg, "db-50", "shared")
+    plain = Search(problem, Budget(evaluations=20_000), 0)
+    plain.run()
+    assume_zero_shares(vgg, dict.fromkeys(vgg.tensors, 0.5))
+    packing = _with_packing(problem, 1e-9)
+    quick = Search(packing, Budget(evaluations=20_000), 0)
+    strategy = quick.run()
+    wires = {volume.wire for volume in strategy.volumes}
+    assert "float32-packed" in wires
+    assert strategy.lossless
+    assert quick.latency_s < plain.latency_s
+    assert simulate(packing, strategy).latency_s == pytest.approx(quick.latency_s, rel=1e-9)
+    slow = Search(_with_packing(problem, 1e-3), Budget(evaluations=20_000), 0)
+    assert {volume.wire for volume in slow.run().volumes} == {"float32"}
 
 
 def test_uses_narrow_wires_and_boundary_first_only_where_they_gain(problem_in: ProblemIn, vgg: Graph) -> None:
