@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.runtime.deployment import Deployment
 
-TOLERANCE: Final = 0.005
+TOLERANCE: Final = 0.01
 """Share of the predicted latency by which a part may be late: less than what measuring it twice differs by."""
 
 _BITS: Final = 8.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -13,6 +13,7 @@ from distredge.errors import ConfigError, located
 from distredge.network_addresses import host_of
 from distredge.runtime.buffers import Array
 from distredge.runtime.deployment import deploy
+from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER
 from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
 from distredge.runtime.protocol.transport import Network, ZmqNetwork
@@ -27,6 +28,7 @@ from distredge.testbed.paced_network import PacedNetwork
 from distredge.testbed.pacer import Pacer, on_time
 from distredge.testbed.paces import Paces
 from distredge.testbed.places import places
+from distredge.testbed.relays import Relays
 from distredge.testbed.shaping import Shaping
 
 if TYPE_CHECKING:
@@ -99,11 +101,18 @@ class Testbed:
         self._coordinator: Coordinator | None = None
         self._pacer = Pacer(make_anonymous_table())
         self._closing = threading.Lock()
-        own = len(self._places) - 1 if not self._places[-1].devices else len(self._places)
-        self._links = Namespaces(len(self._places), None if requester_inside else own)
+        self._links: Namespaces | Relays
+        if self.mode == "namespaces":
+            own = len(self._places) - 1 if not self._places[-1].devices else len(self._places)
+            self._links = Namespaces(len(self._places), None if requester_inside else own)
+        else:
+            self._links = Relays(len(self._places), self._requester_index)
         self._shaping = Shaping(self._links, self._places)
         try:
             self._boards = Boards(self._seats(cluster, pinned or {}), self._keys, engine, paced, os.getpid())
+            self._addresses = self._boards.addresses
+            if isinstance(self._links, Relays):
+                self._addresses = self._through(self._links, self._addresses)
             self.cluster = self._as_seen(cluster)
         except BaseException:
             self.close()
@@ -214,7 +223,6 @@ class Testbed:
     def _connected(self) -> Coordinator:
         """The coordinator; its sockets, and the threads behind them, are made in the requester's namespace."""
         if self._coordinator is None:
-            assert self._boards is not None
             security = self._keys[REQUESTER_NAME].for_requester() if self._keys is not None else None
             with on_time(self._paced), self._links.entered(self._requester_index):
                 inner = ZmqNetwork(security)
@@ -222,7 +230,7 @@ class Testbed:
                 inner.pipe()
             self._network = PacedNetwork(inner, self._pacer)
             self._coordinator = Coordinator(
-                self._network, self._boards.addresses, deadline_s=FRAME_S, connect_s=CONNECT_S, patience_s=FRAME_S
+                self._network, self._addresses, deadline_s=FRAME_S, connect_s=CONNECT_S, patience_s=FRAME_S
             )
         return self._coordinator
 
@@ -234,17 +242,25 @@ class Testbed:
         found = []
         for index, place in enumerate(self._places):
             for number, name in enumerate(place.devices):
-                port = FIRST_PORT + 2 * number
                 prefix = tuple(self._links.prefix(index))
                 if name in pinned:
                     prefix = (*prefix, "taskset", "-c", str(pinned[name]))
-                found.append(Seat(cluster.device(name), self._links.addresses[index], port, port + 1, prefix))
+                address, port = self._links.addresses[index], FIRST_PORT + 2 * number
+                if self.mode == "namespaces":
+                    found.append(Seat(cluster.device(name), address, port, port + 1, prefix))
+                else:
+                    found.append(Seat(cluster.device(name), address, 0, 0, prefix, address))
         order = {name: number for number, name in enumerate(cluster.names)}
         return sorted(found, key=lambda seat: order[seat.device.name])
 
+    def _through(self, relays: Relays, real: Sequence[WorkerAddress]) -> tuple[WorkerAddress, ...]:
+        """Starts the relay; returns where the workers are found behind it."""
+        place_of = {name: index for index, place in enumerate(self._places) for name in place.devices}
+        doors = relays.open([(place_of[address.name], address.data) for address in real])
+        return tuple(replace(address, data=door) for address, door in zip(real, doors, strict=True))
+
     def _as_seen(self, cluster: Cluster) -> Cluster:
-        assert self._boards is not None
-        by_name = {address.name: address for address in self._boards.addresses}
+        by_name = {address.name: address for address in self._addresses}
         devices = []
         for device in cluster.devices:
             where = by_name[device.name]
