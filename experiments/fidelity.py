@@ -160,14 +160,14 @@ def _arguments() -> argparse.Namespace:
     options.quick = not (options.full or options.records)
     if options.again and not options.full:
         parser.error("--again: found without --full, accepted: beside it")
+    names = [set_up.name for set_up in set_ups(options.part)]
+    if not any(name.startswith(options.only) for name in names):
+        parser.error(f"--only: found '{options.only}', accepted: the beginning of one of {', '.join(names)}")
     return options
 
 
 def _chosen(part: Part, options: argparse.Namespace) -> list[SetUp]:
     found = [set_up for set_up in set_ups(part) if set_up.name.startswith(options.only)]
-    if not found:
-        names = ", ".join(set_up.name for set_up in set_ups(part))
-        raise SystemExit(f"--only: found '{options.only}', accepted: the beginning of one of {names}")
     if options.quick and not options.only and part == "test":
         found = [set_up for name in QUICK_SET_UPS for set_up in found if set_up.name == name]
     done = set() if options.again or options.quick else {run.key for run in read(options.out / RUNS.name)}
