@@ -16,6 +16,7 @@ from distredge.model.graph import Graph
 from distredge.model.signatures import Signature
 from distredge.profiles.compute import ComputeProfile, interpolated
 from distredge.profiles.modelled import profile_rows
+from distredge.profiles.schema import Handling
 from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
@@ -103,11 +104,17 @@ def diff(first: ComputeProfile, second: ComputeProfile, graphs: Sequence[Graph] 
         ("kind", first.source.kind, second.source.kind),
         ("segment factor", f"{first.segment_factor:g}", f"{second.segment_factor:g}"),
         ("segment overhead (us)", f"{1e6 * first.segment_overhead_s:g}", f"{1e6 * second.segment_overhead_s:g}"),
+        ("message sent (us)", _message_us(first.messages.send), _message_us(second.messages.send)),
+        ("message received (us)", _message_us(first.messages.receive), _message_us(second.messages.receive)),
         ("copy (ns/byte)", f"{1e9 * first.copy_s_per_byte:.3g}", f"{1e9 * second.copy_s_per_byte:.3g}"),
     ):
         if x_field != y_field:
             fields.append((name, x_field, y_field))
     return Diff(tuple(common), tuple(sorted(a.keys() - b.keys())), tuple(sorted(b.keys() - a.keys())), tuple(fields))
+
+
+def _message_us(end: Handling) -> str:
+    return f"{1e6 * end.own.fixed_s:.3g} + {1e6 * end.io.fixed_s:.3g}"
 
 
 def _runtime(profile: ComputeProfile) -> str:

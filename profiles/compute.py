@@ -253,6 +253,8 @@ def write_profile(data: ProfileFile, path: str | Path) -> None:
 def interpolated(entry: Measured, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns a measured operator's seconds: linear between measured row counts, the last slope beyond them.
 
+    Below the fewest rows that were measured, which are one unless measuring was broken off, they fall to 0.
+
     Args:
         entry: the operator.
         rows: (n,) int64 output rows, ascending from 0.
@@ -262,7 +264,7 @@ def interpolated(entry: Measured, rows: NDArray[np.int64]) -> NDArray[np.float64
     """
     known = np.asarray(entry.rows, dtype=np.float64)
     seconds = np.asarray(entry.median_s, dtype=np.float64)
-    table: NDArray[np.float64] = np.interp(rows, known, seconds)
+    table: NDArray[np.float64] = np.interp(rows, [0.0, *known], [0.0, *seconds])
     beyond = rows > known[-1]
     if beyond.any():
         slope = (seconds[-1] - seconds[-2]) / (known[-1] - known[-2]) if len(known) > 1 else seconds[-1] / known[-1]

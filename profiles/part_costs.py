@@ -58,6 +58,12 @@ def part_seconds(terms: PartTerms, operators_s: float | Floats, elements: float 
     return terms.overhead_s + terms.factor * operators_s + terms.element_s * elements
 
 
+def edge_elements(graph: Graph, part: Part) -> int:
+    """Returns the number of elements that enter and leave a part, partial results left out."""
+    edges = (*part.inputs.items(), *part.outputs.items())
+    return sum(region_size(graph.tensors[name], r) for name, r in edges if not name.endswith(PARTIAL))
+
+
 class PartCosts:
     """Seconds of split-parts on boards of one profile.
 
@@ -106,8 +112,7 @@ class PartCosts:
 
     def edge_elements(self, part: Part) -> int:
         """Returns the number of elements that enter and leave a part, partial results left out."""
-        edges = (*part.inputs.items(), *part.outputs.items())
-        return sum(region_size(self.graph.tensors[name], r) for name, r in edges if not name.endswith(PARTIAL))
+        return edge_elements(self.graph, part)
 
     def table(self, operator: int) -> list[float] | None:
         """Returns the seconds of 0, 1, ... rows of an operator; None for one that costs nothing of its own."""

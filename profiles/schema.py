@@ -31,6 +31,7 @@ class Board(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         clock_hz: clock of that processor; None unknown.
         governor: Linux frequency governor, "" unknown.
         threads: threads of the engine.
+        cores: of the processor that programs run on, which may be more than `threads`; None unknown.
         temperature_c: highest temperature while measuring.
         load: mean share of the processors that other programs used while measuring, 0 to 1.
         pace: how much slower than at its best a fixed kernel ran, the 95th percentile while measuring; 1 is none.
@@ -126,8 +127,8 @@ class Handling(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         own: of the worker's own thread, which also computes: packing and sending, or receiving and placing.
-        io: of the transport's thread, plaintext.
-        io_encrypted: of the transport's thread where messages are encrypted.
+        io: of the transport's thread, plaintext; at the receiving end with the time that its threads take to wake up.
+        io_encrypted: the same where messages are encrypted.
     """
 
     own: Copy = msgspec.field(default_factory=Copy)
@@ -166,7 +167,7 @@ class Measured(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         rows: output rows (input rows where the operator reduces all rows).
-        median_s: median of the repeats.
+        median_s: median of the repeats that count: the faster half of each burst.
         p95_s: 95th percentile.
         spread: half the distance between the quartiles, over the median.
         repeats: runs that the median is of.

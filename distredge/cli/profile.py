@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from distredge.profiles.comparing import Difference
     from distredge.profiles.compute import ComputeProfile
     from distredge.profiles.measuring.board import MeasuringProgress
+    from distredge.profiles.measuring.correcting import ExpectedError
     from distredge.profiles.measuring.verify import Verification
     from distredge.profiles.schema import ProfileFile
 
@@ -50,7 +51,10 @@ def profile() -> None:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine.")
 @click.option("--provider", type=click.Choice(list(_PROVIDERS)), default="cpu", show_default=True)
 @click.option(
-    "--budget-s", type=Number(0.1), help="Seconds for everything but loading the models; default: 120, or 20 if quick."
+    "--budget-s",
+    type=Number(0.1),
+    help="Seconds for everything but loading the models; default: 120, or 20 if quick, and then up to three times "
+    "that while other programs have the processor.",
 )
 @click.option("--quick", is_flag=True, help="Fewer row counts and repeats.")
 @click.option("--restart", is_flag=True, help="Measure everything anew, whatever the file holds.")
@@ -76,6 +80,7 @@ def run(
     from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path, write_profile
     from distredge.profiles.measuring.bench import EngineSettings
     from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan, warnings_of
+    from distredge.runtime.hosting.message_costs import measure_messages
 
     if zoo:
         from distredge.model.zoo import entries
@@ -95,7 +100,7 @@ def run(
     if out is None:
         check_folder(path.parent)
     plan = QUICK if quick else MeasuringPlan()
-    plan = plan if budget_s is None else replace(plan, budget_s=budget_s)
+    plan = plan if budget_s is None else replace(plan, budget_s=budget_s, stretch=1.0)
     start = load_profile(path).data if is_file(path) and path.is_file() and not restart else None
     names = name or (as_text(path.stem) if out is not None else THIS_MACHINE)
     graphs = _load(models, input_shape)
@@ -112,6 +117,7 @@ def run(
             named,
             start,
             lambda p: _show(bar, p) if bar is not None else None,
+            measure_messages,
         )
         try:
             data = measuring.run()
@@ -128,10 +134,14 @@ def run(
         click.echo(f"missing: {what}", err=True)
     if missing:
         click.echo("run the same command again, or with a larger --budget-s, to go on", err=True)
-    _report_run(data, path, missing, as_json)
+    _report_run(data, path, missing, measuring.expected, as_json)
 
 
-def _report_run(data: ProfileFile, path: Path, missing: Sequence[str], as_json: bool) -> None:
+def _report_run(
+    data: ProfileFile, path: Path, missing: Sequence[str], expected: ExpectedError | None, as_json: bool
+) -> None:
+    from msgspec import to_builtins
+
     operators = data.operators or {}
     points = sum(len(entry.rows) for entry in operators.values())
     if as_json:
@@ -142,10 +152,13 @@ def _report_run(data: ProfileFile, path: Path, missing: Sequence[str], as_json: 
                 "points": points,
                 "size_bytes": path.stat().st_size,
                 "segment_factor": data.segments.factor,
+                "messages": to_builtins(data.messages),
                 "pace": data.device.pace,
                 "load": data.device.load,
                 "throttled": data.device.throttled,
                 "missing": list(missing),
+                "expected_mean_error": expected.mean if expected is not None else None,
+                "expected_p95_error": expected.p95 if expected is not None else None,
             }
         )
         return
@@ -160,6 +173,22 @@ def _report_run(data: ProfileFile, path: Path, missing: Sequence[str], as_json: 
         f"  a copy takes {1e6 * data.copy.fixed_s:.1f} us + {1e9 * data.copy.s_per_byte:.3f} ns per byte, "
         f"encryption {1e9 * data.encrypt_s_per_byte:.3f} ns per byte, each end"
     )
+    if data.messages is not None:
+        send, receive = data.messages.send, data.messages.receive
+        click.echo(
+            f"  a message takes a worker {1e6 * send.own.fixed_s:.0f} us to send, {1e6 * receive.own.fixed_s:.0f} us "
+            f"to receive, its transport {1e6 * send.io.fixed_s:.0f} us and {1e6 * receive.io.fixed_s:.0f} us; a byte "
+            f"{1e9 * send.own.s_per_byte:.3f} and {1e9 * receive.own.s_per_byte:.3f} ns, its transport "
+            f"{1e9 * send.io.s_per_byte:.3f} and {1e9 * receive.io.s_per_byte:.3f} ns, encrypted "
+            f"{1e9 * send.io_encrypted.s_per_byte:.3f} and {1e9 * receive.io_encrypted.s_per_byte:.3f} ns"
+        )
+    if expected is not None:
+        click.echo(
+            f"  expected error of a part: mean {100 * expected.mean:.0f} %, 95th percentile {100 * expected.p95:.0f} %"
+            f", as {expected.segments} segments left out of the fit show"
+        )
+    else:
+        click.echo("  expected error of a part: unknown, too few segments were timed")
     if data.power is not None:
         click.echo(f"  {data.power.idle_w:.1f} W idle, {data.power.busy_w:.1f} W busy ({data.power.where})")
 

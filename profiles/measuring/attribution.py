@@ -21,6 +21,7 @@ from distredge.errors import EngineError
 from distredge.model.graph import Graph
 from distredge.model.layout import PARTIAL
 from distredge.model.segments import Segment
+from distredge.profiles.measuring.repeats import faster_half
 
 _EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape"}
 """ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
@@ -38,11 +39,20 @@ class Sample:
         kernels_s: (repeats,) seconds in kernels, without changes of layout at the part's edge; the whole runs' where
             the provider tells none.
         operators: operator -> (repeats,) seconds in its kernels; one whose work another's kernel does is not there.
+        kernels: how many ran, changes of layout at the edge included; 0 where the provider tells none.
+        wall_s: (repeats,) seconds of whole runs by the wall clock; `total_s` where that is it.
     """
 
     total_s: NDArray[np.float64]
     kernels_s: NDArray[np.float64]
     operators: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+    kernels: int = 0
+    wall_s: NDArray[np.float64] | None = None
+
+    @property
+    def counts(self) -> NDArray[np.bool_]:
+        """Which runs count, (repeats,): the half in which least came between, for all kernels the same."""
+        return faster_half(self.total_s if self.wall_s is None else self.wall_s)
 
 
 def named(model: bytes, graph: Graph) -> bytes:
@@ -95,8 +105,7 @@ def read_profile(
     for name, times in runs.items():
         if len(times) < len(own):
             raise EngineError(f"ONNX Runtime's profile has {len(times)} runs of '{name}', not {len(own)}")
-    awake = own / wall
-    seconds = {name: np.array(times[-len(own) :]) * awake for name, times in runs.items()}
+    seconds = dict(zip(runs, without_pauses([t[-len(own) :] for t in runs.values()], own, wall), strict=True))
     at_edge = _at_edge(details, segment)
     inner = [name for name in runs if name not in at_edge]
     owners = _owners(graph, [_owner(graph, name) for name in inner])
@@ -106,7 +115,37 @@ def read_profile(
         total += seconds[name]
         if owner is not None:
             operators[owner] = operators.get(owner, 0.0) + seconds[name]
-    return Sample(own, total, operators)
+    return Sample(own, total, operators, len(runs), wall)
+
+
+def without_pauses(
+    kernels_s: Sequence[Sequence[float]], own: NDArray[np.float64], wall: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Takes out of kernels' times what other programs used the processor for meanwhile.
+
+    A program that comes between does so in one kernel or two of a run, or between kernels, and there takes
+    milliseconds. So a pause is taken from what was slower than in its fastest run. What that does not account for lay
+    in kernels that never ran undisturbed, being long: of two kernels, four times as much in that of twice the length.
+
+    Args:
+        kernels_s: (kernels, repeats) seconds by the wall clock.
+        own: (repeats,) seconds of the runs in which the processor was theirs.
+        wall: (repeats,) the same by the wall clock.
+
+    Returns:
+        (kernels, repeats) seconds without pauses.
+    """
+    kernels = np.asarray(kernels_s, dtype=np.float64)
+    if not kernels.size:
+        return kernels
+    spans = np.vstack([kernels, np.maximum(wall - kernels.sum(axis=0), 0.0)])
+    paused = np.maximum(wall - own, 0.0)
+    slower = spans - spans.min(axis=1, keepdims=True)
+    spans = spans - slower * np.minimum(paused / np.maximum(slower.sum(axis=0), 1e-12), 1.0)
+    rest = np.maximum(paused - slower.sum(axis=0), 0.0)
+    shares = np.square(spans) / np.maximum(np.square(spans).sum(axis=0), 1e-24)
+    found: NDArray[np.float64] = np.maximum(spans - rest * shares, 0.0)[:-1]
+    return found
 
 
 def _owner(graph: Graph, kernel: str) -> int | None:

@@ -173,8 +173,8 @@ class Bench:
             kernels: also take the kernels' own times from the profiler (CPU provider).
         """
         if not kernels or self.settings.provider != CPU:
-            own, _ = self._times(self._session(segment, None), segment, effort)
-            return Sample(own, own)
+            own, wall = self._times(self._session(segment, None), segment, effort)
+            return Sample(own, own, wall_s=wall)
         with temporary_folder("to time kernels") as folder:
             session = self._session(replace(segment, model=named(segment.model, self.graph)), folder / "run")
             own, wall = self._times(session, segment, effort)

@@ -15,18 +15,19 @@ from typing import NamedTuple
 import msgspec
 import psutil
 
-from distredge.errors import ProfileError
+from distredge.errors import DistredgeError, ProfileError
 from distredge.model.graph import Graph
 from distredge.profiles.compute import ComputeProfile, write_profile
-from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
+from distredge.profiles.measuring.bench import CPU, Bench, Effort, EngineSettings
+from distredge.profiles.measuring.correcting import ExpectedError, correction
 from distredge.profiles.measuring.machine import Watch, describe, pinned, temperature_c, throttled
 from distredge.profiles.measuring.message_ends import measure_copy, measure_encryption
 from distredge.profiles.measuring.operator_times import OperatorTimes
 from distredge.profiles.measuring.power import Sensor, find_sensor
 from distredge.profiles.measuring.repeats import rounded
 from distredge.profiles.measuring.row_sampling import RowSampler
-from distredge.profiles.measuring.segments import SegmentTimes, correction, make_case, random_cases
-from distredge.profiles.schema import Copy, Measured, Origin, Power, ProfileFile, Runtime, Segments
+from distredge.profiles.measuring.segments import SegmentCase, SegmentTimes, edge_cases, make_case, random_cases
+from distredge.profiles.schema import Copy, Measured, Messages, Origin, Power, ProfileFile, Runtime, Segments
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ CORRECTION_SEED = 1_000_003
 
 _SAVE_EVERY_S = 5.0
 _ROWS_AT_ONCE = 4
+_PARTS_PER_SEGMENT = 3
+_MESSAGES_S = 2.0
 _LONG_S = 100e-6
 """Spread of what takes less says little: the clock's ticks show."""
 _EFFORT = Effort()
@@ -46,10 +49,11 @@ class MeasuringPlan:
 
     Args:
         budget_s: time for everything; measuring stops at the first chance after it.
+        stretch: how many times that it may take where other programs have the processor meanwhile.
         points: row counts for one window of operators at most.
         start: row counts that every one is measured at, at least.
         effort: repeats of one burst.
-        segments: fused segments of each model that correct the profile.
+        segments: random fused segments of each model that correct the profile, beside others chosen for their edges.
         power_s: seconds to watch the power sensor, idle and busy, at most.
     """
 
@@ -59,10 +63,17 @@ class MeasuringPlan:
     effort: Effort = _EFFORT
     segments: int = 30
     power_s: float = 3.0
+    stretch: float = 1.0
 
 
 QUICK = MeasuringPlan(
-    budget_s=20.0, points=9, start=7, effort=Effort(3, 60, 0.002, 0.05, spread=0.02), segments=8, power_s=1.0
+    budget_s=20.0,
+    points=9,
+    start=7,
+    effort=Effort(3, 60, 0.002, 0.05, spread=0.02),
+    segments=8,
+    power_s=1.0,
+    stretch=3.0,
 )
 
 
@@ -93,6 +104,7 @@ class Measuring:
         models: how the user named the models; None takes the graphs' own names.
         start: an earlier result of the same board and runtime, which is kept and gone on with.
         report: called with the progress.
+        messages: measures what messages cost within so many seconds, about; None leaves that out.
 
     Raises:
         ProfileError: if the runtime lacks the provider, or `start` is of another runtime.
@@ -108,13 +120,16 @@ class Measuring:
         models: Sequence[str] | None = None,
         start: ProfileFile | None = None,
         report: Callable[[MeasuringProgress], None] = lambda progress: None,
+        messages: Callable[[float], Messages] | None = None,
     ) -> None:
-        self._stop = time.perf_counter() + plan.budget_s
+        self._began_s, self._began_cpu_s = time.perf_counter(), time.process_time()
         settings.check()
         self.settings = settings
         self.plan = plan
         self.out = out
         self.report = report
+        self._messages = messages
+        self._no_messages = ""
         named = [graph.name for graph in graphs] if models is None else models
         self.data = ProfileFile(
             name=name,
@@ -132,6 +147,7 @@ class Measuring:
                 segments=start.segments,
                 copy=start.copy,
                 encrypt_s_per_byte=start.encrypt_s_per_byte,
+                messages=start.messages,
                 power=start.power,
                 operators=start.operators,
             )
@@ -139,6 +155,7 @@ class Measuring:
         self._saved = time.perf_counter()
         self._has_ends = start is not None and start.copy.s_per_byte > 0
         self._segments: list[SegmentTimes] = []
+        self.expected: ExpectedError | None = None
         benches = [Bench(graph, settings) for graph in graphs]
         self.table = OperatorTimes(benches, plan.effort, RowSampler(1, plan.points, plan.start), start)
 
@@ -161,6 +178,8 @@ class Measuring:
             found.append("no segment was timed, so that nothing corrects the sum of operators")
         if not self._has_ends:
             found.append("copies and encryption were not measured")
+        if self._no_messages:
+            found.append(f"what messages cost was not measured: {self._no_messages}")
         return tuple(found)
 
     def run(self) -> ProfileFile:
@@ -168,6 +187,7 @@ class Measuring:
 
         What was measured is saved before an interruption goes on.
         """
+        self._measure_messages()
         with pinned(self.settings.threads) as cores:
             _LOG.info("pinned to cores %s", cores)
             self.watch = Watch()
@@ -188,6 +208,14 @@ class Measuring:
         self.report(MeasuringProgress(1, 1, "done", 0.0))
         return self.data
 
+    def _left_s(self) -> float:
+        """Seconds that are left: by the clock, or by the time that this process had the processor."""
+        passed_s = time.perf_counter() - self._began_s
+        if self.plan.stretch > 1 and self.settings.provider == CPU:
+            used_s = (time.process_time() - self._began_cpu_s) / self.settings.threads
+            passed_s = max(passed_s / self.plan.stretch, min(passed_s, used_s))
+        return self.plan.budget_s - passed_s
+
     def _sweep_all(self) -> None:
         """Goes round all operators and segments until each is settled or the time is over.
 
@@ -198,7 +226,7 @@ class Measuring:
             tasks = 0
             for task in self._tasks(first=not sweep):
                 done = sum(self.table.complete(key) for key in keys)
-                left_s = self._stop - time.perf_counter()
+                left_s = self._left_s()
                 # One measurement at least, so that going on again and again comes to an end whatever the budget.
                 if left_s <= 0 and (sweep or tasks):
                     return
@@ -217,17 +245,41 @@ class Measuring:
             yield _Task(what, action)
         if first and not self._has_ends:
             yield _Task("copies and encryption", self._measure_ends)
-        for what, action in self.table.parts(first, _ROWS_AT_ONCE):
-            yield _Task(what, action)
         if first:
             self._segments = [
-                SegmentTimes(bench, random_cases(bench.graph, self.plan.segments, CORRECTION_SEED), self.plan.effort)
-                for bench in self.table.benches
+                SegmentTimes(bench, self._cases(bench.graph), self.plan.effort) for bench in self.table.benches
             ]
+        # In between, so that segments and the operators that they are compared with meet the same hours.
+        segments = self._segment_tasks()
+        for number, (what, action) in enumerate(self.table.parts(first, _ROWS_AT_ONCE)):
+            yield _Task(what, action)
+            if number % _PARTS_PER_SEGMENT == 0:
+                yield from itertools.islice(segments, 1)
+        yield from segments
+
+    def _cases(self, graph: Graph) -> tuple[SegmentCase, ...]:
+        """Segments that correct the profile, drawn and chosen in turn: when time is short both are there."""
+        drawn = list(random_cases(graph, self.plan.segments, CORRECTION_SEED))
+        chosen = edge_cases(graph, (self.plan.segments + 1) // 2, CORRECTION_SEED + 1)
+        both = itertools.zip_longest(drawn, chosen)
+        return tuple(case for pair in both for case in pair if case is not None)
+
+    def _segment_tasks(self) -> Iterator[_Task]:
         for times in self._segments:
             for index in times.unsettled:
                 what = f"{times.bench.graph.name}, segment up to cut {times.cases[index].last}"
                 yield _Task(what, functools.partial(times.time, index))
+
+    def _measure_messages(self) -> None:
+        """Before this process is pinned: the transport's threads have cores of their own where there are some."""
+        if self._messages is None or self.data.messages is not None:
+            return
+        seconds = min(_MESSAGES_S, self.plan.budget_s / 10)
+        self.report(MeasuringProgress(0, len(self.table.keys), "messages", max(0.0, self._left_s())))
+        try:
+            self.data = msgspec.structs.replace(self.data, messages=self._messages(seconds))
+        except DistredgeError as reason:
+            self._no_messages = str(reason)
 
     def _measure_ends(self) -> None:
         copy = measure_copy(min(1.0, self.plan.budget_s / 40))
@@ -245,7 +297,7 @@ class Measuring:
         checks = [check for times in self._segments for check in times.checks(profile)]
         if not checks:
             return
-        found = correction(checks)
+        found, self.expected = correction(checks, self.table.besides, self.data.copy.s_per_byte)
         segments = Segments(
             factor=rounded(found.factor), overhead_s=rounded(found.overhead_s), s_per_byte=rounded(found.s_per_byte)
         )

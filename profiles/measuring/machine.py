@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from distredge.processors import usable_cores
 from distredge.profiles.schema import Board
 
 SYS = Path("/sys")
@@ -30,6 +31,7 @@ def describe(threads: int, root: Path = SYS) -> Board:
         clock_hz=_clock_hz(root),
         governor=_read(root / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         threads=threads,
+        cores=usable_cores(),
         temperature_c=temperature_c(),
         throttled=throttled(root),
     )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
+from distredge.model.wires import FLOAT32_BYTES
 from distredge.profiles.measuring.bench import Bench, Effort
+from distredge.profiles.measuring.correcting import Beside
 from distredge.profiles.measuring.repeats import Series, rounded
 from distredge.profiles.measuring.row_sampling import RowSampler
 from distredge.profiles.measuring.segments import SegmentCase
 from distredge.profiles.measuring.windows import Alone, OperatorWindow, alone_of, shows_rows, whole_windows, windows_of
+from distredge.profiles.part_costs import edge_elements
 from distredge.profiles.schema import Measured, ProfileFile
 
 _LARGE_SHARE = 0.05
@@ -58,6 +62,7 @@ class OperatorTimes:
         self._totals: dict[tuple[object, int], Series] = {}
         self._curves: dict[OperatorWindow, dict[int, dict[int, Series]]] = {}
         self._begun: set[object] = set()
+        self.besides: list[Beside] = []
 
     def complete(self, key: str) -> bool:
         """Whether an operator is measured at all of its starting rows."""
@@ -104,11 +109,14 @@ class OperatorTimes:
             first: whether this is the first sweep.
             count: new row counts of one window at most, beyond its starting ones.
         """
-        for window in self._open:
-            name = f"{window.bench.graph.name}, {window.bench.graph.cuts[window.last].reference}"
-            for rows in self._rows(window, first, count):
-                yield f"{name}, {rows} rows", functools.partial(self._burst, window, rows)
-            self._begun.add(window)
+        # The first row counts of all windows, then the second: when time is short, something is known everywhere.
+        wanted = [self._rows(window, first, count) for window in self._open]
+        for round_ in itertools.zip_longest(*wanted):
+            for window, rows in zip(self._open, round_, strict=True):
+                if rows is not None:
+                    name = f"{window.bench.graph.name}, {window.bench.graph.cuts[window.last].reference}"
+                    yield f"{name}, {rows} rows", functools.partial(self._burst, window, rows)
+        self._begun.update(self._open)
 
     def _rows(self, window: OperatorWindow, first: bool, count: int) -> tuple[int, ...]:
         sampler = replace(self._sampler, rows=window.height)
@@ -168,7 +176,11 @@ class OperatorTimes:
         for case in window.cases(rows):
             segment = window.bench.segment(case.part, case.layout)
             sample = window.bench.run(segment, self._effort)
-            total = total + float(np.median(sample.kernels_s))
+            if sample.kernels:
+                beside = np.median((sample.total_s - sample.kernels_s)[sample.counts])
+                edge_bytes = FLOAT32_BYTES * edge_elements(graph, case.part)
+                self.besides.append(Beside(float(beside), sample.kernels, edge_bytes))
+            total = total + float(np.median(sample.kernels_s[sample.counts]))
             for item in self._shown(window, case):
                 seconds = sample.operators.get(item.operator)
                 if seconds is None and graph.macs[item.operator]:
@@ -177,7 +189,7 @@ class OperatorTimes:
                     seconds = np.zeros(len(sample.total_s))
                 points = self._points.setdefault((item.key, item.inside), {}).setdefault(item.rows, {})
                 series = points.setdefault((window, item.operator), Series())
-                series.add(seconds)
+                series.add(seconds, sample.counts)
                 self._curves.setdefault(window, {}).setdefault(item.operator, {})[rows] = series
         self._totals.setdefault((window, rows), Series()).add(np.array([total]))
 
@@ -186,7 +198,7 @@ class OperatorTimes:
         part = alone.bench.operator_part(alone.operator, rows if alone.rows > 1 else alone.signature.rows)
         sample = alone.bench.run(alone.bench.segment(part), self._effort)
         series = self._totals.setdefault((alone, rows), Series())
-        series.add(sample.kernels_s)
+        series.add(sample.kernels_s, sample.counts)
         self._points.setdefault((alone.signature.key, True), {}).setdefault(rows, {})[alone] = series
 
 

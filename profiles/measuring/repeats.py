@@ -2,7 +2,8 @@
 
 Other programs, heat and the host of a virtual machine slow a processor down for seconds at a time, and nothing makes
 it faster than it is. So the same thing is measured in bursts that lie apart, and believed when the two fastest bursts
-agree: disturbed bursts never do so by chance as long as there are undisturbed ones.
+agree: disturbed bursts never do so by chance as long as there are undisturbed ones. Within a burst the faster half of
+the runs counts: programs on other cores take memory bandwidth for milliseconds at a time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def middle(values: NDArray[np.float64]) -> float:
     return float(np.sort(values)[quarter : len(values) - quarter].mean())
 
 
+def faster_half(seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns which of some seconds, (repeats,), are the faster half; (repeats,) bool."""
+    found: NDArray[np.bool_] = seconds <= np.median(seconds)
+    return found
+
+
 def spread_of(values: NDArray[np.float64]) -> float:
     """Returns half the distance between the quartiles of (repeats,) seconds, over their median."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
@@ -45,17 +52,25 @@ def rounded(value: float) -> float:
 
 @dataclass
 class Series:
-    """The bursts of one figure; each is (repeats,) seconds."""
+    """The bursts of one figure; each is (repeats,) seconds, `middles` what each burst says."""
 
     bursts: list[NDArray[np.float64]] = field(default_factory=list)
+    middles: list[float] = field(default_factory=list)
 
-    def add(self, seconds: NDArray[np.float64]) -> None:
-        """Adds a burst: (repeats,) seconds, >= 0."""
-        self.bursts.append(np.asarray(seconds, dtype=np.float64))
+    def add(self, seconds: NDArray[np.float64], counts: NDArray[np.bool_] | None = None) -> None:
+        """Adds a burst.
+
+        Args:
+            seconds: (repeats,) >= 0.
+            counts: (repeats,) which of them count; None takes the faster half.
+        """
+        burst = np.asarray(seconds, dtype=np.float64)
+        self.bursts.append(burst)
+        self.middles.append(middle(burst[faster_half(burst) if counts is None else counts]))
 
     @property
     def _fastest(self) -> list[float]:
-        return sorted(middle(burst) for burst in self.bursts)[:2]
+        return sorted(self.middles)[:2]
 
     @property
     def settled(self) -> bool:
@@ -68,7 +83,7 @@ class Series:
 
     @property
     def seconds(self) -> float:
-        """Mean of the two fastest bursts' medians."""
+        """Mean of what the two fastest bursts say."""
         return sum(self._fastest) / len(self._fastest)
 
     @property

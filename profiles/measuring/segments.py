@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +12,14 @@ import numpy as np
 from distredge.model.graph import Graph
 from distredge.model.laying_out import lay_out_decisions
 from distredge.model.layout import Layout, Part
+from distredge.model.operators import region_size
 from distredge.model.volumes import Decision
 from distredge.model.wires import FLOAT32_BYTES
-from distredge.profiles.measuring.least_squares import fit_robust
 from distredge.profiles.measuring.repeats import Series
-from distredge.profiles.part_costs import PartCosts
-from distredge.profiles.schema import Segments
+from distredge.profiles.part_costs import PartCosts, edge_elements
+
+_CHOSEN_OF = 4
+"""Random split-parts for each that is chosen for its edge."""
 
 if TYPE_CHECKING:
     from distredge.profiles.compute import ComputeProfile
@@ -32,6 +35,7 @@ class SegmentCase:
         rows: the split-part's rows of the volume's output.
         layout, part: what it computes.
         stage: its stage in the layout.
+        drawn: whether it was drawn at random; else it was chosen for much of its time being spent at its edge.
     """
 
     first: int
@@ -40,6 +44,7 @@ class SegmentCase:
     layout: Layout
     part: Part
     stage: int
+    drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Check:
         measured_s, predicted_s: seconds of it.
         sum_s: seconds of its operators, summed up.
         edge_bytes: bytes that enter and leave it, as `profiles.part_costs` counts them.
+        drawn: whether it was drawn at random.
     """
 
     name: str
@@ -58,6 +64,7 @@ class Check:
     predicted_s: float
     sum_s: float
     edge_bytes: int
+    drawn: bool = True
 
     @property
     def error(self) -> float:
@@ -90,6 +97,29 @@ def random_cases(graph: Graph, count: int, seed: int) -> Iterator[SegmentCase]:
         if case is not None and any(graph.macs[item.operator] for item in case.part.operators):
             found += 1
             yield case
+
+
+def edge_cases(graph: Graph, count: int, seed: int) -> list[SegmentCase]:
+    """Returns split-parts in which starting, and what enters and leaves, take much of the time, the most so first.
+
+    In most split-parts computing hides what these cost.
+
+    Args:
+        graph: the model.
+        count: how many.
+        seed: of the random ones among which they are chosen.
+    """
+
+    def products_per_element(case: SegmentCase) -> float:
+        shares = (
+            graph.macs[item.operator] * region_size(output, item.region) / max(1, math.prod(output.shape))
+            for item in case.part.operators
+            for output in [graph.tensors[graph.operators[item.operator].outputs[0]]]
+        )
+        return sum(shares) / max(1, edge_elements(graph, case.part))
+
+    found = sorted(random_cases(graph, _CHOSEN_OF * count, seed), key=products_per_element)
+    return [replace(case, drawn=False) for case in found[:count]]
 
 
 def make_case(graph: Graph, first: int, last: int, rows: tuple[int, ...], place: int) -> SegmentCase | None:
@@ -155,7 +185,8 @@ class SegmentTimes:
         """Times one segment once more."""
         case = self.cases[index]
         segment = self.bench.segment(case.part, case.layout)
-        self._series[index].add(self.bench.run(segment, self.effort, kernels=False).total_s)
+        sample = self.bench.run(segment, self.effort, kernels=False)
+        self._series[index].add(sample.total_s, sample.counts)
 
     def checks(self, profile: ComputeProfile) -> list[Check]:
         """Compares what was timed with a profile's predictions."""
@@ -168,6 +199,7 @@ class SegmentTimes:
                 costs.part_s(case.part),
                 costs.operators_s(case.part),
                 FLOAT32_BYTES * costs.edge_elements(case.part),
+                case.drawn,
             )
             for case, series in zip(self.cases, self._series, strict=True)
             if series.bursts
@@ -176,16 +208,3 @@ class SegmentTimes:
 
 def _cut_name(graph: Graph, cut: int) -> str:
     return graph.cuts[cut].reference if cut >= 0 else "input"
-
-
-def correction(checks: Sequence[Check]) -> Segments:
-    """Returns the coefficients that bring the sums of operators nearest to the measured segments.
-
-    Args:
-        checks: measured segments.
-    """
-    if not checks:
-        return Segments()
-    columns = [[1.0] * len(checks), [c.sum_s for c in checks], [float(c.edge_bytes) for c in checks]]
-    overhead_s, factor, s_per_byte = fit_robust(columns, [c.measured_s for c in checks])
-    return Segments(factor=factor or 1.0, overhead_s=overhead_s, s_per_byte=s_per_byte)

@@ -24,17 +24,32 @@ from distredge.profiles.modelling.published_tables import (
     Boards,
     Published,
     PublishedSource,
+    Reference,
     Start,
     Target,
     targets_of,
 )
-from distredge.profiles.schema import Board, Coefficients, Origin, ProfileFile, Rates, Residual, Runtime, Source
+from distredge.profiles.schema import (
+    Board,
+    Coefficients,
+    Copy,
+    Handling,
+    Messages,
+    Origin,
+    ProfileFile,
+    Rates,
+    Residual,
+    Runtime,
+    Source,
+)
 
 LATENCY_UNCERTAINTY = 0.04
 RATES = ("winograd", "conv", "pointwise", "depthwise")
 FITTED_TARGET = 0.15
 LEFT_OUT_TARGET = 0.30
 PAPER_SET = "distredge-paper"
+MESSAGE_SOURCES = ("messages", "score, cores", "score of the reference")
+"""What the sources of `messages_of` are called."""
 
 
 def make_board(entry: BoardEntry, boards: Boards, published: Published) -> ProfileFile:
@@ -71,20 +86,42 @@ def make_board(entry: BoardEntry, boards: Boards, published: Published) -> Profi
             power_mode=entry.power_mode,
             clock_hz=entry.clock_hz,
             threads=entry.threads,
+            cores=entry.cores,
         ),
         runtime=Runtime(name=entry.runtime, provider=entry.provider, precision=entry.precision),
         origin=Origin(
             kind="modelled",
             date="2026-11-22",
             note=_note(entry, residuals),
-            sources=(*sources, *entry.sources),
+            sources=(*sources, *entry.sources, *boards.reference.sources),
             residuals=residuals,
         ),
         copy=entry.copy,
         encrypt_s_per_byte=entry.encrypt_s_per_byte,
+        messages=messages_of(entry, boards.reference),
         memory_bytes=entry.memory_bytes,
         power=entry.power,
         coefficients=coefficients,
+    )
+
+
+def messages_of(entry: BoardEntry, reference: Reference) -> Messages:
+    """Returns what messages cost a board: the reference's figures by the ratio of the single-core scores."""
+    slower = reference.score / entry.score
+
+    def copy(found: Copy) -> Copy:
+        return Copy(fixed_s=digits(slower * found.fixed_s), s_per_byte=digits(slower * found.s_per_byte))
+
+    def handling(found: Handling) -> Handling:
+        return Handling(own=copy(found.own), io=copy(found.io), io_encrypted=copy(found.io_encrypted))
+
+    found = reference.messages
+    return Messages(
+        send=handling(found.send),
+        receive=handling(found.receive),
+        compress_s_per_byte=digits(slower * found.compress_s_per_byte),
+        expand_s_per_byte=digits(slower * found.expand_s_per_byte),
+        source=f"measured on a core of PHPBench {reference.score:g}, scaled to this board's {entry.score:g}",
     )
 
 
@@ -169,12 +206,13 @@ def scaled(coefficients: Coefficients, faster: float) -> Coefficients:
     )
 
 
+def digits(value: float) -> float:
+    """A number with three digits."""
+    return float(f"{value:.3g}")
+
+
 def rounded(coefficients: Coefficients) -> Coefficients:
     """Coefficients with three digits: more than any of them has."""
-
-    def digits(value: float) -> float:
-        return float(f"{value:.3g}")
-
     rates = {name: digits(getattr(coefficients.rates, name)) for name in Rates.__struct_fields__}
     return msgspec.structs.replace(
         coefficients,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from distredge.profiles.modelling.boards import PAPER_SET, rounded, scaled, whole_s
+from distredge.profiles.modelling.boards import MESSAGE_SOURCES, PAPER_SET, rounded, scaled, whole_s
 from distredge.profiles.modelling.published_tables import Bars, load_bars
 from distredge.profiles.schema import Origin, ProfileFile, Residual, Source
 
@@ -83,6 +83,15 @@ def make_paper_set(default: Mapping[str, ProfileFile]) -> tuple[ProfileFile, ...
 
 def _calibrated(data: ProfileFile, bars: Sequence[Bar], table: Bars) -> ProfileFile:
     used = [bar for bar in bars if bar.model == CALIBRATED]
+    # The papers count messages as `copy` and encryption do, and no processor's time beside it.
+    data = msgspec.structs.replace(
+        data,
+        device=msgspec.structs.replace(data.device, cores=None),
+        messages=None,
+        origin=msgspec.structs.replace(
+            data.origin, sources=tuple(s for s in data.origin.sources if s.what not in MESSAGE_SOURCES)
+        ),
+    )
     assert data.coefficients is not None
     if not used:
         note = f"{data.origin.note} No bar of Offload is of this board: as in the default set."

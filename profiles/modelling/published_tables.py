@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from distredge.checked_reading import decode_toml
 from distredge.errors import ProfileError
-from distredge.profiles.schema import Copy, Name, NotNegative, Positive, Power, Source
+from distredge.profiles.schema import Copy, Count, Messages, Name, NotNegative, Positive, Power, Source
 
 T = TypeVar("T")
 
@@ -64,6 +64,14 @@ class Start(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: Name
 
 
+class Reference(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The processor whose messages were measured: what they cost it, and its `BoardEntry.score`."""
+
+    score: Positive
+    messages: Messages
+    sources: tuple[Source, ...]
+
+
 class BoardEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One board of `data/boards.toml`.
 
@@ -72,6 +80,8 @@ class BoardEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         units: tiles that run at once.
         memory_bytes_per_s: where the memory rates start.
         faster: factor on the fitted rates when the figures are of a faster sibling (above 1: that one is faster).
+        cores: of the processor that the worker's own code runs on.
+        score: PHPBench of one core of that processor, by which the costs of messages are scaled.
         like: board whose fitted coefficients are scaled instead of a fit; None fits.
     """
 
@@ -81,6 +91,8 @@ class BoardEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clock_hz: Positive | None = None
     power_mode: str = ""
     threads: int = 1
+    cores: Count
+    score: Positive
     runtime: Name
     provider: Name
     precision: Literal["float32", "float16", "int8"]
@@ -102,6 +114,7 @@ class Boards(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file `data/boards.toml`."""
 
     format: Literal["distredge.boards/1"]
+    reference: Reference
     start: dict[str, Start]
     board: tuple[BoardEntry, ...]
 

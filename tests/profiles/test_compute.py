@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from importlib import resources
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,14 @@ from hypothesis import strategies as st
 
 from distredge.errors import ProfileError
 from distredge.model.signatures import Signature
-from distredge.profiles.compute import ComputeProfile, load_profile, shipped_profiles, user_profile_path
-from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
+from distredge.profiles.compute import (
+    ComputeProfile,
+    load_profile,
+    shipped_profiles,
+    user_profile_path,
+    write_profile,
+)
+from distredge.profiles.schema import Board, Copy, Handling, Measured, Messages, Origin, ProfileFile, Runtime
 
 
 def conv(rows: int = 56, channels: int = 64, kernel: int = 3, stride: int = 1, group: int = 1) -> Signature:
@@ -173,3 +180,31 @@ def test_this_machine_is_the_users_measured_profile_once_there_is_one(
     profile = measured((1, 4), (1e-3, 2.5e-3))
     profile.save(user_profile_path())
     assert load_profile("this-machine") == profile
+
+
+def test_a_profile_without_message_costs_has_those_of_copies_and_encryption(tmp_path: Path) -> None:
+    text = json.loads((resources.files("distredge.profiles.data") / "distredge-paper-nano.json").read_bytes())
+    text["device"].pop("cores", None)
+    assert "messages" not in text
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(text))
+    profile = ComputeProfile.load(path)
+    assert profile.board.cores is None
+    for end in (profile.messages.send, profile.messages.receive):
+        assert (end.own.fixed_s, end.own.s_per_byte) == (profile.copy_fixed_s, profile.copy_s_per_byte)
+        assert end.io == Copy()
+        assert end.io_encrypted == Copy(s_per_byte=profile.encrypt_s_per_byte)
+
+
+def test_message_costs_are_kept_in_the_file(tmp_path: Path) -> None:
+    end = Handling(own=Copy(fixed_s=1e-4, s_per_byte=1e-10), io=Copy(fixed_s=2e-5))
+    messages = Messages(send=end, receive=end, compress_s_per_byte=2e-10, source="here")
+    data = msgspec.structs.replace(measured((1, 2), (1.0, 2.0)).data, messages=messages)
+    write_profile(data, tmp_path / "p.json")
+    assert ComputeProfile.load(tmp_path / "p.json").messages == messages
+
+
+def test_below_the_fewest_measured_rows_times_fall_to_nothing() -> None:
+    # As in a profile whose measuring was broken off: 14 of 56 rows do not cost what 56 do.
+    table = measured((56,), (28.0,)).table_s(conv(), 56)
+    assert table[[0, 14, 28, 56]].tolist() == pytest.approx([0.0, 7.0, 14.0, 28.0])

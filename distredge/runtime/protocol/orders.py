@@ -6,6 +6,8 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from distredge.runtime.protocol.device_plan import DevicePlan
+
 MAX_ORDER_BYTES: Final = 1024 * 1024
 
 STOP_S: Final = 3.0
@@ -45,3 +47,32 @@ class Bound(Struct, frozen=True):
     control: str = ""
     data: str = ""
     error: str = ""
+
+
+class EndRequest(Struct, frozen=True):
+    """What `worker.message_end` is asked for, after its order: perhaps to take a plan, and always for a reading.
+
+    Attributes:
+        plan: to take; None takes none.
+        reads: number of the plan, and `since` the first frame of it, of whose messages the reading tells.
+    """
+
+    plan: DevicePlan | None = None
+    reads: int = 0
+    since: int = 0
+
+
+class EndReading(Struct, frozen=True):
+    """Processor time that an end has used since it began, and how long its messages were on the way.
+
+    Attributes:
+        receiving_s: of the thread of its data plane, without computing and sending.
+        sending_s: of that thread, packing and sending.
+        io_s: of the transport's threads.
+        on_the_way_s: seconds of each message that it received, from the sender's hand-over until it was taken up.
+    """
+
+    receiving_s: float
+    sending_s: float
+    io_s: float
+    on_the_way_s: tuple[float, ...]

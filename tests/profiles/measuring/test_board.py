@@ -9,18 +9,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from distredge.errors import ProfileError
+from distredge.errors import ExecutionError, ProfileError
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.operators import Kind
 from distredge.model.wires import FLOAT32_BYTES
+from distredge.processors import usable_cores
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
 from distredge.profiles.measuring.board import Measuring, MeasuringPlan, MeasuringProgress, check_same, warnings_of
-from distredge.profiles.measuring.segments import Check, correction, make_case, random_cases
+from distredge.profiles.measuring.segments import SegmentCase, edge_cases, make_case, random_cases
 from distredge.profiles.measuring.verify import verify
 from distredge.profiles.measuring.windows import alone_of, windows_of
-from distredge.profiles.part_costs import PartCosts
+from distredge.profiles.part_costs import PartCosts, edge_elements
+from distredge.profiles.schema import Copy, Handling, Messages
 
 BRIEF = Effort(least=2, most=3, least_s=0.0, seconds=0.01, spread=1.0)
 # More seconds than a test may take: measuring ends when there is nothing left to measure.
@@ -224,7 +226,6 @@ def test_a_small_budget_is_kept_and_going_on_ends_with_everything(graph: Graph, 
     assert data.operators
     assert any("operators are not finished" in line for line in first.missing)
     assert any("copies and encryption" in line for line in first.missing)
-    assert any("no segment was timed" in line for line in first.missing)
     sizes = [sum(len(entry.rows) for entry in (data.operators or {}).values())]
     for _ in range(2):
         again = Measuring([graph], EngineSettings(), plan, path, start=ComputeProfile.load(path).data)
@@ -238,14 +239,49 @@ def test_a_small_budget_is_kept_and_going_on_ends_with_everything(graph: Graph, 
     assert all(entry.complete for entry in (data.operators or {}).values())
 
 
-def test_a_correction_finds_factor_overhead_and_edge() -> None:
-    rng = np.random.default_rng(0)
-    sums, edges = rng.uniform(1e-3, 1e-2, 12), rng.uniform(1e5, 1e7, 12)
-    measured = 2e-5 + 1.1 * sums + 7e-11 * edges
-    checks = [Check("", m, 0.0, s, int(e)) for m, s, e in zip(measured, sums, edges, strict=True)]
-    found = correction(checks)
-    assert (found.factor, found.s_per_byte) == (pytest.approx(1.1, rel=1e-3), pytest.approx(7e-11, rel=1e-2))
-    assert found.overhead_s == pytest.approx(2e-5, rel=1e-2)
-    disturbed = [*checks, *(replace(check, measured_s=2 * check.measured_s) for check in checks[:3])]
-    assert correction(disturbed).factor == pytest.approx(1.1, rel=2e-2)
-    assert correction([]).factor == 1.0
+def test_messages_are_measured_once_and_a_failure_is_said(graph: Graph, tmp_path: Path) -> None:
+    found = Messages(send=Handling(own=Copy(fixed_s=1e-4)))
+    asked: list[float] = []
+
+    def measure(seconds: float) -> Messages:
+        asked.append(seconds)
+        return found
+
+    plan = replace(PLAN, budget_s=0.0)
+    data = Measuring([graph], EngineSettings(), plan, messages=measure).run()
+    assert data.messages == found
+    assert data.device.cores == usable_cores()
+    again = Measuring([graph], EngineSettings(), plan, start=data, messages=measure)
+    assert again.run().messages == found
+    assert len(asked) == 1
+
+    def fail(seconds: float) -> Messages:
+        raise ExecutionError("one end did not start")
+
+    failing = Measuring([graph], EngineSettings(), plan, messages=fail)
+    assert failing.run().messages is None
+    assert any("one end did not start" in line for line in failing.missing)
+
+
+def test_the_time_stretches_only_while_others_have_the_processor(graph: Graph) -> None:
+    strict = Measuring([graph], EngineSettings(), replace(PLAN, budget_s=100.0))
+    patient = Measuring([graph], EngineSettings(), replace(PLAN, budget_s=100.0, stretch=3.0))
+    for measuring in (strict, patient):
+        # Twenty seconds by the clock, of which this process computed five.
+        measuring._began_s -= 20.0
+        measuring._began_cpu_s -= 5.0
+    assert strict._left_s() == pytest.approx(80.0, abs=1.0)
+    assert 92.0 < patient._left_s() < 95.0
+
+
+def test_segments_are_chosen_for_their_edges(graph: Graph) -> None:
+    def products_per_element(case: SegmentCase) -> float:
+        rows = sum(graph.macs[item.operator] * item.region.rows.size for item in case.part.operators)
+        return rows / edge_elements(graph, case.part)
+
+    chosen = edge_cases(graph, 6, 3)
+    assert len(chosen) == 6
+    assert not any(case.drawn for case in chosen)
+    drawn = list(random_cases(graph, 24, 3))
+    assert all(case.drawn for case in drawn)
+    assert np.median([*map(products_per_element, chosen)]) < np.median([*map(products_per_element, drawn)])

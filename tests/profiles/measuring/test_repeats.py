@@ -72,3 +72,12 @@ def test_a_fit_keeps_coefficients_from_falling_below_zero() -> None:
     assert 2.0 < slope < 3.0
     # Weighted, a value that counts nothing changes nothing.
     assert fit_nonnegative([[1.0] * 3], [5.0, 5.0, 50.0], weights=[1.0, 1.0, 0.0]) == pytest.approx((5.0,))
+
+
+def test_the_faster_half_of_a_burst_counts() -> None:
+    series = Series()
+    series.add(np.array([1.0, 1.0, 1.0, 1.0, 3.0, 4.0, 5.0]))
+    series.add(np.array([1.0, 5.0, 2.0]), counts=np.array([False, True, False]))
+    assert series.middles == [1.0, 5.0]
+    assert series.seconds == 3.0
+    assert series.repeats == 10

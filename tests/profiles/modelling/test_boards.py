@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from distredge.errors import ProfileError
-from distredge.profiles.compute import load_profile, shipped_profiles
+from distredge.profiles.compute import load_profile, load_shipped, shipped_profiles
 from distredge.profiles.modelling.boards import (
     FITTED_TARGET,
     LEFT_OUT_TARGET,
+    MESSAGE_SOURCES,
     fit,
     make_board,
     operators_of,
@@ -101,3 +102,26 @@ def test_the_segmentation_network_of_the_published_series_has_its_size() -> None
     macs = sum(s.macs for s in operators_of("fcn-resnet18-512x320"))
     # ResNet-18 without its classifier, 1.81 G at 224x224, and a head of 0.59 M at each of 16 x 10 places.
     assert macs == pytest.approx(1.814e9 * 512 * 320 / 224**2 + 0.593e6 * 160, rel=0.01)
+
+
+def test_messages_cost_a_board_as_much_more_as_its_processor_is_slower() -> None:
+    boards = load_boards()
+    for entry in boards.board:
+        profile = load_profile(entry.name)
+        slower = boards.reference.score / entry.score
+        found, reference = profile.messages, boards.reference.messages
+        assert found.receive.own.fixed_s == pytest.approx(slower * reference.receive.own.fixed_s, rel=0.01)
+        assert found.send.io_encrypted.s_per_byte == pytest.approx(
+            slower * reference.send.io_encrypted.s_per_byte, rel=0.01
+        )
+        assert found.compress_s_per_byte == pytest.approx(slower * reference.compress_s_per_byte, rel=0.01)
+        assert found.source
+        assert profile.board.cores == entry.cores
+        assert set(MESSAGE_SOURCES) <= {source.what for source in profile.source.sources}
+
+
+def test_the_papers_boards_have_no_message_costs_of_their_own() -> None:
+    for name in ("pi3", "nano", "tx2", "xavier"):
+        profile = load_shipped(f"distredge-paper:{name}")
+        assert profile.data.messages is None
+        assert not set(MESSAGE_SOURCES) & {source.what for source in profile.source.sources}
