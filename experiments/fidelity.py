@@ -49,6 +49,7 @@ from distredge.profiles.compute import ComputeProfile, user_profile_path
 from distredge.profiles.measuring.bench import EngineSettings
 from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan
 from distredge.profiles.schema import ProfileFile
+from distredge.runtime.hosting.message_costs import measure_messages
 
 MODELS = ("vgg16", "resnet50", "mobilenet-v2", "efficientnet-lite0")
 QUICK_S = 200.0
@@ -204,7 +205,8 @@ def _own_profile(path: Path, *, quick: bool) -> ComputeProfile:
     start = None
     if not quick and path.is_file():
         profile = ComputeProfile.load(path)
-        if all(profile.covers(s) for graph in graphs for s in graph.signatures if s is not None):
+        covered = all(profile.covers(s) for graph in graphs for s in graph.signatures if s is not None)
+        if covered and profile.data.messages is not None:
             return profile
         start = profile.data
     print("measures this machine", file=sys.stderr, flush=True)
@@ -219,7 +221,8 @@ def _measure_machine(
     graphs: Sequence[Graph], plan: MeasuringPlan, path: Path | None, start: ProfileFile | None
 ) -> ProfileFile:
     names = [graph.name for graph in graphs]
-    return Measuring(graphs, EngineSettings(), plan, path, "this-machine", names, start).run()
+    name = "this-machine"
+    return Measuring(graphs, EngineSettings(), plan, path, name, names, start, messages=measure_messages).run()
 
 
 @contextlib.contextmanager
