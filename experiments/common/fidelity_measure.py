@@ -64,11 +64,11 @@ def key_of(set_up: SetUp, draft: Draft) -> str:
     return f"{set_up.name}-{draft.number}"
 
 
-def auto_options(graph: Graph) -> dict[str, dict[str, Any]]:
-    """What `auto` is offered: everything that leaves the output as it is, or plain float32."""
+def auto_options(graph: Graph, set_up: SetUp) -> dict[str, dict[str, Any]]:
+    """What `auto` is offered: everything that leaves the output as it is and can be told there, or plain float32."""
     pixels = ("uint8",) if graph.preprocess is not None else ("float32",)
     return {
-        "auto-lossless": {"input_dtypes": pixels, "wires": exact_wires(), "boundary_first": True},
+        "auto-lossless": {"input_dtypes": pixels, "wires": exact_wires(packed=set_up.real), "boundary_first": True},
         "auto-float32": {},
     }
 
@@ -111,7 +111,7 @@ def run_set_up(
             note(f"{key_of(set_up, draft)}: {draft.method} plans")
             strategies.append((draft, make_strategy(problem, draft)))
     pairs = []
-    for name, options in auto_options(graph).items():
+    for name, options in auto_options(graph, set_up).items():
         if f"{set_up.name}-{name}" in missing:
             note(f"{set_up.name}-{name}: plans")
             offered = dataclasses.replace(problem, **options)

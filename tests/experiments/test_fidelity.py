@@ -34,7 +34,7 @@ from distredge.experiments.common.fidelity_strategies import (
 from distredge.latency import simulate
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.model.wires import RUNNABLE_WIRES
+from distredge.model.wires import RUNNABLE_WIRES, is_packed
 from distredge.planners import METHODS
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile, load_shipped
@@ -125,6 +125,7 @@ def test_the_campaign_covers_what_it_says() -> None:
     ):
         assert told == {False, True}
     assert {d.wire for _, d in every} == set(RUNNABLE_WIRES)
+    assert not any(is_packed(d.wire) for s, d in every if s.engine == "sleep")
     # Two plans of `auto` on each.
     assert 2 * len(set_ups("test")) >= 30
 
