@@ -151,7 +151,7 @@ def test_wrong_fields(content: dict[str, Any], change: dict[str, Any], message: 
         ({"ends_at": []}, "volumes[0].ends_at: found []"),
         ({"split": "in_channels"}, "volumes[0].split: found 'in_channels', accepted: 'rows'"),
         ({"split": "diagonal"}, "volumes[0].split: found 'diagonal'"),
-        ({"wire": "int4"}, "volumes[0].wire: found 'int4', accepted: 'float32' or 'float16' or 'int8'"),
+        ({"wire": "int4"}, "volumes[0].wire: found 'int4', accepted: 'float32' or 'float32-packed' or 'float16' or "),
         ({"boundary_first": 1}, "volumes[0].boundary_first: found 1, accepted: bool"),
         ({"row": []}, "volumes[0].row: unknown key; did you mean 'rows'?"),
     ],

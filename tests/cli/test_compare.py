@@ -213,6 +213,20 @@ def test_a_simulation_is_compared_with_one_device_under_the_same_options(
     assert told["offload_latency_s"] == pytest.approx(predicted["offload_latency_s"])
 
 
+def test_packed_strategies_are_compared_under_shared_links(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "s.json"
+    run(capsys, "plan", "--method", "modnn", "--out", str(out))
+    strategy = Strategy.load(out)
+    packed = [dataclasses.replace(volume, wire="float32-packed") for volume in strategy.volumes]
+    strategy.replace(volumes=tuple(packed)).save(out)
+    arguments = ("--methods", "offload", "--strategy", str(out))
+    code, _, err = run(capsys, "compare", *arguments, "--link-model", "independent")
+    assert (code, "float32-packed between volumes; give --link-model shared" in err) == (2, True)
+    code, table, _ = run(capsys, "compare", *arguments, "--link-model", "shared")
+    assert code == 0
+    assert "lossy" not in table
+
+
 def test_lossy_strategies_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "s.json"
     run(capsys, "plan", "--method", "modnn", "--out", str(out))

@@ -28,6 +28,7 @@ FILES = (
     "latency.kernel.fair_shares",
     "latency.kernel.general_path",
     "latency.kernel.independent_links",
+    "latency.kernel.processor_time",
     "latency.kernel.shared_links",
     "latency.kernel.traffic",
     "latency.tables.columns",

@@ -28,8 +28,9 @@ position has done the volumes given: what an environment needs after every step.
 message would have to cross a link that is down.
 
 Supported: `independent` and `shared` links (max-min fair, exactly), rates that vary over time, one medium for all
-under `shared`, encryption, partial sums, several live tensors at a cut, all wires, volumes that send their boundary
-first, a requester on a device's board. Not supported (`Unsupported` says so; the simulator prices it): grids with
+under `shared`, what messages cost the processor and devices that share a computer likewise, encryption, partial sums,
+several live tensors at a cut, all wires, volumes that send their boundary first, a requester on a device's board. Not
+supported (`Unsupported` says so; the simulator prices it): grids with
 columns, one medium under `independent`, several images in flight, spans and the critical path, operators whose need of
 rows does not rise with their output rows.
 

@@ -11,7 +11,8 @@ from distredge.errors import ConfigError, located
 from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.latency.costs.links import ClusterLinks
 from distredge.latency.costs.memory import peak_memory_bytes
-from distredge.latency.simulator.simulation import Message, Simulation, Work, run
+from distredge.latency.simulator.simulation import Simulation, run
+from distredge.latency.simulator.under_way import Message, Work
 from distredge.model.laying_out import lay_out
 from distredge.timeline import Span, Timeline
 

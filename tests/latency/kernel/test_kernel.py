@@ -26,8 +26,11 @@ from onnx import TensorProto, helper, numpy_helper
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster
 from distredge.errors import ProfileError, StrategyError
 from distredge.latency import StepSimulator, simulate
+from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.latency.kernel import kernel
+from distredge.latency.kernel.arguments import Found
 from distredge.latency.kernel.kernel import Kernel, Unsupported, kernel_of
+from distredge.latency.simulator.figures import measure
 from distredge.latency.simulator.simulation import run
 from distredge.latency.tables import columns
 from distredge.model import zoo
@@ -245,6 +248,30 @@ def test_the_kernel_equals_the_simulator(lab: Any, data: st.DataObject) -> None:
         assert any(op.op_type == "GlobalAveragePool" for op in graph.operators)
         return
     assert latency_s == pytest.approx(reference_s(problem, strategy, start_s), rel=CLOSE, abs=1e-15)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_loads_are_those_of_the_simulation(lab: Any, data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    cluster = data.draw(clusters(lab, graph))
+    strategy = data.draw(plans(graph, cluster))
+    found = Kernel(graph, [cluster])
+    arrays = found.plans(**found.encode([strategy]))
+    try:
+        found.latency_s(**found.encode([strategy]))
+    except Unsupported:
+        return
+    room = Found(np.empty(1), np.empty((0, arrays.order.shape[1])), np.empty((1, arrays.order.shape[1])), np.empty(1))
+    found.call_general(arrays, room, nearby=False)
+    problem = Problem(graph, cluster)
+    layout = lay_out(graph, strategy)
+    busy_s = np.zeros(arrays.order.shape[1])
+    for work in run(problem, layout, strips=strip_seconds(problem, layout)).frames[0].works:
+        busy_s[work.device] += work.busy_s
+    assert room.busy_s[0] == pytest.approx(busy_s, rel=CLOSE, abs=1e-15)
+    period_s = max(room.link_s[0], *room.busy_s[0])
+    assert period_s == pytest.approx(measure(problem, strategy).period_s, rel=CLOSE, abs=1e-15)
 
 
 @settings(max_examples=60)
