@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from distredge.latency import evaluate
+from distredge.latency.costs.computers import access_of, has_spare_core
 from distredge.latency.simulator.simulation import part_seconds
 from distredge.model.layout import REQUESTER
 from distredge.profiles.compute import THIS_MACHINE, load_profile
@@ -29,12 +30,12 @@ from distredge.testbed.pace_table import (
     check_size,
 )
 from distredge.testbed.pace_table import TOLERANCE as TOLERANCE_S
-from distredge.testbed.places import crowding, has_spare_core, requester_profile, together
+from distredge.testbed.places import requester_profile, together
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from distredge.cluster import Cluster, Link
+    from distredge.cluster import Cluster, Device, Link, Requester
     from distredge.problem import Problem
     from distredge.runtime.deployment import Deployment
 
@@ -63,9 +64,7 @@ class Paces:
         check_size(len(layout.stages) + 1, len(layout.devices))
         self._seconds: Mapping[tuple[int, int], float] = {}
         if paced:
-            slower = crowding(self._cluster, layout)
-            seconds = part_seconds(problem, layout)
-            self._seconds = {key: value * slower.get(key, 1.0) for key, value in seconds.items()}
+            self._seconds = part_seconds(problem, layout)
         self.tolerance_s = TOLERANCE * evaluate(problem, deployment.strategy) if paced else 0.0
         self._here = load_profile(THIS_MACHINE).messages
 
@@ -89,7 +88,7 @@ class Paces:
 
     def _fill_handling(self, table: PaceTable, device: int, dilation: float) -> None:
         settings = table[SETTINGS]
-        spare = has_spare_core(self._cluster, self._name(device))
+        spare = has_spare_core(self._cluster, self._member(device))
         for end, at, here_at in (
             (self._handling(device, "send"), (SEND_FIXED, SEND_BYTE), (HERE_SEND_FIXED, HERE_SEND_BYTE)),
             (self._handling(device, "receive"), (RECEIVE_FIXED, RECEIVE_BYTE), (HERE_RECEIVE_FIXED, HERE_RECEIVE_BYTE)),
@@ -116,7 +115,7 @@ class Paces:
                 table[WIRE_BYTE, source + 1] = dilation * _BITS / min(rates)
         if self._paced:
             for end, kind in ((source, "send"), (device, "receive")):
-                if not has_spare_core(self._cluster, self._name(end)):
+                if not has_spare_core(self._cluster, self._member(end)):
                     continue
                 there = self._io(self._handling(end, kind))
                 here = self._io(self._here.send if kind == "send" else self._here.receive)
@@ -136,9 +135,12 @@ class Paces:
         return end.io_encrypted if self._encrypted else end.io
 
     def _links(self, device: int) -> tuple[Link, Link]:
-        name = self._name(device)
-        who = self._cluster.requester if name is None else self._cluster.device(name)
+        who = access_of(self._cluster, self._member(device))
         return who.uplink, who.downlink
+
+    def _member(self, device: int) -> Device | Requester:
+        name = self._name(device)
+        return self._cluster.requester if name is None else self._cluster.device(name)
 
     def _name(self, device: int) -> str | None:
         return None if device == REQUESTER else self._deployment.devices[device]

@@ -66,6 +66,7 @@ class Testbed:
     Attributes:
         cluster: the same, as a requester must see it: addresses, ports, keys, shared links, encryption.
         mode: the one in use.
+        keys: of all members; None without encryption.
         dilation: in use; 1 for "auto" before the first strategy.
 
     Raises:
@@ -95,7 +96,7 @@ class Testbed:
         self._paced, self._encrypted = paced, encrypted
         self._wanted = dilation
         self.dilation = 1.0 if dilation == "auto" else float(dilation)
-        self._keys = make_keys(cluster.names) if encrypted else None
+        self.keys = make_keys(cluster.names) if encrypted else None
         self._boards: Boards | None = None
         self._network: Network | None = None
         self._coordinator: Coordinator | None = None
@@ -109,7 +110,7 @@ class Testbed:
             self._links = Relays(len(self._places), self._requester_index)
         self._shaping = Shaping(self._links, self._places)
         try:
-            self._boards = Boards(self._seats(cluster, pinned or {}), self._keys, engine, paced, os.getpid())
+            self._boards = Boards(self._seats(cluster, pinned or {}), self.keys, engine, paced, os.getpid())
             self._addresses = self._boards.addresses
             if isinstance(self._links, Relays):
                 self._addresses = self._through(self._links, self._addresses)
@@ -223,7 +224,7 @@ class Testbed:
     def _connected(self) -> Coordinator:
         """The coordinator; its sockets, and the threads behind them, are made in the requester's namespace."""
         if self._coordinator is None:
-            security = self._keys[REQUESTER_NAME].for_requester() if self._keys is not None else None
+            security = self.keys[REQUESTER_NAME].for_requester() if self.keys is not None else None
             with on_time(self._paced), self._links.entered(self._requester_index):
                 inner = ZmqNetwork(security)
                 # The first socket starts the threads that make all others.
