@@ -298,6 +298,8 @@ class Measuring:
         if not checks:
             return
         found, self.expected = correction(checks, self.table.besides, self.data.copy.s_per_byte)
+        if self.expected is None:
+            return
         segments = Segments(
             factor=rounded(found.factor), overhead_s=rounded(found.overhead_s), s_per_byte=rounded(found.s_per_byte)
         )

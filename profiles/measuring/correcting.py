@@ -30,7 +30,7 @@ _NO_COPY_S_PER_BYTE = 1e-10
 _LEAST_CHECKS = 4
 _FOLDS = 10
 _LEAST_S = 1e-6
-_BETTER = 0.95
+_BETTER = 0.97
 """More terms must bring the error on segments left out below this share of what it is without them."""
 
 _TERMS: Final = ((), ("edge",), ("factor",), ("edge", "factor"))
@@ -89,7 +89,7 @@ def correction(
     fit = _Fit(checks, edge)
     chosen: tuple[str, ...] = _TERMS[0]
     for terms in _TERMS[1:]:
-        if fit.left_out(terms).mean() < _BETTER * fit.left_out(chosen).mean():
+        if _typical(fit.left_out(terms)) < _BETTER * _typical(fit.left_out(chosen)):
             chosen = terms
     errors = fit.left_out(chosen)
     overhead_s, factor, s_per_byte = fit.coefficients(chosen, np.arange(len(checks)))
@@ -108,6 +108,11 @@ def _edge_bounds(besides: Sequence[Beside], most_s_per_byte: float) -> tuple[tup
     bounds = [(0.0, float(np.median(seconds))), (0.0, most_s_per_byte), (0.0, math.inf)]
     overhead_s, s_per_byte, _ = fit_robust(columns, seconds, bounds)
     return (0.0, overhead_s), (s_per_byte / 2, min(2 * s_per_byte, most_s_per_byte))
+
+
+def _typical(errors: NDArray[np.float64]) -> float:
+    """Mean error, of which a segment that was disturbed beyond use has no more than one that is off by half."""
+    return float(np.minimum(errors, 0.5).mean())
 
 
 class _Fit:
