@@ -14,13 +14,14 @@ from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency import offload
+from distredge.planners.budget import Budget
 from distredge.planners.common.building import predict
+from distredge.planners.common.converting import converted
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
     from distredge.agents.training import EpisodeReport, Trained
     from distredge.envs.volumes import VolumesEnv
-    from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -51,6 +52,8 @@ def make_env(problem: Problem, config: TrainingConfig) -> VolumesEnv:
 def found_strategy(problem: Problem, config: TrainingConfig, trained: Trained, **settings: Any) -> Strategy:
     """Returns what a training run found, with where it comes from and what it is predicted to cost.
 
+    The environments know neither boundary rows first nor several wires: what was found is given them afterwards.
+
     Args:
         problem: model and cluster.
         config: of the run.
@@ -72,7 +75,9 @@ def found_strategy(problem: Problem, config: TrainingConfig, trained: Trained, *
         **settings,
     }
     planner = PlannerRef(METHOD_PARTITION if partitions else METHOD, config.seed, origin)
-    return predict(problem, trained.best.strategy.replace(planner=planner))
+    return predict(
+        problem, converted(problem, trained.best.strategy.replace(planner=planner), Budget(evaluations=1000))
+    )
 
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:

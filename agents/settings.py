@@ -62,6 +62,7 @@ class TrainingConfig:
         eval_freq: episodes between two episodes without exploration; 0 for none.
         save_freq: episodes between two checkpoints; 0 for none.
         hyperparameters: of the algorithm, complete.
+        as_published: whether the strategy keeps to what the papers have (`Problem.as_published`).
 
     Raises:
         ConfigError: naming the key that is wrong.
@@ -79,6 +80,7 @@ class TrainingConfig:
     eval_freq: int = 0
     save_freq: int = 0
     hyperparameters: Hyperparameters = field(default_factory=dict)
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         check_algorithm(self.algo)
@@ -98,6 +100,8 @@ class TrainingConfig:
         for key in ("model", "cluster", "device"):
             if not isinstance(getattr(self, key), str):
                 raise ConfigError(located("configuration", key, getattr(self, key), "a text"))
+        if not isinstance(self.as_published, bool):
+            raise ConfigError(located("configuration", "as_published", self.as_published, "true or false"))
         if self.input_shape is not None:
             object.__setattr__(self, "input_shape", _sizes(self.input_shape))
         object.__setattr__(self, "hyperparameters", self._merged())

@@ -4,7 +4,7 @@ A file::
 
     format = "distredge.cluster/1"
     name = "two-boards"
-    link_model = "independent"          # or "shared": concurrent transfers on one access link share it
+    link_model = "shared"               # where missing; or "independent": the papers' assumption
 
     [requester]
     link = { rate_bps = "unbounded" }   # without it: its device's link, else the largest rate of the devices
@@ -155,8 +155,8 @@ class Cluster:
         name: for reports.
         requester: who asks.
         devices: at least one, names unique.
-        link_model: "independent": every pair gets the smaller of the two rates; "shared": what crosses an access link
-            at the same time shares it, max-min fair.
+        link_model: "shared": what crosses an access link at the same time shares it, max-min fair; "independent":
+            every pair gets the smaller of the two rates, as the published experiments assume.
         shared_medium: whether all links share one medium (Wi-Fi airtime).
         encrypted: whether encryption's cost per byte is counted.
         description, source: for people.
@@ -167,7 +167,7 @@ class Cluster:
     name: str
     requester: Requester
     devices: tuple[Device, ...]
-    link_model: LinkModel = "independent"
+    link_model: LinkModel = "shared"
     shared_medium: bool = False
     encrypted: bool = False
     description: str = ""
@@ -320,7 +320,7 @@ class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: _Name
     description: str = ""
     source: str = ""
-    link_model: LinkModel = "independent"
+    link_model: LinkModel = "shared"
     shared_medium: bool = False
     encrypted: bool = False
     requester: _RequesterFile = msgspec.field(default_factory=_RequesterFile)

@@ -1,17 +1,29 @@
-"""What is asked: a model on a cluster, and what a plan may do."""
+"""What is asked: a model on a cluster, and what a plan may do.
+
+Which options go together is decided here: `Problem.lossless` is what commands, environments and experiments plan under
+unless they are told otherwise, `Problem.as_published` what the published systems had.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from distredge.cluster import covering
 from distredge.errors import ConfigError, UnsupportedModel, did_you_mean, located
-from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PACKED_WIRES, PLANNABLE_WIRES, VOLUME_WIRES, offered_wires
+from distredge.model.wires import (
+    EXACT_WIRES,
+    INPUT_DTYPES,
+    PACKED_WIRES,
+    PLANNABLE_WIRES,
+    VOLUME_WIRES,
+    WIRE_BYTES,
+    offered_wires,
+)
 
 if TYPE_CHECKING:
-    from distredge.cluster import Cluster
+    from distredge.cluster import Cluster, LinkModel
     from distredge.model.graph import Graph
 
 Objective = Literal["latency", "throughput", "energy"]
@@ -21,6 +33,9 @@ OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "energy")
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A model, a cluster, and the options that a planner may use.
+
+    Made plainly it offers float32 in and between, and what else is named; `lossless` offers all that leaves the output
+    unchanged.
 
     Attributes:
         graph: the model.
@@ -84,6 +99,87 @@ class Problem:
 
     def __repr__(self) -> str:
         return f"Problem({self.graph.name} on {self.cluster.name})"
+
+    @classmethod
+    def lossless(cls, graph: Graph, cluster: Cluster, **options: Any) -> Problem:
+        """Returns the problem with every option that leaves the output unchanged.
+
+        The input may travel as uint8 pixels where the model says how they become its input, rows in every exact wire,
+        what others wait for is computed and sent first, and devices stand in any order or are left out. Packed
+        wires are left out under independent links, where nobody prices what packing costs.
+
+        Args:
+            graph: the model.
+            cluster: the devices and their links.
+            **options: of `Problem`, in place of these; with `allow_lossy` every wire that can be planned is offered.
+
+        Raises:
+            ConfigError, UnsupportedModel: as `Problem`.
+        """
+        offered: dict[str, Any] = {
+            "input_dtypes": ("uint8", "float32") if takes_pixels(graph) else ("float32",),
+            "wires": offered_wires(options.get("allow_lossy", False), cluster.link_model == "shared"),
+            "boundary_first": True,
+            "free_order": True,
+        }
+        return cls(graph, cluster, **{**offered, **options})
+
+    @classmethod
+    def as_published(
+        cls, graph: Graph, cluster: Cluster, link_model: LinkModel = "independent", **options: Any
+    ) -> Problem:
+        """Returns the problem as the published systems have it: float32 in and between, all devices in their order.
+
+        Links are independent unless another model is given, and nothing is computed first: `planners.OVERLAPPING` names
+        the methods that are about that.
+
+        Args:
+            graph: the model.
+            cluster: the devices; its own link model is left aside.
+            link_model: of the links.
+            **options: of `Problem`, in place of these.
+
+        Raises:
+            ConfigError, UnsupportedModel: as `Problem`.
+        """
+        return cls(graph, replace(cluster, link_model=link_model), **{"free_order": False, **options})
+
+    @property
+    def regime(self) -> str:
+        """What a table's title calls the options: "as published", "lossless" or "lossy"."""
+        if self.allow_lossy:
+            return "lossy"
+        plain = self.input_dtypes == ("float32",) and self.wires == ("float32",)
+        return "as published" if plain and not self.free_order else "lossless"
+
+    @property
+    def options_in_words(self) -> str:
+        """The options that every method has, for people."""
+        words = [
+            f"{min(self.input_dtypes, key=WIRE_BYTES.__getitem__)} input",
+            f"{' or '.join(self.wires)} between volumes",
+        ]
+        words += ["boundary rows first"] if self.boundary_first else []
+        words += ["any order and subset of the devices" if self.free_order else "devices in the cluster's order"]
+        return ", ".join(words)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The same for machines, with the regime."""
+        return {
+            "regime": self.regime,
+            "input_dtypes": list(self.input_dtypes),
+            "wires": list(self.wires),
+            "boundary_first": self.boundary_first,
+            "free_order": self.free_order,
+        }
+
+
+def takes_pixels(graph: Graph) -> bool:
+    """Whether the input may be sent as uint8 pixels: the model says how one image becomes its one float32 input."""
+    if graph.preprocess is None or len(graph.input_names) != 1:
+        return False
+    return graph.tensors[graph.input_names[0]].dtype == "float32" and graph.preprocess.shape == graph.input_shapes[0]
 
 
 def _check_names(key: str, found: tuple[str, ...], accepted: tuple[str, ...]) -> None:

@@ -55,7 +55,7 @@ from distredge.planners.published.dpfp import speedup_estimate
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.modelled import profile_rows
-from distredge.profiles.schema import Copy, Segments
+from distredge.profiles.schema import Copy, Messages, Segments
 
 DPFP_CLAIMS = {"vgg16": 0.73, "resnet50": 0.71}
 DPFP_CLUSTERS = [
@@ -100,7 +100,7 @@ def as_assumed(graph: Graph, cluster: Cluster) -> Cluster:
             alone = dataclasses.replace(cluster, devices=(device,), requester=dataclasses.replace(cluster.requester))
             costs = VolumeCosts(Problem(graph, dataclasses.replace(alone, requester=_at(device.name))))
             seconds = float(costs.body_s[0] + costs.head_s[0])
-            free = msgspec.structs.replace(device.profile.data, segments=Segments(), copy=Copy())
+            free = msgspec.structs.replace(device.profile.data, segments=Segments(), copy=Copy(), messages=Messages())
             linear[device.profile] = LinearProfile(free, macs_per_s=sum(graph.macs) / seconds)
         links = {
             key: dataclasses.replace(getattr(device, key), fixed_s=0.0, rtt_s=0.0) for key in ("uplink", "downlink")

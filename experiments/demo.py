@@ -37,14 +37,14 @@ def main() -> None:
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     options = parser.parse_args()
 
-    print("1. Train an agent: VGG-16 on two Xavier and two Nano at 50 Mbit/s (modelled boards, simulated)")
+    print("1. Train an agent as the paper does: VGG-16 on two Xavier and two Nano at 50 Mbit/s (modelled, simulated)")
     said = run("train-agent", "--model", MODEL, "--cluster", CLUSTER, "--episodes", str(options.episodes),
-               "--seed", "1", "-f", options.runs)  # fmt: skip
+               "--seed", "1", "--as-published", "-f", options.runs)  # fmt: skip
     trained = Path(next(line.split(maxsplit=1)[1] for line in said.splitlines() if line.startswith("strategy")))
 
-    print("\n2. Compare it with the other methods on the same footing (simulated)")
+    print("\n2. Compare it with the other methods on the same footing, also as published (simulated)")
     run("distredge", "compare", "--model", MODEL, "--cluster", CLUSTER, "--methods", "offload,deepthings,auto",
-        "--strategy", str(trained), "--budget", "5")  # fmt: skip
+        "--as-published", "--strategy", str(trained), "--budget", "5")  # fmt: skip
 
     print(f"\n3. Deploy {DEPLOYED} on four worker processes of this machine, with a real photograph")
     run("distredge", "profile", "run", "--model", DEPLOYED, "--quick")

@@ -3,12 +3,13 @@
     python experiments/planner_quality.py --quick     price what is on record, run `search` and `auto` while time allows
     python experiments/planner_quality.py --full      run what is not on record yet; it may be stopped at any time
     python experiments/planner_quality.py --quick --regime paper --cases db-50,resnet50:na-nano
+    python experiments/planner_quality.py --records --regime all
 
-Regimes: see experiments/common/regimes.py. All latencies are simulated. `--full` adds every run to
-experiments/results/planner_quality/REGIME.jsonl with its seed, budget, date and number of processors; strategies that
-took long are kept there and priced again each time. `search` and `auto` are given 1 s up to 4 devices and 5 s with
-more, on the clock; in the random cases, and all others, in processor seconds of all threads together: 60, in the random
-cases 3 for the methods that only follow rules.
+Regimes: see experiments/common/regimes.py; `shared-lossless` unless `--regime` says otherwise. All latencies are
+simulated. `--full` adds every run to experiments/results/planner_quality/REGIME.jsonl with its seed, budget, date and
+number of processors; strategies that took long are kept there and priced again each time. `search` and `auto` are given
+1 s up to 4 devices and 5 s with more, on the clock; in the random cases, and all others, in processor seconds of all
+threads together: 60, in the random cases 3 for the methods that only follow rules.
 
 Prints a table of images per second (below them in each case those that DistrEdge reports, figures 6 to 9), one of
 ratios, and ends with one JSON object.
@@ -32,7 +33,7 @@ from distredge.experiments.common import published
 from distredge.experiments.common.draw import draw, drawn_problem
 from distredge.experiments.common.quality import LONG, Outcome, published_ratio, summarise
 from distredge.experiments.common.records import MethodRun, append, best_latency_s, compact, path_of, price, read
-from distredge.experiments.common.regimes import REGIMES, fingerprint, published_problem, seconds_for
+from distredge.experiments.common.regimes import DEFAULT, REGIMES, fingerprint, published_problem, seconds_for
 from distredge.latency import simulate
 from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
@@ -115,7 +116,8 @@ def _arguments() -> argparse.Namespace:
     how.add_argument("--quick", action="store_true", help="at most 5 minutes on 2 cores (the default)")
     how.add_argument("--full", action="store_true", help="run what is not on record; hours")
     how.add_argument("--records", action="store_true", help="only price what is on record")
-    parser.add_argument("--regime", default="all", help=f"{', '.join(REGIMES)} with commas between them, or all")
+    regimes = f"{DEFAULT} (the default), {', '.join(REGIMES)} with commas between them, or all"
+    parser.add_argument("--regime", default=DEFAULT, help=regimes)
     parser.add_argument("--cases", default="all", help="cluster, model:cluster or vgg16, with commas; none; or all")
     parser.add_argument("--random", type=int, default=RANDOM_CASES, help="how many cases drawn at random to look at")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"what --full runs, in this order: {', '.join(STEPS)}")

@@ -10,6 +10,7 @@ from distredge.cluster import Cluster, Device, Link, Requester, load_cluster, sh
 from distredge.errors import ClusterError, ProfileError
 from distredge.model.capture import load_model
 from distredge.problem import Problem
+from distredge.processors import usable_cores
 from distredge.profiles.compute import ComputeProfile, load_profile
 from distredge.profiles.network import Trace
 from distredge.profiles.schema import Board, Measured, Origin, ProfileFile, Runtime
@@ -65,6 +66,20 @@ def test_this_machine_has_four_single_threaded_workers() -> None:
     assert len(cluster.devices) == 4
     assert {d.threads for d in cluster.devices} == {1}
     assert {d.address for d in cluster.devices} == {"127.0.0.1"}
+
+
+def test_this_machines_workers_and_the_requester_share_its_cores() -> None:
+    cluster = load_cluster("this-machine")
+    assert {d.host for d in cluster.devices} == {cluster.requester.host} == {"this-machine"}
+    assert cluster.hosts == {"this-machine": usable_cores()}
+    assert cluster.link_model == "shared"
+
+
+def test_links_share_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert load_cluster(write(tmp_path, HEAD + DEVICE)).link_model == "shared"
+    assert load_cluster(write(tmp_path, HEAD + 'link_model = "independent"\n' + DEVICE)).link_model == "independent"
+    cluster = load_cluster("db-50")
+    assert Cluster("plain", cluster.requester, cluster.devices).link_model == "shared"
 
 
 def write(folder: Path, text: str) -> Path:

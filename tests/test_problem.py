@@ -20,8 +20,9 @@ from distredge.latency import offload, offload_latency_s, simulate
 from distredge.latency.costs.part_costs import part_costs
 from distredge.model import zoo
 from distredge.model.graph import Graph
-from distredge.model.wires import EXACT_WIRES
-from distredge.problem import Problem
+from distredge.model.wires import EXACT_WIRES, PLANNABLE_WIRES
+from distredge.planners import of_method
+from distredge.problem import Problem, takes_pixels
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,34 @@ def test_what_is_known_of_a_problem_goes_with_it(graph: Graph, cluster: Cluster)
     del problem
     gc.collect()
     assert costs() is None
+
+
+def test_lossless_offers_all_that_leaves_the_output_unchanged(graph: Graph, cluster: Cluster) -> None:
+    shared = dataclasses.replace(cluster, link_model="shared")
+    problem = Problem.lossless(graph, shared)
+    assert (problem.input_dtypes, problem.boundary_first, problem.free_order) == (("uint8", "float32"), True, True)
+    assert (problem.wires, problem.allow_lossy, problem.regime) == (EXACT_WIRES, False, "lossless")
+    assert problem.options_in_words.startswith("uint8 input, float32")
+    # What shrinks rows pays where links share; float32 alone is left under the papers' assumption.
+    assert Problem.lossless(graph, cluster).wires == ("float32",)
+    assert Problem.lossless(graph, shared, boundary_first=False, objective="throughput").boundary_first is False
+    lossy = Problem.lossless(graph, shared, allow_lossy=True)
+    assert (set(lossy.wires), lossy.regime) == (set(PLANNABLE_WIRES), "lossy")
+
+
+def test_pixels_are_offered_only_where_the_model_says_how_to_take_them(graph: Graph, cluster: Cluster) -> None:
+    assert takes_pixels(graph)
+    assert not takes_pixels(Graph(graph.proto, "bare"))
+    assert Problem.lossless(Graph(graph.proto, graph.name), cluster).input_dtypes == ("float32",)
+
+
+def test_as_published_is_float32_on_all_devices_in_their_order(graph: Graph, cluster: Cluster) -> None:
+    shared = dataclasses.replace(cluster, link_model="shared")
+    problem = Problem.as_published(graph, shared)
+    assert (problem.input_dtypes, problem.wires) == (("float32",), ("float32",))
+    assert (problem.boundary_first, problem.free_order, problem.regime) == (False, False, "as published")
+    assert problem.cluster.link_model == "independent"
+    assert Problem.as_published(graph, cluster, "shared").cluster.link_model == "shared"
+    assert of_method(problem, "modnn") is problem
+    assert of_method(problem, "halp").boundary_first
+    assert of_method(Problem.lossless(graph, cluster, boundary_first=False), "halp").boundary_first is False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge import metric_names
+from distredge.cli._planning import about_links
 from distredge.errors import FileError
 from distredge.folders import settle_caches
 
@@ -113,28 +114,12 @@ class DeploymentReport:
 
         return Original.of(read_onnx(path), self.problem.graph).tolerance()
 
-    @functools.cached_property
-    def shared_cores_s(self) -> float | None:
-        """Lower bound where workers of this machine share its cores: all their computing over the cores.
-
-        None where each worker has its own, or without a prediction.
-        """
-        from distredge.latency import simulate
-
-        if self.predicted_s is None or self.where not in ("local", "background"):
-            return None
-        cores = len(os.sched_getaffinity(0))
-        busy = [span for span in simulate(self.problem, self.strategy).spans if span.lane == "compute"]
-        threads = sum(self.problem.cluster.device(name).threads for name in {span.device for span in busy})
-        if threads <= cores:
-            return None
-        return max(self.predicted_s, sum(span.stop_s - span.start_s for span in busy) / cores)
-
     def figures(self) -> dict[str, Any]:
         """The figures under their names."""
         return {
             "model": self.strategy.model.name,
             "cluster": self.problem.cluster.name,
+            **about_links(self.problem.cluster),
             "workers": self.where,
             "encrypted": self.encrypted,
             "lossless": self.strategy.lossless,
@@ -143,7 +128,6 @@ class DeploymentReport:
             metric_names.THROUGHPUT_PER_S: self.run.throughput_per_s,
             "latencies_s": list(self.run.latencies_s),
             "predicted_latency_s": self.predicted_s,
-            "predicted_on_shared_cores_s": self.shared_cores_s,
             metric_names.BYTES_SENT: self.timeline.bytes_sent,
             # JSON has no infinity: null, and "correct" is false.
             "largest_relative_difference": self.difference if math.isfinite(self.difference or 0.0) else None,
@@ -181,8 +165,6 @@ class DeploymentReport:
         count = len(self.run.latencies_s)
         frames = "one frame" if count == 1 else f"median of {count}"
         predicted = "not predicted" if self.predicted_s is None else f"predicted {1e3 * self.predicted_s:.2f} ms"
-        if self.shared_cores_s is not None:
-            predicted += f" with a core for each worker, at least {1e3 * self.shared_cores_s:.2f} ms on the cores here"
         measured = f"{1e3 * self.run.latency_s:.2f} ms ({frames}; {1.0 / self.run.latency_s:.2f} images/s)"
         click.echo(f"measured {measured}, {predicted}")
         if self.replanned:

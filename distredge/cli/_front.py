@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge.cli._common import print_json
-from distredge.cli._planning import ProgressLine, interruptible, save_chart
+from distredge.cli._planning import ProgressLine, about_links, interruptible, save_chart, say_assumption
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -42,11 +42,14 @@ def plan_front(
             row["energy_j"] = None
         unknown = ", ".join(without_watts(problem))
         click.echo(f"without energy: the profiles of {unknown} do not say idle and busy watts", err=True)
+    say_assumption(problem.cluster)
     if as_json:
         print_json(
             {
                 "model": problem.graph.name,
                 "cluster": problem.cluster.name,
+                **about_links(problem.cluster),
+                "options": problem.options,
                 "simulated": True,
                 "seed": seed,
                 "front": rows,
@@ -100,7 +103,9 @@ def _print(problem: Problem, rows: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
 
     links = problem.cluster.link_model
-    table = Table(title=f"{problem.graph.name} on {problem.cluster.name}: front, simulated, {links} links")
+    table = Table(
+        title=f"{problem.graph.name} on {problem.cluster.name}: front, simulated, {problem.regime}, {links} links"
+    )
     for heading in ("latency ms", "IPS, one at a time", "IPS, many in flight", "J per image", "devices", "volumes"):
         table.add_column(heading, justify="right")
     table.add_column("strategy")
@@ -117,6 +122,7 @@ def _print(problem: Problem, rows: Sequence[dict[str, Any]]) -> None:
         )
     # A pipe has no width of its own, and 80 columns are too few.
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+    click.echo(f"options: {problem.options_in_words}")
 
 
 def _draw(problem: Problem, rows: Sequence[dict[str, Any]], path: str) -> None:

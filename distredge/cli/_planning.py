@@ -1,4 +1,4 @@
-"""What `plan` and `compare` share: the problem's options, the progress line, Ctrl-C, saved charts."""
+"""What commands that plan or price share: the problem's options, what is assumed of links, Ctrl-C, saved charts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 
 from distredge.cli._common import check_writable
 from distredge.cli._options import input_shape_option
-from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES, offered_wires
+from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES
 from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from distredge.cluster import Cluster
     from distredge.planners.budget import Budget, PlanningProgress
     from distredge.problem import Problem
+
+INDEPENDENT = "independent links: the papers' assumption; on one access link transfers share it"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,12 +37,16 @@ _OPTIONS = (
     click.option("--cluster", required=True, help="Shipped case (such as db-50), or a .toml file."),
     click.option("--profile-set", help="Set of shipped compute profiles instead of the cluster's own."),
     click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the cluster's own."),
-    click.option("--input-dtype", type=click.Choice(INPUT_DTYPES), help="What the requester sends."),
+    click.option("--input-dtype", type=click.Choice(INPUT_DTYPES),
+                 help="What the requester sends; default: pixels (uint8) where the model says how to take them."),
     click.option(
         "--allow-lossy", is_flag=True, help=f"Also {_LOSSY} between volumes: the output then differs slightly."
     ),
-    click.option("--boundary-first", is_flag=True, help="Also compute and send first what others wait for."),
-)
+    click.option("--boundary-first/--no-boundary-first", default=None,
+                 help="Whether what others wait for may be computed and sent first; default: yes."),
+    click.option("--as-published", is_flag=True,
+                 help="The papers' regime: float32 input, no overlap, every device in its order, independent links."),
+)  # fmt: skip
 _NAMES = (
     "model",
     "input_shape",
@@ -49,6 +56,7 @@ _NAMES = (
     "input_dtype",
     "allow_lossy",
     "boundary_first",
+    "as_published",
 )
 
 
@@ -73,28 +81,51 @@ def load_problem(
     link_model: Literal["independent", "shared"] | None = None,
     input_dtype: str | None = None,
     allow_lossy: bool = False,
-    boundary_first: bool = False,
+    boundary_first: bool | None = None,
+    as_published: bool = False,
     input_shape: tuple[int, ...] | None = None,
 ) -> Problem:
-    """Loads model and cluster and makes the problem that the options describe."""
+    """Loads model and cluster and makes the problem that the options describe: the fastest lossless one without any.
+
+    Raises:
+        click.UsageError: if an option contradicts `as_published`, or pixels are asked for that the model cannot take.
+    """
     import dataclasses
 
     from distredge.cluster import load_cluster
     from distredge.model.capture import load_model
-    from distredge.problem import Problem
+    from distredge.problem import Problem, takes_pixels
 
+    if as_published and (allow_lossy or input_dtype not in (None, "float32")):
+        other = "--allow-lossy" if allow_lossy else f"--input-dtype {input_dtype}"
+        raise click.UsageError(f"--as-published means float32: leave {other} away")
     graph = load_model(model, input_shape)
     found = load_cluster(cluster, [graph], profile_set)
+    if as_published:
+        overlap = bool(boundary_first)
+        return Problem.as_published(graph, found, link_model or "independent", boundary_first=overlap)
     if link_model is not None:
         found = dataclasses.replace(found, link_model=link_model)
-    return Problem(
-        graph,
-        found,
-        allow_lossy=allow_lossy,
-        input_dtypes=(input_dtype or "float32",),
-        wires=offered_wires(allow_lossy, found.link_model == "shared"),
-        boundary_first=boundary_first,
-    )
+    options: dict[str, Any] = {"allow_lossy": allow_lossy}
+    if input_dtype is not None:
+        options["input_dtypes"] = (input_dtype,)
+        if input_dtype != "float32" and not takes_pixels(graph):
+            raise click.UsageError(f"--input-dtype: {graph.name} does not say how pixels become its input; use float32")
+    if boundary_first is not None:
+        options["boundary_first"] = boundary_first
+    return Problem.lossless(graph, found, **options)
+
+
+def say_assumption(cluster: Cluster) -> None:
+    """Says on stderr what is assumed where links are independent."""
+    if cluster.link_model == "independent":
+        click.echo(INDEPENDENT, err=True)
+
+
+def about_links(cluster: Cluster) -> dict[str, str | None]:
+    """The link model and what it assumes, for machines."""
+    assumed = INDEPENDENT if cluster.link_model == "independent" else None
+    return {"link_model": cluster.link_model, "assumption": assumed}
 
 
 def check_chart(path: str | None) -> None:

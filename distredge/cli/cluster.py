@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+_THREADS = 4
+"""Of a worker, and cores of a computer, until the user says otherwise."""
+_HERE = "this-machine"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEYS_HELP = "Folder of keys; default: 'keys' beside the cluster file."
 
 
@@ -45,28 +50,27 @@ def cluster() -> None:
 def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) -> None:
     """Write a cluster file to start from."""
     from distredge.cluster import FORMAT, load_cluster
-    from distredge.errors import ConfigError, FileError
+    from distredge.errors import FileError
 
     if path.exists():
         raise FileError(f"{path}: is there already; give another name")
     check_writable(path)
     name_of_file = _NOT_IN_NAMES.sub("-", path.stem).lstrip("-._")[:63] or "cluster"
-    lines = [
-        f'format = "{FORMAT}"',
-        f'name = "{name_of_file}"',
-        'link_model = "shared"',
-        "",
-        "[requester]",
-    ]
-    lines += [f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"]
-    for text in devices:
-        name, equals, rest = text.partition("=")
-        address, _, profile = rest.partition(",")
-        if not (name and equals and address) or not text.isprintable() or '"' in text:
-            raise ConfigError(f"--device: found '{text}', accepted: NAME=ADDRESS or NAME=ADDRESS,PROFILE")
+    boards = [_board(text) for text in devices]
+    addresses = [address for _, address, _ in boards]
+    link = f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"
+    hosts = _hosts(addresses)
+    lines = [f'format = "{FORMAT}"', f'name = "{name_of_file}"', 'link_model = "shared"', "", "[requester]"]
+    lines += [f'host = "{_HERE}"'] if _HERE in hosts.values() else []
+    lines += [link]
+    for host in dict.fromkeys(hosts.values()):
+        cores = '"all"' if host == _HERE else f"{_THREADS}  # of its processor, which its workers share: correct it"
+        lines += ["", "[[host]]", f'name = "{host}"', f"cores = {cores}"]
+    for name, address, profile in boards:
         lines += ["", "[[device]]", f'name = "{name}"', f'profile = "{profile or "default:pi3"}"']
-        lines += [f'address = "{address}"', "threads = 4"]
-        lines += [f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"]
+        lines += [f'address = "{address}"', f"threads = {_THREADS}"]
+        lines += [f'host = "{hosts[_place(address)]}"'] if _place(address) in hosts else []
+        lines += [link]
     try:
         write(path, "\n".join(lines) + "\n")
     except OSError as error:
@@ -77,6 +81,34 @@ def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) 
         path.unlink()
         raise
     click.echo(f"wrote {path}; next: distredge keys {path}, then on each board: distredge worker --cluster {path.name}")
+
+
+def _board(text: str) -> tuple[str, str, str]:
+    """Name, address and profile ("": not given) of a `--device`."""
+    from distredge.errors import ConfigError
+
+    name, equals, rest = text.partition("=")
+    address, _, profile = rest.partition(",")
+    if not (name and equals and address) or not text.isprintable() or '"' in text:
+        raise ConfigError(f"--device: found '{text}', accepted: NAME=ADDRESS or NAME=ADDRESS,PROFILE")
+    return name, address, profile
+
+
+def _place(address: str) -> str:
+    """The computer of an address, without the port; an address that cannot be read is refused later, with the file."""
+    from distredge.network_addresses import read_address
+
+    try:
+        return read_address(address)[0]
+    except ValueError:
+        return address
+
+
+def _hosts(addresses: Sequence[str]) -> dict[str, str]:
+    """Computers on which several workers are, or a worker beside the requester: address -> name of the host."""
+    places = [_place(address) for address in addresses]
+    several = [place for place in dict.fromkeys(places) if place in _LOOPBACK or places.count(place) > 1]
+    return {place: _HERE if place in _LOOPBACK else f"host-{k}" for k, place in enumerate(several)}
 
 
 @cluster.command()

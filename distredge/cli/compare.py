@@ -10,7 +10,15 @@ import click
 
 from distredge.cli._common import EXIT_INTERRUPTED, print_json
 from distredge.cli._options import Number, json_option, seed_option, verbose_option
-from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options, save_chart
+from distredge.cli._planning import (
+    ProgressLine,
+    about_links,
+    check_chart,
+    interruptible,
+    problem_options,
+    save_chart,
+    say_assumption,
+)
 from distredge.writing import as_text
 
 if TYPE_CHECKING:
@@ -44,9 +52,13 @@ def compare(
 ) -> None:
     """Plan with several methods and print a table; every figure in it but planning time is simulated.
 
+    All of them may use what leaves the output unchanged: pixels as input, and boundary rows first and packed rows
+    wherever that makes a method's own strategy faster. --as-published restricts all to what the papers have.
+
     Offload, the best single device, is always among them. "x bound" is latency over a computed lower bound that no
     strategy can beat. Ctrl-C ends the method at work and leaves the others out.
     """
+    from distredge.planners import of_method
     from distredge.planners.budget import Budget
     from distredge.planners.lower_bound import lower_bound_s
 
@@ -55,7 +67,7 @@ def compare(
     Budget(seconds, evaluations)
     check_chart(plot)
     problem = load()
-    bound_s = lower_bound_s(problem)
+    bound_s = min(lower_bound_s(made) for made in {of_method(problem, name) for name in names})
     rows = [_file_row(problem, path) for path in files]
     planned, interrupted = _rows(problem, names, seconds, evaluations, seed)
     not_run = names[len(planned) :]
@@ -63,6 +75,7 @@ def compare(
     for row in rows:
         if "refused" not in row:
             row["over_bound"] = row["latency_s"] / bound_s
+    say_assumption(problem.cluster)
     if as_json:
         found = _as_json(problem, rows, bound_s, seconds, evaluations, seed)
         print_json({**found, "interrupted": interrupted, "not_run": not_run})
@@ -137,8 +150,10 @@ def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
 
     used = {volume.wire for volume in strategy.volumes}
     wires, packed = used - set(EXACT_WIRES), {wire for wire in used if is_packed(wire)}
+    published = problem.regime == "as published"
     if strategy.input.dtype not in problem.input_dtypes:
-        needed = f"{strategy.input.dtype} input; give --input-dtype {strategy.input.dtype}"
+        how = "leave --as-published away" if published else f"give --input-dtype {strategy.input.dtype}"
+        needed = f"{strategy.input.dtype} input; {how}"
     elif wires and not problem.allow_lossy:
         needed = f"{', '.join(sorted(wires))} between volumes; give --allow-lossy"
     elif packed and problem.cluster.link_model == "independent":
@@ -147,6 +162,8 @@ def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
         needed = f"a lossy model ({problem.graph.lossy_because}); give --allow-lossy"
     elif not problem.boundary_first and any(volume.boundary_first for volume in strategy.volumes):
         needed = "boundary rows first; give --boundary-first"
+    elif published and strategy.devices != tuple(name for name in problem.cluster.names if name in strategy.devices):
+        needed = "the devices in another order; leave --as-published away"
     else:
         return
     raise StrategyError(f"{path}: was planned with {needed} to compare it with methods that may do the same")
@@ -155,10 +172,10 @@ def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
 def _row(problem: Problem, method: str, budget: Budget, seed: int) -> dict[str, Any]:
     """Figures of one method, or why it has none; loading or compiling code does not count as planning."""
     from distredge.errors import DistredgeError
-    from distredge.planners import run
+    from distredge.planners import of_method, run
 
     try:
-        strategy = run(problem, method, budget, seed)
+        strategy = run(of_method(problem, method), method, budget, seed)
     except DistredgeError as error:
         return {"method": method, "refused": " ".join(str(error).split())}
     planning_s = budget.elapsed_s
@@ -197,7 +214,8 @@ def _as_json(
     return {
         "model": problem.graph.name,
         "cluster": problem.cluster.name,
-        "link_model": problem.cluster.link_model,
+        **about_links(problem.cluster),
+        "options": problem.options,
         "simulated": True,
         "budget_s": seconds,
         "evaluations": evaluations,
@@ -216,7 +234,8 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]], bound_s: float) -
     console = Console(width=None if sys.stdout.isatty() else 110)
     narrow = console.width < 100
     table = Table(
-        title=f"{problem.graph.name} on {problem.cluster.name}: simulated, {problem.cluster.link_model} links",
+        title=f"{problem.graph.name} on {problem.cluster.name}: simulated, {problem.regime}, "
+        f"{problem.cluster.link_model} links",
         padding=(0, 0) if narrow else (0, 1),
     )
     table.add_column("method", no_wrap=not narrow, overflow="fold")
@@ -238,6 +257,7 @@ def _print_table(problem: Problem, rows: list[dict[str, Any]], bound_s: float) -
             style="bold" if row["latency_s"] == best_s else None,
         )
     console.print(table)
+    click.echo(f"every method: {problem.options_in_words}")
     _print_best(done, bound_s)
     if lossy := [row["method"] for row in done if not row["lossless"]]:
         click.echo(f"lossy, {problem.graph.lossy_because or 'rows travel in less than float32'}: {', '.join(lossy)}")

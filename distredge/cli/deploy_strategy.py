@@ -15,6 +15,7 @@ from distredge import metric_names
 from distredge.cli._common import check_writable, load_model_of, print_json
 from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model, write_log
 from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
+from distredge.cli._planning import say_assumption
 from distredge.cli._replanning import Replanner
 from distredge.errors import ExecutionError
 
@@ -104,6 +105,7 @@ def deploy_strategy(
     report = DeploymentReport(
         problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image, replanned
     )
+    say_assumption(problem.cluster)
     # Before any file is written: what cannot be written then loses nothing else.
     if as_json:
         print_json(report.figures())

@@ -12,7 +12,14 @@ import click
 
 from distredge.cli._common import EXIT_INTERRUPTED, check_folder, check_writable, print_json
 from distredge.cli._options import Number, json_option, seed_option, verbose_option
-from distredge.cli._planning import ProgressLine, check_chart, interruptible, problem_options
+from distredge.cli._planning import (
+    ProgressLine,
+    about_links,
+    check_chart,
+    interruptible,
+    problem_options,
+    say_assumption,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from distredge.planners.budget import Budget
@@ -69,6 +76,9 @@ def plan(
 ) -> None:
     """Find a strategy for a model on a cluster.
 
+    It may use all that leaves the output unchanged: pixels as input, packed rows, boundary rows first, any order and
+    subset of the devices; --as-published restricts it to what the papers have.
+
     All figures are simulated. Ctrl-C ends the search early and writes the best strategy so far (exit code 130).
     """
     from distredge.planners import resolve
@@ -104,8 +114,9 @@ def plan(
 def _plan_one(
     problem: Problem, method: str, budget: Budget, seed: int, out: str, as_json: bool, line: ProgressLine
 ) -> None:
-    from distredge.planners import run
+    from distredge.planners import of_method, run
 
+    problem = of_method(problem, method)
     try:
         with interruptible(budget):
             strategy = run(problem, method, budget, seed)
@@ -131,6 +142,7 @@ def _figures(problem: Problem, strategy: Strategy) -> dict[str, float | None]:
 
 def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_json: bool) -> None:
     figures = _figures(problem, strategy)
+    say_assumption(problem.cluster)
     latency_s, alone_s = strategy.predicted["latency_s"], strategy.predicted["offload_latency_s"]
     slower = latency_s > alone_s * (1 + 1e-9)
     if as_json:
@@ -138,6 +150,8 @@ def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_
             {
                 "model": problem.graph.name,
                 "cluster": problem.cluster.name,
+                **about_links(problem.cluster),
+                "options": problem.options,
                 "objective": problem.objective,
                 "strategy": out,
                 "method": strategy.planner.method,
@@ -151,6 +165,7 @@ def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_
         return
     if interrupted:
         click.echo("interrupted: this is the best so far", err=True)
+    click.echo(f"{problem.regime}: {problem.options_in_words}, {problem.cluster.link_model} links")
     click.echo(
         f"{strategy.planner.method}: {latency_s * 1e3:.2f} ms, {1 / latency_s:.2f} IPS, "
         f"{alone_s / latency_s:.2f} x the best single device ({alone_s * 1e3:.2f} ms); simulated"

@@ -13,6 +13,7 @@ import click
 from distredge import metric_names
 from distredge.cli._common import check_writable, load_model_of, print_json
 from distredge.cli._options import Number, input_shape_option, json_option, verbose_option
+from distredge.cli._planning import about_links, say_assumption
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -73,8 +74,9 @@ def simulate(
         from distredge.monitor.gantt import draw
 
         draw(timeline, gantt_path)
+    say_assumption(cluster)
     if as_json:
-        print_json(figures(problem, plan, timeline, several))
+        print_json({**figures(problem, plan, timeline, several), **about_links(cluster)})
         return
     _print(problem, plan, timeline, several)
     for what, path in (("timeline", timeline_path), ("Gantt chart", gantt_path)):
@@ -124,7 +126,8 @@ def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bo
     kind = "lossless" if strategy.lossless else "LOSSY"
     console.print(
         f"{strategy.model.name} on {problem.cluster.name} ({problem.cluster.link_model} links), "
-        f"{_count(strategy.volumes, 'volume')} on {_count(strategy.devices, 'device')}, {kind}, simulated"
+        f"{strategy.input.dtype} input, {_count(strategy.volumes, 'volume')} on {_count(strategy.devices, 'device')}, "
+        f"{kind}, simulated"
     )
     offload_s = offload_latency_s(problem)
     best = f"best single device {1e3 * offload_s:.2f} ms"

@@ -12,7 +12,7 @@ import click
 
 from distredge.cli._common import EXIT_INTERRUPTED, check_folder, print_json
 from distredge.cli._options import input_shape_option, json_option, seed_option, verbose_option, version_option
-from distredge.cli._planning import interruptible, load_problem
+from distredge.cli._planning import about_links, interruptible, load_problem, say_assumption
 
 if TYPE_CHECKING:
     from distredge.agents.run_folder import RunFolder
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
 
 _CONFIG_OPTIONS = (
-    "model", "cluster", "input_shape", "algo", "env", "episodes", "seed", "alpha", "device", "eval_freq", "save_freq",
+    "model", "cluster", "input_shape", "as_published", "algo", "env", "episodes", "seed", "alpha", "device",
+    "eval_freq", "save_freq",
 )  # fmt: skip
 
 
@@ -31,6 +32,7 @@ _CONFIG_OPTIONS = (
 @click.option("--model", help="Zoo name, package.module:callable, or an .onnx file.")
 @input_shape_option
 @click.option("--cluster", help="Shipped case (such as db-50), or a .toml file.")
+@click.option("--as-published", is_flag=True, help="The paper's regime: float32 input, no overlap, independent links.")
 @click.option(
     "--env",
     default="distredge/SplitRows-v0",
@@ -63,7 +65,10 @@ def train_agent(
     """Train an agent to split a CNN over a cluster; write the best strategy.
 
     LC-PSS chooses where the model is cut, the agent which rows each device computes. Every episode is one strategy,
-    priced by simulation. Hyper-parameters are the shipped ones, then those of --config, then those of --set.
+    priced by simulation. The input travels as pixels where the model allows, and the best strategy is given packed rows
+    and boundary rows first where that is faster: the output stays the same; --as-published leaves all of it out.
+
+    Hyper-parameters are the shipped ones, then those of --config, then those of --set.
 
     Ctrl-C ends the training early and writes the best strategy so far.
     """
@@ -71,7 +76,9 @@ def train_agent(
     from distredge.agents.run_folder import agent_file
 
     start_from = None if trained_agent is None else str(agent_file(trained_agent))
-    problem = load_problem(config.model, config.cluster, input_shape=config.input_shape)
+    problem = load_problem(
+        config.model, config.cluster, as_published=config.as_published, input_shape=config.input_shape
+    )
     shown = sys.stderr.isatty() if progress is None else progress
     folder, strategy, trained = _train(problem, config, log_folder, start_from, shown)
     _tell(problem, config.cluster, folder, strategy, trained, as_json)
@@ -161,15 +168,17 @@ def _tell(
     from distredge.latency import offload_latency_s
     from distredge.runtime.hosting.boards import check_addresses
 
+    say_assumption(problem.cluster)
     if as_json:
-        print_json({"run": str(folder.path), "strategy": str(folder.strategy), **describe(problem, strategy, trained)})
+        about = {"run": str(folder.path), "strategy": str(folder.strategy), **describe(problem, strategy, trained)}
+        print_json({**about, **about_links(problem.cluster), "options": problem.options})
         return
     if trained.stopped:
         click.echo(f"interrupted after {trained.episodes} episodes: this is the best so far", err=True)
     latency_s, alone_s = strategy.predicted["latency_s"], offload_latency_s(problem)
     click.echo(
         f"best strategy   {latency_s * 1e3:.2f} ms, {1 / latency_s:.2f} IPS, {alone_s / latency_s:.2f} x the best "
-        f"single device ({alone_s * 1e3:.2f} ms, {1 / alone_s:.2f} IPS); simulated"
+        f"single device ({alone_s * 1e3:.2f} ms, {1 / alone_s:.2f} IPS); simulated, {problem.regime}"
     )
     click.echo(
         f"found           in episode {trained.best.episode} of {trained.episodes}, {len(strategy.volumes)} volumes; "

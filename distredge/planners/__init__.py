@@ -6,6 +6,7 @@ naming one imports nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import operator
 from collections.abc import Callable
@@ -39,7 +40,25 @@ METHODS: dict[str, str] = {
 }
 """Method -> where it is, in the order in which tables show them."""
 
-__all__ = ["METHODS", "plan", "run"]
+OVERLAPPING = ("halp",)
+"""Methods that are about computing first what others wait for: they may even where a problem is as published."""
+
+OF_ALL_OPTIONS = ("distredge", "search", "auto")
+"""Methods that use all that a problem offers by themselves; strategies of the others are given the rest afterwards."""
+
+__all__ = ["METHODS", "OF_ALL_OPTIONS", "OVERLAPPING", "of_method", "plan", "run"]
+
+
+def of_method(problem: Problem, method: str) -> Problem:
+    """Returns the problem as a method has it: boundary rows first under the published regime too, if it is about that.
+
+    Args:
+        problem: any.
+        method: one of `METHODS`.
+    """
+    if problem.regime != "as published" or method not in OVERLAPPING:
+        return problem
+    return dataclasses.replace(problem, boundary_first=True)
 
 
 def plan(
@@ -91,12 +110,15 @@ def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strateg
     """Like `plan`, under a budget that the caller keeps hold of (to interrupt it, or to see what was spent)."""
     planner = resolve(method)
     from distredge.planners.common.building import predict
+    from distredge.planners.common.converting import converted
     from distredge.planners.objectives import check_limits, check_lossless, check_objective
 
     check_lossless(problem)
     check_objective(problem)
     budget.method = method
     strategy = planner(problem, budget, seed)
+    if method not in OF_ALL_OPTIONS:
+        strategy = converted(problem, strategy, budget, overlaps=method in OVERLAPPING)
     check_limits(problem, strategy)
     return predict(problem, strategy)
 

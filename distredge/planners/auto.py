@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from distredge.errors import Infeasible, PlannerError
 from distredge.latency.simulator.figures import Figures, measure
 from distredge.planners import resolve
+from distredge.planners.budget import Budget
 from distredge.planners.common.building import named, price
+from distredge.planners.common.converting import converted
 from distredge.planners.objectives import infeasible, is_feasible, needs_figures, value
 
 if TYPE_CHECKING:
-    from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -31,6 +32,9 @@ MANY_DEVICES = 5
 
 _EQUAL = 1e-9
 """Relative difference within which values count as equal: simulator and kernel differ in their last digits."""
+
+_CONVERSIONS = 20
+"""Strategies that are priced to give one of another planner what it does not know; the budget is spent by then."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -65,6 +69,8 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     best_value, figures, strategy = found[chosen]
     if not is_feasible(best_value):
         raise failed or infeasible(problem, figures)
+    if chosen != "search":
+        strategy = converted(problem, strategy, Budget(evaluations=_CONVERSIONS))
     reason = _reason(problem, chosen, {method: item[1] for method, item in found.items()})
     return named(strategy, "auto", seed, {"chosen": chosen, "reason": reason + _shared_cores(problem, strategy)})
 
@@ -109,13 +115,12 @@ def _told(problem: Problem, figures: Figures) -> str:
 
 
 def _shared_cores(problem: Problem, strategy: Strategy) -> str:
-    """A clause on workers of one computer: they are priced as if each had cores of its own."""
+    """A clause on workers of one computer that name no host: they are priced as if each had cores of its own."""
     if len(strategy.devices) < 2:
         return ""
     # Only a worker that is started here can be given a port by the system.
     devices = [problem.cluster.device(name) for name in strategy.devices]
-    here = [d for d in devices if d.control_port == 0 and d.address in _LOOPBACK]
+    here = [d for d in devices if d.control_port == 0 and d.address in _LOOPBACK and d.host is None]
     if len(here) < 2:
         return ""
-    threads = sum(device.threads for device in here)
-    return f"; its {len(here)} workers run on one computer, and it takes longer on fewer than {threads} free cores"
+    return f"; its {len(here)} workers run on one computer: name it as their host, so that its cores are counted"

@@ -1,10 +1,12 @@
 """The regimes in which planners are compared, and the problems that they make of the published cases.
 
-paper     float32 input, no overlap, independent links, the cluster's order of devices
-shared    the same on links that share what they carry
-ours      uint8 input, float16 between volumes (the papers' engines compute in float16), boundary rows first, order and
-          subset of the devices free
-lossless  as `ours` with float32 between volumes: the output is the whole model's
+paper             `Problem.as_published`: float32 input, no overlap, independent links, the cluster's order of devices
+shared            the same on links that share what they carry
+ours              uint8 input, float16 between volumes (the papers' engines compute in float16), boundary rows first,
+                  order and subset of the devices free, independent links
+lossless          `Problem.lossless` under independent links: the output is the whole model's
+shared-lossless   `Problem.lossless` on links that share what they carry, packed rows among its options: what every
+                  command plans under unless it is told otherwise
 
 All of them on the boards of the set `distredge-paper`, which are calibrated to the published single-device figures.
 """
@@ -23,23 +25,18 @@ from distredge.problem import Problem
 from distredge.strategy import Strategy
 
 PROFILE_SET = "distredge-paper"
-_FREE: dict[str, Any] = {"boundary_first": True, "free_order": True}
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "paper": {"free_order": False},
-    "shared": {"free_order": False},
-    "ours": {**_FREE, "allow_lossy": True, "wires": ("float32", "float16")},
-    "lossless": _FREE,
-}
-REGIMES = tuple(_OPTIONS)
+DEFAULT = "shared-lossless"
+REGIMES = ("paper", "shared", "ours", "lossless", DEFAULT)
+_ON_SHARED_LINKS = ("shared", DEFAULT)
 
 
 def make_problem(graph: Graph, cluster: Cluster, regime: str) -> Problem:
     """A model on a cluster under the rules of a regime; only models of images can be sent in uint8."""
-    options = dict(_OPTIONS[regime])
-    if regime in ("ours", "lossless") and graph.preprocess is not None:
-        options["input_dtypes"] = ("uint8",)
-    links: LinkModel = "shared" if regime == "shared" else "independent"
-    return Problem(graph, dataclasses.replace(cluster, link_model=links), **options)
+    links: LinkModel = "shared" if regime in _ON_SHARED_LINKS else "independent"
+    if regime in ("paper", "shared"):
+        return Problem.as_published(graph, cluster, links)
+    options: dict[str, Any] = {"allow_lossy": True, "wires": ("float32", "float16")} if regime == "ours" else {}
+    return Problem.lossless(graph, dataclasses.replace(cluster, link_model=links), **options)
 
 
 def published_problem(graph: Graph, case: str, regime: str) -> Problem:

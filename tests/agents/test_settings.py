@@ -57,7 +57,9 @@ def test_later_values_win() -> None:
 
 def test_file_of_a_run_makes_the_same_configuration(tmp_path: Path) -> None:
     own = {"gamma": 0.5}
-    config = TrainingConfig("resnet50", "na-nano", (1, 3, 96, 64), "sac", PARTITION, 12, 5, hyperparameters=own)
+    config = TrainingConfig(
+        "resnet50", "na-nano", (1, 3, 96, 64), "sac", PARTITION, 12, 5, hyperparameters=own, as_published=True
+    )
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert TrainingConfig(**read_config(tmp_path / "config.yaml")) == config
     assert list(yaml.safe_load(config.to_yaml()))[:3] == ["model", "cluster", "input_shape"]

@@ -13,6 +13,7 @@ from distredge.agents import observers
 from distredge.agents.settings import read_config
 from distredge.agents.training import EpisodeReport
 from distredge.cli._common import run
+from distredge.cli._planning import INDEPENDENT
 from distredge.errors import did_you_mean
 from distredge.latency import evaluate, offload_latency_s
 from distredge.problem import Problem
@@ -25,7 +26,7 @@ QUICK = ("--model", "vgg16", "--cluster", "db-50", "--set", "actor_layers=[16]",
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem) -> Path:
     """An empty folder to work in; VGG-16 is a narrow one, which loads at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("distredge.cli.train_agent.load_problem", lambda model, cluster, input_shape: problem)
+    monkeypatch.setattr("distredge.cli.train_agent.load_problem", lambda *given, **options: problem)
     return tmp_path
 
 
@@ -64,6 +65,7 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str], problem: Problem
     assert said["latency_s"] == strategy.predicted["latency_s"] == pytest.approx(evaluate(problem, strategy), rel=1e-9)
     assert said["speedup_over_offload"] == pytest.approx(offload_latency_s(problem) / said["latency_s"])
     assert (said["episodes"], said["interrupted"]) == (4, False)
+    assert (said["link_model"], said["assumption"], said["options"]) == ("independent", INDEPENDENT, problem.options)
     assert {p.name for p in Path(said["run"]).glob("*.zip")} == {"model.zip", "checkpoint_2.zip", "checkpoint_4.zip"}
 
 
@@ -121,7 +123,7 @@ def test_goes_on_from_a_run(folder: Path) -> None:
 
 def test_progress_bar_only_when_asked_for_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(*QUICK, "-n", "2") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{INDEPENDENT}\n"
     assert _run(*QUICK, "-n", "2", "--progress") == 0
     assert "2/2" in capsys.readouterr().err
 

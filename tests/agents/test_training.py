@@ -289,7 +289,8 @@ def test_plan_can_be_interrupted(problem: Problem) -> None:
 
 
 def _with_links(cluster: Cluster, link: Link) -> Cluster:
-    return Cluster("changed", Requester(), tuple(Device(d.name, d.profile, link, link) for d in cluster.devices))
+    devices = tuple(Device(d.name, d.profile, link, link) for d in cluster.devices)
+    return Cluster("changed", Requester(), devices, cluster.link_model)
 
 
 def test_plan_needs_two_devices(problem: Problem) -> None:

@@ -9,12 +9,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from distredge.cli._common import run as run_command
-from distredge.cli._planning import ProgressLine
+from distredge.cli._planning import INDEPENDENT, ProgressLine
 from distredge.planners.budget import Budget, PlanningProgress
 from distredge.strategy import Strategy
+from tests.runtime.conftest import small_cnn
 
 PROBLEM = ("--model", "mobilenet-v3-small", "--input-shape", "1,3,64,64", "--cluster", "db-50")
 
@@ -55,7 +57,7 @@ def test_ctrl_c_finishes_the_table(
     done = ["offload", "modnn"][: 3 - pressed_during_modnn]
     left = ["modnn", "mednn", "aofl"][2 - pressed_during_modnn :]
     assert code == 130
-    assert err == f"interrupted: {', '.join(left)} not run\n"
+    assert err == f"{INDEPENDENT}\ninterrupted: {', '.join(left)} not run\n"
     if as_json:
         found = json.loads(out)
         assert [row["method"] for row in found["methods"]] == done
@@ -187,11 +189,13 @@ def test_nothing_is_shown_where_stderr_is_no_terminal(capsys: pytest.CaptureFixt
 
 def test_a_strategy_is_compared_under_its_own_options_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "s.json"
-    run(capsys, "plan", "--method", "offload", "--input-dtype", "uint8", "--out", str(out))
+    run(capsys, "plan", "--method", "offload", "--out", str(out))
     arguments = ("--methods", "offload", "--strategy", str(out))
-    code, _, err = run(capsys, "compare", *arguments)
+    code, _, err = run(capsys, "compare", *arguments, "--input-dtype", "float32")
     assert (code, f"{out}: was planned with uint8 input; give --input-dtype uint8" in err) == (2, True)
-    code, told, _ = run(capsys, "compare", *arguments, "--input-dtype", "uint8", "--json")
+    code, _, err = run(capsys, "compare", *arguments, "--as-published")
+    assert (code, f"{out}: was planned with uint8 input; leave --as-published away" in err) == (2, True)
+    code, told, _ = run(capsys, "compare", *arguments, "--json")
     assert (code, [row["speedup_over_offload"] for row in json.loads(told)["methods"]]) == (0, [1.0, 1.0])
 
 
@@ -239,3 +243,61 @@ def test_lossy_strategies_are_named(capsys: pytest.CaptureFixture[str], tmp_path
     code, table, _ = run(capsys, "compare", *arguments, "--allow-lossy")
     assert code == 0
     assert "lossy, rows travel in less than float32: modnn (s.json)\n" in table
+
+
+def test_all_that_leaves_the_output_unchanged_is_used_unless_the_papers_regime_is_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "s.json"
+    arguments = ("plan", "--method", "modnn", "--evaluations", "300", "--json", "--out", str(out))
+    code, said, err = run(capsys, *arguments)
+    free, used = json.loads(said), Strategy.load(out)
+    assert (code, err) == (0, f"{INDEPENDENT}\n")
+    assert (free["link_model"], free["assumption"]) == ("independent", INDEPENDENT)
+    assert (free["options"]["regime"], free["options"]["wires"], free["lossless"]) == ("lossless", ["float32"], True)
+    assert used.input.dtype == "uint8"
+    assert any(volume.boundary_first for volume in used.volumes)
+    code, said, _ = run(capsys, *arguments, "--as-published")
+    papers, used = json.loads(said), Strategy.load(out)
+    assert (code, papers["options"]) == (
+        0,
+        {
+            "regime": "as published",
+            "input_dtypes": ["float32"],
+            "wires": ["float32"],
+            "boundary_first": False,
+            "free_order": False,
+        },
+    )
+    assert used.input.dtype == "float32"
+    assert not any(volume.boundary_first for volume in used.volumes)
+    assert free["simulated"]["latency_s"] < papers["simulated"]["latency_s"]
+
+
+def test_the_table_says_the_regime_and_shared_links_need_no_note(capsys: pytest.CaptureFixture[str]) -> None:
+    code, table, err = run(capsys, "compare", "--methods", "modnn", "--evaluations", "10", "--link-model", "shared")
+    assert (code, err) == (0, "")
+    assert "simulated, lossless, shared links" in " ".join(table.split())
+    assert "every method: uint8 input, float32" in table
+    code, table, err = run(capsys, "compare", "--methods", "modnn", "--evaluations", "10", "--as-published")
+    assert (code, err) == (0, f"{INDEPENDENT}\n")
+    assert "simulated, as published, independent links" in " ".join(table.split())
+    assert "devices in the cluster's order" in table
+
+
+@pytest.mark.parametrize("other", [("--allow-lossy",), ("--input-dtype", "uint8")])
+def test_the_papers_regime_is_float32(capsys: pytest.CaptureFixture[str], other: tuple[str, ...]) -> None:
+    code, _, err = run(capsys, "compare", "--as-published", *other)
+    assert (code, f"--as-published means float32: leave {' '.join(other)} away" in err) == (2, True)
+
+
+def test_pixels_cannot_be_asked_of_a_model_that_does_not_say_how_to_take_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    onnx.save(small_cnn(), str(tmp_path / "small.onnx"))
+    with pytest.raises(SystemExit) as ended:
+        run_command(
+            "distredge.cli.plan:plan", "distredge plan",
+            ["--model", str(tmp_path / "small.onnx"), "--cluster", "db-50", "--input-dtype", "uint8"],
+        )  # fmt: skip
+    assert (ended.value.code, "does not say how pixels become its input" in capsys.readouterr().err) == (2, True)

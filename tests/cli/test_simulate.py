@@ -9,6 +9,7 @@ import pytest
 
 from distredge import metric_names
 from distredge.cli._common import run as run_command
+from distredge.cli._planning import INDEPENDENT
 from distredge.cluster import load_cluster
 from distredge.latency import offload_latency_s, simulate
 from distredge.model.capture import load_model
@@ -48,8 +49,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_json_has_the_simulators_figures(capsys: pytest.CaptureFixture[str], graph: Graph, strategy: Path) -> None:
     code, out, err = run(capsys, strategy, "--cluster", CLUSTER, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"{INDEPENDENT}\n")
     found = json.loads(out)
+    assert (found["link_model"], found["assumption"]) == ("independent", INDEPENDENT)
     problem = Problem(graph, load_cluster(CLUSTER))
     timeline = simulate(problem, Strategy.load(strategy))
     assert found[metric_names.LATENCY_S] == timeline.latency_s

@@ -45,7 +45,7 @@ def test_kernel_and_simulator_agree(problems: list[Problem], length: int) -> Non
 
 def test_simulator_where_the_kernel_does_not_know_the_cluster(problems: list[Problem]) -> None:
     known = problems[0].cluster
-    medium = Cluster("medium", known.requester, known.devices, shared_medium=True)
+    medium = Cluster("medium", known.requester, known.devices, "independent", shared_medium=True)
     assert isinstance(make_pricer([Problem(problems[0].graph, medium)], "float32"), SimulatorPricer)
 
 

@@ -50,7 +50,7 @@ def _traced(cluster: Cluster, rates: list[float]) -> Cluster:
     trace = Trace(np.arange(len(rates), dtype=float), rates)
     link = Link(trace=trace)
     devices = tuple(Device(d.name, d.profile, link, link) for d in cluster.devices)
-    return Cluster("traced", Requester(), devices)
+    return Cluster("traced", Requester(), devices, "independent")
 
 
 def _play(env: SplitRowsEnv, actions: list[list[float]], **reset: Any) -> list[tuple[Any, ...]]:
@@ -241,7 +241,7 @@ def test_traces_are_entered_at_a_random_time(graph: Graph, db50: Cluster) -> Non
 def test_a_link_that_is_down_ends_the_episode(graph: Graph, db50: Cluster) -> None:
     dead = db50.devices[3]
     devices = (*db50.devices[:3], Device(dead.name, dead.profile, Link(rate_bps=0.0), Link(rate_bps=0.0)))
-    env = SplitRowsEnv(graph, Cluster("broken", Requester(), devices), render_mode="ansi")
+    env = SplitRowsEnv(graph, Cluster("broken", Requester(), devices, "independent"), render_mode="ansi")
     _, (obs, reward, done, truncated, info) = _play(env, [[-0.5, 0.0, 0.5]])
     assert done
     assert not truncated

@@ -39,10 +39,11 @@ def _changed(graph: Graph, kind: str) -> Any:
         return Cluster("shared", db50.requester, db50.devices, link_model="shared")
     if kind == "traces":
         link = Link(trace=Trace(np.array([0.0, 0.05, 0.3]), np.array([50e6, 5e6, 90e6])))
-        return Cluster("traced", Requester(), tuple(Device(d.name, d.profile, link, link) for d in db50.devices))
+        devices = tuple(Device(d.name, d.profile, link, link) for d in db50.devices)
+        return Cluster("traced", Requester(), devices, "independent")
     if kind == "dead":
         dead = Device(db50.devices[2].name, db50.devices[2].profile, Link(rate_bps=0.0), Link(rate_bps=0.0))
-        return Cluster("dead", Requester(), (*db50.devices[:2], dead, db50.devices[3]))
+        return Cluster("dead", Requester(), (*db50.devices[:2], dead, db50.devices[3]), "independent")
     return "db-50"
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from distredge.cluster import Cluster, Device, Link, Requester
+from distredge.cluster import Cluster, Device, Link, LinkModel, Requester
 from distredge.model.graph import Graph
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
@@ -114,6 +114,7 @@ class Lab:
         profiles: Sequence[ComputeProfile],
         links: Sequence[Link | tuple[Link, Link]] | Link,
         requester: Requester | None = None,
+        link_model: LinkModel = "independent",
         **options: Any,
     ) -> Cluster:
         """Devices a, b, c, ... with those profiles and links (one for both directions, or uplink and downlink)."""
@@ -123,7 +124,7 @@ class Lab:
             Device(chr(ord("a") + i), profile, *pair)
             for i, (profile, pair) in enumerate(zip(profiles, pairs, strict=True))
         )
-        return Cluster("lab", requester or Requester(), devices, **options)
+        return Cluster("lab", requester or Requester(), devices, link_model, **options)
 
     def strategy(
         self, problem: Problem, volumes: Sequence[tuple[int, Sequence[int]]], head: str = "a", **options: Any

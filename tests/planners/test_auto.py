@@ -41,15 +41,26 @@ def test_more_evaluations_are_not_worse(problem: Problem) -> None:
     assert seconds == sorted(seconds, reverse=True)
 
 
-def test_says_that_workers_of_one_computer_share_its_cores(vgg: Graph) -> None:
-    problem = Problem(vgg, load_cluster("this-machine"))
-    strategy = plan(problem, evaluations=3_000)
-    reason = str(strategy.planner.settings["reason"])
+def test_asks_for_the_host_of_workers_of_one_computer(vgg: Graph) -> None:
+    cluster = load_cluster("this-machine")
+    apart = tuple(dataclasses.replace(device, host=None) for device in cluster.devices)
+    unsaid = dataclasses.replace(cluster, link_model="independent", devices=apart)
+    strategy = plan(Problem(vgg, unsaid), evaluations=3_000)
     assert len(strategy.devices) > 1
-    assert f"{len(strategy.devices)} workers run on one computer" in reason
-    assert "one computer" not in str(
-        plan(Problem(vgg, load_cluster("db-50")), evaluations=40).planner.settings["reason"]
+    assert f"its {len(strategy.devices)} workers run on one computer: name it as their host" in str(
+        strategy.planner.settings["reason"]
     )
+    for named in (cluster, load_cluster("db-50")):
+        assert "one computer" not in str(plan(Problem(vgg, named), evaluations=40).planner.settings["reason"])
+
+
+def test_workers_that_share_one_core_are_one_worker(vgg: Graph) -> None:
+    cluster = load_cluster("this-machine")
+    for cores, workers in ((1, 1), (4, 4)):
+        problem = Problem.lossless(vgg, dataclasses.replace(cluster, hosts={"this-machine": cores}))
+        strategy = plan(problem, evaluations=20_000)
+        assert len(strategy.devices) <= workers
+        assert (strategy.planner.settings["chosen"] == "offload") == (cores == 1)
 
 
 def test_says_when_distributing_does_not_pay(vgg: Graph) -> None:

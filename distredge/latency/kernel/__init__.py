@@ -2,8 +2,9 @@
 
 `kernel` is its door and says what it takes; `arguments` are what compiled code takes, `link_arrays` makes some of them.
 Compiled are `common_ground`, `independent_links` for the case that searches meet most, and `general_path`,
-`shared_links`, `processor_time` and `fair_shares` for all others, which work in `traffic` and come together in
-`batches`; `entry_points` are what Python calls of them. Importing this package loads no numba.
+`shared_links`, `processor_time` and `fair_shares` for all others, which work in `traffic`; `approximate_links` is what
+searches take for `shared_links` when they may, and works in `coarse_room`. All come together in `batches`;
+`entry_points` are what Python calls of them. Importing this package loads no numba.
 """
 
 from __future__ import annotations

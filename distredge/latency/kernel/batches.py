@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from distredge.latency.compiling import inner, making
+from distredge.latency.kernel.approximate_links import is_steady, run_coarsely
 from distredge.latency.kernel.arguments import E_COLUMNS, Floats, Ints
+from distredge.latency.kernel.coarse_room import CoarseRoom, make_coarse_room
 from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
     S_COLUMNS,
@@ -44,6 +46,7 @@ class GeneralRoom(NamedTuple):
         messages, stages: as in `general_path.Written`.
         sent_s: ((D + 1) * (D + 1),) seconds for which each link, or connection, is in use.
         traffic: for time under `shared` links.
+        coarse: for time under them, approximately.
     """
 
     room: Room
@@ -51,6 +54,7 @@ class GeneralRoom(NamedTuple):
     stages: Floats
     sent_s: Floats
     traffic: Traffic
+    coarse: CoarseRoom
 
 
 @making
@@ -66,6 +70,7 @@ def make_general_room(n_volumes, wide, max_phases):
         np.zeros(n_rows * wide * T_COLUMNS),
         np.zeros(wide * wide),
         make_traffic(n_rows * wide * wide, wide),
+        make_coarse_room(n_rows, wide),
     )
 
 
@@ -106,7 +111,10 @@ def run_all(tables, links, plans, nearby, found, general):
                 n_devices, ways.done, links.handling, c * (n_devices + 1) * E_COLUMNS, site.access_at, site.start_s,
                 wide,
             )  # fmt: skip
-            t, turn = run_shared(traffic, run, links, links.medium[c], nearby, turn)
+            if nearby and is_steady(run, links, links.medium[c]):
+                t = run_coarsely(general.coarse, run, links, traffic.ends_of, written.n_done)
+            else:
+                t, turn = run_shared(traffic, run, links, links.medium[c], turn)
         else:
             t = run_independent(written, links, site, slabs, ways)
         found.latency[k] = t if written.whole else np.nan

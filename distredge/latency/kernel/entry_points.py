@@ -21,8 +21,10 @@ OK, BAD_CUTS, BAD_ROWS, BAD_ORDER, BAD_HEAD, BAD_WIRE, BAD_INPUT_WIRE = range(7)
 """What `check_plans` may find."""
 
 FILES = (
+    "latency.kernel.approximate_links",
     "latency.kernel.arguments",
     "latency.kernel.batches",
+    "latency.kernel.coarse_room",
     "latency.kernel.common_ground",
     "latency.kernel.entry_points",
     "latency.kernel.fair_shares",
@@ -145,7 +147,7 @@ def _compiled(stamp):
     def general(tables, links, plans, nearby, found):
         """Prices strategies under everything that the kernel knows, and fills in all of `Found` that has room.
 
-        `nearby` allows the rates of `fair_shares.share_nearby`.
+        `nearby` allows the approximation of `approximate_links`.
         """
         len(stamp)
         room = make_general_room(plans.cuts.shape[1], plans.order.shape[1] + 1, tables.max_phases)

@@ -1,4 +1,4 @@
-"""Rates of connections that share links: max-min fair, exactly and approximately, and with one medium for all.
+"""Rates of connections that share links: max-min fair, and with one medium for all.
 
 The arrays are those of `traffic`.
 """
@@ -10,9 +10,6 @@ from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
 from distredge.latency.kernel.traffic import F_AIRTIME, F_COLUMNS, F_LEFT, F_RATE, F_SINCE
-
-INVERSE = 1.0 / np.maximum(np.arange(4096), 1)
-"""Reciprocals of numbers of connections: a look-up is faster than a division."""
 
 
 @inlined
@@ -51,34 +48,6 @@ def share_anew(traffic, run, now, n_dirty, turn):
             left[U(other)] -= level
             still[U(other)] -= 1
         still[U(tight)] = 0
-
-
-@inlined
-def share_nearby(traffic, run, now, n_dirty, turn):
-    """Approximately `share_anew`: fair shares of the dirty links alone, as long as other links offer what they did.
-
-    Without a test whether a rate has changed, which the processor would guess wrong half of the time.
-    """
-    links, n_on, on_link, other_link = traffic.links, traffic.n_on, traffic.on_link, traffic.other_link
-    flows, level, per_bit, ends, place = traffic.flows, traffic.level, traffic.per_bit, traffic.ends, traffic.place
-    n_links = dirty_links(traffic, n_dirty, turn)
-    for x in range(n_links):
-        link = links[U(x)]
-        level[U(link)] = fair_level(traffic, run, link)
-        per_bit[U(link)] = 1.0 / level[U(link)]
-    for x in range(n_links):
-        link = links[U(x)]
-        offered, least = level[U(link)], per_bit[U(link)]
-        for y in range(link * 2 * run.wide, link * 2 * run.wide + n_on[U(link)]):
-            connection = on_link[U(y)]
-            other = other_link[U(y)]
-            rate, seconds = min(offered, level[U(other)]), max(least, per_bit[U(other)])
-            at = connection * F_COLUMNS
-            since, before = flows[U(at + F_SINCE)], flows[U(at + F_RATE)]
-            start = max(now, since)
-            left = max(flows[U(at + F_LEFT)] - before * (start - since), 0.0)
-            flows[U(at + F_LEFT)], flows[U(at + F_SINCE)], flows[U(at + F_RATE)] = left, start, rate
-            ends[U(place[U(connection)])] = start + left * seconds if rate > 0.0 else np.inf
 
 
 @inner
@@ -160,28 +129,6 @@ def dependent_links(traffic, run, n_links, turn):
                 n_links += 1
         x += 1
     return n_links
-
-
-@inlined
-def fair_level(traffic, run, link):
-    """About what a link offers each of its connections: what those leave over that get less from their other link.
-
-    One round of what `share_anew` repeats until nothing changes; more rounds bring no latency nearer to the exact one.
-    """
-    other_link, level = traffic.other_link, traffic.level
-    n, at, capacity = traffic.n_on[U(link)], link * 2 * run.wide, traffic.capacity[U(link)]
-    fair = capacity * INVERSE[U(n)]
-    if n == 1:
-        return fair
-    left, still, most = capacity, n, 0.0
-    for y in range(at, at + n):
-        offered = level[U(other_link[U(y)])]
-        if offered < fair:
-            left -= offered
-            still -= 1
-            most = max(most, offered)
-    # When all are bound elsewhere, what is left could go to the fastest of them.
-    return left * INVERSE[U(still)] if still > 0 else left + most
 
 
 @inlined

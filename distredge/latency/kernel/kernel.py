@@ -34,10 +34,11 @@ supported (`Unsupported` says so; the simulator prices it): grids with
 columns, one medium under `independent`, several images in flight, spans and the critical path, operators whose need of
 rows does not rise with their output rows.
 
-Under `shared`, `exact=False` takes what happens within 1 % of the time of the next event together with it, and shares
-anew only the links on which connections begin or end, as if other links went on offering what they did. On VGG-16 and
-the published cases the latency is then within 2.8 % in 95 of 100 random strategies and within 1.3 % for strategies near
-those of planners (the median is within 0.2 %), in four fifths of the time with 4 devices and a third of it with 16.
+Under `shared`, `exact=False` takes what happens shortly after the next event together with it and gives all connections
+about their fair shares (`approximate_links`); where rates vary or one medium carries everything it changes nothing. On
+VGG-16 and the published cases, with messages that cost nothing or 0.5 ms, the latency is then within 2 % in 95 of 100
+random strategies and within 3 % for strategies near those of planners (the median is within 0.6 %).
+`experiments/bench/kernel.py` has errors and times.
 
 The first call in a process loads compiled code from numba's on-disk cache; without one, compiling takes some seconds,
 which is said once on the log. `warm` does it beforehand.

@@ -15,7 +15,7 @@ from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
 from distredge.latency.kernel.common_ground import S_COLUMNS, S_DEVICE
-from distredge.latency.kernel.fair_shares import share_anew, share_medium, share_nearby
+from distredge.latency.kernel.fair_shares import share_anew, share_medium
 from distredge.latency.kernel.general_path import (
     M_COLUMNS,
     M_FROM,
@@ -31,16 +31,13 @@ from distredge.latency.kernel.general_path import (
 from distredge.latency.kernel.processor_time import hand_on, handle_inputs, settle_all, take_in
 from distredge.latency.kernel.traffic import F_COLUMNS, F_LEFT, F_RATE, F_SINCE
 
-WINDOW = 1.01
-"""With `nearby`, what happens until so many times the moment of the next event is taken together with it."""
-
 
 @inner
-def run_shared(traffic, run, links, medium, nearby, turn):
+def run_shared(traffic, run, links, medium, turn):
     """Runs what `general_path.write_down` wrote; `run.done` holds when each slab position has done each stage.
 
-    `medium` says that one carries everything; `nearby` allows the rates of `share_nearby`; `turn` is a mark that no
-    earlier call has used. Returns the latency, infinite when something cannot get through, and the last mark used.
+    `medium` says that one carries everything; `turn` is a mark that no earlier call has used. Returns the latency,
+    infinite when something cannot get through, and the last mark used.
     """
     varies = begin_run(traffic, run, links)
     # The requester hands on the input; every slab position may have a part that needs none of it.
@@ -55,10 +52,9 @@ def run_shared(traffic, run, links, medium, nearby, turn):
         if np.isinf(now):
             break
         n_dirty, n_open = np.int64(0), np.int64(0)
-        until = now * WINDOW if nearby and not varies else now
-        size, n_next = take_packed(traffic, run, until, size)
-        if first_end <= until:
-            n_active, n_dirty, n_open, n_next = take_ended(traffic, run, until, n_active, n_next)
+        size, n_next = take_packed(traffic, run, now, size)
+        if first_end <= now:
+            n_active, n_dirty, n_open, n_next = take_ended(traffic, run, now, n_active, n_next)
         n_active, n_dirty = begin_flows(traffic, run, n_next, n_active, n_dirty)
         for link in range(2 * run.wide if varies else 0):
             if traffic.change[U(link)] <= now:
@@ -70,8 +66,6 @@ def run_shared(traffic, run, links, medium, nearby, turn):
         turn += 1
         if medium:
             share_medium(traffic, run, now, n_active, turn)
-        elif nearby:
-            share_nearby(traffic, run, now, n_dirty, turn)
         else:
             share_anew(traffic, run, now, n_dirty, turn)
     result = run.n_stages * run.wide + run.wide - 1
@@ -89,8 +83,6 @@ def begin_run(traffic, run, links):
     varies = False
     for link in range(2 * run.wide):
         refresh(traffic, run, links, link, 0.0)
-        traffic.level[link] = traffic.capacity[link]
-        traffic.per_bit[link] = 1.0 / traffic.capacity[link]
         varies = varies or not np.isinf(traffic.change[link])
     for j in range(run.wide - 1):
         run.done[j] = 0.0

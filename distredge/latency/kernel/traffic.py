@@ -45,7 +45,6 @@ class Traffic(NamedTuple):
         fixed: by connection, marks of those that have one.
         capacity, change: by link, its rate, and when that changes, infinite behind the last link.
         left: by link, what of its rate is not given away yet.
-        level, per_bit: by link, what it offers, and seconds per bit at that.
         flows: (W * W * F_COLUMNS,) of each connection.
     """
 
@@ -75,8 +74,6 @@ class Traffic(NamedTuple):
     capacity: Floats
     change: Floats
     left: Floats
-    level: Floats
-    per_bit: Floats
     flows: Floats
 
 
@@ -115,15 +112,14 @@ def make_traffic(per_message, wide):
     by_message, by_message_s = np.zeros((6, per_message), np.int64), np.zeros((3, per_message))
     per_connection = 4 * wide * wide + 2 * wide
     by_connection = np.zeros((13, per_connection), np.int64)
-    by_connection_s = np.zeros((6, per_connection + 3))
+    by_connection_s = np.zeros((4, per_connection + 3))
     return Traffic(
         by_message[0], by_message[1], by_message[2], by_message[3], by_message[4], by_message[5],
         by_message_s[0], by_message_s[1], by_message_s[2],
         by_connection[0], by_connection[1], by_connection[2], by_connection[3], by_connection[4], by_connection[5],
         by_connection[6], by_connection[7], by_connection[8], by_connection[9], by_connection[10], by_connection[11],
         by_connection[12],
-        by_connection_s[0], by_connection_s[1], by_connection_s[2], by_connection_s[3], by_connection_s[4],
-        by_connection_s[5],
+        by_connection_s[0], by_connection_s[1], by_connection_s[2], by_connection_s[3],
         np.zeros(wide * wide * F_COLUMNS),
     )  # fmt: skip
 

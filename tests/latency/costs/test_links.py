@@ -159,7 +159,7 @@ def test_a_network_puts_the_requester_last(lab: Any) -> None:
     assert [end.way_s(10) for end in network.receives] == pytest.approx([0.2, 0.2, 0.0])
     assert [end.busy_s(10) for end in (*network.sends, *network.receives)] == [0.0] * 6
     assert [network.crosses(*pair) for pair in ((0, 0), (0, 1), (0, -1))] == [False, True, True]
-    secret = ClusterLinks.of(Cluster("lab", cluster.requester, cluster.devices, encrypted=True), ("a",))
+    secret = ClusterLinks.of(Cluster("lab", cluster.requester, cluster.devices, "independent", encrypted=True), ("a",))
     assert secret.sends[0].total_s(10) == pytest.approx(0.1 + 0.1 + 5.0)
 
 

@@ -329,10 +329,11 @@ def test_zoo_models_on_sixteen_boards(name: str, model_of_links: Any) -> None:
         assert latency_s[k] == pytest.approx(reference_s(problem, strategy), rel=CLOSE)
 
 
+@pytest.mark.parametrize("fixed_s", [0.0, 5e-4], ids=["free messages", "messages that cost"])
 @pytest.mark.parametrize("case", ["da-50", "dc-300", "la", "ld"])
-def test_approximate_rates_are_close(case: str) -> None:
+def test_approximate_rates_are_close(case: str, fixed_s: float) -> None:
     graph = zoo.build("vgg16", width=0.25)
-    cluster = dataclasses.replace(load_cluster(case), link_model="shared")
+    cluster = _with_messages(dataclasses.replace(load_cluster(case), link_model="shared"), fixed_s)
     problem, count = Problem(graph, cluster), len(cluster.devices)
     found, rng = kernel_of(problem), np.random.default_rng(1)
     planned = [plan(problem, method, evaluations=20) for method in ("aofl", "coedge", "deepslicing", "edgeld", "modnn")]
@@ -347,6 +348,60 @@ def test_approximate_rates_are_close(case: str) -> None:
         error = np.abs(near / exact - 1)
         assert np.quantile(error, 0.95) < 0.03
         assert np.median(error) < 0.01
+        assert abs(np.mean(near / exact - 1)) < 0.01
+
+
+def test_approximate_latencies_of_boards_on_one_host_are_close() -> None:
+    graph = zoo.build("vgg16", width=0.25)
+    cluster = _with_messages(dataclasses.replace(load_cluster("la"), link_model="shared"), 5e-4)
+    hosts = [dataclasses.replace(device, host=f"host-{i // 3}") for i, device in enumerate(cluster.devices)]
+    cores = {f"host-{i}": 4 for i in range(6)}
+    found = Kernel(graph, [dataclasses.replace(cluster, devices=tuple(hosts), hosts=cores)])
+    arrays = draw_plans(graph, len(hosts), 500, np.random.default_rng(2))
+    ratio = found.latency_s(**arrays, exact=False) / found.latency_s(**arrays)
+    assert np.quantile(np.abs(ratio - 1), 0.95) < 0.03
+    assert abs(ratio.mean() - 1) < 0.01
+
+
+def test_packing_rows_costs_alike_approximately() -> None:
+    graph = zoo.build("vgg16", width=0.25)
+    assume_zero_shares(graph, dict.fromkeys(graph.tensors, 0.4))
+    cluster = _with_messages(dataclasses.replace(load_cluster("db-50"), link_model="shared"), 1e-4)
+    slow = [
+        dataclasses.replace(d, profile=ComputeProfile(msgspec.structs.replace(d.profile.data, messages=packs)))
+        for d in cluster.devices
+        for packs in [msgspec.structs.replace(d.profile.messages, compress_s_per_byte=2e-7, expand_s_per_byte=3e-7)]
+    ]
+    found = Kernel(graph, [dataclasses.replace(cluster, devices=tuple(slow))])
+    arrays = draw_plans(graph, 4, 300, np.random.default_rng(4))
+    plain_s = found.latency_s(**arrays, exact=False)
+    arrays["wire"] = WIRE_NUMBERS["float32-packed"]
+    exact, near = found.latency_s(**arrays), found.latency_s(**arrays, exact=False)
+    assert np.quantile(np.abs(near / exact - 1), 0.95) < 0.03
+    assert np.median(exact / plain_s) > 1.05
+
+
+def test_where_links_vary_or_one_medium_carries_all_nothing_is_approximate() -> None:
+    graph, shared = _small("vgg16"), _boards(4, "shared")
+    trace = Trace([0.0, 0.01], [2e7, 1e8], period_s=0.02)
+    varies = [dataclasses.replace(d, uplink=Link(trace=trace), downlink=Link(trace=trace)) for d in shared.devices]
+    arrays = draw_plans(graph, 4, 40, np.random.default_rng(3))
+    for cluster in (
+        dataclasses.replace(shared, shared_medium=True),
+        dataclasses.replace(shared, devices=tuple(varies)),
+    ):
+        found = Kernel(graph, [cluster])
+        assert np.array_equal(found.latency_s(**arrays), found.latency_s(**arrays, exact=False))
+
+
+def _with_messages(cluster: Cluster, fixed_s: float) -> Cluster:
+    """The same boards, on which each message takes so long of the processor at either end."""
+    own = Handling(own=Copy(fixed_s=fixed_s))
+    boards = []
+    for device in cluster.devices:
+        data = msgspec.structs.replace(device.profile.data, messages=Messages(send=own, receive=own))
+        boards.append(dataclasses.replace(device, profile=ComputeProfile(data)))
+    return dataclasses.replace(cluster, devices=tuple(boards))
 
 
 def test_an_approximate_latency_is_exact_where_nothing_is_shared() -> None:
@@ -414,7 +469,7 @@ def test_a_link_that_is_down_makes_the_latency_infinite() -> None:
 def test_unsupported_cases_are_named(lab: Any) -> None:
     graph = _small("vgg16")
     boards = _boards(4, "independent")
-    medium = Cluster("c", boards.requester, boards.devices, shared_medium=True)
+    medium = Cluster("c", boards.requester, boards.devices, "independent", shared_medium=True)
     with pytest.raises(Unsupported, match="one medium"):
         Kernel(graph, [medium])
     found = Kernel(graph, [boards])
@@ -466,7 +521,7 @@ def test_the_tables_have_the_numbers_of_wires() -> None:
 
 def test_a_profile_that_lacks_an_operator_is_named(lab: Any) -> None:
     lacking = lab.profile(lab.chain(2))
-    cluster = Cluster("c", Requester(), (Device("a", lacking, Link(1e6), Link(1e6)),))
+    cluster = Cluster("c", Requester(), (Device("a", lacking, Link(1e6), Link(1e6)),), "independent")
     graph = lab.excited()
     with pytest.raises(ProfileError, match="distredge profile run"):
         Kernel(graph, [cluster]).latency_s([[len(graph.cuts) - 1]], [[[0, 8]]], 0)

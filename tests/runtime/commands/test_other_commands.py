@@ -52,10 +52,24 @@ def test_a_cluster_file_to_start_from(folder: Path) -> None:
 
     made = load_cluster(folder / "new.toml")
     assert [(d.name, d.address) for d in made.devices] == [("a", "192.168.1.11"), ("b", "pi.local")]
+    assert (made.link_model, dict(made.hosts), made.requester.host) == ("shared", {}, None)
     assert distredge(folder, "cluster", "init", "new.toml", "--device", "a=b").returncode == 2
     wrong = distredge(folder, "cluster", "init", "other.toml", "--device", "a=1.2.3.4,default:abacus")
     assert wrong.returncode == 2
     assert not (folder / "other.toml").exists()
+
+
+def test_a_cluster_file_names_the_computers_that_several_workers_are_on(folder: Path) -> None:
+    from distredge.cluster import load_cluster
+    from distredge.processors import usable_cores
+
+    given = ("a=127.0.0.1:6000", "b=10.0.0.2", "c=10.0.0.3:6000", "d=10.0.0.3:6100")
+    done = distredge(folder, "cluster", "init", "hosts.toml", *(part for one in given for part in ("--device", one)))
+    assert done.returncode == 0, done.stderr
+    made = load_cluster(folder / "hosts.toml")
+    assert [d.host for d in made.devices] == ["this-machine", None, "host-1", "host-1"]
+    assert made.requester.host == "this-machine"
+    assert made.hosts == {"this-machine": usable_cores(), "host-1": 4}
 
 
 def test_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
