@@ -127,7 +127,7 @@ def main() -> int:
     if fresh and options.quick:
         _say_fresh(fresh)
     again, stale = _predicted_again(on_record, profile_path)
-    for line in table([run for run in again if run.part == part]):
+    for line in table([run for run in again if run.part == part]) if again else ():
         print(line)
     if stale:
         print(f"{stale} records are of other profiles than today's: their predictions are those of then")
@@ -258,7 +258,7 @@ def _say_fresh(fresh: Sequence[Run]) -> None:
     print("measured now (not recorded)")
     for line in table(fresh):
         print(line)
-    print("\non record")
+    print()
 
 
 def _halp_speedup() -> float | None:
