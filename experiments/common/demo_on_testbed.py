@@ -9,11 +9,9 @@ from statistics import median
 
 from distredge.cluster import Cluster, Device, Link, Requester
 from distredge.experiments.common.fidelity_beds import Bed
-from distredge.experiments.common.fidelity_draw import exact_wires
 from distredge.experiments.common.fidelity_strategies import computing, error_of, inputs_for
 from distredge.latency import evaluate
 from distredge.model.capture import load_model
-from distredge.model.graph import Graph
 from distredge.planners import plan
 from distredge.problem import Problem
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile
@@ -63,7 +61,7 @@ def open_bed(cluster: Cluster) -> AbstractContextManager[Bed]:
 def tried(model: str, profile: ComputeProfile, bed_of: OpenBed = open_bed) -> Iterator[Tried]:
     """The best single board, then `auto`'s plan, both lossless, one after the other on the same boards."""
     graph = load_model(model)
-    problem = _lossless(graph, cluster_of(profile))
+    problem = Problem.lossless(graph, cluster_of(profile))
     plans = {
         "the best single board": plan(problem, "offload"),
         "auto's plan": plan(problem, "auto", PLANNING_S),
@@ -99,8 +97,3 @@ def show(model: str) -> float:
         "calculated back: this machine computes for all of them"
     )
     return apart
-
-
-def _lossless(graph: Graph, cluster: Cluster) -> Problem:
-    pixels = ("uint8",) if graph.preprocess is not None else ("float32",)
-    return Problem(graph, cluster, input_dtypes=pixels, wires=exact_wires(), boundary_first=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distredge.cluster import Cluster, Device, Link, Requester
-from distredge.model.wires import EXACT_WIRES, RUNNABLE_WIRES, is_packed
+from distredge.model.wires import RUNNABLE_WIRES, is_packed
 from distredge.planners import METHODS
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile
 from distredge.profiles.network import Trace
@@ -227,11 +227,6 @@ def drafts(set_up: SetUp) -> list[Draft]:
             )
         )
     return found
-
-
-def exact_wires(*, packed: bool = True) -> tuple[str, ...]:
-    """Wires that leave the output as it is and can be run, with or without those that leave zeros out."""
-    return tuple(wire for wire in EXACT_WIRES if wire in RUNNABLE_WIRES and (packed or not is_packed(wire)))
 
 
 def _paced(part: Part, number: int) -> SetUp:

@@ -6,17 +6,17 @@ import dataclasses
 import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from distredge.cluster import LinkModel
 from distredge.errors import DistredgeError
 from distredge.experiments.common.fidelity_beds import Bed, Frames, OpenBed, open_bed
-from distredge.experiments.common.fidelity_draw import Draft, SetUp, drafts, exact_wires
+from distredge.experiments.common.fidelity_draw import Draft, SetUp, drafts
 from distredge.experiments.common.fidelity_records import Role, Run, profiles_of
 from distredge.experiments.common.fidelity_strategies import EVALUATIONS, computing, inputs_for, make_strategy
 from distredge.experiments.common.records import compact
 from distredge.latency import evaluate, simulate
 from distredge.model.graph import Graph
+from distredge.model.wires import EXACT_WIRES, is_packed
 from distredge.planners import plan
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
@@ -64,13 +64,10 @@ def key_of(set_up: SetUp, draft: Draft) -> str:
     return f"{set_up.name}-{draft.number}"
 
 
-def auto_options(graph: Graph, set_up: SetUp) -> dict[str, dict[str, Any]]:
-    """What `auto` is offered: everything that leaves the output as it is and can be told there, or plain float32."""
-    pixels = ("uint8",) if graph.preprocess is not None else ("float32",)
-    return {
-        "auto-lossless": {"input_dtypes": pixels, "wires": exact_wires(packed=set_up.real), "boundary_first": True},
-        "auto-float32": {},
-    }
+def auto_problems(problem: Problem, set_up: SetUp) -> dict[str, Problem]:
+    """What `auto` may use: everything that leaves the output as it is and can be told there, or plain float32."""
+    wires = tuple(wire for wire in EXACT_WIRES if set_up.real or not is_packed(wire))
+    return {"auto-lossless": Problem.lossless(problem.graph, problem.cluster, wires=wires), "auto-float32": problem}
 
 
 def missing_keys(set_up: SetUp, done: set[str]) -> list[str]:
@@ -111,10 +108,9 @@ def run_set_up(
             note(f"{key_of(set_up, draft)}: {draft.method} plans")
             strategies.append((draft, make_strategy(problem, draft)))
     pairs = []
-    for name, options in auto_options(graph, set_up).items():
+    for name, offered in auto_problems(problem, set_up).items():
         if f"{set_up.name}-{name}" in missing:
             note(f"{set_up.name}-{name}: plans")
-            offered = dataclasses.replace(problem, **options)
             chosen, alone = (
                 plan(offered, method, evaluations=EVALUATIONS, seed=set_up.number) for method in ("auto", "offload")
             )

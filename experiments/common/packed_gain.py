@@ -16,12 +16,12 @@ from typing import Any
 from distredge.cluster import load_cluster, shipped_clusters
 from distredge.errors import DistredgeError
 from distredge.experiments.common import published
-from distredge.experiments.common.fidelity_draw import exact_wires
 from distredge.experiments.common.fidelity_records import FOLDER
 from distredge.experiments.common.records import compact, today
 from distredge.experiments.common.regimes import PROFILE_SET, seconds_for
 from distredge.latency import evaluate, offload_latency_s
 from distredge.model.graph import Graph
+from distredge.model.wires import EXACT_WIRES
 from distredge.planners import plan
 from distredge.planners.lower_bound import lower_bound_s
 from distredge.problem import Problem
@@ -48,15 +48,12 @@ def lossless_problem(graph: Graph, cluster: str, wires: tuple[str, ...] | None =
     """A case with every option that leaves the output unchanged, links shared; None: all exact wires."""
     profile_set = PROFILE_SET if cluster not in (*_GIGABIT, "halp-pi4") else None
     found = dataclasses.replace(load_cluster(cluster, [graph], profile_set), link_model="shared")
-    pixels = ("uint8",) if graph.preprocess is not None else ("float32",)
-    return Problem(graph, found, input_dtypes=pixels, wires=wires or exact_wires(), boundary_first=True)
+    return Problem.lossless(graph, found, wires=wires or EXACT_WIRES)
 
 
 def fill(load: Load, path: Path = KEPT, note: Callable[[str], None] = lambda text: None) -> None:
     """Plans what is not on record yet."""
     done = {(line["model"], line["cluster"]) for line in _read(path)}
-    if PACKED not in exact_wires():
-        return
     for model, cluster in cases():
         if (model, cluster) in done:
             continue
