@@ -137,7 +137,7 @@ def main() -> int:
     for case, gain in figures["packed_gain"].items():
         print(f"packed wires, {case}: {gain:.3f} x as fast (simulated)")
     figures |= {**packed_gain.pi4_figures(load), "halp_speedup_pi4": _halp_speedup()}
-    if options.full and again:
+    if options.full and any(run.part == "test" for run in again):
         draw(again, out / PICTURE.name)
     if fresh and options.quick:
         figures["quick"] = {key: value for key, value in summarise(fresh).items() if value is not None}
