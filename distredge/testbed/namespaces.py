@@ -27,6 +27,20 @@ FOLDER = Path("/run/netns")
 NUMBERS = 64
 """Testbeds that one machine may have at a time."""
 
+WINDOW_BYTES = 16000
+"""What a connection has under way at most.
+
+With megabytes, whoever sends first fills the queue before a link, which is deeper than any switch's, and all others
+wait behind it; so transfers share the link, and it stays full up to some hundreds of Mbit/s.
+"""
+
+_SETTINGS = (
+    # Not the one that slows down to measure the round trip now and then; some kernels allow one of them only.
+    "net.ipv4.tcp_congestion_control=reno",
+    "net.ipv4.tcp_congestion_control=cubic",
+    f"net.ipv4.tcp_rmem=4096 {WINDOW_BYTES} {WINDOW_BYTES}",
+)
+
 _CLONE_NEWNET = 0x40000000
 
 
@@ -73,9 +87,9 @@ class Namespaces:
             lines = [f"addr add {address}/24 dev {self._device(name)}", f"link set {self._device(name)} up"]
             if name:
                 in_namespace("ip", name, ["link set lo up", *lines])
-                with suppress(ExecutionError):
-                    # As boards have it; another one slows down to measure the round trip now and then.
-                    call(["ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=cubic"])
+                for setting in _SETTINGS:
+                    with suppress(ExecutionError):
+                        call(["ip", "netns", "exec", name, "sysctl", "-qw", setting])
             else:
                 call(["ip", "-batch", "-"], lines)
 
