@@ -114,6 +114,12 @@ class DeploymentReport:
 
         return Original.of(read_onnx(path), self.problem.graph).tolerance()
 
+    @property
+    def modelled(self) -> tuple[str, ...]:
+        """Profiles that the prediction rests on and that were not measured on the board."""
+        devices = (self.problem.cluster.device(name) for name in self.strategy.devices)
+        return tuple(dict.fromkeys(d.profile.name for d in devices if not d.profile.measured))
+
     def figures(self) -> dict[str, Any]:
         """The figures under their names."""
         return {
@@ -128,6 +134,7 @@ class DeploymentReport:
             metric_names.THROUGHPUT_PER_S: self.run.throughput_per_s,
             "latencies_s": list(self.run.latencies_s),
             "predicted_latency_s": self.predicted_s,
+            "modelled_profiles": list(self.modelled),
             metric_names.BYTES_SENT: self.timeline.bytes_sent,
             # JSON has no infinity: null, and "correct" is false.
             "largest_relative_difference": self.difference if math.isfinite(self.difference or 0.0) else None,
@@ -167,6 +174,11 @@ class DeploymentReport:
         predicted = "not predicted" if self.predicted_s is None else f"predicted {1e3 * self.predicted_s:.2f} ms"
         measured = f"{1e3 * self.run.latency_s:.2f} ms ({frames}; {1.0 / self.run.latency_s:.2f} images/s)"
         click.echo(f"measured {measured}, {predicted}")
+        if self.predicted_s is not None and self.modelled:
+            click.echo(
+                f"(predicted from a modelled profile, {', '.join(self.modelled)}, not measured on the board: "
+                f"`distredge profile run --model {self.strategy.model.name}` measures one)"
+            )
         if self.replanned:
             last = self.replanned[-1]
             click.echo(

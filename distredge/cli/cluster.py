@@ -60,7 +60,14 @@ def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) 
     addresses = [address for _, address, _ in boards]
     link = f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"
     hosts = _hosts(addresses)
-    lines = [f'format = "{FORMAT}"', f'name = "{name_of_file}"', 'link_model = "shared"', "", "[requester]"]
+    lines = [
+        f'format = "{FORMAT}"',
+        f'name = "{name_of_file}"',
+        'link_model = "shared"',
+        "encrypted = true",
+        "",
+        "[requester]",
+    ]
     lines += [f'host = "{_HERE}"'] if _HERE in hosts.values() else []
     lines += [link]
     for host in dict.fromkeys(hosts.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Mapping
@@ -91,7 +92,6 @@ def deploy_strategy(
     graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     inputs = _inputs(graph, strategy, image)
-    predicted_s = _predicted_s(problem, strategy)
     replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
     with open_session(
         problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext, deadline_s=deadline_s,
@@ -100,6 +100,8 @@ def deploy_strategy(
         outputs, run = _measure(session.coordinator, inputs, repeat, in_flight, timeline_path, as_json)
         timeline = session.coordinator.timeline()
         encrypted, where = session.encrypted, session.where
+    as_run = dataclasses.replace(problem.cluster, encrypted=encrypted)
+    predicted_s = _predicted_s(dataclasses.replace(problem, cluster=as_run), strategy)
     apart = difference(whole_model(graph, strategy, inputs), outputs) if check else None
     replanned = () if replanner is None else tuple(replanner.figures())
     report = DeploymentReport(
