@@ -8,7 +8,8 @@
 Regimes: see experiments/common/regimes.py; `shared-lossless` unless `--regime` says otherwise. All latencies are
 simulated. `--full` adds every run to experiments/results/planner_quality/REGIME.jsonl with its seed, budget, date and
 number of processors; strategies that took long are kept there and priced again each time. `search` and `auto` are given
-1 s up to 4 devices and 5 s with more, on the clock; in the random cases, and all others, in processor seconds of all
+1 s up to 4 devices and 5 s with more, on the clock; with `--busy`, for when other programs run as well, the processor
+seconds that all cores have in that time. In the random cases, and all others, budgets are in processor seconds of all
 threads together: 60, in the random cases 3 for the methods that only follow rules.
 
 Prints a table of images per second (below them in each case those that DistrEdge reports, figures 6 to 9), one of
@@ -42,9 +43,13 @@ from distredge.planners import METHODS, run
 from distredge.planners.budget import Budget, PlanningProgress
 from distredge.planners.lower_bound import lower_bound_s
 from distredge.problem import Problem
+from distredge.processors import usable_cores
 
 QUICK_S = 150.0
 LONG_S = 120.0
+LONG_LEAST = 4.0
+"""A search on record counts as long with at least so many times the seconds that `search` is given."""
+
 OTHER_S = 60.0
 RANDOM_CASES = 200
 RANDOM_RULE_S = 3.0
@@ -90,7 +95,7 @@ def main() -> int:
     outcomes = []
     try:
         for case in cases:
-            outcomes.append(_look(case, deadline_s, options.seed))
+            outcomes.append(_look(case, deadline_s, options.seed, options.busy))
     except KeyboardInterrupt:
         stopped = True
     outcomes = [o for o in outcomes if o.latency_s]
@@ -123,6 +128,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", default=",".join(STEPS), help=f"what --full runs, in this order: {', '.join(STEPS)}")
     parser.add_argument("--again", action="store_true", help="with --full, also what is on record; the newest counts")
     parser.add_argument("--long", type=float, default=LONG_S, help=f"processor seconds of {LONG}")
+    parser.add_argument("--busy", action="store_true", help="search and auto in processor seconds of all cores")
     parser.add_argument("--seed", type=int, default=0, help="of every planner")
     options = parser.parse_args()
     for key, found, accepted in (("regime", options.regime, REGIMES), ("steps", options.steps, STEPS)):
@@ -169,7 +175,7 @@ def _records(regime: str) -> list[MethodRun]:
     return read(path_of(regime))
 
 
-def _jobs(case: RegimeCase, problem: Problem, step: str, long_s: float = 0.0) -> list[Job]:
+def _jobs(case: RegimeCase, problem: Problem, step: str, long_s: float = 0.0, busy: bool = False) -> list[Job]:
     short_s = seconds_for(problem)
     if step == "rules":
         budget_s = RANDOM_RULE_S if case.regime == "random" else OTHER_S
@@ -178,6 +184,8 @@ def _jobs(case: RegimeCase, problem: Problem, step: str, long_s: float = 0.0) ->
         return [Job(LONG, "search", long_s, "cpu")]
     if step == "distredge":
         return [Job(step, step, OTHER_S, "cpu")]
+    if busy and case.regime != "random":
+        return [Job(step, step, short_s * usable_cores(), "cpu")]
     return [Job(step, step, short_s, "cpu" if case.regime == "random" else "wall")]
 
 
@@ -192,7 +200,7 @@ def _fill(cases: Sequence[RegimeCase], options: argparse.Namespace) -> bool:
             problem = case.make()
             mark = fingerprint(problem)
             on_record = [r for r in read(path_of(case.regime)) if r.case == case.name and r.is_of(mark)]
-            for job in _jobs(case, problem, step, options.long):
+            for job in _jobs(case, problem, step, options.long, options.busy):
                 if options.again or not any(_is_of(record, job) for record in on_record):
                     append(path_of(case.regime), _run(problem, case, job, mark, options.seed))
     except KeyboardInterrupt:
@@ -206,6 +214,13 @@ def _is_of(record: MethodRun, job: Job) -> bool:
     """Whether a record is of this job; a longer search stands for a shorter one."""
     enough = record.budget_s >= job.budget_s if job.label == LONG else record.budget_s == job.budget_s
     return enough and (record.method, record.clock) == (job.method, job.clock)
+
+
+def _counts_for(record: MethodRun, job: Job) -> bool:
+    """Whether a record tells what a job finds: it is of it, or of what all cores do in its time, on a busy machine."""
+    if job.clock == "wall" and record.clock == "cpu":
+        return record.method == job.method and record.budget_s == job.budget_s * max(1, record.cores)
+    return _is_of(record, job)
 
 
 def _run(problem: Problem, case: RegimeCase, job: Job, mark: float, seed: int) -> MethodRun:
@@ -242,13 +257,14 @@ def _run(problem: Problem, case: RegimeCase, job: Job, mark: float, seed: int) -
         strategy=compact(strategy) if strategy is not None and job.method not in RULES else None,
         refused=refused,
         cut_short=budget.cut_short,
+        cores=usable_cores(),
     )
     if record.latency_s is not None:
         print(f"{case.regime}, {case.name}: {job.label} {1 / record.latency_s:.2f} IPS in {taken_s:.1f} s", flush=True)
     return record
 
 
-def _look(case: RegimeCase, deadline_s: float, seed: int) -> Outcome:
+def _look(case: RegimeCase, deadline_s: float, seed: int, busy: bool) -> Outcome:
     """What is on record for a case, and, while there is time, `search` and `auto` anew."""
     records = [r for r in _records(case.regime) if r.case == case.name]
     fresh: set[str] = set()
@@ -258,7 +274,7 @@ def _look(case: RegimeCase, deadline_s: float, seed: int) -> Outcome:
     mark = fingerprint(problem)
     if case.regime != "random" and time.monotonic() < deadline_s:
         for step in ("rules", "search", "auto"):
-            for job in _jobs(case, problem, step):
+            for job in _jobs(case, problem, step, busy=busy):
                 if step != "rules" or not any(_is_of(r, job) and r.is_of(mark) for r in records):
                     records.append(_run(problem, case, job, mark, seed))
                     fresh.add(job.label)
@@ -272,8 +288,8 @@ def _outcome(
     reached: tuple[tuple[float, float], ...] = ()
     stale = set()
     for step in STEPS:
-        for job in _jobs(case, problem, step):
-            fitting = [r for r in records if _is_of(r, job)]
+        for job in _jobs(case, problem, step, LONG_LEAST * seconds_for(problem)):
+            fitting = [r for r in records if _counts_for(r, job)]
             # Of several runs the newest under today's cost model counts; the long search keeps its best.
             usable = [r for r in fitting if r.is_of(mark) or r.strategy is not None]
             if job.label != LONG:
@@ -288,7 +304,8 @@ def _outcome(
             if not record.is_of(mark):
                 stale.add(job.label)
             elif job.label == "search":
-                reached = record.reached
+                cores = max(1, record.cores) if job.clock != record.clock else 1
+                reached = tuple((seconds / cores, latency_s) for seconds, latency_s in record.reached)
     return Outcome(
         case.regime,
         case.model or problem.graph.name,

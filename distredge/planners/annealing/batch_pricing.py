@@ -48,7 +48,8 @@ class BatchPricer:
         self.budget = budget
         self.kernel = kernel_of(codec.problem)
         if codec.choices.packing:
-            self.kernel.tables.price_packed()
+            with budget.paused():  # the first time the whole model is run
+                self.kernel.tables.price_packed()
         self.general = bool(self.kernel.links.hard.any()) or codec.problem.boundary_first
         self.shared = bool(self.kernel.links.shared.any())
         self._refused: set[tuple[int, int]] = set()

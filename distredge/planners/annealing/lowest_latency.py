@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Found = tuple[Batch, NDArray[np.float64]]
     """Strategies and their latencies."""
 
-HOT, COLD = 0.03, 0.0003
+HOT, COLD = 0.015, 0.0003
 """First and last temperature of the middle chain, relative to the latency."""
 
 RUN, BRANCHES = 500_000, 6
@@ -54,9 +54,8 @@ ORDERS = 12
 RESAMPLE_EVERY = 0.04
 """Share of a run after which the worst chains are replaced."""
 
-EXACT_UP_TO, NEARBY_UNTIL = 6, 0.7
-"""Devices up to which rates of shared links are exact from the start, and the share of a run after which they are with
-more of them."""
+NEARBY_UNTIL = 0.7
+"""Share of a run up to which rates of shared links are approximate."""
 
 
 class Search:
@@ -215,7 +214,7 @@ class Search:
         budget, total = self.budget, POPULATIONS * CHAINS
         spread = np.geomspace(1.0 / SPREAD, SPREAD, CHAINS)
         steps, resampled = STEPS if budget.seconds is None else 1, 0.0
-        self._nearby = self.pricer.shared and len(self.codec.names) > EXACT_UP_TO
+        self._nearby = self.pricer.shared
         while not budget.expired() and (budget.left is None or budget.left >= total):
             spent, before_s = (budget.spent() - begin) / (end - begin), budget.elapsed_s
             if spent >= 1.0 or budget.spent() >= until:

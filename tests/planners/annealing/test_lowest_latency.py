@@ -122,7 +122,7 @@ def _note_runs(
 def test_combining_loses_nothing_under_approximate_rates(
     problem_in: ProblemIn, vgg: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("RUN", 500), ("BRANCHES", 2), ("STEPS", 2), ("EXACT_UP_TO", 0)):
+    for name, value in (("RUN", 500), ("BRANCHES", 2), ("STEPS", 2)):
         monkeypatch.setattr(search_module, name, value)
     search = Search(problem_in(vgg, "na-nano", "shared"), Budget(evaluations=20_000), 1, 1)
     best_of, found = search._best_of, []
