@@ -185,7 +185,7 @@ def _report_run(
     if expected is not None:
         click.echo(
             f"  expected error of a part: mean {100 * expected.mean:.0f} %, 95th percentile {100 * expected.p95:.0f} %"
-            f", as {expected.segments} segments left out of the fit show"
+            f", as {expected.segments} segments left out of the fit show, in the phase that the machine was in"
         )
     else:
         click.echo("  expected error of a part: unknown, too few segments were timed")
