@@ -36,6 +36,10 @@ def testbed() -> None:
     """Emulate boards and links on this machine."""
 
 
+_MODEL = "mobilenet-v2"
+"""What boards run that are given no model: small enough that this machine keeps up with most boards."""
+
+
 class _Dilation(click.ParamType[float | str]):
     name = "auto|number"
 
@@ -45,7 +49,11 @@ class _Dilation(click.ParamType[float | str]):
 
 @testbed.command()
 @click.option("--cluster", "cluster_name", required=True, help="Shipped case (such as db-50), or a .toml file.")
-@click.option("--model", "model_name", help="Zoo name, .onnx file or package.module:callable; default: the strategy's.")
+@click.option(
+    "--model",
+    "model_name",
+    help=f"Zoo name, .onnx file or package.module:callable; default: the strategy's, else {_MODEL}.",
+)
 @input_shape_option
 @click.option("--strategy", "strategy_path", type=click.Path(path_type=Path), help="Run this file; without it, plan.")
 @click.option("--method", default="search", show_default=True, help="Planning method.")
@@ -222,9 +230,7 @@ def _problem(
     from distredge.strategy import Strategy
 
     if strategy_path is None:
-        if model_name is None:
-            raise click.UsageError("give --model, or --strategy")
-        problem = load_problem(model_name, cluster_name, link_model="shared", input_shape=input_shape)
+        problem = load_problem(model_name or _MODEL, cluster_name, link_model="shared", input_shape=input_shape)
         cluster = dataclasses.replace(problem.cluster, encrypted=encrypted)
         return dataclasses.replace(problem, cluster=cluster), None
     strategy = Strategy.load(strategy_path)

@@ -95,7 +95,6 @@ def test_boards_stand_until_they_are_taken_down(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["run", "--cluster", "db-50"], "give --model, or --strategy"),
         (["run", "--cluster", "db-50", "--model", "squeezenet", "--engine", "sleep", "--unpaced"], "computes nothing"),
         (["run", "--cluster", "db-50", "--model", "squeezenet", "--method", "offload", "--pin", "x"], "DEVICE=CORE"),
         (["run", "--cluster", "db-50", "--model", "squeezenet", "--dilation", "0.1"], "at least 1"),
