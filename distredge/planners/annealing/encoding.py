@@ -24,7 +24,7 @@ MOST_VOLUMES = 48
 MOST_CANDIDATES = 48
 """Cuts that a search considers."""
 
-TRIALS, TRIAL_STEPS, CROSSES = 0.006, 400, 0.3
+TRIALS, TRIAL_STEPS, CROSSES = 0.003, 400, 0.3
 """How often a chain of the search goes on trial with another structure, for how many steps, and how many of these
 structures come from two chains."""
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Found = tuple[Batch, NDArray[np.float64]]
     """Strategies and their latencies."""
 
-HOT, COLD = 0.015, 0.0003
+HOT, COLD = 0.03, 0.0003
 """First and last temperature of the middle chain, relative to the latency."""
 
 RUN, BRANCHES = 500_000, 6
