@@ -1,4 +1,4 @@
-"""What a message costs at its two ends: packing and placing rows, leaving out zeros, encrypting and decrypting."""
+"""What a message costs at its two ends: packing and placing rows, encrypting and decrypting."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distredge.profiles.measuring.least_squares import fit_nonnegative
 from distredge.profiles.schema import Copy
 
 _SIZES_BYTES = (1 << 10, 1 << 13, 1 << 16, 1 << 19, 1 << 22)
-_PACKED_BYTES = (1 << 14, 1 << 17, 1 << 20)
 _CHANNELS, _WIDTH = 64, 56
 _TIMEOUT_MS = 5000
 
@@ -34,52 +32,16 @@ def measure_copy(seconds: float = 1.0) -> Copy:
         whole = np.ones((1, _CHANNELS, 2 * rows + 2, _WIDTH), dtype=np.float32)
         part = np.empty((1, _CHANNELS, rows, _WIDTH), dtype=np.float32)
         window = whole[:, :, 1 : rows + 1]
-        pack = _median_s(lambda part=part, window=window: np.copyto(part, window), per_size)  # type: ignore[misc]
-        place = _median_s(lambda part=part, window=window: np.copyto(window, part), per_size)  # type: ignore[misc]
+        pack = median_s(lambda part=part, window=window: np.copyto(part, window), per_size)  # type: ignore[misc]
+        place = median_s(lambda part=part, window=window: np.copyto(window, part), per_size)  # type: ignore[misc]
         sizes.append(part.nbytes)
         times.append((pack + place) / 2)
     fixed_s, s_per_byte = fit_nonnegative([[1.0] * len(sizes), sizes], times)
     return Copy(fixed_s=fixed_s, s_per_byte=s_per_byte)
 
 
-def measure_packing(seconds: float = 0.2) -> tuple[float, float]:
-    """Measures what leaving out the zeros of float32 rows costs per byte of them, and putting them back.
-
-    A bit mask and the elements that are not zero, half of all: what a packed wire carries after ReLU.
-
-    Args:
-        seconds: time to spend, roughly.
-
-    Returns:
-        Seconds per byte of packing and of unpacking.
-    """
-    rng = np.random.default_rng(0)
-    per_size = seconds / (2 * len(_PACKED_BYTES))
-    packs: list[float] = []
-    unpacks: list[float] = []
-    for size_bytes in _PACKED_BYTES:
-        rows = np.maximum(rng.standard_normal(size_bytes // 4, dtype=np.float32), 0.0).view(np.uint32)
-        values, mask = _packed(rows)
-        packs.append(_median_s(lambda rows=rows: _packed(rows), per_size))  # type: ignore[misc]
-        unpacks.append(
-            _median_s(lambda values=values, mask=mask, n=rows.size: _unpacked(values, mask, n), per_size)  # type: ignore[misc]
-        )
-    sizes = [float(size_bytes) for size_bytes in _PACKED_BYTES]
-    return fit_nonnegative([sizes], packs)[0], fit_nonnegative([sizes], unpacks)[0]
-
-
-def _packed(rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    is_left = rows != 0
-    return np.compress(is_left, rows), np.packbits(is_left, bitorder="little")
-
-
-def _unpacked(values: NDArray[np.uint32], mask: NDArray[np.uint8], count: int) -> NDArray[np.uint32]:
-    elements = np.zeros(count, np.uint32)
-    elements[np.flatnonzero(np.unpackbits(mask, count=count, bitorder="little").view(np.bool_))] = values
-    return elements
-
-
-def _median_s(action: Callable[[], object], seconds: float) -> float:
+def median_s(action: Callable[[], object], seconds: float) -> float:
+    """Returns the median of what an action takes, repeated for so many seconds, five times at least."""
     action()
     times: list[float] = []
     stop = time.perf_counter() + seconds
