@@ -89,15 +89,12 @@ class Deployment:
         """The sub-models of a device, in stage order."""
         return tuple(segment.model for segment in self.programs[device].segments)
 
-    def device_plan(
-        self, device: int, plan: int = 0, session: bytes = b"-", slots: int = 1, peers: Iterable[PeerAddress] = ()
-    ) -> DevicePlan:
+    def device_plan(self, device: int, plan: int = 0, slots: int = 1, peers: Iterable[PeerAddress] = ()) -> DevicePlan:
         """Returns the plan of one device.
 
         Args:
             device: index among `devices`.
             plan: number of the plan.
-            session: routing id of the requester on the data plane.
             slots: frames that may be in flight.
             peers: data addresses, by name, of at least the devices that it sends to.
         """
@@ -107,7 +104,6 @@ class Deployment:
         receivers = sorted({m.destination for m in outgoing} - {REQUESTER})
         return DevicePlan(
             plan,
-            session,
             self.graph.name,
             device,
             self.devices,

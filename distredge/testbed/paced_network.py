@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import Rows, decode_on_data
-from distredge.runtime.protocol.transport import ConnectionEvent, Endpoint, Network, Plane, Received, Tracker, Waiter
+from distredge.runtime.protocol.transport import (
+    Bell,
+    ConnectionEvent,
+    Endpoint,
+    Network,
+    Plane,
+    Received,
+    Tracker,
+    Waiter,
+)
 from distredge.testbed.pacer import Pacer
 
 
@@ -39,19 +48,19 @@ class PacedNetwork:
         """Binds an address; see `Network.bind`."""
         return self._paced(self._inner.bind(address, plane), plane)
 
-    def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> Endpoint:
+    def connect(self, address: str, plane: Plane, server_key: str = "") -> Endpoint:
         """Connects to an address; see `Network.connect`."""
         if self._route is not None and plane == "data":
             address = self._route(address)
-        return self._paced(self._inner.connect(address, plane, server_key, routing_id), plane)
+        return self._paced(self._inner.connect(address, plane, server_key), plane)
 
-    def pipe(self) -> tuple[Endpoint, Endpoint]:
-        """Returns two ends of a connection between two threads."""
-        return self._inner.pipe()
+    def bell(self) -> Bell:
+        """Returns a bell for one of this network's waiters."""
+        return self._inner.bell()
 
-    def waiter(self, endpoints: Sequence[Endpoint]) -> Waiter:
-        """Returns a waiter on these endpoints."""
-        return _PacedWaiter(self._inner.waiter([_inner(e) for e in endpoints]), endpoints, self._pacer)
+    def waiter(self, endpoints: Sequence[Endpoint], bells: Sequence[Bell] = ()) -> Waiter:
+        """Returns a waiter on these endpoints and bells."""
+        return _PacedWaiter(self._inner.waiter([_inner(e) for e in endpoints], bells), endpoints, self._pacer)
 
     def drop(self, endpoint: Endpoint) -> None:
         """Closes one endpoint."""

@@ -226,13 +226,11 @@ class Testbed:
         if self._coordinator is None:
             security = self.keys[REQUESTER_NAME].for_requester() if self.keys is not None else None
             with on_time(self._paced), self._links.entered(self._requester_index):
-                inner = ZmqNetwork(security)
                 # The first socket starts the threads that make all others.
-                inner.pipe()
-            self._network = PacedNetwork(inner, self._pacer)
-            self._coordinator = Coordinator(
-                self._network, self._addresses, deadline_s=FRAME_S, connect_s=CONNECT_S, patience_s=FRAME_S
-            )
+                self._network = PacedNetwork(ZmqNetwork(security), self._pacer)
+                self._coordinator = Coordinator(
+                    self._network, self._addresses, deadline_s=FRAME_S, connect_s=CONNECT_S, patience_s=FRAME_S
+                )
         return self._coordinator
 
     @property

@@ -12,7 +12,6 @@ of both ends is right, their shares are nearly so.
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
 import time
@@ -31,8 +30,8 @@ from distredge.profiles.schema import Copy, Handling, Messages
 from distredge.runtime.hosting.worker_process import local_order
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER, Buffer, DevicePlan, SegmentPlan, SourceMessage, TensorBox
-from distredge.runtime.protocol.messages import Rows, encode
-from distredge.runtime.protocol.orders import Bound, EndReading, EndRequest
+from distredge.runtime.protocol.messages import Attach, Rows, encode
+from distredge.runtime.protocol.orders import MEASURING, Bound, EndReading, EndRequest
 from distredge.runtime.protocol.packed_rows import pack, read_packed
 from distredge.runtime.protocol.security import Keys, make_keys
 from distredge.runtime.protocol.transport import Endpoint, ZmqNetwork
@@ -162,10 +161,9 @@ def measure_ends(keys: dict[str, Keys] | None, seconds: float) -> tuple[EndCosts
         network = ZmqNetwork(keys["requester"].for_requester() if keys is not None else None)
         stack.callback(network.close)
         ends = [stack.enter_context(_end(name, keys)) for name in _NAMES]
-        session = b"S" + os.urandom(15)
         for end in ends:
-            end.data = network.connect(end.address, "data", end.public_key, session)
-        exchange = _Exchange(network, ends[0], ends[1], session)
+            end.data = network.connect(end.address, "data", end.public_key)
+        exchange = _Exchange(network, ends[0], ends[1])
         for number, (rows, columns) in enumerate(SIZES):
             exchange.prepare(number, rows, columns)
             exchange.frames(number, 1)
@@ -243,13 +241,16 @@ def _end(name: str, keys: dict[str, Keys] | None) -> Iterator[_End]:
 class _Exchange:
     """Frames from this process over the sender and the receiver back to it."""
 
-    def __init__(self, network: ZmqNetwork, sender: _End, receiver: _End, session: bytes) -> None:
-        self._sender, self._receiver, self._session = sender, receiver, session
+    def __init__(self, network: ZmqNetwork, sender: _End, receiver: _End) -> None:
+        self._sender, self._receiver = sender, receiver
         self._waiter = network.waiter([receiver.data])
         self._next: dict[int, int] = {}
         self._pace_s: dict[int, float] = {}
         for end in (sender, receiver):
             _connected(network, end)
+        receiver.data.send([encode(Attach(MEASURING, 1))])
+        while receiver.data.receive() is None:
+            self._waiter.wait(1.0)
 
     def prepare(self, number: int, rows: int, columns: int) -> None:
         """Gives both ends the plan of that number: a message of so many rows and columns between them."""
@@ -269,8 +270,7 @@ class _Exchange:
             end.ask(
                 EndRequest(
                     DevicePlan(
-                        number, self._session, "messages", device, _NAMES, 1, (segment,), (incoming,), (outgoing,), (),
-                        peers,
+                        number, "messages", device, _NAMES, 1, (segment,), (incoming,), (outgoing,), (), peers
                     )
                 )
             )  # fmt: skip

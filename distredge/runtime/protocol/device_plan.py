@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from distredge.errors import ProtocolError
 from distredge.model.wires import PACKED_WIRES, WIRE_BYTES, dtype_of, is_packed
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.fields import Bytes, Count, Digest, Dimensions, Dtype, Index, Name, Session, Stage
+from distredge.runtime.protocol.fields import Bytes, Count, Digest, Dimensions, Dtype, Index, Name, Stage
 from distredge.runtime.protocol.packed_rows import PackedRows, read_packed
 
 REQUESTER: Final = -1
@@ -104,7 +104,6 @@ class DevicePlan(Struct, frozen=True, array_like=True):
 
     Attributes:
         plan: number of the plan, unique among all plans (random).
-        session: routing id of the requester on the data plane.
         graph: name of the model, for messages.
         device: index of this device among `devices`.
         devices: the strategy's devices in their order.
@@ -115,7 +114,6 @@ class DevicePlan(Struct, frozen=True, array_like=True):
     """
 
     plan: Count
-    session: Session
     graph: Name
     device: Index
     devices: tuple[Name, ...]

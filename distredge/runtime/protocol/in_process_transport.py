@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.transport import ConnectionEvent, Endpoint, NotConnected, Plane, Received, Tracker
-
-_PIPE = "pipe"
+from distredge.runtime.protocol.transport import Bell, ConnectionEvent, Endpoint, NotConnected, Plane, Received, Tracker
 
 
 @dataclass
@@ -51,8 +49,7 @@ class InProcessEndpoint:
             if other is None or other.closed or self.closed:
                 raise NotConnected(f"{self.address}: the peer is not connected")
             content = [bytes(part) for part in parts]
-            # A pipe stays inside a process: nothing gets lost there.
-            tamper = None if self.address == _PIPE else self.exchange.tamper
+            tamper = self.exchange.tamper
             for message in [content] if tamper is None else tamper(self.address, other.address, content):
                 name = self.routing_id if not to and other.target == "" else b""
                 other.inbox.append(Received(name, self.user, list(message)))
@@ -93,10 +90,26 @@ class InProcessEndpoint:
             self.exchange.changed.notify_all()
 
 
+class InProcessBell:
+    """A bell of threads that share an exchange."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.rung = False
+
+    def ring(self) -> None:
+        with self._exchange.changed:
+            self.rung = True
+            self._exchange.changed.notify_all()
+
+
 class _InProcessWaiter:
-    def __init__(self, exchange: Exchange, endpoints: Sequence[InProcessEndpoint]) -> None:
+    def __init__(
+        self, exchange: Exchange, endpoints: Sequence[InProcessEndpoint], bells: Sequence[InProcessBell]
+    ) -> None:
         self._exchange = exchange
         self._endpoints = list(endpoints)
+        self._bells = bells
 
     def wait(self, timeout_s: float, writable: Iterable[Endpoint] = ()) -> list[Endpoint]:
         until = time.monotonic() + timeout_s
@@ -108,8 +121,11 @@ class _InProcessWaiter:
                     peer = endpoint.attach()
                     if endpoint.inbox or endpoint.noticed or (id(endpoint) in wanted and peer is not None):
                         ready.append(endpoint)
+                rung = [bell for bell in self._bells if bell.rung]
+                for bell in rung:
+                    bell.rung = False
                 left_s = until - time.monotonic()
-                if ready or left_s <= 0:
+                if ready or rung or left_s <= 0:
                     return ready
                 self._exchange.changed.wait(left_s)
 
@@ -144,21 +160,23 @@ class InProcessNetwork:
             self._exchange.changed.notify_all()
         return endpoint
 
-    def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> InProcessEndpoint:
+    def connect(self, address: str, plane: Plane, server_key: str = "") -> InProcessEndpoint:
         with self._exchange.changed:
             self._exchange.count += 1
             endpoint = self._new(f"client-{self._exchange.count}")
-            endpoint.routing_id = routing_id or endpoint.address.encode()
+            endpoint.routing_id = endpoint.address.encode()
             endpoint.target = address
         return endpoint
 
-    def pipe(self) -> tuple[InProcessEndpoint, InProcessEndpoint]:
-        first, second = self._new(_PIPE), self._new(_PIPE)
-        first.peer, second.peer = second, first
-        return first, second
+    def bell(self) -> InProcessBell:
+        return InProcessBell(self._exchange)
 
-    def waiter(self, endpoints: Sequence[Endpoint]) -> _InProcessWaiter:
-        return _InProcessWaiter(self._exchange, [e for e in endpoints if isinstance(e, InProcessEndpoint)])
+    def waiter(self, endpoints: Sequence[Endpoint], bells: Sequence[Bell] = ()) -> _InProcessWaiter:
+        return _InProcessWaiter(
+            self._exchange,
+            [e for e in endpoints if isinstance(e, InProcessEndpoint)],
+            [b for b in bells if isinstance(b, InProcessBell)],
+        )
 
     def drop(self, endpoint: Endpoint) -> None:
         endpoint.close()

@@ -43,7 +43,7 @@ from distredge.runtime.protocol.fields import (
     Text,
 )
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Version of everything in this module; both ends must have the same."""
 
 MAGIC: Final = b"DRE"
@@ -115,11 +115,17 @@ class Record(Struct, frozen=True, array_like=True):
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1):
-    """Takes the worker for a session; an older session of the same requester ends."""
+    """Takes the worker for a session: a lease that lasts as long as its holder is heard.
+
+    `session` is a secret between the requester and this one worker; `holder` says who asks, for others to read. While
+    somebody else holds the worker, `Held` is the answer unless `take_over` is set.
+    """
 
     session: Session
     version: Name
     name: Name
+    holder: Text = ""
+    take_over: bool = False
 
 
 class Prepare(Struct, frozen=True, array_like=True, tag=2):
@@ -178,6 +184,13 @@ class Measure(Struct, frozen=True, array_like=True, tag=9):
     sizes: Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_ECHO_BYTES)], ...], Meta(max_length=64)]
     repeats: Annotated[int, Meta(ge=1, le=MAX_ECHOES)]
     timeout_s: Annotated[float, Meta(gt=0, le=600)]
+
+
+class Redial(Struct, frozen=True, array_like=True, tag=10):
+    """Asks to make the data connection to another device of a plan anew: what is sent over it does not arrive."""
+
+    plan: Count
+    device: Index
 
 
 # Control plane, worker to coordinator.
@@ -257,6 +270,21 @@ class LinkMeasured(Struct, frozen=True, array_like=True, tag=30):
     error: Text
 
 
+class Held(Struct, frozen=True, array_like=True, tag=31):
+    """Answers `Hello`: somebody else holds the worker, since `held_s` and heard last `silent_s` ago."""
+
+    holder: Text
+    held_s: float
+    silent_s: float
+    expires_s: float
+
+
+class TakenOver(Struct, frozen=True, array_like=True, tag=32):
+    """Tells a holder that somebody else has taken the worker from it."""
+
+    holder: Text
+
+
 # Data plane.
 
 
@@ -289,11 +317,21 @@ class Echo(Struct, frozen=True, array_like=True, tag=43):
     answer_bytes: Annotated[int, Meta(ge=0, le=MAX_ECHO_BYTES)] = 0
 
 
-ToWorker: TypeAlias = Hello | Prepare | Weight | Retire | Ping | Ask | Fetch | Goodbye | Measure
+class Attach(Struct, frozen=True, array_like=True, tag=44):
+    """Tells a worker that this data connection is the requester's: results go back over it; answered as an `Echo` is.
+
+    The first message on such a connection; `session` is that of `Hello`.
+    """
+
+    session: Session
+    token: Count
+
+
+ToWorker: TypeAlias = Hello | Prepare | Weight | Retire | Ping | Ask | Fetch | Goodbye | Measure | Redial
 ToCoordinator: TypeAlias = (
-    Welcome | Missing | Progress | Ready | Failed | Pong | Told | Records | Refused | LinkMeasured
+    Welcome | Missing | Progress | Ready | Failed | Pong | Told | Records | Refused | LinkMeasured | Held | TakenOver
 )
-OnData: TypeAlias = Rows | FrameFailed | Echo
+OnData: TypeAlias = Rows | FrameFailed | Echo | Attach
 
 T = TypeVar("T")
 

@@ -14,6 +14,10 @@ STOP_S: Final = 3.0
 """How long a worker may take to end before it is ended."""
 
 
+MEASURING: Final = b"measuring"
+"""The session that `worker.message_end` serves."""
+
+
 class Order(Struct, frozen=True):
     """What a parent tells its worker.
 

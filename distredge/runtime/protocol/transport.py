@@ -7,7 +7,7 @@ or start again first.
 What libzmq does by default and must not do here: ROUTER drops silently what it cannot deliver (ROUTER_MANDATORY turns
 that into an error); DEALER queues for peers that are not there (IMMEDIATE) and blocks at its high-water mark (every
 call here is non-blocking); messages have no size limit (MAXMSGSIZE); closing waits for ever (LINGER); a silent peer is
-noticed only by the heartbeats set below. A socket belongs to one thread; `pipe` connects two.
+noticed only by the heartbeats set below. A socket belongs to one thread; a `Bell` wakes that thread from others.
 """
 
 from __future__ import annotations
@@ -121,11 +121,21 @@ class Endpoint(Protocol):
         """Closes it; what is not sent yet may get lost."""
 
 
+class Bell(Protocol):
+    """Wakes the one thread that waits with it."""
+
+    def ring(self) -> None:
+        """Ends that thread's wait, or its next one; called by any thread, and by handlers of signals."""
+
+
 class Waiter(Protocol):
-    """Waits on a fixed set of endpoints."""
+    """Waits on a fixed set of endpoints, and on bells."""
 
     def wait(self, timeout_s: float, writable: Iterable[Endpoint] = ()) -> list[Endpoint]:
-        """Returns, after `timeout_s` at most, those with a message or event, and those of `writable` that can send."""
+        """Returns, after `timeout_s` at most, those with a message or event, and those of `writable` that can send.
+
+        A bell that was rung ends the wait and is silent again.
+        """
 
 
 class Network(Protocol):
@@ -137,14 +147,14 @@ class Network(Protocol):
         Of several with commas between them those are bound that this machine has.
         """
 
-    def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> Endpoint:
+    def connect(self, address: str, plane: Plane, server_key: str = "") -> Endpoint:
         """Connects to a bound address, whose public key is `server_key`; returns before the connection stands."""
 
-    def pipe(self) -> tuple[Endpoint, Endpoint]:
-        """Returns two ends of a connection between two threads."""
+    def bell(self) -> Bell:
+        """Returns a bell for one of this network's waiters."""
 
-    def waiter(self, endpoints: Sequence[Endpoint]) -> Waiter:
-        """Returns a waiter on these endpoints."""
+    def waiter(self, endpoints: Sequence[Endpoint], bells: Sequence[Bell] = ()) -> Waiter:
+        """Returns a waiter on these endpoints and bells."""
 
     def drop(self, endpoint: Endpoint) -> None:
         """Closes one endpoint."""
@@ -283,10 +293,41 @@ def _user(frame: zmq.Frame) -> str:
         return ""
 
 
+class PipeBell:
+    """A bell that is a pipe of the system, which a handler of signals may write to as well."""
+
+    def __init__(self) -> None:
+        self.reads, self._writes = os.pipe()
+        os.set_blocking(self.reads, False)
+        os.set_blocking(self._writes, False)
+        self._closed = False
+
+    def ring(self) -> None:
+        # One that is full rings already.
+        if not self._closed:
+            with contextlib.suppress(OSError):
+                os.write(self._writes, b"!")
+
+    def silence(self) -> None:
+        """Takes away what was rung."""
+        with contextlib.suppress(OSError):
+            os.read(self.reads, 4096)
+
+    def close(self) -> None:
+        """Gives its descriptors back."""
+        if not self._closed:
+            self._closed = True
+            os.close(self.reads)
+            os.close(self._writes)
+
+
 class _ZmqWaiter:
-    def __init__(self, endpoints: Sequence[ZmqEndpoint]) -> None:
+    def __init__(self, endpoints: Sequence[ZmqEndpoint], bells: Sequence[PipeBell]) -> None:
         self._by_socket: dict[Any, ZmqEndpoint] = {}
+        self._bells = {bell.reads: bell for bell in bells}
         self._poller = zmq.Poller()
+        for bell in bells:
+            self._poller.register(bell.reads, zmq.POLLIN)
         for endpoint in endpoints:
             self._by_socket[endpoint.socket] = endpoint
             self._poller.register(endpoint.socket, zmq.POLLIN)
@@ -304,7 +345,13 @@ class _ZmqWaiter:
         finally:
             for endpoint in also:
                 self._poller.register(endpoint.socket, zmq.POLLIN)
-        return list(dict.fromkeys(self._by_socket[socket] for socket, _ in found))
+        ready: dict[Endpoint, None] = {}
+        for socket, _ in found:
+            if socket in self._bells:
+                self._bells[socket].silence()
+            else:
+                ready[self._by_socket[socket]] = None
+        return list(ready)
 
 
 class ZmqNetwork:
@@ -328,7 +375,7 @@ class ZmqNetwork:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._endpoints: list[ZmqEndpoint] = []
         self._lock = threading.Lock()
-        self._pipes = 0
+        self._bells: list[PipeBell] = []
         # Before anything is bound: without an authenticator libzmq lets every key in.
         self._authenticator = start_authenticator(self._context, security) if security is not None else None
 
@@ -343,7 +390,6 @@ class ZmqNetwork:
             raise AuthError(f"{address}: every interface is bound only with encryption; name one interface's address")
         socket = self._socket(zmq.ROUTER, address, plane)
         socket.router_mandatory = True
-        socket.router_handover = True
         if self.security is not None:
             socket.curve_server = True
             socket.curve_secretkey = self.security.secret_key.encode()
@@ -356,7 +402,7 @@ class ZmqNetwork:
             raise
         return self._keep(ZmqEndpoint(socket, ",".join(bound), True, False))
 
-    def connect(self, address: str, plane: Plane, server_key: str = "", routing_id: bytes = b"") -> ZmqEndpoint:
+    def connect(self, address: str, plane: Plane, server_key: str = "") -> ZmqEndpoint:
         if self.security is not None and not server_key:
             raise AuthError(f"{address}: no public key is known for it; make keys with: distredge keys CLUSTER.toml")
         socket = self._socket(zmq.DEALER, address, plane)
@@ -364,8 +410,6 @@ class ZmqNetwork:
         socket.setsockopt(zmq.CONNECT_TIMEOUT, int(HANDSHAKE_S * 1000))
         socket.reconnect_ivl = int(RECONNECT_S * 1000)
         socket.reconnect_ivl_max = int(RECONNECT_MAX_S * 1000)
-        if routing_id:
-            socket.routing_id = routing_id
         if self.security is not None:
             socket.curve_serverkey = server_key.encode()
             socket.curve_publickey = self.security.public_key.encode()
@@ -393,20 +437,19 @@ class ZmqNetwork:
             return [address]  # it may get one later
         return found if found == [address] else [*found, address]
 
-    def pipe(self) -> tuple[ZmqEndpoint, ZmqEndpoint]:
+    def bell(self) -> PipeBell:
+        try:
+            bell = PipeBell()
+        except OSError as error:
+            raise TransportError(f"cannot make a bell: {error.strerror}") from error
         with self._lock:
-            self._pipes += 1
-            address = f"inproc://pipe-{self._pipes}"
-        ends = [self._context.socket(zmq.PAIR) for _ in range(2)]
-        for end in ends:
-            end.linger = 0
-        ends[0].bind(address)
-        ends[1].connect(address)
-        first, second = (self._keep(ZmqEndpoint(end, address, False, False)) for end in ends)
-        return first, second
+            self._bells.append(bell)
+        return bell
 
-    def waiter(self, endpoints: Sequence[Endpoint]) -> _ZmqWaiter:
-        return _ZmqWaiter([e for e in endpoints if isinstance(e, ZmqEndpoint)])
+    def waiter(self, endpoints: Sequence[Endpoint], bells: Sequence[Bell] = ()) -> _ZmqWaiter:
+        return _ZmqWaiter(
+            [e for e in endpoints if isinstance(e, ZmqEndpoint)], [b for b in bells if isinstance(b, PipeBell)]
+        )
 
     def drop(self, endpoint: Endpoint) -> None:
         with self._lock:
@@ -422,6 +465,8 @@ class ZmqNetwork:
             self._authenticator.stop()
             self._authenticator = None
         self._context.term()
+        for bell in self._bells:
+            bell.close()
 
     def _socket(self, kind: int, address: str, plane: Plane) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

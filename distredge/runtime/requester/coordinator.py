@@ -171,7 +171,7 @@ class Coordinator:
         plan = OpenPlan(secrets.randbits(61), deployment, slots, self._patience_s)
         self._plans[plan.number] = plan
         for name, index in plan.indices.items():
-            device_plan = deployment.device_plan(index, plan.number, self._workers.session, slots, addresses)
+            device_plan = deployment.device_plan(index, plan.number, slots, addresses)
             if not self._workers.tell(self._workers[name], Prepare(device_plan), deployment.models(index)):
                 plan.error = PeerTimeout(f"worker '{name}' is gone")
         return plan

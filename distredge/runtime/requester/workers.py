@@ -15,6 +15,7 @@ from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
     About,
+    Attach,
     Echo,
     FrameFailed,
     Goodbye,
@@ -47,6 +48,7 @@ class WorkerConnection:
     Attributes:
         about: what it said of itself, once greeted.
         data: endpoint to its data port, once greeted.
+        session: what only this requester and that worker know: it says whose data connection is whose.
         dialled: the address that `data` connects to.
         stands: whether both planes are up, in both directions.
         trouble: why not, as far as known.
@@ -55,6 +57,7 @@ class WorkerConnection:
 
     def __init__(self, address: WorkerAddress, control: Endpoint) -> None:
         self.address = address
+        self.session = os.urandom(16)
         self.control = control
         self.data: Endpoint | None = None
         self.dialled = ""
@@ -113,8 +116,6 @@ class WorkerConnections:
         self._network = network
         self._handler = handler
         self._version = package_version()
-        # Never starts with a zero byte, which libzmq keeps for ids of its own.
-        self.session = b"S" + os.urandom(15)
         self.dropped: Counter[str] = Counter()
         self._by_name = {
             address.name: WorkerConnection(address, network.connect(address.control, "control", address.public_key))
@@ -228,7 +229,7 @@ class WorkerConnections:
         self._waiter = self._network.waiter(endpoints)
 
     def _greet(self, worker: WorkerConnection) -> None:
-        self.tell(worker, Hello(self.session, self._version, worker.name))
+        self.tell(worker, Hello(worker.session, self._version, worker.name))
 
     def _events(self, worker: WorkerConnection, endpoint: Endpoint, is_control: bool) -> None:
         for event in endpoint.events():
@@ -256,7 +257,7 @@ class WorkerConnections:
     def _echo(self, worker: WorkerConnection) -> None:
         if worker.data is not None:
             try:
-                worker.data.send([encode(Echo(next(self._tokens), False))])
+                worker.data.send([encode(Attach(worker.session, next(self._tokens)))])
             except NotConnected as error:
                 worker.trouble = str(error)
 
@@ -288,9 +289,7 @@ class WorkerConnections:
             worker.data, worker.echoed = None, False
         if worker.data is None:
             worker.dialled = worker.data_address
-            worker.data = self._network.connect(
-                worker.dialled, "data", worker.address.public_key, routing_id=self.session
-            )
+            worker.data = self._network.connect(worker.dialled, "data", worker.address.public_key)
             self._rebuild()
         elif not worker.echoed:
             self._echo(worker)
@@ -303,6 +302,8 @@ class WorkerConnections:
             return
         if isinstance(message, Echo):
             worker.echoed = worker.echoed or message.answer
+        elif isinstance(message, Attach):
+            self._drop(worker, "not for a requester")
         else:
             self._handler.data_message(worker, message, received.parts[1:])
 

@@ -35,6 +35,7 @@ from distredge.runtime.protocol.messages import (
     Progress,
     Ready,
     Records,
+    Redial,
     Refused,
     Retire,
     ToCoordinator,
@@ -47,7 +48,15 @@ from distredge.runtime.protocol.messages import (
 )
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 from distredge.runtime.weights import WeightStore
-from distredge.runtime.worker.data_plane import AddPlan, DataPlane, LoadedPlan, PlanStands, RemovePlan, load_plan
+from distredge.runtime.worker.data_plane import (
+    AddPlan,
+    DataPlane,
+    LoadedPlan,
+    PlanStands,
+    RedialPeer,
+    RemovePlan,
+    load_plan,
+)
 from distredge.runtime.worker.settings import WorkerSettings
 
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
@@ -84,7 +93,6 @@ class ControlPlane:
         settings: name and limits.
         network: makes sockets.
         endpoint: the bound control endpoint.
-        pipe: end of a pipe to the data plane's thread.
         data: the data plane.
         engine: loads sub-models.
     """
@@ -94,7 +102,6 @@ class ControlPlane:
         settings: WorkerSettings,
         network: Network,
         endpoint: Endpoint,
-        pipe: Endpoint,
         data: DataPlane,
         engine: Engine,
     ) -> None:
@@ -103,10 +110,12 @@ class ControlPlane:
         limits_bytes = [b for b in (settings.weights_bytes, settings.memory_bytes) if b is not None]
         self._store = WeightStore(min(limits_bytes))
         self._network = network
-        self._endpoint, self._pipe = endpoint, pipe
+        self._endpoint = endpoint
+        self._bell = network.bell()
         self._data = data
+        data.on_outcome = self._bell.ring
         self._engine = engine
-        self._waiter = network.waiter([endpoint, pipe])
+        self._waiter = network.waiter([endpoint], [self._bell])
         self._peer = b""
         self._session = b""
         self._preparing: dict[int, _Preparing] = {}
@@ -121,16 +130,14 @@ class ControlPlane:
     def stop(self) -> None:
         """Makes `run` return soon; called by any thread."""
         self._stopping = True
+        self._bell.ring()
 
     def run(self) -> None:
         """Serves until `stop`."""
         while not self._stopping:
-            # Loaders have no socket to wake this thread with.
-            self._waiter.wait(0.005 if self._loaders else 1.0)
+            self._waiter.wait(1.0)
             while (received := self._endpoint.receive()) is not None:
                 self._message(received)
-            while self._pipe.receive() is not None:
-                pass
             self._take_outcomes()
             self._say_alive()
         for thread in self._loaders.values():
@@ -154,7 +161,7 @@ class ControlPlane:
             self._data.dropped["control"] += 1
             self._reply(received.peer, Refused(str(error)[:2000]))
 
-    def _serve(self, message: Prepare | Weight | Retire | Ask | Fetch | Goodbye, parts: list[Bytes]) -> None:
+    def _serve(self, message: Prepare | Weight | Retire | Ask | Fetch | Goodbye | Redial, parts: list[Bytes]) -> None:
         if isinstance(message, Prepare):
             self._prepare(message.plan, parts)
         elif isinstance(message, Weight):
@@ -166,6 +173,8 @@ class ControlPlane:
             self._tell(Records(message.plan, self._data.records(message.plan, message.since)))
         elif isinstance(message, Retire):
             self._retire(message.plan)
+        elif isinstance(message, Redial):
+            self._data.instruct(RedialPeer(message.plan, message.device))
         else:
             self._end_session()
 
@@ -180,16 +189,15 @@ class ControlPlane:
         if message.session != self._session:
             self._end_session()
         self._peer, self._session = peer, message.session
+        self._data.session = message.session
         self._tell(Welcome(self._about()))
 
     def _end_session(self) -> None:
         for plan in [*self._plans, *self._preparing]:
             self._retire(plan)
-        self._peer = self._session = b""
+        self._peer = self._session = self._data.session = b""
 
     def _prepare(self, plan: DevicePlan, parts: list[Bytes]) -> None:
-        if plan.session != self._session:
-            raise ProtocolError("a plan of another session")
         if plan.plan in {*self._plans, *self._preparing, *self._loaders}:
             raise ProtocolError(f"plan {plan.plan} is here already")
         if len(self._plans) + len(self._preparing) >= MAX_PLANS:
@@ -250,6 +258,7 @@ class ControlPlane:
             except MemoryError:
                 error = EngineError("not enough memory for the plan")
             self._loads.put(_LoadEnd(plan.plan, loaded, error))
+            self._bell.ring()
 
         thread = threading.Thread(target=work, name=f"load-{plan.plan}", daemon=True)
         self._loaders[plan.plan] = thread
@@ -280,7 +289,6 @@ class ControlPlane:
             else:
                 self._plans[end.plan] = self._preparing.pop(end.plan).plan
                 self._data.instruct(AddPlan(end.loaded))
-                self._wake()
         while self._data.outcomes:
             outcome = self._data.outcomes.popleft()
             if isinstance(outcome, PlanStands):
@@ -296,7 +304,6 @@ class ControlPlane:
         self._preparing.pop(plan, None)
         if self._plans.pop(plan, None) is not None:
             self._data.instruct(RemovePlan(plan))
-            self._wake()
         if plan not in self._loaders:
             self._store.unpin(plan)
 
@@ -305,9 +312,6 @@ class ControlPlane:
         self._store.unpin(plan)
         _log.warning("plan %d: %s", plan, reason)
         self._tell(Failed(plan, kind, reason[:2000]))
-
-    def _wake(self) -> None:
-        self._pipe.send([b""])
 
     def _tell(self, message: ToCoordinator) -> None:
         if self._peer:
@@ -336,6 +340,7 @@ class ControlPlane:
             except TransportError as error:
                 answer = LinkMeasured(message.token, (), str(error)[:2000])
             self._loads.put(lambda: finish(answer))
+            self._bell.ring()
 
         def finish(answer: LinkMeasured) -> None:
             self._loaders.pop(_MEASURING).join()

@@ -20,6 +20,7 @@ from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan, SegmentPlan
 from distredge.runtime.protocol.messages import (
+    Attach,
     Echo,
     FrameFailed,
     Record,
@@ -134,11 +135,18 @@ class RemovePlan(NamedTuple):
     plan: int
 
 
+class RedialPeer(NamedTuple):
+    """Make the connection to another device of a plan anew."""
+
+    plan: int
+    device: int
+
+
 class Stop(NamedTuple):
     """End."""
 
 
-Instruction: TypeAlias = AddPlan | RemovePlan | Stop
+Instruction: TypeAlias = AddPlan | RemovePlan | RedialPeer | Stop
 
 
 class PlanStands(NamedTuple):
@@ -177,15 +185,19 @@ class DataPlane:
     Args:
         network: makes sockets.
         address: where to bind.
-        control: end of a pipe to the control plane's thread, over which either wakes the other.
-        bells: ends of more pipes that wake this thread.
+
+    Attributes:
+        session: secret of the session that the worker serves, b"" without one; set by the control plane's thread.
+        on_outcome: called when `outcomes` has something new; set before `run`.
     """
 
-    def __init__(self, network: Network, address: str, control: Endpoint, bells: Sequence[Endpoint] = ()) -> None:
+    def __init__(self, network: Network, address: str) -> None:
         self._network = network
         self.endpoint = network.bind(address, "data")
-        self._control = control
-        self._pipes = (control, *bells)
+        self.session = b""
+        self.on_outcome: Callable[[], None] = _nothing
+        self._route = b""
+        self._bell = network.bell()
         self._instructions: deque[Instruction] = deque()
         self.outcomes: deque[PlanOutcome] = deque()
         self.dropped: Counter[str] = Counter()
@@ -193,12 +205,13 @@ class DataPlane:
         self._plans: dict[int, LoadedPlan] = {}
         self._connecting: list[_Connecting] = []
         self._peers: dict[PeerAddress, _Peer] = {}
-        self._waiter = network.waiter([self.endpoint, *self._pipes])
+        self._waiter = network.waiter([self.endpoint], [self._bell])
         self._stopping = False
 
     def instruct(self, instruction: Instruction) -> None:
-        """Leaves an instruction; called by another thread, which then sends anything over its end of the pipe."""
+        """Leaves an instruction; called by any thread, and by handlers of signals."""
         self._instructions.append(instruction)
+        self._bell.ring()
 
     def records(self, plan: int, since: int) -> tuple[Record, ...]:
         """What was done for frames from `since` on; called by another thread."""
@@ -217,8 +230,8 @@ class DataPlane:
     def run(self) -> None:
         """Works until it is told to stop."""
         while not self._stopping:
-            ready = self._waiter.wait(0.05 if self._connecting else 1.0)
-            self._take_instructions(ready)
+            self._waiter.wait(0.05 if self._connecting else 1.0)
+            self._take_instructions()
             self._watch_peers()
             self._work()
 
@@ -232,7 +245,7 @@ class DataPlane:
                 return
             self._perform(actions)
             if self._instructions or self._connecting:
-                self._take_instructions(())
+                self._take_instructions()
                 self._watch_peers()
 
     def _message(self, received: Received) -> None:
@@ -248,6 +261,8 @@ class DataPlane:
             self._rows(received, message)
         elif isinstance(message, Echo) and not message.answer:
             self._answer(received.peer, message)
+        elif isinstance(message, Attach):
+            self._attach(received, message)
         else:
             self._drop("not for a worker", type(message).__name__)
 
@@ -316,7 +331,7 @@ class DataPlane:
         head = encode(Rows(plan.plan, action.frame, message.stage, plan.device, sent_ns, message.boxes))
         try:
             if message.destination == REQUESTER:
-                pack.tracker = self.endpoint.send([head, *pack.parts], plan.session, outbox.shared)
+                pack.tracker = self.endpoint.send([head, *pack.parts], self._requester(), outbox.shared)
             else:
                 peer = self._peers[plan.peers[str(message.destination)]]
                 pack.tracker = peer.endpoint.send([head, *pack.parts], b"", outbox.shared)
@@ -333,9 +348,28 @@ class DataPlane:
         _log.warning("frame %d: %s", action.frame, action.reason)
         message = FrameFailed(action.plan, action.frame, plan.device, action.kind, action.reason)
         try:
-            self.endpoint.send([encode(message)], plan.session)
+            self.endpoint.send([encode(message)], self._requester())
         except NotConnected:
             self._drop("requester gone", action.frame)
+
+    def _attach(self, received: Received, message: Attach) -> None:
+        """Sends results over this connection from now on.
+
+        Whoever knows the session's secret and has the requester's key is the requester: other workers, which may
+        connect here too, have neither.
+        """
+        if received.user not in ("", REQUESTER_NAME):
+            self._drop("imposter", f"'{received.user}' speaks as '{REQUESTER_NAME}'")
+        elif not self.session or message.session != self.session:
+            self._drop("another session", received.user)
+        else:
+            self._route = received.peer
+            self._answer(received.peer, Echo(message.token, False))
+
+    def _requester(self) -> bytes:
+        if not self._route:
+            raise NotConnected("the requester is not connected")
+        return self._route
 
     def _answer(self, peer: bytes, message: Echo) -> None:
         try:
@@ -349,16 +383,15 @@ class DataPlane:
 
     # Instructions and peers.
 
-    def _take_instructions(self, ready: Sequence[Endpoint]) -> None:
-        for pipe in self._pipes:
-            while pipe in ready and pipe.receive() is not None:
-                pass
+    def _take_instructions(self) -> None:
         while self._instructions:
             instruction = self._instructions.popleft()
             if isinstance(instruction, Stop):
                 self._stopping = True
             elif isinstance(instruction, RemovePlan):
                 self._remove(instruction.plan)
+            elif isinstance(instruction, RedialPeer):
+                self._redial(instruction)
             else:
                 self._add(instruction.loaded)
 
@@ -381,9 +414,18 @@ class DataPlane:
             self._network.drop(self._peers.pop(address).endpoint)
         self._rebuild()
 
+    def _redial(self, instruction: RedialPeer) -> None:
+        loaded = self._plans.get(instruction.plan)
+        address = loaded.plan.peers.get(str(instruction.device)) if loaded is not None else None
+        if address is None or address not in self._peers:
+            return
+        self._network.drop(self._peers[address].endpoint)
+        self._peers[address] = _Peer(address, self._network.connect(address.endpoint, "data", address.public_key))
+        self._rebuild()
+
     def _rebuild(self) -> None:
         self._waiter = self._network.waiter(
-            [self.endpoint, *self._pipes, *(peer.endpoint for peer in self._peers.values())]
+            [self.endpoint, *(peer.endpoint for peer in self._peers.values())], [self._bell]
         )
 
     def _watch_peers(self) -> None:
@@ -396,20 +438,19 @@ class DataPlane:
             absent = [peer for peer in peers if not peer.connected]
             if not absent:
                 self._connecting.remove(waiting)
-                self.outcomes.append(PlanStands(waiting.loaded))
-                self.wake_control()
+                self._tell(PlanStands(waiting.loaded))
             elif time.monotonic() >= waiting.until_s:
                 self._connecting.remove(waiting)
                 first = absent[0]
                 why = f": {first.trouble}" if first.trouble else ""
                 reason = f"cannot reach '{first.address.name}' at {first.address.endpoint} within {PEER_S:g} s{why}"
-                self.outcomes.append(PlanFails(waiting.loaded.plan.plan, reason))
                 self._remove(waiting.loaded.plan.plan)
-                self.wake_control()
+                self._tell(PlanFails(waiting.loaded.plan.plan, reason))
 
-    def wake_control(self) -> None:
-        """Wakes the control plane's thread; called by this one."""
-        try:
-            self._control.send([b""])
-        except NotConnected:
-            self._drop("control thread gone", "")
+    def _tell(self, outcome: PlanOutcome) -> None:
+        self.outcomes.append(outcome)
+        self.on_outcome()
+
+
+def _nothing() -> None:
+    """What is called where nobody wants to be told."""

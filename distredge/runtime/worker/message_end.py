@@ -24,7 +24,7 @@ import numpy as np
 
 from distredge.errors import DistredgeError
 from distredge.runtime.buffers import Array
-from distredge.runtime.protocol.orders import Bound, EndReading, EndRequest, Order
+from distredge.runtime.protocol.orders import MEASURING, Bound, EndReading, EndRequest, Order
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanFails, Stop, load_plan
@@ -81,8 +81,8 @@ def main() -> None:
     except DistredgeError as error:
         _say(Bound(error=str(error)))
         sys.exit(error.exit_code)
-    ours, theirs = network.pipe()
-    plane = TimedDataPlane(network, order.data, theirs)
+    plane = TimedDataPlane(network, order.data)
+    plane.session = MEASURING
     engine = CacheFiller()
     _say(Bound(data=plane.endpoint.address))
     thread = threading.Thread(target=plane.run, name="data-plane")
@@ -93,7 +93,6 @@ def main() -> None:
             if request.plan is not None:
                 models = [b""] * len(request.plan.segments)
                 plane.instruct(AddPlan(load_plan(request.plan, models, {}, engine, {})))
-                ours.send([b""])
                 while not plane.outcomes:
                     time.sleep(0.001)
                 outcome = plane.outcomes.popleft()
@@ -102,7 +101,6 @@ def main() -> None:
             _say(_reading(plane, thread, engine, request))
     finally:
         plane.instruct(Stop())
-        ours.send([b""])
         thread.join()
         network.close()
 

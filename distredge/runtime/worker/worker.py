@@ -30,10 +30,8 @@ class Worker:
     def __init__(self, settings: WorkerSettings, network: Network, engine: Engine) -> None:
         self._network = network
         control = network.bind(settings.control, "control")
-        mine, theirs = network.pipe()
-        self._bell, rings = network.pipe()
-        self._data = DataPlane(network, settings.data, theirs, [rings])
-        self._control = ControlPlane(settings, network, control, mine, self._data, engine)
+        self._data = DataPlane(network, settings.data)
+        self._control = ControlPlane(settings, network, control, self._data, engine)
         self.control_address = control.address
         self.data_address = self._data.endpoint.address
         self._stopped = threading.Lock()
@@ -46,7 +44,6 @@ class Worker:
             self._data.run()
         finally:
             self._control.stop()
-            self._data.wake_control()
             thread.join()
             self._network.close()
 
@@ -73,4 +70,3 @@ class Worker:
         """Makes `run` return as soon as the stage that is being computed is done; called by any thread, once."""
         if self._stopped.acquire(blocking=False):
             self._data.instruct(Stop())
-            self._bell.send([b""])

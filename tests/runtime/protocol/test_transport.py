@@ -52,8 +52,8 @@ def _receive(network: Network, endpoint: Endpoint) -> Received:
     return received[-1]
 
 
-def _connect(nets: Nets, bound: Endpoint, routing_id: bytes = b"") -> Endpoint:
-    endpoint = nets.second.connect(bound.address, "data", routing_id=routing_id)
+def _connect(nets: Nets, bound: Endpoint) -> Endpoint:
+    endpoint = nets.second.connect(bound.address, "data")
     _until(nets.second, endpoint, lambda: any(e.kind == "connected" for e in endpoint.events()))
     return endpoint
 
@@ -70,10 +70,10 @@ def _until(network: Network, endpoint: Endpoint, true: Callable[[], bool]) -> No
 def test_there_and_back(nets: Nets) -> None:
     bound = nets.first.bind(nets.address, "data")
     assert not bound.address.endswith(":0")
-    client = _connect(nets, bound, b"client")
+    client = _connect(nets, bound)
     client.send([b"a", b"", b"b" * 100_000])
     received = _receive(nets.first, bound)
-    assert received.peer == b"client"
+    assert received.peer
     assert [bytes(part) for part in received.parts] == [b"a", b"", b"b" * 100_000]
     bound.send([b"answer"], received.peer)
     assert [bytes(part) for part in _receive(nets.second, client).parts] == [b"answer"]
@@ -142,21 +142,36 @@ def test_waiting_ends_in_time(nets: Nets) -> None:
     assert nets.first.waiter([bound]).wait(0.0) == []
 
 
-def test_a_pipe_wakes_another_thread(nets: Nets) -> None:
-    mine, theirs = nets.first.pipe()
-    heard: list[Received | None] = []
+def test_a_bell_wakes_another_thread(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    bell = nets.first.bell()
+    waiter = nets.first.waiter([bound], [bell])
+    woken_s: list[float] = []
 
     def listen() -> None:
-        nets.first.waiter([theirs]).wait(10.0)
-        heard.append(theirs.receive())
-        theirs.send([b"heard"])
+        waiter.wait(PATIENCE_S)
+        woken_s.append(time.monotonic())
 
     thread = threading.Thread(target=listen)
+    started_s = time.monotonic()
     thread.start()
-    mine.send([b"wake up"])
-    thread.join(10)
-    assert [bytes(part) for part in heard[0].parts] == [b"wake up"]
-    assert _receive(nets.first, mine) is not None
+    bell.ring()
+    thread.join()
+    assert woken_s[0] - started_s < PATIENCE_S / 2
+
+
+def test_a_bell_that_was_rung_before_ends_the_next_wait_and_no_other(nets: Nets) -> None:
+    bound = nets.first.bind(nets.address, "data")
+    bell = nets.first.bell()
+    waiter = nets.first.waiter([bound], [bell])
+    bell.ring()
+    bell.ring()
+    started_s = time.monotonic()
+    assert waiter.wait(PATIENCE_S) == []
+    assert time.monotonic() - started_s < PATIENCE_S / 2
+    started_s = time.monotonic()
+    assert waiter.wait(0.05) == []
+    assert time.monotonic() - started_s >= 0.049
 
 
 def test_large_parts_are_shared_until_they_are_sent(nets: Nets) -> None:
@@ -168,19 +183,6 @@ def test_large_parts_are_shared_until_they_are_sent(nets: Nets) -> None:
     assert bytes(received.parts[1]) == content
     if tracker is not None:
         _until(nets.second, client, lambda: tracker.done)
-
-
-def test_reconnecting_with_the_same_routing_id_takes_the_route_over(nets: Nets) -> None:
-    bound = nets.first.bind(nets.address, "data")
-    first = _connect(nets, bound, b"same")
-    first.send([b"1"])
-    _receive(nets.first, bound)
-    nets.second.drop(first)
-    second = _connect(nets, bound, b"same")
-    second.send([b"2"])
-    _receive(nets.first, bound)
-    bound.send([b"for the second"], b"same")
-    assert [bytes(part) for part in _receive(nets.second, second).parts] == [b"for the second"]
 
 
 def test_a_part_beyond_the_limit_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,9 +57,9 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
         if damage == "size":
             return [[parts[0], parts[1][:-1], *parts[2:]]]
         if damage == "noise":
-            return [[b"DRE\x01\xff\xff", *parts[1:]]]
+            return [[b"DRE\x02\xff\xff", *parts[1:]]]
         if damage == "version":
-            return [[b"DRE\x02" + parts[0][4:], *parts[1:]]]
+            return [[b"DRE\x03" + parts[0][4:], *parts[1:]]]
         return [[m.encode(msgspec.structs.replace(message, **changed[damage])), *parts[1:]]]
 
     cell.exchange.tamper = tamper

@@ -33,7 +33,7 @@ def make_plan(number: int = 5, slots: int = 1) -> DevicePlan:
     Stage 0's rows go to device 2 for stage 1; rows of both stages go to the requester in one message.
     """
     return DevicePlan(
-        number, b"s", "g", 1, ("a", "b", "c"), slots,
+        number, "g", 1, ("a", "b", "c"), slots,
         (SegmentPlan(0, 0, {}, (BUFFER,), (BUFFER,)), SegmentPlan(1, 1, {}, (BUFFER,), (BUFFER,))),
         (SourceMessage(0, -1, 1, (BOX,), (-1,)), SourceMessage(1, 0, 1, (BOX,), (0,))),
         (SourceMessage(1, 1, 2, (BOX,), (0,)), SourceMessage(2, 1, -1, (BOX, BOX), (0, 1))),
@@ -67,7 +67,7 @@ def test_a_segment_after_another_waits_for_it_alone() -> None:
     state = WorkerState()
     state.add(
         DevicePlan(
-            5, b"s", "g", 1, ("a", "b"), 1,
+            5, "g", 1, ("a", "b"), 1,
             (SegmentPlan(0, 0, {}, *buffers), SegmentPlan(1, 0, {}, *buffers, after=0)),
             (SourceMessage(0, -1, 1, (BOX,), (-1,)),), (SourceMessage(2, 1, 0, (BOX,), (0,)),), (), {},
         )
