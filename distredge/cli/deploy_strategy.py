@@ -192,8 +192,11 @@ def _throughput_per_s(
     if in_flight == 1:
         return None
     started_s = time.monotonic()
-    frames = itertools.repeat(inputs, max(repeat, 2 * in_flight))
-    return sum(1 for _ in coordinator.stream(frames)) / (time.monotonic() - started_s)
+    count = max(repeat, 2 * in_flight)
+    frames = itertools.repeat(inputs, count)
+    for frame in coordinator.stream(frames):
+        frame.result()
+    return count / (time.monotonic() - started_s)
 
 
 def _say_partial(latencies_s: list[float], repeat: int, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol import messages as m
 from distredge.runtime.protocol.addresses import PeerAddress
+from distredge.runtime.protocol.in_process_transport import InProcessNetwork
+from distredge.runtime.requester.coordinator import Coordinator
 from distredge.runtime.worker import control_plane, data_plane
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
@@ -71,8 +74,8 @@ def test_a_plan_shares_the_sub_models_that_it_has_in_common(cell: Cell, graph, s
     coordinator.deploy(deploy(graph, strategy), in_flight=2)
     assert {name: engine.loads for name, engine in engines.items()} == before
     expected = run_in_process(graph, strategy, image)
-    for outputs in coordinator.stream([image] * 4):
-        assert equal(outputs, expected)
+    for found in coordinator.stream([image] * 4):
+        assert equal(found.result(), expected)
 
 
 class _CountingEngine(OnnxRuntimeEngine):
@@ -106,10 +109,11 @@ def test_workers_that_are_not_there_are_named(cell: Cell, graph, strategy) -> No
 def test_a_worker_of_another_name_is_refused(cell: Cell, graph, strategy) -> None:
     for name in DEVICES:
         cell.start(name)
-    coordinator = cell.coordinator()
-    worker = coordinator._workers["alpha"]
-    worker.control.target = "memory://beta:1"
-    with pytest.raises(ProtocolError, match="worker 'alpha' at memory://alpha:1: this is worker 'beta', not 'alpha'"):
+    found = [replace(one, control="memory://beta:1") if one.name == "alpha" else one for one in cell.addresses()]
+    with (
+        Coordinator(InProcessNetwork(cell.exchange, "requester"), found) as coordinator,
+        pytest.raises(ProtocolError, match="worker 'alpha' at memory://beta:1: this is worker 'beta', not 'alpha'"),
+    ):
         coordinator.deploy(deploy(graph, strategy))
 
 
@@ -194,9 +198,10 @@ def test_workers_that_cannot_reach_each_other_are_named(cell: Cell, graph, strat
     for name in DEVICES:
         cell.start(name)
     coordinator = cell.coordinator()
-    coordinator._workers.connect(DEVICES, 5.0)
+    runner = coordinator._runner
+    runner.loop.call(runner.workers.connect(DEVICES, 5.0))
     for name in DEVICES:
-        worker = coordinator._workers[name]
+        worker = runner.workers[name]
         monkeypatch.setattr(worker, "for_others", lambda name=name: PeerAddress(name, "memory://nowhere:2", ""))
     with pytest.raises(PeerTimeout, match=r"worker '.*': cannot reach '.*' at memory://nowhere:2 within 0.2 s"):
         coordinator.deploy(deploy(graph, strategy))
@@ -225,22 +230,17 @@ def test_damaged_constants_are_refused(cell: Cell, graph, strategy) -> None:
 
 
 def test_too_many_plans_are_refused(cell: Cell, running, graph, strategy) -> None:
+    runner = running._runner
     for _ in range(control_plane.MAX_PLANS):
-        running._begin(deploy(graph, strategy), 1)
-    plan = running._begin(deploy(graph, strategy), 1)
+        runner.loop.call(runner.plans.begin(deploy(graph, strategy), 1))
     with pytest.raises(ExecutionError, match="plans are here already; retire one first"):
-        _wait_ready(running, plan)
-
-
-def _wait_ready(coordinator, plan) -> None:
-    while not coordinator._ready(plan):
-        coordinator._pump(0.5)
+        running.deploy(deploy(graph, strategy))
 
 
 def test_goodbye_frees_the_plans(cell: Cell, running, image) -> None:
     running.infer(image)
     running.close()
-    with pytest.raises(ExecutionError, match="nothing is deployed"):
+    with pytest.raises(ExecutionError, match="the coordinator was closed"):
         running.infer(image)
     for worker in cell.workers.values():
         until_s = time.monotonic() + 30.0

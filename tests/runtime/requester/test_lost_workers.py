@@ -11,6 +11,7 @@ from distredge.errors import PeerTimeout, PlannerError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol import messages as m
+from distredge.runtime.requester.recovery import Recovery
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
 
@@ -76,17 +77,17 @@ def test_a_worker_lost_while_the_plan_is_prepared_again_is_planned_around(
     coordinator = cell.coordinator(replan=lambda lost: deploy(graph, without), deadline_s=20.0, connect_s=0.2)
     coordinator.deploy(deploy(graph, strategy))
     coordinator.infer(image)
-    revived, seen = coordinator._revived, []
+    reached, seen = Recovery._reached, []
 
-    def late(plan, until_s):
-        seen.append(plan.deployment)
+    def late(self, names):
+        seen.append(names)
         if len(seen) > 1:
-            return revived(plan, until_s)
+            return (yield from reached(self, names))
         cell.stop("gamma")
-        return plan.deployment
+        return set()
 
-    monkeypatch.setattr(coordinator, "_revived", late)
-    coordinator._active.error = PeerTimeout("worker 'beta': cannot send rows to 'gamma'")
+    monkeypatch.setattr(Recovery, "_reached", late)
+    coordinator._runner.plans.active.error = PeerTimeout("worker 'beta': cannot send rows to 'gamma'")
     assert equal(coordinator.infer(image), run_in_process(graph, without, image))
     assert len(seen) >= 2
 
