@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ExecutionError, PeerTimeout
 from distredge.runtime.protocol.device_plan import REQUESTER, SourceMessage
 from distredge.runtime.protocol.messages import Situation
 from distredge.runtime.requester.watch import Link, Watch
+
+SENDING: Final = "sending"
+"""Kind of a `FrameBroken` that no worker has reported."""
 
 
 class Submitted(NamedTuple):
@@ -34,7 +37,7 @@ class OutputArrived(NamedTuple):
 
 
 class FrameBroken(NamedTuple):
-    """A worker, or sending to one, failed on a frame."""
+    """A worker, or sending to one, failed on a frame; `kind` is the worker's own word, or `SENDING` to it."""
 
     frame: int
     device: int
@@ -228,14 +231,19 @@ class FrameBook:
         if held is None:
             return (Ignore("late"),)
         name = self._devices[event.device]
-        # What cannot be sent cannot because its receiver is lost, seen by another worker first.
-        kind = EngineError if event.kind == "engine" else PeerTimeout
-        error = kind(f"frame {event.frame}: worker '{name}': {event.reason}")
-        mending = self._watch.mending(event.device, event.now_s, held.deadline_s - held.started_s)
-        self._end(event.frame, error)
-        if kind is PeerTimeout and mending:
-            return (Again(event.frame, error),)
-        return (Fail(event.frame, error),)
+        text = f"frame {event.frame}: worker '{name}': {event.reason}"
+        if event.kind == "engine":
+            return (Fail(event.frame, self._end(event.frame, EngineError(text))),)
+        error = PeerTimeout(text)
+        link = self._watch.broke(event.device, event.now_s, event.kind != SENDING)
+        if link is None:
+            return (Fail(event.frame, self._end(event.frame, error)),)
+        # Its receiver may be lost, seen by another worker first, or the connection may come back by itself.
+        if self._watch.mending(link, event.now_s, held.deadline_s - held.started_s):
+            return (Again(event.frame, self._end(event.frame, error)),)
+        if self._leaves_out:
+            return self._given_up(tuple(device for device in link if device >= 0), error)
+        return (Fail(event.frame, self._end(event.frame, error)),)
 
     def _answered(self, event: Answered) -> tuple[FrameAction, ...]:
         held = self._open.get(event.frame)
@@ -250,7 +258,7 @@ class FrameBook:
             return (Remake(link), *again)
         if not self._leaves_out:
             return ()
-        devices = tuple(device for device in link if device != REQUESTER)
+        devices = tuple(device for device in link if device >= 0)
         return self._given_up(devices, error)
 
     def _given_up(self, devices: tuple[int, ...], error: PeerTimeout) -> tuple[FrameAction, ...]:

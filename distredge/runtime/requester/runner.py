@@ -36,6 +36,7 @@ from distredge.runtime.requester.io_loop import Call, IoLoop, Task
 from distredge.runtime.requester.leases import taken_by
 from distredge.runtime.requester.measured_timeline import Recorded, latest_frames
 from distredge.runtime.requester.next_actions import (
+    SENDING,
     Again,
     Answered,
     CannotGoOn,
@@ -283,7 +284,7 @@ class Runner:
             pack.tracker = worker.data.send([head, *pack.parts], b"", outbox.shared)
         except NotConnected as error:
             reason = f"cannot be sent its rows: {error}"
-            event = FrameBroken(number, message.destination, "peer", reason, time.monotonic())
+            event = FrameBroken(number, message.destination, SENDING, reason, time.monotonic())
             self._perform(plan, plan.book.handle(event))
             return
         times_ns = (packing_ns, time.monotonic_ns(), sent_ns)
@@ -405,6 +406,11 @@ class Runner:
             plan.weights.pop(worker.name, None)
             plan.error = plan.error or PeerTimeout(f"worker '{worker.name}' is gone: {reason}")
             self._perform(plan, plan.book.handle(WorkerGone(index, reason)))
+        if self._options.replan is None:
+            # They had begun already.
+            for request in [r for r in self._waiting if r.lost is not None]:
+                self._waiting.remove(request)
+                self._end(request, PeerTimeout(f"worker '{worker.name}' is gone: {reason}"))
 
     def taken(self, worker: WorkerConnection, holder: str) -> None:
         """Ends everything: somebody else runs this worker now."""

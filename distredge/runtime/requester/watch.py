@@ -42,6 +42,10 @@ def silent_s(deadline_s: float) -> float:
     return min(MOST_SILENT_S, max(LEAST_SILENT_S, SILENT * deadline_s))
 
 
+SOMEBODY: Final = -2
+"""A device that is not known."""
+
+
 class Link(NamedTuple):
     """One direction between two devices, -1 the requester."""
 
@@ -218,9 +222,20 @@ class Watch:
         """Whether a connection was made anew since a frame last came through."""
         return link in self._remade_s
 
-    def mending(self, source: int, now_s: float, limit_s: float) -> bool:
-        """Whether a connection of a device may still be on its way to stand again, after it was made anew."""
-        return any(
-            source in (link.source, link.destination) and now_s - since_s < silent_s(limit_s)
-            for link, since_s in self._remade_s.items()
-        )
+    def broke(self, device: int, now_s: float, reported: bool) -> Link | None:
+        """Rows of a device could not be sent, or rows to it; returns the connection that may be on its way back.
+
+        Args:
+            device: whose.
+            now_s: the time now.
+            reported: whether the device said so, without saying to whom; only then a first time is forgiven.
+        """
+        known = next((link for link in self._remade_s if device in link), None)
+        if known is None and reported:
+            known = Link(device, SOMEBODY)
+            self._remade_s[known] = now_s
+        return known
+
+    def mending(self, link: Link, now_s: float, limit_s: float) -> bool:
+        """Whether a connection may still be on its way to stand again, for frames with that deadline."""
+        return now_s - self._remade_s[link] < silent_s(limit_s)

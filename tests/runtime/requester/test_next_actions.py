@@ -10,6 +10,7 @@ from distredge.errors import EngineError, PeerTimeout
 from distredge.runtime.protocol.device_plan import SourceMessage
 from distredge.runtime.protocol.messages import Situation
 from distredge.runtime.requester.next_actions import (
+    Again,
     Answered,
     Fail,
     Finish,
@@ -162,7 +163,7 @@ def test_every_frame_ends_exactly_once_in_time(data: st.DataObject, slots: int) 
             "gone": WorkerGone(device, "x"),
         }.get(kind, Tick(now_s))  # fmt: skip
         for action in book.handle(event):
-            if isinstance(action, Finish | Fail):
+            if isinstance(action, Finish | Fail | Again):
                 assert action.frame not in ended
                 ended[action.frame] = now_s
     for _ in range(200 * (frame + 1)):
@@ -170,7 +171,7 @@ def test_every_frame_ends_exactly_once_in_time(data: st.DataObject, slots: int) 
             break
         now_s = max(now_s, book.next_s)
         for action in book.handle(Tick(now_s)):
-            if isinstance(action, Finish | Fail):
+            if isinstance(action, Finish | Fail | Again):
                 assert action.frame not in ended
                 ended[action.frame] = now_s
                 assert now_s >= deadlines[action.frame]
