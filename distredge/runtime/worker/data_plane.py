@@ -24,13 +24,12 @@ from distredge.runtime.protocol.messages import (
     Echo,
     FrameFailed,
     Record,
-    Rows,
     Situation,
-    VersionMismatch,
     decode_on_data,
     echo_parts,
     encode,
 )
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, VersionMismatch, is_rows, read_head, write_head
 from distredge.runtime.protocol.security import REQUESTER_NAME
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 from distredge.runtime.worker.next_actions import (
@@ -50,6 +49,9 @@ from distredge.runtime.worker.next_actions import (
 )
 
 RECORDS_KEPT: Final = 8192
+_Record: TypeAlias = tuple[str, int, int, int, int, int, int, int]
+"""The fields of a `Record`, which is made of it when somebody asks: most are never asked for."""
+
 PEER_S: Final = 10.0
 """How long a plan waits for connections to the peers that it sends to."""
 
@@ -72,7 +74,7 @@ class LoadedPlan:
     runs: tuple[Mapping[int, Callable[[], None]], ...]
     memory_bytes: int
     load_s: float
-    records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
+    records: deque[_Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
 
 
 def load_plan(
@@ -216,7 +218,7 @@ class DataPlane:
     def records(self, plan: int, since: int) -> tuple[Record, ...]:
         """What was done for frames from `since` on; called by another thread."""
         loaded = self._plans.get(plan)
-        return tuple(r for r in list(loaded.records) if r.frame >= since) if loaded is not None else ()
+        return tuple(Record(*r) for r in list(loaded.records) if r[1] >= since) if loaded is not None else ()
 
     def situation(self, plan: int, frame: int) -> Situation | None:
         """How far a frame has come; called by another thread."""
@@ -249,51 +251,55 @@ class DataPlane:
                 self._watch_peers()
 
     def _message(self, received: Received) -> None:
+        head = memoryview(received.head)
         try:
-            message = decode_on_data(received.head)
+            if is_rows(head):
+                self._rows(received, *read_head(head))
+                return
+            message = decode_on_data(head)
         except VersionMismatch as error:
             self._drop("version", error)
             return
         except ProtocolError as error:
             self._drop("unreadable", error)
             return
-        if isinstance(message, Rows):
-            self._rows(received, message)
-        elif isinstance(message, Echo) and not message.answer:
+        if isinstance(message, Echo) and not message.answer:
             self._answer(received.peer, message)
         elif isinstance(message, Attach):
             self._attach(received, message)
         else:
             self._drop("not for a worker", type(message).__name__)
 
-    def _rows(self, received: Received, rows: Rows) -> None:
+    def _rows(self, received: Received, source: int, stage: int, plan: int, frame: int, sent_ns: int) -> None:
         arrived_ns = time.monotonic_ns()
-        loaded = self._plans.get(rows.plan)
+        loaded = self._plans.get(plan)
         if loaded is None:
-            self._drop("unknown plan", rows.plan)
+            self._drop("unknown plan", plan)
             return
-        inbox = loaded.slots[0].inboxes.get((rows.stage, rows.source))
+        key = (stage, source)
+        inbox = loaded.slots[0].inboxes.get(key)
         if inbox is None:
-            self._drop("not in the plan", (rows.stage, rows.source))
+            self._drop("not in the plan", key)
             return
-        sender = REQUESTER_NAME if rows.source == REQUESTER else loaded.plan.devices[rows.source]
-        if received.user and received.user != sender:
-            self._drop("imposter", f"'{received.user}' speaks as '{sender}'")
-            return
+        if received.user:
+            sender = REQUESTER_NAME if source == REQUESTER else loaded.plan.devices[source]
+            if received.user != sender:
+                self._drop("imposter", f"'{received.user}' speaks as '{sender}'")
+                return
         try:
-            opened = inbox.open(rows.boxes, received.parts[1:])
+            opened = inbox.open(received.parts)
         except ProtocolError as error:
             self._drop("not in the plan", error)
             return
-        for action in self._state.handle(RowsArrived(rows.plan, rows.frame, rows.stage, rows.source)):
+        for action in self._state.handle(RowsArrived(plan, frame, stage, source)):
             if isinstance(action, Place):
-                loaded.slots[action.slot].inboxes[rows.stage, rows.source].place(opened)
-                times_ns = (rows.sent_ns, time.monotonic_ns(), arrived_ns)
-                size_bytes = bytes_of(received.parts[1:])
-                record = Record("receive", rows.frame, rows.stage, rows.source, *times_ns, size_bytes)
-                loaded.records.append(record)
+                loaded.slots[action.slot].inboxes[key].place(opened)
+                size_bytes = bytes_of(received.parts) - HEAD_BYTES
+                loaded.records.append(
+                    ("receive", frame, stage, source, sent_ns, time.monotonic_ns(), arrived_ns, size_bytes)
+                )
             elif isinstance(action, Drop):
-                self._drop(action.why, rows.frame)
+                self._drop(action.why, frame)
 
     def _perform(self, actions: Sequence[WorkerAction]) -> None:
         for action in actions:
@@ -316,8 +322,7 @@ class DataPlane:
             self._perform(self._state.handle(StageFailed(action.plan, action.frame, action.stage, reason)))
             return
         stopped_ns = time.monotonic_ns()
-        times_ns = (started_ns, stopped_ns, stopped_ns)
-        loaded.records.append(Record("compute", action.frame, action.stage, REQUESTER, *times_ns, 0))
+        loaded.records.append(("compute", action.frame, action.stage, REQUESTER, started_ns, stopped_ns, stopped_ns, 0))
         self._perform(self._state.handle(StageDone(action.plan, action.frame, action.stage)))
 
     def _send(self, action: Send) -> None:
@@ -326,22 +331,21 @@ class DataPlane:
         outbox = loaded.slots[action.slot].outboxes[action.outbox]
         message = outbox.message
         started_ns = time.monotonic_ns()
-        pack = outbox.pack()
-        sent_ns = time.monotonic_ns()
-        head = encode(Rows(plan.plan, action.frame, message.stage, plan.device, sent_ns, message.boxes))
         try:
+            pack = outbox.pack()
+            sent_ns = time.monotonic_ns()
+            write_head(pack.head, plan.plan, action.frame, message.stage, plan.device, sent_ns)
             if message.destination == REQUESTER:
-                pack.tracker = self.endpoint.send([head, *pack.parts], self._requester(), outbox.shared)
+                pack.tracker = self.endpoint.send(pack.frames, self._requester(), outbox.shared)
             else:
                 peer = self._peers[plan.peers[str(message.destination)]]
-                pack.tracker = peer.endpoint.send([head, *pack.parts], b"", outbox.shared)
+                pack.tracker = peer.endpoint.send(pack.frames, b"", outbox.shared)
         except NotConnected as error:
             event = SendFailed(action.plan, action.frame, message.destination, str(error))
             self._perform(self._state.handle(event))
             return
         times_ns = (started_ns, time.monotonic_ns(), sent_ns)
-        record = Record("send", action.frame, message.stage, message.destination, *times_ns, pack.size_bytes)
-        loaded.records.append(record)
+        loaded.records.append(("send", action.frame, message.stage, message.destination, *times_ns, pack.size_bytes))
 
     def _report(self, action: Report) -> None:
         plan = self._plans[action.plan].plan
