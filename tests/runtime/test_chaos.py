@@ -43,7 +43,7 @@ class Chaos:
             return [parts[: self._random.randrange(len(parts) + 1)], *late]
         if what == "flip":
             head = bytearray(parts[0])
-            head[self._random.randrange(HEAD_BYTES)] ^= 1 << self._random.randrange(8)
+            head[self._random.randrange(min(len(head), HEAD_BYTES))] ^= 1 << self._random.randrange(8)
             return [[bytes(head), *parts[1:]], *late]
         return [[*reversed(parts)], *late]
 
