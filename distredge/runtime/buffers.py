@@ -43,8 +43,9 @@ ALIGNMENT_BYTES = 64
 SHARED_BYTES = 256 * 1024
 """Messages with a frame this large are shared with the transport until it has sent them."""
 
-MOST_UNSENT = 2
-"""Messages of one kind that may wait to be sent: bounds what a receiver that takes nothing costs."""
+MOST_UNSENT = 8
+"""Messages of one kind that may wait to be sent, or to be given back by the transport, which takes its time: bounds what
+a receiver that takes nothing costs."""
 
 _HEAD_ROOM = 64
 
@@ -261,9 +262,7 @@ class Outbox(_Mailbox):
         if found is None:
             if len(self._packs) >= MOST_UNSENT:
                 waiting = sum(p.size_bytes for p in self._packs)
-                raise NotConnected(
-                    f"{waiting} bytes of earlier frames wait to be sent: the receiver is too slow"
-                )
+                raise NotConnected(f"{waiting} bytes of earlier frames wait to be sent: the receiver is too slow")
             found = Pack(self.message.boxes, self.form, self._emitted)
             self._packs.append(found)
         found.tracker = None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
-from distredge.runtime.buffers import HeldBox, Inbox, Keeper, Outbox, Slot, allocate
+from distredge.runtime.buffers import MOST_UNSENT, HeldBox, Inbox, Keeper, Outbox, Slot, allocate
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol.device_plan import SourceMessage, TensorBox
 from distredge.runtime.protocol.transport import NotConnected
@@ -72,7 +72,9 @@ def test_a_pack_in_use_is_not_written_again() -> None:
     assert second is not first
     assert first.arrays[0].tolist() == [0, 1, 2, 3]
     second.tracker = tracker
-    with pytest.raises(NotConnected, match="32 bytes of earlier frames wait to be sent"):
+    for _ in range(MOST_UNSENT - 2):
+        outbox.pack().tracker = tracker
+    with pytest.raises(NotConnected, match=f"{16 * MOST_UNSENT} bytes of earlier frames wait to be sent"):
         outbox.pack()
     tracker.done = True
     assert outbox.pack() is first
