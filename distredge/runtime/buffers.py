@@ -44,8 +44,8 @@ SHARED_BYTES = 256 * 1024
 """Messages with a frame this large are shared with the transport until it has sent them."""
 
 MOST_UNSENT = 8
-"""Messages of one kind that may wait to be sent, or to be given back by the transport, which takes its time: bounds what
-a receiver that takes nothing costs."""
+"""Messages of one kind that may wait to be sent, or to be given back by the transport, which takes its time about it:
+bounds what a receiver that takes nothing costs."""
 
 _HEAD_ROOM = 64
 
