@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[Any]
 
-Opened: TypeAlias = Sequence[Array | PackedRows]
-"""The rows of a message as they came: one array (d0, d1, ...), or its packed rows, per part."""
+Opened: TypeAlias = Sequence[Any]
+"""The rows of a message as they came, compared with the plan."""
 
 ALIGNMENT_BYTES = 64
 """Where arrays begin: on a cache line."""
@@ -141,24 +141,32 @@ class Inbox(_Mailbox):
 
     def __init__(self, message: SourceMessage, targets: Sequence[HeldBox], form: RowsForm | None = None) -> None:
         super().__init__(message, form)
-        self._views = [_part_view(targets[part.box], message.boxes[part.box], part) for part in self.form.parts]
+        parts = self.form.parts
+        self._views = [_part_view(targets[part.box], message.boxes[part.box], part) for part in parts]
         self._unpack = [
-            unpacking(part.dtype.name, view.dtype.name) for part, view in zip(self.form.parts, self._views, strict=True)
+            unpacking(part.dtype.name, view.dtype.name) for part, view in zip(parts, self._views, strict=True)
         ]
+        # Made once: what one core does with a small message is mostly to look such things up.
+        self._plain = tuple(
+            (view, unpack, part.frame, part.offset, part.shape, part.dtype)
+            for view, unpack, part in zip(self._views, self._unpack, parts, strict=True)
+        )
+        self._is_packed = any(part.packed for part in parts)
+        self._frames = list(self.form.frames)
 
     def open(self, frames: Sequence[Bytes]) -> Opened:
-        """Checks a message against the plan; returns its rows, not copied.
+        """Checks a message against the plan; returns its rows, not copied, for `place`.
 
         Args:
             frames: of the message, the one with the head included.
 
-        Returns:
-            One read-only array (d0, d1, ...) per part, of the shape and dtype of its `PartForm`, or its packed rows.
-
         Raises:
             ProtocolError: if it is not exactly what the plan announces.
         """
-        return read_rows(frames, self.message.boxes, self.form)
+        # What has the right size in all its frames is right; only rows that may be packed have others.
+        if self._is_packed or [len(frame) for frame in frames] != self._frames:
+            return read_rows(frames, self.message.boxes, self.form)
+        return frames
 
     def place(self, opened: Opened) -> None:
         """Copies rows to their place.
@@ -166,8 +174,12 @@ class Inbox(_Mailbox):
         Args:
             opened: what `open` returned, of this inbox or of another slot's.
         """
-        for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
-            unpack(view, rows.unpacked() if isinstance(rows, PackedRows) else rows)
+        if self._is_packed:
+            for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
+                unpack(view, rows.unpacked() if isinstance(rows, PackedRows) else rows)
+            return
+        for view, unpack, frame, offset, shape, dtype in self._plain:
+            unpack(view, np.ndarray(shape, dtype, opened[frame], offset))
 
 
 class Pack:
@@ -204,14 +216,13 @@ class Pack:
             form_of = next(p for p in form.parts if p.frame == number)
             if form_of.packed:
                 self._packed.append((number, frame.view(form_of.dtype), allocate((part,), "uint8")))
+        self.may_shrink = bool(self._packed)
         self.head = memoryview(self.frames[0])
         self.tracker: Tracker | None = None
         self.size_bytes = bytes_of(self.frames) - HEAD_BYTES
 
     def shrink(self) -> None:
         """Leaves the zeros out of those parts that may be packed and get smaller by it."""
-        if not self._packed:
-            return
         for number, rows, room in self._packed:
             size_bytes = pack(rows, room)
             self.frames[number] = rows.view(np.uint8).data if size_bytes is None else room[:size_bytes].data
@@ -269,7 +280,8 @@ class Outbox(_Mailbox):
         if self._emitted is None:
             for fill, target, source in zip(self._fills, found.arrays, self._views, strict=True):
                 fill(target, source)
-            found.shrink()
+            if found.may_shrink:
+                found.shrink()
         return found
 
 

@@ -84,7 +84,7 @@ class _PacedEndpoint:
         self._count = 0
 
     def send(self, parts: Sequence[Bytes], to: bytes = b"", tracked: bool = False) -> Tracker | None:
-        if is_rows(memoryview(parts[0])):
+        if is_rows(parts[0]):
             self._pacer.send(_size_bytes(parts))
         return self.inner.send(parts, to, tracked)
 
@@ -101,12 +101,11 @@ class _PacedEndpoint:
         """Takes what has come in and finds out when it is due."""
         while (received := self.inner.receive()) is not None:
             size_bytes, due_s = 0, 0.0
-            head = memoryview(received.head)
-            if is_rows(head):
+            if is_rows(received.head):
                 with contextlib.suppress(ProtocolError):
-                    source, *_, sent_ns = read_head(head)
+                    rows = read_head(received.head)
                     size_bytes = _size_bytes(received.parts)
-                    due_s = self._pacer.due_s(source, sent_ns / 1e9, size_bytes)
+                    due_s = self._pacer.due_s(rows.source, rows.sent_ns / 1e9, size_bytes)
             self._count += 1
             heapq.heappush(self._kept, (due_s, self._count, size_bytes, received))
 

@@ -52,7 +52,7 @@ def _only_rows(chaos: Chaos):
     """Chaos on the data plane; constants and plans arrive."""
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
-        return chaos(source, target, parts) if is_rows(memoryview(parts[0])) else [parts]
+        return chaos(source, target, parts) if is_rows(parts[0]) else [parts]
 
     return tamper
 

@@ -46,9 +46,9 @@ PREFIX: Final = MAGIC + bytes([PROTOCOL])
 CONTENT: Final = len(PREFIX) + 4
 """Where what the checksum covers starts."""
 
+_HEAD: Final = struct.Struct(">4sIBxhiQQq")
 _FIELDS: Final = struct.Struct(">BxhiQQq")
-_CHECKSUM: Final = struct.Struct(">I")
-HEAD_BYTES: Final = CONTENT + _FIELDS.size
+HEAD_BYTES: Final = _HEAD.size
 _KIND: Final = 0
 
 
@@ -66,10 +66,10 @@ class VersionMismatch(ProtocolError):
 class Rows(NamedTuple):
     """Heads the rows that one stage needs from one source; the sender's clock says when they were handed over."""
 
+    source: int
+    stage: int
     plan: int
     frame: int
-    stage: int
-    source: int
     sent_ns: int
 
 
@@ -84,34 +84,33 @@ def write_head(target: memoryview, plan: int, frame: int, stage: int, source: in
         source: device that sends them.
         sent_ns: when it does.
     """
-    _FIELDS.pack_into(target, CONTENT, _KIND, source, stage, plan, frame, sent_ns)
-    target[: len(PREFIX)] = PREFIX
-    _CHECKSUM.pack_into(target, len(PREFIX), zlib.crc32(target[CONTENT:HEAD_BYTES]))
+    fields = _FIELDS.pack(_KIND, source, stage, plan, frame, sent_ns)
+    target[:HEAD_BYTES] = PREFIX + zlib.crc32(fields).to_bytes(4, "big") + fields
 
 
-def is_rows(frame: memoryview) -> bool:
-    """Whether the first frame of a message says that it is one of rows, of whatever version."""
-    return len(frame) >= HEAD_BYTES and frame[CONTENT] == _KIND and bytes(frame[: len(MAGIC)]) == MAGIC
+def is_rows(head: Bytes) -> bool:
+    """Whether the first frame of a message is, if of this program at all, that of a message of rows."""
+    return len(head) >= HEAD_BYTES and head[CONTENT] == _KIND
 
 
-def read_head(frame: memoryview) -> tuple[int, int, int, int, int]:
+def read_head(head: Bytes) -> Rows:
     """Reads the head of a message of rows.
 
     Args:
-        frame: the first one, for which `is_rows` holds.
-
-    Returns:
-        Source, stage, plan, frame and `sent_ns`.
+        head: the first frame, for which `is_rows` holds.
 
     Raises:
         VersionMismatch: if the peer speaks another protocol.
-        ProtocolError: if the checksum does not match.
+        ProtocolError: if it is not of this program, or the checksum does not match.
     """
-    if frame[len(MAGIC)] != PROTOCOL:
-        raise VersionMismatch(frame[len(MAGIC)])
-    if zlib.crc32(frame[CONTENT:HEAD_BYTES]) != _CHECKSUM.unpack_from(frame, len(PREFIX))[0]:
+    prefix, checksum, _, source, stage, plan, frame, sent_ns = _HEAD.unpack_from(head)
+    if prefix != PREFIX:
+        if prefix[: len(MAGIC)] == MAGIC:
+            raise VersionMismatch(prefix[len(MAGIC)])
+        raise ProtocolError("not a message of distredge")
+    if zlib.crc32(head[CONTENT:HEAD_BYTES]) != checksum:
         raise ProtocolError("a header whose checksum does not match")
-    return _FIELDS.unpack_from(frame, CONTENT)[1:]
+    return Rows(source, stage, plan, frame, sent_ns)
 
 
 class PartForm(NamedTuple):

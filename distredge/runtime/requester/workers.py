@@ -294,11 +294,10 @@ class WorkerConnections:
             self._echo(worker)
 
     def _data(self, worker: WorkerConnection, received: Received) -> None:
-        head = memoryview(received.head)
+        head = received.head
         try:
             if is_rows(head):
-                source, stage, plan, frame, sent_ns = read_head(head)
-                self._handler.data_message(worker, Rows(plan, frame, stage, source, sent_ns), received.parts)
+                self._handler.data_message(worker, read_head(head), received.parts)
                 return
             message = decode_on_data(head)
         except ProtocolError as error:

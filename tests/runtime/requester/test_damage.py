@@ -57,7 +57,8 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
         if damage == "version":
             return [[b"DRE\x03" + parts[0][4:], *parts[1:]]]
         head = bytearray(parts[0])
-        write_head(memoryview(head), *message._replace(**changed[damage]))
+        rows = message._replace(**changed[damage])
+        write_head(memoryview(head), rows.plan, rows.frame, rows.stage, rows.source, rows.sent_ns)
         return [[bytes(head), *parts[1:]]]
 
     cell.exchange.tamper = tamper
