@@ -26,11 +26,10 @@ from distredge.runtime.protocol.messages import (
     Record,
     Records,
     Redial,
-    Rows,
     ToCoordinator,
     Told,
-    encode,
 )
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, Rows, write_head
 from distredge.runtime.protocol.transport import Network, NotConnected
 from distredge.runtime.requester.io_loop import Call, IoLoop, Task
 from distredge.runtime.requester.leases import taken_by
@@ -275,13 +274,13 @@ class Runner:
         message = outbox.message
         worker = self.workers[plan.deployment.devices[message.destination]]
         packing_ns = time.monotonic_ns()
-        pack = outbox.pack()
-        sent_ns = time.monotonic_ns()
-        head = encode(Rows(plan.number, number, message.stage, REQUESTER, sent_ns, message.boxes))
         try:
+            pack = outbox.pack()
+            sent_ns = time.monotonic_ns()
+            write_head(pack.head, plan.number, number, message.stage, REQUESTER, sent_ns)
             if worker.data is None:
                 raise NotConnected(f"{worker.data_address}: not connected")
-            pack.tracker = worker.data.send([head, *pack.parts], b"", outbox.shared)
+            pack.tracker = worker.data.send(pack.frames, b"", outbox.shared)
         except NotConnected as error:
             reason = f"cannot be sent its rows: {error}"
             event = FrameBroken(number, message.destination, SENDING, reason, time.monotonic())
@@ -368,7 +367,7 @@ class Runner:
                 self._perform(found[0], found[0].book.handle(event))
         return True
 
-    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
         """Takes rows of a result in, or the report that there will be none."""
         arrived_ns = time.monotonic_ns()
         found = self.plans.of(message.plan, worker)
@@ -386,7 +385,7 @@ class Runner:
             self.dropped["late" if frame is None else "not in the plan"] += 1
             return
         try:
-            opened = inbox.open(message.boxes, parts)
+            opened = inbox.open(frames)
         except ProtocolError as error:
             self.dropped["not in the plan"] += 1
             _log.debug("dropped rows of worker '%s': %s", worker.name, error)
@@ -394,7 +393,8 @@ class Runner:
         inbox.place(opened)
         placed_ns = time.monotonic_ns()
         times_ns = (message.sent_ns, placed_ns, arrived_ns)
-        plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, bytes_of(parts)))
+        size_bytes = bytes_of(frames) - HEAD_BYTES
+        plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, size_bytes))
         self._perform(plan, plan.book.handle(OutputArrived(message.frame, index, placed_ns / 1e9)))
 
     def lost(self, worker: WorkerConnection, reason: str) -> None:

@@ -29,17 +29,16 @@ from distredge.runtime.protocol.messages import (
     Ping,
     Pong,
     Refused,
-    Rows,
     TakenOver,
     ToCoordinator,
     ToWorker,
-    VersionMismatch,
     Welcome,
     decode_on_data,
     decode_to_coordinator,
     encode,
     package_version,
 )
+from distredge.runtime.protocol.row_messages import Rows, VersionMismatch, is_rows, read_head
 from distredge.runtime.protocol.transport import Bell, Endpoint, Network, NotConnected, Received
 from distredge.runtime.requester.io_loop import Task
 from distredge.runtime.requester.leases import RENEW_S, WorkerTaken, ask_again_s, held_by
@@ -117,7 +116,7 @@ class Handler(Protocol):
     def control_message(self, worker: WorkerConnection, message: ToCoordinator) -> bool:
         """A control message that is none of the connections' own business; whether it makes sense."""
 
-    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
         """Rows of a result, or the report that there will be none."""
 
     def lost(self, worker: WorkerConnection, reason: str) -> None:
@@ -440,8 +439,12 @@ class WorkerConnections:
         self._handler.taken(worker, holder)
 
     def _data(self, worker: WorkerConnection, received: Received) -> None:
+        head = received.head
         try:
-            message = decode_on_data(received.head)
+            if is_rows(head):
+                self._handler.data_message(worker, read_head(head), received.parts)
+                return
+            message = decode_on_data(head)
         except ProtocolError as error:
             self._drop(worker, str(error))
             return
@@ -450,7 +453,7 @@ class WorkerConnections:
         elif isinstance(message, Attach):
             self._drop(worker, "not for a requester")
         else:
-            self._handler.data_message(worker, message, received.parts[1:])
+            self._handler.data_message(worker, message, received.parts)
 
     def _absent(self, workers: Sequence[WorkerConnection], timeout_s: float) -> PeerTimeout:
         """The error about workers that do not stand: those that were only waiting for their turn are not to blame."""

@@ -11,7 +11,7 @@ import pytest
 
 from distredge.errors import ExecutionError, ModelError, PeerTimeout
 from distredge.runtime.in_process import run_in_process
-from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.row_messages import Rows
 from distredge.runtime.requester.streaming import AHEAD
 from tests.runtime.conftest import Cell
 from tests.runtime.requester.conftest import equal, read_any
@@ -40,7 +40,7 @@ def test_a_bad_frame_fails_in_its_place(cell: Cell, running, graph, strategy, im
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
         message = read_any(parts)
-        return [] if isinstance(message, m.Rows) and lost.is_set() else [parts]
+        return [] if isinstance(message, Rows) and lost.is_set() else [parts]
 
     lost, ended = threading.Event(), threading.Event()
     cell.exchange.tamper = tamper
