@@ -21,11 +21,12 @@ SENDING: Final = "sending"
 
 
 class Submitted(NamedTuple):
-    """A frame starts; it must have ended at `deadline_s` (absolute, like `now_s`)."""
+    """A frame starts; it must have ended at `deadline_s` (absolute, like `now_s`); it has waited for `waited_s`."""
 
     frame: int
     now_s: float
     deadline_s: float
+    waited_s: float = 0.0
 
 
 class OutputArrived(NamedTuple):
@@ -204,7 +205,7 @@ class FrameBook:
         self._next = max(self._next, event.frame + 1)
         if not self._outputs:
             return (Finish(event.frame),)
-        self._open[event.frame] = _Open(event.now_s, event.deadline_s, set(self._outputs))
+        self._open[event.frame] = _Open(event.now_s - event.waited_s, event.deadline_s, set(self._outputs))
         self._watch.submitted(event.frame, event.now_s, event.deadline_s)
         return ()
 

@@ -262,7 +262,9 @@ class Runner:
             request.inputs, request.checked = deployment.check_inputs(request.inputs), deployment
         outputs = deployment.empty_outputs(request.inputs)
         plan.frames[number] = OpenFrame(request, outputs, _inboxes(plan, outputs))
-        self._perform(plan, plan.book.handle(Submitted(number, time.monotonic(), request.until_s)))
+        now_s = time.monotonic()
+        event = Submitted(number, now_s, request.until_s, now_s - request.started_ns / 1e9)
+        self._perform(plan, plan.book.handle(event))
         if number not in plan.frames:
             return
         for outbox in plan.outboxes(number % plan.slots, request.inputs):

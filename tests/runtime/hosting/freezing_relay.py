@@ -73,7 +73,10 @@ class FreezingRelay:
             self._selector.register(one, selectors.EVENT_READ, where[1])
 
     def _forward(self, source: socket.socket) -> None:
-        port = self._selector.get_key(source).data
+        key = self._selector.get_map().get(source)
+        if key is None:
+            return  # its other end was closed just now
+        port = key.data
         with self._lock:
             frozen = port in self._frozen
         if frozen:
