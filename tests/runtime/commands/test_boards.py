@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 from tests.runtime.commands.conftest import STRATEGY, at_frame, deploy, distredge, write_cluster
@@ -106,3 +108,31 @@ def test_keys_that_cannot_be_used_are_wrong_input(folder: Path, ports: list[int]
     assert done.returncode == 2
     assert "no key of 'requester'" in done.stderr
     assert "distredge keys CLUSTER.toml" in done.stderr
+
+
+def test_who_is_waited_for_is_said(boards, monkeypatch) -> None:
+    folder, workers = boards
+    for worker in workers:
+        assert ": control tcp://127.0.0.1:" in worker.stdout.readline()
+    monkeypatch.setattr("distredge.runtime.hosting.session.QUIET_S", 0.05)
+    workers[1].terminate()
+    workers[1].wait(20)
+    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--connect", "1")
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert said[0].startswith("waiting for ")
+    assert "'beta' at tcp://127.0.0.1:" in said[0]
+    assert said[-1].startswith("error: cannot reach worker 'beta' at ")
+
+
+def test_an_interrupt_while_workers_are_reached_says_so(boards, monkeypatch) -> None:
+    folder, workers = boards
+    for worker in workers:
+        assert worker.stdout.readline()
+    workers[1].terminate()
+    workers[1].wait(20)
+    monkeypatch.setattr("distredge.runtime.hosting.session.QUIET_S", 0.05)
+    monkeypatch.setattr("distredge.cli.deploy_strategy._say_aside", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--connect", "60")
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    assert done.stdout == "ended early: 0 of 1 frames done\n"
