@@ -76,12 +76,12 @@ class Coordinator:
     @property
     def dropped(self) -> Counter[str]:
         """Messages that were dropped, by reason."""
-        return self._runner.dropped + self._runner.workers.dropped
+        return self._runner.frames.dropped + self._runner.workers.dropped
 
     @property
     def last_latency_s(self) -> float | None:
         """Seconds from submitting the frame that ended well last to its last output; None before the first."""
-        return self._runner.last_latency_s
+        return self._runner.frames.last_latency_s
 
     @property
     def waits_for(self) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ class Coordinator:
             # It may be packed, or run again, after the caller has gone on; what was converted is a copy already.
             arrays = {name: a.copy() if a is inputs[name] else a for name, a in arrays.items()}
         until_s = started_ns / 1e9 + limit_s
-        if not runner.room.take(limit_s, until_s, wanted):
+        if not runner.frames.room.take(limit_s, until_s, wanted):
             return None
         pending = Pending()
         runner.submit(Request(pending, arrays, deployment, started_ns, until_s))
@@ -188,11 +188,11 @@ class Coordinator:
     @property
     def in_flight(self) -> int:
         """How many frames may be in flight."""
-        return self._runner.room.limit
+        return self._runner.frames.room.limit
 
     def look(self) -> None:
         """Lets those who wait in `submit_when` ask whether their frames are still wanted."""
-        self._runner.room.look()
+        self._runner.frames.room.look()
 
     def _check_runs(self) -> None:
         refusal = self._runner.loop.closed or self._runner.refusal
@@ -229,4 +229,4 @@ class Coordinator:
     def close(self) -> None:
         """Says goodbye to the workers; frames in flight end with an error."""
         self._runner.loop.stop()
-        self._runner.room.look()
+        self._runner.frames.room.look()

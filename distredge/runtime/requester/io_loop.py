@@ -122,6 +122,7 @@ class IoLoop:
         """Runs a task beside the others; called in the thread."""
         call = Call(task)
         self._calls.append(call)
+        self._woken = True
         return call
 
     def stop(self) -> None:

@@ -65,6 +65,7 @@ class OpenPlan:
         self.given_up: tuple[str, ...] = ()
         self.recovery_failed = False
         self.retiring = False
+        self.retired = False
         self.told_missing: set[str] = set()
         self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
         self.unsent: dict[str, tuple[Weight, Bytes]] = {}

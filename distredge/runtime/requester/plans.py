@@ -14,7 +14,8 @@ from distredge.runtime.protocol.transport import Endpoint
 from distredge.runtime.requester.checked import fits
 from distredge.runtime.requester.io_loop import Task
 from distredge.runtime.requester.open_plans import OpenPlan
-from distredge.runtime.requester.workers import WorkerConnection, WorkerConnections
+from distredge.runtime.requester.worker_connection import WorkerConnection
+from distredge.runtime.requester.workers import WorkerConnections
 from distredge.runtime.weights import weight_messages
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class Plans:
         """Lets the workers forget a plan."""
         if self._plans.pop(plan.number, None) is None:
             return
+        plan.retired = True
         if self.active is plan:
             self.active = None
         for name in plan.indices:

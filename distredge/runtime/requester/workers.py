@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from distredge.errors import AuthError, ExecutionError, PeerTimeout, ProtocolError, TransportError
-from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
+from distredge.errors import AuthError, PeerTimeout, ProtocolError, TransportError
+from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
     About,
     Attach,
     Echo,
-    FrameFailed,
     Goodbye,
     Held,
     Hello,
@@ -38,92 +36,17 @@ from distredge.runtime.protocol.messages import (
     encode,
     package_version,
 )
-from distredge.runtime.protocol.row_messages import Rows, VersionMismatch, is_rows, read_head
+from distredge.runtime.protocol.row_messages import VersionMismatch, is_rows, read_head
 from distredge.runtime.protocol.transport import Bell, Endpoint, Network, NotConnected, Received
 from distredge.runtime.requester.io_loop import Task
 from distredge.runtime.requester.leases import RENEW_S, WorkerTaken, ask_again_s, held_by
+from distredge.runtime.requester.worker_connection import Handler, WorkerConnection
 
 PINGS: Final = 8
 
 _log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=ToCoordinator)
-
-
-class WorkerConnection:
-    """One worker as the coordinator sees it.
-
-    Attributes:
-        about: what it said of itself, once greeted.
-        data: endpoint to its data port, once greeted.
-        session: what only this requester and that worker know: it says whose data connection is whose.
-        dialled: the address that `data` connects to.
-        stands: whether both planes are up, in both directions.
-        trouble: why not, as far as known.
-        fatal: an error that waiting does not mend.
-        ours: whether its lease is this coordinator's, as far as known, though it may have to be greeted again.
-        held: by whom else it is held, as it said last.
-        heard_s: when anything came in from it last (monotonic).
-        answers: kind of answer -> the latest, and when it came in (monotonic nanoseconds).
-    """
-
-    def __init__(self, address: WorkerAddress, control: Endpoint) -> None:
-        self.address = address
-        self.session = os.urandom(16)
-        self.control = control
-        self.data: Endpoint | None = None
-        self.dialled = ""
-        self.about: About | None = None
-        self.wanted = False
-        self.linked = False
-        self.greeting = False
-        self.greet_again_s = 0.0
-        self.ours = False
-        self.held: Held | None = None
-        self.greeted = False
-        self.echoed = False
-        self.trouble = ""
-        self.fatal: ExecutionError | None = None
-        self.heard_s = 0.0
-        self.answers: dict[type, tuple[ToCoordinator, int]] = {}
-
-    @property
-    def name(self) -> str:
-        """The worker's name."""
-        return self.address.name
-
-    @property
-    def stands(self) -> bool:
-        """Whether it can be given work."""
-        return self.greeted and self.echoed
-
-    @property
-    def data_address(self) -> str:
-        """Where its data port is."""
-        if self.address.data.endswith(":0") and self.about is not None:
-            port = self.about.data_endpoint.rpartition(":")[2]
-            return self.address.data[:-1] + (port if port.isdecimal() else "0")
-        return self.address.data
-
-    def for_others(self) -> PeerAddress:
-        """Its data address as other workers need it."""
-        return PeerAddress(self.name, self.data_address, self.address.public_key)
-
-
-class Handler(Protocol):
-    """What the owner of the connections does with what comes in."""
-
-    def control_message(self, worker: WorkerConnection, message: ToCoordinator) -> bool:
-        """A control message that is none of the connections' own business; whether it makes sense."""
-
-    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
-        """Rows of a result, or the report that there will be none."""
-
-    def lost(self, worker: WorkerConnection, reason: str) -> None:
-        """A worker that stood does no longer."""
-
-    def taken(self, worker: WorkerConnection, holder: str) -> None:
-        """Somebody else has taken a worker over."""
 
 
 class WorkerConnections:
@@ -242,7 +165,7 @@ class WorkerConnections:
 
     def waited_for(self) -> tuple[str, ...]:
         """The workers that are wanted and do not stand, each with what is known of why."""
-        return tuple(_told(worker) for worker in self._by_name.values() if worker.wanted and not worker.stands)
+        return tuple(worker.told() for worker in self._by_name.values() if worker.wanted and not worker.stands)
 
     def renew(self, now_s: float) -> float:
         """Renews the leases when it is time; returns when it is next."""
@@ -459,7 +382,7 @@ class WorkerConnections:
         """The error about workers that do not stand: those that were only waiting for their turn are not to blame."""
         first = next((w for w in self._in_order if w in workers and not w.ours), None)
         waiting = [w for w in workers if w.linked and not w.ours and not w.greeting and w is not first]
-        told = [_told(worker) for worker in workers if worker not in waiting]
+        told = [worker.told() for worker in workers if worker not in waiting]
         noun = "worker" if len(told) == 1 else "workers"
         return PeerTimeout(
             f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"
@@ -468,8 +391,3 @@ class WorkerConnections:
     def _drop(self, worker: WorkerConnection, reason: str) -> None:
         self.dropped["unreadable"] += 1
         _log.debug("dropped a message of worker '%s': %s", worker.name, reason)
-
-
-def _told(worker: WorkerConnection) -> str:
-    where = worker.data_address if worker.greeted else worker.address.control
-    return f"'{worker.name}' at {where}" + (f" ({worker.trouble})" if worker.trouble else "")
