@@ -6,6 +6,7 @@ hand-overs to the way of every message.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from distredge.errors import EngineError, ProtocolError
+from distredge.errors import EngineError, ProtocolError, TransportError
 from distredge.runtime.buffers import Array, Slot, bytes_of
 from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
@@ -32,7 +33,7 @@ from distredge.runtime.protocol.messages import (
     encode,
 )
 from distredge.runtime.protocol.security import REQUESTER_NAME
-from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received, Tracker
 from distredge.runtime.worker.next_actions import (
     Drop,
     Idle,
@@ -170,6 +171,7 @@ class _Peer:
     address: PeerAddress
     endpoint: Endpoint
     connected: bool = False
+    greeted: bool = False
     trouble: str = ""
 
 
@@ -201,6 +203,7 @@ class DataPlane:
         self._instructions: deque[Instruction] = deque()
         self.outcomes: deque[PlanOutcome] = deque()
         self.dropped: Counter[str] = Counter()
+        self._echoes: dict[str, Tracker] = {}
         self._state = WorkerState()
         self._plans: dict[int, LoadedPlan] = {}
         self._connecting: list[_Connecting] = []
@@ -260,7 +263,7 @@ class DataPlane:
         if isinstance(message, Rows):
             self._rows(received, message)
         elif isinstance(message, Echo) and not message.answer:
-            self._answer(received.peer, message)
+            self._answer(received, message)
         elif isinstance(message, Attach):
             self._attach(received, message)
         else:
@@ -364,18 +367,29 @@ class DataPlane:
             self._drop("another session", received.user)
         else:
             self._route = received.peer
-            self._answer(received.peer, Echo(message.token, False))
+            self._answer(received, Echo(message.token, False))
 
     def _requester(self) -> bytes:
         if not self._route:
             raise NotConnected("the requester is not connected")
         return self._route
 
-    def _answer(self, peer: bytes, message: Echo) -> None:
+    def _answer(self, received: Received, message: Echo) -> None:
+        """Answers an echo; a user gets the next large answer when it has read the one before."""
+        content = echo_parts(message.answer_bytes)
+        if content:
+            self._echoes = {user: tracker for user, tracker in self._echoes.items() if not tracker.done}
+            if received.user in self._echoes:
+                self._drop(f"slow reader '{received.user}'", message.answer_bytes)
+                return
         try:
-            self.endpoint.send([encode(Echo(message.token, True)), *echo_parts(message.answer_bytes)], peer)
+            # Shared, so that what waits for a slow reader is no copy.
+            tracker = self.endpoint.send([encode(Echo(message.token, True)), *content], received.peer, bool(content))
         except NotConnected:
             self._drop("requester gone", "echo")
+            return
+        if tracker is not None:
+            self._echoes[received.user] = tracker
 
     def _drop(self, why: str, detail: object) -> None:
         self.dropped[why] += 1
@@ -396,12 +410,17 @@ class DataPlane:
                 self._add(instruction.loaded)
 
     def _add(self, loaded: LoadedPlan) -> None:
+        try:
+            for address in loaded.plan.peers.values():
+                if address not in self._peers:
+                    self._peers[address] = self._dial(address)
+        except TransportError as error:
+            self._remove(loaded.plan.plan)
+            self._tell(PlanFails(loaded.plan.plan, str(error)))
+            return
         self._plans[loaded.plan.plan] = loaded
         self._state.add(loaded.plan)
-        for address in loaded.plan.peers.values():
-            if address not in self._peers:
-                endpoint = self._network.connect(address.endpoint, "data", address.public_key)
-                self._peers[address] = _Peer(address, endpoint)
+        self._allow()
         self._rebuild()
         self._connecting.append(_Connecting(loaded, time.monotonic() + PEER_S))
 
@@ -412,15 +431,31 @@ class DataPlane:
         wanted = {address for loaded in self._plans.values() for address in loaded.plan.peers.values()}
         for address in [a for a in self._peers if a not in wanted]:
             self._network.drop(self._peers.pop(address).endpoint)
+        self._allow()
         self._rebuild()
+
+    def _allow(self) -> None:
+        """Lets peers have waiting what the plans announce: every slot's rows, and those of frames given up."""
+        plans = [loaded.plan for loaded in self._plans.values()]
+        unread = sum(message.size_bytes * plan.slots for plan in plans for message in plan.incoming)
+        unsent = sum(message.size_bytes * plan.slots for plan in plans for message in plan.outgoing)
+        self.endpoint.allow(2 * unread, 2 * unsent)
+
+    def _dial(self, address: PeerAddress) -> _Peer:
+        return _Peer(address, self._network.connect(address.endpoint, "data", address.public_key))
 
     def _redial(self, instruction: RedialPeer) -> None:
         loaded = self._plans.get(instruction.plan)
         address = loaded.plan.peers.get(str(instruction.device)) if loaded is not None else None
         if address is None or address not in self._peers:
             return
+        try:
+            fresh = self._dial(address)
+        except TransportError as error:
+            _log.warning("'%s' is not dialled anew: %s", address.name, error)
+            return
         self._network.drop(self._peers[address].endpoint)
-        self._peers[address] = _Peer(address, self._network.connect(address.endpoint, "data", address.public_key))
+        self._peers[address] = fresh
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -433,6 +468,14 @@ class DataPlane:
             for event in peer.endpoint.events():
                 peer.connected = event.kind == "connected"
                 peer.trouble = event.reason
+                peer.greeted = False
+            if peer.connected and not peer.greeted:
+                # Rows may come much later, and a connection that has said nothing is nobody's.
+                with contextlib.suppress(NotConnected):
+                    peer.endpoint.send([encode(Echo(0, False))])
+                    peer.greeted = True
+            while peer.endpoint.receive() is not None:
+                pass  # only answers to that
         for waiting in tuple(self._connecting):
             peers = [self._peers[address] for address in waiting.loaded.plan.peers.values()]
             absent = [peer for peer in peers if not peer.connected]
