@@ -312,6 +312,9 @@ _to_coordinator: msgspec.msgpack.Decoder[ToCoordinator] = msgspec.msgpack.Decode
 _on_data: msgspec.msgpack.Decoder[OnData] = msgspec.msgpack.Decoder(OnData)
 
 
+_ZEROS: Final = memoryview(bytes(PART_BYTES))
+
+
 def encode(message: ToWorker | ToCoordinator | OnData) -> bytes:
     """Returns frame 0 of a message."""
     return seal(_encoder.encode(message))
@@ -371,5 +374,4 @@ def package_version() -> str:
 
 def echo_parts(size_bytes: int) -> list[Bytes]:
     """Returns that many bytes in parts of the size in which rows travel."""
-    whole = memoryview(bytes(min(size_bytes, PART_BYTES)))
-    return [whole[: min(PART_BYTES, size_bytes - start)] for start in range(0, size_bytes, PART_BYTES)]
+    return [_ZEROS[: min(PART_BYTES, size_bytes - start)] for start in range(0, size_bytes, PART_BYTES)]
