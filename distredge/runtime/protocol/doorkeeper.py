@@ -102,12 +102,16 @@ class Doorkeeper:
             room: descriptors that this process may still open.
         """
         where = f"inproc://door-{next(_numbers)}"
-        bound.monitor(where, _WATCHED)
         events = self._context.socket(zmq.PAIR)
-        events.linger = 0
-        # A full queue would make libzmq's own thread wait for this one.
-        events.rcvhwm = 0
-        events.connect(where)
+        try:
+            events.linger = 0
+            # A full queue would make libzmq's own thread wait for this one, and so would a socket that nobody hears.
+            events.rcvhwm = 0
+            events.connect(where)
+            bound.monitor(where, _WATCHED)
+        except BaseException:
+            events.close(linger=0)
+            raise
         door = Door(self._authenticator is not None, room)
         self._new.append(_Watched(events, door))
         self._bell.ring()
@@ -118,6 +122,11 @@ class Doorkeeper:
         self._stopping = True
         self._bell.ring()
         self._thread.join()
+        # Not before, even if the thread has died: libzmq waits for whoever listens to a socket that still is watched.
+        for watched in (*self._watched, *self._new):
+            watched.events.close(linger=0)
+        if self._requests is not None:
+            self._requests.close(linger=0)
         self._bell.close()
 
     def _run(self) -> None:
@@ -127,11 +136,6 @@ class Doorkeeper:
         except BaseException as error:
             _log.critical("the doorkeeper has died: nobody new can connect: %r", error)
             self._on_death(error)
-        finally:
-            for watched in (*self._watched, *self._new):
-                watched.events.close(linger=0)
-            if self._requests is not None:
-                self._requests.close(linger=0)
 
     def _round(self) -> None:
         poller = zmq.Poller()

@@ -312,9 +312,6 @@ _to_coordinator: msgspec.msgpack.Decoder[ToCoordinator] = msgspec.msgpack.Decode
 _on_data: msgspec.msgpack.Decoder[OnData] = msgspec.msgpack.Decoder(OnData)
 
 
-_ZEROS: Final = memoryview(bytes(PART_BYTES))
-
-
 def encode(message: ToWorker | ToCoordinator | OnData) -> bytes:
     """Returns frame 0 of a message."""
     return seal(_encoder.encode(message))
@@ -370,6 +367,9 @@ def package_version() -> str:
     from importlib.metadata import version
 
     return version("distredge")
+
+
+_ZEROS: Final = memoryview(bytes(PART_BYTES))
 
 
 def echo_parts(size_bytes: int) -> list[Bytes]:

@@ -29,6 +29,7 @@ from distredge import network_addresses
 from distredge.errors import AuthError, TransportError
 from distredge.network_addresses import Resolve, host_of, is_numeric, tcp
 from distredge.runtime.protocol.descriptors import check_room, raise_limit, room, with_descriptors
+from distredge.runtime.protocol.device_plan import PART_BYTES
 from distredge.runtime.protocol.door import Door
 from distredge.runtime.protocol.doorkeeper import Doorkeeper
 from distredge.runtime.protocol.fields import Bytes
@@ -56,7 +57,7 @@ SILENT_TCP_S: Final = 15.0
 NEXT_ADDRESS_S: Final = 1.0
 """After which the next address of a name is tried, where one gives no answer at all."""
 
-MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
+MAX_FRAME_BYTES: Final = 2 * PART_BYTES
 """The largest frame that is taken in, from anybody: whoever connects can make this process hold one.
 
 Everything large travels in pieces of about half of it.

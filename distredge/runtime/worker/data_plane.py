@@ -265,7 +265,7 @@ class DataPlane:
             self._drop("unreadable", error)
             return
         if isinstance(message, Echo) and not message.answer:
-            self._answer(received, message)
+            self._answer(received.peer, message)
         elif isinstance(message, Attach):
             self._attach(received, message)
         else:
@@ -363,18 +363,18 @@ class DataPlane:
             self._drop("another session", received.user)
         else:
             self._route = received.peer
-            self._answer(received, Echo(message.token, False))
+            self._answer(received.peer, Echo(message.token, False))
 
     def _requester(self) -> bytes:
         if not self._route:
             raise NotConnected("the requester is not connected")
         return self._route
 
-    def _answer(self, received: Received, message: Echo) -> None:
-        """Answers an echo: its bytes are the same for all, so that what waits for a slow reader takes no memory."""
-        answer = [encode(Echo(message.token, True)), *echo_parts(message.answer_bytes)]
+    def _answer(self, peer: bytes, message: Echo) -> None:
+        content = echo_parts(message.answer_bytes)
         try:
-            self.endpoint.send(answer, received.peer, True)
+            # Shared: what waits for somebody who does not read is no copy, and in the end the door is closed to them.
+            self.endpoint.send([encode(Echo(message.token, True)), *content], peer, bool(content))
         except NotConnected:
             self._drop("requester gone", "echo")
 
@@ -400,7 +400,8 @@ class DataPlane:
         try:
             for address in loaded.plan.peers.values():
                 if address not in self._peers:
-                    self._peers[address] = self._dial(address)
+                    endpoint = self._network.connect(address.endpoint, "data", address.public_key)
+                    self._peers[address] = Peer(address, endpoint)
         except TransportError as error:
             self._remove(loaded.plan.plan)
             self._tell(PlanFails(loaded.plan.plan, str(error)))
@@ -430,20 +431,17 @@ class DataPlane:
         unsent = sum(message.size_bytes * plan.slots for plan in plans for message in plan.outgoing)
         self.endpoint.allow(2 * unread, 2 * unsent)
 
-    def _dial(self, address: PeerAddress) -> Peer:
-        return Peer(address, self._network.connect(address.endpoint, "data", address.public_key))
-
     def _redial(self, instruction: RedialPeer) -> None:
         loaded = self._plans.get(instruction.plan)
         address = loaded.plan.peers.get(str(instruction.device)) if loaded is not None else None
         if address is None or address not in self._peers:
             return
-        peer = self._peers[address]
         try:
             fresh = self._network.connect(address.endpoint, "data", address.public_key)
         except TransportError as error:
             _log.warning("'%s' is not dialled anew: %s", address.name, error)
             return
+        peer = self._peers[address]
         self._network.drop(peer.endpoint)
         peer.endpoint, peer.connected, peer.greeted = fresh, False, False
         self._rebuild()
