@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol.fields import Bytes
@@ -44,6 +44,11 @@ class PacedNetwork:
     def refused(self) -> int:
         """Connections turned away because their key is not allowed."""
         return self._inner.refused
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Connections that were ended because of what they did, by reason and user."""
+        return self._inner.dropped
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address; see `Network.bind`."""
@@ -116,6 +121,9 @@ class _PacedEndpoint:
 
     def events(self) -> list[ConnectionEvent]:
         return self.inner.events()
+
+    def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
+        self.inner.allow(unread_bytes, unsent_bytes)
 
     def close(self) -> None:
         self.inner.close()

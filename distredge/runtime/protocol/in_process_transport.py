@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
@@ -78,6 +78,9 @@ class InProcessEndpoint:
             self.noticed.clear()
             return found
 
+    def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
+        """Everybody may have everything waiting here."""
+
     def close(self) -> None:
         with self.exchange.changed:
             self.closed = True
@@ -147,6 +150,11 @@ class InProcessNetwork:
     def refused(self) -> int:
         """Nobody is turned away here."""
         return 0
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Nor is anybody's connection ended."""
+        return {}
 
     def bind(self, address: str, plane: Plane) -> InProcessEndpoint:
         with self._exchange.changed:

@@ -147,7 +147,7 @@ class ControlPlane:
         try:
             message = decode_to_worker(received.head)
             if isinstance(message, Ping):
-                dropped = {**self._data.dropped, "refused connections": self._network.refused}
+                dropped = {**self._data.dropped, **self._network.dropped, "refused connections": self._network.refused}
                 self._reply(received.peer, Pong(message.token, time.monotonic_ns(), self._about(), dropped))
             elif isinstance(message, Hello):
                 self._hello(received.peer, message)
