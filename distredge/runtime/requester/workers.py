@@ -259,7 +259,8 @@ class WorkerConnections:
             if worker.held is not None and now_s >= worker.greet_again_s:
                 worker.greeting, worker.held = False, None
             if worker.linked and worker.held is None and not worker.greeting and worker.fatal is None:
-                hello = Hello(worker.session, self._version, worker.name, self._holder, self._take_over)
+                take_over = self._take_over and not worker.ours
+                hello = Hello(worker.session, self._version, worker.name, self._holder, take_over)
                 worker.greeting = self.tell(worker, hello)
             if not worker.ours:
                 return
@@ -314,9 +315,7 @@ class WorkerConnections:
             # Said before it was given back, or taken over.
             self.dropped["late"] += 1
         elif isinstance(message, Refused):
-            self._lose(worker, message.reason, True)
-            worker.linked = True
-            worker.fatal = ProtocolError(f"worker '{worker.name}' at {worker.address.control}: {message.reason}")
+            self._refused(worker, message.reason)
         elif self._handler.control_message(worker, message):
             worker.answers[type(message)] = (message, time.monotonic_ns())
         else:
@@ -354,6 +353,14 @@ class WorkerConnections:
         worker.greeting, worker.held = False, message
         worker.trouble = str(held_by(worker.name, message))
         worker.greet_again_s = time.monotonic() + min(1.0, max(0.1, message.expires_s / 4))
+
+    def _refused(self, worker: WorkerConnection, reason: str) -> None:
+        greeting = worker.greeting
+        self._lose(worker, reason, True)
+        # Whoever was greeted before may have to be greeted again: a lease expires while this process is stopped.
+        worker.linked = True
+        if greeting:
+            worker.fatal = ProtocolError(f"worker '{worker.name}' at {worker.address.control}: {reason}")
 
     def _taken(self, worker: WorkerConnection, holder: str) -> None:
         if not worker.ours:

@@ -7,6 +7,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from distredge.cluster import load_cluster
+from distredge.runtime.deployment import deploy as deployment
+from distredge.runtime.hosting.boards import cluster_keys, worker_addresses
+from distredge.runtime.protocol.transport import ZmqNetwork
+from distredge.runtime.requester.coordinator import Coordinator
+from distredge.runtime.requester.leases import WorkerTaken
 from tests.runtime.commands.conftest import STRATEGY, at_frame, deploy, distredge, write_cluster
 from tests.runtime.conftest import DEVICES
 
@@ -136,3 +144,30 @@ def test_an_interrupt_while_workers_are_reached_says_so(boards, monkeypatch) -> 
     done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--connect", "60")
     assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
     assert done.stdout == "ended early: 0 of 1 frames done\n"
+
+
+def test_workers_that_somebody_holds(boards, graph, strategy, image) -> None:
+    folder, workers = boards
+    for worker in workers:
+        assert worker.stdout.readline()
+    cluster = load_cluster(folder / "boards.toml")
+    keys = cluster_keys(cluster, folder / "keys")
+    network = ZmqNetwork(keys.for_requester())
+    try:
+        with Coordinator(
+            network, worker_addresses(cluster, DEVICES, keys.public), connect_s=30.0, holder="ada@desk"
+        ) as holder:
+            holder.deploy(deployment(graph, strategy))
+            told = (*STRATEGY, "--cluster", "boards.toml", "--connect", "30")
+            refused = deploy(folder, *told)
+            assert refused.returncode == 1
+            assert refused.stderr.startswith("error: worker '")
+            assert "' is held by 'ada@desk' for " in refused.stderr
+            assert refused.stderr.count("\n") == 1
+            assert holder.infer(image)
+            done = deploy(folder, *told, "--take-over")
+            assert done.returncode == 0, done.stderr
+            with pytest.raises(WorkerTaken, match=r"worker '.*' was taken over by '.*pid"):
+                holder.infer(image)
+    finally:
+        network.close()
