@@ -162,12 +162,13 @@ def parts_of(boxes: Sequence[TensorBox]) -> tuple[PartForm, ...]:
         step = max(1, PART_BYTES // each_bytes)
         if each_bytes > MAX_PART_BYTES:
             raise ProtocolError(f"rows of '{box.tensor}': {each_bytes} bytes in one part; at most {MAX_PART_BYTES}")
+        # Before the parts are made: a box that is wrong may have millions.
+        if len(forms) + -(-length // step) > MAX_PARTS:
+            raise ProtocolError(f"a message of more than {MAX_PARTS} parts, with rows of '{box.tensor}'")
         for start in range(0, length, step):
             stop = min(length, start + step)
             shape = (*box.shape[:axis], stop - start, *box.shape[axis + 1 :]) if box.shape else ()
             forms.append(PartForm(number, axis, start, stop, shape, dtype, (stop - start) * each_bytes, packed))
-    if len(forms) > MAX_PARTS:
-        raise ProtocolError(f"a message of {len(forms)} parts; at most {MAX_PARTS} are accepted")
     return tuple(forms)
 
 
