@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from distredge.errors import EngineError, ProtocolError
+from distredge.errors import EngineError, ProtocolError, TransportError
 from distredge.runtime.buffers import Array, Slot, bytes_of
 from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
@@ -100,7 +100,7 @@ def load_plan(
     held: list[Loaded] = []
     runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
     for segment, model in zip(plan.segments, models, strict=True):
-        key, stage = _digest(model, segment), segment.stage
+        key, stage = model_digest(model, segment), segment.stage
         try:
             loaded = known.get(key)
             if loaded is None:
@@ -115,7 +115,7 @@ def load_plan(
     return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, time.monotonic() - started_s)
 
 
-def _digest(model: bytes, segment: SegmentPlan) -> bytes:
+def model_digest(model: bytes, segment: SegmentPlan) -> bytes:
     """Names a sub-model with its constants."""
     digest = hashlib.sha256(model)
     for name, content in sorted(segment.weights.items()):
@@ -398,10 +398,15 @@ class DataPlane:
     def _add(self, loaded: LoadedPlan) -> None:
         self._plans[loaded.plan.plan] = loaded
         self._state.add(loaded.plan)
-        for address in loaded.plan.peers.values():
-            if address not in self._peers:
-                endpoint = self._network.connect(address.endpoint, "data", address.public_key)
-                self._peers[address] = _Peer(address, endpoint)
+        try:
+            for address in loaded.plan.peers.values():
+                if address not in self._peers:
+                    endpoint = self._network.connect(address.endpoint, "data", address.public_key)
+                    self._peers[address] = _Peer(address, endpoint)
+        except TransportError as error:
+            self._remove(loaded.plan.plan)
+            self._tell(PlanFails(loaded.plan.plan, f"cannot connect to '{address.name}': {error}"))
+            return
         self._rebuild()
         self._connecting.append(_Connecting(loaded, time.monotonic() + PEER_S))
 
@@ -419,8 +424,13 @@ class DataPlane:
         address = loaded.plan.peers.get(str(instruction.device)) if loaded is not None else None
         if address is None or address not in self._peers:
             return
+        try:
+            endpoint = self._network.connect(address.endpoint, "data", address.public_key)
+        except TransportError as error:
+            _log.warning("cannot dial '%s' anew: %s", address.name, error)
+            return
         self._network.drop(self._peers[address].endpoint)
-        self._peers[address] = _Peer(address, self._network.connect(address.endpoint, "data", address.public_key))
+        self._peers[address] = _Peer(address, endpoint)
         self._rebuild()
 
     def _rebuild(self) -> None:
