@@ -19,8 +19,8 @@ from distredge.runtime.protocol.messages import Prepare
 
 PREPARE_PART_BYTES: Final = 1024 * 1024
 
-MAX_PREPARE_BYTES: Final = 64 * 1024 * 1024
-"""Plan and sub-models of one device; large constants are not among them."""
+MAX_PREPARE_BYTES: Final = 32 * 1024 * 1024
+"""Plan and sub-models of one device, without large constants: what a worker takes in before it can look at it."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[DevicePlan] = msgspec.msgpack.Decoder(DevicePlan)

@@ -128,7 +128,7 @@ class ControlPlane:
             # One message that is too much; the next one may not be.
             self._data.dropped["control"] += 1
             plan = getattr(message, "plan", None)
-            reason = f"not enough memory for a {type(message).__name__}"
+            reason = f"not enough memory for this {type(message).__name__}"
             self._reply(received.peer, Refused(reason) if plan is None else Failed(plan, "memory", reason))
 
     def _handle(self, message: ToWorker, received: Received) -> None:
