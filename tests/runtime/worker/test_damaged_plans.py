@@ -108,7 +108,7 @@ def _damage(rng: random.Random, node: Any) -> Any:
     return rng.choice(_TEXTS)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**60))
 def test_a_damaged_plan_is_refused_or_harmless(somebody: Somebody, deployment, seed: int) -> None:
     rng = random.Random(seed)
