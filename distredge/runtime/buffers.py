@@ -15,35 +15,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
-from distredge.model.wires import dtype_of, packing, unpacking
+from distredge.model.wires import dtype_of, is_packed, packing, unpacking
 from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
     DevicePlan,
-    PartForm,
     SegmentPlan,
     SourceMessage,
     TensorBox,
-    parts_of,
-    read_parts,
 )
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.packed_rows import PackedRows, pack
-from distredge.runtime.protocol.transport import Tracker
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, PartForm, RowsForm, read_rows, rows_form
+from distredge.runtime.protocol.transport import NotConnected, Tracker
 
 if TYPE_CHECKING:
     from distredge.model.wires import Convert
 
 Array: TypeAlias = NDArray[Any]
 
-Opened: TypeAlias = Sequence[Array | PackedRows]
-"""The rows of a message as they came: one array (d0, d1, ...), or its packed rows, per part."""
+Opened: TypeAlias = Sequence[Any]
+"""The rows of a message as they came, compared with the plan."""
 
 ALIGNMENT_BYTES = 64
 """Where arrays begin: on a cache line."""
 
 SHARED_BYTES = 256 * 1024
-"""Messages with a part this large are shared with the transport until it has sent them."""
+"""Messages with a frame this large are shared with the transport until it has sent them."""
+
+MOST_UNSENT = 8
+"""Messages of one kind that may wait to be sent, or to be given back by the transport, which takes its time about it:
+bounds what a receiver that takes nothing costs."""
+
+_HEAD_ROOM = 64
 
 
 class HeldBox(NamedTuple):
@@ -118,12 +122,12 @@ class _Mailbox:
 
     Args:
         message: what the plan says of it.
-        forms: `parts_of(message.boxes)`, where they are known already.
+        form: `rows_form(message.boxes)`, where it is known already.
     """
 
-    def __init__(self, message: SourceMessage, forms: Sequence[PartForm]) -> None:
+    def __init__(self, message: SourceMessage, form: RowsForm | None) -> None:
         self.message = message
-        self.forms = forms or parts_of(message.boxes)
+        self.form = form or rows_form(message.boxes)
         self._views: list[Array] = []
 
 
@@ -131,31 +135,38 @@ class Inbox(_Mailbox):
     """Places the rows of one message into the arrays that want them.
 
     Args:
-        message, forms: what comes, as in `_Mailbox`.
+        message, form: what comes, as in `_Mailbox`.
         targets: what holds each of the message's boxes, in their order.
     """
 
-    def __init__(self, message: SourceMessage, targets: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
-        super().__init__(message, forms)
-        self._views = [_part_view(targets[form.box], message.boxes[form.box], form) for form in self.forms]
+    def __init__(self, message: SourceMessage, targets: Sequence[HeldBox], form: RowsForm | None = None) -> None:
+        super().__init__(message, form)
+        parts = self.form.parts
+        self._views = [_part_view(targets[part.box], message.boxes[part.box], part) for part in parts]
         self._unpack = [
-            unpacking(form.dtype.name, view.dtype.name) for form, view in zip(self.forms, self._views, strict=True)
+            unpacking(part.dtype.name, view.dtype.name) for part, view in zip(parts, self._views, strict=True)
         ]
+        # Made once: what one core does with a small message is mostly to look such things up.
+        self._plain = tuple(
+            (view, unpack, part.frame, part.offset, part.shape, part.dtype)
+            for view, unpack, part in zip(self._views, self._unpack, parts, strict=True)
+        )
+        self._is_packed = any(part.packed for part in parts)
+        self._frames = list(self.form.frames)
 
-    def open(self, found: tuple[TensorBox, ...], parts: Sequence[Bytes]) -> Opened:
-        """Checks a message against the plan; returns its rows, not copied.
+    def open(self, frames: Sequence[Bytes]) -> Opened:
+        """Checks a message against the plan; returns its rows, not copied, for `place`.
 
         Args:
-            found: the boxes that the header announces.
-            parts: the frames after it.
-
-        Returns:
-            One read-only array (d0, d1, ...) per part, of the shape and dtype of its `PartForm`, or its packed rows.
+            frames: of the message, the one with the head included.
 
         Raises:
             ProtocolError: if it is not exactly what the plan announces.
         """
-        return read_parts(found, parts, self.message.boxes, self.forms)
+        # What has the right size in all its frames is right; only rows that may be packed have others.
+        if self._is_packed or [len(frame) for frame in frames] != self._frames:
+            return read_rows(frames, self.message.boxes, self.form)
+        return frames
 
     def place(self, opened: Opened) -> None:
         """Copies rows to their place.
@@ -163,77 +174,115 @@ class Inbox(_Mailbox):
         Args:
             opened: what `open` returned, of this inbox or of another slot's.
         """
-        for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
-            unpack(view, rows.unpacked() if isinstance(rows, PackedRows) else rows)
+        if self._is_packed:
+            for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
+                unpack(view, rows.unpacked() if isinstance(rows, PackedRows) else rows)
+            return
+        for view, unpack, frame, offset, shape, dtype in self._plain:
+            unpack(view, np.ndarray(shape, dtype, opened[frame], offset))
 
 
 class Pack:
     """A message that the transport may still be reading.
 
+    Args:
+        boxes, form: what it carries, and how that is cut.
+        emitted: (n_bytes,) the boxes' bytes one after the other where the engine leaves them so: they are sent from
+            there. None makes room for them.
+
     Attributes:
-        arrays: one per box, of its shape and dtype, C-ordered.
-        parts: the bytes of each part: in these arrays, or where its packed rows are.
+        arrays: one per box, of its shape and dtype, C-ordered, to be filled; none where the rows are `emitted`.
+        frames: of the message; the first begins with HEAD_BYTES for its head.
         tracker: tells when the transport has done with them; None when it copied them.
     """
 
-    def __init__(self, boxes: Sequence[TensorBox], forms: Sequence[PartForm]) -> None:
-        self.arrays = [allocate(box.shape, dtype_of(box.dtype)) for box in boxes]
-        self.parts: list[Bytes] = []
+    def __init__(self, boxes: Sequence[TensorBox], form: RowsForm, emitted: Array | None = None) -> None:
+        # Rows begin on a cache line, the head right before them.
+        size_bytes = 0 if emitted is not None else sum(box.size_bytes for box in boxes)
+        buffer = allocate((_HEAD_ROOM + size_bytes,), "uint8")
+        rows = buffer[_HEAD_ROOM:] if emitted is None else emitted
+        self.arrays: list[Array] = []
+        for box in boxes if emitted is None else ():
+            start = sum(array.nbytes for array in self.arrays)
+            self.arrays.append(rows[start : start + box.size_bytes].view(dtype_of(box.dtype)).reshape(box.shape))
+        first = form.frames[0] - HEAD_BYTES
+        self.frames: list[Bytes] = [buffer[_HEAD_ROOM - HEAD_BYTES : _HEAD_ROOM + first].data]
+        start = first
         self._packed: list[tuple[int, Array, Array]] = []
-        for form in forms:
-            part = self.arrays[form.box]
-            if part.ndim:
-                part = part[(slice(None),) * form.axis + (slice(form.start, form.stop),)]
-            rows = part.reshape(-1)
-            if form.packed:
-                self._packed.append((len(self.parts), rows, allocate((form.size_bytes,), "uint8")))
-            self.parts.append(rows.view(np.uint8).data)
+        for number, part in enumerate(form.frames[1:], 1):
+            frame = rows[start : start + part]
+            start += part
+            self.frames.append(frame.data)
+            form_of = next(p for p in form.parts if p.frame == number)
+            if form_of.packed:
+                self._packed.append((number, frame.view(form_of.dtype), allocate((part,), "uint8")))
+        self.may_shrink = bool(self._packed)
+        self.head = memoryview(self.frames[0])
         self.tracker: Tracker | None = None
+        self.size_bytes = bytes_of(self.frames) - HEAD_BYTES
 
     def shrink(self) -> None:
         """Leaves the zeros out of those parts that may be packed and get smaller by it."""
         for number, rows, room in self._packed:
             size_bytes = pack(rows, room)
-            self.parts[number] = rows.view(np.uint8).data if size_bytes is None else room[:size_bytes].data
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the parts."""
-        return bytes_of(self.parts)
+            self.frames[number] = rows.view(np.uint8).data if size_bytes is None else room[:size_bytes].data
+        self.size_bytes = bytes_of(self.frames) - HEAD_BYTES
 
 
 class Outbox(_Mailbox):
     """Packs the rows of one message, taken from what `sources` say: each holds one of its boxes, in their order."""
 
-    def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], forms: Sequence[PartForm] = ()) -> None:
-        super().__init__(message, forms)
+    def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], form: RowsForm | None = None) -> None:
+        super().__init__(message, form)
         self._fills: list[Convert] = []
-        self.take_from(sources)
-        self.shared = any(form.size_bytes >= SHARED_BYTES for form in self.forms)
+        self._emitted: Array | None = None
         self._packs: list[Pack] = []
+        self.shared = max(self.form.frames) >= SHARED_BYTES
+        self.take_from(sources)
 
     def take_from(self, sources: Sequence[HeldBox]) -> None:
         """Takes the rows from other arrays from now on."""
-        self._views = [
-            held.view(box.start, box.shape, _rows_of(box))
-            for held, box in zip(sources, self.message.boxes, strict=True)
-        ]
+        boxes = self.message.boxes
+        self._views = [held.view(box.start, box.shape, _rows_of(box)) for held, box in zip(sources, boxes, strict=True)]
         self._fills = [
-            packing(view.dtype.name, dtype_of(box.dtype))
-            for view, box in zip(self._views, self.message.boxes, strict=True)
+            packing(view.dtype.name, dtype_of(box.dtype)) for view, box in zip(self._views, boxes, strict=True)
         ]
+        was, self._emitted = self._emitted, self._emits()
+        if was is not None or self._emitted is not None:
+            self._packs = []
+
+    def _emits(self) -> Array | None:
+        """The rows where they are, if they are large and can be sent from there."""
+        if not self.shared or len(self._views) != 1 or is_packed(self.message.boxes[0].dtype):
+            return None
+        view = self._views[0]
+        if view.dtype.name != self.message.boxes[0].dtype or not view.flags.c_contiguous:
+            return None
+        return view.reshape(-1).view(np.uint8)
 
     def pack(self) -> Pack:
-        """Returns the message's parts; set its `tracker` after sending when `shared`."""
-        pack = next((p for p in self._packs if p.tracker is None or p.tracker.done), None)
-        if pack is None:
-            pack = Pack(self.message.boxes, self.forms)
-            self._packs.append(pack)
-        pack.tracker = None
-        for fill, target, source in zip(self._fills, pack.arrays, self._views, strict=True):
-            fill(target, source)
-        pack.shrink()
-        return pack
+        """Returns the message with its rows, to write its head and send it; set its `tracker` then when `shared`.
+
+        Rows that the engine emits as they travel are not copied: the next frame of their slot overwrites them, which
+        begins when this one has ended, whatever became of it.
+
+        Raises:
+            NotConnected: if messages of earlier frames have not been sent yet: the receiver takes nothing.
+        """
+        found = next((p for p in self._packs if p.tracker is None or p.tracker.done), None)
+        if found is None:
+            if len(self._packs) >= MOST_UNSENT:
+                waiting = sum(p.size_bytes for p in self._packs)
+                raise NotConnected(f"{waiting} bytes of earlier frames wait to be sent: the receiver is too slow")
+            found = Pack(self.message.boxes, self.form, self._emitted)
+            self._packs.append(found)
+        found.tracker = None
+        if self._emitted is None:
+            for fill, target, source in zip(self._fills, found.arrays, self._views, strict=True):
+                fill(target, source)
+            if found.may_shrink:
+                found.shrink()
+        return found
 
 
 class Keeper:
@@ -347,11 +396,9 @@ class Slot:
         return sum(array.nbytes for array in arrays.values())
 
 
-def _part_view(held: HeldBox, box: TensorBox, form: PartForm) -> Array:
-    start = list(box.start)
-    if start:
-        start[form.axis] += form.start
-    return held.view(start, form.shape, _rows_of(box))
+def _part_view(held: HeldBox, box: TensorBox, part: PartForm) -> Array:
+    start = [of_box + of_part for of_box, of_part in zip(box.start, part.start, strict=True)]
+    return held.view(start, part.shape, _rows_of(box))
 
 
 def _rows_of(box: TensorBox) -> str:

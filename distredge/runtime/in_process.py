@@ -99,4 +99,4 @@ class InProcess:
             if message.destination == REQUESTER
             else self._slots[message.destination].inboxes[message.stage, message.source]
         )
-        inbox.place(inbox.open(message.boxes, outbox.pack().parts))
+        inbox.place(inbox.open(outbox.pack().frames))

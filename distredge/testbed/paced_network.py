@@ -6,12 +6,13 @@ messages. A message that has come in is kept back until it is due.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.messages import Rows, decode_on_data
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, is_rows, read_head
 from distredge.runtime.protocol.transport import (
     Bell,
     ConnectionEvent,
@@ -83,7 +84,7 @@ class _PacedEndpoint:
         self._count = 0
 
     def send(self, parts: Sequence[Bytes], to: bytes = b"", tracked: bool = False) -> Tracker | None:
-        if _rows(parts[0]) is not None:
+        if is_rows(parts[0]):
             self._pacer.send(_size_bytes(parts))
         return self.inner.send(parts, to, tracked)
 
@@ -99,9 +100,12 @@ class _PacedEndpoint:
     def take_in(self) -> None:
         """Takes what has come in and finds out when it is due."""
         while (received := self.inner.receive()) is not None:
-            rows = _rows(received.head)
-            size_bytes = _size_bytes(received.parts) if rows is not None else 0
-            due_s = self._pacer.due_s(rows.source, rows.sent_ns / 1e9, size_bytes) if rows is not None else 0.0
+            size_bytes, due_s = 0, 0.0
+            if is_rows(received.head):
+                with contextlib.suppress(ProtocolError):
+                    rows = read_head(received.head)
+                    size_bytes = _size_bytes(received.parts)
+                    due_s = self._pacer.due_s(rows.source, rows.sent_ns / 1e9, size_bytes)
             self._count += 1
             heapq.heappush(self._kept, (due_s, self._count, size_bytes, received))
 
@@ -166,13 +170,5 @@ def _inner(endpoint: Endpoint) -> Endpoint:
     return endpoint.inner if isinstance(endpoint, _PacedEndpoint) else endpoint
 
 
-def _rows(head: Bytes) -> Rows | None:
-    try:
-        message = decode_on_data(head)
-    except ProtocolError:
-        return None
-    return message if isinstance(message, Rows) else None
-
-
-def _size_bytes(parts: Sequence[Bytes]) -> int:
-    return sum(memoryview(part).nbytes for part in parts[1:])
+def _size_bytes(frames: Sequence[Bytes]) -> int:
+    return sum(memoryview(frame).nbytes for frame in frames) - HEAD_BYTES

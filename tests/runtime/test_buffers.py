@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
-from distredge.runtime.buffers import HeldBox, Inbox, Keeper, Outbox, Slot, allocate
+from distredge.runtime.buffers import MOST_UNSENT, HeldBox, Inbox, Keeper, Outbox, Slot, allocate
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol.device_plan import SourceMessage, TensorBox
+from distredge.runtime.protocol.transport import NotConnected
 from tests.runtime.conftest import make_strategy
 
 
@@ -46,7 +47,7 @@ def test_packed_rows_are_placed_where_they_belong(box, wire: str) -> None:
     target = HeldBox(np.full(to_shape, np.nan, np.float32), to_start)
     message = SourceMessage(1, 0, 1, (TensorBox("t", start, shape, wire),), (0,))
     inbox = Inbox(message, [target])
-    inbox.place(inbox.open(message.boxes, Outbox(message, [source]).pack().parts))
+    inbox.place(inbox.open(Outbox(message, [source]).pack().frames))
     expected = np.full(whole, np.nan, np.float32)
     expected[cut(start, shape)] = tensor[cut(start, shape)].astype(wire)
     np.testing.assert_array_equal(target.array, expected[cut(to_start, to_shape)])
@@ -70,9 +71,31 @@ def test_a_pack_in_use_is_not_written_again() -> None:
     second = outbox.pack()
     assert second is not first
     assert first.arrays[0].tolist() == [0, 1, 2, 3]
-    second.tracker = None
+    second.tracker = tracker
+    for _ in range(MOST_UNSENT - 2):
+        outbox.pack().tracker = tracker
+    with pytest.raises(NotConnected, match=f"{16 * MOST_UNSENT} bytes of earlier frames wait to be sent"):
+        outbox.pack()
     tracker.done = True
     assert outbox.pack() is first
+
+
+def test_what_the_engine_emits_as_it_travels_is_not_copied() -> None:
+    tensor = np.random.default_rng(0).standard_normal((1, 4, 300, 300)).astype(np.float32)
+    target = np.zeros_like(tensor)
+    box = TensorBox("t", (0, 0, 0, 0), tensor.shape, "float32")
+    message = SourceMessage(1, 0, 1, (box,), (0,))
+    outbox = Outbox(message, [HeldBox(tensor, (0, 0, 0, 0))])
+    inbox = Inbox(message, [HeldBox(target, (0, 0, 0, 0))])
+    for _ in range(2):
+        tensor += 1
+        frames = outbox.pack().frames
+        assert all(np.shares_memory(np.frombuffer(frame, np.uint8), tensor) for frame in frames[1:])
+        inbox.place(inbox.open(frames))
+        np.testing.assert_array_equal(target, tensor)
+    part = TensorBox("t", (0, 0, 1, 0), (1, 4, 299, 300), "float32")
+    packed = Outbox(SourceMessage(1, 0, 1, (part,), (0,)), [HeldBox(tensor, (0, 0, 0, 0))]).pack()
+    assert not any(np.shares_memory(np.frombuffer(frame, np.uint8), tensor) for frame in packed.frames)
 
 
 def test_kept_rows_that_share_an_array_are_not_copied() -> None:

@@ -11,7 +11,7 @@ import pytest
 from distredge.errors import ExecutionError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
-from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, is_rows
 from tests.runtime.conftest import DEVICES, Cell, make_strategy, taking_over
 
 DEADLINE_S = 0.3
@@ -43,7 +43,7 @@ class Chaos:
             return [parts[: self._random.randrange(len(parts) + 1)], *late]
         if what == "flip":
             head = bytearray(parts[0])
-            head[self._random.randrange(len(head))] ^= 1 << self._random.randrange(8)
+            head[self._random.randrange(min(len(head), HEAD_BYTES))] ^= 1 << self._random.randrange(8)
             return [[bytes(head), *parts[1:]], *late]
         return [[*reversed(parts)], *late]
 
@@ -52,11 +52,7 @@ def _only_rows(chaos: Chaos):
     """Chaos on the data plane; constants and plans arrive."""
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
-        try:
-            rows = isinstance(m.decode_on_data(parts[0]), m.Rows)
-        except ExecutionError:
-            rows = False
-        return chaos(source, target, parts) if rows else [parts]
+        return chaos(source, target, parts) if is_rows(parts[0]) else [parts]
 
     return tamper
 

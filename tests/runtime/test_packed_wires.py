@@ -11,6 +11,7 @@ from distredge.errors import ProtocolError
 from distredge.runtime.buffers import HeldBox, Inbox, Outbox, bytes_of
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol.device_plan import PART_BYTES, SourceMessage, TensorBox
+from distredge.runtime.protocol.row_messages import HEAD_BYTES
 from distredge.strategy import Strategy
 from tests.runtime.conftest import DEVICES
 
@@ -37,12 +38,12 @@ def test_a_message_of_several_tensors(zeros: float) -> None:
     targets = [HeldBox(np.full_like(box.array, np.nan), (0, 0, 0, 0)) for box in held]
     pack = Outbox(message, held).pack()
     inbox = Inbox(message, targets)
-    inbox.place(inbox.open(boxes, pack.parts))
+    inbox.place(inbox.open(pack.frames))
     for box, source, target in zip(boxes, held, targets, strict=True):
         found, expected = (h.view(box.start, box.shape, "rows") for h in (target, source))
         assert found.tobytes() == expected.tobytes()
         assert np.isnan(target.array).sum() == target.array.size - found.size, "other rows are not touched"
-    assert bytes_of(pack.parts) == pack.size_bytes < message.size_bytes
+    assert bytes_of(pack.frames) - HEAD_BYTES == pack.size_bytes < message.size_bytes
 
 
 def test_parts_shrink_one_by_one_and_a_buffer_serves_frame_after_frame() -> None:
@@ -52,13 +53,13 @@ def test_parts_shrink_one_by_one_and_a_buffer_serves_frame_after_frame() -> None
     box = TensorBox("t", (0, 0), tensor.shape, "float32-packed")
     message = SourceMessage(1, 0, 1, (box,), (0,))
     outbox = Outbox(message, [HeldBox(tensor, (0, 0))])
-    assert [memoryview(part).nbytes for part in outbox.pack().parts] == [PART_BYTES, each // 8, PART_BYTES]
+    assert [memoryview(part).nbytes for part in outbox.pack().frames[1:]] == [PART_BYTES, each // 8, PART_BYTES]
     tensor[1], tensor[2] = 2, 0
-    parts = outbox.pack().parts
-    assert [memoryview(part).nbytes for part in parts] == [PART_BYTES, PART_BYTES, each // 8]
+    frames = outbox.pack().frames
+    assert [memoryview(part).nbytes for part in frames[1:]] == [PART_BYTES, PART_BYTES, each // 8]
     target = np.full_like(tensor, np.nan)
     inbox = Inbox(message, [HeldBox(target, (0, 0))])
-    inbox.place(inbox.open((box,), parts))
+    inbox.place(inbox.open(frames))
     assert np.array_equal(target, tensor)
 
 
@@ -66,12 +67,12 @@ def test_only_planned_rows_may_be_packed() -> None:
     packed = TensorBox("t", (0,), (64,), "float32-packed")
     plain = TensorBox("t", (0,), (64,), "float32")
     source = [HeldBox(np.zeros(64, np.float32), (0,))]
-    parts = Outbox(SourceMessage(1, 0, 1, (packed,), (0,)), source).pack().parts
+    frames = Outbox(SourceMessage(1, 0, 1, (packed,), (0,)), source).pack().frames
     inbox = Inbox(SourceMessage(1, 0, 1, (plain,), (0,)), source)
-    with pytest.raises(ProtocolError, match="where the plan has"):
-        inbox.open((packed,), parts)
-    with pytest.raises(ProtocolError, match="a part of 8 bytes where 256 of 't' are due"):
-        inbox.open((plain,), parts)
+    with pytest.raises(ProtocolError, match="2 frames where the plan has 1"):
+        inbox.open(frames)
+    with pytest.raises(ProtocolError, match="frame 0: 48 bytes where 296 with rows of 't' are due"):
+        inbox.open([b"".join(frames)])
 
 
 @pytest.mark.parametrize("wire", ["float32-packed", "float16-packed"])

@@ -30,9 +30,10 @@ from distredge.profiles.schema import Copy, Handling, Messages
 from distredge.runtime.hosting.worker_process import local_order
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER, Buffer, DevicePlan, SegmentPlan, SourceMessage, TensorBox
-from distredge.runtime.protocol.messages import Attach, Rows, encode
+from distredge.runtime.protocol.messages import Attach, encode
 from distredge.runtime.protocol.orders import MEASURING, Bound, EndReading, EndRequest
 from distredge.runtime.protocol.packed_rows import pack, read_packed
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, write_head
 from distredge.runtime.protocol.security import Keys, make_keys
 from distredge.runtime.protocol.transport import Endpoint, ZmqNetwork
 
@@ -277,13 +278,13 @@ class _Exchange:
 
     def frames(self, number: int, count: int) -> None:
         """Runs some frames of a plan, one after the other."""
-        small = np.zeros(1, dtype=np.float32).tobytes()
+        message = bytearray(HEAD_BYTES + 4)
         began_s = time.monotonic()
         for _ in range(count):
             frame = self._next.get(number, 0)
             self._next[number] = frame + 1
-            head = encode(Rows(number, frame, 0, REQUESTER, time.monotonic_ns(), (_SMALL,)))
-            self._sender.data.send([head, small])
+            write_head(memoryview(message), number, frame, 0, REQUESTER, time.monotonic_ns())
+            self._sender.data.send([message])
             until_s = time.monotonic() + _TIMEOUT_S
             while self._receiver.data.receive() is None:
                 if time.monotonic() > until_s:

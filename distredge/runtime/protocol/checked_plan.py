@@ -23,8 +23,8 @@ from distredge.runtime.protocol.device_plan import (
     SegmentPlan,
     SourceMessage,
     TensorBox,
-    parts_of,
 )
+from distredge.runtime.protocol.row_messages import rows_form
 from distredge.runtime.protocol.security import is_key
 
 MAX_ARRAYS_BYTES: Final = 1 << 40
@@ -57,7 +57,7 @@ def check_plan(plan: DevicePlan) -> None:
     for message in plan.kept:
         _check_kept(message, made, wanted)
     for message in (*plan.incoming, *plan.outgoing):
-        parts_of(message.boxes)
+        rows_form(message.boxes)
         arrays_bytes += message.size_bytes
     if arrays_bytes * plan.slots > MAX_ARRAYS_BYTES:
         raise ProtocolError(
@@ -134,7 +134,7 @@ def _check_ends(plan: DevicePlan) -> None:
             }[what]
             if not fits or any(end != REQUESTER and end not in devices for end in ends):
                 raise ProtocolError(f"{what} rows from device {ends[0]} to device {ends[1]} in the plan of {me}")
-            if what != "outgoing" and message.stage not in stages:
+            if message.stage >= _LAST_STAGE or (what != "outgoing" and message.stage not in stages):
                 raise ProtocolError(f"{what} rows for stage {message.stage}, which is not in the plan")
             if not message.boxes or len(message.made_in) != len(message.boxes):
                 raise ProtocolError(

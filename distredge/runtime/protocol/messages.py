@@ -1,6 +1,7 @@
 """What coordinator and workers say to each other: typed, bounded, and checked before anything is read from them.
 
-Frame layouts (ZeroMQ multipart; routing ids of ROUTER sockets are not counted). Frame 0 of every message::
+Frame layouts (ZeroMQ multipart; routing ids of ROUTER sockets are not counted); those of rows are in `row_messages`.
+Frame 0 of every other message::
 
     bytes 0..2   b"DRE"
     byte  3      PROTOCOL, unsigned
@@ -10,12 +11,11 @@ Frame layouts (ZeroMQ multipart; routing ids of ROUTER sockets are not counted).
     control plane   [head]                            all but two
                     [head, part, ...]                 Prepare: plan and sub-models, cut as `prepare_parts` does
                     [head, bytes]                     Weight: one piece of one constant
-    data plane      [head, part, ...]                 Rows: raw C-ordered elements, cut as `parts_of` says
-                    [head, part, ...]                 Echo: any bytes
+    data plane      [head, part, ...]                 Echo: any bytes
                     [head]                            FrameFailed
 
 Nothing is pickled. A header is decoded into its type or refused; rows are compared with what the plan announces
-(tensor, place, shape, dtype, number and size of the parts) before `numpy.frombuffer` sees them.
+(number and size of the frames) before `numpy.frombuffer` sees them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from msgspec import Meta, Struct
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.device_plan import MAX_PARTS, PART_BYTES, TensorBox
+from distredge.runtime.protocol.device_plan import PART_BYTES
 from distredge.runtime.protocol.fields import (
     Bytes,
     ClockNs,
@@ -42,32 +42,17 @@ from distredge.runtime.protocol.fields import (
     Stage,
     Text,
 )
-
-PROTOCOL: Final = 2
-"""Version of everything in this module; both ends must have the same."""
-
-MAGIC: Final = b"DRE"
-PREFIX: Final = MAGIC + bytes([PROTOCOL])
-_CONTENT: Final = len(PREFIX) + 4
-"""Where the encoded fields start, after the checksum."""
+from distredge.runtime.protocol.row_messages import CONTENT, MAGIC, PREFIX, PROTOCOL, VersionMismatch
 
 MAX_DATA_HEAD_BYTES: Final = 256 * 1024
 MAX_CONTROL_HEAD_BYTES: Final = 1024 * 1024
 
+MAX_SEGMENTS: Final = 4096
+"""Of one plan."""
+
 WEIGHT_CHUNK_BYTES: Final = 1024 * 1024
 MAX_ECHO_BYTES: Final = 16 * 1024 * 1024
 MAX_ECHOES: Final = 1000
-
-
-class VersionMismatch(ProtocolError):
-    """The peer speaks another version of the protocol."""
-
-    def __init__(self, found: int) -> None:
-        self.found = found
-        super().__init__(
-            f"the peer speaks protocol {found}, this is protocol {PROTOCOL}; "
-            "install the same version of distredge on both"
-        )
 
 
 class About(Struct, frozen=True, array_like=True):
@@ -136,7 +121,7 @@ class Prepare(Struct, frozen=True, array_like=True, tag=2):
 
     plan: Count
     plan_bytes: Count
-    model_bytes: Annotated[tuple[Count, ...], Meta(max_length=MAX_PARTS)]
+    model_bytes: Annotated[tuple[Count, ...], Meta(max_length=MAX_SEGMENTS)]
     checksum: Annotated[int, Meta(ge=0, lt=2**32)]
 
 
@@ -294,17 +279,6 @@ class TakenOver(Struct, frozen=True, array_like=True, tag=32):
 # Data plane.
 
 
-class Rows(Struct, frozen=True, array_like=True, tag=41):
-    """Heads the rows that one stage needs from one source; the sender's clock says when they were handed over."""
-
-    plan: Count
-    frame: Count
-    stage: Count
-    source: Index
-    sent_ns: Count
-    boxes: Annotated[tuple[TensorBox, ...], Meta(max_length=MAX_PARTS)]
-
-
 class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
     """Tells the requester that a frame cannot be finished; `kind` is "engine" or "peer"."""
 
@@ -337,7 +311,7 @@ ToWorker: TypeAlias = Hello | Prepare | Weight | Retire | Ping | Ask | Fetch | G
 ToCoordinator: TypeAlias = (
     Welcome | Missing | Progress | Ready | Failed | Pong | Told | Records | Refused | LinkMeasured | Held | TakenOver
 )
-OnData: TypeAlias = Rows | FrameFailed | Echo | Attach
+OnData: TypeAlias = FrameFailed | Echo | Attach
 
 T = TypeVar("T")
 
@@ -373,7 +347,7 @@ def decode_to_coordinator(head: Bytes) -> ToCoordinator:
 
 
 def decode_on_data(head: Bytes) -> OnData:
-    """Reads frame 0 of a data message; raises as `decode_to_worker` does."""
+    """Reads frame 0 of a data message that is not of rows; raises as `decode_to_worker` does."""
     return _decode(_on_data, head, MAX_DATA_HEAD_BYTES)
 
 
@@ -383,12 +357,12 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], head: Bytes, limit: int) -> T:
         raise ProtocolError("an empty message")
     if view.nbytes > limit:
         raise ProtocolError(f"a header of {view.nbytes} bytes; at most {limit} are accepted")
-    if view.nbytes < _CONTENT or bytes(view[: len(MAGIC)]) != MAGIC:
+    if view.nbytes < CONTENT or bytes(view[: len(MAGIC)]) != MAGIC:
         raise ProtocolError("not a message of distredge")
     if view[3] != PROTOCOL:
         raise VersionMismatch(view[3])
-    content = view[_CONTENT:]
-    if zlib.crc32(content) != int.from_bytes(view[len(PREFIX) : _CONTENT], "big"):
+    content = view[CONTENT:]
+    if zlib.crc32(content) != int.from_bytes(view[len(PREFIX) : CONTENT], "big"):
         raise ProtocolError("a header whose checksum does not match")
     try:
         return decoder.decode(content)

@@ -25,11 +25,15 @@ import zmq
 from distredge import network_addresses
 from distredge.errors import AuthError, TransportError
 from distredge.network_addresses import Resolve, host_of, is_numeric, tcp
-from distredge.runtime.protocol.device_plan import MAX_PART_BYTES, MAX_PARTS
+from distredge.runtime.protocol.device_plan import PART_BYTES
 from distredge.runtime.protocol.fields import Bytes
+from distredge.runtime.protocol.row_messages import MAX_FRAMES
 from distredge.runtime.protocol.security import Security, start_authenticator
 
 Plane: TypeAlias = Literal["control", "data"]
+
+MAX_FRAME_BYTES: Final = 64 * PART_BYTES
+"""Bounds one frame of a message."""
 
 COPY_BYTES: Final = 256 * 1024
 """Parts below this size are copied into libzmq: cheaper than telling when it has done with ours."""
@@ -238,7 +242,7 @@ class ZmqEndpoint:
             peer = frames[0].bytes
             user = _user(frames[-1])
             del frames[0]
-        return Received(peer, user, [frame.buffer for frame in frames[: MAX_PARTS + 2]])
+        return Received(peer, user, [frame.buffer for frame in frames[: MAX_FRAMES + 2]])
 
     def events(self) -> list[ConnectionEvent]:
         found: list[ConnectionEvent] = []
@@ -475,7 +479,7 @@ class ZmqNetwork:
         socket.rcvtimeo = 0
         socket.sndhwm = HIGH_WATER[plane]
         socket.rcvhwm = HIGH_WATER[plane]
-        socket.maxmsgsize = MAX_PART_BYTES
+        socket.maxmsgsize = MAX_FRAME_BYTES
         socket.copy_threshold = COPY_BYTES
         socket.handshake_ivl = int(HANDSHAKE_S * 1000)
         socket.tcp_keepalive = 1

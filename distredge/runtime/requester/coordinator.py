@@ -30,12 +30,11 @@ from distredge.runtime.protocol.messages import (
     Record,
     Records,
     Retire,
-    Rows,
     ToCoordinator,
     Told,
-    encode,
 )
 from distredge.runtime.protocol.prepare_parts import prepare_parts
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, Rows, write_head
 from distredge.runtime.protocol.transport import Network, NotConnected
 from distredge.runtime.requester.next_actions import (
     Answered,
@@ -377,12 +376,12 @@ class Coordinator:
         message = outbox.message
         worker = self._workers[plan.deployment.devices[message.destination]]
         packing_ns = time.monotonic_ns()
-        pack = outbox.pack()
-        sent_ns = time.monotonic_ns()
-        head = encode(Rows(plan.number, number, message.stage, REQUESTER, sent_ns, message.boxes))
         try:
+            pack = outbox.pack()
+            sent_ns = time.monotonic_ns()
+            write_head(pack.head, plan.number, number, message.stage, REQUESTER, sent_ns)
             assert worker.data is not None
-            pack.tracker = worker.data.send([head, *pack.parts], b"", outbox.shared)
+            pack.tracker = worker.data.send(pack.frames, b"", outbox.shared)
         except NotConnected as error:
             event = FrameBroken(number, message.destination, "peer", f"cannot be sent its rows: {error}")
             self._perform(plan, plan.book.handle(event))
@@ -470,7 +469,7 @@ class Coordinator:
         elif isinstance(message, Told):
             self._perform(plan, plan.book.handle(Answered(message.frame, index, message.situation)))
 
-    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
         """Takes rows of a result in, or the report that there will be none."""
         arrived_ns = time.monotonic_ns()
         plan = self._plans.get(message.plan)
@@ -488,14 +487,16 @@ class Coordinator:
             self._dropped["late" if frame is None else "not in the plan"] += 1
             return
         try:
-            opened = inbox.open(message.boxes, parts)
+            opened = inbox.open(frames)
         except ProtocolError as error:
             self._dropped["not in the plan"] += 1
             _log.debug("dropped rows of worker '%s': %s", worker.name, error)
             return
         inbox.place(opened)
         times_ns = (message.sent_ns, time.monotonic_ns(), arrived_ns)
-        plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, bytes_of(parts)))
+        plan.records.append(
+            Record("receive", message.frame, message.stage, index, *times_ns, bytes_of(frames) - HEAD_BYTES)
+        )
         self._perform(plan, plan.book.handle(OutputArrived(message.frame, index)))
 
     def lost(self, worker: WorkerConnection, reason: str) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from distredge.errors import DistredgeError, ExecutionError
 from distredge.runtime.buffers import Array, Inbox, Outbox, whole
-from distredge.runtime.protocol.device_plan import parts_of
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import Record, Weight
+from distredge.runtime.protocol.row_messages import rows_form
 from distredge.runtime.requester.next_actions import FrameBook, Preparation
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class OpenPlan:
         self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
         self.unsent: dict[str, tuple[Weight, Bytes]] = {}
         self.records: deque[Record] = deque(maxlen=8192)
-        self.output_forms = {m.source: parts_of(m.boxes) for m in deployment.output_messages}
+        self.output_forms = {m.source: rows_form(m.boxes) for m in deployment.output_messages}
         self._outboxes: list[list[Outbox]] | None = None
 
     def outboxes(self, slot: int, inputs: Mapping[str, Array]) -> list[Outbox]:

@@ -23,16 +23,15 @@ from distredge.runtime.protocol.messages import (
     Ping,
     Pong,
     Refused,
-    Rows,
     ToCoordinator,
     ToWorker,
-    VersionMismatch,
     Welcome,
     decode_on_data,
     decode_to_coordinator,
     encode,
     package_version,
 )
+from distredge.runtime.protocol.row_messages import Rows, VersionMismatch, is_rows, read_head
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 
 PINGS: Final = 8
@@ -96,7 +95,7 @@ class Handler(Protocol):
     def control_message(self, worker: WorkerConnection, message: ToCoordinator) -> None:
         """A control message that is none of the connections' own business."""
 
-    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, parts: Sequence[Bytes]) -> None:
+    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
         """Rows of a result, or the report that there will be none."""
 
     def lost(self, worker: WorkerConnection, reason: str) -> None:
@@ -295,8 +294,12 @@ class WorkerConnections:
             self._echo(worker)
 
     def _data(self, worker: WorkerConnection, received: Received) -> None:
+        head = received.head
         try:
-            message = decode_on_data(received.head)
+            if is_rows(head):
+                self._handler.data_message(worker, read_head(head), received.parts)
+                return
+            message = decode_on_data(head)
         except ProtocolError as error:
             self._drop(worker, str(error))
             return
@@ -305,7 +308,7 @@ class WorkerConnections:
         elif isinstance(message, Attach):
             self._drop(worker, "not for a requester")
         else:
-            self._handler.data_message(worker, message, received.parts[1:])
+            self._handler.data_message(worker, message, received.parts)
 
     def _drop(self, worker: WorkerConnection, reason: str) -> None:
         self.dropped["unreadable"] += 1

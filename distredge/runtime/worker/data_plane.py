@@ -24,39 +24,37 @@ from distredge.runtime.protocol.messages import (
     Echo,
     FrameFailed,
     Record,
-    Rows,
     Situation,
-    VersionMismatch,
     decode_on_data,
     echo_parts,
     encode,
 )
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, Rows, VersionMismatch, is_rows, read_head, write_head
 from distredge.runtime.protocol.security import REQUESTER_NAME
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
-from distredge.runtime.worker.next_actions import (
-    Drop,
-    Idle,
-    Keep,
-    Place,
-    Report,
-    RowsArrived,
-    Run,
-    Send,
-    SendFailed,
-    StageDone,
-    StageFailed,
-    WorkerAction,
-    WorkerState,
-)
+from distredge.runtime.worker.next_actions import Report, Run, WorkerState
 
 RECORDS_KEPT: Final = 8192
+_Record: TypeAlias = tuple[str, int, int, int, int, int, int, int]
+"""The fields of a `Record`, which is made of it when somebody asks: most are never asked for."""
+
 PEER_S: Final = 10.0
 """How long a plan waits for connections to the peers that it sends to."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass
+class Peer:
+    """Another worker that rows are sent to."""
+
+    address: PeerAddress
+    endpoint: Endpoint
+    connected: bool = False
+    trouble: str = ""
+
+
+@dataclass(eq=False)
 class LoadedPlan:
     """A plan with its arrays and its sub-models.
 
@@ -64,6 +62,7 @@ class LoadedPlan:
         models: its sub-models, which another plan may share.
         runs: per slot: stage -> what computes it.
         load_s: seconds that loading took.
+        routes: per outgoing message: the worker that it goes to, None for the requester; once peers are dialled.
     """
 
     plan: DevicePlan
@@ -72,7 +71,13 @@ class LoadedPlan:
     runs: tuple[Mapping[int, Callable[[], None]], ...]
     memory_bytes: int
     load_s: float
-    records: deque[Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
+    records: deque[_Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
+    routes: tuple[Peer | None, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """Of the plan."""
+        return self.plan.plan
 
 
 def load_plan(
@@ -166,14 +171,6 @@ PlanOutcome: TypeAlias = PlanStands | PlanFails
 
 
 @dataclass
-class _Peer:
-    address: PeerAddress
-    endpoint: Endpoint
-    connected: bool = False
-    trouble: str = ""
-
-
-@dataclass
 class _Connecting:
     loaded: LoadedPlan
     until_s: float
@@ -204,7 +201,7 @@ class DataPlane:
         self._state = WorkerState()
         self._plans: dict[int, LoadedPlan] = {}
         self._connecting: list[_Connecting] = []
-        self._peers: dict[PeerAddress, _Peer] = {}
+        self._peers: dict[PeerAddress, Peer] = {}
         self._waiter = network.waiter([self.endpoint], [self._bell])
         self._stopping = False
 
@@ -216,7 +213,7 @@ class DataPlane:
     def records(self, plan: int, since: int) -> tuple[Record, ...]:
         """What was done for frames from `since` on; called by another thread."""
         loaded = self._plans.get(plan)
-        return tuple(r for r in list(loaded.records) if r.frame >= since) if loaded is not None else ()
+        return tuple(Record(*r) for r in list(loaded.records) if r[1] >= since) if loaded is not None else ()
 
     def situation(self, plan: int, frame: int) -> Situation | None:
         """How far a frame has come; called by another thread."""
@@ -229,37 +226,43 @@ class DataPlane:
 
     def run(self) -> None:
         """Works until it is told to stop."""
+        only_rows = [self.endpoint]
         while not self._stopping:
-            self._waiter.wait(0.05 if self._connecting else 1.0)
-            self._take_instructions()
-            self._watch_peers()
+            ready = self._waiter.wait(0.05 if self._connecting else 1.0)
+            if ready != only_rows or self._connecting:
+                self._take_instructions()
+                self._watch_peers()
             self._work()
 
     def _work(self) -> None:
         """Takes in what has come, runs what can run, until nothing is left to do."""
         while not self._stopping:
-            while (received := self.endpoint.receive()) is not None:
+            received = self.endpoint.receive()
+            if received is not None:
                 self._message(received)
-            actions = self._state.handle(Idle())
-            if not actions:
+                continue
+            run = self._state.next_run()
+            if run is None:
                 return
-            self._perform(actions)
+            self._run(run)
             if self._instructions or self._connecting:
                 self._take_instructions()
                 self._watch_peers()
 
     def _message(self, received: Received) -> None:
+        head = received.head
         try:
-            message = decode_on_data(received.head)
+            if is_rows(head):
+                self._rows(received, read_head(head))
+                return
+            message = decode_on_data(head)
         except VersionMismatch as error:
             self._drop("version", error)
             return
         except ProtocolError as error:
             self._drop("unreadable", error)
             return
-        if isinstance(message, Rows):
-            self._rows(received, message)
-        elif isinstance(message, Echo) and not message.answer:
+        if isinstance(message, Echo) and not message.answer:
             self._answer(received.peer, message)
         elif isinstance(message, Attach):
             self._attach(received, message)
@@ -267,90 +270,84 @@ class DataPlane:
             self._drop("not for a worker", type(message).__name__)
 
     def _rows(self, received: Received, rows: Rows) -> None:
+        # All of a message's way is here and not in functions of its own: each costs as much as copying 16 KiB of rows
+        # while the caches hold what the engine has left in them.
         arrived_ns = time.monotonic_ns()
-        loaded = self._plans.get(rows.plan)
+        source, stage, plan, frame, sent_ns = rows
+        loaded = self._plans.get(plan)
         if loaded is None:
-            self._drop("unknown plan", rows.plan)
+            self._drop("unknown plan", plan)
             return
-        inbox = loaded.slots[0].inboxes.get((rows.stage, rows.source))
+        inbox = loaded.slots[0].inboxes.get((stage, source))
         if inbox is None:
-            self._drop("not in the plan", (rows.stage, rows.source))
+            self._drop("not in the plan", (stage, source))
             return
-        sender = REQUESTER_NAME if rows.source == REQUESTER else loaded.plan.devices[rows.source]
-        if received.user and received.user != sender:
-            self._drop("imposter", f"'{received.user}' speaks as '{sender}'")
-            return
+        if received.user:
+            sender = REQUESTER_NAME if source == REQUESTER else loaded.plan.devices[source]
+            if received.user != sender:
+                self._drop("imposter", f"'{received.user}' speaks as '{sender}'")
+                return
         try:
-            opened = inbox.open(rows.boxes, received.parts[1:])
+            opened = inbox.open(received.parts)
         except ProtocolError as error:
             self._drop("not in the plan", error)
             return
-        for action in self._state.handle(RowsArrived(rows.plan, rows.frame, rows.stage, rows.source)):
-            if isinstance(action, Place):
-                loaded.slots[action.slot].inboxes[rows.stage, rows.source].place(opened)
-                times_ns = (rows.sent_ns, time.monotonic_ns(), arrived_ns)
-                size_bytes = bytes_of(received.parts[1:])
-                record = Record("receive", rows.frame, rows.stage, rows.source, *times_ns, size_bytes)
-                loaded.records.append(record)
-            elif isinstance(action, Drop):
-                self._drop(action.why, rows.frame)
+        slot = self._state.rows_arrived(plan, frame, stage, source)
+        if isinstance(slot, str):
+            self._drop(slot, frame)
+            return
+        if slot:
+            inbox = loaded.slots[slot].inboxes[stage, source]
+        inbox.place(opened)
+        size_bytes = bytes_of(received.parts) - HEAD_BYTES
+        loaded.records.append(("receive", frame, stage, source, sent_ns, time.monotonic_ns(), arrived_ns, size_bytes))
 
-    def _perform(self, actions: Sequence[WorkerAction]) -> None:
-        for action in actions:
-            if isinstance(action, Run):
-                self._run(action)
-            elif isinstance(action, Send):
-                self._send(action)
-            elif isinstance(action, Keep):
-                self._plans[action.plan].slots[action.slot].keepers[action.stage, action.made_in].keep()
-            elif isinstance(action, Report):
-                self._report(action)
-
-    def _run(self, action: Run) -> None:
-        loaded = self._plans[action.plan]
+    def _run(self, run: Run) -> None:
+        plan, frame, slot, stage = run
+        loaded = self._plans[plan]
         started_ns = time.monotonic_ns()
         try:
-            loaded.runs[action.slot][action.stage]()
+            loaded.runs[slot][stage]()
         except EngineError as error:
-            reason = f"stage {action.stage}: {error}"[:2000]
-            self._perform(self._state.handle(StageFailed(action.plan, action.frame, action.stage, reason)))
+            self._report(self._state.stage_failed(run, f"stage {stage}: {error}"[:2000]))
             return
         stopped_ns = time.monotonic_ns()
-        times_ns = (started_ns, stopped_ns, stopped_ns)
-        loaded.records.append(Record("compute", action.frame, action.stage, REQUESTER, *times_ns, 0))
-        self._perform(self._state.handle(StageDone(action.plan, action.frame, action.stage)))
+        loaded.records.append(("compute", frame, stage, REQUESTER, started_ns, stopped_ns, stopped_ns, 0))
+        after = self._state.stage_done(run)
+        for index in after.sends:
+            self._send(loaded, frame, slot, index)
+        for kept in after.keeps:
+            loaded.slots[slot].keepers[kept, stage].keep()
 
-    def _send(self, action: Send) -> None:
-        loaded = self._plans[action.plan]
-        plan = loaded.plan
-        outbox = loaded.slots[action.slot].outboxes[action.outbox]
+    def _send(self, loaded: LoadedPlan, frame: int, slot: int, index: int) -> None:
+        outbox = loaded.slots[slot].outboxes[index]
         message = outbox.message
+        peer = loaded.routes[index]
         started_ns = time.monotonic_ns()
-        pack = outbox.pack()
-        sent_ns = time.monotonic_ns()
-        head = encode(Rows(plan.plan, action.frame, message.stage, plan.device, sent_ns, message.boxes))
         try:
-            if message.destination == REQUESTER:
-                pack.tracker = self.endpoint.send([head, *pack.parts], self._requester(), outbox.shared)
+            pack = outbox.pack()
+            sent_ns = time.monotonic_ns()
+            write_head(pack.head, loaded.number, frame, message.stage, message.source, sent_ns)
+            if peer is None:
+                pack.tracker = self.endpoint.send(pack.frames, self._requester(), outbox.shared)
             else:
-                peer = self._peers[plan.peers[str(message.destination)]]
-                pack.tracker = peer.endpoint.send([head, *pack.parts], b"", outbox.shared)
+                pack.tracker = peer.endpoint.send(pack.frames, b"", outbox.shared)
         except NotConnected as error:
-            event = SendFailed(action.plan, action.frame, message.destination, str(error))
-            self._perform(self._state.handle(event))
+            self._report(self._state.send_failed(loaded.number, frame, message.destination, str(error)))
             return
         times_ns = (started_ns, time.monotonic_ns(), sent_ns)
-        record = Record("send", action.frame, message.stage, message.destination, *times_ns, pack.size_bytes)
-        loaded.records.append(record)
+        loaded.records.append(("send", frame, message.stage, message.destination, *times_ns, pack.size_bytes))
 
-    def _report(self, action: Report) -> None:
-        plan = self._plans[action.plan].plan
-        _log.warning("frame %d: %s", action.frame, action.reason)
-        message = FrameFailed(action.plan, action.frame, plan.device, action.kind, action.reason)
+    def _report(self, report: Report | None) -> None:
+        if report is None:
+            return
+        _log.warning("frame %d: %s", report.frame, report.reason)
+        device = self._plans[report.plan].plan.device
+        message = FrameFailed(report.plan, report.frame, device, report.kind, report.reason)
         try:
             self.endpoint.send([encode(message)], self._requester())
         except NotConnected:
-            self._drop("requester gone", action.frame)
+            self._drop("requester gone", report.frame)
 
     def _attach(self, received: Received, message: Attach) -> None:
         """Sends results over this connection from now on.
@@ -402,11 +399,13 @@ class DataPlane:
             for address in loaded.plan.peers.values():
                 if address not in self._peers:
                     endpoint = self._network.connect(address.endpoint, "data", address.public_key)
-                    self._peers[address] = _Peer(address, endpoint)
+                    self._peers[address] = Peer(address, endpoint)
         except TransportError as error:
             self._remove(loaded.plan.plan)
             self._tell(PlanFails(loaded.plan.plan, f"cannot connect to '{address.name}': {error}"))
             return
+        addresses = [loaded.plan.peers.get(str(message.destination)) for message in loaded.plan.outgoing]
+        loaded.routes = tuple(None if address is None else self._peers[address] for address in addresses)
         self._rebuild()
         self._connecting.append(_Connecting(loaded, time.monotonic() + PEER_S))
 
@@ -424,13 +423,14 @@ class DataPlane:
         address = loaded.plan.peers.get(str(instruction.device)) if loaded is not None else None
         if address is None or address not in self._peers:
             return
+        peer = self._peers[address]
         try:
             endpoint = self._network.connect(address.endpoint, "data", address.public_key)
         except TransportError as error:
             _log.warning("cannot dial '%s' anew: %s", address.name, error)
             return
-        self._network.drop(self._peers[address].endpoint)
-        self._peers[address] = _Peer(address, endpoint)
+        self._network.drop(peer.endpoint)
+        peer.endpoint, peer.connected = endpoint, False
         self._rebuild()
 
     def _rebuild(self) -> None:

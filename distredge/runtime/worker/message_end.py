@@ -27,8 +27,7 @@ from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.orders import MEASURING, Bound, EndReading, EndRequest, Order
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import ZmqNetwork
-from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanFails, Stop, load_plan
-from distredge.runtime.worker.next_actions import Send
+from distredge.runtime.worker.data_plane import AddPlan, DataPlane, LoadedPlan, PlanFails, Stop, load_plan
 
 _BYTES: Final = 16 << 20
 """What computing a stage writes: about as much as a layer-volume's weights and activations are."""
@@ -67,9 +66,9 @@ class TimedDataPlane(DataPlane):
 
     sending_s = 0.0
 
-    def _send(self, action: Send) -> None:
+    def _send(self, loaded: LoadedPlan, frame: int, slot: int, index: int) -> None:
         begin_s = time.thread_time()
-        super()._send(action)
+        super()._send(loaded, frame, slot, index)
         self.sending_s += time.thread_time() - begin_s
 
 

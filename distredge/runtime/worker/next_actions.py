@@ -1,4 +1,4 @@
-"""What happens next at a worker: events in, actions out, no sockets, clocks or arrays.
+"""What happens next at a worker: what has happened is told, what to do is answered; no sockets, clocks or arrays.
 
 A worker counts what each stage of each frame still waits for. A frame has slot ``frame % slots`` of its plan: the
 coordinator starts frame f only after frame f - slots has ended, so a newer frame in a slot means that the older one is
@@ -11,85 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan
 from distredge.runtime.protocol.messages import Situation
 
 FAR_AHEAD: Final = 1 << 20
 """A frame that is further ahead of the newest than this is no frame that a coordinator has started."""
-
-
-class RowsArrived(NamedTuple):
-    """A message of rows came in and fits the plan."""
-
-    plan: int
-    frame: int
-    stage: int
-    source: int
-
-
-class StageDone(NamedTuple):
-    """The engine has finished a stage."""
-
-    plan: int
-    frame: int
-    stage: int
-
-
-class StageFailed(NamedTuple):
-    """The engine has failed on a stage."""
-
-    plan: int
-    frame: int
-    stage: int
-    reason: str
-
-
-class SendFailed(NamedTuple):
-    """A message could not be handed over."""
-
-    plan: int
-    frame: int
-    destination: int
-    reason: str
-
-
-class Idle(NamedTuple):
-    """All that came in has been told, and nothing runs."""
-
-
-WorkerEvent: TypeAlias = RowsArrived | StageDone | StageFailed | SendFailed | Idle
-
-
-class Place(NamedTuple):
-    """Copy the rows that arrived into their slot."""
-
-    slot: int
-
-
-class Drop(NamedTuple):
-    """Count the message and forget it; `why` is a word for the counter."""
-
-    why: str
-
-
-class Keep(NamedTuple):
-    """Copy rows that stay on the device."""
-
-    plan: int
-    slot: int
-    stage: int
-    made_in: int
-
-
-class Send(NamedTuple):
-    """Pack and send the rows of one of the plan's outgoing messages."""
-
-    plan: int
-    frame: int
-    slot: int
-    outbox: int
 
 
 class Run(NamedTuple):
@@ -101,6 +29,18 @@ class Run(NamedTuple):
     stage: int
 
 
+class AfterStage(NamedTuple):
+    """What follows a stage.
+
+    Attributes:
+        sends: outgoing messages of the plan, by their place in it, to pack and send now: others wait for them.
+        keeps: stages on this device for which rows of the one that is done must be copied, after that.
+    """
+
+    sends: tuple[int, ...]
+    keeps: tuple[int, ...]
+
+
 class Report(NamedTuple):
     """Tell the requester that a frame cannot be finished."""
 
@@ -110,7 +50,7 @@ class Report(NamedTuple):
     reason: str
 
 
-WorkerAction: TypeAlias = Place | Drop | Keep | Send | Run | Report
+_NOTHING: Final = AfterStage((), ())
 
 
 class _Needs(NamedTuple):
@@ -174,12 +114,10 @@ class _PlanState:
         self.frames: list[_FrameState | None] = [None] * plan.slots
         self.newest = -1
 
-    def frame(self, number: int) -> _FrameState | str:
-        """The frame of that number, started now when it is new; or why it is none."""
+    def begin(self, number: int) -> _FrameState | str:
+        """The frame of that number, which its slot does not hold, started now; or why it is none."""
         slot = number % self.plan.slots
         held = self.frames[slot]
-        if held is not None and held.number == number:
-            return held
         if held is not None and held.number > number:
             return "late"
         if number > self.newest + FAR_AHEAD:
@@ -210,76 +148,89 @@ class WorkerState:
         """Forgets a plan and its frames."""
         self._plans.pop(plan, None)
 
-    def handle(self, event: WorkerEvent) -> tuple[WorkerAction, ...]:
-        """Returns what to do now, in this order."""
-        if isinstance(event, RowsArrived):
-            return self._rows_arrived(event)
-        if isinstance(event, Idle):
-            return self._idle()
-        if isinstance(event, StageDone):
-            return self._stage_done(event)
-        return self._failed(event)
+    def rows_arrived(self, plan: int, frame: int, stage: int, source: int) -> int | str:
+        """A message of rows came in and fits the plan.
 
-    def _rows_arrived(self, event: RowsArrived) -> tuple[WorkerAction, ...]:
-        state = self._plans.get(event.plan)
+        Returns:
+            The slot to copy them to; or a word that says why the message is to be forgotten.
+        """
+        state = self._plans.get(plan)
         if state is None:
-            return (Drop("unknown plan"),)
-        if event.source not in state.needs.sources.get(event.stage, ()):
-            return (Drop("not in the plan"),)
-        frame = state.frame(event.frame)
-        if isinstance(frame, str):
-            return (Drop(frame),)
-        if (event.stage, event.source) in frame.arrived:
-            return (Drop("duplicate"),)
-        frame.arrived.add((event.stage, event.source))
-        frame.waits[event.stage] -= 1
-        return (Place(event.frame % state.plan.slots),)
+            return "unknown plan"
+        if source not in state.needs.sources.get(stage, ()):
+            return "not in the plan"
+        slot = frame % state.plan.slots
+        held = state.frames[slot]
+        if held is None or held.number != frame:
+            fresh = state.begin(frame)
+            if isinstance(fresh, str):
+                return fresh
+            held = fresh
+        if (stage, source) in held.arrived:
+            return "duplicate"
+        held.arrived.add((stage, source))
+        held.waits[stage] -= 1
+        return slot
 
-    def _idle(self) -> tuple[WorkerAction, ...]:
+    def next_run(self) -> Run | None:
+        """All that came in has been told, and nothing runs: the stage to run now, or None.
+
+        Plans in the order in which they came, of a plan the oldest frame, of a frame the first stage.
+        """
         for number, state in self._plans.items():
-            for frame in sorted((f for f in state.frames if f is not None), key=lambda f: f.number):
-                if frame.failed:
+            best: tuple[int, int] | None = None
+            for held in state.frames:
+                if held is None or held.failed or (best is not None and held.number > best[0]):
                     continue
-                ready = [stage for stage, missing in frame.waits.items() if missing == 0 and stage not in frame.done]
+                ready = [stage for stage, missing in held.waits.items() if missing == 0]
                 if ready:
-                    stage = min(ready)
-                    self._running = (number, frame.number, stage)
-                    return (Run(number, frame.number, frame.number % state.plan.slots, stage),)
-        return ()
+                    best = (held.number, min(ready))
+            if best is not None:
+                frame, stage = best
+                self._running = (number, frame, stage)
+                return Run(number, frame, frame % state.plan.slots, stage)
+        return None
 
-    def _stage_done(self, event: StageDone) -> tuple[WorkerAction, ...]:
+    def stage_done(self, run: Run) -> AfterStage:
+        """The engine has finished a stage."""
         self._running = None
-        state = self._plans.get(event.plan)
-        frame = state.current(event.frame) if state is not None else None
-        if state is None or frame is None or event.stage in frame.done:
-            return ()
-        frame.done.add(event.stage)
-        slot = event.frame % state.plan.slots
-        actions: list[WorkerAction] = []
-        # Others wait for what is sent; what is kept can wait.
-        for index in state.needs.sends.get(event.stage, ()):
-            frame.unsent[index] -= 1
-            if frame.unsent[index] == 0:
-                actions.append(Send(event.plan, event.frame, slot, index))
-        for stage in state.needs.following.get(event.stage, ()):
-            frame.waits[stage] -= 1
-        for stage in state.needs.keeps.get(event.stage, ()):
-            frame.waits[stage] -= 1
-            actions.append(Keep(event.plan, slot, stage, event.stage))
-        return tuple(actions)
+        state = self._plans.get(run.plan)
+        held = state.current(run.frame) if state is not None else None
+        if state is None or held is None or run.stage in held.done:
+            return _NOTHING
+        held.done.add(run.stage)
+        waits, needs = held.waits, state.needs
+        del waits[run.stage]
+        sends = needs.sends.get(run.stage, ())
+        for index in sends:
+            held.unsent[index] -= 1
+        for stage in needs.following.get(run.stage, ()):
+            waits[stage] -= 1
+        keeps = needs.keeps.get(run.stage, ())
+        for stage in keeps:
+            waits[stage] -= 1
+        return AfterStage(tuple([index for index in sends if not held.unsent[index]]), keeps)
 
-    def _failed(self, event: StageFailed | SendFailed) -> tuple[WorkerAction, ...]:
-        if isinstance(event, StageFailed):
-            self._running = None
-        state = self._plans.get(event.plan)
-        frame = state.current(event.frame) if state is not None else None
-        if state is None or frame is None or frame.failed:
-            return ()
-        frame.failed = True
-        if isinstance(event, StageFailed):
-            return (Report(event.plan, event.frame, "engine", event.reason),)
-        name = "the requester" if event.destination == REQUESTER else f"'{state.plan.devices[event.destination]}'"
-        return (Report(event.plan, event.frame, "peer", f"cannot send rows to {name}: {event.reason}"),)
+    def stage_failed(self, run: Run, reason: str) -> Report | None:
+        """The engine has failed on a stage."""
+        self._running = None
+        return self._fail(run.plan, run.frame, "engine", reason)
+
+    def send_failed(self, plan: int, frame: int, destination: int, reason: str) -> Report | None:
+        """A message could not be handed over."""
+        state = self._plans.get(plan)
+        if state is None:
+            return None
+        name = "the requester" if destination == REQUESTER else f"'{state.plan.devices[destination]}'"
+        return self._fail(plan, frame, "peer", f"cannot send rows to {name}: {reason}")
+
+    def _fail(self, plan: int, frame: int, kind: str, reason: str) -> Report | None:
+        state = self._plans.get(plan)
+        held = state.current(frame) if state is not None else None
+        if held is None or held.failed:
+            return None
+        held.failed = True
+        return Report(plan, frame, kind, reason)
 
     def situation(self, plan: int, frame: int) -> Situation | None:
         """How far a frame has come; None when it is not here. May be called by another thread."""

@@ -19,6 +19,7 @@ from distredge.runtime.hosting.worker_process import START_S, WorkerProcess, loc
 from distredge.runtime.protocol import messages as m
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.orders import Bound
+from distredge.runtime.protocol.row_messages import Rows, is_rows, read_head
 from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
 from distredge.runtime.protocol.transport import Endpoint, Received, Waiter, ZmqNetwork
 from tests.runtime.conftest import make_strategy
@@ -172,16 +173,17 @@ class Results:
                 found.append(received)
         return found
 
-    def answers(self, count: int) -> list[m.OnData]:
+    def answers(self, count: int) -> list[m.OnData | Rows]:
         """The next messages, as many as are due."""
-        found: list[m.OnData] = []
+        found: list[m.OnData | Rows] = []
         until_s = time.monotonic() + PATIENCE_S
         while len(found) < count:
             assert time.monotonic() < until_s, found
             self._waiter.wait(1.0)
             self._endpoint.events()
             while (received := self._endpoint.receive()) is not None:
-                found.append(m.decode_on_data(received.head))
+                head = received.head
+                found.append(read_head(head) if is_rows(head) else m.decode_on_data(head))
         return found
 
 
@@ -228,7 +230,7 @@ def test_a_worker_gets_nothing_of_another_ones_results(served: Served, alone, gr
         for message in plan.incoming:
             mine.send(rows_of(plan, message, frame))
         (rows,) = mine.answers(1)
-        assert isinstance(rows, m.Rows)
+        assert isinstance(rows, Rows)
         assert rows.frame == frame
         assert [thief.received() for thief in thieves] == [[]] * len(thieves)
         # The second frame is run when they are gone.

@@ -43,7 +43,6 @@ TO_COORDINATOR = [
     m.TakenOver("ada@desk"),
 ]
 ON_DATA = [
-    m.Rows(7, 3, 0, -1, 12, (BOX,)),
     m.FrameFailed(7, 3, 1, "engine", "no"),
     m.Echo(1, False),
     m.Echo(1, False, 100),
@@ -61,7 +60,7 @@ ENCODED = [m.encode(message) for _, message in CASES]
 CHECKSUMS = """
     c28d4149 7be05f90 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 dac23795
     e369ba83 92461725 bb306d8d a36630c9 85ba4e7f 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
-    26146d42 f6210361 ebb04c34 6d998109 27462448 a5f90e8e
+    26146d42 ebb04c34 6d998109 27462448 a5f90e8e
 """
 """Bytes 4 to 7 of each message above, in protocol 2."""
 

@@ -188,7 +188,7 @@ def test_large_parts_are_shared_until_they_are_sent(nets: Nets) -> None:
 def test_a_part_beyond_the_limit_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     from distredge.runtime.protocol import transport
 
-    monkeypatch.setattr(transport, "MAX_PART_BYTES", 1000)
+    monkeypatch.setattr(transport, "MAX_FRAME_BYTES", 1000)
     server, client_network = ZmqNetwork(None), ZmqNetwork(None)
     try:
         bound = server.bind("tcp://127.0.0.1:0", "data")

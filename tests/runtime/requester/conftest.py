@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from distredge.errors import ProtocolError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.row_messages import is_rows, read_head
 from distredge.runtime.requester.coordinator import Coordinator
 from tests.runtime.conftest import DEVICES, Cell
 
@@ -26,6 +28,9 @@ def running(cell: Cell, graph, strategy) -> Coordinator:
 
 def read_any(parts: list[bytes]) -> object:
     """The message in whatever direction it goes."""
+    if parts and is_rows(parts[0]):
+        with suppress(ProtocolError):
+            return read_head(parts[0])
     for decode in (m.decode_on_data, m.decode_to_worker, m.decode_to_coordinator):
         try:
             return decode(parts[0])

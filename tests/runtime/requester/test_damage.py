@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from distredge.errors import ExecutionError, PeerTimeout
 from distredge.runtime.in_process import run_in_process
-from distredge.runtime.protocol import messages as m
-from distredge.runtime.protocol.device_plan import TensorBox
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, Rows, write_head
 from distredge.runtime.protocol.transport import NotConnected
 from tests.runtime.conftest import Cell
 from tests.runtime.requester.conftest import equal, read_any
@@ -23,7 +21,7 @@ def test_a_lost_message_ends_the_frame_in_time_and_a_doubled_one_changes_nothing
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
         message = read_any(parts)
-        if not hit and isinstance(message, m.Rows) and message.source >= 0 and target.startswith("memory:"):
+        if not hit and isinstance(message, Rows) and message.source >= 0 and target.startswith("memory:"):
             hit.append(target)
             return [parts] * copies
         return [parts]
@@ -38,29 +36,30 @@ def test_a_lost_message_ends_the_frame_in_time_and_a_doubled_one_changes_nothing
     assert equal(running.infer(image), run_in_process(graph, strategy, image))
 
 
-@pytest.mark.parametrize("damage", ["size", "box", "stage", "dtype", "noise", "version", "frame", "plan"])
+@pytest.mark.parametrize("damage", ["size", "stage", "noise", "version", "frame", "plan"])
 def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strategy, image, damage: str) -> None:
     hit: list[int] = []
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
         message = read_any(parts)
-        if hit or not isinstance(message, m.Rows):
+        if hit or not isinstance(message, Rows):
             return [parts]
         hit.append(1)
         changed = {
-            "box": {"boxes": (TensorBox("nothing", (0,), (1,), "float32"),)},
             "stage": {"stage": 77},
-            "dtype": {"boxes": (TensorBox(message.boxes[0].tensor, *_box(message), "int32"),)},
             "frame": {"frame": message.frame + (1 << 30)},
             "plan": {"plan": 999},
         }
         if damage == "size":
-            return [[parts[0], parts[1][:-1], *parts[2:]]]
+            return [[*parts[:-1], parts[-1][:-1]]]
         if damage == "noise":
             return [[b"DRE\x02\xff\xff", *parts[1:]]]
         if damage == "version":
             return [[b"DRE\x03" + parts[0][4:], *parts[1:]]]
-        return [[m.encode(msgspec.structs.replace(message, **changed[damage])), *parts[1:]]]
+        head = bytearray(parts[0])
+        rows = message._replace(**changed[damage])
+        write_head(memoryview(head), rows.plan, rows.frame, rows.stage, rows.source, rows.sent_ns)
+        return [[bytes(head), *parts[1:]]]
 
     cell.exchange.tamper = tamper
     with pytest.raises(PeerTimeout):
@@ -68,10 +67,6 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
     dropped = sum((worker._data.dropped for worker in cell.workers.values()), type(running.dropped)())
     assert dropped.total() == 1
     assert equal(running.infer(image), run_in_process(graph, strategy, image))
-
-
-def _box(message: m.Rows) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return message.boxes[0].start, message.boxes[0].shape
 
 
 def test_an_imposter_is_dropped(cell: Cell, running, image) -> None:
@@ -83,8 +78,9 @@ def test_an_imposter_is_dropped(cell: Cell, running, image) -> None:
     evil = type(network)(cell.exchange, "beta" if name != "beta" else "gamma")
     cell.networks.append(evil)
     endpoint = evil.connect(f"memory://{name}:2", "data")
-    rows = m.Rows(plan, 0, planned.stage, -1, 0, planned.boxes)
-    endpoint.send([m.encode(rows), *(bytes(box.size_bytes) for box in planned.boxes)])
+    rows = bytearray(HEAD_BYTES + planned.size_bytes)
+    write_head(memoryview(rows), plan, 0, planned.stage, -1, 0)
+    endpoint.send([rows])
     assert running.infer(image)
     assert cell.workers[name]._data.dropped["imposter"] == 1
 

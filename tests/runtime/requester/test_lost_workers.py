@@ -10,7 +10,7 @@ import pytest
 from distredge.errors import PeerTimeout, PlannerError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
-from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.row_messages import Rows
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
 
@@ -19,7 +19,7 @@ def test_a_lost_worker_ends_the_frame_at_once(cell: Cell, running, image) -> Non
     blocked = threading.Event()
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
-        if isinstance(read_any(parts), m.Rows) and target.startswith("memory://gamma"):
+        if isinstance(read_any(parts), Rows) and target.startswith("memory://gamma"):
             blocked.set()
             return []
         return [parts]
@@ -144,7 +144,7 @@ def silence(cell: Cell, device: int) -> threading.Event:
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
         message = read_any(parts)
-        if isinstance(message, m.Rows) and message.source == device:
+        if isinstance(message, Rows) and message.source == device:
             silent.set()
             return []
         return [parts]

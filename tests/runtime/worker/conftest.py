@@ -10,10 +10,11 @@ import pytest
 
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.protocol import messages as m
-from distredge.runtime.protocol.device_plan import DevicePlan, SourceMessage, parts_of
+from distredge.runtime.protocol.device_plan import DevicePlan, SourceMessage
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.in_process_transport import InProcessNetwork
 from distredge.runtime.protocol.prepare_parts import prepare_parts
+from distredge.runtime.protocol.row_messages import rows_form, write_head
 from distredge.runtime.protocol.transport import Network, NotConnected
 from distredge.runtime.weights import weight_messages
 from tests.runtime.conftest import Cell, make_strategy
@@ -84,8 +85,9 @@ class Speaker:
 
 def rows_of(plan: DevicePlan, message: SourceMessage, frame: int = 0) -> list[Bytes]:
     """A message of rows of a frame as its source would send it: zeros."""
-    head = m.encode(m.Rows(plan.plan, frame, message.stage, message.source, 0, message.boxes))
-    return [head, *(bytes(form.size_bytes) for form in parts_of(message.boxes))]
+    frames = [bytearray(size) for size in rows_form(message.boxes).frames]
+    write_head(memoryview(frames[0]), plan.plan, frame, message.stage, message.source, 0)
+    return list(frames)
 
 
 @pytest.fixture
