@@ -1,21 +1,27 @@
 """What a worker's plans take of its memory: one account for arrays, constants and engine, asked before any is taken.
 
 The engine's share is an estimate until a sub-model is loaded: the sub-model, and its constants once more, since ONNX
-Runtime lays them out anew for its kernels. Then it is what the process grew by, where that was more.
+Runtime lays them out anew for its kernels; those that it is fed as inputs it reads where they are. Then it is what the
+process grew by, where that was more.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from distredge.errors import ExecutionError
+from distredge.model import AS_INPUT
 from distredge.model.wires import is_packed
 from distredge.runtime.buffers import shareable
-from distredge.runtime.protocol.device_plan import DevicePlan
+from distredge.runtime.protocol.device_plan import DevicePlan, SegmentPlan
 from distredge.runtime.weights import WeightStore
+
+REMEMBERED: Final = 256
+"""Sub-models that are here no more whose real size is still known."""
 
 _STATM: Final = Path("/proc/self/statm")
 _MB: Final = 1e6
@@ -26,7 +32,7 @@ class OverLimit(ExecutionError):
 
 
 class ModelNeed(NamedTuple):
-    """A sub-model of a plan, as the account sees it: its own bytes and the content hashes of its constants."""
+    """A sub-model of a plan, as the account sees it: its bytes, and the constants of which the engine has its own."""
 
     size_bytes: int
     constants: frozenset[str]
@@ -64,14 +70,14 @@ class MemoryAccount:
         self._models.update(models)
         self._check(plan, 0)
 
-    def admit(self, plan: int, size_bytes: int) -> None:
-        """Makes room for a constant of a plan that begins to come in.
+    def admit(self, plan: int, digest: str, size_bytes: int) -> None:
+        """Makes room for a constant of a plan that begins to come in, and for the engine's copies of it.
 
         Raises:
             OverLimit: if there is none; the plan is not in the account any more.
         """
-        # The engine will hold it once more.
-        self._check(plan, size_bytes, size_bytes)
+        copies = sum(digest in need.constants for need in self._models.values())
+        self._check(plan, size_bytes, copies * size_bytes)
 
     def loaded(self, plan: int, arrays_bytes: int, loaded: Sequence[bytes], grew_bytes: int) -> None:
         """Notes what a plan takes now that it is loaded.
@@ -88,7 +94,9 @@ class MemoryAccount:
         self._arrays[plan] = arrays_bytes
         excess_bytes = grew_bytes - arrays_bytes - sum(self._model_bytes(digest) for digest in loaded)
         if loaded and excess_bytes > 0:
-            self._grew[loaded[0]] = self._model_bytes(loaded[0]) + excess_bytes
+            size_bytes = self._model_bytes(loaded[0]) + excess_bytes
+            self._grew.pop(loaded[0], None)
+            self._grew[loaded[0]] = size_bytes
         self._check(plan, 0)
 
     def leave(self, plan: int) -> None:
@@ -97,7 +105,9 @@ class MemoryAccount:
         self._uses.pop(plan, None)
         used = frozenset[bytes]().union(*self._uses.values())
         self._models = {digest: need for digest, need in self._models.items() if digest in used}
-        self._grew = {digest: size for digest, size in self._grew.items() if digest in used}
+        # What loading took is remembered beyond that, so that the same sub-model is not loaded in vain again.
+        for digest in [digest for digest in self._grew if digest not in used][:-REMEMBERED]:
+            del self._grew[digest]
 
     @property
     def engine_bytes(self) -> int:
@@ -139,9 +149,22 @@ def arrays_bytes(plan: DevicePlan) -> int:
     return (sum(buffer.box.size_bytes for buffer in (*inputs, *outputs)) + packs) * plan.slots
 
 
+def laid_out_anew(segment: SegmentPlan) -> frozenset[str]:
+    """Content hashes of the constants of a sub-model of which the engine makes a copy for its kernels."""
+    return frozenset(digest for name, digest in segment.weights.items() if not name.endswith(AS_INPUT))
+
+
 def machine_bytes() -> int:
     """Memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_memory_back() -> None:
+    """Returns to the system what the allocator keeps: loading leaves tens of megabytes that nobody uses."""
+    # Only glibc has it, and only glibc keeps so much.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes() -> int:

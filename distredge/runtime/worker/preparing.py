@@ -40,6 +40,8 @@ from distredge.runtime.worker.memory_account import (
     ModelNeed,
     OverLimit,
     arrays_bytes,
+    give_memory_back,
+    laid_out_anew,
     resident_bytes,
 )
 from distredge.runtime.worker.settings import WorkerSettings
@@ -134,7 +136,7 @@ class Preparations:
             preparing = _Preparing(plan, models, set(missing))
             self._preparing[number] = preparing
             needs = {
-                model_digest(model, segment): ModelNeed(len(model), frozenset(segment.weights.values()))
+                model_digest(model, segment): ModelNeed(len(model), laid_out_anew(segment))
                 for model, segment in zip(models, plan.segments, strict=True)
             }
             self._account.enter(number, arrays_bytes(plan), needs)
@@ -160,7 +162,7 @@ class Preparations:
         try:
             begins_bytes = self._store.begins(message, size_bytes)
             if begins_bytes:
-                self._account.admit(message.plan, begins_bytes)
+                self._account.admit(message.plan, message.digest, begins_bytes)
             complete = self._store.receive(message, parts[0])
         except (ProtocolError, OverLimit, MemoryError) as error:
             self._fail(message.plan, _kind(error), _reason(error))
@@ -261,6 +263,7 @@ class Preparations:
                 _warm_up(loaded, preparing.models, fresh)
             # Only now may another plan run them: nobody else did so until here.
             self._models.update(fresh)
+            give_memory_back()
             grew_bytes = max(0, resident_bytes() - before_bytes)
             return _LoadEnd(plan.plan, loaded, fresh=tuple(fresh), grew_bytes=grew_bytes)
         except Exception as error:  # an engine may raise anything

@@ -205,7 +205,7 @@ def test_a_plan_that_is_too_large_is_refused_before_it_takes_memory(served: Serv
     failed = speaker.deploy(deployment, 0, 1)
     assert isinstance(failed, m.Failed)
     assert failed.kind == "memory"
-    assert "for the engine, 64.0 MB for constants; the limit is 40.0 MB" in failed.reason
+    assert "64.0 MB for constants; the limit is 40.0 MB" in failed.reason
     assert isinstance(speaker.deploy(alone, 0, 2), m.Ready)
     grown = psutil.Process(served.process.pid).memory_info().rss - before
     assert grown < 40 * MB

@@ -7,14 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Slot
 from distredge.runtime.deployment import deploy
+from distredge.runtime.protocol.device_plan import SegmentPlan
 from distredge.runtime.weights import WeightStore, begin_digest, weight_messages
 from distredge.runtime.worker.memory_account import (
     MemoryAccount,
     ModelNeed,
     OverLimit,
     arrays_bytes,
+    laid_out_anew,
     machine_bytes,
     resident_bytes,
 )
@@ -66,12 +69,13 @@ def test_a_constant_counts_twice_from_its_first_piece_on(store: WeightStore) -> 
     account.enter(1, 0, {b"m": ModelNeed(0, frozenset([digest]))})
     message, content = next(weight_messages(1, digest, array))
     assert store.begins(message, len(content)) == 4 * MB
-    account.admit(1, 4 * MB)
+    account.admit(1, digest, 4 * MB)
     store.receive(message, content)
     assert store.begins(message, len(content)) == 0, "its memory is taken"
     assert (store.size_bytes, account.engine_bytes) == (4 * MB, 4 * MB)
-    with pytest.raises(OverLimit, match=r"6\.0 MB for the engine, 6.0 MB for constants"):
-        account.admit(1, 2 * MB)
+    account.admit(1, "fed", 2 * MB)
+    with pytest.raises(OverLimit, match=r"8\.0 MB for the engine, 8.0 MB for constants"):
+        account.admit(1, digest, 4 * MB)
 
 
 def test_constants_that_no_plan_needs_give_way(store: WeightStore) -> None:
@@ -97,7 +101,11 @@ def test_what_loading_really_took_counts_where_it_is_more(store: WeightStore) ->
     assert account.engine_bytes == 41 * MB, "nothing was loaded: others grew"
     with pytest.raises(OverLimit):
         account.loaded(1, 10 * MB, [b"n"], 300 * MB)
-    account.enter(2, 100 * MB, {})
+    account.enter(2, 59 * MB, {})
+    account.leave(2)
+    with pytest.raises(OverLimit, match=r"40\.0 MB for the engine"):
+        # Known from the first time.
+        account.enter(3, 61 * MB, {b"m": ModelNeed(5 * MB, frozenset())})
 
 
 def test_without_a_limit_it_is_the_machines_memory(store: WeightStore) -> None:
@@ -119,3 +127,8 @@ def test_arrays_are_counted_before_they_are_made(graph, shares, slots: int, pack
         buffers_bytes = sum(Slot(plan).size_bytes for _ in range(slots))
         packs_bytes = sum(message.size_bytes for message in plan.outgoing) * slots
         assert buffers_bytes + packs_bytes <= arrays_bytes(plan) <= buffers_bytes + packs_bytes * (1 + packed)
+
+
+def test_what_the_engine_is_fed_as_an_input_it_does_not_copy() -> None:
+    segment = SegmentPlan(0, 0, {"w": "a" * 64, f"fc{AS_INPUT}": "b" * 64}, (), ())
+    assert laid_out_anew(segment) == {"a" * 64}
