@@ -10,7 +10,7 @@ LEASE_S: Final = 10.0
 requester that hangs for longer has its frames ended by their deadline (10 s) anyway."""
 
 NAMELESS: Final = "somebody else"
-_SHOWN: Final = 120
+_SHOWN: Final = 200
 """Characters of a holder's text that others are shown."""
 
 

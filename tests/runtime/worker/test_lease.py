@@ -85,7 +85,7 @@ def test_what_is_remembered_of_former_holders_is_bounded() -> None:
 def test_what_others_are_shown_is_short_printable_and_never_empty(name: str) -> None:
     text = shown(name)
     assert text.isprintable()
-    assert 0 < len(text) <= 130
+    assert 0 < len(text) <= 203
     assert text == shown(text)
 
 
