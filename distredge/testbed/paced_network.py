@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol.fields import Bytes
@@ -41,9 +41,23 @@ class PacedNetwork:
         self._route = route
 
     @property
+    def on_death(self) -> Callable[[BaseException], None]:
+        """What is told when nobody new can connect any more."""
+        return self._inner.on_death
+
+    @on_death.setter
+    def on_death(self, told: Callable[[BaseException], None]) -> None:
+        self._inner.on_death = told
+
+    @property
     def refused(self) -> int:
         """Connections turned away because their key is not allowed."""
         return self._inner.refused
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Connections that were ended because of what they did, by reason and user."""
+        return self._inner.dropped
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address; see `Network.bind`."""
@@ -116,6 +130,9 @@ class _PacedEndpoint:
 
     def events(self) -> list[ConnectionEvent]:
         return self.inner.events()
+
+    def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
+        self.inner.allow(unread_bytes, unsent_bytes)
 
     def close(self) -> None:
         self.inner.close()

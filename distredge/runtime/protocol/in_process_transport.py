@@ -5,12 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.transport import Bell, ConnectionEvent, Endpoint, NotConnected, Plane, Received, Tracker
+from distredge.runtime.protocol.transport import (
+    Bell,
+    ConnectionEvent,
+    Endpoint,
+    NotConnected,
+    Plane,
+    Received,
+    Tracker,
+    nobody_told,
+)
 
 
 @dataclass
@@ -78,6 +87,9 @@ class InProcessEndpoint:
             self.noticed.clear()
             return found
 
+    def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
+        """Everybody may have everything waiting here."""
+
     def close(self) -> None:
         with self.exchange.changed:
             self.closed = True
@@ -142,11 +154,17 @@ class InProcessNetwork:
         self._exchange = exchange
         self._user = user
         self._endpoints: list[InProcessEndpoint] = []
+        self.on_death: Callable[[BaseException], None] = nobody_told
 
     @property
     def refused(self) -> int:
         """Nobody is turned away here."""
         return 0
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Nor is anybody's connection ended."""
+        return {}
 
     def bind(self, address: str, plane: Plane) -> InProcessEndpoint:
         with self._exchange.changed:

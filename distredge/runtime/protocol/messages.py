@@ -378,7 +378,9 @@ def package_version() -> str:
     return version("distredge")
 
 
+_ZEROS: Final = memoryview(bytes(PART_BYTES))
+
+
 def echo_parts(size_bytes: int) -> list[Bytes]:
     """Returns that many bytes in parts of the size in which rows travel."""
-    whole = memoryview(bytes(min(size_bytes, PART_BYTES)))
-    return [whole[: min(PART_BYTES, size_bytes - start)] for start in range(0, size_bytes, PART_BYTES)]
+    return [_ZEROS[: min(PART_BYTES, size_bytes - start)] for start in range(0, size_bytes, PART_BYTES)]

@@ -1,8 +1,8 @@
 """Keys, and who may connect: CURVE on both planes with an authenticator, as in pyzmq's "ironhouse" example.
 
-Every worker and the requester have a key pair. A worker knows the public keys of its cluster; its authenticator lets
-the requester on its control plane, and requester and workers on its data plane. Who connects knows the public key of
-whom it connects to, so that either side is sure of the other.
+Every worker and the requester have a key pair. A worker knows the public keys of its cluster; its authenticator, which
+the doorkeeper asks, lets the requester on its control plane, and requester and workers on its data plane. Who connects
+knows the public key of whom it connects to, so that either side is sure of the other.
 
 A folder of keys, as ``distredge keys`` makes it::
 
@@ -18,24 +18,24 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from distredge.errors import AuthError, FileError, KeyFileError
 
-if TYPE_CHECKING:
-    import zmq
-    from zmq.auth.thread import ThreadAuthenticator
-
 FORMAT: Final = "distredge.keys/1"
 PUBLIC_FILE: Final = "public.json"
 REQUESTER_NAME: Final = "requester"
 MAKE_KEYS: Final = "make keys with: distredge keys CLUSTER.toml"
+
+REFUSED_LOG_S: Final = 1.0
+"""Between two lines of the log about keys that are not allowed."""
 
 _log = logging.getLogger(__name__)
 
@@ -201,55 +201,52 @@ def _check_pair(path: Path, public_key: str, secret_key: str) -> None:
         raise KeyFileError(f"{path}: does not belong to the public key in {PUBLIC_FILE}: the two are of different sets")
 
 
-class _Provider:
-    """Says whether a key may connect on one plane."""
+class Authenticator:
+    """Says which keys may connect, in libzmq's words (ZAP, RFC 27): a pure function of a request, with a counter.
 
-    def __init__(self, plane: str, names: Mapping[str, str], counter: list[int]) -> None:
-        self._plane = plane
-        self._by_key = {key.encode(): name for name, key in names.items()}
-        self._counter = counter
+    Args:
+        security: who may connect on which plane; the plane is the request's domain.
 
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Called by pyzmq's authenticator with a client's public key, Z85."""
-        if bytes(key) in self._by_key:
-            return True
-        self._counter[0] += 1
-        _log.warning("%s plane: refused a connection: unknown key %s", self._plane, bytes(key).decode())
-        return False
+    Attributes:
+        refused: connections turned away.
+    """
 
+    def __init__(self, security: Security) -> None:
+        from zmq.utils import z85
 
-class RunningAuthenticator:
-    """The authenticator of one context, in its own thread; `refused` counts who was turned away."""
+        self._names = {
+            plane: {z85.decode(key.encode()): name for name, key in names.items()}
+            for plane, names in security.allowed.items()
+        }
+        self.refused = 0
+        self._logged_s = -REFUSED_LOG_S
 
-    def __init__(self, inner: ThreadAuthenticator, counter: list[int]) -> None:
-        self._inner = inner
-        self._counter = counter
+    def answer(self, request: Sequence[bytes]) -> list[bytes]:
+        """Returns the answer to a request; its user id is the name of the key.
 
-    @property
-    def refused(self) -> int:
-        """Connections turned away."""
-        return self._counter[0]
+        Args:
+            request: version, request id, domain, address, routing id, mechanism, and the client's key: 32 bytes.
+        """
+        number = request[1] if len(request) > 1 else b""
+        if len(request) != 7 or request[0] != b"1.0" or request[5] != b"CURVE":
+            return [b"1.0", number, b"400", b"not a request for CURVE", b"", b""]
+        domain, address, key = request[2].decode(errors="replace"), request[3].decode(errors="replace"), request[6]
+        name = self._names.get(domain, {}).get(key)
+        if name is not None:
+            return [b"1.0", number, b"200", b"OK", name.encode(), b""]
+        self._refuse(domain, address, key)
+        return [b"1.0", number, b"400", b"unknown key", b"", b""]
 
-    def stop(self) -> None:
-        """Ends its thread."""
-        self._inner.stop()
+    def _refuse(self, domain: str, address: str, key: bytes) -> None:
+        self.refused += 1
+        now_s = time.monotonic()
+        # Whoever tries many keys must not fill the log, nor take the time that writing it costs.
+        if now_s >= self._logged_s + REFUSED_LOG_S:
+            from zmq.utils import z85
 
-
-def start_authenticator(context: zmq.Context[Any], security: Security) -> RunningAuthenticator:
-    """Starts the authenticator of a context; from then on a key that is not allowed cannot connect."""
-    from zmq.auth.thread import ThreadAuthenticator
-
-    names = {key: name for allowed in security.allowed.values() for name, key in allowed.items()}
-
-    class Named(ThreadAuthenticator):
-        """Calls an authenticated peer by its name."""
-
-        def curve_user_id(self, client_public_key: bytes) -> str:
-            return names.get(super().curve_user_id(client_public_key), "")
-
-    counter = [0]
-    authenticator = Named(context)
-    authenticator.start()
-    for plane in ("control", "data"):
-        authenticator.configure_curve_callback(plane, _Provider(plane, security.allowed.get(plane, {}), counter))
-    return RunningAuthenticator(authenticator, counter)
+            self._logged_s = now_s
+            shown = z85.encode(key).decode() if len(key) == 32 else key.hex()
+            _log.warning(
+                "%s plane: refused a connection from %s: unknown key %s (%d refused so far)",
+                domain, address, shown, self.refused,
+            )  # fmt: skip

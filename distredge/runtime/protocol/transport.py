@@ -8,16 +8,19 @@ What libzmq does by default and must not do here: ROUTER drops silently what it 
 that into an error); DEALER queues for peers that are not there (IMMEDIATE) and blocks at its high-water mark (every
 call here is non-blocking); messages have no size limit (MAXMSGSIZE); closing waits for ever (LINGER); a silent peer is
 noticed only by the heartbeats set below. A socket belongs to one thread; a `Bell` wakes that thread from others.
+
+What a peer can make this process hold is bounded. Received: a frame of MAX_FRAME_BYTES before its keys are agreed, and
+then what `door` allows its user, messages without an end included. To be sent: SEND_HIGH_WATER messages, of whose parts
+only those below COPY_BYTES are copies, and at a bound endpoint what `door` allows too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import resource
+import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import zmq
@@ -25,15 +28,16 @@ import zmq
 from distredge import network_addresses
 from distredge.errors import AuthError, TransportError
 from distredge.network_addresses import Resolve, host_of, is_numeric, tcp
+from distredge.runtime.protocol.descriptors import check_room, raise_limit, room, with_descriptors
 from distredge.runtime.protocol.device_plan import PART_BYTES
+from distredge.runtime.protocol.door import Door
+from distredge.runtime.protocol.doorkeeper import Doorkeeper
 from distredge.runtime.protocol.fields import Bytes
+from distredge.runtime.protocol.pipe_bell import PipeBell
 from distredge.runtime.protocol.row_messages import MAX_FRAMES
-from distredge.runtime.protocol.security import Security, start_authenticator
+from distredge.runtime.protocol.security import Authenticator, Security
 
 Plane: TypeAlias = Literal["control", "data"]
-
-MAX_FRAME_BYTES: Final = 64 * PART_BYTES
-"""Bounds one frame of a message."""
 
 COPY_BYTES: Final = 256 * 1024
 """Parts below this size are copied into libzmq: cheaper than telling when it has done with ours."""
@@ -53,11 +57,17 @@ SILENT_TCP_S: Final = 15.0
 NEXT_ADDRESS_S: Final = 1.0
 """After which the next address of a name is tried, where one gives no answer at all."""
 
-FREE_DESCRIPTORS: Final = 64
-"""What a network needs at least: some five for each connection."""
+MAX_FRAME_BYTES: Final = 2 * PART_BYTES
+"""The largest frame that is taken in, from anybody: whoever connects can make this process hold one.
 
-HIGH_WATER: Final[dict[Plane, int]] = {"control": 64, "data": 1000}
-"""Messages that a queue holds before it is full."""
+Everything large travels in pieces of about half of it.
+"""
+
+SEND_HIGH_WATER: Final[dict[Plane, int]] = {"control": 64, "data": 256}
+"""Messages that wait to be sent to one peer before its queue is full."""
+
+RECEIVE_HIGH_WATER: Final[dict[Plane, int]] = {"control": 16, "data": 1000}
+"""Messages of one peer that wait to be taken before no more are read from its connection."""
 
 CONTROL_SEND_BUFFER_BYTES: Final = 512 * 1024
 """Bounds what a heartbeat must queue behind on the control plane, which carries the weights."""
@@ -113,6 +123,7 @@ class Endpoint(Protocol):
 
         Raises:
             NotConnected: if nobody is there, or the queue is full; nothing has been sent.
+            TransportError: if a part is larger than MAX_FRAME_BYTES.
         """
 
     def receive(self) -> Received | None:
@@ -120,6 +131,14 @@ class Endpoint(Protocol):
 
     def events(self) -> list[ConnectionEvent]:
         """Returns what happened to the connection since the last call; always empty at a bound endpoint."""
+
+    def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
+        """Says what a peer of a bound endpoint may have waiting beyond the usual, since plans announce it.
+
+        Args:
+            unread_bytes: received and not taken.
+            unsent_bytes: handed over and not sent.
+        """
 
     def close(self) -> None:
         """Closes it; what is not sent yet may get lost."""
@@ -143,7 +162,13 @@ class Waiter(Protocol):
 
 
 class Network(Protocol):
-    """Makes endpoints. Closing it closes them all."""
+    """Makes endpoints. Closing it closes them all.
+
+    Attributes:
+        on_death: called, in another thread, with the error that ended what lets others connect: nobody new can then.
+    """
+
+    on_death: Callable[[BaseException], None]
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address such as ``tcp://192.168.1.11:5700``; port 0 lets the system choose.
@@ -167,17 +192,24 @@ class Network(Protocol):
     def refused(self) -> int:
         """Connections turned away because their key is not allowed."""
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Connections that were ended because of what they did, by reason and user."""
+
     def close(self) -> None:
         """Closes every endpoint that is left."""
 
 
 # ZeroMQ.
 
+_log = logging.getLogger(__name__)
+
 # Plain numbers: combining enumeration members costs more than sending does.
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _NOBLOCK_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
+_SRCFD: Final = int(zmq.SRCFD)
 
 _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -195,23 +227,33 @@ _REFUSALS = {
 
 
 class ZmqEndpoint:
-    """An endpoint on a ZeroMQ socket."""
+    """An endpoint on a ZeroMQ socket.
 
-    def __init__(
-        self, socket: zmq.Socket[bytes], address: str, named: bool, monitored: bool, places: Sequence[str] = ()
-    ) -> None:
+    Args:
+        socket: what it is on.
+        address: where it is bound, or what it connects to.
+        door: of a bound socket; None makes it a connecting one, whose connection is monitored.
+        places: addresses to connect to, one after the other.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], address: str, door: Door | None, places: Sequence[str] = ()) -> None:
         self.address = address
         self.socket = socket
-        self._named = named
+        self._door = door
         self._places = places
         self._turn = 0
         watched = _WATCHED | zmq.EVENT_CONNECT_RETRIED if len(places) > 1 else _WATCHED
-        self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(watched) if monitored else None
+        self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(watched) if door is None else None
         if self.monitor is not None:
             self.monitor.linger = 0
 
     def send(self, parts: Sequence[Bytes], to: bytes = b"", tracked: bool = False) -> Tracker | None:
         frames = [to, *parts] if to else parts
+        sizes = [part.nbytes if isinstance(part, memoryview) else len(part) for part in parts]
+        if max(sizes) > MAX_FRAME_BYTES:
+            raise TransportError(f"{self.address}: a part of {max(sizes)} bytes; at most {MAX_FRAME_BYTES} are sent")
+        if self._door is not None:
+            self._door.sends(to, sizes)
         try:
             if tracked:
                 return self.socket.send_multipart(frames, _NOBLOCK, copy=False, track=True)
@@ -238,10 +280,14 @@ class ZmqEndpoint:
             return None
         user = ""
         peer = b""
-        if self._named:
+        if self._door is not None:
             peer = frames[0].bytes
-            user = _user(frames[-1])
+            # Asked for each message: a routing id proves nothing.
+            if self._door.encrypted:
+                user = _user(frames[-1])
+            fd = frames[-1].get(_SRCFD)
             del frames[0]
+            self._door.took(int(fd), peer, user, map(len, frames))
         return Received(peer, user, [frame.buffer for frame in frames[: MAX_FRAMES + 2]])
 
     def events(self) -> list[ConnectionEvent]:
@@ -278,11 +324,15 @@ class ZmqEndpoint:
         found.append(ConnectionEvent("lost", f"{reason} at {now.removeprefix('tcp://')}; tried {tried}"))
         return self._turn < count
 
+    def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
+        if self._door is not None:
+            self._door.allow(unread_bytes, unsent_bytes)
+
     def close(self) -> None:
         if self.socket.closed:
             return
+        self.socket.disable_monitor()
         if self.monitor is not None:
-            self.socket.disable_monitor()
             self.monitor.close(linger=0)
         self.socket.close()
 
@@ -295,34 +345,6 @@ def _user(frame: zmq.Frame) -> str:
         return str(frame.get("User-Id"))
     except zmq.ZMQError:
         return ""
-
-
-class PipeBell:
-    """A bell that is a pipe of the system, which a handler of signals may write to as well."""
-
-    def __init__(self) -> None:
-        self.reads, self._writes = os.pipe()
-        os.set_blocking(self.reads, False)
-        os.set_blocking(self._writes, False)
-        self._closed = False
-
-    def ring(self) -> None:
-        # One that is full rings already.
-        if not self._closed:
-            with contextlib.suppress(OSError):
-                os.write(self._writes, b"!")
-
-    def silence(self) -> None:
-        """Takes away what was rung."""
-        with contextlib.suppress(OSError):
-            os.read(self.reads, 4096)
-
-    def close(self) -> None:
-        """Gives its descriptors back."""
-        if not self._closed:
-            self._closed = True
-            os.close(self.reads)
-            os.close(self._writes)
 
 
 class _ZmqWaiter:
@@ -371,7 +393,8 @@ class ZmqNetwork:
     """
 
     def __init__(self, security: Security | None, resolve: Resolve = network_addresses.resolve) -> None:
-        _check_descriptors()
+        raise_limit()
+        check_room()
         self.security = security
         self._resolve = resolve
         if security is not None and not zmq.has("curve"):
@@ -380,18 +403,25 @@ class ZmqNetwork:
         self._endpoints: list[ZmqEndpoint] = []
         self._lock = threading.Lock()
         self._bells: list[PipeBell] = []
-        # Before anything is bound: without an authenticator libzmq lets every key in.
-        self._authenticator = start_authenticator(self._context, security) if security is not None else None
+        self._authenticator = Authenticator(security) if security is not None else None
+        self._doorkeeper: Doorkeeper | None = None
+        self.on_death: Callable[[BaseException], None] = nobody_told
 
     @property
     def refused(self) -> int:
         """Connections that the authenticator turned away."""
         return self._authenticator.refused if self._authenticator is not None else 0
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Connections that the doorkeeper ended, by reason and user."""
+        return dict(self._doorkeeper.dropped) if self._doorkeeper is not None else {}
+
     def bind(self, address: str, plane: Plane) -> ZmqEndpoint:
         wanted = address.split(",")
         if self.security is None and any(map(_is_wildcard, wanted)):
             raise AuthError(f"{address}: every interface is bound only with encryption; name one interface's address")
+        keeper = self._keeper()
         socket = self._socket(zmq.ROUTER, address, plane)
         socket.router_mandatory = True
         if self.security is not None:
@@ -400,11 +430,22 @@ class ZmqNetwork:
             socket.zap_domain = plane.encode()
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         try:
+            door = with_descriptors(lambda: keeper.watch(socket, room()), f"cannot bind {address}")
             bound = _bind_all(socket, wanted)
         except BaseException:
+            socket.disable_monitor()
             socket.close(linger=0)
             raise
-        return self._keep(ZmqEndpoint(socket, ",".join(bound), True, False))
+        return self._keep(ZmqEndpoint(socket, ",".join(bound), door))
+
+    def _keeper(self) -> Doorkeeper:
+        with self._lock:
+            if self._doorkeeper is None:
+                self._doorkeeper = with_descriptors(
+                    lambda: Doorkeeper(self._context, self._authenticator, lambda error: self.on_death(error)),
+                    "cannot watch who connects",
+                )
+            return self._doorkeeper
 
     def connect(self, address: str, plane: Plane, server_key: str = "") -> ZmqEndpoint:
         if self.security is not None and not server_key:
@@ -422,7 +463,12 @@ class ZmqNetwork:
         if len(places) > 1:
             socket.setsockopt(zmq.CONNECT_TIMEOUT, int(NEXT_ADDRESS_S * 1000))
         # The monitor must stand before connecting, or the first events are missed.
-        endpoint = self._keep(ZmqEndpoint(socket, address, False, True, places))
+        try:
+            made = with_descriptors(lambda: ZmqEndpoint(socket, address, None, places), f"cannot connect to {address}")
+        except BaseException:
+            socket.close(linger=0)
+            raise
+        endpoint = self._keep(made)
         try:
             dial(socket, places[0])
         except zmq.ZMQError as error:
@@ -442,10 +488,7 @@ class ZmqNetwork:
         return found if found == [address] else [*found, address]
 
     def bell(self) -> PipeBell:
-        try:
-            bell = PipeBell()
-        except OSError as error:
-            raise TransportError(f"cannot make a bell: {error.strerror}") from error
+        bell = with_descriptors(PipeBell, "cannot make a bell")
         with self._lock:
             self._bells.append(bell)
         return bell
@@ -465,20 +508,19 @@ class ZmqNetwork:
             endpoints, self._endpoints = self._endpoints, []
         for endpoint in endpoints:
             endpoint.close()
-        if self._authenticator is not None:
-            self._authenticator.stop()
-            self._authenticator = None
+        if self._doorkeeper is not None:
+            self._doorkeeper.stop()
         self._context.term()
         for bell in self._bells:
             bell.close()
 
     def _socket(self, kind: int, address: str, plane: Plane) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
+        socket = with_descriptors(lambda: self._context.socket(kind), f"no socket for {address}")
         socket.linger = 200 if plane == "control" else 0
         socket.sndtimeo = 0
         socket.rcvtimeo = 0
-        socket.sndhwm = HIGH_WATER[plane]
-        socket.rcvhwm = HIGH_WATER[plane]
+        socket.sndhwm = SEND_HIGH_WATER[plane]
+        socket.rcvhwm = RECEIVE_HIGH_WATER[plane]
         socket.maxmsgsize = MAX_FRAME_BYTES
         socket.copy_threshold = COPY_BYTES
         socket.handshake_ivl = int(HANDSHAKE_S * 1000)
@@ -500,20 +542,8 @@ class ZmqNetwork:
         return endpoint
 
 
-def _check_descriptors() -> None:
-    """Libzmq waits for ever, or aborts, where a socket cannot be opened: so it is not begun."""
-    own, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        used = len(os.listdir("/proc/self/fd"))
-    except FileNotFoundError:
-        return
-    except OSError:
-        used = own
-    if own != resource.RLIM_INFINITY and own - used < FREE_DESCRIPTORS:
-        raise TransportError(
-            f"too many open files: this process may have {own}, has {used}, and needs {FREE_DESCRIPTORS} more for its "
-            "connections; raise the limit with: ulimit -n"
-        )
+def nobody_told(error: BaseException) -> None:
+    """What is called where nobody wants to be told."""
 
 
 def dial(socket: zmq.Socket[bytes], address: str) -> None:

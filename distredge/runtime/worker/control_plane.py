@@ -137,7 +137,7 @@ class ControlPlane:
             return
         holds = self._lease.heard(received.peer, self._clock())
         if isinstance(message, Ping):
-            dropped = {**self._data.dropped, "refused connections": self._network.refused}
+            dropped = {**self._data.dropped, **self._network.dropped, "refused connections": self._network.refused}
             self._reply(received.peer, Pong(message.token, time.monotonic_ns(), self._about(), dropped))
         elif isinstance(message, Measure):
             self._measuring.begin(received.peer, message)

@@ -6,6 +6,7 @@ hand-overs to the way of every message.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -51,6 +52,7 @@ class Peer:
     address: PeerAddress
     endpoint: Endpoint
     connected: bool = False
+    greeted: bool = False
     trouble: str = ""
 
 
@@ -369,8 +371,10 @@ class DataPlane:
         return self._route
 
     def _answer(self, peer: bytes, message: Echo) -> None:
+        content = echo_parts(message.answer_bytes)
         try:
-            self.endpoint.send([encode(Echo(message.token, True)), *echo_parts(message.answer_bytes)], peer)
+            # Shared: what waits for somebody who does not read is no copy, and in the end the door is closed to them.
+            self.endpoint.send([encode(Echo(message.token, True)), *content], peer, bool(content))
         except NotConnected:
             self._drop("requester gone", "echo")
 
@@ -393,8 +397,6 @@ class DataPlane:
                 self._add(instruction.loaded)
 
     def _add(self, loaded: LoadedPlan) -> None:
-        self._plans[loaded.plan.plan] = loaded
-        self._state.add(loaded.plan)
         try:
             for address in loaded.plan.peers.values():
                 if address not in self._peers:
@@ -402,10 +404,13 @@ class DataPlane:
                     self._peers[address] = Peer(address, endpoint)
         except TransportError as error:
             self._remove(loaded.plan.plan)
-            self._tell(PlanFails(loaded.plan.plan, f"cannot connect to '{address.name}': {error}"))
+            self._tell(PlanFails(loaded.plan.plan, str(error)))
             return
+        self._plans[loaded.plan.plan] = loaded
+        self._state.add(loaded.plan)
         addresses = [loaded.plan.peers.get(str(message.destination)) for message in loaded.plan.outgoing]
         loaded.routes = tuple(None if address is None else self._peers[address] for address in addresses)
+        self._allow()
         self._rebuild()
         self._connecting.append(_Connecting(loaded, time.monotonic() + PEER_S))
 
@@ -416,21 +421,29 @@ class DataPlane:
         wanted = {address for loaded in self._plans.values() for address in loaded.plan.peers.values()}
         for address in [a for a in self._peers if a not in wanted]:
             self._network.drop(self._peers.pop(address).endpoint)
+        self._allow()
         self._rebuild()
+
+    def _allow(self) -> None:
+        """Lets peers have waiting what the plans announce: every slot's rows, and those of frames given up."""
+        plans = [loaded.plan for loaded in self._plans.values()]
+        unread = sum(message.size_bytes * plan.slots for plan in plans for message in plan.incoming)
+        unsent = sum(message.size_bytes * plan.slots for plan in plans for message in plan.outgoing)
+        self.endpoint.allow(2 * unread, 2 * unsent)
 
     def _redial(self, instruction: RedialPeer) -> None:
         loaded = self._plans.get(instruction.plan)
         address = loaded.plan.peers.get(str(instruction.device)) if loaded is not None else None
         if address is None or address not in self._peers:
             return
-        peer = self._peers[address]
         try:
-            endpoint = self._network.connect(address.endpoint, "data", address.public_key)
+            fresh = self._network.connect(address.endpoint, "data", address.public_key)
         except TransportError as error:
-            _log.warning("cannot dial '%s' anew: %s", address.name, error)
+            _log.warning("'%s' is not dialled anew: %s", address.name, error)
             return
+        peer = self._peers[address]
         self._network.drop(peer.endpoint)
-        peer.endpoint, peer.connected = endpoint, False
+        peer.endpoint, peer.connected, peer.greeted = fresh, False, False
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -443,9 +456,17 @@ class DataPlane:
             for event in peer.endpoint.events():
                 peer.connected = event.kind == "connected"
                 peer.trouble = event.reason
+                peer.greeted = False
+            if peer.connected and not peer.greeted:
+                # Rows may come much later, and a connection that has said nothing is nobody's.
+                with contextlib.suppress(NotConnected):
+                    peer.endpoint.send([encode(Echo(0, False))])
+                    peer.greeted = True
+            while peer.endpoint.receive() is not None:
+                pass  # only answers to that
         for waiting in tuple(self._connecting):
             peers = [self._peers[address] for address in waiting.loaded.plan.peers.values()]
-            absent = [peer for peer in peers if not peer.connected]
+            absent = [peer for peer in peers if not peer.greeted]
             if not absent:
                 self._connecting.remove(waiting)
                 self._tell(PlanStands(waiting.loaded))

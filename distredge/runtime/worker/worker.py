@@ -46,6 +46,7 @@ class Worker:
     ) -> None:
         self._network = network
         self.supervisor = Supervisor(self._died)
+        network.on_death = lambda error: self.supervisor.report("doorkeeper", error)
         self._stopped = threading.Lock()
         self._ended = threading.Event()
         self._exits = False

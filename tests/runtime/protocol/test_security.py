@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from zmq.utils import z85
 
 from distredge.errors import AuthError, FileError, KeyFileError
 from distredge.runtime.protocol.security import (
+    Authenticator,
     Keys,
     Security,
     is_key,
@@ -196,6 +198,26 @@ def test_a_key_of_the_peer_is_needed(keys) -> None:
             network.connect("tcp://127.0.0.1:1", "control")
     finally:
         network.close()
+
+
+def test_the_authenticator_names_whom_it_lets_in(keys, caplog: pytest.LogCaptureFixture) -> None:
+    authenticator = Authenticator(keys["alpha"].for_worker())
+
+    def answer(plane: bytes, name: str, mechanism: bytes = b"CURVE") -> list[bytes]:
+        key = z85.decode(keys["alpha"].public[name].encode())
+        return authenticator.answer([b"1.0", b"7", plane, b"10.0.0.9", b"", mechanism, key])
+
+    assert answer(b"data", "beta") == [b"1.0", b"7", b"200", b"OK", b"beta", b""]
+    assert answer(b"control", "requester")[2:5] == [b"200", b"OK", b"requester"]
+    assert authenticator.refused == 0
+    for plane in (b"control", b"", b"\xff"):
+        assert answer(plane, "beta")[2:5] == [b"400", b"unknown key", b""]
+    assert authenticator.refused == 3
+    assert answer(b"data", "beta", b"NULL")[2] == b"400"
+    for request in ([], [b"1.0"], [b"1.0", b"7", b"data", b"", b"", b"CURVE"], [b"2.0"] * 7):
+        assert authenticator.answer(request)[2] == b"400"
+    assert len(caplog.records) == 1, "a flood of strangers must not fill the log"
+    assert "control plane: refused a connection from 10.0.0.9: unknown key" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["tcp://*:0", "tcp://0.0.0.0:0", "tcp://[::]:0"])

@@ -177,7 +177,7 @@ def test_a_bell_that_was_rung_before_ends_the_next_wait_and_no_other(nets: Nets)
 def test_large_parts_are_shared_until_they_are_sent(nets: Nets) -> None:
     bound = nets.first.bind(nets.address, "data")
     client = _connect(nets, bound)
-    content = bytearray(b"x" * 3_000_000)
+    content = bytearray(b"x" * 2_000_000)
     tracker = client.send([b"head", memoryview(content)], b"", True)
     received = _receive(nets.first, bound)
     assert bytes(received.parts[1]) == content
@@ -188,10 +188,11 @@ def test_large_parts_are_shared_until_they_are_sent(nets: Nets) -> None:
 def test_a_part_beyond_the_limit_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     from distredge.runtime.protocol import transport
 
-    monkeypatch.setattr(transport, "MAX_FRAME_BYTES", 1000)
     server, client_network = ZmqNetwork(None), ZmqNetwork(None)
     try:
-        bound = server.bind("tcp://127.0.0.1:0", "data")
+        with monkeypatch.context() as patched:
+            patched.setattr(transport, "MAX_FRAME_BYTES", 1000)
+            bound = server.bind("tcp://127.0.0.1:0", "data")
         client = _connect(Nets(server, client_network, ""), bound)
         client.send([b"x" * 1001])
         _until(client_network, client, lambda: any(e.kind == "lost" for e in client.events()))
@@ -201,10 +202,20 @@ def test_a_part_beyond_the_limit_ends_the_connection(monkeypatch: pytest.MonkeyP
         server.close()
 
 
+def test_a_part_beyond_the_limit_is_not_sent() -> None:
+    network = ZmqNetwork(None)
+    try:
+        endpoint = network.connect("tcp://127.0.0.1:1", "data")
+        with pytest.raises(TransportError, match=r"a part of 2097153 bytes; at most 2097152 are sent"):
+            endpoint.send([b"head", bytes(2 * 1024 * 1024 + 1)])
+    finally:
+        network.close()
+
+
 def test_a_full_queue_is_an_error_and_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     from distredge.runtime.protocol import transport
 
-    monkeypatch.setitem(transport.HIGH_WATER, "data", 2)
+    monkeypatch.setitem(transport.SEND_HIGH_WATER, "data", 2)
     server, client_network = ZmqNetwork(None), ZmqNetwork(None)
     try:
         bound = server.bind("tcp://127.0.0.1:0", "data")

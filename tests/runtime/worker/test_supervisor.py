@@ -51,3 +51,11 @@ def test_a_worker_whose_thread_dies_ends(monkeypatch: pytest.MonkeyPatch, plane:
     with pytest.raises(WorkerDied, match=f"its thread '{plane}' died of MemoryError: no room for a message"):
         worker.run()
     assert exchange.bound == {}
+
+
+def test_a_worker_ends_when_nobody_new_can_connect() -> None:
+    network = InProcessNetwork(Exchange(), "alpha")
+    worker = Worker(WorkerSettings("alpha", "memory://alpha:1", "memory://alpha:2"), network, SleepEngine())
+    network.on_death(OSError("too many open files"))
+    with pytest.raises(WorkerDied, match="its thread 'doorkeeper' died of OSError: too many open files"):
+        worker.run()
