@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from distredge.errors import EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
-from distredge.runtime.protocol.messages import Failed, Missing, Prepare, Ready, Retire, ToCoordinator
+from distredge.runtime.protocol.messages import Failed, Missing, Ready, Retire, ToCoordinator
+from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.protocol.transport import Endpoint
 from distredge.runtime.requester.checked import fits
 from distredge.runtime.requester.io_loop import Task
@@ -85,11 +86,17 @@ class Plans:
         yield from self._workers.connect(names, self._connect_s, back)
         addresses = [self._workers[name].for_others() for name in names]
         # Never the number of another coordinator's plan: what that one still sends must find no plan here.
-        plan = OpenPlan(secrets.randbits(61), deployment, slots, self._patience_s, self._leaves_out)
+        number = secrets.randbits(61)
+        messages = {
+            deployment.devices[i]: prepare_parts(
+                deployment.device_plan(i, number, slots, addresses), deployment.models(i)
+            )
+            for i in deployment.busy
+        }
+        plan = OpenPlan(number, deployment, slots, self._patience_s, self._leaves_out)
         self._plans[plan.number] = plan
-        for name, index in plan.indices.items():
-            device_plan = deployment.device_plan(index, plan.number, slots, addresses)
-            if not self._workers.tell(self._workers[name], Prepare(device_plan), deployment.models(index)):
+        for name, message in messages.items():
+            if not self._workers.tell(self._workers[name], *message):
                 plan.error = PeerTimeout(f"worker '{name}' is gone")
         return plan
 

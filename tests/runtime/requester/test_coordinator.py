@@ -21,7 +21,7 @@ from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.in_process_transport import InProcessNetwork
 from distredge.runtime.requester.coordinator import Coordinator
 from distredge.runtime.requester.leases import WorkerHeld, WorkerTaken
-from distredge.runtime.worker import control_plane, data_plane
+from distredge.runtime.worker import data_plane, preparing
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
 
@@ -165,6 +165,8 @@ def test_an_engine_that_refuses_a_sub_model_is_named(cell: Cell, graph, strategy
 class _BrokenEngine(OnnxRuntimeEngine):
     """Refuses every sub-model, or fails on every run of stage 1."""
 
+    warms_up = False
+
     def __init__(self, at: str) -> None:
         super().__init__()
         self._at = at
@@ -191,7 +193,8 @@ def test_a_plan_beyond_the_memory_is_refused(cell: Cell, graph, strategy, image)
         cell.start(name, memory_bytes=1000 if name == "alpha" else None)
     coordinator = cell.coordinator()
     with pytest.raises(
-        ExecutionError, match=r"worker 'alpha': needs .* bytes beside 0 of constants; the limit is 1000"
+        ExecutionError,
+        match=r"worker 'alpha': with it plans need .* for arrays, .*; the limit is 0.0 MB",
     ):
         coordinator.deploy(deploy(graph, strategy))
     without = make_strategy(graph, [(0, 1, 1)])
@@ -237,7 +240,7 @@ def test_damaged_constants_are_refused(cell: Cell, graph, strategy) -> None:
 
 def test_too_many_plans_are_refused(cell: Cell, running, graph, strategy) -> None:
     runner = running._runner
-    for _ in range(control_plane.MAX_PLANS):
+    for _ in range(preparing.MAX_PLANS):
         runner.loop.call(runner.plans.begin(deploy(graph, strategy), 1))
     with pytest.raises(ExecutionError, match="plans are here already; retire one first"):
         running.deploy(deploy(graph, strategy))

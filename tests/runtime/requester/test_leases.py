@@ -89,7 +89,7 @@ class Door:
             self.pings.release()
             return [m.Pong(message.token, 0, about, {})]
         if isinstance(message, m.Prepare):
-            return [m.Missing(message.plan.plan, ()), m.Ready(message.plan.plan, 0, 0.0)]
+            return [m.Missing(message.plan, ()), m.Ready(message.plan, 0, 0.0)]
         if isinstance(message, m.Goodbye):
             self.log.append(f"goodbye {self.name}")
             self.goodbye.set()
