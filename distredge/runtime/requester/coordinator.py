@@ -76,7 +76,8 @@ class Coordinator:
     @property
     def dropped(self) -> Counter[str]:
         """Messages that were dropped, by reason."""
-        return self._runner.frames.dropped + self._runner.workers.dropped
+        # Copied at once: the other thread goes on counting.
+        return Counter(dict(self._runner.frames.dropped)) + Counter(dict(self._runner.workers.dropped))
 
     @property
     def last_latency_s(self) -> float | None:

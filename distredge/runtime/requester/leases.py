@@ -18,8 +18,11 @@ from distredge.runtime.protocol.messages import Held
 RENEW_S: Final = 2.0
 """Between two messages to a worker whose lease is held."""
 
-MISSED_S: Final = 1.5 * RENEW_S
-"""A holder that has not been heard for this long may be gone; before, there is no use in waiting."""
+ASK_AGAIN_S: Final = 0.5
+"""Before a worker that somebody else holds is asked for again."""
+
+RENEWED_S: Final = 0.1
+"""By how much later a holder must have been heard to be seen alive; less is the time that messages take."""
 
 MOST_CHARACTERS: Final = 200
 
@@ -30,6 +33,26 @@ class WorkerHeld(ExecutionError):
 
 class WorkerTaken(ExecutionError):
     """Somebody else has taken a worker over."""
+
+
+class HeldBy:
+    """Who holds a worker, as it said at one time.
+
+    Args:
+        said: what it said.
+        now_s: when (monotonic).
+        before: what it said before that.
+    """
+
+    def __init__(self, said: Held, now_s: float, before: HeldBy | None) -> None:
+        self.said = said
+        self._heard_s = now_s - said.silent_s
+        self._ends_s = now_s + said.expires_s
+        self._renewed: bool = before is not None and (before._renewed or self._heard_s > before._heard_s + RENEWED_S)
+
+    def stays_beyond(self, until_s: float) -> bool:
+        """Whether there is no use in waiting until then: its holder lives, or the lease does not end by then."""
+        return self._renewed or self._ends_s > until_s
 
 
 def this_holder() -> str:
@@ -48,11 +71,6 @@ def held_by(name: str, held: Held) -> WorkerHeld:
         f"worker '{name}' is held by '{held.holder}' for {held.held_s:.3g} s, heard {held.silent_s:.2g} s ago; "
         "--take-over takes it"
     )
-
-
-def ask_again_s(held: Held) -> float:
-    """Returns in how many seconds a lease ends by itself; infinite while its holder renews it."""
-    return held.expires_s if held.silent_s >= MISSED_S else float("inf")
 
 
 def taken_by(name: str, holder: str) -> WorkerTaken:

@@ -31,7 +31,7 @@ ASKS: Final = 3
 
 LEAST_SILENT_S, MOST_SILENT_S = 0.25, 3.0
 SILENT: Final = 0.125
-"""Share of the deadline for which a worker or a connection must be silent, within those bounds."""
+"""Share of the deadline for which a worker, within those bounds, or a connection must be silent."""
 
 STUCK_AT_FIRST: Final = 0.25
 """The same for connections while no frame has come through: a slow one may take as long."""
@@ -186,10 +186,14 @@ class Watch:
             if key in links or (key[0].destination not in (device, REQUESTER))
         }
         watched.since_s = {key: now_s for key in links} | kept
-        enough_s = silent_s(watched.limit_s)
-        if not self._durations_s:
-            enough_s = max(enough_s, STUCK_AT_FIRST * watched.limit_s)
+        enough_s = self._stuck_s(watched.limit_s)
         return next((link for link, stage in links if now_s - watched.since_s[link, stage] >= enough_s), None)
+
+    def _stuck_s(self, limit_s: float) -> float:
+        """For how long rows must be on their way: a link may be slow, or have become slow."""
+        if not self._durations_s:
+            return max(LEAST_SILENT_S, STUCK_AT_FIRST * limit_s)
+        return max(LEAST_SILENT_S, SILENT * limit_s, SLOW * median(self._durations_s))
 
     def _waiting(self, watched: _Watched, device: int, situation: Situation | None) -> list[tuple[Link, int]]:
         """The connections over which a device waits for rows that have been sent."""

@@ -9,9 +9,10 @@ from typing import Protocol
 from distredge.errors import ExecutionError
 from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.messages import About, FrameFailed, Held, ToCoordinator
+from distredge.runtime.protocol.messages import About, FrameFailed, ToCoordinator
 from distredge.runtime.protocol.row_messages import Rows
 from distredge.runtime.protocol.transport import Endpoint
+from distredge.runtime.requester.leases import HeldBy
 
 
 class WorkerConnection:
@@ -26,7 +27,7 @@ class WorkerConnection:
         trouble: why not, as far as known.
         fatal: an error that waiting does not mend.
         ours: whether its lease is this coordinator's, as far as known, though it may have to be greeted again.
-        held: by whom else it is held, as it said last.
+        held: by whom else it is held, until it is greeted again; `held_before` as it said last.
         heard_s: when anything came in from it last (monotonic).
         answers: kind of answer -> the latest, and when it came in (monotonic nanoseconds).
     """
@@ -43,7 +44,8 @@ class WorkerConnection:
         self.greeting = False
         self.greet_again_s = 0.0
         self.ours = False
-        self.held: Held | None = None
+        self.held: HeldBy | None = None
+        self.held_before: HeldBy | None = None
         self.greeted = False
         self.echoed = False
         self.trouble = ""

@@ -39,7 +39,7 @@ from distredge.runtime.protocol.messages import (
 from distredge.runtime.protocol.row_messages import VersionMismatch, is_rows, read_head
 from distredge.runtime.protocol.transport import Bell, Endpoint, Network, NotConnected, Received
 from distredge.runtime.requester.io_loop import Task
-from distredge.runtime.requester.leases import RENEW_S, WorkerTaken, ask_again_s, held_by
+from distredge.runtime.requester.leases import ASK_AGAIN_S, RENEW_S, HeldBy, WorkerTaken, held_by
 from distredge.runtime.requester.worker_connection import Handler, WorkerConnection
 
 PINGS: Final = 8
@@ -126,7 +126,7 @@ class WorkerConnections:
         fresh = [worker for worker in wanted if not worker.ours]
         until_s = time.monotonic() + timeout_s
         for worker in wanted:
-            worker.wanted, worker.greeting, worker.held = True, False, None
+            worker.wanted, worker.greeting, worker.held, worker.held_before = True, False, None, None
             if isinstance(worker.fatal, WorkerTaken):
                 worker.fatal = None
         try:
@@ -137,8 +137,8 @@ class WorkerConnections:
                 if fatal is not None:
                     raise fatal
                 for worker in absent:
-                    if worker.held is not None and not (back or ask_again_s(worker.held) <= until_s - now_s):
-                        raise held_by(worker.name, worker.held)
+                    if worker.held is not None and not back and worker.held.stays_beyond(until_s):
+                        raise held_by(worker.name, worker.held.said)
                 if now_s >= until_s:
                     raise self._absent(absent, timeout_s)
                 yield min(until_s, now_s + 0.5)
@@ -164,8 +164,8 @@ class WorkerConnections:
         return self._absent(found, limit_s) if found else None
 
     def waited_for(self) -> tuple[str, ...]:
-        """The workers that are wanted and do not stand, each with what is known of why."""
-        return tuple(worker.told() for worker in self._by_name.values() if worker.wanted and not worker.stands)
+        """The workers that are wanted and do not stand, each with what is known of why; called by any thread."""
+        return tuple(worker.told() for worker in tuple(self._by_name.values()) if worker.wanted and not worker.stands)
 
     def renew(self, now_s: float) -> float:
         """Renews the leases when it is time; returns when it is next."""
@@ -350,9 +350,11 @@ class WorkerConnections:
     def _held(self, worker: WorkerConnection, message: Held) -> None:
         if not worker.greeting:
             return
-        worker.greeting, worker.held = False, message
+        now_s = time.monotonic()
+        worker.greeting = False
+        worker.held = worker.held_before = HeldBy(message, now_s, worker.held_before)
         worker.trouble = str(held_by(worker.name, message))
-        worker.greet_again_s = time.monotonic() + min(1.0, max(0.1, message.expires_s / 4))
+        worker.greet_again_s = now_s + min(ASK_AGAIN_S, max(0.05, message.expires_s))
 
     def _refused(self, worker: WorkerConnection, reason: str) -> None:
         greeting = worker.greeting

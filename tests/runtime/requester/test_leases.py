@@ -156,6 +156,14 @@ def test_a_lease_that_is_about_to_expire_is_waited_for(cell: Cell, doors: Doors,
     assert len(made["beta"].hellos) == 3
 
 
+def test_a_holder_that_lives_is_not_waited_for(cell: Cell, doors: Doors, graph, strategy) -> None:
+    """It has been heard again since the worker was asked for first."""
+    made = doors(beta=[ADA, ADA, ADA])
+    with pytest.raises(WorkerHeld, match="'beta' is held by 'ada@desk"):
+        cell.coordinator(connect_s=60.0).deploy(deploy(graph, strategy))
+    assert len(made["beta"].hellos) == 2
+
+
 def test_workers_are_taken_over_when_that_is_wanted(cell: Cell, doors: Doors, graph, strategy) -> None:
     made = doors()
     cell.coordinator(take_over=True).deploy(deploy(graph, strategy))

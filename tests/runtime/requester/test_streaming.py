@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from distredge.errors import ExecutionError, ModelError, PeerTimeout
+from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol.row_messages import Rows
 from distredge.runtime.requester.streaming import AHEAD
-from tests.runtime.conftest import Cell
+from tests.runtime.conftest import Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
 
 Inputs = dict[str, np.ndarray]
@@ -115,3 +116,29 @@ def test_a_closed_coordinator_fails_the_rest(running, image) -> None:
             assert "the coordinator was closed" in str(one.error)
     with pytest.raises(ExecutionError, match="the coordinator was closed"):
         running.infer(image)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_new_plan_loses_no_frame(running, graph, strategy, image, beside: bool) -> None:
+    """Frames stream on while it is prepared; each is computed by the old plan or by the new one."""
+    other = make_strategy(graph, [(0, 1, 1), (1, 0, 0)], head="gamma")
+    expected = [run_in_process(graph, each, image) for each in (strategy, other)]
+    assert not equal(*expected), "the two sum in another order"
+    over = threading.Event()
+
+    def source() -> Iterator[Inputs]:
+        while not over.is_set():
+            yield image
+
+    swap = running.deploy_beside if beside else running.deploy
+    thread = threading.Thread(target=swap, args=(deploy(graph, other), 2))
+    ran_on_new = 0
+    for one in running.stream(source(), deadline_s=20.0):
+        assert any(equal(one.result(), each) for each in expected)
+        if one.number == 3:
+            thread.start()
+        ran_on_new += equal(one.result(), expected[1])
+        if ran_on_new == 5:
+            over.set()
+    thread.join(20)
+    assert ran_on_new >= 5
