@@ -85,7 +85,7 @@ class Frames:
 
     def next_s(self, now_s: float) -> float:
         """When a frame that waits is due (monotonic seconds)."""
-        due_s = (r.not_before_s if r.not_before_s > now_s else r.until_s for r in self.waiting)
+        due_s = (min(r.not_before_s, r.until_s) if r.not_before_s > now_s else r.until_s for r in self.waiting)
         return min(due_s, default=float("inf"))
 
     def handle(self, plan: OpenPlan, event: FrameEvent) -> None:

@@ -294,13 +294,15 @@ class FrameBook:
         silent = [self._devices[d] for d in self._busy if d not in answers or d in mute]
         if silent:
             return f"{text}: {_names(silent)} not answer"
+        slowest = self._watch.slowest(frame, held.missing, held.deadline_s)
+        if slowest is not None and slowest[1]:
+            return f"{text}: {self._between(slowest[0])}"
         for device in self._busy:
             situation = answers[device]
             if situation is not None and situation.running:
                 return f"{text}: worker '{self._devices[device]}' is still computing stage {situation.waits_in}"
-        link = self._watch.slowest(frame, held.missing)
-        if link is not None:
-            return f"{text}: {self._between(link)}"
+        if slowest is not None:
+            return f"{text}: {self._between(slowest[0])}"
         for device in self._busy:
             situation = answers[device]
             if situation is None:

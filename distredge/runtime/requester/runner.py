@@ -83,6 +83,7 @@ class Runner:
         self.current: Deployment | None = None
         self.refusal: ExecutionError | None = None
         self._recovery: tuple[Recovery, Call[None]] | None = None
+        self._due_s = self._renew_s = 0.0
 
     def submit(self, request: Request) -> None:
         """Takes a frame that has its place in the room; called by any thread.
@@ -103,14 +104,20 @@ class Runner:
         """Does what is due; returns when something is next."""
         frames, now_s = self.frames, time.monotonic()
         frames.take_in()
-        frames.tick(now_s)
+        is_due = now_s >= self._due_s
+        if is_due:
+            frames.tick(now_s)
+            self._renew_s = self.workers.renew(now_s)
         self._swap()
         self._recover()
-        frames.start_waiting(now_s, self.refusal)
-        frames.expire(now_s, self._reason)
+        if frames.waiting:
+            frames.start_waiting(now_s, self.refusal)
+            if is_due:
+                frames.expire(now_s, self._reason)
         self.plans.retire_ended()
         self.plans.send_weights()
-        return min(self.plans.next_s, self.workers.renew(now_s), frames.next_s(now_s))
+        self._due_s = min(self.plans.next_s, self._renew_s, frames.next_s(now_s))
+        return self._due_s
 
     def _reason(self, waited_s: float) -> ExecutionError:
         """Why a frame could not be run in so many seconds."""

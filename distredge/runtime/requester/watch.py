@@ -142,12 +142,16 @@ class Watch:
         """What the workers said of a frame: device -> situation; None where it has seen nothing of it."""
         return self._frames[frame].answers
 
-    def slowest(self, frame: int, missing: Iterable[int]) -> Link | None:
+    def slowest(self, frame: int, missing: Iterable[int], now_s: float) -> tuple[Link, bool] | None:
         """The connection over which rows of a frame have been on their way for the longest; None without one.
 
         Args:
             frame: which.
             missing: devices whose outputs have not come in.
+            now_s: the time now.
+
+        Returns:
+            The connection, and whether it is silent.
         """
         late = set(missing)
         since_s = {
@@ -155,7 +159,10 @@ class Watch:
             for (link, _), since_s in self._frames[frame].since_s.items()
             if link.destination != REQUESTER or link.source in late
         }
-        return min(since_s, key=since_s.__getitem__, default=None)
+        link = min(since_s, key=since_s.__getitem__, default=None)
+        if link is None:
+            return None
+        return link, now_s - since_s[link] >= self._stuck_s(self._frames[frame].limit_s)
 
     def answered(
         self, frame: int, device: int, situation: Situation | None, now_s: float, missing: Iterable[int]

@@ -21,7 +21,7 @@ from tests.runtime.requester.conftest import read_any
 
 FREE = "free"
 ADA = m.Held("ada@desk (pid 12: deploy-strategy s.json)", 12.0, 0.3, 5.0)
-GONE = m.Held("bob@desk", 60.0, 9.0, 0.05)
+GONE = [m.Held("bob@desk", 60.0, 9.0, 0.05), m.Held("bob@desk", 90.0, 39.0, 0.05)]
 
 
 class Door:
@@ -151,7 +151,7 @@ def test_one_that_somebody_else_holds_is_an_error_and_the_others_are_given_back(
 
 
 def test_a_lease_that_is_about_to_expire_is_waited_for(cell: Cell, doors: Doors, graph, strategy) -> None:
-    made = doors(beta=[GONE, GONE])
+    made = doors(beta=list(GONE))
     cell.coordinator().deploy(deploy(graph, strategy))
     assert len(made["beta"].hellos) == 3
 
