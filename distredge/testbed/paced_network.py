@@ -50,6 +50,10 @@ class PacedNetwork:
         """Connections that were ended because of what they did, by reason and user."""
         return self._inner.dropped
 
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        """Tells of the inner network's threads; see `Network.on_death`."""
+        self._inner.on_death(tell)
+
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address; see `Network.bind`."""
         return self._paced(self._inner.bind(address, plane), plane)

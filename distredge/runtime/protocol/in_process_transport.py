@@ -156,6 +156,9 @@ class InProcessNetwork:
         """Nor is anybody's connection ended."""
         return {}
 
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        """There is no thread that could die."""
+
     def bind(self, address: str, plane: Plane) -> InProcessEndpoint:
         with self._exchange.changed:
             if address.endswith(":0"):

@@ -190,6 +190,9 @@ class Network(Protocol):
     def dropped(self) -> Mapping[str, int]:
         """Connections that were ended because of what they did, by reason and user."""
 
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        """Lets `tell` be called with what ended a thread of the network, at once if it has: nobody new can connect."""
+
     def close(self) -> None:
         """Closes every endpoint that is left."""
 
@@ -381,9 +384,6 @@ class ZmqNetwork:
         security: own keys and who may connect; None for plaintext, which only an explicit choice may lead to.
         resolve: gives the addresses of a host name. A connecting endpoint tries one after the other.
 
-    Attributes:
-        on_death: called, in another thread, with the error that ended the doorkeeper: nobody new can connect then.
-
     Raises:
         AuthError: if libzmq has no CURVE.
         TransportError: if this process may open hardly any more sockets.
@@ -402,7 +402,19 @@ class ZmqNetwork:
         self._bells: list[PipeBell] = []
         self._authenticator = Authenticator(security) if security is not None else None
         self._doorkeeper: Doorkeeper | None = None
-        self.on_death: Callable[[BaseException], None] = _nobody_told
+        self._tell_death: Callable[[BaseException], None] = _nobody_told
+        self._died: BaseException | None = None
+
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        with self._lock:
+            self._tell_death, died = tell, self._died
+        if died is not None:
+            tell(died)
+
+    def _has_died(self, error: BaseException) -> None:
+        with self._lock:
+            tell, self._died = self._tell_death, error
+        tell(error)
 
     @property
     def refused(self) -> int:
@@ -439,7 +451,7 @@ class ZmqNetwork:
         with self._lock:
             if self._doorkeeper is None:
                 self._doorkeeper = with_descriptors(
-                    lambda: Doorkeeper(self._context, self._authenticator, lambda error: self.on_death(error)),
+                    lambda: Doorkeeper(self._context, self._authenticator, self._has_died),
                     "cannot watch who connects",
                 )
             return self._doorkeeper
