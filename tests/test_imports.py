@@ -19,6 +19,7 @@ MAPPED = ("agents", "envs", "experiments", "profiles")
 _GROUND = {
     "errors",
     "checked_reading",
+    "child_processes",
     "chrome_trace",
     "folders",
     "metric_names",
@@ -30,6 +31,7 @@ _DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "pr
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "checked_reading": {"errors"},
+    "child_processes": set(),
     "chrome_trace": {"errors", "writing"},
     "metric_names": set(),
     "folders": {"errors"},
