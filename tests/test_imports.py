@@ -27,7 +27,7 @@ _GROUND = {
     "processors",
     "writing",
 }
-_DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "problem"}
+_DOMAIN = _GROUND | {"cluster_file", "model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "checked_reading": {"errors"},
@@ -40,7 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "writing": {"errors"},
     "model": {"errors", "folders", "writing"},
     "profiles": _GROUND | {"model"},
-    "cluster": _GROUND | {"model", "profiles"},
+    "cluster_file": {"errors", "checked_reading", "network_addresses"},
+    "cluster": _GROUND | {"cluster_file", "model", "profiles"},
     "strategy": _GROUND | {"model", "profiles", "cluster"},
     "timeline": _GROUND | {"model", "profiles", "cluster"},
     "problem": _GROUND | {"model", "profiles", "cluster", "strategy", "timeline"},

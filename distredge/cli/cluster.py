@@ -49,7 +49,8 @@ def cluster() -> None:
 @verbose_option
 def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) -> None:
     """Write a cluster file to start from."""
-    from distredge.cluster import FORMAT, load_cluster
+    from distredge.cluster import load_cluster
+    from distredge.cluster_file import FORMAT
     from distredge.errors import FileError
 
     if path.exists():

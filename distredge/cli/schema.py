@@ -12,7 +12,7 @@ from distredge.cli._options import verbose_option
 
 FORMATS = {
     "strategy": "distredge.strategy:StrategyFile",
-    "cluster": "distredge.cluster:ClusterFile",
+    "cluster": "distredge.cluster_file:ClusterFile",
     "profile": "distredge.profiles.schema:ProfileFile",
 }
 """Format -> the structure that its reader checks files against."""
