@@ -92,7 +92,7 @@ class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 @dataclass(frozen=True)
-class Board:
+class BoardEntry:
     """A device of a cluster file without what it computes and what its links carry.
 
     Attributes:
@@ -116,7 +116,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Boards:
+class BoardEntries:
     """The devices of a cluster file.
 
     Attributes:
@@ -126,7 +126,7 @@ class Boards:
     """
 
     name: str
-    devices: tuple[Board, ...]
+    devices: tuple[BoardEntry, ...]
     folder: Path
 
     @property
@@ -134,7 +134,7 @@ class Boards:
         """Names of the devices in their order."""
         return tuple(device.name for device in self.devices)
 
-    def device(self, name: str) -> Board:
+    def device(self, name: str) -> BoardEntry:
         """Returns a device by name.
 
         Raises:
@@ -146,19 +146,19 @@ class Boards:
         return found
 
 
-def read_boards(name_or_path: str | Path) -> Boards:
+def read_boards(name_or_path: str | Path) -> BoardEntries:
     """Returns the devices of a cluster; arguments and errors as of `read_cluster_file`, no other file is read."""
     file, where, folder = read_cluster_file(name_or_path)
     boards = []
     for index, entry in enumerate(file.device):
         address, control_port = place(entry, f"{where}: device[{index}]")
         boards.append(
-            Board(
+            BoardEntry(
                 entry.name, address, control_port, entry.data_port, entry.public_key, entry.threads,
                 entry.memory_bytes, entry.profile,
             )
         )  # fmt: skip
-    return Boards(file.name, tuple(boards), folder)
+    return BoardEntries(file.name, tuple(boards), folder)
 
 
 def read_cluster_file(name_or_path: str | Path) -> tuple[ClusterFile, str, Path]:
@@ -205,7 +205,7 @@ def place(entry: DeviceFile, where: str) -> tuple[str, int]:
         where: it stands, for messages.
 
     Raises:
-        ClusterError: if the address is none, or names another port.
+        ClusterError: if the address is none, names another port, or both planes have one.
     """
     try:
         host, port = read_address(entry.address)
@@ -214,4 +214,7 @@ def place(entry: DeviceFile, where: str) -> tuple[str, int]:
     if port is not None and entry.control_port not in (None, port):
         raise ClusterError(located(where, "address", entry.address, f"port {entry.control_port}, as control_port says"))
     given = entry.control_port if port is None else port
-    return host, CONTROL_PORT if given is None else given
+    control_port = CONTROL_PORT if given is None else given
+    if control_port == entry.data_port != 0:
+        raise ClusterError(located(where, "data_port", entry.data_port, "another port than the control port"))
+    return host, control_port

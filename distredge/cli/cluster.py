@@ -22,8 +22,8 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _THREADS = 4
 """Of a worker, and cores of a computer, until the user says otherwise."""
+_PROFILE = "default:pi3"
 _HERE = "this-machine"
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEYS_HELP = "Folder of keys; default: 'keys' beside the cluster file."
 
 
@@ -46,24 +46,48 @@ def cluster() -> None:
 @click.option("--rate-mbps", type=Number(0, above=True), default=100.0, show_default=True,
               help="Rate of every board's link, until you measure it.")  # fmt: skip
 @click.option("--rtt-ms", type=Number(0), default=2.0, show_default=True, help="Its round trip.")
+@json_option
 @verbose_option
-def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) -> None:
-    """Write a cluster file to start from."""
+def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float, as_json: bool) -> None:
+    """Write a cluster file to start from.
+
+    PROFILE is a shipped one, or a file of `distredge profile run`, by its path from where the cluster file will be.
+    Workers at one address are given ports of their own.
+    """
     from distredge.cluster import load_cluster
-    from distredge.cluster_file import FORMAT
     from distredge.errors import FileError
+    from distredge.runtime.hosting.boards import check_addresses
 
     if path.exists():
         raise FileError(f"{path}: is there already; give another name")
     check_writable(path)
-    name_of_file = _NOT_IN_NAMES.sub("-", path.stem).lstrip("-._")[:63] or "cluster"
     boards = [_board(text) for text in devices]
-    addresses = [address for _, address, _ in boards]
     link = f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"
-    hosts = _hosts(addresses)
+    try:
+        write(path, "\n".join(_lines(path, boards, link)) + "\n")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
+    name = str(path) if path.suffix == ".toml" else f"./{path}"
+    try:
+        made = load_cluster(name)
+        check_addresses(made)
+    except BaseException:
+        path.unlink()
+        raise
+    if as_json:
+        print_json({"cluster": made.name, "file": str(path), "devices": list(made.names)})
+        return
+    click.echo(f"wrote {path}; next: distredge keys {name}, which says what to copy to which board")
+
+
+def _lines(path: Path, boards: Sequence[tuple[str, str, str]], link: str) -> list[str]:
+    """The lines of a cluster file of boards, each its name, address and profile."""
+    from distredge.cluster_file import FORMAT
+
+    hosts = _hosts([address for _, address, _ in boards])
     lines = [
         f'format = "{FORMAT}"',
-        f'name = "{name_of_file}"',
+        f'name = "{_NOT_IN_NAMES.sub("-", path.stem).lstrip("-._")[:63] or "cluster"}"',
         'link_model = "shared"',
         "encrypted = true",
         "",
@@ -74,21 +98,45 @@ def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) 
     for host in dict.fromkeys(hosts.values()):
         cores = '"all"' if host == _HERE else f"{_THREADS}  # of its processor, which its workers share: correct it"
         lines += ["", "[[host]]", f'name = "{host}"', f"cores = {cores}"]
-    for name, address, profile in boards:
-        lines += ["", "[[device]]", f'name = "{name}"', f'profile = "{profile or "default:pi3"}"']
-        lines += [f'address = "{address}"', f"threads = {_THREADS}"]
+    for (name, address, profile), ports in zip(boards, _ports([a for _, a, _ in boards]), strict=True):
+        lines += ["", "[[device]]", f'name = "{name}"', f'profile = "{profile or _PROFILE}"']
+        lines += [f'address = "{address}"', *ports, f"threads = {_threads(path.parent, profile or _PROFILE)}"]
         lines += [f'host = "{hosts[_place(address)]}"'] if _place(address) in hosts else []
         lines += [link]
+    return lines
+
+
+def _ports(addresses: Sequence[str]) -> list[list[str]]:
+    """What to write of ports: nothing for a worker that has its address to itself, else what the others leave."""
+    from distredge.cluster_file import CONTROL_PORT, DATA_PORT
+    from distredge.network_addresses import OWN
+
+    asked = [(_HERE if place in OWN else place, port) for place, port in map(_place_and_port, addresses)]
+    taken = {(place, port) for place, port in asked if port is not None}
+    written = []
+    for place, port in asked:
+        lines = []
+        control = port
+        if control is None:
+            control = next(free for free in range(CONTROL_PORT, 65536) if (place, free) not in taken)
+            lines += [f"control_port = {control}"] if control != CONTROL_PORT else []
+        taken.add((place, control))
+        data = next(free for free in (DATA_PORT, *range(control + 1, 65536)) if (place, free) not in taken)
+        lines += [f"data_port = {data}"] if data != DATA_PORT else []
+        taken.add((place, data))
+        written.append(lines)
+    return written
+
+
+def _threads(folder: Path, profile: str) -> int:
+    """Threads that a profile was measured with; one that cannot be read is refused later, with the file."""
+    from distredge.errors import ProfileError
+    from distredge.profiles.compute import load_profile
+
     try:
-        write(path, "\n".join(lines) + "\n")
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
-    try:
-        load_cluster(str(path) if path.suffix == ".toml" else f"./{path}")
-    except BaseException:
-        path.unlink()
-        raise
-    click.echo(f"wrote {path}; next: distredge keys {path}, then on each board: distredge worker --cluster {path.name}")
+        return load_profile(folder / profile if profile.endswith(".json") else profile).board.threads
+    except ProfileError:
+        return _THREADS
 
 
 def _board(text: str) -> tuple[str, str, str]:
@@ -102,21 +150,27 @@ def _board(text: str) -> tuple[str, str, str]:
     return name, address, profile
 
 
-def _place(address: str) -> str:
-    """The computer of an address, without the port; an address that cannot be read is refused later, with the file."""
+def _place_and_port(address: str) -> tuple[str, int | None]:
+    """Computer and port of an address; one that cannot be read is refused later, with the file."""
     from distredge.network_addresses import read_address
 
     try:
-        return read_address(address)[0]
+        return read_address(address)
     except ValueError:
-        return address
+        return address, None
+
+
+def _place(address: str) -> str:
+    return _place_and_port(address)[0]
 
 
 def _hosts(addresses: Sequence[str]) -> dict[str, str]:
     """Computers on which several workers are, or a worker beside the requester: address -> name of the host."""
+    from distredge.network_addresses import OWN
+
     places = [_place(address) for address in addresses]
-    several = [place for place in dict.fromkeys(places) if place in _LOOPBACK or places.count(place) > 1]
-    return {place: _HERE if place in _LOOPBACK else f"host-{k}" for k, place in enumerate(several)}
+    several = [place for place in dict.fromkeys(places) if place in OWN or places.count(place) > 1]
+    return {place: _HERE if place in OWN else f"host-{k}" for k, place in enumerate(several)}
 
 
 @cluster.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -76,6 +77,12 @@ def probe(
             for flow in flows:
                 links.append(_link(network, flow, repeats, timeout_s))
                 say(_line(links[-1]))
+            if between is None:
+                result["cluster_file"] = _for_the_cluster_file(links)
+                for name, ways in result["cluster_file"].items():
+                    say(f"for {name} in the cluster file, in place of its link:")
+                    for way, link in ways.items():
+                        say(f"    {_as_toml(way, link)}")
             result["together"] = _together(network, addresses, between is not None, timeout_s, say)
             if is_local(made, wanted) and result["together"]["verdict"] != "separate":
                 say("    (workers of one machine share its cores and memory, whatever lies between them)")
@@ -154,6 +161,27 @@ def _line(found: dict[str, Any]) -> str:
         f"{found['source']} > {found['destination']}: round trip {1e3 * found['rtt_s']:.3f} ms, "
         f"{1e3 * found['fixed_s']:.3f} ms per message, {rate}\n    there and an empty answer back: {sizes}"
     )
+
+
+def _for_the_cluster_file(links: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each worker's link is in a cluster file; what messages cost its processor is in its profile.
+
+    Args:
+        links: to and from each worker in turn, as `_link` returns them.
+    """
+    return {
+        there["destination"]: {
+            way: {"rate_bps": "unbounded" if link["rate_bps"] is None else link["rate_bps"], "rtt_s": link["rtt_s"]}
+            for way, link in (("uplink", back), ("downlink", there))
+        }
+        for there, back in zip(links[::2], links[1::2], strict=True)
+    }
+
+
+def _as_toml(way: str, link: dict[str, Any]) -> str:
+    rate = link["rate_bps"] if isinstance(link["rate_bps"], float) else math.inf
+    text = f"{rate:.3g}" if math.isfinite(rate) else '"unbounded"'
+    return f"{way} = {{ rate_bps = {text}, rtt_s = {link['rtt_s']:.2g} }}"
 
 
 def _size(size_bytes: int) -> str:
