@@ -91,10 +91,10 @@ def _lines(path: Path, boards: Sequence[tuple[str, str, str]], link: str) -> lis
         'link_model = "shared"',
         "encrypted = true",
         "",
-        "[requester]",
+        # A rate given here would stay as it is when the boards' are measured.
+        "[requester]  # its link is as fast as the fastest board's, unless one is given here",
     ]
     lines += [f'host = "{_HERE}"'] if _HERE in hosts.values() else []
-    lines += [link]
     for host in dict.fromkeys(hosts.values()):
         cores = '"all"' if host == _HERE else f"{_THREADS}  # of its processor, which its workers share: correct it"
         lines += ["", "[[host]]", f'name = "{host}"', f"cores = {cores}"]

@@ -113,6 +113,8 @@ class Walk:
             assert count == 1
             text = before + middle + after
         file.write_text(text)
+        # No rate that was guessed is left.
+        assert "rate_bps = 1e+08" not in text
 
     def start(self, folder: Path, *words: str) -> subprocess.Popen[str]:
         """Starts `distredge` as a process of its own."""
