@@ -232,15 +232,18 @@ def stop(cluster_name: str, as_json: bool) -> None:
 def status(cluster_name: str, keys_path: Path | None, plaintext: bool, timeout_s: float, as_json: bool) -> None:
     """Ask every worker how it is; exit code 1 when one does not answer."""
     from distredge.cluster import load_cluster
+    from distredge.runtime.hosting.boards import is_local, start_on_boards
 
     made = load_cluster(cluster_name)
     addresses, keys = _reach(made, cluster_name, keys_path, plaintext)
-    found = _ask_all(addresses, keys, timeout_s)
+    found, silent = _ask_all(addresses, keys, timeout_s)
     if as_json:
         print_json(found)
     else:
         for name, state in found.items():
             click.echo(f"{name}: {_line(state)}")
+    if silent and not as_json and not is_local(made, made.names):
+        click.echo(start_on_boards(cluster_name, silent))
     if any("error" in state for state in found.values()):
         raise SystemExit(1)
 
@@ -263,40 +266,36 @@ def _reach(
     return worker_addresses(made, made.names, keys.public if keys is not None else None), keys
 
 
-def _ask_all(addresses: tuple[WorkerAddress, ...], keys: Keys | None, timeout_s: float) -> dict[str, dict[str, Any]]:
-    import time
-    from concurrent.futures import ThreadPoolExecutor
-
-    from distredge.errors import ExecutionError
-    from distredge.runtime.links.one_link import ping
+def _ask_all(
+    addresses: tuple[WorkerAddress, ...], keys: Keys | None, timeout_s: float
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What each worker says, and those that say nothing."""
+    from distredge.errors import ExecutionError, PeerTimeout
+    from distredge.runtime.links.one_link import ask_all
     from distredge.runtime.protocol.transport import ZmqNetwork
 
     network = ZmqNetwork(keys.for_requester() if keys is not None else None)
-
-    def ask(address: WorkerAddress) -> dict[str, Any]:
-        started_s = time.monotonic()
-        try:
-            pong = ping(network, address, timeout_s)
-        except ExecutionError as error:
-            return {"control": address.control, "error": str(error)}
-        about = pong.about
-        return {
+    try:
+        answers = ask_all(network, addresses, timeout_s)
+    finally:
+        network.close()
+    found: dict[str, dict[str, Any]] = {}
+    for address, answer in zip(addresses, answers.values(), strict=True):
+        if isinstance(answer, ExecutionError):
+            found[address.name] = {"control": address.control, "error": str(answer)}
+            continue
+        about = answer.pong.about
+        found[address.name] = {
             "control": address.control,
-            "answered_s": time.monotonic() - started_s,
+            "answered_s": answer.after_s,
             "version": about.version,
             "engine": about.engine,
             "providers": list(about.providers),
             "threads": about.threads,
             "plans": len(about.plans),
-            "dropped": dict(pong.dropped),
+            "dropped": dict(answer.pong.dropped),
         }
-
-    try:
-        # A thread and a socket each: one that does not answer keeps nobody waiting.
-        with ThreadPoolExecutor(len(addresses)) as pool:
-            return dict(zip([a.name for a in addresses], pool.map(ask, addresses), strict=True))
-    finally:
-        network.close()
+    return found, [name for name, answer in answers.items() if isinstance(answer, PeerTimeout)]
 
 
 def _line(state: dict[str, Any]) -> str:
@@ -304,6 +303,11 @@ def _line(state: dict[str, Any]) -> str:
         return str(state["error"])
     dropped = {why: count for why, count in state["dropped"].items() if count}
     return (
-        f"distredge {state['version']}, {state['engine']} ({state['providers'][0]}), {state['threads']} threads, "
-        f"{state['plans']} plans" + (f", dropped {dropped}" if dropped else "")
+        f"distredge {state['version']}, {state['engine']} ({state['providers'][0]}), "
+        f"{_count(state['threads'], 'thread')}, {_count(state['plans'], 'plan')}"
+        + (f", dropped {dropped}" if dropped else "")
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from distredge.runtime.protocol.addresses import WorkerAddress
     from distredge.runtime.protocol.transport import ZmqNetwork
 
+_ANSWER_S = 10.0
+"""Within which a worker says that it is there; a link may take longer to be measured."""
+
 
 @click.command()
 @click.option("--cluster", "cluster_name", required=True, help="A cluster file, or a shipped one such as this-machine.")
@@ -68,7 +71,7 @@ def probe(
     check_writable(trace_path)
     say = (lambda line: None) if as_json else click.echo
     result: dict[str, Any] = {"cluster": made.name, "encrypted": not plaintext}
-    with _workers(made, cluster_name, wanted, keys_path, plaintext) as (network, addresses):
+    with _workers(made, cluster_name, wanted, keys_path, plaintext, timeout_s) as (network, addresses):
         flows = _flows(addresses, between is not None)
         if trace_path is not None:
             result["trace"] = _follow(network, flows[0], trace_path, seconds, every_s, timeout_s, say)
@@ -87,7 +90,7 @@ def probe(
             if is_local(made, wanted) and result["together"]["verdict"] != "separate":
                 say("    (workers of one machine share its cores and memory, whatever lies between them)")
     if trace_path is None and not plaintext and is_local(made, wanted):
-        with _workers(made, cluster_name, wanted[:2], keys_path, True) as (network, addresses):
+        with _workers(made, cluster_name, wanted[:2], keys_path, True, timeout_s) as (network, addresses):
             plain = _link(network, _flows(addresses, between is not None)[0], repeats, timeout_s)
         result["encryption"] = _encryption(result["links"][0], plain)
         say(
@@ -100,7 +103,7 @@ def probe(
 
 @contextmanager
 def _workers(
-    made: Cluster, cluster_name: str, wanted: tuple[str, ...], keys_path: Path | None, plaintext: bool
+    made: Cluster, cluster_name: str, wanted: tuple[str, ...], keys_path: Path | None, plaintext: bool, timeout_s: float
 ) -> Iterator[tuple[ZmqNetwork, tuple[WorkerAddress, ...]]]:
     """Reaches the workers, starting them where the cluster is this machine."""
     from distredge.runtime.hosting.boards import cluster_keys, is_local, keys_folder, worker_addresses
@@ -122,7 +125,26 @@ def _workers(
             addresses = worker_addresses(made, wanted, keys.public if keys is not None else None)
         network = ZmqNetwork(keys.for_requester() if keys is not None else None)
         stack.callback(network.close)
+        if not is_local(made, wanted):
+            _check_answering(network, addresses, cluster_name, min(timeout_s, _ANSWER_S))
         yield network, addresses
+
+
+def _check_answering(
+    network: ZmqNetwork, addresses: tuple[WorkerAddress, ...], cluster_name: str, timeout_s: float
+) -> None:
+    """Names every worker that is not there before the first link is measured."""
+    from distredge.errors import ExecutionError, PeerTimeout
+    from distredge.runtime.hosting.boards import start_on_boards
+    from distredge.runtime.links.one_link import ask_all
+
+    answers = ask_all(network, addresses, timeout_s)
+    silent = {name: answer for name, answer in answers.items() if isinstance(answer, PeerTimeout)}
+    if silent:
+        raise PeerTimeout(f"{'; '.join(map(str, silent.values()))}; {start_on_boards(cluster_name, silent)}")
+    for answer in answers.values():
+        if isinstance(answer, ExecutionError):
+            raise answer
 
 
 def _flows(addresses: tuple[WorkerAddress, ...], between: bool) -> tuple[Flow, ...]:

@@ -128,8 +128,22 @@ def _check_there(folder: Path, name: str) -> None:
             )
 
 
+def start_on_boards(cluster_file: str, names: Iterable[str]) -> str:
+    """What to do where workers do not answer.
+
+    Args:
+        cluster_file: as the command was given it.
+        names: of the workers.
+    """
+    lines = "; ".join(f"distredge worker --cluster {Path(cluster_file).name} --name {name}" for name in names)
+    return f"is it started, and do its ports get through? On the board: {lines}"
+
+
 def worker_addresses(
-    cluster: Cluster, names: Iterable[str], public_keys: Mapping[str, str] | None
+    cluster: Cluster,
+    names: Iterable[str],
+    public_keys: Mapping[str, str] | None,
+    resolve: Resolve = network_addresses.resolve,
 ) -> tuple[WorkerAddress, ...]:
     """Where the workers of a cluster file are.
 
@@ -137,6 +151,7 @@ def worker_addresses(
         cluster: the cluster.
         names: devices wanted.
         public_keys: name -> key; None without encryption.
+        resolve: gives the addresses of a name; one that has none is warned of, as it may get one.
 
     Raises:
         ClusterError: if a device has no fixed control port, or shares it with another.
@@ -154,9 +169,21 @@ def worker_addresses(
         if public_keys is not None and name not in public_keys:
             raise KeyFileError(f"no public key of '{name}'; {MAKE_KEYS}")
         key = public_keys[name] if public_keys is not None else ""
+        _warn_of_no_address(device, resolve)
         control, data = tcp(device.address, device.control_port), tcp(device.address, device.data_port)
         found.append(WorkerAddress(name, control, data, key))
     return tuple(found)
+
+
+def _warn_of_no_address(device: Place, resolve: Resolve) -> None:
+    if is_numeric(device.address):
+        return
+    try:
+        resolve(device.address)
+    except OSError as error:
+        _log.warning(
+            "device '%s': its name '%s' has no address here: %s", device.name, device.address, error.strerror or error
+        )
 
 
 def memory_limit_bytes(board: BoardEntry, folder: Path) -> int | None:

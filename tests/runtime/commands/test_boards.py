@@ -79,6 +79,15 @@ def test_a_board_that_stays_away_is_named_in_time(boards) -> None:
     status = distredge(folder, "cluster", "status", "boards.toml", "--timeout", "1")
     assert status.returncode == 1
     assert "beta: worker 'beta' at tcp://127.0.0.1:" in status.stdout
+    hint = (
+        "is it started, and do its ports get through? On the board: distredge worker --cluster boards.toml --name beta"
+    )
+    assert status.stdout.splitlines()[-1] == hint
+    # Before any link is measured, though the first two are there.
+    probed = distredge(folder, "probe", "--cluster", "boards.toml", "--timeout", "1")
+    assert (probed.returncode, probed.stdout) == (1, "")
+    assert probed.stderr.startswith("error: worker 'beta' at tcp://127.0.0.1:")
+    assert probed.stderr.endswith(f"; {hint}\n")
 
 
 def test_keys_of_another_set_are_refused(boards) -> None:
@@ -90,6 +99,18 @@ def test_keys_of_another_set_are_refused(boards) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "the handshake broke off: the keys may not fit" in done.stderr or "cannot reach workers" in done.stderr
+
+
+def test_probing_with_keys_of_another_set_does_not_ask_for_workers_to_be_started(boards) -> None:
+    folder, workers = boards
+    assert distredge(folder, "keys", "boards.toml", "--out", "other").returncode == 0
+    for worker in workers:
+        assert worker.stdout.readline()
+    for words in (("probe", "--cluster", "boards.toml"), ("cluster", "status", "boards.toml")):
+        done = distredge(folder, *words, "--keys", "other", "--timeout", "20")
+        assert done.returncode == 1
+        assert "the keys may not fit" in done.stdout + done.stderr
+        assert "is it started" not in done.stdout + done.stderr
 
 
 def test_keys_that_cannot_be_used_are_wrong_input(folder: Path, ports: list[int]) -> None:

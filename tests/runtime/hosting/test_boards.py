@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from distredge.cluster import Cluster, Device, Requester
 from distredge.cluster_file import BoardEntries, BoardEntry
 from distredge.errors import ClusterError, FileError, ProfileError
 from distredge.profiles.compute import load_profile, write_profile
-from distredge.runtime.hosting.boards import check_addresses, cluster_keys, memory_limit_bytes
+from distredge.runtime.hosting.boards import check_addresses, cluster_keys, memory_limit_bytes, worker_addresses
 from distredge.runtime.protocol.security import make_keys, write_keys
 
 
@@ -88,3 +89,17 @@ def test_missing_keys_are_said_to_be_elsewhere_not_to_be_made_anew(tmp_path: Pat
     (tmp_path / "requester.secret").unlink()
     with pytest.raises(FileError, match=r"requester\.secret: is not here; make keys with"):
         cluster_keys(cluster, tmp_path)
+
+
+def test_a_name_without_an_address_is_said_before_it_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    def resolve(name: str) -> tuple[str, ...]:
+        if name == "gone.local":
+            raise OSError(-2, "Name or service not known")
+        return ("10.0.0.2",)
+
+    places = (("a", "gone.local"), ("b", "here.local"), ("c", "10.0.0.3"))
+    cluster = Cluster("mine", Requester(), tuple(Device(n, load_profile("nano"), address=at) for n, at in places))
+    with caplog.at_level(logging.WARNING):
+        found = worker_addresses(cluster, cluster.names, None, resolve)
+    assert [worker.control for worker in found] == [f"tcp://{at}:5700" for _, at in places]
+    assert caplog.messages == ["device 'a': its name 'gone.local' has no address here: Name or service not known"]
