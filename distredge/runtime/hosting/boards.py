@@ -64,6 +64,9 @@ def check_addresses(cluster: Members) -> None:
     """
     taken: dict[tuple[str, int], tuple[str, str]] = {}
     for device in cluster.devices:
+        if device.control_port == 0:
+            # A worker that this machine starts itself, at ports that the system chooses.
+            continue
         address = OWN[0] if device.address in OWN else device.address
         for key, port in (("control_port", device.control_port), ("data_port", device.data_port)):
             if port == 0:
