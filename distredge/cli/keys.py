@@ -64,18 +64,16 @@ def _copying(board: BoardEntry, cluster_file: Path, folder: Path) -> list[str]:
         return []
     # scp takes what stands before the first colon for the host.
     host = f"[{board.address}]" if ":" in board.address else board.address
-    # Where the profile is shipped, or is one place for all, the board has it.
-    is_file = board.profile.endswith(".json") and board.memory_bytes is None and not Path(board.profile).is_absolute()
-    beside = Path(board.profile).parent if is_file else Path()
-    folders = [KEYS_FOLDER, *([str(beside)] if beside != Path() else [])]
-    keys = [str(folder / name) for name in (PUBLIC_FILE, f"{board.name}.secret")]
-    copies = [([str(cluster_file)], ""), (keys, f"{KEYS_FOLDER}/")]
-    if is_file:
-        profile = str(cluster_file.parent / board.profile)
-        copies.insert(1, ([profile], "" if beside == Path() else f"{beside}/"))
-    if copies[0][1] == copies[1][1]:
-        copies[:2] = [([*copies[0][0], *copies[1][0]], "")]
+    # Folder there -> files here that go into it.
+    copies: dict[str, list[str]] = {"": [str(cluster_file)]}
+    # A shipped profile is there already, and an absolute path is the same everywhere.
+    profile = Path(board.profile)
+    if profile.suffix == ".json" and board.memory_bytes is None and not profile.is_absolute():
+        beside = "" if profile.parent == Path() else f"{profile.parent}/"
+        copies.setdefault(beside, []).append(str(cluster_file.parent / profile))
+    copies[f"{KEYS_FOLDER}/"] = [str(folder / name) for name in (PUBLIC_FILE, f"{board.name}.secret")]
+    made = [to.rstrip("/") for to in copies if to]
     return [
-        shlex.join(["ssh", board.address, "mkdir", "-p", "-m", "700", *folders]),
-        *(shlex.join(["scp", "-p", *files, f"{host}:{to}"]) for files, to in copies),
+        shlex.join(["ssh", board.address, "mkdir", "-p", "-m", "700", *made]),
+        *(shlex.join(["scp", "-p", *files, f"{host}:{to}"]) for to, files in copies.items()),
     ]

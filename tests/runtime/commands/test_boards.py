@@ -191,7 +191,7 @@ def test_keys_says_what_to_copy_where(folder: Path) -> None:
         "ssh 192.168.1.11 mkdir -p -m 700 keys",
         "scp -p c.toml 192.168.1.11:",
         "scp -p 'my keys/public.json' 'my keys/a.secret' 192.168.1.11:keys/",
-        "ssh fd00::1 mkdir -p -m 700 keys boards",
+        "ssh fd00::1 mkdir -p -m 700 boards keys",
         "scp -p c.toml '[fd00::1]:'",
         "scp -p boards/b.json '[fd00::1]:boards/'",
         "scp -p 'my keys/public.json' 'my keys/b.secret' '[fd00::1]:keys/'",
