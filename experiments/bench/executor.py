@@ -54,10 +54,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from distredge.experiments.common.executor_messages import large_rows, processor_time, round_trips
-from distredge.experiments.common.executor_models import CASES, Effort, Measured, measure_case, model
+from distredge.experiments.common.executor_models import Effort, Measured, measure_case
 from distredge.experiments.common.executor_path import speedup_bound
+from distredge.experiments.common.executor_plain import CASES, model
 from distredge.experiments.common.executor_streams import memory_growth, streaming, swaps
-from distredge.experiments.common.executor_workers import Figure, own_cores
+from distredge.experiments.common.executor_workers import Figure, own_cores, pin_process
 from distredge.latency.kernel.kernel import warm
 from distredge.runtime.hosting.message_costs import SIZES
 
@@ -123,12 +124,14 @@ def main() -> int:
     began_s = time.monotonic()
     measured: dict[str, Measured] = {}
     for name in options.only:
+        # Both ends of `message_costs` start where this process may be.
+        pin_process(os.getpid(), cores.all if name == "messages" else cores.requester)
         if name in CASES:
             measured[name] = models(name, settings, lines)
         else:
             OTHERS[name](settings, lines)
     over_bound(measured, lines)
-    lines.also("cores", len({*cores.workers, *cores.requester}))
+    lines.also("cores", len(cores.all))
     lines.also("requester_shares_cores", cores.shared)
     lines.also("seconds", round(time.monotonic() - began_s, 1))
     print(json.dumps(lines.figures))

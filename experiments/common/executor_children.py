@@ -1,8 +1,8 @@
 """What the executor is compared with, each in a process of its own that answers over a pipe.
 
-`plain_model`: ONNX Runtime alone. `tcp_sender` and `tcp_receiver`: bytes over one TCP connection. `bare_end`: one end
-of a pair of pyzmq sockets, DEALER to ROUTER, that sends and receives the frames that a worker does, and nothing else:
-no checks, no packing, no placing, no Python beyond polling, `recv_multipart(copy=False)` and `send_multipart`.
+`tcp_sender` and `tcp_receiver`: bytes over one TCP connection. `bare_end`: one end of a pair of pyzmq sockets, DEALER
+to ROUTER, that sends and receives the frames that a worker does, and nothing else: no checks, no packing, no placing,
+no Python beyond polling, `recv_multipart(copy=False)` and `send_multipart`. `executor_plain` has ONNX Runtime alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FILLED_BYTES = 16 << 20
 
 
 class Child:
-    """A process that runs one of the functions below, pinned, and answers what it is asked."""
+    """A process that runs a function, pinned, and answers what it is asked."""
 
     def __init__(self, target: Callable[..., None], cores: Sequence[int], *arguments: Any) -> None:
         # A new interpreter: a fork would take over sockets and threads.
@@ -68,7 +68,7 @@ class Child:
 
 @contextmanager
 def child(target: Callable[..., None], cores: Sequence[int], *arguments: Any) -> Iterator[Child]:
-    """A process that runs a function of this module until the block ends."""
+    """A process that runs a function until the block ends."""
     started = Child(target, cores, *arguments)
     try:
         yield started
@@ -83,45 +83,6 @@ def _start(pipe: Connection, cores: tuple[int, ...], target: Callable[..., None]
     except (EOFError, OSError):
         # The parent closed the pipe.
         return
-
-
-# ONNX Runtime alone.
-
-
-def plain_model(pipe: Connection, name: str, end: str) -> None:
-    """Runs a whole model with one thread; asked for a number of frames, answers their seconds.
-
-    Args:
-        pipe: to the parent.
-        name: in the zoo.
-        end: tensor at which it ends; "" for its own outputs.
-    """
-    from distredge.experiments.common.exact import without_weights
-    from distredge.experiments.common.executor_models import model
-    from distredge.runtime.buffers import allocate
-    from distredge.runtime.engine import OnnxRuntimeEngine
-
-    graph = model(name, end)
-    large = [tensor for tensor, array in graph.constants.items() if array.nbytes > 1024]
-    engine = OnnxRuntimeEngine()
-    loaded = engine.load(without_weights(graph, frozenset(large)), {tensor: graph.weight(tensor) for tensor in large})
-    ports = [
-        {tensor: allocate(graph.tensors[tensor].shape, graph.tensors[tensor].dtype) for tensor in names}
-        for names in (graph.input_names, graph.output_names)
-    ]
-    rng = np.random.default_rng(0)
-    for array in ports[0].values():
-        array[...] = rng.standard_normal(array.shape)
-    run = loaded.bind(ports[0], ports[1], 0)
-    run()
-    pipe.send("ready")
-    while True:
-        seconds = []
-        for _ in range(pipe.recv()):
-            began_s = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - began_s)
-        pipe.send(seconds)
 
 
 # Bytes over TCP.

@@ -134,8 +134,7 @@ def processor_time(encrypted: bool, rounds: int, seconds: float) -> dict[str, li
         "worker" and "bare" -> one list for each size, a figure per round.
     """
     found: dict[str, list[list[float]]] = {"worker": [[] for _ in SIZES], "bare": [[] for _ in SIZES]}
-    everywhere = own_cores()
-    cores = sorted({*everywhere.workers, *everywhere.requester})
+    cores = own_cores().all
     with bare_pair(encrypted, [cores, cores]) as pair:
         for _ in range(rounds):
             ends = measure_ends(make_keys(("sender", "receiver")) if encrypted else None, seconds)

@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-import numpy as np
-import onnx
-
 from distredge.cluster import Cluster, load_cluster
-from distredge.experiments.common.executor_children import Child, child, plain_model
+from distredge.experiments.common.executor_children import Child, child
 from distredge.experiments.common.executor_messages import tcp_pair
 from distredge.experiments.common.executor_path import computed_in, critical_path_s, overhead
+from distredge.experiments.common.executor_plain import Case, model, plain_model
 from distredge.experiments.common.executor_workers import Figure, Running, noise_for, own_cores, running
 from distredge.experiments.common.fidelity_records import PROFILE
-from distredge.model.capture import from_onnx, load_model
 from distredge.model.graph import Graph
 from distredge.model.rows import even_cuts
 from distredge.planners import plan
@@ -37,53 +34,6 @@ MOST_FRAMES = 200
 """Of a phase: records of more are not kept."""
 
 PLANNING_S = 2.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model that is measured: name in the zoo, and the tensor at which it ends ("": its own outputs)."""
-
-    model: str
-    end: str = ""
-
-
-CASES = {
-    "vgg16_conv": Case("vgg16", "pool5"),
-    "vgg16": Case("vgg16"),
-    "resnet50": Case("resnet50"),
-    "mobilenet_v2": Case("mobilenet-v2"),
-}
-
-
-@functools.cache
-def model(name: str, end: str = "") -> Graph:
-    """Returns a model of the zoo with seeded weights, or its beginning.
-
-    Args:
-        name: in the zoo.
-        end: tensor that is the output instead of the model's own; "" for these.
-    """
-    graph = load_model(name)
-    return beginning(graph, end) if end else graph
-
-
-def beginning(graph: Graph, end: str) -> Graph:
-    """Returns what a model computes up to a tensor, without the constants of the rest."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(graph.skeleton)
-    wanted, nodes = {end}, []
-    for node in reversed(skeleton.graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            nodes.append(node)
-    constants = [onnx.numpy_helper.from_array(graph.weight(name), name) for name in graph.constants if name in wanted]
-    tensor = graph.tensors[end]
-    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
-    output = onnx.helper.make_tensor_value_info(end, element, tensor.shape)
-    name = f"{graph.name}-{end}"
-    made = onnx.helper.make_graph(nodes[::-1], name, list(skeleton.graph.input), [output], constants)
-    opsets = list(skeleton.opset_import)
-    return from_onnx(onnx.helper.make_model(made, opset_imports=opsets, ir_version=skeleton.ir_version))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from typing import Final
 import psutil
 
 from distredge.experiments.common.executor_children import child
-from distredge.experiments.common.executor_models import CASES, WARM_UP, candidates, halves, model
+from distredge.experiments.common.executor_models import WARM_UP, candidates, halves
 from distredge.experiments.common.executor_path import computed_in
+from distredge.experiments.common.executor_plain import CASES, model
 from distredge.experiments.common.executor_workers import (
     Arrays,
     Ended,

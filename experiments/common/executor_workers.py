@@ -43,6 +43,11 @@ class Cores:
     requester: tuple[int, ...]
 
     @property
+    def all(self) -> tuple[int, ...]:
+        """All of them."""
+        return tuple(sorted({*self.workers, *self.requester}))
+
+    @property
     def shared(self) -> bool:
         """Whether the requester shares the workers' cores."""
         return bool(set(self.workers) & set(self.requester))
