@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from distredge.cluster import Cluster, load_cluster
 from distredge.experiments.common.executor_children import Child, child
 from distredge.experiments.common.executor_messages import tcp_pair
-from distredge.experiments.common.executor_path import computed_in, critical_path_s, overhead
+from distredge.experiments.common.executor_path import computed_in, critical_path_s, overhead, speedup_bound
 from distredge.experiments.common.executor_plain import Case, model, plain_model
 from distredge.experiments.common.executor_workers import Figure, Running, noise_for, own_cores, running
 from distredge.experiments.common.fidelity_records import PROFILE
@@ -33,7 +33,7 @@ WARM_UP = 3
 MOST_FRAMES = 200
 """Of a phase: records of more are not kept."""
 
-PLANNING_S = 2.0
+PLANNING_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Measured:
 
     Attributes:
         seconds: "plain" (ONNX Runtime alone on one core), "both" (two of these at the same time, a core each), "one"
-            (a single worker), "two" and "two_curve" (two workers) -> seconds of each frame.
+            (a single worker), "two" and "two_curve" (two workers) -> seconds of each frame; "before_head" as "plain",
+            of what is split.
         overheads: "two" and "two_curve" -> of each frame, `executor_path.overhead`.
         tcp_bytes_per_s: raw TCP in the same rounds.
         chosen: what was run on two workers.
@@ -86,6 +87,10 @@ class Measured:
         two, one = self.figure(name), self.one_core
         return Figure(one.median / two.median, one.best / two.best)
 
+    def speedup_bound(self, split_speedup: float) -> float:
+        """`executor_path.speedup_bound` if what is split gets so much faster; by ONNX Runtime's best."""
+        return speedup_bound(self.figure("plain").best, self.figure("before_head").best, split_speedup)
+
 
 def this_machine(graph: Graph) -> Cluster:
     """Two workers and the requester on this computer, by the profile of the fidelity campaign's records.
@@ -102,6 +107,7 @@ def this_machine(graph: Graph) -> Cluster:
     return dataclasses.replace(shipped, devices=devices, requester=requester, encrypted=False)
 
 
+@functools.cache
 def candidates(graph: Graph) -> dict[str, Strategy]:
     """Strategies for two workers, rows and input float32, of which the fastest when tried is measured.
 
@@ -172,6 +178,9 @@ def measure_case(case: Case, effort: Effort) -> Measured:
             "one": functools.partial(one.latencies_s, inputs),
             **{name: functools.partial(workers.latencies_s, inputs) for name, workers in split.items()},
         }
+        if case.before_head:
+            headless = stack.enter_context(child(plain_model, cores[:1], case.model, case.before_head))
+            runs["before_head"] = headless.ask
         _measure_in_turn(found, runs, split, chosen, effort, stack.enter_context(tcp_pair(TCP_BYTES)))
     return found
 

@@ -95,12 +95,12 @@ def overhead(latency_s: float, path_s: float) -> float:
     return (latency_s - path_s) / latency_s
 
 
-def speedup_bound(whole_s: float, convolutions_s: float, convolutions_speedup: float) -> float:
-    """How much faster a model can be whose convolutions alone are split.
+def speedup_bound(whole_s: float, split_s: float, split_speedup: float) -> float:
+    """How much faster a model can be of which a part alone is split.
 
     Args:
         whole_s: of the whole model on one core.
-        convolutions_s: of its convolutions on one core.
-        convolutions_speedup: of these.
+        split_s: of that part on one core.
+        split_speedup: of that part.
     """
-    return whole_s / (convolutions_s / convolutions_speedup + whole_s - convolutions_s)
+    return whole_s / (split_s / split_speedup + whole_s - split_s)

@@ -19,15 +19,22 @@ from distredge.runtime.engine import OnnxRuntimeEngine
 
 @dataclass(frozen=True)
 class Case:
-    """A model that is measured: name in the zoo, and the tensor at which it ends ("": its own outputs)."""
+    """A model that is measured.
+
+    Attributes:
+        model: name in the zoo.
+        end: tensor at which it ends; "" for its own outputs.
+        before_head: tensor at which what is split ends, where the head is a good part of the model; "" elsewhere.
+    """
 
     model: str
     end: str = ""
+    before_head: str = ""
 
 
 CASES = {
     "vgg16_conv": Case("vgg16", "pool5"),
-    "vgg16": Case("vgg16"),
+    "vgg16": Case("vgg16", before_head="pool5"),
     "resnet50": Case("resnet50"),
     "mobilenet_v2": Case("mobilenet-v2"),
 }

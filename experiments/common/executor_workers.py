@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,36 @@ def pin_process(pid: int, cores: Sequence[int]) -> None:
     """Keeps every thread of a process on some cores; threads that it starts later inherit that."""
     for thread in psutil.Process(pid).threads():
         os.sched_setaffinity(thread.id, set(cores))
+
+
+class Others:
+    """How much of some cores other programs use, from now on.
+
+    Args:
+        cores: numbers of the cores.
+    """
+
+    def __init__(self, cores: Sequence[int]) -> None:
+        self._cores = cores
+        self._began_s = time.monotonic()
+        self._used_s = self._used()
+
+    def share(self) -> float:
+        """Their share so far, 0 to 1; processes of this one count as its own once they have ended."""
+        seconds = (time.monotonic() - self._began_s) * len(self._cores)
+        return min(1.0, max(0.0, (self._used() - self._used_s) / seconds))
+
+    def _used(self) -> float:
+        """Processor seconds of all programs on these cores, less those of this process and its children."""
+        each = psutil.cpu_times(percpu=True)
+        busy_s = sum(_busy_s(each[core]) for core in self._cores)
+        own = os.times()
+        return busy_s - own.user - own.system - own.children_user - own.children_system
+
+
+def _busy_s(times: Any) -> float:
+    # Linux counts those of guests among its users' as well.
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 @dataclass(frozen=True)

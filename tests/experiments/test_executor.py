@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
+from typing import NamedTuple
+
 import numpy as np
+import psutil
 import pytest
 
 from distredge.errors import PeerTimeout
@@ -22,6 +27,7 @@ from distredge.experiments.common.executor_workers import (
     Cores,
     Ended,
     Figure,
+    Others,
     in_turn,
     noise_for,
     outputs_of,
@@ -108,6 +114,27 @@ def test_one_core_is_the_faster_of_a_worker_and_the_engine_alone() -> None:
     assert found.one_core == Figure(1.1, 1.0)
     assert found.speedup("two") == Figure(pytest.approx(2.0), pytest.approx(2.0))
     assert found.both_cores_ratio == pytest.approx(0.6)
+
+
+def test_other_programs_have_what_is_not_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Times(NamedTuple):
+        user: float
+        system: float = 1.0
+        idle: float = 50.0
+        iowait: float = 3.0
+        guest: float = 2.0
+        guest_nice: float = 0.0
+
+    own = os.times_result((10.0, 1.0, 5.0, 0.0, 0.0))
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [Times(0.0), Times(30.0)])
+    monkeypatch.setattr(os, "times", lambda: own)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    others = Others([1])
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [Times(99.0), Times(38.0, guest=4.0, idle=60.0)])
+    monkeypatch.setattr(os, "times", lambda: os.times_result((11.0, 1.5, 5.5, 1.0, 0.0)))
+    monkeypatch.setattr(time, "monotonic", lambda: 110.0)
+    # Busy 8 s more, 3 of them this process and its children.
+    assert others.share() == pytest.approx(0.5)
 
 
 def ended(*pairs: tuple[float, float]) -> list[Ended]:
