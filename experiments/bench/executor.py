@@ -54,7 +54,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from distredge.experiments.common.executor_messages import large_rows, processor_time, round_trips
+from distredge.experiments.common.executor_messages import WORKER_PARTS, large_rows, processor_time, round_trips
 from distredge.experiments.common.executor_models import Effort, measure_case
 from distredge.experiments.common.executor_plain import CASES, model
 from distredge.experiments.common.executor_streams import memory_growth, streaming, swaps
@@ -179,7 +179,8 @@ def messages(settings: Settings, lines: Lines) -> None:
             for (rows, columns), worker_s, bare_s in zip(SIZES, frames_s["worker"], frames_s["bare"], strict=True)
         }
         each_us = {who: 1e6 * seconds / SMALL_SIZES / 2 for who, seconds in small_s.items()}
-        lines.add(f"message_us{mark}", each_us["worker"], f"bare {each_us['bare']:.0f}")
+        parts = ", ".join(f"{part} {each_us[part]:.0f}" for part in WORKER_PARTS)
+        lines.add(f"message_us{mark}", each_us["worker"], f"{parts}; bare {each_us['bare']:.0f}")
         by_size = ", ".join(f"{int(size) / 1000:.0f} kB {ratio:.2f}" for size, ratio in ratios.items())
         lines.add(f"message_over_bare{mark}", small_s["worker"] / small_s["bare"], by_size)
         lines.also(f"message_over_bare_by_bytes{mark}", ratios)

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import zmq
 
+from distredge.errors import ExecutionError, PeerTimeout
+
 HEAD_BYTES = 48
 """Of the first frame of a message, about what that of rows has."""
 
@@ -37,7 +39,9 @@ class Child:
         # A new interpreter: a fork would take over sockets and threads.
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_start, args=(other, tuple(cores), target, arguments), daemon=True)
+        self._process = context.Process(
+            target=_start, args=(other, tuple(cores), target, arguments), name=target.__name__, daemon=True
+        )
         self._process.start()
         other.close()
         self.told: Any = self.answer()
@@ -52,10 +56,18 @@ class Child:
         self._pipe.send(request)
 
     def answer(self, within_s: float = ANSWER_S) -> Any:
-        """Waits for the answer to what was told."""
+        """Waits for the answer to what was told.
+
+        Raises:
+            PeerTimeout: if there is none in time.
+            ExecutionError: if the process has ended by itself.
+        """
         if not self._pipe.poll(within_s):
-            raise TimeoutError("a process that the executor is compared with does not answer")
-        return self._pipe.recv()
+            raise PeerTimeout(f"{self._process.name} does not answer within {within_s:.0f} s")
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise ExecutionError(f"{self._process.name} has ended by itself") from None
 
     def close(self) -> None:
         """Ends it."""
@@ -77,6 +89,8 @@ def child(target: Callable[..., None], cores: Sequence[int], *arguments: Any) ->
 
 
 def _start(pipe: Connection, cores: tuple[int, ...], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    # A session of its own, as workers have: Linux shares a busy core out between sessions.
+    os.setsid()
     os.sched_setaffinity(0, cores)
     try:
         target(pipe, *arguments)
@@ -99,7 +113,10 @@ def tcp_receiver(pipe: Connection, size: int) -> None:
                 pipe.recv()
                 at = 0
                 while at < size:
-                    at += connection.recv_into(room[at:])
+                    got = connection.recv_into(room[at:])
+                    if not got:
+                        return
+                    at += got
                 pipe.send(time.monotonic())
 
 

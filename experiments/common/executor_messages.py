@@ -46,6 +46,7 @@ CHUNKS, COUNTED = 4, 2
 """Of so many chunks so many, the best, count in each round, at either side (`message_costs` does the same)."""
 
 WAIT_S = 30.0
+WORKER_PARTS = ("receiving", "sending", "io")
 _NAMES = ("worker-0", "worker-1")
 
 
@@ -131,16 +132,19 @@ def processor_time(encrypted: bool, rounds: int, seconds: float) -> dict[str, li
         seconds: of each in a round.
 
     Returns:
-        "worker" and "bare" -> one list for each size, a figure per round.
+        "worker" and "bare" -> one list for each size, a figure per round; of a worker's also "receiving", "sending"
+        (both in its own thread) and "io" (libzmq's).
     """
-    found: dict[str, list[list[float]]] = {"worker": [[] for _ in SIZES], "bare": [[] for _ in SIZES]}
+    found: dict[str, list[list[float]]] = {who: [[] for _ in SIZES] for who in ("worker", "bare", *WORKER_PARTS)}
     cores = own_cores().all
     with bare_pair(encrypted, [cores, cores]) as pair:
         for _ in range(rounds):
             ends = measure_ends(make_keys(("sender", "receiver")) if encrypted else None, seconds)
             for number in range(len(SIZES)):
                 costs = [end[number] for end in ends]
-                found["worker"][number].append(sum(c.receiving_s + c.sending_s + c.io_s for c in costs))
+                for part in WORKER_PARTS:
+                    found[part][number].append(sum(getattr(cost, f"{part}_s") for cost in costs))
+                found["worker"][number].append(sum(found[part][number][-1] for part in WORKER_PARTS))
             for number, (rows, columns) in enumerate(SIZES):
                 found["bare"][number].append(_bare_frame_s(pair, part_sizes(rows, columns), seconds / len(SIZES)))
     return found

@@ -30,7 +30,7 @@ TCP_BYTES = 3 << 20
 
 TCP_TIMES = 8
 WARM_UP = 3
-MOST_FRAMES = 200
+MOST_FRAMES = 60
 """Of a phase: records of more are not kept."""
 
 PLANNING_S = 1.0

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
 import psutil
 import pytest
 
-from distredge.errors import PeerTimeout
+from distredge.errors import ExecutionError, PeerTimeout
 from distredge.experiments.common import executor_messages
 from distredge.experiments.common.exact import run_whole
+from distredge.experiments.common.executor_children import child
 from distredge.experiments.common.executor_messages import bare_pair, part_sizes, tcp_pair
 from distredge.experiments.common.executor_models import Measured, halves, overheads_of
 from distredge.experiments.common.executor_path import (
@@ -184,6 +186,17 @@ def test_a_bare_pair_passes_messages_on_and_counts_them(encrypted: bool) -> None
         assert min(after.on_the_way_s) > 0
         assert after.processor_s > before.processor_s
         assert len(pair.round_trips_s(3)) == 3
+
+
+def test_a_process_that_ends_by_itself_is_named() -> None:
+    with child(ends_when_asked, own_cores().all) as process, pytest.raises(ExecutionError, match="ends_when_asked has"):
+        process.ask("to end")
+
+
+def ends_when_asked(pipe: Connection) -> None:
+    """Runs in a process of its own."""
+    pipe.send("ready")
+    pipe.recv()
 
 
 def test_raw_tcp_takes_time() -> None:
