@@ -71,7 +71,6 @@ SMALL_SIZES: Final = 3
 QUIET: Final = 0.02
 """Share of the cores that other programs may use without much harm."""
 
-OVERHEADS: Final = ("vgg16", "mobilenet_v2")
 MARKS: Final = {"two": "", "two_curve": "_curve"}
 
 
@@ -160,9 +159,11 @@ def models(name: str, settings: Settings, lines: Lines) -> None:
                 speedup.median / bound,
                 f"bound {bound:.3f}, best {speedup.best / bound:.3f}",
             )
-        if name in OVERHEADS:
-            shares = Figure.of(found.overheads[key])
-            lines.add(f"overhead_{name}{mark}", shares.median, f"best {shares.best:.3f}")
+        shares = Figure.of(found.overheads[key])
+        path_ms = 1e3 * found.figure(key).best * (1 - shares.best)
+        lines.add(
+            f"overhead_{name}{mark}", shares.median, f"best {shares.best:.3f}, critical path about {path_ms:.2f} ms"
+        )
     lines.add(f"both_cores_ratio_{name}", found.both_cores_ratio, f"two cores reach {2 * found.both_cores_ratio:.3f}")
     lines.add(f"{name}_auto_devices", found.auto_devices)
     lines.also(f"{name}_strategy", found.chosen)

@@ -31,7 +31,7 @@ TCP_BYTES = 3 << 20
 TCP_TIMES = 8
 WARM_UP = 3
 MOST_FRAMES = 60
-"""Of a phase: records of more are not kept."""
+"""Of a phase: workers keep the records of the latest ones only."""
 
 PLANNING_S = 1.0
 
