@@ -89,7 +89,7 @@ class Settings(NamedTuple):
     many: int
 
 
-QUICK: Final = Settings(Effort(3, 0.7, 4), 2, 1.0, 3, 3, 2, 1.5, 2, 2500, 4000)
+QUICK: Final = Settings(Effort(5, 0.45, 4), 2, 1.0, 3, 3, 4, 0.8, 2, 2500, 4000)
 FULL: Final = Settings(Effort(10, 2.0, 15), 8, 2.0, 10, 10, 6, 4.0, 6, 2500, 20000)
 
 Figures = dict[str, object]
