@@ -22,9 +22,13 @@ import numpy as np
 import zmq
 
 from distredge.errors import ExecutionError, PeerTimeout
+from distredge.runtime.protocol.row_messages import HEAD_BYTES
 
-HEAD_BYTES = 48
-"""Of the first frame of a message, about what that of rows has."""
+SMALL = (HEAD_BYTES + 4,)
+"""Frames of the smallest message of rows."""
+
+COPY_BYTES = 256 * 1024
+"""Frames below this size are copied into libzmq, as in a worker: cheaper than being told when it is done with them."""
 
 ANSWER_S = 60.0
 _POLLIN = int(zmq.POLLIN)
@@ -153,8 +157,8 @@ class BareOrder:
 
 @dataclass(frozen=True)
 class Sends:
-    """What an end sends for each message that it gets from now on: frames of these sizes, and whether caches are
-    filled before it, as computing fills them."""
+    """What an end sends for each message that it gets from now on: frames of these sizes, the first of which begins
+    with a head, and whether caches are filled before it, as computing fills them."""
 
     sizes: tuple[int, ...]
     fills: bool
@@ -189,6 +193,7 @@ class _BareEnd:
     def __init__(self, order: BareOrder) -> None:
         context = zmq.Context()
         self._router = context.socket(zmq.ROUTER)
+        self._router.copy_threshold = COPY_BYTES
         if order.keys is not None:
             self._router.curve_server = True
             self._router.curve_publickey, self._router.curve_secretkey = order.keys
@@ -201,7 +206,7 @@ class _BareEnd:
         self._memory = np.ones(_FILLED_BYTES // 8, dtype=np.int64)
         self.filled_s = 0.0
         self.on_the_way_s: list[float] = []
-        self.sends: tuple[Sends, list[memoryview]] = (Sends((4,), False), [memoryview(bytes(4))])
+        self.sends: tuple[Sends, list[memoryview]] = (Sends(SMALL, False), [memoryview(bytearray(SMALL[0]))])
 
     def run(self) -> None:
         poller = zmq.Poller()
@@ -221,10 +226,11 @@ class _BareEnd:
             began_s = time.thread_time()
             np.add(self._memory, 1, out=self._memory)
             self.filled_s += time.thread_time() - began_s
+        parts[0][:8] = time.monotonic_ns().to_bytes(8, "big")
         if self._dealer is not None:
-            self._dealer.send_multipart([head_now(), *parts], copy=False)
+            self._dealer.send_multipart(parts, copy=False)
         else:
-            self._router.send_multipart([self._route, head_now(), *parts], copy=False)
+            self._router.send_multipart([self._route, *parts], copy=False)
 
 
 def bare_dealer(
@@ -233,6 +239,7 @@ def bare_dealer(
     """Returns a socket that is connected to a bare end."""
     dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     dealer.linger = 0
+    dealer.copy_threshold = COPY_BYTES
     if keys is not None:
         dealer.curve_publickey, dealer.curve_secretkey = keys
         dealer.curve_serverkey = to_key
@@ -240,9 +247,9 @@ def bare_dealer(
     return dealer
 
 
-def head_now() -> bytes:
-    """A head of `HEAD_BYTES` that says when it was made."""
-    return time.monotonic_ns().to_bytes(8, "big") + bytes(HEAD_BYTES - 8)
+def head_now(size: int) -> bytes:
+    """A first frame of so many bytes that says when it was made."""
+    return time.monotonic_ns().to_bytes(8, "big") + bytes(size - 8)
 
 
 def time_in(head: Any) -> int:

@@ -13,6 +13,7 @@ import zmq
 
 from distredge.errors import PeerTimeout
 from distredge.experiments.common.executor_children import (
+    SMALL,
     BareOrder,
     Child,
     Sends,
@@ -35,8 +36,9 @@ from distredge.model.capture import load_model
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.hosting.message_costs import SIZES, measure_ends
 from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.device_plan import TensorBox, parts_of
+from distredge.runtime.protocol.device_plan import TensorBox
 from distredge.runtime.protocol.messages import Echo, encode
+from distredge.runtime.protocol.row_messages import rows_form
 from distredge.runtime.protocol.security import make_keys
 from distredge.runtime.protocol.transport import Network
 from distredge.strategy import Strategy
@@ -50,10 +52,10 @@ WORKER_PARTS = ("receiving", "sending", "io")
 _NAMES = ("worker-0", "worker-1")
 
 
-def part_sizes(rows: int, columns: int) -> tuple[int, ...]:
-    """Sizes in bytes of the frames after the head, of a message of float32 rows of 64 channels."""
+def frame_sizes(rows: int, columns: int) -> tuple[int, ...]:
+    """Sizes in bytes of the frames of a message of float32 rows of 64 channels, that with the head included."""
     box = TensorBox("y", (0, 0, 0, 0), (1, CHANNELS, rows, columns), "float32")
-    return tuple(form.size_bytes for form in parts_of([box]))
+    return rows_form([box]).frames
 
 
 # Bare pairs.
@@ -69,9 +71,9 @@ class BarePair:
     to_second: zmq.Socket[bytes]
 
     def send(self, sizes: tuple[int, ...], fills: bool) -> None:
-        """Says what the first end sends to the second; that answers four bytes."""
+        """Says of what frames a message of the first end to the second is; that answers a small one."""
         self.first.ask(Sends(sizes, fills))
-        self.second.ask(Sends((4,), fills))
+        self.second.ask(Sends(SMALL, fills))
 
     def frames(self, count: int) -> None:
         """Runs frames: four bytes to the first, from there to the second, and four bytes back."""
@@ -88,7 +90,7 @@ class BarePair:
         return found
 
     def _there_and_back(self, socket: zmq.Socket[bytes]) -> None:
-        socket.send_multipart([head_now(), bytes(4)], copy=False)
+        socket.send(head_now(SMALL[0]))
         if not self.to_second.poll(int(1000 * WAIT_S)):
             raise PeerTimeout("no answer from the bare pair")
         self.to_second.recv_multipart(copy=False)
@@ -146,7 +148,7 @@ def processor_time(encrypted: bool, rounds: int, seconds: float) -> dict[str, li
                     found[part][number].append(sum(getattr(cost, f"{part}_s") for cost in costs))
                 found["worker"][number].append(sum(found[part][number][-1] for part in WORKER_PARTS))
             for number, (rows, columns) in enumerate(SIZES):
-                found["bare"][number].append(_bare_frame_s(pair, part_sizes(rows, columns), seconds / len(SIZES)))
+                found["bare"][number].append(_bare_frame_s(pair, frame_sizes(rows, columns), seconds / len(SIZES)))
     return found
 
 
@@ -188,7 +190,7 @@ def large_rows(rounds: int, frames: int) -> dict[str, list[float]]:
     """
     deployment = one_message()
     message = next(m for m in deployment.messages if (m.source, m.destination) == (0, 1))
-    sizes = tuple(form.size_bytes for form in parts_of(message.boxes))
+    sizes = rows_form(message.boxes).frames
     inputs = noise_for(deployment)
     cores = [[core] for core in own_cores().workers]
     found: dict[str, list[float]] = {}

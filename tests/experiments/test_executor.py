@@ -15,7 +15,7 @@ from distredge.errors import ExecutionError, PeerTimeout
 from distredge.experiments.common import executor_messages
 from distredge.experiments.common.exact import run_whole
 from distredge.experiments.common.executor_children import child
-from distredge.experiments.common.executor_messages import bare_pair, part_sizes, tcp_pair
+from distredge.experiments.common.executor_messages import bare_pair, frame_sizes, tcp_pair
 from distredge.experiments.common.executor_models import Measured, halves, overheads_of
 from distredge.experiments.common.executor_path import (
     computed_in,
@@ -41,6 +41,7 @@ from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol.device_plan import REQUESTER, SourceMessage, TensorBox
+from distredge.runtime.protocol.row_messages import HEAD_BYTES
 from distredge.timeline import Span, Timeline
 
 
@@ -167,9 +168,9 @@ def test_the_beginning_of_a_model_computes_what_the_model_does() -> None:
 
 
 def test_bare_messages_are_cut_as_those_of_workers() -> None:
-    assert part_sizes(1, 4) == (1024,)
-    assert sum(part_sizes(96, 128)) == 64 * 96 * 128 * 4
-    assert len(part_sizes(96, 128)) > 1
+    assert frame_sizes(1, 4) == (HEAD_BYTES + 1024,)
+    assert sum(frame_sizes(96, 128)) == HEAD_BYTES + 64 * 96 * 128 * 4
+    assert len(frame_sizes(96, 128)) > 1
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

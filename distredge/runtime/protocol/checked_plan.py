@@ -45,6 +45,7 @@ def check_plan(plan: DevicePlan) -> None:
     if len(set(plan.devices)) != len(plan.devices):
         raise ProtocolError(f"devices of one name in a plan: {list(plan.devices)}")
     arrays_bytes = _check_segments(plan)
+    _check_size(plan, arrays_bytes)
     made = {(s.stage, b.tensor): b for s in plan.segments for b in s.outputs}
     wanted = {(s.stage, b.tensor): b for s in plan.segments for b in s.inputs}
     _check_ends(plan)
@@ -59,11 +60,8 @@ def check_plan(plan: DevicePlan) -> None:
     for message in (*plan.incoming, *plan.outgoing):
         rows_form(message.boxes)
         arrays_bytes += message.size_bytes
-    if arrays_bytes * plan.slots > MAX_ARRAYS_BYTES:
-        raise ProtocolError(
-            f"arrays of {arrays_bytes} bytes for each of {plan.slots} frames; "
-            f"at most {MAX_ARRAYS_BYTES} are accepted in all"
-        )
+        # In between: whoever claims too much is not heard to the end.
+        _check_size(plan, arrays_bytes)
     _check_peers(plan)
 
 
@@ -80,13 +78,21 @@ def check_peer(peer: PeerAddress) -> None:
         raise ProtocolError(f"'{peer.name}': its public key is not one of 40 Z85 characters")
 
 
+def _check_size(plan: DevicePlan, arrays_bytes: int) -> None:
+    if arrays_bytes * plan.slots > MAX_ARRAYS_BYTES:
+        raise ProtocolError(
+            f"arrays of {arrays_bytes} bytes for each of {plan.slots} frames; "
+            f"at most {MAX_ARRAYS_BYTES} are accepted in all"
+        )
+
+
 def _check_segments(plan: DevicePlan) -> int:
     """Returns the bytes of all buffers of one frame."""
     stages: dict[int, SegmentPlan] = {}
-    total_bytes = 0
+    total_bytes, last = 0, -1
     for segment in plan.segments:
         stage = segment.stage
-        if stage >= _LAST_STAGE or (stages and stage <= max(stages)):
+        if not last < stage < _LAST_STAGE:
             raise ProtocolError(f"stage {stage} of {[s.stage for s in plan.segments][:20]}: stages must rise")
         for what, buffers in (("input", segment.inputs), ("output", segment.outputs)):
             for buffer in buffers:
@@ -95,7 +101,7 @@ def _check_segments(plan: DevicePlan) -> int:
             _check_once((buffer.tensor for buffer in buffers), f"stage {stage}: {what}")
         if segment.after >= 0:
             _check_after(segment, stages.get(segment.after))
-        stages[stage] = segment
+        stages[stage], last = segment, stage
     return total_bytes
 
 

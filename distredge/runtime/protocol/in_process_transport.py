@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.transport import Bell, ConnectionEvent, Endpoint, NotConnected, Plane, Received, Tracker
+from distredge.runtime.protocol.transport import (
+    Bell,
+    ConnectionEvent,
+    Endpoint,
+    NotConnected,
+    Plane,
+    Received,
+    Tracker,
+)
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +18,7 @@ from distredge.runtime.protocol.in_process_transport import InProcessNetwork
 from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.worker import link_measuring
 from distredge.runtime.worker.lease import LEASE_S
+from distredge.runtime.worker.preparing import LOADING_NICE
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.worker import Worker
 from tests.runtime.conftest import Cell
@@ -226,6 +229,27 @@ def test_an_engine_that_gains_nothing_by_it_is_not_run_beforehand(cell: Cell, sp
     cell.start("alpha", Engine())
     speaker.hello(m.Welcome)
     assert isinstance(speaker.deploy(alone, 0), m.Ready)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are of threads on Linux alone")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_loading_stands_behind_frames_where_nobody_inherits_that(
+    cell: Cell, speaker: Speaker, alone, threads: int
+) -> None:
+    """Threads that the engine starts for several cores would keep the low priority."""
+    found: list[int] = []
+
+    class Engine(OnnxRuntimeEngine):
+        def load(self, model, weights):
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return super().load(model, weights)
+
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    cell.start("alpha", Engine(threads))
+    speaker.hello(m.Welcome)
+    assert isinstance(speaker.deploy(alone, 0), m.Ready)
+    assert set(found) == {max(mine, LOADING_NICE) if threads == 1 else mine}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == mine
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "foreign"])
