@@ -162,13 +162,7 @@ class Waiter(Protocol):
 
 
 class Network(Protocol):
-    """Makes endpoints. Closing it closes them all.
-
-    Attributes:
-        on_death: called, in another thread, with the error that ended what lets others connect: nobody new can then.
-    """
-
-    on_death: Callable[[BaseException], None]
+    """Makes endpoints. Closing it closes them all."""
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address such as ``tcp://192.168.1.11:5700``; port 0 lets the system choose.
@@ -195,6 +189,9 @@ class Network(Protocol):
     @property
     def dropped(self) -> Mapping[str, int]:
         """Connections that were ended because of what they did, by reason and user."""
+
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        """Lets `tell` be called with what ended a thread of the network, at once if it has: nobody new can connect."""
 
     def close(self) -> None:
         """Closes every endpoint that is left."""
@@ -405,7 +402,19 @@ class ZmqNetwork:
         self._bells: list[PipeBell] = []
         self._authenticator = Authenticator(security) if security is not None else None
         self._doorkeeper: Doorkeeper | None = None
-        self.on_death: Callable[[BaseException], None] = nobody_told
+        self._tell_death: Callable[[BaseException], None] = _nobody_told
+        self._died: BaseException | None = None
+
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        with self._lock:
+            self._tell_death, died = tell, self._died
+        if died is not None:
+            tell(died)
+
+    def _has_died(self, error: BaseException) -> None:
+        with self._lock:
+            tell, self._died = self._tell_death, error
+        tell(error)
 
     @property
     def refused(self) -> int:
@@ -442,7 +451,7 @@ class ZmqNetwork:
         with self._lock:
             if self._doorkeeper is None:
                 self._doorkeeper = with_descriptors(
-                    lambda: Doorkeeper(self._context, self._authenticator, lambda error: self.on_death(error)),
+                    lambda: Doorkeeper(self._context, self._authenticator, self._has_died),
                     "cannot watch who connects",
                 )
             return self._doorkeeper
@@ -542,7 +551,7 @@ class ZmqNetwork:
         return endpoint
 
 
-def nobody_told(error: BaseException) -> None:
+def _nobody_told(error: BaseException) -> None:
     """What is called where nobody wants to be told."""
 
 

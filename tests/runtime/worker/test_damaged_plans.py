@@ -154,7 +154,7 @@ def test_afterwards_an_honest_requester_gets_its_result(
 ) -> None:
     monkeypatch.setattr(data_plane, "PEER_S", 20.0)
     somebody.close()
-    coordinator = workers.coordinator(deadline_s=20.0)
-    coordinator.deploy(deployment)
-    expected = run_in_process(graph, deployment.strategy, image)
-    assert np.array_equal(coordinator.infer(image)["scores"], expected["scores"])
+    with workers.coordinator(deadline_s=20.0) as coordinator:
+        coordinator.deploy(deployment)
+        expected = run_in_process(graph, deployment.strategy, image)
+        assert np.array_equal(coordinator.infer(image)["scores"], expected["scores"])
