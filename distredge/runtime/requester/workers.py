@@ -165,7 +165,8 @@ class WorkerConnections:
 
     def waited_for(self) -> tuple[str, ...]:
         """The workers that are wanted and do not stand, each with what is known of why; called by any thread."""
-        return tuple(worker.told() for worker in tuple(self._by_name.values()) if worker.wanted and not worker.stands)
+        absent = [worker for worker in self._in_order if worker.wanted and not worker.stands]
+        return tuple(worker.told() for worker in self._to_blame(absent))
 
     def renew(self, now_s: float) -> float:
         """Renews the leases when it is time; returns when it is next."""
@@ -387,11 +388,14 @@ class WorkerConnections:
         else:
             self._handler.data_message(worker, message, received.parts)
 
-    def _absent(self, workers: Sequence[WorkerConnection], timeout_s: float) -> PeerTimeout:
-        """The error about workers that do not stand: those that were only waiting for their turn are not to blame."""
+    def _to_blame(self, workers: Sequence[WorkerConnection]) -> list[WorkerConnection]:
+        """Those of the workers that do not stand that were not only waiting for their turn to be greeted."""
         first = next((w for w in self._in_order if w in workers and not w.ours), None)
-        waiting = [w for w in workers if w.linked and not w.ours and not w.greeting and w is not first]
-        told = [worker.told() for worker in workers if worker not in waiting]
+        return [w for w in workers if w is first or w.ours or w.greeting or not w.linked]
+
+    def _absent(self, workers: Sequence[WorkerConnection], timeout_s: float) -> PeerTimeout:
+        """The error about workers that do not stand."""
+        told = [worker.told() for worker in self._to_blame(workers)]
         noun = "worker" if len(told) == 1 else "workers"
         return PeerTimeout(
             f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"
