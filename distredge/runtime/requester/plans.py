@@ -22,8 +22,8 @@ from distredge.runtime.weights import weight_messages
 if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment
 
-CHUNKS_AT_ONCE: Final = 16
-"""Pieces of constants handed over to one worker before it is another one's turn."""
+CHUNKS_AT_ONCE: Final = 4
+"""Pieces of constants handed over to one worker before something else has its turn, such as a frame's result."""
 
 PINGS: Final = 4
 """Asked of a worker in vain before it counts as silent while a plan is prepared."""
