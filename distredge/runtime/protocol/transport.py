@@ -276,8 +276,9 @@ class ZmqEndpoint:
         peer = b""
         if self._door is not None:
             peer = frames[0].bytes
-            # Asked for each message, which takes less than a microsecond: a routing id proves nothing.
-            user = _user(frames[-1])
+            # Asked for each message: a routing id proves nothing.
+            if self._door.encrypted:
+                user = _user(frames[-1])
             fd = frames[-1].get(_SRCFD)
             del frames[0]
             self._door.took(int(fd), peer, user, map(len, frames))

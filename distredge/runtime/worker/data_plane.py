@@ -443,7 +443,7 @@ class DataPlane:
             return
         peer = self._peers[address]
         self._network.drop(peer.endpoint)
-        peer.endpoint, peer.connected = fresh, False
+        peer.endpoint, peer.connected, peer.greeted = fresh, False, False
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -466,7 +466,7 @@ class DataPlane:
                 pass  # only answers to that
         for waiting in tuple(self._connecting):
             peers = [self._peers[address] for address in waiting.loaded.plan.peers.values()]
-            absent = [peer for peer in peers if not peer.connected]
+            absent = [peer for peer in peers if not peer.greeted]
             if not absent:
                 self._connecting.remove(waiting)
                 self._tell(PlanStands(waiting.loaded))
