@@ -206,6 +206,7 @@ def endless_message(target: Target, until_s: float) -> int:
         with holder(target.victim.data, security, target.victim.public_key) as dealer:
             dealer.send(encode(Echo(1, False)))
             if dealer.poll(1000):
+                dealer.recv()
                 send_without_end(dealer, ENDLESS_BYTES)
                 # Answered over a new connection, once the old one has been cut off.
                 dealer.send(encode(Echo(2, False)))
