@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
+import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
@@ -31,7 +31,7 @@ from distredge.network_addresses import Resolve, host_of, is_numeric, tcp
 from distredge.runtime.protocol.descriptors import check_room, raise_limit, room, with_descriptors
 from distredge.runtime.protocol.device_plan import PART_BYTES
 from distredge.runtime.protocol.door import Door
-from distredge.runtime.protocol.doorkeeper import Doorkeeper
+from distredge.runtime.protocol.doorkeeper import Doorkeeper, announce
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.pipe_bell import PipeBell
 from distredge.runtime.protocol.row_messages import MAX_FRAMES
@@ -196,7 +196,6 @@ class Network(Protocol):
 
 # ZeroMQ.
 
-_log = logging.getLogger(__name__)
 
 # Plain numbers: combining enumeration members costs more than sending does.
 _NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -204,9 +203,12 @@ _NOBLOCK_MORE: Final = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 _SRCFD: Final = int(zmq.SRCFD)
+_EVENT: Final = struct.Struct("=Hi")
+"""What a monitor says first: what happened, and to which descriptor."""
 
 _WATCHED = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -226,18 +228,19 @@ class ZmqEndpoint:
     Args:
         socket: what it is on.
         address: where it is bound, or what it connects to.
-        door: of a bound socket; None makes it a connecting one, whose connection is monitored.
-        places: addresses to connect to, one after the other.
+        door: what its connections are counted at.
+        places: addresses to connect to, one after the other; empty for a bound socket.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], address: str, door: Door | None, places: Sequence[str] = ()) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], address: str, door: Door, places: Sequence[str] = ()) -> None:
         self.address = address
         self.socket = socket
         self._door = door
+        self._bound = not places
         self._places = places
         self._turn = 0
         watched = _WATCHED | zmq.EVENT_CONNECT_RETRIED if len(places) > 1 else _WATCHED
-        self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(watched) if door is None else None
+        self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(watched) if places else None
         if self.monitor is not None:
             self.monitor.linger = 0
 
@@ -246,7 +249,7 @@ class ZmqEndpoint:
         sizes = [part.nbytes if isinstance(part, memoryview) else len(part) for part in parts]
         if max(sizes) > MAX_FRAME_BYTES:
             raise TransportError(f"{self.address}: a part of {max(sizes)} bytes; at most {MAX_FRAME_BYTES} are sent")
-        if self._door is not None:
+        if self._bound:
             self._door.sends(to, sizes)
         try:
             if tracked:
@@ -274,21 +277,23 @@ class ZmqEndpoint:
             return None
         user = ""
         peer = b""
-        if self._door is not None:
+        fd = frames[-1].get(_SRCFD)
+        if self._bound:
             peer = frames[0].bytes
             # Asked for each message: a routing id proves nothing.
             if self._door.encrypted:
                 user = _user(frames[-1])
-            fd = frames[-1].get(_SRCFD)
             del frames[0]
-            self._door.took(int(fd), peer, user, map(len, frames))
+        self._door.took(int(fd), peer, user, map(len, frames))
         return Received(peer, user, [frame.buffer for frame in frames[: MAX_FRAMES + 2]])
 
     def events(self) -> list[ConnectionEvent]:
         found: list[ConnectionEvent] = []
         while self.monitor is not None and self.monitor.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
             head, where = self.monitor.recv_multipart(_NOBLOCK)
-            event = int.from_bytes(head[:2], "little" if _LITTLE else "big")
+            event, value = _EVENT.unpack(head)
+            if event in (zmq.EVENT_CONNECTED, zmq.EVENT_DISCONNECTED):
+                self._count(event == zmq.EVENT_CONNECTED, value)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 found.append(ConnectionEvent("connected"))
             elif event == zmq.EVENT_DISCONNECTED:
@@ -301,6 +306,12 @@ class ZmqEndpoint:
             elif event == zmq.EVENT_CONNECT_RETRIED:
                 self._try_next(where.decode(), "nobody answers", found)
         return found
+
+    def _count(self, connected: bool, fd: int) -> None:
+        if connected:
+            announce(self._door, fd, self.address)
+        else:
+            self._door.gone(fd)
 
     def _try_next(self, failed: str, reason: str, found: list[ConnectionEvent]) -> bool:
         """Connects to the next address of the same name; whether there is one that was not tried yet."""
@@ -319,7 +330,7 @@ class ZmqEndpoint:
         return self._turn < count
 
     def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
-        if self._door is not None:
+        if self._bound:
             self._door.allow(unread_bytes, unsent_bytes)
 
     def close(self) -> None:
@@ -329,9 +340,6 @@ class ZmqEndpoint:
         if self.monitor is not None:
             self.monitor.close(linger=0)
         self.socket.close()
-
-
-_LITTLE = memoryview(b"\x01\x00").cast("H")[0] == 1
 
 
 def _user(frame: zmq.Frame) -> str:
@@ -402,6 +410,7 @@ class ZmqNetwork:
         self._bells: list[PipeBell] = []
         self._authenticator = Authenticator(security) if security is not None else None
         self._doorkeeper: Doorkeeper | None = None
+        self._dialled: Door | None = None
         self.on_death: Callable[[BaseException], None] = _nobody_told
 
     @property
@@ -447,6 +456,9 @@ class ZmqNetwork:
     def connect(self, address: str, plane: Plane, server_key: str = "") -> ZmqEndpoint:
         if self.security is not None and not server_key:
             raise AuthError(f"{address}: no public key is known for it; make keys with: distredge keys CLUSTER.toml")
+        keeper = self._keeper()
+        with self._lock:
+            door = self._dialled = self._dialled or keeper.watch_dialled()
         socket = self._socket(zmq.DEALER, address, plane)
         socket.immediate = True
         socket.setsockopt(zmq.CONNECT_TIMEOUT, int(HANDSHAKE_S * 1000))
@@ -461,7 +473,7 @@ class ZmqNetwork:
             socket.setsockopt(zmq.CONNECT_TIMEOUT, int(NEXT_ADDRESS_S * 1000))
         # The monitor must stand before connecting, or the first events are missed.
         try:
-            made = with_descriptors(lambda: ZmqEndpoint(socket, address, None, places), f"cannot connect to {address}")
+            made = with_descriptors(lambda: ZmqEndpoint(socket, address, door, places), f"cannot connect to {address}")
         except BaseException:
             socket.close(linger=0)
             raise

@@ -202,6 +202,23 @@ def test_a_descriptor_used_again_is_another_connection(door: Door) -> None:
     assert not door.open[1].heard
 
 
+def test_what_comes_over_a_connection_that_was_made_is_bounded_from_the_first_look_on() -> None:
+    door = Door(True, 0)
+    door.took(3, b"", "", [5_000])
+    door.dialled(3, "tcp://10.0.0.7:5700", "10.0.0.7", 5700)
+    _observe(door, 3, 50_000_000)
+    assert list(door.excess()) == []
+    door.took(3, b"", "", [5_000])
+    _observe(door, 3, 50_000_000 + UNREAD_BYTES)
+    assert list(door.excess()) == []
+    _observe(door, 3, 50_000_000 + UNREAD_BYTES + 10_000)
+    (close,) = door.excess()
+    assert close.ending == "sends too much"
+    assert "'tcp://10.0.0.7:5700' at 10.0.0.7:5700: 67113822 bytes wait to be read" in close.reason
+    door.gone(3)
+    assert not door.open
+
+
 def test_without_encryption_the_address_stands_for_the_user(clock: Clock) -> None:
     door = Door(False, 20_000, clock)
     connection = _known(door, 1, "", "10.0.0.5")
