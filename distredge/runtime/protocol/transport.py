@@ -295,6 +295,8 @@ class ZmqEndpoint:
             if event in (zmq.EVENT_CONNECTED, zmq.EVENT_DISCONNECTED):
                 self._count(event == zmq.EVENT_CONNECTED, value)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                # The socket learns of its connection when it looks, and sending alone looks once in a millisecond.
+                self.socket.getsockopt(_EVENTS)
                 found.append(ConnectionEvent("connected"))
             elif event == zmq.EVENT_DISCONNECTED:
                 found.append(ConnectionEvent("lost", "the connection broke"))
