@@ -139,7 +139,11 @@ def start(cluster_name: str, as_json: bool) -> None:
             for device in made.devices
         )
         raise ClusterError(f"cluster '{made.name}' has boards of their own; start their workers there: {commands}")
-    workers = start_background(made.name, {device.name: device.threads for device in made.devices})
+    workers = start_background(
+        made.name,
+        {device.name: device.threads for device in made.devices},
+        {device.name: device.memory_bytes for device in made.devices},
+    )
     if as_json:
         print_json({name: {"pid": w.pid, "control": w.control, "data": w.data} for name, w in workers.items()})
         return

@@ -61,6 +61,7 @@ def worker(
         network.close()
         raise
     signals = made.stop_on_signals()
+    made.exit_on_death()
     click.echo(
         f"worker '{name}': control {made.control_address}, data {made.data_address}, "
         f"{'PLAINTEXT' if plaintext else 'encrypted'}, {engine.name} ({engine.providers[0]}), "

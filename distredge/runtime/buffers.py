@@ -319,7 +319,7 @@ class Slot:
         self._made: dict[tuple[int, str], HeldBox] = {}
         self.inputs: dict[int, dict[str, Array]] = {}
         self.outputs: dict[int, dict[str, Array]] = {}
-        shared = _shareable(plan)
+        shared = shareable(plan)
         for segment in plan.segments:
             stage = segment.stage
             if segment.after >= 0:
@@ -405,8 +405,12 @@ def _rows_of(box: TensorBox) -> str:
     return f"rows of '{box.tensor}'"
 
 
-def _shareable(plan: DevicePlan) -> dict[tuple[int, str], int]:
-    """Inputs that are exactly what an earlier segment of the same device made: they need no array of their own."""
+def shareable(plan: DevicePlan) -> dict[tuple[int, str], int]:
+    """Inputs that are exactly what an earlier segment of the same device made: they need no array of their own.
+
+    Returns:
+        (stage, tensor) of each -> the stage that made it.
+    """
     made = {(segment.stage, buffer.tensor): buffer.box for segment in plan.segments for buffer in segment.outputs}
     wanted = {(segment.stage, buffer.tensor): buffer.box for segment in plan.segments for buffer in segment.inputs}
     found = {}

@@ -60,6 +60,10 @@ class Engine(Protocol):
     def threads(self) -> int:
         """Threads that one sub-model uses."""
 
+    @property
+    def warms_up(self) -> bool:
+        """Whether a sub-model's first run is slower or takes memory, so that it is worth one run beforehand."""
+
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Loads a sub-model, which several plans may share.
 
@@ -118,6 +122,11 @@ class OnnxRuntimeEngine:
     def threads(self) -> int:
         """Threads inside an operator."""
         return self._threads
+
+    @property
+    def warms_up(self) -> bool:
+        """Arenas are allocated, and TensorRT's engines built, in the first run."""
+        return True
 
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Makes a session; the constants (d0, d1, ...) are as `Engine.load` says."""
@@ -203,6 +212,7 @@ class SleepEngine:
     name = "sleep"
     providers = ("none",)
     threads = 1
+    warms_up = False
 
     def __init__(self, seconds: Mapping[int, float] | None = None) -> None:
         self._seconds = dict(seconds or {})

@@ -54,9 +54,39 @@ class WeightStore:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held."""
+        """Bytes held, and of what is coming in: each constant whole from its first piece on."""
         with self._lock:
-            return sum(array.nbytes for array in self._held.values())
+            held_bytes = sum(array.nbytes for array in self._held.values())
+            return held_bytes + sum(arriving.content.nbytes for arriving in self._arriving.values())
+
+    def sizes_bytes(self, digests: Iterable[str]) -> int:
+        """Bytes of those of these constants that are held or coming in."""
+        with self._lock:
+            found = [self._held.get(d) if d in self._held else self._arriving_content(d) for d in digests]
+            return sum(array.nbytes for array in found if array is not None)
+
+    def make_room(self, room_bytes: int) -> None:
+        """Drops constants that no plan needs, until no more than `room_bytes` are held or none of them is left."""
+        with self._lock:
+            self._drop_down_to(room_bytes - sum(arriving.content.nbytes for arriving in self._arriving.values()))
+
+    def begins(self, message: Weight, size_bytes: int) -> int:
+        """Returns how much memory a piece takes that begins a constant; 0 where its constant has its memory already.
+
+        Args:
+            message: what is said of the piece.
+            size_bytes: its bytes.
+
+        Raises:
+            ProtocolError: if it contradicts itself or no plan asked for it.
+        """
+        check_weight(message, size_bytes)
+        with self._lock:
+            if message.digest in self._held or self._arriving_content(message.digest) is not None:
+                return 0
+            if not any(message.digest in pins for pins in self._pins.values()):
+                raise ProtocolError("a constant that no plan asked for")
+        return message.total_bytes
 
     def pin(self, plan: int, digests: Iterable[str]) -> tuple[str, ...]:
         """Notes what a plan needs; returns what is missing."""
@@ -73,13 +103,14 @@ class WeightStore:
             self._pins.pop(plan, None)
             wanted = frozenset[str]().union(*self._pins.values())
             self._arriving = {d: a for d, a in self._arriving.items() if d in wanted}
-            self._make_room()
+            self._drop_down_to(self._cap_bytes)
 
     def receive(self, message: Weight, content: Bytes) -> bool:
         """Takes one piece in; returns whether its constant is complete now.
 
         Raises:
             ProtocolError: if no plan asked for it, pieces come out of order, or the content is not what the hash says.
+            MemoryError: if there is no memory for it; ask for the room first (`begins`).
         """
         chunk = np.frombuffer(content, dtype=np.uint8)
         check_weight(message, chunk.nbytes)
@@ -89,10 +120,10 @@ class WeightStore:
             if not any(message.digest in pins for pins in self._pins.values()):
                 raise ProtocolError("a constant that no plan asked for")
             arriving = self._arriving.get(message.digest)
-            if message.offset == 0 or arriving is None:
-                content_array = allocate((message.total_bytes,), "uint8")
+            if arriving is None or (message.offset == 0 and message.total_bytes == arriving.content.nbytes):
+                room = allocate((message.total_bytes,), "uint8") if arriving is None else arriving.content
                 digester = begin_digest(message.dtype, message.shape)
-                arriving = _Arriving(message.dtype, message.shape, content_array, digester)
+                arriving = _Arriving(message.dtype, message.shape, room, digester)
                 self._arriving[message.digest] = arriving
             if message.offset != arriving.received_bytes or message.total_bytes != arriving.content.nbytes:
                 raise ProtocolError(f"a piece of a constant at {message.offset} where {arriving.received_bytes} is due")
@@ -107,7 +138,7 @@ class WeightStore:
             raise ProtocolError("a constant whose content does not match its hash")
         with self._lock:
             self._held[message.digest] = arriving.content.view(arriving.dtype).reshape(arriving.shape)
-            self._make_room()
+            self._drop_down_to(self._cap_bytes)
         return True
 
     def take(self, plan: int) -> Mapping[str, Array]:
@@ -122,11 +153,15 @@ class WeightStore:
                 raise ProtocolError(f"{len(missing)} constants of the plan are missing")
             return {digest: self._held[digest] for digest in self._pins[plan]}
 
-    def _make_room(self) -> None:
+    def _arriving_content(self, digest: str) -> Array | None:
+        arriving = self._arriving.get(digest)
+        return arriving.content if arriving is not None else None
+
+    def _drop_down_to(self, most_bytes: int) -> None:
         pinned = frozenset[str]().union(*self._pins.values())
         total_bytes = sum(array.nbytes for array in self._held.values())
         for digest in list(self._held):
-            if total_bytes <= self._cap_bytes:
+            if total_bytes <= most_bytes:
                 return
             if digest not in pinned:
                 total_bytes -= self._held.pop(digest).nbytes

@@ -36,6 +36,11 @@ class PacedEngine:
         """Those of the engine that computes."""
         return self._inner.threads
 
+    @property
+    def warms_up(self) -> bool:
+        """A run takes the board's time, the first one as well, and the board has one processor: frames come first."""
+        return False
+
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Loads a sub-model; the constants (d0, d1, ...) are as `runtime.engine.Engine` says."""
         with computing():

@@ -41,6 +41,15 @@ class PacedNetwork:
         self._route = route
 
     @property
+    def on_death(self) -> Callable[[BaseException], None]:
+        """What is told when nobody new can connect any more."""
+        return self._inner.on_death
+
+    @on_death.setter
+    def on_death(self, told: Callable[[BaseException], None]) -> None:
+        self._inner.on_death = told
+
+    @property
     def refused(self) -> int:
         """Connections turned away because their key is not allowed."""
         return self._inner.refused

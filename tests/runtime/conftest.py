@@ -6,14 +6,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from distredge.errors import ProtocolError
 from distredge.model.capture import from_onnx
 from distredge.model.graph import Graph
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine
+from distredge.runtime.protocol import messages as m
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.in_process_transport import Exchange, InProcessNetwork
 from distredge.runtime.protocol.transport import Network
@@ -146,6 +149,17 @@ class Cell:
             self.stop(name)
         for network in self.networks:
             network.close()
+
+
+def taking_over(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
+    """Lets whoever says hello take the worker from its holder (for `Exchange.tamper`)."""
+    try:
+        message = m.decode_to_worker(parts[0])
+    except ProtocolError:
+        return [parts]
+    if isinstance(message, m.Hello):
+        return [[m.encode(msgspec.structs.replace(message, take_over=True))]]
+    return [parts]
 
 
 @pytest.fixture

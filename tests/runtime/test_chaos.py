@@ -12,7 +12,7 @@ from distredge.errors import ExecutionError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol.row_messages import HEAD_BYTES, is_rows
-from tests.runtime.conftest import DEVICES, Cell, make_strategy
+from tests.runtime.conftest import DEVICES, Cell, make_strategy, taking_over
 
 DEADLINE_S = 0.3
 
@@ -97,7 +97,7 @@ def test_preparing_on_a_bad_network(cell: Cell, graph, image, seed: int) -> None
     for _ in range(4):
         with contextlib.suppress(ExecutionError):
             coordinator.deploy(deploy(graph, strategy))
-    cell.exchange.tamper = None
+    cell.exchange.tamper = taking_over
     later = cell.coordinator()
     later.deploy(deploy(graph, strategy))
     found = later.infer(image, deadline_s=20.0)

@@ -77,12 +77,15 @@ def background_addresses(cluster: str, names: Iterable[str]) -> tuple[tuple[Work
     return tuple(addresses), keys
 
 
-def start_background(cluster: str, threads: Mapping[str, int]) -> dict[str, BackgroundWorker]:
+def start_background(
+    cluster: str, threads: Mapping[str, int], memory_bytes: Mapping[str, int | None]
+) -> dict[str, BackgroundWorker]:
     """Starts workers that go on after this process.
 
     Args:
         cluster: name of the cluster.
         threads: worker -> threads of its engine.
+        memory_bytes: worker -> what it may use; None, or none named: the machine's.
 
     Raises:
         ExecutionError: if some of the cluster's workers run already, or one does not come up.
@@ -101,7 +104,13 @@ def start_background(cluster: str, threads: Mapping[str, int]) -> dict[str, Back
     processes: list[WorkerProcess] = []
     try:
         for name, count in threads.items():
-            order = local_order(name, keys[name].for_worker(), threads=count, outlive_parent=True)
+            order = local_order(
+                name,
+                keys[name].for_worker(),
+                threads=count,
+                memory_bytes=memory_bytes.get(name),
+                outlive_parent=True,
+            )
             processes.append(WorkerProcess(order, folder / f"{name}.log"))
         until_s = time.monotonic() + START_S
         workers = {}

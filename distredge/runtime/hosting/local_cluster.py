@@ -27,7 +27,7 @@ class LocalCluster:
     are chosen by the system. The workers end with the `with` block, on Ctrl-C, and when this process dies.
 
     Args:
-        problem: graph and cluster; the cluster's devices of the strategy's names say how many threads to use.
+        problem: graph and cluster; the cluster's devices of the strategy's names say what threads and memory to use.
         strategy: what to run.
         deadline_s: within which a frame ends, one way or the other.
         in_flight: frames that may be in flight.
@@ -56,10 +56,16 @@ class LocalCluster:
     ) -> None:
         self._deployment = deploy(problem.graph, strategy) if deployment is None else deployment
         names = [strategy.devices[i] for i in self._deployment.busy]
-        threads = {name: problem.cluster.device(name).threads for name in names}
+        devices = [problem.cluster.device(name) for name in names]
         keys = make_keys(names)
         orders = [
-            local_order(name, None if plaintext else keys[name].for_worker(), threads=threads[name]) for name in names
+            local_order(
+                device.name,
+                None if plaintext else keys[device.name].for_worker(),
+                threads=device.threads,
+                memory_bytes=device.memory_bytes,
+            )
+            for device in devices
         ]
         started_s = time.monotonic()
         self._workers = WorkerProcesses(orders)

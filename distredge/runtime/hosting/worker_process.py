@@ -189,6 +189,7 @@ def local_order(
     *,
     threads: int = 1,
     provider: str = "cpu",
+    memory_bytes: int | None = None,
     outlive_parent: bool = False,
 ) -> Order:
     """The order for a worker that this machine alone can reach, at ports that the system chooses."""
@@ -199,7 +200,7 @@ def local_order(
         threads,
         provider,
         "onnxruntime",
-        None,
+        memory_bytes,
         security.public_key if security is not None else "",
         security.secret_key if security is not None else "",
         {plane: dict(names) for plane, names in security.allowed.items()} if security is not None else {},

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.transport import Bell, ConnectionEvent, Endpoint, NotConnected, Plane, Received, Tracker
+from distredge.runtime.protocol.transport import (
+    Bell,
+    ConnectionEvent,
+    Endpoint,
+    NotConnected,
+    Plane,
+    Received,
+    Tracker,
+    nobody_told,
+)
 
 
 @dataclass
@@ -145,6 +154,7 @@ class InProcessNetwork:
         self._exchange = exchange
         self._user = user
         self._endpoints: list[InProcessEndpoint] = []
+        self.on_death: Callable[[BaseException], None] = nobody_told
 
     @property
     def refused(self) -> int:

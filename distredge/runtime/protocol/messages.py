@@ -9,7 +9,7 @@ Frame 0 of every other message::
     bytes 8..    one msgpack array [tag, field, ...] of the structs below
 
     control plane   [head]                            all but two
-                    [head, model, ...]                Prepare: one ONNX sub-model per segment, in the plan's order
+                    [head, part, ...]                 Prepare: plan and sub-models, cut as `prepare_parts` does
                     [head, bytes]                     Weight: one piece of one constant
     data plane      [head, part, ...]                 Echo: any bytes
                     [head]                            FrameFailed
@@ -28,7 +28,7 @@ from msgspec import Meta, Struct
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.device_plan import PART_BYTES, DevicePlan
+from distredge.runtime.protocol.device_plan import PART_BYTES
 from distredge.runtime.protocol.fields import (
     Bytes,
     ClockNs,
@@ -45,7 +45,10 @@ from distredge.runtime.protocol.fields import (
 from distredge.runtime.protocol.row_messages import CONTENT, MAGIC, PREFIX, PROTOCOL, VersionMismatch
 
 MAX_DATA_HEAD_BYTES: Final = 256 * 1024
-MAX_CONTROL_HEAD_BYTES: Final = 32 * 1024 * 1024
+MAX_CONTROL_HEAD_BYTES: Final = 1024 * 1024
+
+MAX_SEGMENTS: Final = 4096
+"""Of one plan."""
 
 WEIGHT_CHUNK_BYTES: Final = 1024 * 1024
 MAX_ECHO_BYTES: Final = 16 * 1024 * 1024
@@ -111,9 +114,15 @@ class Hello(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Prepare(Struct, frozen=True, array_like=True, tag=2):
-    """Asks to prepare a plan beside those that run; its sub-models follow as parts."""
+    """Asks to prepare a plan beside those that run; it and its sub-models follow as parts (`prepare_parts`).
 
-    plan: DevicePlan
+    They follow each other without gaps; `checksum` is the CRC-32 of all of it.
+    """
+
+    plan: Count
+    plan_bytes: Count
+    model_bytes: Annotated[tuple[Count, ...], Meta(max_length=MAX_SEGMENTS)]
+    checksum: Annotated[int, Meta(ge=0, lt=2**32)]
 
 
 class Weight(Struct, frozen=True, array_like=True, tag=3):

@@ -162,7 +162,13 @@ class Waiter(Protocol):
 
 
 class Network(Protocol):
-    """Makes endpoints. Closing it closes them all."""
+    """Makes endpoints. Closing it closes them all.
+
+    Attributes:
+        on_death: called, in another thread, with the error that ended what lets others connect: nobody new can then.
+    """
+
+    on_death: Callable[[BaseException], None]
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address such as ``tcp://192.168.1.11:5700``; port 0 lets the system choose.
@@ -391,9 +397,6 @@ class ZmqNetwork:
         security: own keys and who may connect; None for plaintext, which only an explicit choice may lead to.
         resolve: gives the addresses of a host name. A connecting endpoint tries one after the other.
 
-    Attributes:
-        on_death: called, in another thread, with the error that ended the doorkeeper: nobody new can connect then.
-
     Raises:
         AuthError: if libzmq has no CURVE.
         TransportError: if this process may open hardly any more sockets.
@@ -413,7 +416,7 @@ class ZmqNetwork:
         self._authenticator = Authenticator(security) if security is not None else None
         self._doorkeeper: Doorkeeper | None = None
         self._dialled: Door | None = None
-        self.on_death: Callable[[BaseException], None] = _nobody_told
+        self.on_death: Callable[[BaseException], None] = nobody_told
 
     @property
     def refused(self) -> int:
@@ -553,7 +556,7 @@ class ZmqNetwork:
         return endpoint
 
 
-def _nobody_told(error: BaseException) -> None:
+def nobody_told(error: BaseException) -> None:
     """What is called where nobody wants to be told."""
 
 

@@ -26,7 +26,6 @@ from distredge.runtime.protocol.messages import (
     Fetch,
     FrameFailed,
     Missing,
-    Prepare,
     Ready,
     Record,
     Records,
@@ -34,6 +33,7 @@ from distredge.runtime.protocol.messages import (
     ToCoordinator,
     Told,
 )
+from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.protocol.row_messages import HEAD_BYTES, Rows, write_head
 from distredge.runtime.protocol.transport import Network, NotConnected
 from distredge.runtime.requester.next_actions import (
@@ -171,7 +171,7 @@ class Coordinator:
         self._plans[plan.number] = plan
         for name, index in plan.indices.items():
             device_plan = deployment.device_plan(index, plan.number, slots, addresses)
-            if not self._workers.tell(self._workers[name], Prepare(device_plan), deployment.models(index)):
+            if not self._workers.tell(self._workers[name], *prepare_parts(device_plan, deployment.models(index))):
                 plan.error = PeerTimeout(f"worker '{name}' is gone")
         return plan
 

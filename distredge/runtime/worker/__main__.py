@@ -25,6 +25,7 @@ from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Or
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import Network, ZmqNetwork
 from distredge.runtime.worker.settings import WorkerSettings
+from distredge.runtime.worker.supervisor import WorkerDied
 from distredge.runtime.worker.worker import Worker
 
 Adapt: TypeAlias = Callable[[Engine, Network], tuple[Engine, Network]]
@@ -40,6 +41,9 @@ def main(adapt: Adapt | None = None) -> NoReturn:
     order = _read_order()
     try:
         _serve(order, adapt)
+    except WorkerDied as error:
+        # The parent has long read where it listens: this is for the log.
+        sys.exit(str(error))
     except DistredgeError as error:
         _say(Bound(error=str(error)))
         sys.exit(error.exit_code)
@@ -74,6 +78,7 @@ def _serve(order: Order, adapt: Adapt | None) -> None:
         network.close()
         raise
     worker.stop_on_signals()
+    worker.exit_on_death()
     if order.parent:
         _watch_parent(order.parent, worker.stop)
     _say(Bound(worker.control_address, worker.data_address))

@@ -107,7 +107,7 @@ def load_plan(
     held: list[Loaded] = []
     runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
     for segment, model in zip(plan.segments, models, strict=True):
-        key, stage = _digest(model, segment), segment.stage
+        key, stage = model_digest(model, segment), segment.stage
         try:
             loaded = known.get(key)
             if loaded is None:
@@ -122,7 +122,7 @@ def load_plan(
     return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, time.monotonic() - started_s)
 
 
-def _digest(model: bytes, segment: SegmentPlan) -> bytes:
+def model_digest(model: bytes, segment: SegmentPlan) -> bytes:
     """Names a sub-model with its constants."""
     digest = hashlib.sha256(model)
     for name, content in sorted(segment.weights.items()):

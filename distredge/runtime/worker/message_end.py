@@ -39,6 +39,7 @@ class CacheFiller:
     name = "cache filler"
     providers = ("none",)
     threads = 1
+    warms_up = False
 
     def __init__(self) -> None:
         self.seconds = 0.0

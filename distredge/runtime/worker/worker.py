@@ -5,14 +5,20 @@ Nothing here, and nothing that it imports, needs torch, gymnasium, stable-baseli
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+import time
+from collections.abc import Callable
 
 from distredge.runtime.engine import Engine
+from distredge.runtime.protocol.orders import STOP_S
 from distredge.runtime.protocol.transport import Network
 from distredge.runtime.worker.control_plane import ControlPlane
 from distredge.runtime.worker.data_plane import DataPlane, Stop
 from distredge.runtime.worker.settings import WorkerSettings
+from distredge.runtime.worker.supervisor import Supervisor
 
 
 class Worker:
@@ -22,30 +28,56 @@ class Worker:
         settings: name, addresses and limits.
         network: makes sockets; closed when `run` ends.
         engine: runs sub-models.
+        clock: what leases are timed with: monotonic, seconds.
+
+    Attributes:
+        supervisor: of the worker's threads; whoever starts one for it tells it of that thread's death.
 
     Raises:
         TransportError: if an address cannot be bound.
     """
 
-    def __init__(self, settings: WorkerSettings, network: Network, engine: Engine) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        network: Network,
+        engine: Engine,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._network = network
+        self.supervisor = Supervisor(self._died)
+        network.on_death = lambda error: self.supervisor.report("doorkeeper", error)
+        self._stopped = threading.Lock()
+        self._ended = threading.Event()
+        self._exits = False
         control = network.bind(settings.control, "control")
         self._data = DataPlane(network, settings.data)
-        self._control = ControlPlane(settings, network, control, self._data, engine)
+        self._control = ControlPlane(settings, network, control, self._data, engine, self.supervisor, clock)
         self.control_address = control.address
         self.data_address = self._data.endpoint.address
-        self._stopped = threading.Lock()
 
     def run(self) -> None:
-        """Works until `stop`; sockets are closed then."""
-        thread = threading.Thread(target=self._control.run, name="control")
+        """Works until `stop`; sockets are closed then.
+
+        Raises:
+            WorkerDied: if one of its threads ended by an exception.
+        """
         try:
-            thread.start()
-            self._data.run()
+            thread = self.supervisor.start("control", self._control.run)
+            try:
+                self.supervisor.run("data", self._data.run)
+            finally:
+                self._control.stop()
+                thread.join()
         finally:
-            self._control.stop()
-            thread.join()
             self._network.close()
+            self._ended.set()
+        if self.supervisor.died is not None:
+            raise self.supervisor.died
+
+    def exit_on_death(self) -> None:
+        """Lets the process end when a thread has died and `run` does not return, since something else hangs."""
+        self._exits = True
 
     def stop_on_signals(self) -> list[int]:
         """Lets SIGTERM and SIGINT stop it, once; a second one does what it does by default.
@@ -70,3 +102,13 @@ class Worker:
         """Makes `run` return as soon as the stage that is being computed is done; called by any thread, once."""
         if self._stopped.acquire(blocking=False):
             self._data.instruct(Stop())
+
+    def _died(self) -> None:
+        self.stop()
+        if self._exits:
+            threading.Thread(target=self._exit_at_last, name="last-resort", daemon=True).start()
+
+    def _exit_at_last(self) -> None:
+        if not self._ended.wait(STOP_S):
+            print(self.supervisor.died, file=sys.stderr, flush=True)
+            os._exit(1)

@@ -10,19 +10,14 @@ from hypothesis import strategies as st
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol import messages as m
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.device_plan import Buffer, DevicePlan, SegmentPlan, SourceMessage, TensorBox
+from distredge.runtime.protocol.device_plan import TensorBox
 
 BOX = TensorBox("conv1", (0, 0, 3, 0), (1, 64, 2, 224), "float32")
-PLAN = DevicePlan(
-    7, "vgg16", 1, ("a", "b"), 2,
-    (SegmentPlan(0, 0, {"w": "0" * 64}, (Buffer("x", "x", (0,), (4,), "float32"),), ()),),
-    (SourceMessage(0, -1, 1, (BOX,), (-1,)),), (), (), {"0": PeerAddress("a", "tcp://10.0.0.1:5701", "k" * 40)},
-)  # fmt: skip
 ABOUT = m.About("a", "0.1.0", "onnxruntime 1.31", ("CPUExecutionProvider",), 4, 0, "tcp://127.0.0.1:5", (1,))
 
 TO_WORKER = [
     m.Hello(b"s", "0.1.0", "a", "ada@desk", True),
-    m.Prepare(PLAN),
+    m.Prepare(7, 100, (20, 30), 2**32 - 1),
     m.Weight(7, "0" * 64, "float32", (3, 3), 0, 36),
     m.Retire(7),
     m.Ping(1),
@@ -63,7 +58,7 @@ CASES = [(decode, message) for decode, messages in DECODERS.items() for message 
 ENCODED = [m.encode(message) for _, message in CASES]
 
 CHECKSUMS = """
-    c28d4149 bd9f5f12 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 dac23795
+    c28d4149 7be05f90 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 dac23795
     e369ba83 92461725 bb306d8d a36630c9 85ba4e7f 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
     26146d42 ebb04c34 6d998109 27462448 a5f90e8e
 """

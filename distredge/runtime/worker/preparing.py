@@ -1,0 +1,308 @@
+"""A worker's plans from the first word of them until they are forgotten: checked, given memory, loaded, told.
+
+Sub-models are loaded in a thread per plan, one after the other, since that can take seconds or minutes; everything
+else belongs to the thread of the control plane.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from distredge.errors import EngineError, ProtocolError
+from distredge.runtime.buffers import Array
+from distredge.runtime.engine import CPU, Engine, Loaded
+from distredge.runtime.protocol.checked_plan import check_plan
+from distredge.runtime.protocol.device_plan import DevicePlan
+from distredge.runtime.protocol.fields import Bytes
+from distredge.runtime.protocol.messages import Failed, Missing, Prepare, Progress, Ready, ToCoordinator, Weight
+from distredge.runtime.protocol.prepare_parts import read_prepare
+from distredge.runtime.weights import WeightStore
+from distredge.runtime.worker.data_plane import (
+    AddPlan,
+    DataPlane,
+    LoadedPlan,
+    PlanStands,
+    RemovePlan,
+    load_plan,
+    model_digest,
+)
+from distredge.runtime.worker.memory_account import (
+    MemoryAccount,
+    ModelNeed,
+    OverLimit,
+    arrays_bytes,
+    give_memory_back,
+    laid_out_anew,
+    resident_bytes,
+)
+from distredge.runtime.worker.settings import WorkerSettings
+from distredge.runtime.worker.supervisor import Supervisor
+
+PROGRESS_BYTES: Final = 8 * 1024 * 1024
+"""How much of the constants comes in between two signs of life."""
+
+MAX_PLANS: Final = 4
+
+LOADING_NICE: Final = 10
+"""Frames that run meanwhile come first: this much lower is the priority of what is loaded for later ones."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Preparing:
+    plan: DevicePlan
+    models: tuple[bytes, ...]
+    missing: set[str]
+    received_bytes: int = 0
+    told_bytes: int = 0
+
+
+class _LoadEnd(NamedTuple):
+    """How loading a plan ended: `loaded` and the digests of new sub-models, or `kind` and `reason` of its failure."""
+
+    plan: int
+    loaded: LoadedPlan | None
+    kind: str = ""
+    reason: str = ""
+    fresh: tuple[bytes, ...] = ()
+    grew_bytes: int = 0
+
+
+class Preparations:
+    """All plans of one worker.
+
+    Args:
+        settings: name and limits.
+        engine: loads sub-models.
+        data: runs the plans that are ready.
+        supervisor: starts threads.
+        wake: called by them when something has ended; `take_outcomes` is called then.
+        tell: sends a message to the holder of the worker.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        engine: Engine,
+        data: DataPlane,
+        supervisor: Supervisor,
+        wake: Callable[[], None],
+        tell: Callable[[ToCoordinator], None],
+    ) -> None:
+        self._name = settings.name
+        limits_bytes = [b for b in (settings.weights_bytes, settings.memory_bytes) if b is not None]
+        self._store = WeightStore(min(limits_bytes))
+        self._account = MemoryAccount(settings.memory_bytes, self._store)
+        self._engine = engine
+        self._data = data
+        self._supervisor = supervisor
+        self._wake = wake
+        self._tell = tell
+        self._preparing: dict[int, _Preparing] = {}
+        self._plans: dict[int, DevicePlan] = {}
+        self._loaders: dict[int, threading.Thread] = {}
+        self._ends: queue.SimpleQueue[_LoadEnd] = queue.SimpleQueue()
+        # One plan is loaded at a time: engines ask for it, and the process's growth is then that plan's.
+        self._loading = threading.Lock()
+        # Alive as long as some plan uses them: a new plan shares what the old one has, such as the head.
+        self._models: weakref.WeakValueDictionary[bytes, Loaded] = weakref.WeakValueDictionary()
+
+    def prepare(self, message: Prepare, parts: Sequence[Bytes]) -> None:
+        """Begins with a plan; says which constants are missing, or why it cannot be."""
+        number = message.plan
+        if number in {*self._plans, *self._preparing, *self._loaders}:
+            raise ProtocolError(f"plan {number} is here already")
+        try:
+            if len(self._plans) + len(self._preparing) >= MAX_PLANS or len(self._loaders) >= 2 * MAX_PLANS:
+                raise OverLimit(f"{MAX_PLANS} plans are here already; retire one first")
+            plan, models = read_prepare(message, parts)
+            check_plan(plan)
+            if plan.devices[plan.device] != self._name:
+                raise ProtocolError(
+                    f"a plan for '{plan.devices[plan.device]}', device {plan.device} of {list(plan.devices)}: "
+                    f"this is '{self._name}'"
+                )
+            missing = self._store.pin(number, {d for segment in plan.segments for d in segment.weights.values()})
+            preparing = _Preparing(plan, models, set(missing))
+            self._preparing[number] = preparing
+            needs = {
+                model_digest(model, segment): ModelNeed(len(model), laid_out_anew(segment))
+                for model, segment in zip(models, plan.segments, strict=True)
+            }
+            self._account.enter(number, arrays_bytes(plan), needs)
+        except (ProtocolError, OverLimit, MemoryError) as error:
+            self._fail(number, _kind(error), _reason(error))
+            return
+        self._tell(Missing(number, missing))
+        if not missing:
+            self._load(preparing)
+
+    def weight(self, message: Weight, parts: Sequence[Bytes]) -> None:
+        """Takes one piece of a constant in."""
+        preparing = self._preparing.get(message.plan)
+        if preparing is None:
+            return
+        if len(parts) != 1:
+            raise ProtocolError(f"{len(parts)} parts with a piece of a constant")
+        size_bytes = memoryview(parts[0]).nbytes
+        preparing.received_bytes += size_bytes
+        if preparing.received_bytes - preparing.told_bytes >= PROGRESS_BYTES:
+            preparing.told_bytes = preparing.received_bytes
+            self._tell(Progress(message.plan, preparing.received_bytes))
+        try:
+            begins_bytes = self._store.begins(message, size_bytes)
+            if begins_bytes:
+                self._account.admit(message.plan, message.digest, begins_bytes)
+            complete = self._store.receive(message, parts[0])
+        except (ProtocolError, OverLimit, MemoryError) as error:
+            self._fail(message.plan, _kind(error), _reason(error))
+            return
+        if complete and message.digest in preparing.missing:
+            preparing.missing.discard(message.digest)
+            if not preparing.missing:
+                self._load(preparing)
+
+    def retire(self, plan: int) -> None:
+        """Forgets a plan; its constants stay while there is room."""
+        self._preparing.pop(plan, None)
+        if self._plans.pop(plan, None) is not None:
+            self._data.instruct(RemovePlan(plan))
+        if plan not in self._loaders:
+            self._release(plan)
+
+    def retire_all(self) -> None:
+        """Forgets all plans."""
+        for plan in [*self._plans, *self._preparing]:
+            self.retire(plan)
+
+    def say_alive(self) -> None:
+        """Tells of plans that are being loaded, which can take minutes: TensorRT builds its engines then."""
+        for number, preparing in self._preparing.items():
+            if number in self._loaders:
+                self._tell(Progress(number, preparing.received_bytes))
+
+    def take_outcomes(self) -> None:
+        """Goes on with the plans that have been loaded, and tells of those that stand or fail."""
+        while not self._ends.empty():
+            self._loaded(self._ends.get())
+        while self._data.outcomes:
+            outcome = self._data.outcomes.popleft()
+            if isinstance(outcome, PlanStands):
+                loaded = outcome.loaded
+                if loaded.plan.plan in self._plans:
+                    self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s))
+            elif self._plans.pop(outcome.plan, None) is not None:
+                self._fail(outcome.plan, "peer", outcome.reason)
+
+    def join(self) -> None:
+        """Waits until no plan is being loaded."""
+        for thread in self._loaders.values():
+            thread.join()
+
+    def _loaded(self, end: _LoadEnd) -> None:
+        self._loaders.pop(end.plan).join()
+        if end.plan not in self._preparing:
+            self._release(end.plan)
+        elif end.loaded is None:
+            self._fail(end.plan, end.kind, end.reason)
+        else:
+            try:
+                self._account.loaded(end.plan, arrays_bytes(end.loaded.plan), end.fresh, end.grew_bytes)
+            except OverLimit as error:
+                self._fail(end.plan, "memory", str(error))
+                return
+            self._plans[end.plan] = self._preparing.pop(end.plan).plan
+            self._data.instruct(AddPlan(end.loaded))
+
+    def _fail(self, plan: int, kind: str, reason: str) -> None:
+        self._preparing.pop(plan, None)
+        self._release(plan)
+        _log.warning("plan %d: %s", plan, reason)
+        self._tell(Failed(plan, kind, reason[:2000]))
+
+    def _release(self, plan: int) -> None:
+        self._account.leave(plan)
+        self._store.unpin(plan)
+
+    def _load(self, preparing: _Preparing) -> None:
+        plan, weights = preparing.plan, self._store.take(preparing.plan.plan)
+
+        def work() -> None:
+            with self._loading:
+                wanted = plan.plan in self._preparing
+                end = self._load_now(preparing, weights) if wanted else _LoadEnd(plan.plan, None)
+            self._ends.put(end)
+            self._wake()
+
+        try:
+            self._loaders[plan.plan] = self._supervisor.start(f"load-{plan.plan}", work, daemon=True)
+        except (RuntimeError, MemoryError) as error:
+            self._fail(plan.plan, "memory", f"no thread to load it in: {error}")
+
+    def _load_now(self, preparing: _Preparing, weights: Mapping[str, Array]) -> _LoadEnd:
+        """Loads a plan; whatever goes wrong is the plan's failure, not the worker's."""
+        plan = preparing.plan
+        try:
+            _step_back(self._engine)
+            before_bytes = resident_bytes()
+            known: dict[bytes, Loaded] = dict(self._models)
+            before = frozenset(known)
+            loaded = load_plan(plan, preparing.models, weights, self._engine, known)
+            fresh = {digest: model for digest, model in known.items() if digest not in before}
+            if self._engine.warms_up:
+                _warm_up(loaded, preparing.models, fresh)
+            # Only now may another plan run them: nobody else did so until here.
+            self._models.update(fresh)
+            give_memory_back()
+            grew_bytes = max(0, resident_bytes() - before_bytes)
+            return _LoadEnd(plan.plan, loaded, fresh=tuple(fresh), grew_bytes=grew_bytes)
+        except Exception as error:  # an engine may raise anything
+            _log.info("plan %d cannot be loaded", plan.plan, exc_info=error)
+            return _LoadEnd(plan.plan, None, _kind(error), _reason(error))
+
+
+def _warm_up(loaded: LoadedPlan, models: Sequence[bytes], fresh: Mapping[bytes, Loaded]) -> None:
+    """Runs each new sub-model once, so that the plan's first frame is as fast as the others.
+
+    TensorRT and CUDA build then what they run, and memory is taken while the account still looks.
+    """
+    for segment, model in zip(loaded.plan.segments, models, strict=True):
+        if model_digest(model, segment) in fresh:
+            try:
+                loaded.runs[0][segment.stage]()
+            except EngineError as error:
+                raise EngineError(f"stage {segment.stage}: {error}") from error
+
+
+def _step_back(engine: Engine) -> None:
+    """Lets this thread stand back behind those that compute frames.
+
+    Threads that an engine starts while it loads would inherit that for good: only where it starts none.
+    """
+    if sys.platform == "linux" and engine.threads == 1 and engine.providers[0] == CPU:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICE)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, (OverLimit, MemoryError)):
+        return "memory"
+    return "protocol" if isinstance(error, ProtocolError) else "engine"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"not enough memory for the plan: {error}" if str(error) else "not enough memory for the plan"
+    if isinstance(error, (ProtocolError, OverLimit, EngineError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
