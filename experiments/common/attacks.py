@@ -50,7 +50,8 @@ from distredge.runtime.protocol.messages import (
 )
 from distredge.runtime.protocol.row_messages import HEAD_BYTES, PREFIX, write_head
 from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
-from distredge.runtime.protocol.transport import Tracker, ZmqEndpoint, ZmqNetwork
+from distredge.runtime.protocol.transport import Tracker, ZmqNetwork
+from distredge.runtime.protocol.zmq_endpoint import ZmqEndpoint
 from distredge.runtime.requester.coordinator import Coordinator
 
 IDLE_CONNECTIONS: Final = 1500
