@@ -66,6 +66,7 @@ class ZmqEndpoint:
         self._bound = not places
         self._places = places
         self._turn = 0
+        self.is_readable = False
         watched = _WATCHED | zmq.EVENT_CONNECT_RETRIED if len(places) > 1 else _WATCHED
         self.monitor: zmq.Socket[bytes] | None = socket.get_monitor_socket(watched) if places else None
         if self.monitor is not None:
@@ -96,8 +97,10 @@ class ZmqEndpoint:
 
     def receive(self) -> Received | None:
         socket = self.socket
-        # Asking first is cheaper than the exception of a socket that has nothing.
-        if not socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
+        # Asking first is cheaper than the exception of a socket that has nothing; a waiter has asked.
+        if self.is_readable:
+            self.is_readable = False
+        elif not socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
             return None
         try:
             frame = socket.recv(_NOBLOCK, copy=False)
@@ -215,5 +218,7 @@ class ZmqWaiter:
             if socket in self._bells:
                 self._bells[socket].silence()
             else:
-                ready[self._by_socket[socket]] = None
+                endpoint = self._by_socket[socket]
+                endpoint.is_readable = socket is endpoint.socket
+                ready[endpoint] = None
         return list(ready)

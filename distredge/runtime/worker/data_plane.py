@@ -251,6 +251,8 @@ class DataPlane:
             if run is None:
                 return
             self._run(run)
+            if next_run() is None:
+                return
             if self._instructions or self._connecting:
                 self._take_instructions()
                 self._watch_peers()
