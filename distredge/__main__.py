@@ -1,4 +1,4 @@
-"""`python -m distredge` is the `distredge` command."""
+"""`python -m distredge` is the `distredge` command; `distredge.cli` leaves the current folder as it is imported."""
 
 from __future__ import annotations
 

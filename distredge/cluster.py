@@ -29,32 +29,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from distredge.checked_reading import decode_toml, read_bytes
+from distredge.cluster_file import (
+    CONTROL_PORT,
+    DATA_PORT,
+    ClusterFile,
+    DeviceFile,
+    HostFile,
+    LinkFile,
+    RequesterFile,
+    place,
+    read_cluster_file,
+)
+from distredge.cluster_file import LinkModel as LinkModel
+from distredge.cluster_file import shipped_clusters as shipped_clusters
 from distredge.errors import ClusterError, did_you_mean, located
 from distredge.model.graph import Graph
-from distredge.network_addresses import ACCEPTED, read_address
 from distredge.processors import usable_cores
 from distredge.profiles.compute import THIS_MACHINE, ComputeProfile, load_profile, load_shipped, user_profile_path
 from distredge.profiles.network import Trace, load_trace, usable
 from distredge.profiles.traces.formats import read_trace
-
-FORMAT = "distredge.cluster/1"
-LinkModel = Literal["independent", "shared"]
-
-CONTROL_PORT = 5700
-DATA_PORT = 5701
-
-_Rate = Annotated[float, Meta(ge=0, lt=1e15)]
-_Seconds = Annotated[float, Meta(ge=0, lt=1e6)]
-_Port = Annotated[int, Meta(ge=0, le=65535)]
-_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
 @dataclass(frozen=True)
@@ -238,20 +237,8 @@ def load_cluster(name_or_path: str | Path, models: Iterable[Graph] = (), profile
     Raises:
         ClusterError, ProfileError, TraceError: naming file and field.
     """
-    text = str(name_or_path)
-    if text.endswith(".toml") or "/" in text:
-        return _build(read_bytes(text, ClusterError), text, Path(text).parent, tuple(models), profile_set)
-    entry = resources.files("distredge.profiles.data") / "clusters" / f"{text}.toml"
-    if not entry.is_file():
-        hint = did_you_mean(text, shipped_clusters())
-        raise ClusterError(f"there is no shipped cluster '{text}'{hint}; or give the path of a .toml file")
-    return _build(entry.read_bytes(), text, Path("."), tuple(models), profile_set)
-
-
-def shipped_clusters() -> tuple[str, ...]:
-    """Returns the names of the shipped cases."""
-    entries = (resources.files("distredge.profiles.data") / "clusters").iterdir()
-    return tuple(sorted(e.name[: -len(".toml")] for e in entries if e.name.endswith(".toml")))
+    file, where, folder = read_cluster_file(name_or_path)
+    return _build(file, where, folder, tuple(models), profile_set)
 
 
 def covering(cluster: Cluster, graph: Graph) -> Cluster:
@@ -275,73 +262,21 @@ def covering(cluster: Cluster, graph: Graph) -> Cluster:
     return replace(cluster, devices=devices)
 
 
-class _LinkFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    rate_bps: _Rate | Literal["unbounded"] | None = None
-    trace: str | None = None
-    trace_format: Literal["csv", "mahimahi", "pensieve", "iperf3"] | None = None
-    fixed_s: _Seconds = 0.0
-    rtt_s: _Seconds = 0.0
-
-
-class _DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: _Name
-    profile: Annotated[str, Meta(min_length=1)]
-    address: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
-    control_port: _Port | None = None
-    data_port: _Port = DATA_PORT
-    public_key: Annotated[str, Meta(min_length=40, max_length=40)] | None = None
-    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
-    memory_bytes: Annotated[int, Meta(ge=1)] | None = None
-    host: str | None = None
-    link: _LinkFile | None = None
-    uplink: _LinkFile | None = None
-    downlink: _LinkFile | None = None
-
-
-class _RequesterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: _Name = "requester"
-    device: str | None = None
-    profile: Annotated[str, Meta(min_length=1)] | None = None
-    host: str | None = None
-    link: _LinkFile | None = None
-    uplink: _LinkFile | None = None
-    downlink: _LinkFile | None = None
-
-
-class _HostFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: _Name
-    cores: Annotated[int, Meta(ge=1, le=4096)] | Literal["all"]
-
-
-class ClusterFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cluster as it stands in its file."""
-
-    format: Literal["distredge.cluster/1"]
-    name: _Name
-    description: str = ""
-    source: str = ""
-    link_model: LinkModel = "shared"
-    shared_medium: bool = False
-    encrypted: bool = False
-    requester: _RequesterFile = msgspec.field(default_factory=_RequesterFile)
-    host: tuple[_HostFile, ...] = ()
-    device: Annotated[tuple[_DeviceFile, ...], Meta(min_length=1)]
-
-
-def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], profile_set: str | None) -> Cluster:
-    file = decode_toml(content, ClusterFile, where, ClusterError)
+def _build(file: ClusterFile, where: str, folder: Path, models: tuple[Graph, ...], profile_set: str | None) -> Cluster:
     profiles: dict[str, ComputeProfile] = {}
     devices = []
     for index, entry in enumerate(file.device):
         if entry.profile not in profiles:
             profiles[entry.profile] = _profile(entry.profile, folder, profile_set)
         up, down = _links(entry, f"{where}: device[{index}]", folder, None)
+        address, control_port = place(entry, f"{where}: device[{index}]")
         devices.append(
             Device(
                 profile=profiles[entry.profile],
                 uplink=up,
                 downlink=down,
-                **_place(entry, f"{where}: device[{index}]"),
+                address=address,
+                control_port=control_port,
                 **_as_it_stands(entry, "profile", "link", "uplink", "downlink", "address", "control_port"),
             )
         )
@@ -362,7 +297,7 @@ def _build(content: bytes, where: str, folder: Path, models: tuple[Graph, ...], 
     return cluster
 
 
-def _hosts(entries: tuple[_HostFile, ...], where: str) -> dict[str, int]:
+def _hosts(entries: tuple[HostFile, ...], where: str) -> dict[str, int]:
     """Computers by name; "all" cores are those that this process may use: for a cluster on this computer alone."""
     hosts: dict[str, int] = {}
     for index, entry in enumerate(entries):
@@ -370,18 +305,6 @@ def _hosts(entries: tuple[_HostFile, ...], where: str) -> dict[str, int]:
             raise ClusterError(f"{where}: host[{index}].name: '{entry.name}' stands twice")
         hosts[entry.name] = usable_cores() if entry.cores == "all" else entry.cores
     return hosts
-
-
-def _place(entry: _DeviceFile, where: str) -> dict[str, Any]:
-    """Host and control port of a worker; the port may stand in the address."""
-    try:
-        host, port = read_address(entry.address)
-    except ValueError as error:
-        raise ClusterError(f"{located(where, 'address', entry.address, ACCEPTED)}: {error}") from None
-    if port is not None and entry.control_port not in (None, port):
-        raise ClusterError(located(where, "address", entry.address, f"port {entry.control_port}, as control_port says"))
-    given = entry.control_port if port is None else port
-    return {"address": host, "control_port": CONTROL_PORT if given is None else given}
 
 
 def _as_it_stands(entry: Struct, *otherwise: str) -> dict[str, Any]:
@@ -405,13 +328,13 @@ def _largest(devices: Iterable[Device]) -> tuple[Link, Link]:
 
 
 def _links(
-    entry: _DeviceFile | _RequesterFile, where: str, folder: Path, default: tuple[Link, Link] | None
+    entry: DeviceFile | RequesterFile, where: str, folder: Path, default: tuple[Link, Link] | None
 ) -> tuple[Link, Link]:
     if entry.link is not None and (entry.uplink is not None or entry.downlink is not None):
         raise ClusterError(f"{where}: found 'link' beside 'uplink' or 'downlink', accepted: one or the other")
     pair = []
     for index, key in enumerate(("uplink", "downlink")):
-        given: _LinkFile | None = entry.link if entry.link is not None else getattr(entry, key)
+        given: LinkFile | None = entry.link if entry.link is not None else getattr(entry, key)
         if given is not None:
             pair.append(_link(given, f"{where}.{'link' if entry.link is not None else key}", folder))
         elif default is not None:
@@ -421,7 +344,7 @@ def _links(
     return pair[0], pair[1]
 
 
-def _link(entry: _LinkFile, where: str, folder: Path) -> Link:
+def _link(entry: LinkFile, where: str, folder: Path) -> Link:
     rate = None if entry.rate_bps == "unbounded" else entry.rate_bps
     if entry.trace is not None:
         is_file = entry.trace_format is not None or entry.trace.endswith(".csv") or "/" in entry.trace

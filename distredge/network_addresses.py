@@ -13,6 +13,9 @@ Resolve: TypeAlias = Callable[[str], Sequence[str]]
 
 ACCEPTED = "a host name, an IPv4 or an IPv6 address, such as nano-0.local, 192.168.1.11, fe80::1%eth0, [fd00::1]:5700"
 
+OWN = ("127.0.0.1", "localhost", "::1")
+"""How people call the machine that they are at."""
+
 _LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
 _WITH_PORT = re.compile(r"\[(?P<six>[^\]]*)\](?::(?P<port6>\d{1,5}))?|(?P<host>[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from distredge.cluster import Cluster, Device, Link, Requester, load_cluster, shipped_clusters
+from distredge.cluster_file import read_boards
 from distredge.errors import ClusterError, ProfileError
 from distredge.model.capture import load_model
 from distredge.problem import Problem
@@ -190,3 +191,31 @@ def test_a_measured_profile_of_this_machine_stands_in_only_where_it_covers_the_m
     assert all(device.profile.measured for device in Problem(measured, cluster).cluster.devices)
     assert not any(device.profile.measured for device in Problem(other, cluster).cluster.devices)
     assert not any(device.profile.measured for device in load_cluster("this-machine", models=[other]).devices)
+
+
+def test_devices_are_read_without_what_they_compute_and_carry(tmp_path: Path) -> None:
+    path = tmp_path / "boards.toml"
+    path.write_text(
+        f'{HEAD}[[device]]\nname = "a"\nprofile = "not-here.json"\naddress = "pi.local:6000"\n'
+        'link = { trace = "not-here.csv" }\nthreads = 3\n'
+    )
+    boards = read_boards(path)
+    board = boards.device("a")
+    assert (boards.names, board.address, board.control_port, board.data_port) == (("a",), "pi.local", 6000, 5701)
+    assert (board.profile, board.threads, board.memory_bytes, boards.folder) == ("not-here.json", 3, None, tmp_path)
+    with pytest.raises(ClusterError, match="has no device 'b'"):
+        boards.device("b")
+    with pytest.raises(ProfileError, match=r"not-here\.json"):
+        load_cluster(path)
+
+
+def test_shipped_cases_devices_are_those_of_the_cluster() -> None:
+    for name in ("db-50", "this-machine"):
+        assert read_boards(name).names == load_cluster(name).names
+
+
+def test_one_port_for_both_planes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'{HEAD}{DEVICE}address = "1.2.3.4:5701"\n')
+    with pytest.raises(ClusterError, match=r"device\[0\]: data_port: found 5701, accepted: another port than"):
+        read_boards(path)

@@ -19,6 +19,7 @@ MAPPED = ("agents", "envs", "experiments", "profiles")
 _GROUND = {
     "errors",
     "checked_reading",
+    "child_processes",
     "chrome_trace",
     "folders",
     "metric_names",
@@ -26,10 +27,11 @@ _GROUND = {
     "processors",
     "writing",
 }
-_DOMAIN = _GROUND | {"model", "profiles", "cluster", "strategy", "timeline", "problem"}
+_DOMAIN = _GROUND | {"cluster_file", "model", "profiles", "cluster", "strategy", "timeline", "problem"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "checked_reading": {"errors"},
+    "child_processes": set(),
     "chrome_trace": {"errors", "writing"},
     "metric_names": set(),
     "folders": {"errors"},
@@ -38,7 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "writing": {"errors"},
     "model": {"errors", "folders", "writing"},
     "profiles": _GROUND | {"model"},
-    "cluster": _GROUND | {"model", "profiles"},
+    "cluster_file": {"errors", "checked_reading", "network_addresses"},
+    "cluster": _GROUND | {"cluster_file", "model", "profiles"},
     "strategy": _GROUND | {"model", "profiles", "cluster"},
     "timeline": _GROUND | {"model", "profiles", "cluster"},
     "problem": _GROUND | {"model", "profiles", "cluster", "strategy", "timeline"},

@@ -22,8 +22,8 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _THREADS = 4
 """Of a worker, and cores of a computer, until the user says otherwise."""
+_PROFILE = "default:pi3"
 _HERE = "this-machine"
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEYS_HELP = "Folder of keys; default: 'keys' beside the cluster file."
 
 
@@ -46,48 +46,97 @@ def cluster() -> None:
 @click.option("--rate-mbps", type=Number(0, above=True), default=100.0, show_default=True,
               help="Rate of every board's link, until you measure it.")  # fmt: skip
 @click.option("--rtt-ms", type=Number(0), default=2.0, show_default=True, help="Its round trip.")
+@json_option
 @verbose_option
-def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float) -> None:
-    """Write a cluster file to start from."""
-    from distredge.cluster import FORMAT, load_cluster
+def init(path: Path, devices: tuple[str, ...], rate_mbps: float, rtt_ms: float, as_json: bool) -> None:
+    """Write a cluster file to start from.
+
+    PROFILE is a shipped one, or a file of `distredge profile run`, by its path from where the cluster file will be.
+    Workers at one address are given ports of their own.
+    """
+    from distredge.cluster import load_cluster
     from distredge.errors import FileError
+    from distredge.runtime.hosting.boards import check_addresses
 
     if path.exists():
         raise FileError(f"{path}: is there already; give another name")
     check_writable(path)
-    name_of_file = _NOT_IN_NAMES.sub("-", path.stem).lstrip("-._")[:63] or "cluster"
     boards = [_board(text) for text in devices]
-    addresses = [address for _, address, _ in boards]
     link = f"link = {{ rate_bps = {rate_mbps * 1e6:g}, rtt_s = {rtt_ms / 1e3:g} }}"
-    hosts = _hosts(addresses)
-    lines = [
-        f'format = "{FORMAT}"',
-        f'name = "{name_of_file}"',
-        'link_model = "shared"',
-        "encrypted = true",
-        "",
-        "[requester]",
-    ]
-    lines += [f'host = "{_HERE}"'] if _HERE in hosts.values() else []
-    lines += [link]
-    for host in dict.fromkeys(hosts.values()):
-        cores = '"all"' if host == _HERE else f"{_THREADS}  # of its processor, which its workers share: correct it"
-        lines += ["", "[[host]]", f'name = "{host}"', f"cores = {cores}"]
-    for name, address, profile in boards:
-        lines += ["", "[[device]]", f'name = "{name}"', f'profile = "{profile or "default:pi3"}"']
-        lines += [f'address = "{address}"', f"threads = {_THREADS}"]
-        lines += [f'host = "{hosts[_place(address)]}"'] if _place(address) in hosts else []
-        lines += [link]
     try:
-        write(path, "\n".join(lines) + "\n")
+        write(path, "\n".join(_lines(path, boards, link)) + "\n")
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
+    name = str(path) if path.suffix == ".toml" else f"./{path}"
     try:
-        load_cluster(str(path) if path.suffix == ".toml" else f"./{path}")
+        made = load_cluster(name)
+        check_addresses(made)
     except BaseException:
         path.unlink()
         raise
-    click.echo(f"wrote {path}; next: distredge keys {path}, then on each board: distredge worker --cluster {path.name}")
+    if as_json:
+        print_json({"cluster": made.name, "file": str(path), "devices": list(made.names)})
+        return
+    click.echo(f"wrote {path}; next: distredge keys {name}, which says what to copy to which board")
+
+
+def _lines(path: Path, boards: Sequence[tuple[str, str, str]], link: str) -> list[str]:
+    """The lines of a cluster file of boards, each its name, address and profile."""
+    from distredge.cluster_file import FORMAT
+
+    hosts = _hosts([address for _, address, _ in boards])
+    lines = [
+        f'format = "{FORMAT}"',
+        f'name = "{_NOT_IN_NAMES.sub("-", path.stem).lstrip("-._")[:63] or "cluster"}"',
+        'link_model = "shared"',
+        "encrypted = true",
+        "",
+        # A rate given here would stay as it is when the boards' are measured.
+        "[requester]  # its link is as fast as the fastest board's, unless one is given here",
+    ]
+    lines += [f'host = "{_HERE}"'] if _HERE in hosts.values() else []
+    for host in dict.fromkeys(hosts.values()):
+        cores = '"all"' if host == _HERE else f"{_THREADS}  # of its processor, which its workers share: correct it"
+        lines += ["", "[[host]]", f'name = "{host}"', f"cores = {cores}"]
+    for (name, address, profile), ports in zip(boards, _ports([a for _, a, _ in boards]), strict=True):
+        lines += ["", "[[device]]", f'name = "{name}"', f'profile = "{profile or _PROFILE}"']
+        lines += [f'address = "{address}"', *ports, f"threads = {_threads(path.parent, profile or _PROFILE)}"]
+        lines += [f'host = "{hosts[_place(address)]}"'] if _place(address) in hosts else []
+        lines += [link]
+    return lines
+
+
+def _ports(addresses: Sequence[str]) -> list[list[str]]:
+    """What to write of ports: nothing for a worker that has its address to itself, else what the others leave."""
+    from distredge.cluster_file import CONTROL_PORT, DATA_PORT
+    from distredge.network_addresses import OWN
+
+    asked = [(_HERE if place in OWN else place, port) for place, port in map(_place_and_port, addresses)]
+    taken = {(place, port) for place, port in asked if port is not None}
+    written = []
+    for place, port in asked:
+        lines = []
+        control = port
+        if control is None:
+            control = next(free for free in range(CONTROL_PORT, 65536) if (place, free) not in taken)
+            lines += [f"control_port = {control}"] if control != CONTROL_PORT else []
+        taken.add((place, control))
+        data = next(free for free in (DATA_PORT, *range(control + 1, 65536)) if (place, free) not in taken)
+        lines += [f"data_port = {data}"] if data != DATA_PORT else []
+        taken.add((place, data))
+        written.append(lines)
+    return written
+
+
+def _threads(folder: Path, profile: str) -> int:
+    """Threads that a profile was measured with; one that cannot be read is refused later, with the file."""
+    from distredge.errors import ProfileError
+    from distredge.profiles.compute import load_profile
+
+    try:
+        return load_profile(folder / profile if profile.endswith(".json") else profile).board.threads
+    except ProfileError:
+        return _THREADS
 
 
 def _board(text: str) -> tuple[str, str, str]:
@@ -101,21 +150,27 @@ def _board(text: str) -> tuple[str, str, str]:
     return name, address, profile
 
 
-def _place(address: str) -> str:
-    """The computer of an address, without the port; an address that cannot be read is refused later, with the file."""
+def _place_and_port(address: str) -> tuple[str, int | None]:
+    """Computer and port of an address; one that cannot be read is refused later, with the file."""
     from distredge.network_addresses import read_address
 
     try:
-        return read_address(address)[0]
+        return read_address(address)
     except ValueError:
-        return address
+        return address, None
+
+
+def _place(address: str) -> str:
+    return _place_and_port(address)[0]
 
 
 def _hosts(addresses: Sequence[str]) -> dict[str, str]:
     """Computers on which several workers are, or a worker beside the requester: address -> name of the host."""
+    from distredge.network_addresses import OWN
+
     places = [_place(address) for address in addresses]
-    several = [place for place in dict.fromkeys(places) if place in _LOOPBACK or places.count(place) > 1]
-    return {place: _HERE if place in _LOOPBACK else f"host-{k}" for k, place in enumerate(several)}
+    several = [place for place in dict.fromkeys(places) if place in OWN or places.count(place) > 1]
+    return {place: _HERE if place in OWN else f"host-{k}" for k, place in enumerate(several)}
 
 
 @cluster.command()
@@ -181,15 +236,18 @@ def stop(cluster_name: str, as_json: bool) -> None:
 def status(cluster_name: str, keys_path: Path | None, plaintext: bool, timeout_s: float, as_json: bool) -> None:
     """Ask every worker how it is; exit code 1 when one does not answer."""
     from distredge.cluster import load_cluster
+    from distredge.runtime.hosting.boards import is_local, start_on_boards
 
     made = load_cluster(cluster_name)
     addresses, keys = _reach(made, cluster_name, keys_path, plaintext)
-    found = _ask_all(addresses, keys, timeout_s)
+    found, silent = _ask_all(addresses, keys, timeout_s)
     if as_json:
         print_json(found)
     else:
         for name, state in found.items():
             click.echo(f"{name}: {_line(state)}")
+    if silent and not as_json and not is_local(made, made.names):
+        click.echo(start_on_boards(cluster_name, silent))
     if any("error" in state for state in found.values()):
         raise SystemExit(1)
 
@@ -212,40 +270,36 @@ def _reach(
     return worker_addresses(made, made.names, keys.public if keys is not None else None), keys
 
 
-def _ask_all(addresses: tuple[WorkerAddress, ...], keys: Keys | None, timeout_s: float) -> dict[str, dict[str, Any]]:
-    import time
-    from concurrent.futures import ThreadPoolExecutor
-
-    from distredge.errors import ExecutionError
-    from distredge.runtime.links.one_link import ping
+def _ask_all(
+    addresses: tuple[WorkerAddress, ...], keys: Keys | None, timeout_s: float
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What each worker says, and those that say nothing."""
+    from distredge.errors import ExecutionError, PeerTimeout
+    from distredge.runtime.links.one_link import ask_all
     from distredge.runtime.protocol.transport import ZmqNetwork
 
     network = ZmqNetwork(keys.for_requester() if keys is not None else None)
-
-    def ask(address: WorkerAddress) -> dict[str, Any]:
-        started_s = time.monotonic()
-        try:
-            pong = ping(network, address, timeout_s)
-        except ExecutionError as error:
-            return {"control": address.control, "error": str(error)}
-        about = pong.about
-        return {
+    try:
+        answers = ask_all(network, addresses, timeout_s)
+    finally:
+        network.close()
+    found: dict[str, dict[str, Any]] = {}
+    for address, answer in zip(addresses, answers.values(), strict=True):
+        if isinstance(answer, ExecutionError):
+            found[address.name] = {"control": address.control, "error": str(answer)}
+            continue
+        about = answer.pong.about
+        found[address.name] = {
             "control": address.control,
-            "answered_s": time.monotonic() - started_s,
+            "answered_s": answer.after_s,
             "version": about.version,
             "engine": about.engine,
             "providers": list(about.providers),
             "threads": about.threads,
             "plans": len(about.plans),
-            "dropped": dict(pong.dropped),
+            "dropped": dict(answer.pong.dropped),
         }
-
-    try:
-        # A thread and a socket each: one that does not answer keeps nobody waiting.
-        with ThreadPoolExecutor(len(addresses)) as pool:
-            return dict(zip([a.name for a in addresses], pool.map(ask, addresses), strict=True))
-    finally:
-        network.close()
+    return found, [name for name, answer in answers.items() if isinstance(answer, PeerTimeout)]
 
 
 def _line(state: dict[str, Any]) -> str:
@@ -253,6 +307,11 @@ def _line(state: dict[str, Any]) -> str:
         return str(state["error"])
     dropped = {why: count for why, count in state["dropped"].items() if count}
     return (
-        f"distredge {state['version']}, {state['engine']} ({state['providers'][0]}), {state['threads']} threads, "
-        f"{state['plans']} plans" + (f", dropped {dropped}" if dropped else "")
+        f"distredge {state['version']}, {state['engine']} ({state['providers'][0]}), "
+        f"{_count(state['threads'], 'thread')}, {_count(state['plans'], 'plan')}"
+        + (f", dropped {dropped}" if dropped else "")
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

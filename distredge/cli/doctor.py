@@ -108,7 +108,7 @@ def _interfaces() -> tuple[str, str]:
 
 
 def _ports() -> tuple[str, str]:
-    from distredge.cluster import CONTROL_PORT, DATA_PORT
+    from distredge.cluster_file import CONTROL_PORT, DATA_PORT
 
     busy = [port for port in (CONTROL_PORT, DATA_PORT) if not _is_free(port)]
     if busy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from distredge.runtime.links.several_links import Flow
     from distredge.runtime.protocol.addresses import WorkerAddress
     from distredge.runtime.protocol.transport import ZmqNetwork
+
+_ANSWER_S = 10.0
+"""Within which a worker says that it is there; a link may take longer to be measured."""
 
 
 @click.command()
@@ -67,7 +71,7 @@ def probe(
     check_writable(trace_path)
     say = (lambda line: None) if as_json else click.echo
     result: dict[str, Any] = {"cluster": made.name, "encrypted": not plaintext}
-    with _workers(made, cluster_name, wanted, keys_path, plaintext) as (network, addresses):
+    with _workers(made, cluster_name, wanted, keys_path, plaintext, timeout_s) as (network, addresses):
         flows = _flows(addresses, between is not None)
         if trace_path is not None:
             result["trace"] = _follow(network, flows[0], trace_path, seconds, every_s, timeout_s, say)
@@ -76,11 +80,17 @@ def probe(
             for flow in flows:
                 links.append(_link(network, flow, repeats, timeout_s))
                 say(_line(links[-1]))
+            if between is None:
+                result["cluster_file"] = _for_the_cluster_file(links)
+                for name, ways in result["cluster_file"].items():
+                    say(f"for {name} in the cluster file, in place of its link:")
+                    for way, link in ways.items():
+                        say(f"    {_as_toml(way, link)}")
             result["together"] = _together(network, addresses, between is not None, timeout_s, say)
             if is_local(made, wanted) and result["together"]["verdict"] != "separate":
                 say("    (workers of one machine share its cores and memory, whatever lies between them)")
     if trace_path is None and not plaintext and is_local(made, wanted):
-        with _workers(made, cluster_name, wanted[:2], keys_path, True) as (network, addresses):
+        with _workers(made, cluster_name, wanted[:2], keys_path, True, timeout_s) as (network, addresses):
             plain = _link(network, _flows(addresses, between is not None)[0], repeats, timeout_s)
         result["encryption"] = _encryption(result["links"][0], plain)
         say(
@@ -93,7 +103,7 @@ def probe(
 
 @contextmanager
 def _workers(
-    made: Cluster, cluster_name: str, wanted: tuple[str, ...], keys_path: Path | None, plaintext: bool
+    made: Cluster, cluster_name: str, wanted: tuple[str, ...], keys_path: Path | None, plaintext: bool, timeout_s: float
 ) -> Iterator[tuple[ZmqNetwork, tuple[WorkerAddress, ...]]]:
     """Reaches the workers, starting them where the cluster is this machine."""
     from distredge.runtime.hosting.boards import cluster_keys, is_local, keys_folder, worker_addresses
@@ -115,7 +125,26 @@ def _workers(
             addresses = worker_addresses(made, wanted, keys.public if keys is not None else None)
         network = ZmqNetwork(keys.for_requester() if keys is not None else None)
         stack.callback(network.close)
+        if not is_local(made, wanted):
+            _check_answering(network, addresses, cluster_name, min(timeout_s, _ANSWER_S))
         yield network, addresses
+
+
+def _check_answering(
+    network: ZmqNetwork, addresses: tuple[WorkerAddress, ...], cluster_name: str, timeout_s: float
+) -> None:
+    """Names every worker that is not there before the first link is measured."""
+    from distredge.errors import ExecutionError, PeerTimeout
+    from distredge.runtime.hosting.boards import start_on_boards
+    from distredge.runtime.links.one_link import ask_all
+
+    answers = ask_all(network, addresses, timeout_s)
+    silent = {name: answer for name, answer in answers.items() if isinstance(answer, PeerTimeout)}
+    if silent:
+        raise PeerTimeout(f"{'; '.join(map(str, silent.values()))}; {start_on_boards(cluster_name, silent)}")
+    for answer in answers.values():
+        if isinstance(answer, ExecutionError):
+            raise answer
 
 
 def _flows(addresses: tuple[WorkerAddress, ...], between: bool) -> tuple[Flow, ...]:
@@ -154,6 +183,27 @@ def _line(found: dict[str, Any]) -> str:
         f"{found['source']} > {found['destination']}: round trip {1e3 * found['rtt_s']:.3f} ms, "
         f"{1e3 * found['fixed_s']:.3f} ms per message, {rate}\n    there and an empty answer back: {sizes}"
     )
+
+
+def _for_the_cluster_file(links: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each worker's link is in a cluster file; what messages cost its processor is in its profile.
+
+    Args:
+        links: to and from each worker in turn, as `_link` returns them.
+    """
+    return {
+        there["destination"]: {
+            way: {"rate_bps": "unbounded" if link["rate_bps"] is None else link["rate_bps"], "rtt_s": link["rtt_s"]}
+            for way, link in (("uplink", back), ("downlink", there))
+        }
+        for there, back in zip(links[::2], links[1::2], strict=True)
+    }
+
+
+def _as_toml(way: str, link: dict[str, Any]) -> str:
+    rate = link["rate_bps"] if isinstance(link["rate_bps"], float) else math.inf
+    text = f"{rate:.3g}" if math.isfinite(rate) else '"unbounded"'
+    return f"{way} = {{ rate_bps = {text}, rtt_s = {link['rtt_s']:.2g} }}"
 
 
 def _size(size_bytes: int) -> str:

@@ -318,14 +318,20 @@ def _difference(found: Difference) -> dict[str, Any]:
 @_model_option
 @input_shape_option
 @click.option("--out", type=_OUT, required=True, help="Picture to write: .png, .svg or .pdf.")
+@json_option
 @verbose_option
-def plot(files: tuple[str, ...], models: tuple[str, ...], input_shape: tuple[int, ...] | None, out: Path) -> None:
+def plot(
+    files: tuple[str, ...], models: tuple[str, ...], input_shape: tuple[int, ...] | None, out: Path, as_json: bool
+) -> None:
     """Draw latency against rows, operator by operator."""
     from distredge.profiles.comparing import plot as draw
 
     check_writable(out)
     count = draw([_profile(file) for file in files], out, _load(models, input_shape))
-    click.echo(f"{out}: {count} operators")
+    if as_json:
+        print_json({"file": as_text(str(out)), "operators": count})
+    else:
+        click.echo(f"{out}: {count} operators")
 
 
 @profile.command()

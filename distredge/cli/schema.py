@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from distredge.cli._common import load_object
-from distredge.cli._options import verbose_option
+from distredge.cli._common import load_object, print_json
+from distredge.cli._options import json_option, verbose_option
 
 FORMATS = {
     "strategy": "distredge.strategy:StrategyFile",
-    "cluster": "distredge.cluster:ClusterFile",
+    "cluster": "distredge.cluster_file:ClusterFile",
     "profile": "distredge.profiles.schema:ProfileFile",
 }
 """Format -> the structure that its reader checks files against."""
@@ -20,10 +20,17 @@ FORMATS = {
 
 @click.command()
 @click.argument("name", type=click.Choice(list(FORMATS)))
+@json_option
 @verbose_option
-def schema(name: str) -> None:
-    """Print the JSON schema of the file format NAME (a cluster file is TOML of the same structure)."""
-    click.echo(json.dumps(json_schema(name), indent=1))
+def schema(name: str, as_json: bool) -> None:
+    """Print the JSON schema of the file format NAME (a cluster file is TOML of the same structure).
+
+    It is JSON in any case; with --json it is on one line.
+    """
+    if as_json:
+        print_json(json_schema(name))
+    else:
+        click.echo(json.dumps(json_schema(name), indent=1))
 
 
 def json_schema(name: str) -> dict[str, Any]:

@@ -37,26 +37,42 @@ def worker(
 ) -> None:
     """Run a worker on this board until Ctrl-C.
 
-    It listens at the ports that the cluster file gives it, and computes what the requester named in its keys deploys.
+    It needs the cluster file, this board's own profile, and its keys: public.json and NAME.secret. It listens at the
+    ports that the cluster file gives it, and computes what the requester named in its keys deploys.
     """
-    from distredge.cluster import load_cluster
+    from distredge.cluster_file import read_boards
+    from distredge.errors import TransportError
     from distredge.runtime.engine import OnnxRuntimeEngine
-    from distredge.runtime.hosting.boards import bind_addresses, check_addresses, cluster_keys, keys_folder
+    from distredge.runtime.hosting.boards import (
+        bind_addresses,
+        check_addresses,
+        cluster_keys,
+        keys_folder,
+        memory_limit_bytes,
+    )
     from distredge.runtime.protocol.transport import ZmqNetwork
     from distredge.runtime.worker.settings import WorkerSettings
     from distredge.runtime.worker.worker import Worker
 
-    cluster = load_cluster(cluster_name)
-    device = cluster.device(name)
-    check_addresses(cluster)
+    # Nothing but this board's own profile: the other boards' are not here.
+    boards = read_boards(cluster_name)
+    device = boards.device(name)
+    check_addresses(boards)
     security = None
     if not plaintext:
-        security = cluster_keys(cluster, keys_folder(cluster_name, keys_path), name).for_worker()
+        security = cluster_keys(boards, keys_folder(cluster_name, keys_path), name).for_worker()
     control, data = bind_addresses(device, bind, not plaintext)
+    memory_bytes = memory_limit_bytes(device, boards.folder)
     engine = OnnxRuntimeEngine(device.threads if threads is None else threads, provider)
     network = ZmqNetwork(security)
     try:
-        made = Worker(WorkerSettings(name, control, data, device.memory_bytes), network, engine)
+        made = Worker(WorkerSettings(name, control, data, memory_bytes), network, engine)
+    except TransportError as error:
+        network.close()
+        raise TransportError(
+            f"worker '{name}': {error}; if one of that name runs here already, end it; otherwise give the device "
+            "another address, control_port or data_port in the cluster file"
+        ) from error
     except BaseException:
         network.close()
         raise
@@ -65,7 +81,8 @@ def worker(
     click.echo(
         f"worker '{name}': control {made.control_address}, data {made.data_address}, "
         f"{'PLAINTEXT' if plaintext else 'encrypted'}, {engine.name} ({engine.providers[0]}), "
-        f"{engine.threads} threads; Ctrl-C ends it"
+        f"{engine.threads} thread{'s' if engine.threads > 1 else ''}; waits for "
+        f"{'anybody' if plaintext else 'the requester'} to deploy or probe; Ctrl-C ends it"
     )
     made.run()
     if signal.SIGINT in signals:

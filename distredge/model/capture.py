@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -249,8 +250,10 @@ def _from_callable(what: str, input_shape: Shapes | None, weights: str | Path | 
 
 
 def _import_callable(what: str, module_name: str, attribute: str) -> Callable[[], Any]:
-    # The user's own module usually lies in the current folder, which console scripts do not search.
-    sys.path.insert(0, "")
+    # The user's own module usually lies in the current folder, which commands do not search. It comes last, so that
+    # what the module needs is not taken from there where a package has it.
+    here = os.getcwd()
+    sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
@@ -258,7 +261,7 @@ def _import_callable(what: str, module_name: str, attribute: str) -> Callable[[]
     except (AttributeError, ValueError) as error:
         raise ModelError(f"model '{what}': {error}") from error
     finally:
-        sys.path.remove("")
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
     if not callable(found):
         raise ModelError(located(what, attribute, type(found).__name__, "a callable that returns a torch module"))
     made: Callable[[], Any] = found

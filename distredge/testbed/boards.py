@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import time
 import weakref
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from distredge.child_processes import python_command
 from distredge.cluster import Device
 from distredge.network_addresses import tcp
 from distredge.runtime.hosting.worker_process import START_S, WorkerProcess, stop_all
@@ -74,7 +74,7 @@ class Boards:
                 path = folder / f"{seat.device.name}.table"
                 table = self.tables[seat.device.name] = make_table(path)
                 table[SETTINGS, PACED] = float(paced)
-                command = [*seat.prefix, sys.executable, "-m", "distredge.testbed.board", str(path)]
+                command = [*seat.prefix, *python_command("distredge.testbed.board", str(path))]
                 if seat.source:
                     command.append(seat.source)
                 self._processes.append(WorkerProcess(_order(seat, keys, engine, parent), command=command))

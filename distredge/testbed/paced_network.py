@@ -41,15 +41,6 @@ class PacedNetwork:
         self._route = route
 
     @property
-    def on_death(self) -> Callable[[BaseException], None]:
-        """What is told when nobody new can connect any more."""
-        return self._inner.on_death
-
-    @on_death.setter
-    def on_death(self, told: Callable[[BaseException], None]) -> None:
-        self._inner.on_death = told
-
-    @property
     def refused(self) -> int:
         """Connections turned away because their key is not allowed."""
         return self._inner.refused
@@ -58,6 +49,10 @@ class PacedNetwork:
     def dropped(self) -> Mapping[str, int]:
         """Connections that were ended because of what they did, by reason and user."""
         return self._inner.dropped
+
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        """Tells of the inner network's threads; see `Network.on_death`."""
+        self._inner.on_death(tell)
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address; see `Network.bind`."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
+from distredge.child_processes import python_command, python_environment
 from distredge.errors import ExecutionError
 from distredge.testbed.relay import Door, Listening, Orders, Rates
 
@@ -56,9 +56,10 @@ class Relays:
             tuple(Door(place, self.addresses[place], target.removeprefix("tcp://")) for place, target in doors),
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "distredge.testbed.relay"],
+            python_command("distredge.testbed.relay"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=python_environment(),
             start_new_session=True,
         )
         self._end = weakref.finalize(self, _stop, self._process)

@@ -27,6 +27,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
+from distredge.child_processes import python_command, python_environment
 from distredge.cluster import UNBOUNDED
 from distredge.errors import ConfigError, DistredgeError, ExecutionError, FileError
 from distredge.folders import user_folder
@@ -109,10 +110,11 @@ def set_up(cluster: str, name: str, mode: Mode) -> Standing:
         raise FileError(f"{folder}: cannot be made: {error.strerror}; set XDG_STATE_HOME to another place") from error
     with (folder / "owner.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "distredge.testbed.standing", name],
+            python_command("distredge.testbed.standing", name),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env=python_environment(),
             start_new_session=True,
         )
     assert process.stdin is not None

@@ -5,22 +5,48 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from distredge import network_addresses
-from distredge.errors import ClusterError, KeyFileError, TransportError
-from distredge.network_addresses import Resolve, is_loopback, is_numeric, tcp
+from distredge.cluster_file import CONTROL_PORT
+from distredge.errors import ClusterError, FileError, KeyFileError, ProfileError, TransportError
+from distredge.network_addresses import OWN, Resolve, is_loopback, is_numeric, tcp
 from distredge.runtime.protocol.addresses import WorkerAddress
-from distredge.runtime.protocol.security import MAKE_KEYS, REQUESTER_NAME, Keys, read_keys
+from distredge.runtime.protocol.security import MAKE_KEYS, PUBLIC_FILE, REQUESTER_NAME, Keys, read_keys
 
 if TYPE_CHECKING:
-    from distredge.cluster import Cluster, Device
+    from distredge.cluster import Cluster
+    from distredge.cluster_file import BoardEntry
 
 KEYS_FOLDER = "keys"
 
 _log = logging.getLogger(__name__)
+
+
+class Place(Protocol):
+    """Where a worker is, as `cluster.Device` and `cluster_file.BoardEntry` say it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def control_port(self) -> int: ...
+    @property
+    def data_port(self) -> int: ...
+    @property
+    def public_key(self) -> str | None: ...
+
+
+class Members(Protocol):
+    """The devices of a cluster, as `cluster.Cluster` and `cluster_file.BoardEntries` have them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def devices(self) -> Sequence[Place]: ...
 
 
 def is_local(cluster: Cluster, names: Iterable[str]) -> bool:
@@ -29,22 +55,42 @@ def is_local(cluster: Cluster, names: Iterable[str]) -> bool:
     return all(device.control_port == 0 and is_loopback(device.address) for device in devices)
 
 
-def check_addresses(cluster: Cluster) -> None:
-    """Refuses a cluster whose devices are at one address and port, as those of the shipped simulated cases are.
+def check_addresses(cluster: Members) -> None:
+    """Refuses a cluster of which two workers would listen at one address and port, before the first of them starts.
 
     Raises:
-        ClusterError: naming two such devices.
+        ClusterError: naming two such devices and what to write; where they are the shipped simulated cases', what those
+            are for.
     """
-    by_place: dict[tuple[str, int], str] = {}
+    taken: dict[tuple[str, int], tuple[str, str]] = {}
     for device in cluster.devices:
-        place = (device.address, device.control_port)
-        other = by_place.setdefault(place, device.name)
-        if device.control_port != 0 and other != device.name:
-            raise ClusterError(
-                f"cluster '{cluster.name}': the devices '{other}' and '{device.name}' have no addresses of their own "
-                f"(both are at {device.address}, port {device.control_port}): this cluster is for planning and "
-                "simulation; to run on boards, write a cluster file with: distredge cluster init FILE.toml"
-            )
+        if device.control_port == 0:
+            # A worker that this machine starts itself, at ports that the system chooses.
+            continue
+        address = OWN[0] if device.address in OWN else device.address
+        for key, port in (("control_port", device.control_port), ("data_port", device.data_port)):
+            if port == 0:
+                continue
+            other, others_key = taken.setdefault((address, port), (device.name, key))
+            if other != device.name and key == others_key == "control_port":
+                raise ClusterError(
+                    f"cluster '{cluster.name}': the devices '{other}' and '{device.name}' have no addresses of their "
+                    f"own (both are at {device.address}, port {port}): this cluster is for planning and simulation; "
+                    "to run on boards, write a cluster file with: distredge cluster init FILE.toml; where both are "
+                    f"workers of one computer, {_free_ports(cluster, device)}"
+                )
+            if (other, others_key) != (device.name, key):
+                raise ClusterError(
+                    f"cluster '{cluster.name}': {others_key} of '{other}' and {key} of '{device.name}' are both {port} "
+                    f"at {device.address}: {_free_ports(cluster, device)}"
+                )
+
+
+def _free_ports(cluster: Members, device: Place) -> str:
+    """What to write for a device whose ports collide."""
+    used = {port for other in cluster.devices for port in (other.control_port, other.data_port)}
+    free = [port for port in range(CONTROL_PORT, 65536) if port not in used][:2]
+    return f"write control_port = {free[0]} and data_port = {free[1]} under '{device.name}'"
 
 
 def keys_folder(cluster_name: str | Path, folder: Path | None) -> Path:
@@ -55,7 +101,7 @@ def keys_folder(cluster_name: str | Path, folder: Path | None) -> Path:
     return (path.parent if path.suffix == ".toml" else Path()) / KEYS_FOLDER
 
 
-def cluster_keys(cluster: Cluster, folder: Path, name: str = REQUESTER_NAME) -> Keys:
+def cluster_keys(cluster: Members, folder: Path, name: str = REQUESTER_NAME) -> Keys:
     """Reads the keys of a cluster for one of its members and compares them with the cluster file.
 
     Raises:
@@ -64,6 +110,7 @@ def cluster_keys(cluster: Cluster, folder: Path, name: str = REQUESTER_NAME) -> 
         KeyFileError: if the cluster file names another public key, or the secret key cannot be used.
     """
     check_addresses(cluster)
+    _check_there(folder, name)
     keys = read_keys(folder, name)
     for device in cluster.devices:
         if device.public_key is not None and keys.public.get(device.name, device.public_key) != device.public_key:
@@ -71,8 +118,35 @@ def cluster_keys(cluster: Cluster, folder: Path, name: str = REQUESTER_NAME) -> 
     return keys
 
 
+def _check_there(folder: Path, name: str) -> None:
+    """Says where missing keys are to be had: who makes new ones on a board has keys that fit nobody's."""
+    for file in (PUBLIC_FILE, f"{name}.secret"):
+        if not (folder / file).exists():
+            here = f"copy them to {folder}, or give --keys FOLDER"
+            raise FileError(
+                f"{folder / file}: is not here; {MAKE_KEYS}, or, where they are made already, {here}"
+                if name == REQUESTER_NAME
+                else f"{folder / file}: is not here; keys are made once, on the requester, and {PUBLIC_FILE} and "
+                f"{name}.secret are for this board: {here}"
+            )
+
+
+def start_on_boards(cluster_file: str, names: Iterable[str]) -> str:
+    """What to do where workers do not answer.
+
+    Args:
+        cluster_file: as the command was given it.
+        names: of the workers.
+    """
+    lines = "; ".join(f"distredge worker --cluster {Path(cluster_file).name} --name {name}" for name in names)
+    return f"is it started, and do its ports get through? On the board: {lines}"
+
+
 def worker_addresses(
-    cluster: Cluster, names: Iterable[str], public_keys: Mapping[str, str] | None
+    cluster: Cluster,
+    names: Iterable[str],
+    public_keys: Mapping[str, str] | None,
+    resolve: Resolve = network_addresses.resolve,
 ) -> tuple[WorkerAddress, ...]:
     """Where the workers of a cluster file are.
 
@@ -80,6 +154,7 @@ def worker_addresses(
         cluster: the cluster.
         names: devices wanted.
         public_keys: name -> key; None without encryption.
+        resolve: gives the addresses of a name; one that has none is warned of, as it may get one.
 
     Raises:
         ClusterError: if a device has no fixed control port, or shares it with another.
@@ -97,13 +172,55 @@ def worker_addresses(
         if public_keys is not None and name not in public_keys:
             raise KeyFileError(f"no public key of '{name}'; {MAKE_KEYS}")
         key = public_keys[name] if public_keys is not None else ""
+        _warn_of_no_address(device, resolve)
         control, data = tcp(device.address, device.control_port), tcp(device.address, device.data_port)
         found.append(WorkerAddress(name, control, data, key))
     return tuple(found)
 
 
+def _warn_of_no_address(device: Place, resolve: Resolve) -> None:
+    if is_numeric(device.address):
+        return
+    try:
+        resolve(device.address)
+    except OSError as error:
+        _log.warning(
+            "device '%s': its name '%s' has no address here: %s", device.name, device.address, error.strerror or error
+        )
+
+
+def memory_limit_bytes(board: BoardEntry, folder: Path) -> int | None:
+    """Returns what a worker may hold: what the cluster file says, else its own profile; None where neither knows.
+
+    Args:
+        board: the worker's own.
+        folder: to which paths in the cluster file are relative.
+
+    Raises:
+        ProfileError: if the profile is wanted and cannot be read.
+    """
+    from distredge.profiles.compute import load_profile
+
+    if board.memory_bytes is not None:
+        return board.memory_bytes
+    name = str(folder / board.profile) if board.profile.endswith(".json") else board.profile
+    try:
+        profile = load_profile(name)
+    except ProfileError as error:
+        raise ProfileError(
+            f"device '{board.name}': {error}; a worker takes its memory from its own profile: copy that here, or write "
+            "memory_bytes for it in the cluster file"
+        ) from None
+    if profile.measured and profile.board.threads != board.threads:
+        _log.warning(
+            "device '%s': the cluster file gives it %d threads, its profile was measured with %d: what is predicted "
+            "will not hold", board.name, board.threads, profile.board.threads,
+        )  # fmt: skip
+    return profile.memory_bytes
+
+
 def bind_addresses(
-    device: Device, host: str | None, encrypted: bool = True, resolve: Resolve = network_addresses.resolve
+    device: Place, host: str | None, encrypted: bool = True, resolve: Resolve = network_addresses.resolve
 ) -> tuple[str, str]:
     """What a worker binds: the address of the cluster file, or another interface's.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +21,7 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 import numpy as np
 
+from distredge.child_processes import python_command, python_environment
 from distredge.errors import ExecutionError, PeerTimeout
 from distredge.profiles.measuring.least_squares import fit_nonnegative
 from distredge.profiles.measuring.message_ends import median_s
@@ -208,9 +208,10 @@ class _End:
 def _end(name: str, keys: dict[str, Keys] | None) -> Iterator[_End]:
     order = local_order(name, keys[name].for_worker() if keys is not None else None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "distredge.runtime.worker.message_end"],
+        python_command("distredge.runtime.worker.message_end"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env=python_environment(),
         # Ctrl-C at a terminal goes to the whole group: closing its standard input ends it.
         start_new_session=True,
     )

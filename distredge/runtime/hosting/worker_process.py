@@ -11,7 +11,6 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -21,6 +20,7 @@ from typing import IO, Final
 
 import msgspec
 
+from distredge.child_processes import python_command, python_environment
 from distredge.errors import ExecutionError, PeerTimeout, ProtocolError
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.orders import STOP_S, Bound, Order
@@ -29,7 +29,7 @@ from distredge.runtime.protocol.security import Keys, Security
 START_S: Final = 60.0
 """Within which workers must be up: a loaded machine can take long to start Python several times."""
 
-OWN_COMMAND: Final = (sys.executable, "-m", "distredge.runtime.worker")
+OWN_COMMAND: Final = python_command("distredge.runtime.worker")
 
 
 class WorkerProcess:
@@ -56,6 +56,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            env=python_environment(),
             # Ctrl-C at a terminal goes to the whole group: the parent ends its workers itself.
             start_new_session=True,
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from distredge.errors import ExecutionError, PeerTimeout, ProtocolError
+from distredge.errors import AuthError, ExecutionError, PeerTimeout, ProtocolError
 from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.messages import (
     Echo,
@@ -147,6 +148,7 @@ def ping(network: Network, worker: WorkerAddress, timeout_s: float) -> Pong:
     """Asks a worker how it is, without taking it for a session.
 
     Raises:
+        AuthError: if one side refuses the other's key.
         PeerTimeout: if it is not reached or does not answer in time.
         ProtocolError: if it speaks another version.
     """
@@ -154,6 +156,39 @@ def ping(network: Network, worker: WorkerAddress, timeout_s: float) -> Pong:
     if not isinstance(answer, Pong):
         raise ProtocolError(f"worker '{worker.name}' answers with something else")
     return answer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker said of itself, and after how long."""
+
+    pong: Pong
+    after_s: float
+
+
+def ask_all(
+    network: Network, addresses: Sequence[WorkerAddress], timeout_s: float
+) -> dict[str, Answer | ExecutionError]:
+    """Asks workers how they are, all at the same time: one that does not answer keeps nobody waiting.
+
+    Args:
+        network: makes a socket for each.
+        addresses: whom to ask; at least one.
+        timeout_s: within which each is to answer.
+
+    Returns:
+        Worker -> its answer, or why there is none, in the order of `addresses`.
+    """
+
+    def ask(address: WorkerAddress) -> Answer | ExecutionError:
+        started_s = time.monotonic()
+        try:
+            return Answer(ping(network, address, timeout_s), time.monotonic() - started_s)
+        except ExecutionError as error:
+            return error
+
+    with ThreadPoolExecutor(len(addresses)) as pool:
+        return dict(zip([a.name for a in addresses], pool.map(ask, addresses), strict=True))
 
 
 def _ask(network: Network, worker: WorkerAddress, message: ToWorker, timeout_s: float) -> object:
@@ -206,7 +241,7 @@ class _ProbedConnection:
             if event.kind != "connected":
                 self._trouble = f": {event.reason}"
             if event.kind == "refused":
-                raise PeerTimeout(f"{self._where} {what}{self._trouble}")
+                raise AuthError(f"{self._where} {what}{self._trouble}")
         left_s = self._until_s - time.monotonic()
         if left_s <= 0:
             raise PeerTimeout(f"{self._where} {what} within {self._timeout_s:g} s{self._trouble}")

@@ -100,13 +100,7 @@ class Waiter(Protocol):
 
 
 class Network(Protocol):
-    """Makes endpoints. Closing it closes them all.
-
-    Attributes:
-        on_death: called, in another thread, with the error that ended what lets others connect: nobody new can then.
-    """
-
-    on_death: Callable[[BaseException], None]
+    """Makes endpoints. Closing it closes them all."""
 
     def bind(self, address: str, plane: Plane) -> Endpoint:
         """Binds an address such as ``tcp://192.168.1.11:5700``; port 0 lets the system choose.
@@ -134,9 +128,8 @@ class Network(Protocol):
     def dropped(self) -> Mapping[str, int]:
         """Connections that were ended because of what they did, by reason and user."""
 
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        """Lets `tell` be called with what ended a thread of the network, at once if it has: nobody new can connect."""
+
     def close(self) -> None:
         """Closes every endpoint that is left."""
-
-
-def nobody_told(error: BaseException) -> None:
-    """What is called where nobody wants to be told."""

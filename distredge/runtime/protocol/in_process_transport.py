@@ -17,7 +17,6 @@ from distredge.runtime.protocol.endpoints import (
     Plane,
     Received,
     Tracker,
-    nobody_told,
 )
 from distredge.runtime.protocol.fields import Bytes
 
@@ -154,7 +153,6 @@ class InProcessNetwork:
         self._exchange = exchange
         self._user = user
         self._endpoints: list[InProcessEndpoint] = []
-        self.on_death: Callable[[BaseException], None] = nobody_told
 
     @property
     def refused(self) -> int:
@@ -165,6 +163,9 @@ class InProcessNetwork:
     def dropped(self) -> Mapping[str, int]:
         """Nor is anybody's connection ended."""
         return {}
+
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        """There is no thread that could die."""
 
     def bind(self, address: str, plane: Plane) -> InProcessEndpoint:
         with self._exchange.changed:

@@ -40,7 +40,6 @@ from distredge.runtime.protocol.endpoints import (
     Received,
     Tracker,
     Waiter,
-    nobody_told,
 )
 from distredge.runtime.protocol.pipe_bell import PipeBell
 from distredge.runtime.protocol.security import Authenticator, Security
@@ -114,7 +113,19 @@ class ZmqNetwork:
         self._authenticator = Authenticator(security) if security is not None else None
         self._doorkeeper: Doorkeeper | None = None
         self._dialled: Door | None = None
-        self.on_death: Callable[[BaseException], None] = nobody_told
+        self._tell_death: Callable[[BaseException], None] = _nobody_told
+        self._died: BaseException | None = None
+
+    def on_death(self, tell: Callable[[BaseException], None]) -> None:
+        with self._lock:
+            self._tell_death, died = tell, self._died
+        if died is not None:
+            tell(died)
+
+    def _has_died(self, error: BaseException) -> None:
+        with self._lock:
+            tell, self._died = self._tell_death, error
+        tell(error)
 
     @property
     def refused(self) -> int:
@@ -151,7 +162,7 @@ class ZmqNetwork:
         with self._lock:
             if self._doorkeeper is None:
                 self._doorkeeper = with_descriptors(
-                    lambda: Doorkeeper(self._context, self._authenticator, lambda error: self.on_death(error)),
+                    lambda: Doorkeeper(self._context, self._authenticator, self._has_died),
                     "cannot watch who connects",
                 )
             return self._doorkeeper
@@ -252,3 +263,7 @@ class ZmqNetwork:
         with self._lock:
             self._endpoints.append(endpoint)
         return endpoint
+
+
+def _nobody_told(error: BaseException) -> None:
+    """What is called where nobody wants to be told."""

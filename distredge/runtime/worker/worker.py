@@ -5,6 +5,7 @@ Nothing here, and nothing that it imports, needs torch, gymnasium, stable-baseli
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -46,7 +47,6 @@ class Worker:
     ) -> None:
         self._network = network
         self.supervisor = Supervisor(self._died)
-        network.on_death = lambda error: self.supervisor.report("doorkeeper", error)
         self._stopped = threading.Lock()
         self._ended = threading.Event()
         self._exits = False
@@ -55,6 +55,8 @@ class Worker:
         self._control = ControlPlane(settings, network, control, self._data, engine, self.supervisor, clock)
         self.control_address = control.address
         self.data_address = self._data.endpoint.address
+        # Last, since it may be told at once.
+        network.on_death(functools.partial(self.supervisor.report, "doorkeeper"))
 
     def run(self) -> None:
         """Works until `stop`; sockets are closed then.

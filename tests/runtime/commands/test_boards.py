@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.runtime.commands.conftest import STRATEGY, at_frame, deploy, distredge, write_cluster
 from tests.runtime.conftest import DEVICES
@@ -74,6 +79,15 @@ def test_a_board_that_stays_away_is_named_in_time(boards) -> None:
     status = distredge(folder, "cluster", "status", "boards.toml", "--timeout", "1")
     assert status.returncode == 1
     assert "beta: worker 'beta' at tcp://127.0.0.1:" in status.stdout
+    hint = (
+        "is it started, and do its ports get through? On the board: distredge worker --cluster boards.toml --name beta"
+    )
+    assert status.stdout.splitlines()[-1] == hint
+    # Before any link is measured, though the first two are there.
+    probed = distredge(folder, "probe", "--cluster", "boards.toml", "--timeout", "1")
+    assert (probed.returncode, probed.stdout) == (1, "")
+    assert probed.stderr.startswith("error: worker 'beta' at tcp://127.0.0.1:")
+    assert probed.stderr.endswith(f"; {hint}\n")
 
 
 def test_keys_of_another_set_are_refused(boards) -> None:
@@ -85,6 +99,18 @@ def test_keys_of_another_set_are_refused(boards) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "the handshake broke off: the keys may not fit" in done.stderr or "cannot reach workers" in done.stderr
+
+
+def test_probing_with_keys_of_another_set_does_not_ask_for_workers_to_be_started(boards) -> None:
+    folder, workers = boards
+    assert distredge(folder, "keys", "boards.toml", "--out", "other").returncode == 0
+    for worker in workers:
+        assert worker.stdout.readline()
+    for words in (("probe", "--cluster", "boards.toml"), ("cluster", "status", "boards.toml")):
+        done = distredge(folder, *words, "--keys", "other", "--timeout", "20")
+        assert done.returncode == 1
+        assert "the keys may not fit" in done.stdout + done.stderr
+        assert "is it started" not in done.stdout + done.stderr
 
 
 def test_keys_that_cannot_be_used_are_wrong_input(folder: Path, ports: list[int]) -> None:
@@ -106,3 +132,72 @@ def test_keys_that_cannot_be_used_are_wrong_input(folder: Path, ports: list[int]
     assert done.returncode == 2
     assert "no key of 'requester'" in done.stderr
     assert "distredge keys CLUSTER.toml" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGTERM, 0, ""), (signal.SIGINT, 130, "interrupted")])
+def test_a_worker_ends_as_it_is_told(boards, number: signal.Signals, code: int, said: str) -> None:
+    _, workers = boards
+    assert "waits for the requester to deploy or probe" in workers[0].stdout.readline()
+    workers[0].send_signal(number)
+    _, error = workers[0].communicate(timeout=20)
+    assert (workers[0].returncode, said in error, "Traceback" in error) == (code, True, False)
+
+
+def test_a_second_worker_at_one_address_says_so(boards) -> None:
+    folder, workers = boards
+    assert workers[0].stdout.readline()
+    done = distredge(folder, "worker", "--cluster", "boards.toml", "--name", "alpha")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: worker 'alpha': cannot bind tcp://127.0.0.1:")
+    assert "Address already in use" in done.stderr
+    assert "if one of that name runs here already, end it" in done.stderr
+
+
+def test_a_worker_needs_nothing_of_other_boards(folder: Path, ports: list[int]) -> None:
+    write_cluster(folder / "boards.toml", ports)
+    text = (folder / "boards.toml").read_text()
+    before, middle, after = text.partition('name = "beta"')
+    after = after.replace("default:nano", "beta.json").replace("rate_bps = 1e9", 'trace = "beta.csv"')
+    (folder / "boards.toml").write_text(before + middle + after)
+    assert distredge(folder, "keys", "boards.toml").returncode == 0
+    for name in ("beta.secret", "gamma.secret", "requester.secret"):
+        (folder / "keys" / name).unlink()
+    command = [sys.executable, "-m", "distredge", "worker", "--cluster", "boards.toml", "--name", "alpha"]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+    try:
+        said = worker.stdout.readline() if worker.stdout is not None else ""
+        assert said.startswith("worker 'alpha': control tcp://127.0.0.1:"), worker.communicate(timeout=20)
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=20)
+
+
+def test_keys_says_what_to_copy_where(folder: Path) -> None:
+    (folder / "c.toml").write_text(
+        'format = "distredge.cluster/1"\nname = "c"\n'
+        + "".join(
+            f'[[device]]\nname = "{name}"\nprofile = "{profile}"\naddress = "{address}"\nlink = {{ rate_bps = 1e9 }}\n'
+            for name, profile, address in (
+                ("a", "nano", "192.168.1.11"), ("b", "boards/b.json", "fd00::1"), ("c", "c.json", "localhost"),
+            )
+        )
+    )  # fmt: skip
+    done = distredge(folder, "keys", "c.toml", "--out", "my keys")
+    assert done.returncode == 0, done.stderr
+    assert "give --keys my keys to the commands here that take --cluster" in done.stdout
+    assert "c: is on this machine; nothing is to be copied" in done.stdout
+    copying = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
+    assert copying == [
+        "ssh 192.168.1.11 mkdir -p -m 700 keys",
+        "scp -p c.toml 192.168.1.11:",
+        "scp -p 'my keys/public.json' 'my keys/a.secret' 192.168.1.11:keys/",
+        "ssh fd00::1 mkdir -p -m 700 boards keys",
+        "scp -p c.toml '[fd00::1]:'",
+        "scp -p boards/b.json '[fd00::1]:boards/'",
+        "scp -p 'my keys/public.json' 'my keys/b.secret' '[fd00::1]:keys/'",
+    ]
+    collides = (folder / "c.toml").read_text().replace("192.168.1.11", "127.0.0.1")
+    (folder / "d.toml").write_text(collides)
+    done = distredge(folder, "keys", "d.toml", "--out", "other")
+    assert (done.returncode, (folder / "other").exists()) == (2, False)
+    assert "have no addresses of their own" in done.stderr

@@ -25,6 +25,11 @@ def test_probing_this_machine(folder: Path) -> None:
     assert f"at the same time ({len(DEVICES) + 1} flows" in done.stdout
     assert "the medium is " in done.stdout
     assert "encryption: " in done.stdout
+    for name in DEVICES:
+        pasted = re.search(rf"for {name} in the cluster file, in place of its link:\n(.+)\n(.+)\n", done.stdout)
+        assert pasted is not None
+        for way, line in zip(("uplink", "downlink"), pasted.groups(), strict=True):
+            assert re.fullmatch(rf" +{way} = {{ rate_bps = (\S+|\"unbounded\"), rtt_s = \S+ }}", line)
 
 
 def test_probing_writes_a_trace(folder: Path) -> None:
@@ -70,6 +75,36 @@ def test_a_cluster_file_names_the_computers_that_several_workers_are_on(folder: 
     assert [d.host for d in made.devices] == ["this-machine", None, "host-1", "host-1"]
     assert made.requester.host == "this-machine"
     assert made.hosts == {"this-machine": usable_cores(), "host-1": 4}
+
+
+def test_workers_of_one_computer_get_ports_of_their_own(folder: Path) -> None:
+    from distredge.cluster import load_cluster
+    from distredge.runtime.hosting.boards import check_addresses
+
+    given = ("a=127.0.0.1", "b=localhost", "c=10.0.0.3:6000", "d=10.0.0.3", "e=10.0.0.4,nano")
+    told = [part for one in given for part in ("--device", one)]
+    done = distredge(folder, "cluster", "init", "hosts.toml", *told, "--json")
+    assert json.loads(done.stdout) == {"cluster": "hosts", "file": "hosts.toml", "devices": list("abcde")}
+    made = load_cluster(folder / "hosts.toml")
+    check_addresses(made)
+    ports = [(d.control_port, d.data_port) for d in made.devices]
+    assert ports == [(5700, 5701), (5702, 5703), (6000, 5701), (5700, 5702), (5700, 5701)]
+    # What the profiles were measured, or modelled, with.
+    assert [d.threads for d in made.devices] == [4, 4, 4, 4, 1]
+    collide = distredge(
+        folder, "cluster", "init", "no.toml", "--device", "a=1.2.3.4:6000", "--device", "b=1.2.3.4:6000"
+    )
+    assert (collide.returncode, (folder / "no.toml").exists()) == (2, False)
+    assert "have no addresses of their own" in collide.stderr
+
+
+def test_results_of_every_kind_are_written_for_machines(folder: Path) -> None:
+    for_people, for_machines = (distredge(folder, "schema", "cluster", *more) for more in ((), ("--json",)))
+    assert json.loads(for_people.stdout) == json.loads(for_machines.stdout)
+    assert (for_people.stdout.count("\n") > 1, for_machines.stdout.count("\n")) == (True, 1)
+    told = ("profile", "plot", "nano", "--model", "small.onnx", "--out", "p.png", "--json")
+    drawn = json.loads(distredge(folder, *told).stdout)
+    assert (drawn["file"], drawn["operators"] > 5) == ("p.png", True)
 
 
 def test_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

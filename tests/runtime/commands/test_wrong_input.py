@@ -72,7 +72,11 @@ def _is_one_line(done: Done, code: int, text: str) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "text"),
     [
-        (("worker", "--cluster", "away.toml", "--name", "alpha"), 2, "public.json: cannot read the public keys"),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha"),
+            2,
+            "public.json: is not here; keys are made once",
+        ),
         (("worker", "--cluster", "away.toml", "--name", "delta"), 2, "has no device 'delta'"),
         (
             ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--bind", "*"),

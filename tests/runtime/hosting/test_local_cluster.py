@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from distredge.child_processes import python_command
 from distredge.errors import ExecutionError, PeerTimeout
 from distredge.runtime.deployment import deploy
 from distredge.runtime.hosting.local_cluster import LocalCluster
@@ -85,7 +86,7 @@ def test_workers_are_processes_of_their_own_and_hold_no_secret_in_sight(shared) 
     assert len(set(shared.pids.values())) == 3
     for pid in shared.pids.values():
         process = psutil.Process(pid)
-        assert process.cmdline()[1:] == ["-m", "distredge.runtime.worker"]
+        assert process.cmdline() == [*python_command("distredge.runtime.worker")]
         assert not [key for key, value in process.environ().items() if is_key(value)]
         assert process.ppid() == os.getpid()
 

@@ -226,7 +226,7 @@ def test_its_death_is_told(keys: dict[str, Keys], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Doorkeeper, "_sweep", broken)
     network = ZmqNetwork(keys["alpha"].for_worker())
     try:
-        network.on_death = tell
+        network.on_death(tell)
         bound = network.bind("tcp://127.0.0.1:0", "data")
         dial(bound.address).close()
         assert told.wait(PATIENCE_S)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from distredge.runtime.engine import SleepEngine
+from distredge.runtime.protocol.doorkeeper import Doorkeeper
 from distredge.runtime.protocol.in_process_transport import Exchange, InProcessEndpoint, InProcessNetwork
+from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.supervisor import Supervisor, WorkerDied
 from distredge.runtime.worker.worker import Worker
@@ -53,9 +55,12 @@ def test_a_worker_whose_thread_dies_ends(monkeypatch: pytest.MonkeyPatch, plane:
     assert exchange.bound == {}
 
 
-def test_a_worker_ends_when_nobody_new_can_connect() -> None:
-    network = InProcessNetwork(Exchange(), "alpha")
-    worker = Worker(WorkerSettings("alpha", "memory://alpha:1", "memory://alpha:2"), network, SleepEngine())
-    network.on_death(OSError("too many open files"))
-    with pytest.raises(WorkerDied, match="its thread 'doorkeeper' died of OSError: too many open files"):
+def test_a_worker_ends_when_nobody_new_could_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Doorkeeper) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(Doorkeeper, "_round", broken)
+    settings = WorkerSettings("alpha", "tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+    worker = Worker(settings, ZmqNetwork(None), SleepEngine())
+    with pytest.raises(WorkerDied, match="its thread 'doorkeeper' died of RuntimeError: broken on purpose"):
         worker.run()
