@@ -37,8 +37,13 @@ CONNECTIONS_OF_USER: Final = 64
 STRANGER_BYTES: Final = 16 * 1024
 """A handshake takes less than 1 KiB."""
 
-UNREAD_BYTES: Final = 64 * 1024 * 1024
-"""What one user's connections may have sent beyond what has been taken, without what plans announce."""
+UNREAD_BYTES: Final = 32 * 1024 * 1024
+"""What one user's connections may have sent beyond what has been taken, without what plans announce: twice the largest
+echo, and on the control plane more than the kernel and libzmq hold before the sender has to wait."""
+
+DIALLED_UNREAD_BYTES: Final = 256 * 1024 * 1024
+"""What may have come over a connection that this side has made, beyond what has been taken: results of all frames in
+flight, while the process was stopped for a while."""
 
 UNSENT_BYTES: Final = 64 * 1024 * 1024
 """What may wait to be sent to one user, without what plans announce: four of the largest echoes."""
@@ -305,6 +310,11 @@ class Door:
             if unsent[owner] > self.unsent_limit:
                 reason = f"{unsent[owner]} bytes wait to be sent to it; {self.unsent_limit} may"
                 yield self._close(max(own, key=lambda c: c.unsent_bytes), "reads too little", reason)
+
+    @property
+    def filling(self) -> bool:
+        """Whether much waits to be read: the next look must not be late."""
+        return any(c.unread_bytes > self.unread_limit // 8 for c in tuple(self.open.values()))
 
     @property
     def strangers(self) -> bool:

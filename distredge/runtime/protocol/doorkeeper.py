@@ -20,12 +20,12 @@ from typing import Any, Final, NamedTuple
 
 import zmq
 
-from distredge.runtime.protocol.door import Close, Connection, Door, Traffic
+from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, Close, Connection, Door, Traffic
 from distredge.runtime.protocol.pipe_bell import PipeBell
 from distredge.runtime.protocol.security import Authenticator
 
-SWEEP_S, SWEEP_STRANGERS_S = 0.1, 0.05
-"""Between two looks at what every connection has sent, and where there are strangers among them."""
+SWEEP_S, SWEEP_STRANGERS_S, SWEEP_FILLING_S = 0.1, 0.05, 0.02
+"""Between two looks at what every connection has sent; where there are strangers among them; where much is unread."""
 
 EVENTS_AT_ONCE: Final = 64
 """Handled before those are heard again that agree on keys: a flood of connections must not keep them waiting."""
@@ -121,7 +121,7 @@ class Doorkeeper:
 
     def watch_dialled(self) -> Door:
         """Returns the door of connections that this process makes; their endpoints tell it of them."""
-        door = Door(self._authenticator is not None, 0)
+        door = Door(self._authenticator is not None, 0, unread_limit=DIALLED_UNREAD_BYTES)
         self._new.append(_Watched(None, door))
         self._bell.ring()
         return door
@@ -171,6 +171,8 @@ class Doorkeeper:
             self._watched.append(self._new.popleft())
 
     def _sweep_s(self) -> float:
+        if any(watched.door.filling for watched in self._watched):
+            return SWEEP_FILLING_S
         return SWEEP_STRANGERS_S if any(watched.door.strangers for watched in self._watched) else SWEEP_S
 
     def _patience_ms(self) -> int | None:

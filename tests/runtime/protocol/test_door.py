@@ -135,6 +135,7 @@ def test_what_a_user_sends_is_bounded_over_all_its_connections(door: Door) -> No
     half = UNREAD_BYTES // 2
     _observe(door, 1, 600 + half + 1)
     _observe(door, 2, 600 + half)
+    assert door.filling
     (close,) = door.excess()
     assert (close.connection, close.ending) == (larger, "sends too much")
     door.gone(1)
@@ -151,6 +152,7 @@ def test_what_has_been_taken_counts_no_more(door: Door, clock: Clock) -> None:
         _observe(door, 1, received)
     assert list(door.excess()) == []
     assert beta.unread_bytes < 1000
+    assert not door.filling
 
 
 def test_heartbeats_of_months_are_no_flood(door: Door, clock: Clock) -> None:
@@ -214,7 +216,7 @@ def test_what_comes_over_a_connection_that_was_made_is_bounded_from_the_first_lo
     _observe(door, 3, 50_000_000 + UNREAD_BYTES + 10_000)
     (close,) = door.excess()
     assert close.ending == "sends too much"
-    assert "'tcp://10.0.0.7:5700' at 10.0.0.7:5700: 67113822 bytes wait to be read" in close.reason
+    assert "'tcp://10.0.0.7:5700' at 10.0.0.7:5700: 33559390 bytes wait to be read" in close.reason
     door.gone(3)
     assert not door.open
 

@@ -13,7 +13,7 @@ import zmq
 
 from distredge.experiments.common.hostile import dial, greeting, holder, is_closed, send_command, send_without_end
 from distredge.runtime.protocol import transport
-from distredge.runtime.protocol.door import UNREAD_BYTES, UNSENT_BYTES, WAITING_OF_ADDRESS
+from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, UNREAD_BYTES, UNSENT_BYTES, WAITING_OF_ADDRESS
 from distredge.runtime.protocol.doorkeeper import Doorkeeper
 from distredge.runtime.protocol.security import Keys, make_keys
 from distredge.runtime.protocol.transport import Endpoint, NotConnected, Received, ZmqNetwork
@@ -197,7 +197,7 @@ def test_who_connects_is_guarded_too(keys: dict[str, Keys]) -> None:
             peer = worker.recv_multipart()[0]
             worker.send_multipart([peer, b"hello"])
             _receive(network, client)
-            worker.send_multipart([peer, *[bytes(MIB)] * (16 * UNREAD_BYTES // MIB)], copy=False)
+            worker.send_multipart([peer, *[bytes(MIB)] * (4 * DIALLED_UNREAD_BYTES // MIB)], copy=False)
             _until(lambda: network.dropped.get(f"sends too much: 'tcp://127.0.0.1:{port}'"))
         finally:
             network.close()
