@@ -143,6 +143,7 @@ class DeploymentReport:
             "replanned": list(self.replanned),
             "weights": self.problem.graph.weights_from,
             "classes": [{"name": p.label.name, "probability": p.probability} for p in self.predictions],
+            "input": "noise" if self.image is None else str(self.image),
             "outputs": {name: list(array.shape) for name, array in self.outputs.items()},
         }
 
@@ -187,6 +188,12 @@ class DeploymentReport:
             )
         if self.run.throughput_per_s is not None:
             click.echo(f"with several in flight {self.run.throughput_per_s:.2f} images/s")
+        if self.image is None:
+            compared = "" if self.difference is None else " and the difference from the whole model"
+            click.echo(
+                f"the input was noise: what counts is the latency{compared}, not the output itself; "
+                "--image FILE runs on a picture"
+            )
 
 
 def magnitude(array: NDArray[Any]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -47,7 +48,8 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--deadline", "deadline_s", type=Number(0, above=True), default=10.0, show_default=True,
               help="Seconds within which a frame ends.")  # fmt: skip
 @click.option("--connect", "connect_s", type=Number(0, above=True),
-              help="Seconds within which workers must be reached; default: 5, or 60 if started here.")  # fmt: skip
+              help="Seconds within which workers must be reached; default: 60, as they may be starting.")  # fmt: skip
+@click.option("--take-over", is_flag=True, help="Take workers that another deploy-strategy holds.")
 @click.option("--replan", "replan_method", is_flag=False, flag_value="auto", metavar="[METHOD]",
               help="When a worker is lost, plan anew (auto) for those left; they redo its frames.")  # fmt: skip
 @click.option("--check/--no-check", default=True, show_default=True, help="Compare with the model as given.")
@@ -69,6 +71,7 @@ def deploy_strategy(
     in_flight: int,
     deadline_s: float,
     connect_s: float | None,
+    take_over: bool,
     replan_method: str | None,
     check: bool,
     keys_path: Path | None,
@@ -93,10 +96,17 @@ def deploy_strategy(
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     inputs = _inputs(graph, strategy, image)
     replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
-    with open_session(
-        problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext, deadline_s=deadline_s,
-        connect_s=connect_s, in_flight=in_flight, replan=replanner,
-    ) as session:  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        try:
+            session = stack.enter_context(
+                open_session(
+                    problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext, deadline_s=deadline_s,
+                    connect_s=connect_s, in_flight=in_flight, replan=replanner, take_over=take_over, say=_say_aside,
+                )
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            _say_partial([], repeat, as_json)
+            raise
         outputs, run = _measure(session.coordinator, inputs, repeat, in_flight, timeline_path, as_json)
         timeline = session.coordinator.timeline()
         encrypted, where = session.encrypted, session.where
@@ -192,8 +202,15 @@ def _throughput_per_s(
     if in_flight == 1:
         return None
     started_s = time.monotonic()
-    frames = itertools.repeat(inputs, max(repeat, 2 * in_flight))
-    return sum(1 for _ in coordinator.stream(frames)) / (time.monotonic() - started_s)
+    count = max(repeat, 2 * in_flight)
+    frames = itertools.repeat(inputs, count)
+    for frame in coordinator.stream(frames):
+        frame.result()
+    return count / (time.monotonic() - started_s)
+
+
+def _say_aside(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _say_partial(latencies_s: list[float], repeat: int, as_json: bool) -> None:

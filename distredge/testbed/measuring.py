@@ -14,7 +14,7 @@ import psutil
 from distredge.errors import ConfigError
 from distredge.runtime.buffers import Array
 from distredge.runtime.requester.coordinator import Coordinator
-from distredge.runtime.requester.open_plans import Pending
+from distredge.runtime.requester.pending import Pending
 from distredge.testbed.measured import Measured, undilated
 from distredge.testbed.pace_table import EXCESS, OVERRUNS, PACE, REAL, SETTINGS, TOLERANCE, PaceTable
 from distredge.testbed.pacer import Pacer

@@ -23,7 +23,7 @@ from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.security import REQUESTER_NAME, Keys, make_keys
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import Coordinator
-from distredge.runtime.requester.open_plans import Pending
+from distredge.runtime.requester.pending import FrameResult, Pending
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -146,10 +146,9 @@ def latency_of(pending: Pending) -> float:
     return pending.latency_s
 
 
-def outputs_of(result: Any) -> Arrays:
+def outputs_of(result: FrameResult) -> Arrays:
     """The outputs of what `Coordinator.stream` yields for one frame."""
-    outputs: Arrays = result
-    return outputs
+    return result.result()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import psutil
 from distredge.experiments.common.fidelity_draw import SetUp
 from distredge.problem import Problem
 from distredge.runtime.hosting.local_cluster import LocalCluster
-from distredge.runtime.requester.open_plans import Pending
+from distredge.runtime.requester.pending import Pending
 from distredge.strategy import Strategy
 
 

@@ -12,7 +12,7 @@ from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, l
 from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import DEADLINE_S, PATIENCE_S, Coordinator
-from distredge.runtime.requester.open_plans import Pending
+from distredge.runtime.requester.pending import FrameResult, Pending
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -115,10 +115,8 @@ class LocalCluster:
         """Starts a frame: inputs such as (N, C, H, W), see `Coordinator.submit`."""
         return self.coordinator.submit(inputs, deadline_s)
 
-    def stream(
-        self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None
-    ) -> Iterator[dict[str, Array]]:
-        """Runs frames with several in flight: inputs such as (N, C, H, W), see `Coordinator.stream`."""
+    def stream(self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None) -> Iterator[FrameResult]:
+        """Runs frames with several in flight, yields how each ended: inputs (N, C, H, W), see `Coordinator.stream`."""
         return self.coordinator.stream(frames, deadline_s)
 
     @property

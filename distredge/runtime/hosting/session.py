@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from distredge.errors import ConfigError
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.hosting.background import background_addresses
 from distredge.runtime.hosting.boards import check_addresses, cluster_keys, is_local, keys_folder, worker_addresses
 from distredge.runtime.hosting.local_cluster import LocalCluster
+from distredge.runtime.hosting.worker_process import START_S
 from distredge.runtime.protocol.security import Keys
 from distredge.runtime.protocol.transport import ZmqNetwork
-from distredge.runtime.requester.coordinator import CONNECT_S, DEADLINE_S, Coordinator
+from distredge.runtime.requester.coordinator import DEADLINE_S, Coordinator
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
+
+
+QUIET_S: Final = 2.0
+"""Before it is said who is waited for."""
+
+AGAIN_S: Final = 10.0
+"""Before that is said again."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ def open_session(
     deadline_s: float = DEADLINE_S,
     connect_s: float | None = None,
     in_flight: int = 1,
+    take_over: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Session]:
     """Deploys a strategy, starting workers where the cluster is this machine.
 
@@ -60,12 +71,15 @@ def open_session(
         plaintext: no encryption.
         replan: see `Coordinator`.
         deadline_s: of a frame.
-        connect_s: within which workers must be reached; None: 5 s where they run already, longer where they start.
+        connect_s: within which workers must be reached; None: a minute, since one on a board may just be starting.
         in_flight: frames in flight.
+        take_over: whether workers are taken that somebody else holds.
+        say: told who is waited for, where reaching the workers takes a while.
 
     Raises:
         InputError: if strategy, model or keys do not fit.
         PeerTimeout: naming the workers that cannot be reached.
+        WorkerHeld: naming who holds a worker.
     """
     cluster = problem.cluster
     check_addresses(cluster)
@@ -95,9 +109,36 @@ def open_session(
         addresses = worker_addresses(cluster, names, keys.public if keys is not None else None)
     network = ZmqNetwork(keys.for_requester() if keys is not None else None)
     try:
-        limit_s = CONNECT_S if connect_s is None else connect_s
-        with Coordinator(network, addresses, deadline_s=deadline_s, connect_s=limit_s, replan=replan) as coordinator:
-            coordinator.deploy(deployment, in_flight)
+        limit_s = START_S if connect_s is None else connect_s
+        with Coordinator(
+            network, addresses, deadline_s=deadline_s, connect_s=limit_s, replan=replan, take_over=take_over
+        ) as coordinator:
+            with _telling(coordinator, say):
+                coordinator.deploy(deployment, in_flight)
             yield Session(coordinator, "background" if running is not None else "boards", keys is not None)
     finally:
         network.close()
+
+
+@contextlib.contextmanager
+def _telling(coordinator: Coordinator, say: Callable[[str], None] | None) -> Iterator[None]:
+    """Says who is waited for, if it lasts."""
+    if say is None:
+        yield
+        return
+    reached = threading.Event()
+
+    def work() -> None:
+        wait_s = QUIET_S
+        while not reached.wait(wait_s):
+            names = coordinator.waits_for
+            say(f"waiting for {', '.join(names)}" if names else "waiting for the workers to prepare the plan")
+            wait_s = AGAIN_S
+
+    thread = threading.Thread(target=work, name="telling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        reached.set()
+        thread.join()

@@ -8,20 +8,25 @@ What happens next at a worker: `worker.next_actions`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ExecutionError, PeerTimeout
-from distredge.runtime.protocol.device_plan import REQUESTER
+from distredge.runtime.protocol.device_plan import REQUESTER, SourceMessage
 from distredge.runtime.protocol.messages import Situation
+from distredge.runtime.requester.watch import Link, Watch
+
+SENDING: Final = "sending"
+"""Kind of a `FrameBroken` that no worker has reported."""
 
 
 class Submitted(NamedTuple):
-    """A frame starts; it must have ended at `deadline_s` (absolute, like `now_s`)."""
+    """A frame starts; it must have ended at `deadline_s` (absolute, like `now_s`); it has waited for `waited_s`."""
 
     frame: int
     now_s: float
     deadline_s: float
+    waited_s: float = 0.0
 
 
 class OutputArrived(NamedTuple):
@@ -29,15 +34,17 @@ class OutputArrived(NamedTuple):
 
     frame: int
     source: int
+    now_s: float
 
 
 class FrameBroken(NamedTuple):
-    """A worker, or sending to one, failed on a frame."""
+    """A worker, or sending to one, failed on a frame; `kind` is the worker's own word, or `SENDING` to it."""
 
     frame: int
     device: int
     kind: str
     reason: str
+    now_s: float
 
 
 class WorkerGone(NamedTuple):
@@ -53,6 +60,13 @@ class Answered(NamedTuple):
     frame: int
     device: int
     situation: Situation | None
+    now_s: float
+
+
+class Heard(NamedTuple):
+    """A worker said something, whatever it was."""
+
+    device: int
 
 
 class Tick(NamedTuple):
@@ -61,7 +75,7 @@ class Tick(NamedTuple):
     now_s: float
 
 
-FrameEvent: TypeAlias = Submitted | OutputArrived | FrameBroken | WorkerGone | Answered | Tick
+FrameEvent: TypeAlias = Submitted | OutputArrived | FrameBroken | WorkerGone | Answered | Heard | Tick
 
 
 class Finish(NamedTuple):
@@ -78,9 +92,29 @@ class Fail(NamedTuple):
 
 
 class Inquire(NamedTuple):
-    """Ask every worker how far the frame has come: its deadline is near."""
+    """Ask every worker how far the frame has come: it takes long."""
 
     frame: int
+
+
+class Again(NamedTuple):
+    """The frame ends here and is run again on the same plan, as another one: rows of it were lost on the way."""
+
+    frame: int
+    error: ExecutionError
+
+
+class Remake(NamedTuple):
+    """Make a connection between two devices, or a device and the requester, anew: nothing arrives over it."""
+
+    link: Link
+
+
+class CannotGoOn(NamedTuple):
+    """The plan cannot be run any more without somebody being left out: one of `devices`."""
+
+    devices: tuple[int, ...]
+    error: PeerTimeout
 
 
 class Ignore(NamedTuple):
@@ -89,7 +123,7 @@ class Ignore(NamedTuple):
     why: str
 
 
-FrameAction: TypeAlias = Finish | Fail | Inquire | Ignore
+FrameAction: TypeAlias = Finish | Fail | Inquire | Again | Remake | CannotGoOn | Ignore
 
 
 @dataclass
@@ -97,9 +131,6 @@ class _Open:
     started_s: float
     deadline_s: float
     missing: set[int]
-    ask_at_s: float
-    asked: bool = False
-    answers: dict[int, Situation | None] = field(default_factory=dict)
 
 
 class FrameBook:
@@ -108,56 +139,80 @@ class FrameBook:
     Args:
         devices: the strategy's devices.
         busy: those that have something to do.
-        outputs: devices that send outputs to the requester.
+        messages: every message of a frame.
         slots: how many frames may be in flight.
+        leaves_out: whether the plan is given up when a worker or a connection goes silent; without it their frames go
+            on until their deadlines, which may still come through.
     """
 
-    def __init__(self, devices: tuple[str, ...], busy: Iterable[int], outputs: Iterable[int], slots: int) -> None:
+    def __init__(
+        self,
+        devices: tuple[str, ...],
+        busy: Iterable[int],
+        messages: Iterable[SourceMessage],
+        slots: int,
+        leaves_out: bool = False,
+    ) -> None:
         self._devices = devices
         self._busy = tuple(busy)
-        self._outputs = frozenset(outputs)
+        kept = tuple(messages)
+        self._outputs = frozenset(m.source for m in kept if m.destination == REQUESTER != m.source)
         self._slots = slots
+        self._leaves_out = leaves_out
+        self._watch = Watch(self._busy, kept)
         self._open: dict[int, _Open] = {}
+        self._next = 0
 
     @property
     def open_frames(self) -> tuple[int, ...]:
         """Frames in flight."""
         return tuple(self._open)
 
-    def room_for(self, frame: int) -> bool:
-        """Whether a frame may start: the one before it in its slot has ended."""
-        return all(other > frame - self._slots for other in self._open)
+    def free_number(self) -> int | None:
+        """The number of the next frame: the one before it in its slot has ended; None while all slots are taken."""
+        taken = {frame % self._slots for frame in self._open}
+        return next((n for n in range(self._next, self._next + self._slots) if n % self._slots not in taken), None)
 
     @property
     def next_s(self) -> float | None:
         """When the next `Tick` can change something; None when nothing is in flight."""
-        return min((o.deadline_s if o.asked else o.ask_at_s for o in self._open.values()), default=None)
+        ends_s = min((o.deadline_s for o in self._open.values()), default=None)
+        asks_s = self._watch.next_s
+        return ends_s if asks_s is None or ends_s is None else min(ends_s, asks_s)
 
     def handle(self, event: FrameEvent) -> tuple[FrameAction, ...]:
         """Returns what to do now, in this order."""
         if isinstance(event, OutputArrived):
             return self._output(event)
         if isinstance(event, Submitted):
-            ask_at_s = event.deadline_s - min(1.0, 0.25 * (event.deadline_s - event.now_s))
-            self._open[event.frame] = _Open(event.now_s, event.deadline_s, set(self._outputs), ask_at_s)
-            return ()
+            return self._submitted(event)
         if isinstance(event, FrameBroken):
             return self._broken(event)
         if isinstance(event, WorkerGone):
             name = self._devices[event.device]
             return tuple(
-                self._end(frame, PeerTimeout(f"frame {frame}: worker '{name}' is gone: {event.reason}"))
+                Fail(frame, self._end(frame, PeerTimeout(f"frame {frame}: worker '{name}' is gone: {event.reason}")))
                 for frame in tuple(self._open)
             )
         if isinstance(event, Answered):
-            if event.frame in self._open:
-                self._open[event.frame].answers[event.device] = event.situation
+            return self._answered(event)
+        if isinstance(event, Heard):
+            self._watch.heard(event.device)
             return ()
         return self._tick(event.now_s)
 
-    def _end(self, frame: int, error: ExecutionError) -> Fail:
-        del self._open[frame]
-        return Fail(frame, error)
+    def _submitted(self, event: Submitted) -> tuple[FrameAction, ...]:
+        self._next = max(self._next, event.frame + 1)
+        if not self._outputs:
+            return (Finish(event.frame),)
+        self._open[event.frame] = _Open(event.now_s - event.waited_s, event.deadline_s, set(self._outputs))
+        self._watch.submitted(event.frame, event.now_s, event.deadline_s)
+        return ()
+
+    def _end(self, frame: int, error: ExecutionError) -> ExecutionError:
+        held = self._open.pop(frame)
+        self._watch.ended(frame, held.started_s, well=False)
+        return error
 
     def _output(self, event: OutputArrived) -> tuple[FrameAction, ...]:
         held = self._open.get(event.frame)
@@ -169,40 +224,90 @@ class FrameBook:
         if held.missing:
             return ()
         del self._open[event.frame]
+        self._watch.ended(event.frame, event.now_s, well=True)
         return (Finish(event.frame),)
 
     def _broken(self, event: FrameBroken) -> tuple[FrameAction, ...]:
-        if event.frame not in self._open:
+        held = self._open.get(event.frame)
+        if held is None:
             return (Ignore("late"),)
         name = self._devices[event.device]
-        # What cannot be sent cannot because its receiver is lost, seen by another worker first.
-        kind = EngineError if event.kind == "engine" else PeerTimeout
-        return (self._end(event.frame, kind(f"frame {event.frame}: worker '{name}': {event.reason}")),)
+        text = f"frame {event.frame}: worker '{name}': {event.reason}"
+        if event.kind == "engine":
+            return (Fail(event.frame, self._end(event.frame, EngineError(text))),)
+        error = PeerTimeout(text)
+        link = self._watch.broke(event.device, event.now_s, event.kind != SENDING)
+        if link is None:
+            return (Fail(event.frame, self._end(event.frame, error)),)
+        # Its receiver may be lost, seen by another worker first, or the connection may come back by itself.
+        if self._watch.mending(link, event.now_s, held.deadline_s - held.started_s):
+            return (Again(event.frame, self._end(event.frame, error)),)
+        if self._leaves_out:
+            return self._given_up(tuple(device for device in link if device >= 0), error)
+        return (Fail(event.frame, self._end(event.frame, error)),)
+
+    def _answered(self, event: Answered) -> tuple[FrameAction, ...]:
+        held = self._open.get(event.frame)
+        missing = sorted(held.missing) if held is not None else ()
+        link = self._watch.answered(event.frame, event.device, event.situation, event.now_s, missing)
+        if link is None:
+            return ()
+        error = PeerTimeout(f"frame {event.frame}: {self._between(link)}")
+        if not self._watch.was_remade(link):
+            self._watch.remade(link, event.now_s)
+            again = tuple(Again(frame, self._end(frame, error)) for frame in tuple(self._open))
+            return (Remake(link), *again)
+        if not self._leaves_out:
+            return ()
+        devices = tuple(device for device in link if device >= 0)
+        return self._given_up(devices, error)
+
+    def _given_up(self, devices: tuple[int, ...], error: PeerTimeout) -> tuple[FrameAction, ...]:
+        failed = tuple(Fail(frame, self._end(frame, error)) for frame in tuple(self._open))
+        return (CannotGoOn(devices, error), *failed)
 
     def _tick(self, now_s: float) -> tuple[FrameAction, ...]:
         actions: list[FrameAction] = []
         for frame, held in tuple(self._open.items()):
             if now_s >= held.deadline_s:
-                actions.append(self._end(frame, PeerTimeout(self._explain(frame, held))))
-            elif now_s >= held.ask_at_s and not held.asked:
-                held.asked = True
-                actions.append(Inquire(frame))
-        return tuple(actions)
+                text = self._explain(frame, held)
+                actions.append(Fail(frame, self._end(frame, PeerTimeout(text))))
+        silent = self._watch.silent(now_s)
+        if silent and self._leaves_out:
+            device, for_s = max(silent, key=lambda one: one[1])
+            error = PeerTimeout(f"worker '{self._devices[device]}' has not answered for {for_s:.2g} s")
+            return (*actions, *self._given_up((device,), error))
+        return (*actions, *map(Inquire, self._watch.tick(now_s)))
+
+    def _between(self, link: Link) -> str:
+        source, destination = self._name(link.source), self._name(link.destination)
+        again = ", not even over a new connection" if self._watch.was_remade(link) else ""
+        return f"rows from {source} to {destination} do not arrive{again}"
+
+    def _name(self, device: int) -> str:
+        return "the requester" if device == REQUESTER else f"'{self._devices[device]}'"
 
     def _explain(self, frame: int, held: _Open) -> str:
         text = f"frame {frame}: no result within {held.deadline_s - held.started_s:.3g} s"
-        silent = [self._devices[d] for d in self._busy if d not in held.answers]
+        answers = self._watch.answers(frame)
+        mute = {device for device, _ in self._watch.silent(held.deadline_s)}
+        silent = [self._devices[d] for d in self._busy if d not in answers or d in mute]
         if silent:
             return f"{text}: {_names(silent)} not answer"
+        slowest = self._watch.slowest(frame, held.missing, held.deadline_s)
+        if slowest is not None and slowest[1]:
+            return f"{text}: {self._between(slowest[0])}"
         for device in self._busy:
-            situation = held.answers[device]
+            situation = answers[device]
+            if situation is not None and situation.running:
+                return f"{text}: worker '{self._devices[device]}' is still computing stage {situation.waits_in}"
+        if slowest is not None:
+            return f"{text}: {self._between(slowest[0])}"
+        for device in self._busy:
+            situation = answers[device]
             if situation is None:
                 return f"{text}: worker '{self._devices[device]}' has seen nothing of it"
-            if situation.running:
-                return f"{text}: worker '{self._devices[device]}' is still computing stage {situation.waits_in}"
-        for device in self._busy:
-            situation = held.answers[device]
-            if situation is not None and situation.waits_for:
+            if situation.waits_for:
                 whom = ["requester" if s == REQUESTER else self._devices[s] for s in situation.waits_for]
                 return (
                     f"{text}: worker '{self._devices[device]}' waits in stage {situation.waits_in} "

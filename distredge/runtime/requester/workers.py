@@ -1,28 +1,33 @@
-"""The coordinator's connections to its workers: greeting, liveness, and what comes in, decoded."""
+"""The coordinator's connections to its workers: leases, greeting, liveness, and what comes in, decoded.
+
+A worker serves one holder at a time. Whoever needs several asks for them one after the other, always in the same order
+(that of their addresses): of several that start at once the one that gets the first gets all, and none waits for
+another. All of them dial at once; only the greetings wait for each other.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from distredge.errors import AuthError, ExecutionError, PeerTimeout, ProtocolError
-from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
+from distredge.errors import AuthError, PeerTimeout, ProtocolError, TransportError
+from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
     About,
     Attach,
     Echo,
-    FrameFailed,
     Goodbye,
+    Held,
     Hello,
     Ping,
     Pong,
     Refused,
+    TakenOver,
     ToCoordinator,
     ToWorker,
     Welcome,
@@ -31,8 +36,11 @@ from distredge.runtime.protocol.messages import (
     encode,
     package_version,
 )
-from distredge.runtime.protocol.row_messages import Rows, VersionMismatch, is_rows, read_head
-from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.protocol.row_messages import VersionMismatch, is_rows, read_head
+from distredge.runtime.protocol.transport import Bell, Endpoint, Network, NotConnected, Received
+from distredge.runtime.requester.io_loop import Task
+from distredge.runtime.requester.leases import ASK_AGAIN_S, RENEW_S, HeldBy, WorkerTaken, held_by
+from distredge.runtime.requester.worker_connection import Handler, WorkerConnection
 
 PINGS: Final = 8
 
@@ -41,85 +49,40 @@ _log = logging.getLogger(__name__)
 M = TypeVar("M", bound=ToCoordinator)
 
 
-class WorkerConnection:
-    """One worker as the coordinator sees it.
-
-    Attributes:
-        about: what it said of itself, once greeted.
-        data: endpoint to its data port, once greeted.
-        session: what only this requester and that worker know: it says whose data connection is whose.
-        dialled: the address that `data` connects to.
-        stands: whether both planes are up, in both directions.
-        trouble: why not, as far as known.
-        fatal: an error that waiting does not mend.
-    """
-
-    def __init__(self, address: WorkerAddress, control: Endpoint) -> None:
-        self.address = address
-        self.session = os.urandom(16)
-        self.control = control
-        self.data: Endpoint | None = None
-        self.dialled = ""
-        self.about: About | None = None
-        self.greeted = False
-        self.echoed = False
-        self.trouble = ""
-        self.fatal: ExecutionError | None = None
-        self.asked: dict[type, ToCoordinator] = {}
-
-    @property
-    def name(self) -> str:
-        """The worker's name."""
-        return self.address.name
-
-    @property
-    def stands(self) -> bool:
-        """Whether it can be given work."""
-        return self.greeted and self.echoed
-
-    @property
-    def data_address(self) -> str:
-        """Where its data port is."""
-        if self.address.data.endswith(":0") and self.about is not None:
-            return self.address.data[:-1] + self.about.data_endpoint.rpartition(":")[2]
-        return self.address.data
-
-    def for_others(self) -> PeerAddress:
-        """Its data address as other workers need it."""
-        return PeerAddress(self.name, self.data_address, self.address.public_key)
-
-
-class Handler(Protocol):
-    """What the owner of the connections does with what comes in."""
-
-    def control_message(self, worker: WorkerConnection, message: ToCoordinator) -> None:
-        """A control message that is none of the connections' own business."""
-
-    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
-        """Rows of a result, or the report that there will be none."""
-
-    def lost(self, worker: WorkerConnection, reason: str) -> None:
-        """A worker that stood does no longer."""
-
-
 class WorkerConnections:
-    """Connections to several workers; all methods belong to one thread at a time.
+    """Connections to several workers; all methods but the first belong to the coordinator's thread.
 
     Args:
         network: makes sockets.
         addresses: the workers.
         handler: gets what comes in.
+        bell: ends a `pump`.
+        holder: who holds the workers, for others to read.
+        take_over: whether workers are taken that somebody else holds.
     """
 
-    def __init__(self, network: Network, addresses: Iterable[WorkerAddress], handler: Handler) -> None:
+    def __init__(
+        self,
+        network: Network,
+        addresses: Iterable[WorkerAddress],
+        handler: Handler,
+        bell: Bell,
+        holder: str = "",
+        take_over: bool = False,
+    ) -> None:
         self._network = network
         self._handler = handler
+        self._bell = bell
+        self._holder = holder
+        self._take_over = take_over
+        self._renew_s = 0.0
         self._version = package_version()
         self.dropped: Counter[str] = Counter()
         self._by_name = {
             address.name: WorkerConnection(address, network.connect(address.control, "control", address.public_key))
             for address in addresses
         }
+        self._in_order = sorted(self._by_name.values(), key=lambda worker: (worker.address.control, worker.name))
         self._tokens = itertools.count(1)
         self._rebuild()
 
@@ -137,32 +100,86 @@ class WorkerConnections:
             worker, is_control = self._owners[id(endpoint)]
             self._events(worker, endpoint, is_control)
             while (received := endpoint.receive()) is not None:
+                worker.heard_s = time.monotonic()
                 if is_control:
                     self._control(worker, received)
                 else:
                     self._data(worker, received)
 
-    def connect(self, names: Iterable[str], timeout_s: float) -> None:
-        """Waits until these workers stand.
+    def connect(self, names: Iterable[str], timeout_s: float, back: bool = False) -> Task[None]:
+        """Waits until these workers stand, greeting those that are not this coordinator's in the order for all.
+
+        When that fails, those that it has got meanwhile are given back.
+
+        Args:
+            names: the workers.
+            timeout_s: how long it may take.
+            back: whether they were held before: one that somebody else holds by now may be given back in time.
 
         Raises:
             PeerTimeout: naming those that cannot be reached.
+            ExecutionError: if somebody else holds one.
             AuthError: if one refuses this side's key.
             ProtocolError: if one speaks another version.
         """
         wanted = [self._by_name[name] for name in names]
+        fresh = [worker for worker in wanted if not worker.ours]
         until_s = time.monotonic() + timeout_s
         for worker in wanted:
-            if not worker.greeted and worker.fatal is None:
-                self._greet(worker)
-        while absent := [worker for worker in wanted if not worker.stands]:
-            fatal = next((worker.fatal for worker in absent if worker.fatal is not None), None)
-            if fatal is not None:
-                raise fatal
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                raise PeerTimeout(_absent(absent, timeout_s))
-            self.pump(min(left_s, 0.5))
+            worker.wanted, worker.greeting, worker.held, worker.held_before = True, False, None, None
+            if isinstance(worker.fatal, WorkerTaken):
+                worker.fatal = None
+        try:
+            while absent := [worker for worker in wanted if not worker.stands]:
+                now_s = time.monotonic()
+                self._greet_next(now_s)
+                fatal = next((worker.fatal for worker in absent if worker.fatal is not None), None)
+                if fatal is not None:
+                    raise fatal
+                for worker in absent:
+                    if worker.held is not None and not back and worker.held.stays_beyond(until_s):
+                        raise held_by(worker.name, worker.held.said)
+                if now_s >= until_s:
+                    raise self._absent(absent, timeout_s)
+                yield min(until_s, now_s + 0.5)
+        except BaseException:
+            self.give_back(worker.name for worker in fresh)
+            raise
+
+    def give_back(self, names: Iterable[str]) -> None:
+        """Ends the leases of workers."""
+        for name in names:
+            worker = self._by_name[name]
+            if worker.ours or worker.greeting:
+                self.tell(worker, Goodbye())
+            worker.wanted = worker.ours = worker.greeting = worker.greeted = worker.echoed = False
+
+    def give_back_all(self) -> None:
+        """Ends the leases of all workers."""
+        self.give_back(tuple(self._by_name))
+
+    def absent(self, names: Iterable[str], limit_s: float) -> PeerTimeout | None:
+        """The error about those of some workers that do not stand, after so many seconds; None where all do."""
+        found = [worker for worker in map(self._by_name.__getitem__, names) if not worker.stands]
+        return self._absent(found, limit_s) if found else None
+
+    def waited_for(self) -> tuple[str, ...]:
+        """The workers that are wanted and do not stand, each with what is known of why; called by any thread."""
+        absent = [worker for worker in self._in_order if worker.wanted and not worker.stands]
+        return tuple(worker.told() for worker in self._to_blame(absent))
+
+    def renew(self, now_s: float) -> float:
+        """Renews the leases when it is time; returns when it is next."""
+        if now_s >= self._renew_s:
+            self._renew_s = now_s + RENEW_S
+            self.ping(name for name, worker in self._by_name.items() if worker.greeted)
+        self._greet_next(now_s)
+        return min([self._renew_s, *(w.greet_again_s for w in self._by_name.values() if w.wanted and w.held)])
+
+    def ping(self, names: Iterable[str]) -> None:
+        """Asks workers for a sign of life."""
+        for name in names:
+            self.tell(self._by_name[name], Ping(next(self._tokens)))
 
     def tell(self, worker: WorkerConnection, message: ToWorker, parts: Sequence[Bytes] = ()) -> bool:
         """Sends a control message; returns whether it could be sent."""
@@ -172,25 +189,26 @@ class WorkerConnections:
             return False
         return True
 
-    def ask(self, worker: WorkerConnection, message: ToWorker, answer: type[M], timeout_s: float) -> M:
-        """Sends a control message and waits for its answer.
+    def ask(
+        self, worker: WorkerConnection, message: ToWorker, answer: type[M], timeout_s: float
+    ) -> Task[tuple[M, int]]:
+        """Sends a control message and waits for its answer, and when that came in (monotonic nanoseconds).
 
         Raises:
             PeerTimeout: if none comes.
         """
-        worker.asked.pop(answer, None)
+        worker.answers.pop(answer, None)
         until_s = time.monotonic() + timeout_s
         sent = self.tell(worker, message)
-        while answer not in worker.asked:
-            left_s = until_s - time.monotonic()
-            if not sent or left_s <= 0 or worker.fatal is not None:
+        while answer not in worker.answers:
+            if not sent or time.monotonic() >= until_s or worker.fatal is not None:
                 raise worker.fatal or PeerTimeout(f"worker '{worker.name}' at {worker.address.control} does not answer")
-            self.pump(left_s)
-        found = worker.asked.pop(answer)
+            yield until_s
+        found, came_ns = worker.answers.pop(answer)
         assert isinstance(found, answer)
-        return found
+        return found, came_ns
 
-    def clock_offset_ns(self, worker: WorkerConnection, timeout_s: float) -> tuple[int, int]:
+    def clock_offset_ns(self, worker: WorkerConnection, timeout_s: float) -> Task[tuple[int, int]]:
         """Measures a worker's monotonic clock against this process's.
 
         Returns:
@@ -201,17 +219,24 @@ class WorkerConnections:
         for _ in range(PINGS):
             token = next(self._tokens)
             sent_ns = time.monotonic_ns()
-            pong = self.ask(worker, Ping(token), Pong, timeout_s)
-            round_trip_ns = time.monotonic_ns() - sent_ns
+            pong, came_ns = yield from self.ask(worker, Ping(token), Pong, timeout_s)
+            round_trip_ns = came_ns - sent_ns
             if pong.token == token and round_trip_ns < best[1]:
                 best = (pong.clock_ns - sent_ns - round_trip_ns // 2, round_trip_ns)
         return best
 
+    def remake_data(self, worker: WorkerConnection) -> None:
+        """Makes the data connection to a worker anew."""
+        if worker.data is not None:
+            self._network.drop(worker.data)
+            worker.data = None
+        worker.echoed = False
+        self._dial_data(worker)
+
     def close(self) -> None:
         """Says goodbye and closes everything."""
+        self.give_back_all()
         for worker in self._by_name.values():
-            if worker.greeted:
-                self.tell(worker, Goodbye())
             self._network.drop(worker.control)
             if worker.data is not None:
                 self._network.drop(worker.data)
@@ -225,17 +250,29 @@ class WorkerConnections:
             if endpoint is not None
         }
         endpoints = [e for p in self._by_name.values() for e in (p.control, p.data) if e is not None]
-        self._waiter = self._network.waiter(endpoints)
+        self._waiter = self._network.waiter(endpoints, [self._bell])
 
-    def _greet(self, worker: WorkerConnection) -> None:
-        self.tell(worker, Hello(worker.session, self._version, worker.name))
+    def _greet_next(self, now_s: float) -> None:
+        """Greets whoever may be greeted now: those that were this coordinator's already, and the next one in order."""
+        for worker in self._in_order:
+            if not worker.wanted or worker.greeted:
+                continue
+            if worker.held is not None and now_s >= worker.greet_again_s:
+                worker.greeting, worker.held = False, None
+            if worker.linked and worker.held is None and not worker.greeting and worker.fatal is None:
+                take_over = self._take_over and not worker.ours
+                hello = Hello(worker.session, self._version, worker.name, self._holder, take_over)
+                worker.greeting = self.tell(worker, hello)
+            if not worker.ours:
+                return
 
     def _events(self, worker: WorkerConnection, endpoint: Endpoint, is_control: bool) -> None:
         for event in endpoint.events():
             if event.kind == "connected":
                 worker.fatal = None
                 if is_control:
-                    self._greet(worker)
+                    worker.linked, worker.greeting, worker.held = True, False, None
+                    self._greet_next(time.monotonic())
                 else:
                     self._echo(worker)
             else:
@@ -249,7 +286,7 @@ class WorkerConnections:
         worker.trouble = reason
         worker.echoed = False
         if is_control:
-            worker.greeted = False
+            worker.linked = worker.greeting = worker.greeted = False
         if stood:
             self._handler.lost(worker, reason)
 
@@ -271,27 +308,68 @@ class WorkerConnections:
             return
         if isinstance(message, Welcome):
             self._welcome(worker, message.about)
+        elif isinstance(message, Held):
+            self._held(worker, message)
+        elif isinstance(message, TakenOver):
+            self._taken(worker, message.holder)
+        elif not worker.greeted and not worker.greeting:
+            # Said before it was given back, or taken over.
+            self.dropped["late"] += 1
         elif isinstance(message, Refused):
-            self._lose(worker, message.reason, True)
-            worker.fatal = ProtocolError(f"worker '{worker.name}' at {worker.address.control}: {message.reason}")
+            self._refused(worker, message.reason)
+        elif self._handler.control_message(worker, message):
+            worker.answers[type(message)] = (message, time.monotonic_ns())
         else:
-            worker.asked[type(message)] = message
-            self._handler.control_message(worker, message)
+            self._drop(worker, f"{type(message).__name__} does not fit the plan")
 
     def _welcome(self, worker: WorkerConnection, about: About) -> None:
+        if not worker.greeting and not worker.greeted:
+            self._drop(worker, "a welcome that was not asked for")
+            return
         if about.version != self._version:
             _log.warning("worker '%s' runs distredge %s, this is %s", worker.name, about.version, self._version)
         worker.about, worker.greeted, worker.fatal, worker.trouble = about, True, None, ""
+        worker.ours, worker.greeting, worker.held = True, False, None
         if worker.data is not None and worker.dialled != worker.data_address:
             # It started again at another port.
             self._network.drop(worker.data)
             worker.data, worker.echoed = None, False
         if worker.data is None:
-            worker.dialled = worker.data_address
-            worker.data = self._network.connect(worker.dialled, "data", worker.address.public_key)
-            self._rebuild()
+            self._dial_data(worker)
         elif not worker.echoed:
             self._echo(worker)
+        self._greet_next(time.monotonic())
+
+    def _dial_data(self, worker: WorkerConnection) -> None:
+        worker.dialled = worker.data_address
+        try:
+            worker.data = self._network.connect(worker.dialled, "data", worker.address.public_key)
+        except TransportError as error:
+            worker.fatal = ProtocolError(f"worker '{worker.name}' at {worker.address.control}: data port: {error}")
+        self._rebuild()
+
+    def _held(self, worker: WorkerConnection, message: Held) -> None:
+        if not worker.greeting:
+            return
+        now_s = time.monotonic()
+        worker.greeting = False
+        worker.held = worker.held_before = HeldBy(message, now_s, worker.held_before)
+        worker.trouble = str(held_by(worker.name, message))
+        worker.greet_again_s = now_s + min(ASK_AGAIN_S, max(0.05, message.expires_s))
+
+    def _refused(self, worker: WorkerConnection, reason: str) -> None:
+        greeting = worker.greeting
+        self._lose(worker, reason, True)
+        # Whoever was greeted before may have to be greeted again: a lease expires while this process is stopped.
+        worker.linked = True
+        if greeting:
+            worker.fatal = ProtocolError(f"worker '{worker.name}' at {worker.address.control}: {reason}")
+
+    def _taken(self, worker: WorkerConnection, holder: str) -> None:
+        if not worker.ours:
+            return
+        worker.ours = worker.wanted = worker.greeted = worker.greeting = worker.echoed = False
+        self._handler.taken(worker, holder)
 
     def _data(self, worker: WorkerConnection, received: Received) -> None:
         head = received.head
@@ -310,15 +388,19 @@ class WorkerConnections:
         else:
             self._handler.data_message(worker, message, received.parts)
 
+    def _to_blame(self, workers: Sequence[WorkerConnection]) -> list[WorkerConnection]:
+        """Those of the workers that do not stand that were not only waiting for their turn to be greeted."""
+        first = next((w for w in self._in_order if w in workers and not w.ours), None)
+        return [w for w in workers if w is first or w.ours or w.greeting or not w.linked]
+
+    def _absent(self, workers: Sequence[WorkerConnection], timeout_s: float) -> PeerTimeout:
+        """The error about workers that do not stand."""
+        told = [worker.told() for worker in self._to_blame(workers)]
+        noun = "worker" if len(told) == 1 else "workers"
+        return PeerTimeout(
+            f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"
+        )
+
     def _drop(self, worker: WorkerConnection, reason: str) -> None:
         self.dropped["unreadable"] += 1
         _log.debug("dropped a message of worker '%s': %s", worker.name, reason)
-
-
-def _absent(workers: Sequence[WorkerConnection], timeout_s: float) -> str:
-    told = []
-    for worker in workers:
-        where = worker.data_address if worker.greeted else worker.address.control
-        told.append(f"'{worker.name}' at {where}" + (f" ({worker.trouble})" if worker.trouble else ""))
-    noun = "worker" if len(told) == 1 else "workers"
-    return f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"

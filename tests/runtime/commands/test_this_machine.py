@@ -29,6 +29,7 @@ def test_on_this_machine(folder: Path) -> None:
     assert len(found["latencies_s"]) == 3
     assert min(found["latency_s"], found["predicted_latency_s"], found["throughput_per_s"]) > 0
     assert found["outputs"] == {"scores": [1, 40]}
+    assert found["input"] == "noise"
     assert json.loads((folder / "t.json").read_text())["traceEvents"]
 
 
@@ -61,6 +62,7 @@ def test_for_people_and_in_plaintext(folder: Path) -> None:
     assert lines[1].startswith("  output scores: shape 1x40, largest ")
     assert lines[2].startswith("largest difference from the whole model in one piece: ")
     assert lines[3].startswith("measured ")
+    assert lines[-1].startswith("the input was noise: what counts is the latency and the difference")
 
 
 def test_differences() -> None:

@@ -34,7 +34,7 @@ def test_every_sub_model_is_made_once(problem, strategy, image, monkeypatch: pyt
         assert (session.where, session.encrypted) == ("local", True)
         assert np.array_equal(session.coordinator.infer(image)["scores"], expected["scores"])
     assert built == list(DEVICES)
-    with pytest.raises(ExecutionError, match="nothing is deployed"):
+    with pytest.raises(ExecutionError, match="the coordinator was closed"):
         session.coordinator.infer(image)
 
 

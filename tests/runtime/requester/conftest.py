@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,3 +43,23 @@ def read_any(parts: list[bytes]) -> object:
 def equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> bool:
     """Whether outputs are the same to the bit."""
     return found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in expected)
+
+
+@pytest.fixture
+def doors(cell: Cell) -> Iterator[Any]:
+    """Makes `doors.Door`s for the three devices, by what each answers."""
+    from tests.runtime.requester.doors import Door
+
+    made: dict[str, Door] = {}
+    log: list[str] = []
+
+    def make(**answers: list[Any]) -> dict[str, Any]:
+        for name in DEVICES:
+            made[name] = Door(cell, name, log, answers.get(name, []))
+        return made
+
+    yield make
+    for coordinator in cell.coordinators:
+        coordinator.close()
+    for door in made.values():
+        door.stop()

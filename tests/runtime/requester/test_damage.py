@@ -13,10 +13,10 @@ from tests.runtime.requester.conftest import equal, read_any
 
 
 @pytest.mark.parametrize("copies", [0, 2])
-def test_a_lost_message_ends_the_frame_in_time_and_a_doubled_one_changes_nothing(
+def test_a_lost_message_costs_time_and_a_doubled_one_changes_nothing(
     cell: Cell, running, graph, strategy, image, copies: int
 ) -> None:
-    """The first message of rows between two workers is lost, or comes twice."""
+    """The first message of rows between two workers is lost: they come over a new connection; or it comes twice."""
     hit: list[str] = []
 
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
@@ -27,11 +27,7 @@ def test_a_lost_message_ends_the_frame_in_time_and_a_doubled_one_changes_nothing
         return [parts]
 
     cell.exchange.tamper = tamper
-    if copies == 0:
-        with pytest.raises(PeerTimeout, match=r"no result within 2 s: worker '.*' waits in stage .* for rows from"):
-            running.infer(image, deadline_s=2.0)
-    else:
-        assert equal(running.infer(image), run_in_process(graph, strategy, image))
+    assert equal(running.infer(image, deadline_s=4.0), run_in_process(graph, strategy, image))
     assert hit
     assert equal(running.infer(image), run_in_process(graph, strategy, image))
 
@@ -72,9 +68,9 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
 def test_an_imposter_is_dropped(cell: Cell, running, image) -> None:
     """Somebody with a key of the cluster sends rows in another's name."""
     network = cell.networks[0]
-    plan = running._active.number
-    planned = running._active.deployment.input_messages[0]
-    name = running._active.deployment.devices[planned.destination]
+    plan, deployment = running._runner.plans.active.number, running._runner.current
+    planned = deployment.input_messages[0]
+    name = deployment.devices[planned.destination]
     evil = type(network)(cell.exchange, "beta" if name != "beta" else "gamma")
     cell.networks.append(evil)
     endpoint = evil.connect(f"memory://{name}:2", "data")
@@ -86,7 +82,7 @@ def test_an_imposter_is_dropped(cell: Cell, running, image) -> None:
 
 
 def test_sending_to_a_lost_worker_is_an_error_at_once(cell: Cell, running, image, monkeypatch) -> None:
-    worker = running._workers["alpha"]
+    worker = running._runner.workers["alpha"]
 
     def send(parts, to=b"", tracked=False):
         raise NotConnected("its queue is full")

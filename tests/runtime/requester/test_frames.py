@@ -25,7 +25,7 @@ def test_results_are_those_of_one_process(running, graph, strategy, image) -> No
 def test_several_frames_in_flight_come_out_in_order(running, graph, strategy) -> None:
     rng = np.random.default_rng(0)
     frames = [{"image": rng.standard_normal((1, 3, 33, 21), dtype=np.float32)} for _ in range(7)]
-    found = list(running.stream(frames))
+    found = [one.result() for one in running.stream(frames)]
     assert len(found) == 7
     for frame, outputs in zip(frames, found, strict=True):
         assert equal(outputs, run_in_process(graph, strategy, frame))
@@ -63,7 +63,6 @@ def test_several_threads_take_turns(running, graph, strategy, image) -> None:
 
 
 def test_frames_in_flight_end_when_the_coordinator_closes(running, image) -> None:
-    # No result comes in before somebody waits for it.
     pending = running.submit(image)
     running.close()
     with pytest.raises(ExecutionError, match="the coordinator was closed"):
@@ -79,7 +78,7 @@ def test_the_timeline_of_a_frame(running, graph, image) -> None:
     assert timeline.origin == "measured"
     assert timeline.devices == (*DEVICES, "requester")
     assert 0 < timeline.latency_s <= latency_s
-    layout = running._active.deployment.layout
+    layout = running._runner.current.layout
     computing = [s for s in timeline.spans if s.lane == "compute"]
     parts = [(stage.index, part.device) for stage in layout.stages for part in stage.parts if not part.empty]
     assert sorted((s.stage, DEVICES.index(s.device)) for s in computing) == sorted(parts)

@@ -11,8 +11,12 @@ from distredge.errors import PeerTimeout, PlannerError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol.row_messages import Rows
+from distredge.runtime.requester.recovery import Recovery
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
+
+GAMMA_IS_LOST = r"worker 'gamma' is gone|cannot send rows to 'gamma'|worker 'gamma': cannot be sent its rows"
+"""Whoever notices first says so: the requester, when it waits or when it sends, or a worker that has rows for it."""
 
 
 def test_a_lost_worker_ends_the_frame_at_once(cell: Cell, running, image) -> None:
@@ -28,7 +32,7 @@ def test_a_lost_worker_ends_the_frame_at_once(cell: Cell, running, image) -> Non
     pending = running.submit(image, deadline_s=60.0)
     assert blocked.wait(10)
     cell.stop("gamma")
-    with pytest.raises(PeerTimeout, match=r"worker 'gamma' is gone|cannot send rows to 'gamma'"):
+    with pytest.raises(PeerTimeout, match=GAMMA_IS_LOST):
         pending.result()
 
 
@@ -76,17 +80,17 @@ def test_a_worker_lost_while_the_plan_is_prepared_again_is_planned_around(
     coordinator = cell.coordinator(replan=lambda lost: deploy(graph, without), deadline_s=20.0, connect_s=0.2)
     coordinator.deploy(deploy(graph, strategy))
     coordinator.infer(image)
-    revived, seen = coordinator._revived, []
+    reached, seen = Recovery._reached, []
 
-    def late(plan, until_s):
-        seen.append(plan.deployment)
+    def late(self, names):
+        seen.append(names)
         if len(seen) > 1:
-            return revived(plan, until_s)
+            return (yield from reached(self, names))
         cell.stop("gamma")
-        return plan.deployment
+        return set()
 
-    monkeypatch.setattr(coordinator, "_revived", late)
-    coordinator._active.error = PeerTimeout("worker 'beta': cannot send rows to 'gamma'")
+    monkeypatch.setattr(Recovery, "_reached", late)
+    coordinator._runner.plans.active.error = PeerTimeout("worker 'beta': cannot send rows to 'gamma'")
     assert equal(coordinator.infer(image), run_in_process(graph, without, image))
     assert len(seen) >= 2
 
@@ -119,8 +123,7 @@ def test_without_another_plan_frames_of_a_lost_worker_end_in_an_error(cell: Cell
     pending = running.submit(image)
     assert silent.wait(10.0)
     cell.stop("gamma")
-    # Whoever notices first says so: the requester, or a worker that has rows for it.
-    with pytest.raises(PeerTimeout, match=r"worker 'gamma' is gone|cannot send rows to 'gamma'"):
+    with pytest.raises(PeerTimeout, match=GAMMA_IS_LOST):
         pending.result()
 
 

@@ -1,0 +1,188 @@
+"""The coordinator for asyncio: frames are awaited, and nothing blocks the event loop.
+
+async with AsyncCoordinator(Coordinator(network, addresses)) as coordinator:
+await coordinator.deploy(deployment, in_flight=2)
+outputs = await coordinator.infer({"image": image})
+async for frame in coordinator.stream(images()):
+print(frame.number, frame.latency_s, frame.error)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+from distredge.errors import DistredgeError
+from distredge.runtime.buffers import Array
+from distredge.runtime.requester.coordinator import Coordinator
+from distredge.runtime.requester.pending import FrameResult, Pending
+from distredge.runtime.requester.streaming import AHEAD
+
+if TYPE_CHECKING:
+    from distredge.runtime.deployment import Deployment
+    from distredge.timeline import Timeline
+
+T = TypeVar("T")
+
+Inputs: TypeAlias = Mapping[str, Array]
+
+_END: Final = object()
+
+
+class AsyncPending:
+    """A frame that was submitted. Awaiting it gives its outputs, or raises why there are none; see `Pending`."""
+
+    def __init__(self, pending: Pending) -> None:
+        self.pending = pending
+        self._ended = asyncio.get_running_loop().create_future()
+        pending.add_done_callback(self._tell)
+
+    def _tell(self, _: Pending) -> None:
+        # A loop that was closed meanwhile waits for nothing any more.
+        with contextlib.suppress(RuntimeError):
+            self._ended.get_loop().call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def wait(self) -> None:
+        """Waits until it has ended; may be given up and taken up again."""
+        await asyncio.shield(self._ended)
+
+    def __await__(self) -> Generator[object, None, dict[str, Array]]:
+        yield from self.wait().__await__()
+        return self.pending.result()
+
+
+class AsyncCoordinator:
+    """The same as `Coordinator`, awaited.
+
+    A coroutine that is cancelled waits no longer; a frame that has begun goes on to its end.
+
+    Args:
+        coordinator: does the work; closed with this one.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+
+    async def __aenter__(self) -> AsyncCoordinator:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def deploy(self, deployment: Deployment, in_flight: int = 1) -> None:
+        """Prepares a deployment and runs frames on it from then on; see `Coordinator.deploy`."""
+        await asyncio.to_thread(self.coordinator.deploy, deployment, in_flight)
+
+    async def infer(self, inputs: Inputs, deadline_s: float | None = None) -> dict[str, Array]:
+        """Runs one frame: inputs such as (N, C, H, W), outputs such as (N, classes); see `Coordinator.infer`."""
+        return await (await self.submit(inputs, deadline_s))
+
+    async def submit(self, inputs: Inputs, deadline_s: float | None = None) -> AsyncPending:
+        """Starts a frame once there is room; awaiting what it returns gives the outputs.
+
+        Args:
+            inputs: tensor name -> array, such as (N, C, H, W); may be written again at once.
+            deadline_s: for this frame, waiting for room included.
+
+        Raises:
+            ModelError: if the inputs do not fit the graph.
+            PeerTimeout: if there is no room in time.
+        """
+        pending = await self._started(inputs, deadline_s)
+        assert pending is not None
+        return AsyncPending(pending)
+
+    async def _started(self, inputs: Inputs, deadline_s: float | None) -> Pending | None:
+        pending = self.coordinator.submit_when(inputs, deadline_s, lambda: False)
+        if pending is not None:
+            return pending
+        wanted = [True]
+        try:
+            return await asyncio.to_thread(self.coordinator.submit_when, inputs, deadline_s, lambda: wanted[0])
+        except asyncio.CancelledError:
+            wanted[0] = False
+            self.coordinator.look()
+            raise
+
+    async def stream(
+        self, frames: AsyncIterable[Inputs] | Iterable[Inputs], deadline_s: float | None = None
+    ) -> AsyncIterator[FrameResult]:
+        """Runs frames with as many in flight as the plan allows; see `Coordinator.stream`.
+
+        Args:
+            frames: the inputs of each, such as (N, C, H, W). What is no asynchronous iterable is iterated in threads.
+            deadline_s: for each of them.
+        """
+        items: asyncio.Queue[AsyncPending | DistredgeError | object] = asyncio.Queue(AHEAD * self.coordinator.in_flight)
+        feeder = asyncio.create_task(self._feed(frames, deadline_s, items))
+        number = 0
+        try:
+            while (item := await items.get()) is not _END:
+                if isinstance(item, AsyncPending):
+                    await item.wait()
+                    ended = item.pending
+                    yield FrameResult(number, ended.outputs, ended.error, ended.latency_s)
+                else:
+                    assert isinstance(item, DistredgeError)
+                    yield FrameResult(number, None, item, None)
+                number += 1
+            # What the source raised comes after all results before it.
+            await feeder
+        finally:
+            feeder.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await feeder
+
+    async def _feed(
+        self,
+        frames: AsyncIterable[Inputs] | Iterable[Inputs],
+        deadline_s: float | None,
+        items: asyncio.Queue[AsyncPending | DistredgeError | object],
+    ) -> None:
+        try:
+            async for inputs in _each(frames):
+                try:
+                    pending = await self._started(inputs, deadline_s)
+                except DistredgeError as error:
+                    await items.put(error)
+                else:
+                    assert pending is not None
+                    await items.put(AsyncPending(pending))
+        except asyncio.CancelledError:
+            # Nobody takes anything any more.
+            raise
+        except BaseException:
+            await items.put(_END)
+            raise
+        await items.put(_END)
+
+    async def timeline(self, frames: int = 1) -> Timeline:
+        """What happened in the latest frames that ended well; see `Coordinator.timeline`."""
+        return await asyncio.to_thread(self.coordinator.timeline, frames)
+
+    async def close(self) -> None:
+        """Says goodbye to the workers; frames in flight end with an error."""
+        await asyncio.to_thread(self.coordinator.close)
+
+
+async def _each(source: AsyncIterable[T] | Iterable[T]) -> AsyncIterator[T]:
+    if isinstance(source, AsyncIterable):
+        async for item in source:
+            yield item
+        return
+    items = iter(source)
+    while (taken := await asyncio.to_thread(_take, items)) is not None:
+        yield taken[0]
+
+
+def _take(items: Iterator[T]) -> tuple[T] | None:
+    """The next of them; `StopIteration` cannot leave a coroutine."""
+    for item in items:
+        return (item,)
+    return None

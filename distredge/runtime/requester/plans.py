@@ -1,0 +1,249 @@
+"""The coordinator's plans: on their way to the workers, running, and retired."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from distredge.errors import EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
+from distredge.runtime.protocol.messages import Failed, Missing, Ready, Retire, ToCoordinator
+from distredge.runtime.protocol.prepare_parts import prepare_parts
+from distredge.runtime.protocol.transport import Endpoint
+from distredge.runtime.requester.checked import fits
+from distredge.runtime.requester.io_loop import Task
+from distredge.runtime.requester.open_plans import OpenPlan
+from distredge.runtime.requester.worker_connection import WorkerConnection
+from distredge.runtime.requester.workers import WorkerConnections
+from distredge.runtime.weights import weight_messages
+
+if TYPE_CHECKING:
+    from distredge.runtime.deployment import Deployment
+
+CHUNKS_AT_ONCE: Final = 4
+"""Pieces of constants handed over to one worker before something else has its turn, such as a frame's result."""
+
+PINGS: Final = 4
+"""Asked of a worker in vain before it counts as silent while a plan is prepared."""
+
+
+class Blamed(PeerTimeout):
+    """A plan cannot be prepared with some workers, though they seem to stand; `names` are theirs."""
+
+    def __init__(self, names: tuple[str, ...], text: str) -> None:
+        self.names = names
+        super().__init__(text)
+
+
+class Plans:
+    """All plans of a coordinator.
+
+    Args:
+        workers: where they go.
+        connect_s: within which workers must be reached.
+        patience_s: how long a worker may be silent while it prepares a plan.
+        leaves_out: see `FrameBook`.
+
+    Attributes:
+        active: runs the frames.
+        following: is being prepared beside it.
+    """
+
+    def __init__(self, workers: WorkerConnections, connect_s: float, patience_s: float, leaves_out: bool) -> None:
+        self._workers = workers
+        self._connect_s = connect_s
+        self._patience_s = patience_s
+        self._leaves_out = leaves_out
+        self._plans: dict[int, OpenPlan] = {}
+        self.active: OpenPlan | None = None
+        self.following: OpenPlan | None = None
+
+    def all(self) -> tuple[OpenPlan, ...]:
+        """Every plan that is not retired."""
+        return tuple(self._plans.values())
+
+    def of(self, number: int, worker: WorkerConnection) -> tuple[OpenPlan, int] | None:
+        """The plan of that number and the worker's index in it; None if it takes no part, or there is no such plan."""
+        plan = self._plans.get(number)
+        index = plan.indices.get(worker.name) if plan is not None else None
+        return None if plan is None or index is None else (plan, index)
+
+    # Preparing.
+
+    def begin(self, deployment: Deployment, slots: int, back: bool = False) -> Task[OpenPlan]:
+        """Reaches the workers of a deployment and sends them their plans.
+
+        Raises:
+            TransportError: if there is no address of one.
+            ExecutionError: see `WorkerConnections.connect`, of which `back` is.
+        """
+        names = [deployment.devices[i] for i in deployment.busy]
+        unknown = [name for name in names if name not in self._workers]
+        if unknown:
+            raise TransportError(f"no address of worker '{unknown[0]}'")
+        yield from self._workers.connect(names, self._connect_s, back)
+        addresses = [self._workers[name].for_others() for name in names]
+        # Never the number of another coordinator's plan: what that one still sends must find no plan here.
+        number = secrets.randbits(61)
+        messages = {
+            deployment.devices[i]: prepare_parts(
+                deployment.device_plan(i, number, slots, addresses), deployment.models(i)
+            )
+            for i in deployment.busy
+        }
+        plan = OpenPlan(number, deployment, slots, self._patience_s, self._leaves_out)
+        self._plans[plan.number] = plan
+        for name, message in messages.items():
+            if not self._workers.tell(self._workers[name], *message):
+                plan.error = PeerTimeout(f"worker '{name}' is gone")
+        return plan
+
+    def prepare(
+        self, deployment: Deployment, slots: int, back: bool = False, silent_s: float | None = None
+    ) -> Task[OpenPlan]:
+        """Prepares a deployment until it can run; what goes wrong retires it.
+
+        Args:
+            deployment: what to prepare.
+            slots: frames that may be in flight.
+            back: see `WorkerConnections.connect`.
+            silent_s: for how long a worker may say nothing at all; None: as long as its connection stands.
+
+        Raises:
+            Blamed: if one says nothing for so long, or cannot reach another one.
+            PeerTimeout: if a worker cannot be reached, is lost, or does not get ready.
+            ExecutionError: what a worker refuses.
+        """
+        plan = yield from self.begin(deployment, slots, back)
+        pings = 0
+        asked_s = time.monotonic()
+        try:
+            while not self.ready(plan):
+                now_s = time.monotonic()
+                if silent_s is not None and now_s >= asked_s:
+                    mute = self._mute(plan, now_s - silent_s) if pings >= PINGS else ()
+                    if mute:
+                        text = f"preparing the plan: no answer for {silent_s:g} s from: {', '.join(mute)}"
+                        raise Blamed(mute, text)
+                    self._workers.ping(plan.indices)
+                    pings, asked_s = pings + 1, now_s + silent_s / PINGS
+                yield min(plan.preparation.next_s, asked_s) if silent_s is not None else plan.preparation.next_s
+        except BaseException:
+            self.retire(plan)
+            raise
+        return plan
+
+    def _mute(self, plan: OpenPlan, since_s: float) -> tuple[str, ...]:
+        """Workers that have said nothing since; an answer may have to wait behind constants on a slow link."""
+        return tuple(n for n in plan.indices if n not in plan.weights and self._workers[n].heard_s < since_s)
+
+    def ready(self, plan: OpenPlan) -> bool:
+        """Whether a plan can run; raises what keeps it from that."""
+        plan.error = plan.error or plan.preparation.overdue(time.monotonic())
+        if plan.error is not None:
+            raise plan.error
+        return plan.preparation.done and all(self._workers[name].stands for name in plan.indices)
+
+    def activate(self, plan: OpenPlan) -> None:
+        """Runs frames on a plan from now on; those in flight come to their end under the one before."""
+        old, self.active = self.active, plan
+        if self.following is plan:
+            self.following = None
+        if old is not None:
+            old.retiring = True
+        self.retire_ended()
+
+    def retire(self, plan: OpenPlan) -> None:
+        """Lets the workers forget a plan."""
+        if self._plans.pop(plan.number, None) is None:
+            return
+        plan.retired = True
+        if self.active is plan:
+            self.active = None
+        for name in plan.indices:
+            if self._workers[name].greeted:
+                self._workers.tell(self._workers[name], Retire(plan.number))
+
+    def retire_ended(self) -> None:
+        """Retires the plans that are not wanted any more and whose frames have ended."""
+        for plan in self.all():
+            if plan.retiring and not plan.book.open_frames:
+                self.retire(plan)
+
+    def forget(self) -> None:
+        """Forgets every plan; the workers have done so already, or will."""
+        self._plans.clear()
+        self.active = self.following = None
+
+    @property
+    def next_s(self) -> float:
+        """When something is due (monotonic seconds)."""
+        due_s = [s for plan in self._plans.values() if (s := plan.book.next_s) is not None]
+        following = self.following
+        if following is not None and following.error is None and not following.preparation.done:
+            due_s.append(following.preparation.next_s)
+        return min(due_s, default=float("inf"))
+
+    # Constants.
+
+    @property
+    def writable(self) -> Iterable[Endpoint]:
+        """Endpoints over which constants wait to be sent."""
+        return [self._workers[name].control for plan in self._plans.values() for name in plan.weights]
+
+    def send_weights(self) -> None:
+        """Hands constants over as far as the connections take them."""
+        for plan in self._plans.values():
+            for name in tuple(plan.weights):
+                self._send_some(plan, name)
+
+    def _send_some(self, plan: OpenPlan, name: str) -> None:
+        worker = self._workers[name]
+        for _ in range(CHUNKS_AT_ONCE):
+            item = plan.unsent.pop(name, None) or next(plan.weights[name], None)
+            if item is None:
+                del plan.weights[name]
+                return
+            if not self._workers.tell(worker, item[0], [item[1]]):
+                plan.unsent[name] = item
+                return
+            plan.preparation.heard(plan.indices[name], time.monotonic())
+
+    # What comes in.
+
+    def take(self, worker: WorkerConnection, message: ToCoordinator) -> bool:
+        """Takes in what a worker says of a plan; returns whether it makes sense."""
+        found = self.of(getattr(message, "plan", -1), worker)
+        if found is None:
+            return True
+        plan, index = found
+        if not fits(message, plan.deployment, index):
+            return False
+        plan.preparation.heard(index, time.monotonic())
+        if isinstance(message, Missing):
+            return self._missing(plan, worker, index, message)
+        if isinstance(message, Ready):
+            plan.preparation.ready(index)
+        elif isinstance(message, Failed):
+            plan.weights.pop(worker.name, None)
+            text = f"worker '{worker.name}': {message.reason}"
+            if message.kind == "peer":
+                plan.error = Blamed((worker.name,), text)
+            else:
+                plan.error = EngineError(text) if message.kind == "engine" else ExecutionError(text)
+        return True
+
+    def _missing(self, plan: OpenPlan, worker: WorkerConnection, index: int, message: Missing) -> bool:
+        if worker.name in plan.told_missing:
+            return False
+        plan.told_missing.add(worker.name)
+        store = plan.deployment.weights(index)
+        if any(digest not in store for digest in message.digests):
+            plan.error = ProtocolError(f"worker '{worker.name}' asks for constants that are not in its plan")
+            return True
+        plan.weights[worker.name] = itertools.chain.from_iterable(
+            weight_messages(plan.number, digest, store[digest]) for digest in message.digests
+        )
+        return True

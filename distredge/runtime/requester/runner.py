@@ -1,0 +1,260 @@
+"""The coordinator's thread at work: plans that come and go, workers that are lost or taken, and all that comes in.
+
+Everything here belongs to that thread, but for what `Runner.submit` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from distredge.errors import DistredgeError, ExecutionError, PeerTimeout
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.device_plan import REQUESTER
+from distredge.runtime.protocol.fields import Bytes
+from distredge.runtime.protocol.messages import (
+    Fetch,
+    FrameFailed,
+    Records,
+    ToCoordinator,
+    Told,
+)
+from distredge.runtime.protocol.row_messages import Rows
+from distredge.runtime.protocol.transport import Network
+from distredge.runtime.requester.frames import Frames
+from distredge.runtime.requester.io_loop import Call, IoLoop, Task
+from distredge.runtime.requester.leases import taken_by
+from distredge.runtime.requester.measured_timeline import Recorded, latest_frames
+from distredge.runtime.requester.next_actions import Answered, Heard, WorkerGone
+from distredge.runtime.requester.open_plans import OpenPlan
+from distredge.runtime.requester.pending import Request
+from distredge.runtime.requester.plans import Plans
+from distredge.runtime.requester.recovery import Recovery
+from distredge.runtime.requester.worker_connection import WorkerConnection
+from distredge.runtime.requester.workers import WorkerConnections
+
+if TYPE_CHECKING:
+    from distredge.runtime.deployment import Deployment
+
+ANSWER_S: Final = 2.0
+"""Within which a worker must answer a question about what it did."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a coordinator works; see `Coordinator`."""
+
+    deadline_s: float
+    connect_s: float
+    patience_s: float
+    replan: Callable[[frozenset[str]], Deployment] | None
+    holder: str
+    take_over: bool
+
+
+class Runner:
+    """Runs frames on plans (`io_loop.Owner`, `workers.Handler`).
+
+    Args:
+        network: makes sockets.
+        addresses: where the workers are.
+        options: how to work.
+
+    Attributes:
+        loop: the thread.
+        frames: those that run, and that wait.
+        current: what frames run on, for callers to check inputs with; None before the first.
+        refusal: why nothing is run until something is deployed again; None where that is not so.
+    """
+
+    def __init__(self, network: Network, addresses: Iterable[WorkerAddress], options: Options) -> None:
+        self._options = options
+        self._bell = network.bell()
+        self.workers = WorkerConnections(network, addresses, self, self._bell, options.holder, options.take_over)
+        self.plans = Plans(self.workers, options.connect_s, options.patience_s, options.replan is not None)
+        self.loop = IoLoop(self, self._bell)
+        self.frames = Frames(self.workers, self.plans, options.replan is not None)
+        self.current: Deployment | None = None
+        self.refusal: ExecutionError | None = None
+        self._recovery: tuple[Recovery, Call[None]] | None = None
+        self._due_s = self._renew_s = 0.0
+
+    def submit(self, request: Request) -> None:
+        """Takes a frame that has its place in the room; called by any thread.
+
+        Raises:
+            ExecutionError: if the coordinator is closed.
+        """
+        self.frames.asked.append(request)
+        self.loop.wake()
+
+    # The thread (`io_loop.Owner`).
+
+    def pump(self, timeout_s: float) -> None:
+        """Waits for something to come in and handles all of it."""
+        self.workers.pump(timeout_s, self.plans.writable)
+
+    def turn(self) -> float:
+        """Does what is due; returns when something is next."""
+        frames, now_s = self.frames, time.monotonic()
+        frames.take_in()
+        is_due = now_s >= self._due_s
+        if is_due:
+            frames.tick(now_s)
+            self._renew_s = self.workers.renew(now_s)
+        self._swap()
+        self._recover()
+        if frames.waiting:
+            frames.start_waiting(now_s, self.refusal)
+            if is_due:
+                frames.expire(now_s, self._reason)
+        self.plans.retire_ended()
+        self.plans.send_weights()
+        self._due_s = min(self.plans.next_s, self._renew_s, frames.next_s(now_s))
+        return self._due_s
+
+    def _reason(self, waited_s: float) -> ExecutionError:
+        """Why a frame could not be run in so many seconds."""
+        if self._recovery is not None:
+            return self._recovery[0].reason(waited_s)
+        return PeerTimeout(f"no room to run it within {waited_s:.3g} s")
+
+    def ended(self, error: BaseException | None) -> None:
+        """Ends everything that is still under way."""
+        why = self.loop.closed or ExecutionError("the coordinator was closed")
+        if error is not None:
+            _log.error("%s", why, exc_info=error)
+        self.frames.end_all(why)
+        with contextlib.suppress(Exception):
+            self.workers.close()
+
+    # Plans.
+
+    def deploy(self, deployment: Deployment, slots: int) -> Task[None]:
+        """Prepares a deployment and runs frames on it from then on."""
+        self.refusal = None
+        plan = yield from self.plans.prepare(deployment, slots)
+        self._activate(plan)
+
+    def deploy_beside(self, deployment: Deployment, slots: int) -> Task[None]:
+        """Begins to prepare a deployment beside the one that runs."""
+        following = self.plans.following
+        if following is not None:
+            self.plans.retire(following)
+        self.plans.following = None
+        self.plans.following = yield from self.plans.begin(deployment, slots)
+
+    def _swap(self) -> None:
+        """Goes over to the plan that was prepared beside the active one, once it can run."""
+        following = self.plans.following
+        if following is None or following.retired:
+            return
+        try:
+            if self.plans.ready(following):
+                self._activate(following)
+        except ExecutionError as error:
+            _log.warning("the plan beside the active one cannot run: %s", error)
+            self.plans.retire(following)
+
+    def _activate(self, plan: OpenPlan) -> None:
+        self.plans.activate(plan)
+        self.current = plan.deployment
+        self.frames.room.set_limit(plan.slots)
+        if self._recovery is not None:
+            self._recovery[1].cancelled = True
+            self._recovery = None
+
+    def _recover(self) -> None:
+        """Sees to it that the active plan can go on, or another one instead."""
+        plan, options = self.plans.active, self._options
+        if plan is None or plan.error is None or self._recovery is not None:
+            return
+        if plan.recovery_failed and not self.frames.waiting:
+            return
+        one = Recovery(
+            self.workers, self.plans, plan, options.deadline_s, options.connect_s, options.replan, self._bell
+        )
+        self._recovery = (one, self.loop.begin(self._recovered(one, plan)))
+
+    def _recovered(self, one: Recovery, broken: OpenPlan) -> Task[None]:
+        try:
+            plan = yield from one.run()
+        except DistredgeError as error:
+            _log.warning("no plan can be run: %s", error)
+            self._recovery = None
+            broken.recovery_failed = True
+            self.frames.end_waiting(error)
+            return
+        self._recovery = None
+        self._activate(plan)
+
+    # What comes in (`workers.Handler`).
+
+    def control_message(self, worker: WorkerConnection, message: ToCoordinator) -> bool:
+        """Takes a control message in; returns whether it makes sense."""
+        now_s = time.monotonic()
+        for plan in self.plans.all():
+            index = plan.indices.get(worker.name)
+            if index is not None and plan.book.open_frames:
+                plan.book.handle(Heard(index))
+        if not self.plans.take(worker, message):
+            return False
+        if isinstance(message, Told):
+            found = self.plans.of(message.plan, worker)
+            if found is not None:
+                event = Answered(message.frame, found[1], message.situation, now_s)
+                self.frames.handle(found[0], event)
+        return True
+
+    def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
+        """Takes rows of a result in, or the report that there will be none."""
+        self.frames.data_message(worker, message, frames)
+
+    def lost(self, worker: WorkerConnection, reason: str) -> None:
+        """Ends the frames of plans in which a lost worker takes part."""
+        for plan in self.plans.all():
+            index = plan.indices.get(worker.name)
+            if index is None:
+                continue
+            plan.weights.pop(worker.name, None)
+            plan.error = plan.error or PeerTimeout(f"worker '{worker.name}' is gone: {reason}")
+            self.frames.handle(plan, WorkerGone(index, reason))
+        if self._options.replan is None:
+            self.frames.end_waiting(PeerTimeout(f"worker '{worker.name}' is gone: {reason}"), begun=True)
+
+    def taken(self, worker: WorkerConnection, holder: str) -> None:
+        """Ends everything: somebody else runs this worker now."""
+        self.refusal = worker.fatal = taken_by(worker.name, holder)
+        _log.warning("%s", self.refusal)
+        if self._recovery is not None:
+            self._recovery[1].cancelled = True
+            self._recovery = None
+        self.frames.end_all(self.refusal)
+        self.workers.give_back_all()
+
+    # Looking back.
+
+    def recorded(self, frames: int) -> Task[tuple[OpenPlan, dict[int, Recorded], tuple[int, ...]]]:
+        """Asks the workers what they did; returns the plan, what each recorded, and the frames wanted.
+
+        Raises:
+            ExecutionError: if no frame ended well.
+            PeerTimeout: if a worker does not answer.
+        """
+        plan = self.plans.active
+        wanted = latest_frames(plan.records, frames) if plan is not None else ()
+        if plan is None or not wanted:
+            raise self.refusal or ExecutionError("no frame has been run yet: there is no timeline")
+        recorded = {REQUESTER: Recorded(0, tuple(plan.records))}
+        for name, index in plan.indices.items():
+            worker = self.workers[name]
+            offset_ns, _ = yield from self.workers.clock_offset_ns(worker, ANSWER_S)
+            answer, _ = yield from self.workers.ask(worker, Fetch(plan.number, wanted[0]), Records, ANSWER_S)
+            recorded[index] = Recorded(offset_ns, answer.records)
+        return plan, recorded, wanted
