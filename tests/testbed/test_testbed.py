@@ -177,13 +177,13 @@ def test_a_pace_that_this_machine_cannot_keep_names_the_dilation_that_would_do()
     image = {"input": np.zeros(graph.input_shapes[0], np.float32)}
     fast = load_profile("default:gtx1080ti")
     cluster = make_cluster(Link(1e9))
+    name = cluster.names[0]
+    strategy = Strategy.make(graph, [name], [(len(graph.cuts) - 1, (0, graph.cuts[-1].height))], head=name)
     cluster = dataclasses.replace(cluster, devices=tuple(dataclasses.replace(d, profile=fast) for d in cluster.devices))
     with (
         Testbed(cluster, "loopback", dilation=1.0) as bed,
         pytest.raises(ConfigError, match=r"about [\d.e+]+ would do"),
     ):
-        name = cluster.names[0]
-        strategy = Strategy.make(graph, [name], [(len(graph.cuts) - 1, (0, graph.cuts[-1].height))], head=name)
         bed.measure(Problem(graph, cluster), strategy, image, frames=1)
 
 
