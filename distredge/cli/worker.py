@@ -51,6 +51,7 @@ def worker(
         memory_limit_bytes,
     )
     from distredge.runtime.protocol.transport import ZmqNetwork
+    from distredge.runtime.worker.allocator import keep_freed_frames
     from distredge.runtime.worker.settings import WorkerSettings
     from distredge.runtime.worker.worker import Worker
 
@@ -63,6 +64,7 @@ def worker(
         security = cluster_keys(boards, keys_folder(cluster_name, keys_path), name).for_worker()
     control, data = bind_addresses(device, bind, not plaintext)
     memory_bytes = memory_limit_bytes(device, boards.folder)
+    keep_freed_frames()
     engine = OnnxRuntimeEngine(device.threads if threads is None else threads, provider)
     network = ZmqNetwork(security)
     try:

@@ -168,13 +168,17 @@ def test_a_link_that_is_down_is_refused() -> None:
         Testbed(make_cluster(Link(0.0)))
 
 
-def test_a_pace_that_this_machine_cannot_keep_names_the_dilation_that_would_do(
-    graph: Any, strategy: Strategy, image: dict[str, Array]
-) -> None:
+def test_a_pace_that_this_machine_cannot_keep_names_the_dilation_that_would_do() -> None:
+    from distredge.model.capture import load_model
     from distredge.profiles.compute import load_profile
 
+    # Large enough that no core computes it as fast as that board.
+    graph = load_model("mobilenet-v2")
+    image = {"input": np.zeros(graph.input_shapes[0], np.float32)}
     fast = load_profile("default:gtx1080ti")
     cluster = make_cluster(Link(1e9))
+    name = cluster.names[0]
+    strategy = Strategy.make(graph, [name], [(len(graph.cuts) - 1, (0, graph.cuts[-1].height))], head=name)
     cluster = dataclasses.replace(cluster, devices=tuple(dataclasses.replace(d, profile=fast) for d in cluster.devices))
     with (
         Testbed(cluster, "loopback", dilation=1.0) as bed,

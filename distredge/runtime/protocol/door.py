@@ -1,4 +1,4 @@
-"""Who stands at a bound endpoint's door, and who has to go: the rules, without sockets (`doorkeeper` applies them).
+"""Who stands at an endpoint's door, and who has to go: the rules, without sockets (`doorkeeper` applies them).
 
 A connection is a *stranger* until its keys are agreed, a *guest* until a message of it has been taken (which names its
 user), and *known* from then on. libzmq itself ends handshakes that take too long and frames that are too large; what it
@@ -12,7 +12,8 @@ does not bound is here:
                         that never ends is none.
     known               what waits to be sent to a user that does not read.
 
-On a network without encryption there are no users; the address stands for one there.
+On a network without encryption there are no users; the address stands for one there. A connection that this side has
+made is known at once, and what comes over it is bounded as what comes from a user is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import enum
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -36,8 +37,13 @@ CONNECTIONS_OF_USER: Final = 64
 STRANGER_BYTES: Final = 16 * 1024
 """A handshake takes less than 1 KiB."""
 
-UNREAD_BYTES: Final = 64 * 1024 * 1024
-"""What one user's connections may have sent beyond what has been taken, without what plans announce."""
+UNREAD_BYTES: Final = 32 * 1024 * 1024
+"""What one user's connections may have sent beyond what has been taken, without what plans announce: twice the largest
+echo, and on the control plane more than the kernel and libzmq hold before the sender has to wait."""
+
+DIALLED_UNREAD_BYTES: Final = 256 * 1024 * 1024
+"""What may have come over a connection that this side has made, beyond what has been taken: results of all frames in
+flight, while the process was stopped for a while."""
 
 UNSENT_BYTES: Final = 64 * 1024 * 1024
 """What may wait to be sent to one user, without what plans announce: four of the largest echoes."""
@@ -145,13 +151,14 @@ class Connection:
 
 @dataclass
 class Door:
-    """The connections of one bound endpoint.
+    """The connections of one bound endpoint; or those that a network's other endpoints have made.
 
-    The doorkeeper's thread calls everything but `took`, `sends` and `allow`, which are the endpoint's owner's.
+    The doorkeeper's thread calls everything but `took`, `sends` and `allow`, which are the endpoint's owner's; and for
+    connections that were made, `dialled` and `gone`.
 
     Args:
         encrypted: whether there are users.
-        room: descriptors that the process may still open.
+        room: descriptors that the process may still open; 0 where nobody is let in.
         clock: seconds, for tests.
 
     Attributes:
@@ -175,35 +182,39 @@ class Door:
 
     # The endpoint's thread.
 
-    def took(self, fd: int, peer: bytes, user: str, sizes: Iterable[int]) -> None:
-        """Counts a message that has been taken: its frames' sizes in bytes."""
-        size_bytes = self._on_wire(sizes)
+    def took(self, fd: int, peer: bytes, user: str, frames: Iterable[Sized]) -> None:
+        """Counts a message that has been taken: the bytes of its frames."""
+        size_bytes = self._on_wire(frames)
         connection = self.open.get(fd)
-        if connection is None:
+        if connection is not None:
+            if connection.peer != peer:
+                self._hear(connection, peer, user)
+            connection.taken_bytes += size_bytes
+        elif self.room:
             self._early.setdefault(fd, []).append((peer, user, size_bytes))
-            return
-        self._count(connection, peer, user, size_bytes)
 
-    def sends(self, peer: bytes, sizes: Iterable[int]) -> None:
+    def sends(self, peer: bytes, frames: Iterable[Sized]) -> None:
         """Counts a message that is about to be sent."""
         connection = self._by_peer.get(peer)
         if connection is not None:
-            connection.sent_bytes += self._on_wire(sizes)
+            connection.sent_bytes += self._on_wire(frames)
 
     def allow(self, unread_bytes: int, unsent_bytes: int) -> None:
         """Sets what may wait beyond the usual: what plans announce, received and sent."""
         self.unread_limit = UNREAD_BYTES + unread_bytes
         self.unsent_limit = UNSENT_BYTES + unsent_bytes
 
-    def _count(self, connection: Connection, peer: bytes, user: str, size_bytes: int) -> None:
-        if connection.peer != peer:
-            connection.peer, connection.user, connection.heard = peer, user, True
-            self._by_peer[peer] = connection
-        connection.taken_bytes += size_bytes
+    def _hear(self, connection: Connection, peer: bytes, user: str) -> None:
+        connection.peer, connection.user, connection.heard = peer, user, True
+        self._by_peer[peer] = connection
 
-    def _on_wire(self, sizes: Iterable[int]) -> int:
+    def _on_wire(self, frames: Iterable[Sized]) -> int:
         added = _CURVE_BYTES if self.encrypted else 0
-        return sum(size + added + (2 if size + added < 256 else 9) for size in sizes)
+        total = 0
+        for frame in frames:
+            size = len(frame) + added
+            total += size + (2 if size < 256 else 9)
+        return total
 
     # The doorkeeper's thread.
 
@@ -212,9 +223,16 @@ class Door:
         self.gone(fd)
         connection = Connection(fd, address, port, self.clock())
         for peer, user, size_bytes in self._early.pop(fd, ()):
-            self._count(connection, peer, user, size_bytes)
+            self._hear(connection, peer, user)
+            connection.taken_bytes += size_bytes
         self._waiting[Stage.STRANGER].setdefault(address, {})[fd] = connection
         self.open[fd] = connection
+
+    def dialled(self, fd: int, where: str, address: str, port: int) -> None:
+        """This side has connected to `where`."""
+        self.gone(fd)
+        # What has been taken before it was announced is not known: counting begins with the first look.
+        self.open[fd] = Connection(fd, address, port, self.clock(), Stage.KNOWN, True, where, _unread_from=2**62)
 
     def gone(self, fd: int) -> None:
         """A connection is no more."""
@@ -275,7 +293,7 @@ class Door:
         counts: Counter[str] = Counter()
         unread: Counter[str] = Counter()
         unsent: Counter[str] = Counter()
-        admitted = [c for c in self.open.values() if c.stage is not Stage.STRANGER and not c.closing]
+        admitted = [c for c in tuple(self.open.values()) if c.stage is not Stage.STRANGER and not c.closing]
         for connection in admitted:
             counts[connection.owner] += connection.stage is Stage.KNOWN
             unread[connection.owner] += connection.unread_bytes
@@ -292,6 +310,11 @@ class Door:
             if unsent[owner] > self.unsent_limit:
                 reason = f"{unsent[owner]} bytes wait to be sent to it; {self.unsent_limit} may"
                 yield self._close(max(own, key=lambda c: c.unsent_bytes), "reads too little", reason)
+
+    @property
+    def filling(self) -> bool:
+        """Whether much waits to be read: the next look must not be late."""
+        return any(c.unread_bytes > self.unread_limit // 8 for c in tuple(self.open.values()))
 
     @property
     def strangers(self) -> bool:

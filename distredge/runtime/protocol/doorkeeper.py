@@ -1,4 +1,4 @@
-"""Keeps the doors of a network's bound endpoints: lets in whose key is allowed, and applies the rules of `door`.
+"""Keeps the doors of a network's endpoints: lets in whose key is allowed, and applies the rules of `door`.
 
 A thread of its own. libzmq tells it of every connection and asks it about every key; the kernel tells it what each
 connection has sent and taken. It ends a connection by shutting its socket down, which libzmq notices as it notices a
@@ -20,12 +20,12 @@ from typing import Any, Final, NamedTuple
 
 import zmq
 
-from distredge.runtime.protocol.door import Close, Connection, Door, Traffic
+from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, Close, Connection, Door, Traffic
 from distredge.runtime.protocol.pipe_bell import PipeBell
 from distredge.runtime.protocol.security import Authenticator
 
-SWEEP_S, SWEEP_STRANGERS_S = 0.1, 0.05
-"""Between two looks at what every connection has sent, and where there are strangers among them."""
+SWEEP_S, SWEEP_STRANGERS_S, SWEEP_FILLING_S = 0.1, 0.05, 0.02
+"""Between two looks at what every connection has sent; where there are strangers among them; where much is unread."""
 
 EVENTS_AT_ONCE: Final = 64
 """Handled before those are heard again that agree on keys: a flood of connections must not keep them waiting."""
@@ -47,7 +47,9 @@ _numbers = itertools.count(1)
 
 
 class _Watched(NamedTuple):
-    events: zmq.Socket[bytes]
+    """A door, and what libzmq tells of it; None where the endpoints' own monitors do."""
+
+    events: zmq.Socket[bytes] | None
     door: Door
 
 
@@ -117,6 +119,13 @@ class Doorkeeper:
         self._bell.ring()
         return door
 
+    def watch_dialled(self) -> Door:
+        """Returns the door of connections that this process makes; their endpoints tell it of them."""
+        door = Door(self._authenticator is not None, 0, unread_limit=DIALLED_UNREAD_BYTES)
+        self._new.append(_Watched(None, door))
+        self._bell.ring()
+        return door
+
     def stop(self) -> None:
         """Ends its thread, after everything that it watches has been closed."""
         self._stopping = True
@@ -124,7 +133,8 @@ class Doorkeeper:
         self._thread.join()
         # Not before, even if the thread has died: libzmq waits for whoever listens to a socket that still is watched.
         for watched in (*self._watched, *self._new):
-            watched.events.close(linger=0)
+            if watched.events is not None:
+                watched.events.close(linger=0)
         if self._requests is not None:
             self._requests.close(linger=0)
         self._bell.close()
@@ -141,7 +151,8 @@ class Doorkeeper:
         poller = zmq.Poller()
         poller.register(self._bell.reads, zmq.POLLIN)
         for watched in self._watched:
-            poller.register(watched.events, zmq.POLLIN)
+            if watched.events is not None:
+                poller.register(watched.events, zmq.POLLIN)
         if self._requests is not None:
             poller.register(self._requests, zmq.POLLIN)
         sweep_at_s = 0.0
@@ -160,10 +171,13 @@ class Doorkeeper:
             self._watched.append(self._new.popleft())
 
     def _sweep_s(self) -> float:
+        if any(watched.door.filling for watched in self._watched):
+            return SWEEP_FILLING_S
         return SWEEP_STRANGERS_S if any(watched.door.strangers for watched in self._watched) else SWEEP_S
 
     def _patience_ms(self) -> int | None:
-        if any(watched.door.open for watched in self._watched):
+        # Connections that were made do not wake it.
+        if any(watched.events is None or watched.door.open for watched in self._watched):
             return int(1000 * self._sweep_s())
         return None
 
@@ -186,6 +200,8 @@ class Doorkeeper:
         """Handles what has happened; returns whether everything is watched as before."""
         for watched in tuple(self._watched):
             events, door = watched
+            if events is None:
+                continue
             early = door.early()
             for _ in range(EVENTS_AT_ONCE):
                 if not events.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
@@ -231,6 +247,8 @@ class Doorkeeper:
                 info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
         except OSError:  # closed by now; the event that says so is on its way
             return
+        if len(info) < _TCP_INFO_BYTES:  # a system that does not count bytes
+            return
         acked, received = _TRAFFIC.unpack_from(info, _ACKED_AT)
         close = door.observe(connection, taken_bytes, Traffic(received, acked))
         if close is not None:
@@ -264,6 +282,12 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
         yield borrowed
     finally:
         borrowed.detach()
+
+
+def announce(door: Door, fd: int, where: str) -> None:
+    """Tells a door of a connection that this process has made to `where`."""
+    with contextlib.suppress(OSError), _borrowed(fd) as borrowed:
+        door.dialled(fd, where, *_address(borrowed))
 
 
 def _address(borrowed: socket.socket) -> tuple[str, int]:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distredge.errors import TransportError
-from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.transport import (
+from distredge.runtime.protocol.endpoints import (
     Bell,
     ConnectionEvent,
     Endpoint,
@@ -19,6 +18,7 @@ from distredge.runtime.protocol.transport import (
     Received,
     Tracker,
 )
+from distredge.runtime.protocol.fields import Bytes
 
 
 @dataclass

@@ -24,6 +24,7 @@ from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
 from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Order
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import Network, ZmqNetwork
+from distredge.runtime.worker.allocator import keep_freed_frames
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.supervisor import WorkerDied
 from distredge.runtime.worker.worker import Worker
@@ -65,6 +66,7 @@ def _read_order() -> Order:
 
 
 def _serve(order: Order, adapt: Adapt | None) -> None:
+    keep_freed_frames()
     engine: Engine = (
         SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
     )

@@ -238,21 +238,27 @@ class DataPlane:
 
     def _work(self) -> None:
         """Takes in what has come, runs what can run, until nothing is left to do."""
+        receive, next_run = self.endpoint.receive, self._state.next_run
         while not self._stopping:
-            received = self.endpoint.receive()
+            received = receive()
             if received is not None:
                 self._message(received)
+                # What else has come is taken before something runs; where nothing can, waiting finds it.
+                if next_run() is None:
+                    return
                 continue
-            run = self._state.next_run()
+            run = next_run()
             if run is None:
                 return
             self._run(run)
+            if next_run() is None:
+                return
             if self._instructions or self._connecting:
                 self._take_instructions()
                 self._watch_peers()
 
     def _message(self, received: Received) -> None:
-        head = received.head
+        head = received.parts[0] if received.parts else b""
         try:
             if is_rows(head):
                 self._rows(received, read_head(head))

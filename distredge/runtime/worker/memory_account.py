@@ -7,7 +7,6 @@ process grew by, where that was more.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,14 +156,6 @@ def laid_out_anew(segment: SegmentPlan) -> frozenset[str]:
 def machine_bytes() -> int:
     """Memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def give_memory_back() -> None:
-    """Returns to the system what the allocator keeps: loading leaves tens of megabytes that nobody uses."""
-    # Only glibc has it, and only glibc keeps so much.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def resident_bytes() -> int:

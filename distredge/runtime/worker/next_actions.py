@@ -10,7 +10,6 @@ What happens next at the coordinator: `requester.next_actions`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan
@@ -53,58 +52,84 @@ class Report(NamedTuple):
 _NOTHING: Final = AfterStage((), ())
 
 
+class _Following(NamedTuple):
+    """What a stage that is done lets happen.
+
+    Attributes:
+        sends: outgoing messages that its rows go into.
+        waits: stages that wait for one thing less.
+        after: what to do, where each of `sends` has rows of this stage alone; else None.
+        keeps: see `AfterStage`.
+    """
+
+    sends: tuple[int, ...]
+    waits: tuple[int, ...]
+    after: AfterStage | None
+    keeps: tuple[int, ...]
+
+
 class _Needs(NamedTuple):
     """What never changes while a plan lives.
 
     Attributes:
         of_stage: stage -> number of messages, of kept groups of rows and of segments before it that it waits for.
-        sources: stage -> devices that send to it.
-        keeps: stage that makes rows -> stages on the same device that read them.
-        sends: stage that makes rows -> indices of the outgoing messages that wait for it.
+        messages: (stage, source) -> one bit that stands for the message.
+        following: stage -> what it lets happen.
         makers: per outgoing message: how many stages make its rows.
-        following: stage -> stages that read the same inputs after it.
     """
 
     of_stage: Mapping[int, int]
-    sources: Mapping[int, tuple[int, ...]]
-    keeps: Mapping[int, tuple[int, ...]]
-    sends: Mapping[int, tuple[int, ...]]
+    messages: Mapping[tuple[int, int], int]
+    following: Mapping[int, _Following]
     makers: tuple[int, ...]
-    following: Mapping[int, tuple[int, ...]]
 
 
 def _needs(plan: DevicePlan) -> _Needs:
     of_stage = {segment.stage: 0 for segment in plan.segments}
-    following: dict[int, tuple[int, ...]] = {}
+    waits: dict[int, list[int]] = {segment.stage: [] for segment in plan.segments}
+    sends: dict[int, list[int]] = {segment.stage: [] for segment in plan.segments}
+    keeps: dict[int, list[int]] = {segment.stage: [] for segment in plan.segments}
     for segment in plan.segments:
         if segment.after >= 0:
             of_stage[segment.stage] += 1
-            following[segment.after] = (*following.get(segment.after, ()), segment.stage)
-    sources: dict[int, tuple[int, ...]] = {}
+            waits[segment.after].append(segment.stage)
     for message in plan.incoming:
         of_stage[message.stage] += 1
-        sources[message.stage] = (*sources.get(message.stage, ()), message.source)
-    keeps: dict[int, tuple[int, ...]] = {}
     for message in plan.kept:
         for made_in in dict.fromkeys(message.made_in):
             of_stage[message.stage] += 1
-            keeps[made_in] = (*keeps.get(made_in, ()), message.stage)
-    sends: dict[int, tuple[int, ...]] = {}
+            waits[made_in].append(message.stage)
+            keeps[made_in].append(message.stage)
     for index, message in enumerate(plan.outgoing):
         for made_in in dict.fromkeys(message.made_in):
-            sends[made_in] = (*sends.get(made_in, ()), index)
+            sends[made_in].append(index)
     makers = tuple(len(set(message.made_in)) for message in plan.outgoing)
-    return _Needs(of_stage, sources, keeps, sends, makers, following)
+    following = {}
+    for stage in of_stage:
+        at_once = AfterStage(tuple(sends[stage]), tuple(keeps[stage]))
+        alone = all(makers[index] == 1 for index in at_once.sends)
+        following[stage] = _Following(at_once.sends, tuple(waits[stage]), at_once if alone else None, at_once.keeps)
+    messages = {(message.stage, message.source): 1 << place for place, message in enumerate(plan.incoming)}
+    return _Needs(of_stage, messages, following, makers)
 
 
-@dataclass
 class _FrameState:
-    number: int
-    waits: dict[int, int]
-    unsent: list[int]
-    arrived: set[tuple[int, int]] = field(default_factory=set)
-    done: set[int] = field(default_factory=set)
-    failed: bool = False
+    """How far a frame is.
+
+    Attributes:
+        waits: stage -> things that it still waits for; of the stages that are not done.
+        unsent: per outgoing message: stages that have not made their rows of it.
+        arrived: the messages' bits.
+    """
+
+    __slots__ = ("arrived", "failed", "number", "unsent", "waits")
+
+    def __init__(self, number: int, needs: _Needs) -> None:
+        self.number = number
+        self.waits = dict(needs.of_stage)
+        self.unsent = list(needs.makers)
+        self.arrived = 0
+        self.failed = False
 
 
 class _PlanState:
@@ -122,7 +147,7 @@ class _PlanState:
             return "late"
         if number > self.newest + FAR_AHEAD:
             return "far ahead"
-        fresh = _FrameState(number, dict(self.needs.of_stage), list(self.needs.makers))
+        fresh = _FrameState(number, self.needs)
         self.frames[slot] = fresh
         self.newest = max(self.newest, number)
         return fresh
@@ -157,7 +182,8 @@ class WorkerState:
         state = self._plans.get(plan)
         if state is None:
             return "unknown plan"
-        if source not in state.needs.sources.get(stage, ()):
+        bit = state.needs.messages.get((stage, source))
+        if bit is None:
             return "not in the plan"
         slot = frame % state.plan.slots
         held = state.frames[slot]
@@ -166,9 +192,9 @@ class WorkerState:
             if isinstance(fresh, str):
                 return fresh
             held = fresh
-        if (stage, source) in held.arrived:
+        if held.arrived & bit:
             return "duplicate"
-        held.arrived.add((stage, source))
+        held.arrived |= bit
         held.waits[stage] -= 1
         return slot
 
@@ -196,19 +222,16 @@ class WorkerState:
         self._running = None
         state = self._plans.get(run.plan)
         held = state.current(run.frame) if state is not None else None
-        if state is None or held is None or run.stage in held.done:
+        if state is None or held is None or run.stage not in held.waits:
             return _NOTHING
-        held.done.add(run.stage)
-        waits, needs = held.waits, state.needs
-        del waits[run.stage]
-        sends = needs.sends.get(run.stage, ())
+        del held.waits[run.stage]
+        sends, waits, after, keeps = state.needs.following[run.stage]
+        for stage in waits:
+            held.waits[stage] -= 1
+        if after is not None:
+            return after
         for index in sends:
             held.unsent[index] -= 1
-        for stage in needs.following.get(run.stage, ()):
-            waits[stage] -= 1
-        keeps = needs.keeps.get(run.stage, ())
-        for stage in keeps:
-            waits[stage] -= 1
         return AfterStage(tuple([index for index in sends if not held.unsent[index]]), keeps)
 
     def stage_failed(self, run: Run, reason: str) -> Report | None:
@@ -238,12 +261,15 @@ class WorkerState:
         held = state.current(frame) if state is not None else None
         if state is None or held is None:
             return None
-        done = tuple(sorted(tuple(held.done)))
-        arrived = frozenset(tuple(held.arrived))
-        open_stages = [stage for stage in state.needs.of_stage if stage not in done]
+        # Another thread may be changing it: a stage is told of before or after, and none twice.
+        waits, arrived = dict(held.waits), held.arrived
+        done = tuple(stage for stage in state.needs.of_stage if stage not in waits)
         running = self._running is not None and self._running[:2] == (plan, frame)
-        if not open_stages:
+        if not waits:
             return Situation(plan, frame, done, -1, (), running)
-        stage = min(open_stages)
-        waits_for = tuple(s for s in state.needs.sources.get(stage, ()) if (stage, s) not in arrived)
+        stage = min(waits)
+        waits_for = tuple(
+            source for (needed_in, source), bit in state.needs.messages.items()
+            if needed_in == stage and not arrived & bit
+        )  # fmt: skip
         return Situation(plan, frame, done, stage, waits_for, running)

@@ -26,6 +26,7 @@ from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import Failed, Missing, Prepare, Progress, Ready, ToCoordinator, Weight
 from distredge.runtime.protocol.prepare_parts import read_prepare
 from distredge.runtime.weights import WeightStore
+from distredge.runtime.worker.allocator import give_memory_back
 from distredge.runtime.worker.data_plane import (
     AddPlan,
     DataPlane,
@@ -40,7 +41,6 @@ from distredge.runtime.worker.memory_account import (
     ModelNeed,
     OverLimit,
     arrays_bytes,
-    give_memory_back,
     laid_out_anew,
     resident_bytes,
 )

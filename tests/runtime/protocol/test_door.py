@@ -51,7 +51,7 @@ def _observe(door: Door, fd: int, received: int = 600, acked: int = KEYED) -> Cl
 
 def _known(door: Door, fd: int, user: str, address: str = "10.0.0.1") -> Connection:
     door.accepted(fd, address, 1000 + fd)
-    door.took(fd, fd.to_bytes(5, "big"), user, [10])
+    door.took(fd, fd.to_bytes(5, "big"), user, [range(10)])
     assert _observe(door, fd) is None
     assert door.open[fd].stage is Stage.KNOWN
     return door.open[fd]
@@ -99,10 +99,10 @@ def test_who_was_heard_gives_way_to_nobody(door: Door) -> None:
 
 
 def test_a_message_may_be_taken_before_its_connection_is_announced(door: Door) -> None:
-    door.took(7, b"\0peer", "beta", [1000])
+    door.took(7, b"\0peer", "beta", [range(1000)])
     door.accepted(7, "10.0.0.1", 1)
     assert (door.open[7].user, door.open[7].taken_bytes) == ("beta", 1000 + 33 + 9)
-    door.took(8, b"\0gone", "beta", [1000])
+    door.took(8, b"\0gone", "beta", [range(1000)])
     door.forget_early(door.early())
     door.accepted(8, "10.0.0.1", 2)
     assert not door.open[8].heard
@@ -135,6 +135,7 @@ def test_what_a_user_sends_is_bounded_over_all_its_connections(door: Door) -> No
     half = UNREAD_BYTES // 2
     _observe(door, 1, 600 + half + 1)
     _observe(door, 2, 600 + half)
+    assert door.filling
     (close,) = door.excess()
     assert (close.connection, close.ending) == (larger, "sends too much")
     door.gone(1)
@@ -146,11 +147,12 @@ def test_what_has_been_taken_counts_no_more(door: Door, clock: Clock) -> None:
     beta = _known(door, 1, "beta")
     received = 600
     for _ in range(200):
-        door.took(1, beta.peer, "beta", [1024 * 1024, 200])
+        door.took(1, beta.peer, "beta", [range(1024 * 1024), range(200)])
         received += 1024 * 1024 + 33 + 9 + 200 + 33 + 2
         _observe(door, 1, received)
     assert list(door.excess()) == []
     assert beta.unread_bytes < 1000
+    assert not door.filling
 
 
 def test_heartbeats_of_months_are_no_flood(door: Door, clock: Clock) -> None:
@@ -172,8 +174,8 @@ def test_what_plans_announce_may_wait(door: Door) -> None:
 
 def test_a_slow_reader_goes_by_name(door: Door) -> None:
     beta = _known(door, 1, "beta")
-    door.sends(beta.peer, [UNSENT_BYTES + 2_000])
-    door.sends(b"nobody", [UNSENT_BYTES])
+    door.sends(beta.peer, [range(UNSENT_BYTES + 2_000)])
+    door.sends(b"nobody", [range(UNSENT_BYTES)])
     _observe(door, 1, acked=KEYED + 1_000)
     (close,) = door.excess()
     assert close.ending == "reads too little"
@@ -184,7 +186,7 @@ def test_what_was_sent_and_acknowledged_counts_no_more(door: Door) -> None:
     beta = _known(door, 1, "beta")
     acked = KEYED
     for _ in range(100):
-        door.sends(beta.peer, [1024 * 1024])
+        door.sends(beta.peer, [range(1024 * 1024)])
         acked += 1024 * 1024 + 33 + 9
         _observe(door, 1, acked=acked)
     assert list(door.excess()) == []
@@ -196,10 +198,27 @@ def test_a_descriptor_used_again_is_another_connection(door: Door) -> None:
     door.gone(1)
     door.gone(1)
     door.accepted(1, "10.0.0.2", 5)
-    door.sends(beta.peer, [UNSENT_BYTES * 2])
+    door.sends(beta.peer, [range(UNSENT_BYTES * 2)])
     assert door.open[1].stage is Stage.STRANGER
     assert door.open[1].sent_bytes == 0
     assert not door.open[1].heard
+
+
+def test_what_comes_over_a_connection_that_was_made_is_bounded_from_the_first_look_on() -> None:
+    door = Door(True, 0)
+    door.took(3, b"", "", [range(5_000)])
+    door.dialled(3, "tcp://10.0.0.7:5700", "10.0.0.7", 5700)
+    _observe(door, 3, 50_000_000)
+    assert list(door.excess()) == []
+    door.took(3, b"", "", [range(5_000)])
+    _observe(door, 3, 50_000_000 + UNREAD_BYTES)
+    assert list(door.excess()) == []
+    _observe(door, 3, 50_000_000 + UNREAD_BYTES + 10_000)
+    (close,) = door.excess()
+    assert close.ending == "sends too much"
+    assert "'tcp://10.0.0.7:5700' at 10.0.0.7:5700: 33559390 bytes wait to be read" in close.reason
+    door.gone(3)
+    assert not door.open
 
 
 def test_without_encryption_the_address_stands_for_the_user(clock: Clock) -> None:
@@ -209,7 +228,7 @@ def test_without_encryption_the_address_stands_for_the_user(clock: Clock) -> Non
     door.accepted(2, "10.0.0.5", 2)
     assert _observe(door, 2, received=107) is None
     assert door.open[2].stage is Stage.GUEST
-    door.took(1, connection.peer, "", [10, 300])
+    door.took(1, connection.peer, "", [range(10), range(300)])
     assert connection.taken_bytes == (10 + 2) * 2 + 300 + 9
 
 

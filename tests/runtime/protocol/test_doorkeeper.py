@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import zmq
 
 from distredge.experiments.common.hostile import dial, greeting, holder, is_closed, send_command, send_without_end
 from distredge.runtime.protocol import transport
-from distredge.runtime.protocol.door import UNREAD_BYTES, UNSENT_BYTES, WAITING_OF_ADDRESS
+from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, UNREAD_BYTES, UNSENT_BYTES, WAITING_OF_ADDRESS
 from distredge.runtime.protocol.doorkeeper import Doorkeeper
 from distredge.runtime.protocol.security import Keys, make_keys
 from distredge.runtime.protocol.transport import Endpoint, NotConnected, Received, ZmqNetwork
@@ -168,6 +169,38 @@ def test_without_encryption_the_same_holds_for_addresses(plain: ZmqNetwork) -> N
         assert _receive(plain, bound).user == ""
         send_without_end(dealer, 16 * UNREAD_BYTES)
         _until(lambda: plain.dropped.get("sends too much: 127.0.0.1"))
+
+
+def test_who_connects_is_guarded_too(keys: dict[str, Keys]) -> None:
+    """A worker whose result never ends fills nobody's memory."""
+    spub, secret = keys["alpha"].public["alpha"], keys["alpha"].secret_key
+    network = ZmqNetwork(keys["requester"].for_requester())
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as worker:
+        try:
+            worker.linger = 0
+            worker.curve_server = True
+            worker.curve_secretkey = secret.encode()
+            port = worker.bind_to_random_port("tcp://127.0.0.1")
+            client = network.connect(f"tcp://127.0.0.1:{port}", "data", spub)
+            waiter = network.waiter([client])
+
+            def sent() -> bool:
+                waiter.wait(0.05, [client])
+                client.events()
+                try:
+                    client.send([b"hello"])
+                except NotConnected:
+                    return False
+                return True
+
+            _until(sent)
+            peer = worker.recv_multipart()[0]
+            worker.send_multipart([peer, b"hello"])
+            _receive(network, client)
+            worker.send_multipart([peer, *[bytes(MIB)] * (4 * DIALLED_UNREAD_BYTES // MIB)], copy=False)
+            _until(lambda: network.dropped.get(f"sends too much: 'tcp://127.0.0.1:{port}'"))
+        finally:
+            network.close()
 
 
 def test_a_dropped_endpoint_is_watched_no_more(keys: dict[str, Keys], server: ZmqNetwork) -> None:
