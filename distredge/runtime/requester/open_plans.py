@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -47,7 +47,8 @@ class OpenPlan:
     Attributes:
         error: why it cannot be run any more, or never could.
         given_up: workers without which it must be planned anew, though they may seem to stand.
-        weights: worker -> pieces of constants on their way to it.
+        weights: worker -> pieces of constants that it is still to be sent.
+        sent_bytes: worker -> bytes of constants that were sent to it; `received_bytes` that it has said to have.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class OpenPlan:
         self.retired = False
         self.told_missing: set[str] = set()
         self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
+        self.sent_bytes: Counter[str] = Counter()
+        self.received_bytes: Counter[str] = Counter()
         self.unsent: dict[str, tuple[Weight, Bytes]] = {}
         self.records: deque[Record] = deque(maxlen=8192)
         self.output_forms = {m.source: rows_form(m.boxes) for m in deployment.output_messages}

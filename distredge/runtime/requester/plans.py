@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from distredge.errors import EngineError, ExecutionError, PeerTimeout, ProtocolError, TransportError
-from distredge.runtime.protocol.messages import Failed, Missing, Ready, Retire, ToCoordinator
+from distredge.runtime.buffers import bytes_of
+from distredge.runtime.protocol.messages import Failed, Missing, Progress, Ready, Retire, ToCoordinator
 from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.protocol.transport import Endpoint
 from distredge.runtime.requester.checked import fits
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 CHUNKS_AT_ONCE: Final = 4
 """Pieces of constants handed over to one worker before something else has its turn, such as a frame's result."""
+
+AHEAD_BYTES: Final = 12 * 1024 * 1024
+"""Constants on their way to one worker at most: it says after every 8 MiB that they have come, and hangs up on who
+leaves 32 MiB unread with it."""
 
 PINGS: Final = 4
 """Asked of a worker in vain before it counts as silent while a plan is prepared."""
@@ -191,7 +196,12 @@ class Plans:
     @property
     def writable(self) -> Iterable[Endpoint]:
         """Endpoints over which constants wait to be sent."""
-        return [self._workers[name].control for plan in self._plans.values() for name in plan.weights]
+        names = {name for plan in self._plans.values() for name in plan.weights}
+        return [self._workers[name].control for name in names if self._on_their_way(name) < AHEAD_BYTES]
+
+    def _on_their_way(self, name: str) -> int:
+        """Bytes of constants that were sent to a worker and that it has not said to have."""
+        return sum(plan.sent_bytes[name] - plan.received_bytes[name] for plan in self._plans.values())
 
     def send_weights(self) -> None:
         """Hands constants over as far as the connections take them."""
@@ -202,6 +212,8 @@ class Plans:
     def _send_some(self, plan: OpenPlan, name: str) -> None:
         worker = self._workers[name]
         for _ in range(CHUNKS_AT_ONCE):
+            if self._on_their_way(name) >= AHEAD_BYTES:
+                return
             item = plan.unsent.pop(name, None) or next(plan.weights[name], None)
             if item is None:
                 del plan.weights[name]
@@ -209,6 +221,7 @@ class Plans:
             if not self._workers.tell(worker, item[0], [item[1]]):
                 plan.unsent[name] = item
                 return
+            plan.sent_bytes[name] += bytes_of([item[1]])
             plan.preparation.heard(plan.indices[name], time.monotonic())
 
     # What comes in.
@@ -224,7 +237,11 @@ class Plans:
         plan.preparation.heard(index, time.monotonic())
         if isinstance(message, Missing):
             return self._missing(plan, worker, index, message)
-        if isinstance(message, Ready):
+        if isinstance(message, Progress):
+            known = plan.received_bytes[worker.name]
+            plan.received_bytes[worker.name] = max(known, min(message.received_bytes, plan.sent_bytes[worker.name]))
+        elif isinstance(message, Ready):
+            plan.received_bytes[worker.name] = plan.sent_bytes[worker.name]
             plan.preparation.ready(index)
         elif isinstance(message, Failed):
             plan.weights.pop(worker.name, None)

@@ -24,6 +24,7 @@ class Door:
     def __init__(self, cell: Cell, name: str, log: list[str], answers: list[m.Held | str]) -> None:
         self.name, self.log, self.answers = name, log, answers
         self.hellos: list[m.Hello] = []
+        self.answer: Callable[[m.ToWorker, Received], list[m.ToCoordinator] | None] = lambda message, received: None
         self.open = threading.Event()
         self.open.set()
         self.pings = threading.Semaphore(0)
@@ -82,6 +83,8 @@ class Door:
         if isinstance(message, m.Ping):
             self.pings.release()
             return [m.Pong(message.token, 0, about, {})]
+        if (said := self.answer(message, received)) is not None:
+            return said
         if isinstance(message, m.Prepare):
             return [m.Missing(message.plan, ()), m.Ready(message.plan, 0, 0.0)]
         if isinstance(message, m.Goodbye):
