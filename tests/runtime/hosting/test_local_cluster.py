@@ -122,6 +122,9 @@ def test_a_killed_worker_ends_the_frame_at_once_and_the_others_afterwards(proble
         # Stopped first, so that the frame is certainly in flight when it dies.
         os.kill(local.pids["gamma"], signal.SIGSTOP)
         pending = local.submit(image)
+        runner = local.coordinator._runner
+        while not runner.plans.active.frames and not pending.done:
+            threading.Event().wait(0.01)
         os.kill(local.pids["gamma"], signal.SIGKILL)
         with pytest.raises(PeerTimeout, match=GAMMA_IS_LOST):
             pending.result()
