@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import zmq
 
-from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, Close, Connection, Door, Traffic
+from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, Close, Connection, Counted, Door, Traffic
 from distredge.runtime.protocol.pipe_bell import PipeBell
 from distredge.runtime.protocol.security import Authenticator
 
@@ -241,7 +241,7 @@ class Doorkeeper:
             self._report_from_s = now_s + REPORT_S
 
     def _look_at(self, door: Door, connection: Connection) -> None:
-        taken_bytes = connection.taken_bytes
+        before = Counted(connection.taken_bytes, connection.sent_bytes)
         try:
             with _borrowed(connection.fd) as borrowed:
                 info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
@@ -250,7 +250,7 @@ class Doorkeeper:
         if len(info) < _TCP_INFO_BYTES:  # a system that does not count bytes
             return
         acked, received = _TRAFFIC.unpack_from(info, _ACKED_AT)
-        close = door.observe(connection, taken_bytes, Traffic(received, acked))
+        close = door.observe(connection, before, Traffic(received, acked))
         if close is not None:
             self._end(close)
 
