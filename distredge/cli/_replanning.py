@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from distredge import metric_names
-from distredge.errors import PlannerError
+from distredge.errors import PlannerError, Unsupported
 from distredge.model.wires import dtype_of
 
 if TYPE_CHECKING:
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
 
 BUDGET_S = 1.0
+SEARCHES = ("search", "auto")
+"""Methods that need the compiled search: some seconds to load it, half a minute the first time on a computer."""
 
 
 class Replanner:
     """Plans anew on the workers that are left; frames go on there.
 
-    Planning packages are loaded, and the kernel is compiled, when it is made: not while frames wait.
+    Planning packages are loaded, and kernel and search compiled, when it is made: not while frames wait.
 
     Args:
         problem: graph and cluster.
@@ -39,6 +42,8 @@ class Replanner:
     def __init__(self, problem: Problem, strategy: Strategy, method: str) -> None:
         from distredge.latency.kernel.kernel import warm
         from distredge.planners import resolve
+        from distredge.planners.annealing.loading import load
+        from distredge.planners.budget import Budget
 
         resolve(method)
         warm()
@@ -53,6 +58,9 @@ class Replanner:
         )
         self._devices = strategy.devices
         self._method = method
+        if method in SEARCHES:
+            with contextlib.suppress(Unsupported):
+                load(self._problem, Budget(evaluations=1))
         self._lost: set[str] = set()
         self.made: list[tuple[tuple[str, ...], Strategy]] = []
 

@@ -49,9 +49,6 @@ class Recovery:
         connect_s: within which workers must be reached.
         replan: see `Coordinator`; called in a thread of its own.
         bell: wakes the coordinator's thread.
-
-    Attributes:
-        why: what it waits for, as far as that is not workers to come back.
     """
 
     def __init__(

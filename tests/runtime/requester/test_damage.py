@@ -32,6 +32,30 @@ def test_a_lost_message_costs_time_and_a_doubled_one_changes_nothing(
     assert equal(running.infer(image), run_in_process(graph, strategy, image))
 
 
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_a_silent_connection_of_the_requester_is_made_anew(
+    cell: Cell, running, graph, strategy, image, way: str
+) -> None:
+    """All rows that cross it are lost; what comes over the next one is not."""
+    expected = run_in_process(graph, strategy, image)
+    assert equal(running.infer(image), expected)
+    worker = running._runner.workers["alpha" if way == "there" else "beta"]
+    ends = (worker.data.address, worker.data_address)
+    lost: list[int] = []
+
+    def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
+        if isinstance(read_any(parts), Rows) and (source, target) == (ends if way == "there" else ends[::-1]):
+            lost.append(1)
+            return []
+        return [parts]
+
+    cell.exchange.tamper = tamper
+    for _ in range(2):
+        assert equal(running.infer(image, deadline_s=4.0), expected)
+    assert lost
+    assert worker.data.address != ends[0]
+
+
 @pytest.mark.parametrize("damage", ["size", "stage", "noise", "version", "frame", "plan"])
 def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strategy, image, damage: str) -> None:
     hit: list[int] = []
