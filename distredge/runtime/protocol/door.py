@@ -75,10 +75,17 @@ class Stage(enum.Enum):
 
 
 class Traffic(NamedTuple):
-    """Bytes of a connection so far, as the kernel counts them: received, and sent and acknowledged."""
+    """Bytes of a connection as the kernel counts them.
+
+    Attributes:
+        received: so far.
+        acked: sent and acknowledged so far.
+        queued: received, and still in the kernel's memory and not in this process's; asked after `received`.
+    """
 
     received: int
     acked: int
+    queued: int = 0
 
 
 class Counted(NamedTuple):
@@ -151,11 +158,12 @@ class Connection:
         """Takes in what the kernel counts; we counted `before` when it was asked, and have gone on since.
 
         What waits is at least what it would be had all of that been taken already: a transfer at gigabytes a second is
-        nobody's fault.
+        nobody's fault. Nor is what waits in the kernel, which bounds it.
         """
         self._unread_from = min(self._unread_from, traffic.received - before.taken)
         self._unsent_from = min(self._unsent_from, self.sent_bytes - traffic.acked)
-        self.unread_bytes = max(0, traffic.received - self.taken_bytes - self._unread_from - heartbeat_bytes)
+        read = traffic.received - traffic.queued
+        self.unread_bytes = max(0, read - self.taken_bytes - self._unread_from - heartbeat_bytes)
         self.unsent_bytes = max(0, before.sent - traffic.acked - self._unsent_from)
 
 
