@@ -269,8 +269,10 @@ class Outbox(_Mailbox):
         Raises:
             NotConnected: if messages of earlier frames have not been sent yet: the receiver takes nothing.
         """
-        found = next((p for p in self._packs if p.tracker is None or p.tracker.done), None)
-        if found is None:
+        for found in self._packs:
+            if found.tracker is None or found.tracker.done:
+                break
+        else:
             if len(self._packs) >= MOST_UNSENT:
                 waiting = sum(p.size_bytes for p in self._packs)
                 raise NotConnected(f"{waiting} bytes of earlier frames wait to be sent: the receiver is too slow")
@@ -278,7 +280,7 @@ class Outbox(_Mailbox):
             self._packs.append(found)
         found.tracker = None
         if self._emitted is None:
-            for fill, target, source in zip(self._fills, found.arrays, self._views, strict=True):
+            for fill, target, source in zip(self._fills, found.arrays, self._views):  # noqa: B905 of equal length
                 fill(target, source)
             if found.may_shrink:
                 found.shrink()

@@ -75,10 +75,24 @@ class Stage(enum.Enum):
 
 
 class Traffic(NamedTuple):
-    """Bytes of a connection so far, as the kernel counts them: received, and sent and acknowledged."""
+    """Bytes of a connection as the kernel counts them.
+
+    Attributes:
+        received: so far.
+        acked: sent and acknowledged so far.
+        queued: received, and still in the kernel's memory and not in this process's; asked after `received`.
+    """
 
     received: int
     acked: int
+    queued: int = 0
+
+
+class Counted(NamedTuple):
+    """Bytes of a connection's messages so far, as we count them: taken, and handed over."""
+
+    taken: int
+    sent: int
 
 
 class Close(NamedTuple):
@@ -140,13 +154,17 @@ class Connection:
         """Who answers for it: its user, or else its address."""
         return f"'{self.user}'" if self.user else self.address
 
-    def observe(self, taken_bytes: int, traffic: Traffic, heartbeat_bytes: int) -> None:
-        """Takes in what the kernel counts; `taken_bytes` was read before that, or what came since would be missed."""
-        unread, unsent = traffic.received - taken_bytes, self.sent_bytes - traffic.acked
-        self._unread_from = min(self._unread_from, unread)
-        self._unsent_from = min(self._unsent_from, unsent)
-        self.unread_bytes = max(0, unread - self._unread_from - heartbeat_bytes)
-        self.unsent_bytes = unsent - self._unsent_from
+    def observe(self, before: Counted, traffic: Traffic, heartbeat_bytes: int) -> None:
+        """Takes in what the kernel counts; we counted `before` when it was asked, and have gone on since.
+
+        What waits is at least what it would be had all of that been taken already: a transfer at gigabytes a second is
+        nobody's fault. Nor is what waits in the kernel, which bounds it.
+        """
+        self._unread_from = min(self._unread_from, traffic.received - before.taken)
+        self._unsent_from = min(self._unsent_from, self.sent_bytes - traffic.acked)
+        read = traffic.received - traffic.queued
+        self.unread_bytes = max(0, read - self.taken_bytes - self._unread_from - heartbeat_bytes)
+        self.unsent_bytes = max(0, before.sent - traffic.acked - self._unsent_from)
 
 
 @dataclass
@@ -267,10 +285,10 @@ class Door:
         """Ends one that `crowded` returned, and that is still what it was."""
         return self._close(connection, "gave way", f"{len(self.open)} connections at the door")
 
-    def observe(self, connection: Connection, taken_bytes: int, traffic: Traffic) -> Close | None:
-        """Takes in what the kernel counts for a connection; `taken_bytes` was read before that."""
+    def observe(self, connection: Connection, before: Counted, traffic: Traffic) -> Close | None:
+        """Takes in what the kernel counts for a connection; see `Connection.observe`."""
         heartbeat_bytes = int(HEARTBEAT_BYTES_PER_S * (self.clock() - connection.opened_s))
-        connection.observe(taken_bytes, traffic, heartbeat_bytes)
+        connection.observe(before, traffic, heartbeat_bytes)
         if connection.closing:
             return None
         if connection.stage is Stage.STRANGER:

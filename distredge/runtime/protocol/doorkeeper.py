@@ -8,10 +8,12 @@ peer that hangs up. Without this thread nobody new can connect: whoever needs it
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import logging
 import socket
 import struct
+import termios
 import threading
 import time
 from collections import Counter, deque
@@ -20,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import zmq
 
-from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, Close, Connection, Door, Traffic
+from distredge.runtime.protocol.door import DIALLED_UNREAD_BYTES, Close, Connection, Counted, Door, Traffic
 from distredge.runtime.protocol.pipe_bell import PipeBell
 from distredge.runtime.protocol.security import Authenticator
 
@@ -39,6 +41,7 @@ _POLLIN: Final = int(zmq.POLLIN)
 
 _TCP_INFO_BYTES: Final = 136
 _TRAFFIC: Final = struct.Struct("=QQ")
+_COUNT: Final = struct.Struct("=i")
 _ACKED_AT: Final = 120
 """`tcpi_bytes_acked` and `tcpi_bytes_received` of `struct tcp_info`, since Linux 4.1."""
 
@@ -241,16 +244,17 @@ class Doorkeeper:
             self._report_from_s = now_s + REPORT_S
 
     def _look_at(self, door: Door, connection: Connection) -> None:
-        taken_bytes = connection.taken_bytes
+        before = Counted(connection.taken_bytes, connection.sent_bytes)
         try:
             with _borrowed(connection.fd) as borrowed:
                 info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+                queued = _COUNT.unpack(fcntl.ioctl(borrowed, termios.FIONREAD, bytes(_COUNT.size)))[0]
         except OSError:  # closed by now; the event that says so is on its way
             return
         if len(info) < _TCP_INFO_BYTES:  # a system that does not count bytes
             return
         acked, received = _TRAFFIC.unpack_from(info, _ACKED_AT)
-        close = door.observe(connection, taken_bytes, Traffic(received, acked))
+        close = door.observe(connection, before, Traffic(received, acked, queued))
         if close is not None:
             self._end(close)
 

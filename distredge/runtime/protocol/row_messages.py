@@ -49,7 +49,8 @@ CONTENT: Final = len(PREFIX) + 4
 _HEAD: Final = struct.Struct(">4sIBxhiQQq")
 _FIELDS: Final = struct.Struct(">BxhiQQq")
 HEAD_BYTES: Final = _HEAD.size
-_KIND: Final = 0
+ROWS: Final = 0
+"""What byte CONTENT is in a message of rows, and in no other."""
 
 
 class VersionMismatch(ProtocolError):
@@ -84,13 +85,13 @@ def write_head(target: memoryview, plan: int, frame: int, stage: int, source: in
         source: device that sends them.
         sent_ns: when it does.
     """
-    fields = _FIELDS.pack(_KIND, source, stage, plan, frame, sent_ns)
+    fields = _FIELDS.pack(ROWS, source, stage, plan, frame, sent_ns)
     target[:HEAD_BYTES] = PREFIX + zlib.crc32(fields).to_bytes(4, "big") + fields
 
 
 def is_rows(head: Bytes) -> bool:
     """Whether the first frame of a message is, if of this program at all, that of a message of rows."""
-    return len(head) >= HEAD_BYTES and head[CONTENT] == _KIND
+    return len(head) >= HEAD_BYTES and head[CONTENT] == ROWS
 
 
 def read_head(head: Bytes) -> Rows:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ProtocolError, TransportError
-from distredge.runtime.buffers import Array, Slot, bytes_of
+from distredge.runtime.buffers import Array, Slot
 from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan, SegmentPlan
@@ -30,7 +30,15 @@ from distredge.runtime.protocol.messages import (
     echo_parts,
     encode,
 )
-from distredge.runtime.protocol.row_messages import HEAD_BYTES, Rows, VersionMismatch, is_rows, read_head, write_head
+from distredge.runtime.protocol.row_messages import (
+    CONTENT,
+    HEAD_BYTES,
+    ROWS,
+    Rows,
+    VersionMismatch,
+    read_head,
+    write_head,
+)
 from distredge.runtime.protocol.security import REQUESTER_NAME
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 from distredge.runtime.worker.next_actions import Report, Run, WorkerState
@@ -38,6 +46,9 @@ from distredge.runtime.worker.next_actions import Report, Run, WorkerState
 RECORDS_KEPT: Final = 8192
 _Record: TypeAlias = tuple[str, int, int, int, int, int, int, int]
 """The fields of a `Record`, which is made of it when somebody asks: most are never asked for."""
+
+LOOK_S: Final = 1.0
+"""Between two looks at the peers that rows are sent to."""
 
 PEER_S: Final = 10.0
 """How long a plan waits for connections to the peers that it sends to."""
@@ -204,6 +215,7 @@ class DataPlane:
         self._plans: dict[int, LoadedPlan] = {}
         self._connecting: list[_Connecting] = []
         self._peers: dict[PeerAddress, Peer] = {}
+        self._awaited: list[Peer] = []
         self._waiter = network.waiter([self.endpoint], [self._bell])
         self._stopping = False
 
@@ -228,12 +240,15 @@ class DataPlane:
 
     def run(self) -> None:
         """Works until it is told to stop."""
-        only_rows = [self.endpoint]
+        only_rows: list[Endpoint] = [self.endpoint]
+        look_at_s = 0.0
         while not self._stopping:
-            ready = self._waiter.wait(0.05 if self._connecting else 1.0)
-            if ready != only_rows or self._connecting:
+            ready = self._waiter.wait(0.05 if self._connecting else LOOK_S)
+            now_s = time.monotonic()
+            if ready != only_rows or self._connecting or now_s >= look_at_s:
                 self._take_instructions()
                 self._watch_peers()
+                look_at_s = now_s + LOOK_S
             self._work()
 
     def _work(self) -> None:
@@ -260,7 +275,7 @@ class DataPlane:
     def _message(self, received: Received) -> None:
         head = received.parts[0] if received.parts else b""
         try:
-            if is_rows(head):
+            if len(head) >= HEAD_BYTES and head[CONTENT] == ROWS:
                 self._rows(received, read_head(head))
                 return
             message = decode_on_data(head)
@@ -307,7 +322,7 @@ class DataPlane:
         if slot:
             inbox = loaded.slots[slot].inboxes[stage, source]
         inbox.place(opened)
-        size_bytes = bytes_of(received.parts) - HEAD_BYTES
+        size_bytes = sum(map(len, received.parts)) - HEAD_BYTES
         loaded.records.append(("receive", frame, stage, source, sent_ns, time.monotonic_ns(), arrived_ns, size_bytes))
 
     def _run(self, run: Run) -> None:
@@ -453,9 +468,10 @@ class DataPlane:
         self._rebuild()
 
     def _rebuild(self) -> None:
-        self._waiter = self._network.waiter(
-            [self.endpoint, *(peer.endpoint for peer in self._peers.values())], [self._bell]
-        )
+        # Peers that stand have nothing to say: one that is lost is found out by sending, or when nothing has come for
+        # a while. Each socket more to wait with would cost as much as a kilobyte of rows.
+        self._awaited = [peer for peer in self._peers.values() if not peer.greeted]
+        self._waiter = self._network.waiter([self.endpoint, *(peer.endpoint for peer in self._awaited)], [self._bell])
 
     def _watch_peers(self) -> None:
         for peer in self._peers.values():
@@ -470,6 +486,8 @@ class DataPlane:
                     peer.greeted = True
             while peer.endpoint.receive() is not None:
                 pass  # only answers to that
+        if self._awaited != [peer for peer in self._peers.values() if not peer.greeted]:
+            self._rebuild()
         for waiting in tuple(self._connecting):
             peers = [self._peers[address] for address in waiting.loaded.plan.peers.values()]
             absent = [peer for peer in peers if not peer.greeted]

@@ -14,6 +14,7 @@ from distredge.runtime.protocol.door import (
     WAITING_OF_ADDRESS,
     Close,
     Connection,
+    Counted,
     Door,
     Limits,
     Stage,
@@ -46,7 +47,8 @@ def door(clock: Clock) -> Door:
 
 def _observe(door: Door, fd: int, received: int = 600, acked: int = KEYED) -> Close | None:
     connection = door.open[fd]
-    return door.observe(connection, connection.taken_bytes, Traffic(received, acked))
+    before = Counted(connection.taken_bytes, connection.sent_bytes)
+    return door.observe(connection, before, Traffic(received, acked))
 
 
 def _known(door: Door, fd: int, user: str, address: str = "10.0.0.1") -> Connection:
@@ -169,6 +171,18 @@ def test_what_plans_announce_may_wait(door: Door) -> None:
     _observe(door, 1, 600 + UNREAD_BYTES + 900_000)
     assert list(door.excess()) == []
     door.allow(0, 0)
+    assert [close.ending for close in door.excess()] == ["sends too much"]
+
+
+def test_what_is_taken_while_the_kernel_is_asked_does_not_wait(door: Door) -> None:
+    """Gigabytes a second pass between two steps of the doorkeeper, which must not take them for a flood."""
+    beta = _known(door, 1, "beta")
+    before = Counted(beta.taken_bytes, beta.sent_bytes)
+    door.took(1, beta.peer, "beta", [range(UNREAD_BYTES)])
+    door.observe(beta, before, Traffic(2 * UNREAD_BYTES - 2_000, KEYED))
+    assert list(door.excess()) == []
+    assert UNREAD_BYTES - 4_000 <= beta.unread_bytes <= UNREAD_BYTES
+    _observe(door, 1, 2 * UNREAD_BYTES + 2_000)
     assert [close.ending for close in door.excess()] == ["sends too much"]
 
 
