@@ -7,19 +7,16 @@ hand-overs to the way of every message.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ProtocolError, TransportError
-from distredge.runtime.buffers import Array, Slot
-from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.device_plan import REQUESTER, DevicePlan, SegmentPlan
+from distredge.runtime.protocol.device_plan import REQUESTER
 from distredge.runtime.protocol.messages import (
     Attach,
     Echo,
@@ -41,11 +38,8 @@ from distredge.runtime.protocol.row_messages import (
 )
 from distredge.runtime.protocol.security import REQUESTER_NAME
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
+from distredge.runtime.worker.loaded_plan import LoadedPlan, Peer
 from distredge.runtime.worker.next_actions import Report, Run, WorkerState
-
-RECORDS_KEPT: Final = 8192
-_Record: TypeAlias = tuple[str, int, int, int, int, int, int, int]
-"""The fields of a `Record`, which is made of it when somebody asks: most are never asked for."""
 
 LOOK_S: Final = 1.0
 """Between two looks at the peers that rows are sent to."""
@@ -54,91 +48,6 @@ PEER_S: Final = 10.0
 """How long a plan waits for connections to the peers that it sends to."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Peer:
-    """Another worker that rows are sent to."""
-
-    address: PeerAddress
-    endpoint: Endpoint
-    connected: bool = False
-    greeted: bool = False
-    trouble: str = ""
-
-
-@dataclass(eq=False)
-class LoadedPlan:
-    """A plan with its arrays and its sub-models.
-
-    Attributes:
-        models: its sub-models, which another plan may share.
-        runs: per slot: stage -> what computes it.
-        load_s: seconds that loading took.
-        routes: per outgoing message: the worker that it goes to, None for the requester; once peers are dialled.
-    """
-
-    plan: DevicePlan
-    slots: tuple[Slot, ...]
-    models: tuple[Loaded, ...]
-    runs: tuple[Mapping[int, Callable[[], None]], ...]
-    memory_bytes: int
-    load_s: float
-    records: deque[_Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
-    routes: tuple[Peer | None, ...] = ()
-
-    @property
-    def number(self) -> int:
-        """Of the plan."""
-        return self.plan.plan
-
-
-def load_plan(
-    plan: DevicePlan,
-    models: Sequence[bytes],
-    weights: Mapping[str, Array],
-    engine: Engine,
-    known: MutableMapping[bytes, Loaded],
-) -> LoadedPlan:
-    """Loads the sub-models of a plan and makes its arrays.
-
-    Args:
-        plan: what to load.
-        models: one sub-model per segment.
-        weights: constants by content hash: (d0, d1, ...), shape and dtype as in the graph.
-        engine: what runs them.
-        known: sub-models that are loaded already, by digest; those loaded now are added.
-
-    Raises:
-        EngineError: if the engine refuses a sub-model.
-        ProtocolError: if the plan contradicts itself.
-    """
-    started_s = time.monotonic()
-    slots = tuple(Slot(plan) for _ in range(plan.slots))
-    held: list[Loaded] = []
-    runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
-    for segment, model in zip(plan.segments, models, strict=True):
-        key, stage = model_digest(model, segment), segment.stage
-        try:
-            loaded = known.get(key)
-            if loaded is None:
-                named = {name: weights[digest] for name, digest in segment.weights.items()}
-                loaded = known[key] = engine.load(model, named)
-            held.append(loaded)
-            for slot, run in zip(slots, runs, strict=True):
-                run[stage] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
-        except EngineError as error:
-            raise EngineError(f"stage {stage}: {error}") from error
-    memory_bytes = sum(slot.size_bytes for slot in slots) + sum(array.nbytes for array in weights.values())
-    return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, time.monotonic() - started_s)
-
-
-def model_digest(model: bytes, segment: SegmentPlan) -> bytes:
-    """Names a sub-model with its constants."""
-    digest = hashlib.sha256(model)
-    for name, content in sorted(segment.weights.items()):
-        digest.update(f"{name}\0{content}\0".encode())
-    return digest.digest()
 
 
 class AddPlan(NamedTuple):

@@ -27,7 +27,8 @@ from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.orders import MEASURING, Bound, EndReading, EndRequest, Order
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import ZmqNetwork
-from distredge.runtime.worker.data_plane import AddPlan, DataPlane, LoadedPlan, PlanFails, Stop, load_plan
+from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanFails, Stop
+from distredge.runtime.worker.loaded_plan import LoadedPlan, load_plan
 
 _BYTES: Final = 16 << 20
 """What computing a stage writes: about as much as a layer-volume's weights and activations are."""

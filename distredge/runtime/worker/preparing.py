@@ -27,15 +27,8 @@ from distredge.runtime.protocol.messages import Failed, Missing, Prepare, Progre
 from distredge.runtime.protocol.prepare_parts import read_prepare
 from distredge.runtime.weights import WeightStore
 from distredge.runtime.worker.allocator import give_memory_back
-from distredge.runtime.worker.data_plane import (
-    AddPlan,
-    DataPlane,
-    LoadedPlan,
-    PlanStands,
-    RemovePlan,
-    load_plan,
-    model_digest,
-)
+from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanStands, RemovePlan
+from distredge.runtime.worker.loaded_plan import LoadedPlan, load_plan, model_digest
 from distredge.runtime.worker.memory_account import (
     MemoryAccount,
     ModelNeed,
