@@ -117,7 +117,7 @@ def main() -> int:
             chosen = _chosen(part, options)
             limit_s = QUICK_S if options.quick else float("inf")
             with _in_use(own):
-                _measure(chosen, own, runs_path, fresh, began_s + limit_s, quick=options.quick)
+                _measure(chosen, own, runs_path, fresh, began_s + limit_s, quick=options.quick, again=options.again)
         if options.full:
             packed_gain.fill(load, out / packed_gain.KEPT.name, lambda text: print(text, file=sys.stderr))
     except KeyboardInterrupt:
@@ -176,10 +176,17 @@ def _chosen(part: Part, options: argparse.Namespace) -> list[SetUp]:
 
 
 def _measure(
-    chosen: Sequence[SetUp], own: ComputeProfile, path: Path, fresh: list[Run], until_s: float, *, quick: bool
+    chosen: Sequence[SetUp],
+    own: ComputeProfile,
+    path: Path,
+    fresh: list[Run],
+    until_s: float,
+    *,
+    quick: bool,
+    again: bool,
 ) -> None:
     """Measures set-ups; in a quick run nothing is recorded, and `auto`'s turns are left out."""
-    done = set() if quick else {run.key for run in read(path)}
+    done = set() if quick or again else {run.key for run in read(path)}
     bar = Bar(sum(len(drafts(s) if quick else missing_keys(s, done)) for s in chosen))
     for set_up in chosen:
         skipped = done

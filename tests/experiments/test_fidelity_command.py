@@ -82,6 +82,8 @@ def test_a_stopped_campaign_goes_on(command: Any, tmp_path: Path, capsys: pytest
     assert told["search_over_bound_pi4"] == 0.9
     code, measured = command("--records")
     assert (code, measured) == (0, [])
+    code, measured = command("--full", "--only", "test-unpaced-0", "--again")
+    assert (code, len(measured)) == (0, 4)
 
 
 def test_a_quick_run_records_nothing(command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """A plan and its sub-models as they travel behind `messages.Prepare`: cut into parts, and put together again.
 
 A worker bounds every frame that comes in. What a plan needs can be longer, so that plan and sub-models follow each
-other as one sequence of bytes, cut into parts of `PREPARE_PART_BYTES`.
+other as one sequence of bytes, cut into parts of `PART_BYTES` as rows are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from typing import Final
 import msgspec
 
 from distredge.errors import ProtocolError
-from distredge.runtime.protocol.device_plan import DevicePlan
+from distredge.runtime.protocol.device_plan import PART_BYTES, DevicePlan
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import Prepare
-
-PREPARE_PART_BYTES: Final = 1024 * 1024
 
 MAX_PREPARE_BYTES: Final = 32 * 1024 * 1024
 """Plan and sub-models of one device, without large constants: what a worker takes in before it can look at it."""
@@ -45,7 +43,7 @@ def prepare_parts(plan: DevicePlan, models: Sequence[bytes]) -> tuple[Prepare, l
         )
     message = Prepare(plan.plan, len(encoded), tuple(map(len, models)), zlib.crc32(content))
     view = memoryview(content)
-    return message, [view[at : at + PREPARE_PART_BYTES] for at in range(0, len(content), PREPARE_PART_BYTES)]
+    return message, [view[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
 
 
 def read_prepare(message: Prepare, parts: Sequence[Bytes]) -> tuple[DevicePlan, tuple[bytes, ...]]:

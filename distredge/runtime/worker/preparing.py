@@ -48,8 +48,8 @@ MAX_PLANS: Final = 4
 LOADING_NICE: Final = 5
 """Frames that run meanwhile come first: this much lower is the priority of what is loaded for later ones.
 
-On cores that frames keep busy a new VGG-16 stands after 1.0 s, and holds a frame up for 1.2 times its own time; with 10
-it takes 2.3 s and 0.9 times, with 2 0.6 s and 1.5 times.
+On cores that frames keep busy a new VGG-16 stands after 0.7 s, and holds a frame up for 1.0 times its own time; with 10
+it takes 1.5 s and 0.8 to 1.2 times, with 3 0.5 s and 1.5 times.
 """
 
 _log = logging.getLogger(__name__)
@@ -246,6 +246,13 @@ class Preparations:
         except (RuntimeError, MemoryError) as error:
             self._fail(plan.plan, "memory", f"no thread to load it in: {error}")
 
+    def _warms_up_now(self) -> bool:
+        """Whether new sub-models are run once: not at the cost of another plan's frames, unless that takes seconds.
+
+        On one core a first run is hardly slower than others, and takes from frames as much as loading does.
+        """
+        return self._engine.warms_up and not (self._plans and _steps_back(self._engine))
+
     def _load_now(self, preparing: _Preparing, weights: Mapping[str, Array]) -> _LoadEnd:
         """Loads a plan; whatever goes wrong is the plan's failure, not the worker's."""
         plan = preparing.plan
@@ -256,7 +263,7 @@ class Preparations:
             before = frozenset(known)
             loaded = load_plan(plan, preparing.models, weights, self._engine, known)
             fresh = {digest: model for digest, model in known.items() if digest not in before}
-            if self._engine.warms_up:
+            if self._warms_up_now():
                 _warm_up(loaded, preparing.models, fresh)
             # Only now may another plan run them: nobody else did so until here.
             self._models.update(fresh)
@@ -266,6 +273,10 @@ class Preparations:
         except Exception as error:  # an engine may raise anything
             _log.info("plan %d cannot be loaded", plan.plan, exc_info=error)
             return _LoadEnd(plan.plan, None, _kind(error), _reason(error))
+
+
+def _steps_back(engine: Engine) -> bool:
+    return engine.threads == 1 and engine.providers[0] == CPU
 
 
 def _warm_up(loaded: LoadedPlan, models: Sequence[bytes], fresh: Mapping[bytes, Loaded]) -> None:
@@ -286,7 +297,7 @@ def _step_back(engine: Engine) -> None:
 
     Threads that an engine starts while it loads would inherit that for good: only where it starts none.
     """
-    if sys.platform == "linux" and engine.threads == 1 and engine.providers[0] == CPU:
+    if sys.platform == "linux" and _steps_back(engine):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICE)
 

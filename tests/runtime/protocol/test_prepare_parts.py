@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from distredge.errors import ProtocolError
 from distredge.runtime.protocol import prepare_parts as module
-from distredge.runtime.protocol.device_plan import DevicePlan, SegmentPlan
+from distredge.runtime.protocol.device_plan import PART_BYTES, DevicePlan, SegmentPlan
 from distredge.runtime.protocol.messages import Prepare, decode_to_worker, encode
-from distredge.runtime.protocol.prepare_parts import PREPARE_PART_BYTES, prepare_parts, read_prepare
+from distredge.runtime.protocol.prepare_parts import prepare_parts, read_prepare
 
 
 def _plan(segments: int, name_length: int = 3) -> DevicePlan:
@@ -23,7 +23,7 @@ def _plan(segments: int, name_length: int = 3) -> DevicePlan:
 def test_round_trip(sizes: list[int], part_bytes: int) -> None:
     models = tuple(bytes([number]) * size for number, size in enumerate(sizes))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PREPARE_PART_BYTES", part_bytes)
+        patch.setattr(module, "PART_BYTES", part_bytes)
         message, parts = prepare_parts(_plan(len(models)), models)
     assert all(0 < len(part) <= part_bytes for part in parts)
     assert read_prepare(decode_to_worker(encode(message)), parts) == (_plan(len(models)), models)
@@ -31,8 +31,8 @@ def test_round_trip(sizes: list[int], part_bytes: int) -> None:
 
 def test_no_part_is_longer_than_a_worker_takes() -> None:
     message, parts = prepare_parts(_plan(4096), [b"m" * 700] * 4096)
-    assert max(map(len, parts)) <= PREPARE_PART_BYTES
-    assert len(encode(message)) <= PREPARE_PART_BYTES
+    assert max(map(len, parts)) <= PART_BYTES
+    assert len(encode(message)) <= PART_BYTES
     assert len(parts) > 2
 
 

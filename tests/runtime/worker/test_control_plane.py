@@ -11,6 +11,7 @@ import pytest
 
 from distredge.errors import EngineError
 from distredge.runtime import weights
+from distredge.runtime.deployment import deploy
 from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.protocol import messages as m
 from distredge.runtime.protocol.addresses import PeerAddress
@@ -21,7 +22,7 @@ from distredge.runtime.worker.lease import LEASE_S
 from distredge.runtime.worker.preparing import LOADING_NICE
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.worker import Worker
-from tests.runtime.conftest import Cell
+from tests.runtime.conftest import Cell, make_strategy
 from tests.runtime.worker.conftest import Speaker
 
 
@@ -211,6 +212,33 @@ def test_each_sub_model_is_run_once_before_the_first_frame(cell: Cell, speaker: 
     assert ran == [segment.stage for segment in alone.device_plan(0).segments]
     assert isinstance(speaker.deploy(alone, 0, 2), m.Ready)
     assert ran == [segment.stage for segment in alone.device_plan(0).segments], "what another plan has is not run"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_beside_another_plan_one_core_loads_without_running(
+    cell: Cell, speaker: Speaker, graph, alone, threads: int
+) -> None:
+    """It would take from frames as much as loading does; other engines build in the first run what they run."""
+    ran: list[int] = []
+
+    class Engine(OnnxRuntimeEngine):
+        def load(self, model, weights):
+            inner = super().load(model, weights)
+
+            class Loaded:
+                def bind(self, inputs, outputs, stage):
+                    run = inner.bind(inputs, outputs, stage)
+                    return lambda: (ran.append(stage), run())
+
+            return Loaded()
+
+    cell.start("alpha", Engine(threads))
+    speaker.hello(m.Welcome)
+    assert isinstance(speaker.deploy(alone, 0), m.Ready)
+    ran.clear()
+    other = deploy(graph, make_strategy(graph, [(1,), (1,)], head="alpha"))
+    assert isinstance(speaker.deploy(other, 0, 2), m.Ready)
+    assert bool(ran) == (threads > 1)
 
 
 def test_an_engine_that_gains_nothing_by_it_is_not_run_beforehand(cell: Cell, speaker: Speaker, alone) -> None:
