@@ -1,0 +1,169 @@
+"""What the shipped agent learns from: cases, each with the best strategy that is known for it.
+
+A label is a line of JSON: the case, and a strategy as the search holds it. Labels come from short searches first, and
+from the agent's own polished proposals later, where those are better (expert iteration: Anthony et al., "Thinking Fast
+and Slow with Deep Learning and Tree Search", NeurIPS 2017).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from distredge.errors import DistredgeError
+from distredge.experiments.common.agent_cases import TRAINING_MODELS, AgentCase, draw_case
+from distredge.planners.annealing.batch_pricing import BatchPricer
+from distredge.planners.annealing.encoding import Codec
+from distredge.planners.annealing.lowest_latency import Search
+from distredge.planners.annealing.strategy_arrays import Batch
+from distredge.planners.budget import Budget
+
+SIZES = ((2, 4), (3, 6), (4, 8), (6, 12), (10, 16))
+"""Fewest and most devices of a case: each range is drawn with its share."""
+
+SIZE_SHARES = (0.25, 0.3, 0.2, 0.13, 0.12)
+
+FIRST_S, LITTLE, KEPT_IF_LITTLE = 0.06, 1.03, 0.2
+"""Seconds of a first search; what is gained over the best single device by then that counts as little; and the share of
+such cases that are kept, with what was found: there is little to learn from them."""
+
+
+class Label(Struct, frozen=True, kw_only=True):
+    """A case and the best strategy that is known for it.
+
+    Attributes:
+        seed: that the case was drawn with.
+        case: the problem.
+        cuts: index into `graph.cuts` of each volume's end.
+        rows: (n_volumes, n_devices + 1) cut points.
+        order: device at each slab position.
+        head: slab position of the head device.
+        wires, boundary: of each volume, as in a `Batch`.
+        latency_s: its latency.
+        offload_s: of the best single device.
+        origin: "search", or the round of expert iteration that found it.
+    """
+
+    seed: int
+    case: AgentCase
+    cuts: tuple[int, ...]
+    rows: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+    head: int
+    wires: tuple[int, ...]
+    boundary: tuple[int, ...]
+    latency_s: float
+    offload_s: float
+    origin: str = "search"
+
+
+def drawn(seed: int) -> AgentCase:
+    """The training case of a seed."""
+    rng = np.random.default_rng((seed, 15))
+    sizes = SIZES[int(rng.choice(len(SIZES), p=SIZE_SHARES))]
+    return draw_case(rng, TRAINING_MODELS, sizes, False, f"training-{seed}")
+
+
+def searched(seed: int, seconds: float) -> Label | None:
+    """Labels the case of a seed by a search on one thread; None if there is little to learn from it.
+
+    Args:
+        seed: of the case and of the search.
+        seconds: of the processor; longer with more devices.
+    """
+    case = drawn(seed)
+    try:
+        problem = case.problem()
+        search = _search(problem, FIRST_S, seed)
+    except DistredgeError:
+        return None
+    offload_s = _offload_s(search)
+    rng = np.random.default_rng((seed, 16))
+    if search.latency_s * LITTLE > offload_s:
+        if rng.random() > KEPT_IF_LITTLE:
+            return None
+    else:
+        longer = _search(problem, seconds * (1.0 + max(0, len(case.boards) - 4) / 6.0), seed)
+        search = min(search, longer, key=lambda s: s.latency_s)
+    return label_of(seed, case, search.found, search.latency_s, offload_s, "search")
+
+
+class _Found(Search):
+    """A search whose best strategy is kept as arrays."""
+
+    found: Batch
+
+
+def _search(problem: Any, seconds: float, seed: int) -> _Found:
+    search = _Found(problem, Budget(seconds, clock=time.process_time), seed, threads=1)
+    strategy = search.run()
+    search.found = search.codec.encode([strategy])
+    return search
+
+
+def _offload_s(search: Search) -> float:
+    """Latency of the best single device, by the kernel."""
+    codec = search.codec
+    return float(single_devices(search.pricer, codec)[1].min())
+
+
+def single_devices(pricer: BatchPricer, codec: Codec) -> tuple[Batch, np.ndarray[Any, Any]]:
+    """Each device alone, and what that costs."""
+    count, last = len(codec.names), codec.candidates[-1]
+    batch = codec.empty(count)
+    batch.cuts[:, 0] = last
+    batch.rows[:, 0] = codec.choices.heights[last] * (np.arange(count + 1)[None] > np.arange(count)[:, None])
+    batch.head[:] = np.arange(count)
+    return batch, pricer.price(batch, again=True)
+
+
+def label_of(seed: int, case: AgentCase, batch: Batch, latency_s: float, offload_s: float, origin: str) -> Label:
+    """The first strategy of a batch as the label of a case."""
+    count = int((batch.cuts[0] >= 0).sum())
+    return Label(
+        seed=seed, case=case, cuts=tuple(batch.cuts[0, :count].tolist()),
+        rows=tuple(tuple(row) for row in batch.rows[0, :count].tolist()), order=tuple(batch.order[0].tolist()),
+        head=int(batch.head[0]), wires=tuple(batch.wires[0, :count].tolist()),
+        boundary=tuple(batch.boundary[0, :count].tolist()), latency_s=latency_s, offload_s=offload_s, origin=origin,
+    )  # fmt: skip
+
+
+def batch_of(label: Label, codec: Codec) -> Batch:
+    """The strategy of a label, as a batch of one."""
+    batch, count = codec.empty(1), len(label.cuts)
+    batch.cuts[0, :count], batch.rows[0, :count] = label.cuts, label.rows
+    batch.order[0], batch.head[0] = label.order, label.head
+    batch.wires[0, :count], batch.boundary[0, :count] = label.wires, label.boundary
+    return batch
+
+
+def read_labels(path: Path) -> list[Label]:
+    """All labels of a file, the last of each seed; none if it is missing. A line cut short by a stop is left out."""
+    found: dict[int, Label] = {}
+    for label in _lines(path):
+        found[label.seed] = label
+    return list(found.values())
+
+
+def _lines(path: Path) -> Iterator[Label]:
+    if not path.exists():
+        return
+    decoder = msgspec.json.Decoder(Label)
+    for line in path.read_bytes().splitlines():
+        try:
+            yield decoder.decode(line)
+        except msgspec.DecodeError:
+            continue
+
+
+def write_label(path: Path, label: Label) -> None:
+    """Adds a label to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(msgspec.json.encode(label) + b"\n")
