@@ -1,0 +1,87 @@
+"""`agent`: strategies that a trained network proposes, ranked by the kernel, and a few milliseconds of annealing.
+
+Rule. A network that was trained once, over many models, boards and links, looks at the problem (`agent.features`) and
+says in several modes where volumes end, who computes which share of their rows, who computes the head, and what is
+computed first (`agent.proposals` makes strategies of that, and samples around them). The compiled kernel prices all of
+them; the best are polished by cool annealing (`annealing.polishing`). Every single device is among what is compared.
+
+Nothing is trained when planning. What only the simulator prices, objectives other than latency, and clusters of more
+devices than the network was trained on go to `search`, and the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.errors import Infeasible, Unsupported
+from distredge.latency.simulator.figures import Figures
+from distredge.planners.agent.proposals import propose
+from distredge.planners.annealing.batch_pricing import plain
+from distredge.planners.annealing.loading import load
+from distredge.planners.annealing.polishing import polish
+from distredge.planners.objectives import infeasible, needs_figures
+from distredge.strategy import PlannerRef
+
+if TYPE_CHECKING:
+    from distredge.planners.annealing.strategy_arrays import Batch
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+    from distredge.strategy import Strategy
+
+_log = logging.getLogger(__name__)
+
+PROPOSALS = 520
+"""Strategies that are proposed."""
+
+POLISH_S, POLISH_S_PER_DEVICE = 0.004, 0.0008
+"""Seconds of polish with up to four devices, and for each one more."""
+
+POLISH_EVALUATIONS = 20_000
+"""Strategies that polishing may price where the budget is in evaluations."""
+
+
+def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    """The best strategy that the agent proposes, polished.
+
+    Raises:
+        Infeasible: if no device can be reached, or nothing meets the problem's limits.
+        FileError, MissingDependency: if there is no policy, or nothing to run it.
+    """
+    try:
+        if needs_figures(problem):
+            raise Unsupported(f"it plans for latency, not under these objectives and limits ({problem.objective})")
+        return _proposed(problem, budget, seed)
+    except Unsupported as reason:
+        _log.warning("the trained agent does not apply, search plans instead: %s", reason)
+    from distredge.planners.search import plan as searched
+
+    return searched(problem, budget, seed)
+
+
+def _proposed(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    pricer = load(problem, budget)
+    pricer.fill()
+    proposed = propose(pricer, PROPOSALS if budget.left is None else min(PROPOSALS, budget.left), seed)
+    best, seconds = polish(pricer, proposed, _share(budget, len(pricer.codec.names)), seed)
+    if len(seconds) == 0:
+        raise Infeasible(f"no device of cluster '{problem.cluster.name}' can be reached")
+    if problem.latency_limit_s is not None and seconds[0] > problem.latency_limit_s:
+        raise infeasible(problem, Figures(float(seconds[0])))
+
+    def again(batch: Batch) -> NDArray[np.float64]:
+        return pricer.price(batch, again=True)[:, None]
+
+    plans = plain(best, seconds[:, None], again, pricer.codec)
+    return pricer.codec.strategy(plans, 0, PlannerRef("agent", seed))
+
+
+def _share(budget: Budget, devices: int) -> Budget:
+    """What ranking and polishing may spend: milliseconds, however much there is."""
+    if budget.left_s is not None:
+        wanted_s = POLISH_S + POLISH_S_PER_DEVICE * max(0, devices - 4)
+        return budget.share(min(1.0, wanted_s / max(budget.left_s, 1e-6)))
+    return budget.share(min(1.0, POLISH_EVALUATIONS / max(budget.left or 1, 1)))

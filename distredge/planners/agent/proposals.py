@@ -1,0 +1,206 @@
+"""Strategies that the trained agent proposes: its modes as they are, and samples around them.
+
+Who has less than a small share of a map's rows gets none, since every share costs messages; how small varies from
+sample to sample, as do how sharply shares differ, which volumes end where, and a bias for or against each device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.errors import Unsupported
+from distredge.planners.agent.features import features
+from distredge.planners.agent.policy import MOST_DEVICES, Modes, load_policy
+from distredge.planners.annealing.strategy_arrays import joined
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distredge.planners.agent.policy import Policy
+    from distredge.planners.annealing.batch_pricing import BatchPricer
+    from distredge.planners.annealing.encoding import Codec
+    from distredge.planners.annealing.strategy_arrays import Batch
+
+Floats = NDArray[np.float64]
+
+ORDERS = 2
+"""Orders of the devices that are looked at, where they are free."""
+
+LEAST_SHARES = (0.03, 0.01, 0.06, 0.1, 0.15)
+"""Shares of a map's rows below which a device gets none; the first one for a mode as it is."""
+
+SHARPNESS = (0.7, 1.6)
+"""Range of factors on the logits of shares."""
+
+BIAS = 0.5
+"""Spread of a sample's bias for or against a device, on the logits."""
+
+WARMTH = 1.5
+"""How much less sure of its cuts a sample is than the policy."""
+
+
+def propose(
+    pricer: BatchPricer,
+    count: int,
+    seed: int,
+    scheme: Sequence[int] | None = None,
+    policy: Policy | None = None,
+) -> Batch:
+    """Returns strategies for a problem, each mode as it is first; they are not priced.
+
+    Args:
+        pricer: of the problem.
+        count: how many, about: at least one of each mode, and each single device besides.
+        seed: of the samples.
+        scheme: indices into `graph.cuts` where volumes must end, the last cut among them; None leaves that to the agent.
+        policy: None takes the shipped one.
+
+    Raises:
+        Unsupported: if there are more devices than the agent knows.
+        FileError, MissingDependency: if there is no policy, or nothing to run it.
+    """
+    codec = pricer.codec
+    devices = len(codec.names)
+    if devices > MOST_DEVICES:
+        raise Unsupported(f"the trained agent plans for up to {MOST_DEVICES} devices, here are {devices}")
+    found = [alone(codec)]
+    if devices > 1:
+        orders = orders_of(pricer)
+        policy = policy or load_policy()
+        modes = policy(np.stack([features(pricer, order)[0] for order in orders]))
+        found += decode(codec, modes, orders, count - devices, seed, scheme)
+    return joined(found)
+
+
+def alone(codec: Codec) -> Batch:
+    """Each device alone."""
+    count, last = len(codec.names), codec.candidates[-1]
+    batch = codec.empty(count)
+    batch.cuts[:, 0] = last
+    batch.rows[:, 0] = codec.choices.heights[last] * (np.arange(count + 1)[None] > np.arange(count)[:, None])
+    batch.head[:] = np.arange(count)
+    return batch
+
+
+def orders_of(pricer: BatchPricer) -> NDArray[np.int64]:
+    """Orders of the devices to look at, (n_orders, n_devices): the cluster's, and with the well connected in the middle."""
+    codec = pricer.codec
+    given = np.arange(len(codec.names))
+    if not codec.choices.free_order or len(set(codec.choices.kinds.tolist())) < 2:
+        return given[None]
+    arrays = pricer.kernel.links
+    access = arrays.access.reshape(-1, arrays.profile_of.shape[1] + 1, 2)[0][given].min(axis=1)
+    rising = np.lexsort((codec.choices.kinds, access))
+    middle = np.concatenate([rising[::2], rising[1::2][::-1]])
+    return np.unique(np.stack([given, middle]), axis=0)[:ORDERS]
+
+
+class _Variation(NamedTuple):
+    """How each of N samples departs from what the policy says.
+
+    Attributes:
+        sharp: (N,) factors on the logits of shares.
+        bias: (N, n_devices) added to them.
+        least: (N,) shares below which a device gets none.
+        warmth: (N,) divisors of all other logits; 0: what is likelier is chosen.
+    """
+
+    sharp: Floats
+    bias: Floats
+    least: Floats
+    warmth: Floats
+
+
+def decode(
+    codec: Codec, modes: Modes, orders: NDArray[np.int64], count: int, seed: int, scheme: Sequence[int] | None = None
+) -> list[Batch]:
+    """Turns what a policy says into strategies, a batch for each order of the devices.
+
+    Args:
+        codec: of the problem.
+        modes: what the policy says of each order.
+        orders: (n_orders, n_devices).
+        count: strategies in all, about.
+        seed: of the samples.
+        scheme: as of `propose`.
+    """
+    rng = np.random.default_rng((seed, 150))
+    number = modes.cut.shape[2]
+    each = max(1, count // (len(orders) * number))
+    found = []
+    for k, order in enumerate(orders):
+        mode = np.tile(np.arange(number), each)
+        varied = _variation(rng, len(mode), len(order), number)
+        found.append(_strategies(codec, Modes(*(m[k] for m in modes)), mode, varied, order, rng, scheme))
+    return found
+
+
+def _variation(rng: np.random.Generator, size: int, devices: int, plain: int) -> _Variation:
+    """Variations of which the first `plain` are none."""
+    sharp = np.exp(rng.uniform(*np.log(SHARPNESS), size))
+    bias = rng.normal(0.0, BIAS, (size, devices)) * rng.random((size, 1))
+    least = rng.choice(LEAST_SHARES, size)
+    warmth = rng.uniform(0.0, WARMTH, size)
+    sharp[:plain], bias[:plain], least[:plain], warmth[:plain] = 1.0, 0.0, LEAST_SHARES[0], 0.0
+    return _Variation(sharp, bias, least, warmth)
+
+
+def _strategies(
+    codec: Codec,
+    modes: Modes,
+    mode: NDArray[np.int64],
+    varied: _Variation,
+    order: NDArray[np.int64],
+    rng: np.random.Generator,
+    scheme: Sequence[int] | None,
+) -> Batch:
+    """Strategies of one order: `mode` says which of the policy's each is made of, `varied` how it departs from it."""
+    size, devices = len(mode), len(order)
+    candidates = codec.choices.candidates
+    if scheme is None:
+        places = np.arange(len(candidates))
+        cuts, ends = candidates, _chosen(modes.cut[:, mode].T, varied, rng)
+        ends[:, -1] = True
+    else:
+        cuts = np.asarray(scheme, np.int64)
+        places = np.minimum(np.searchsorted(candidates, cuts), len(candidates) - 1)
+        ends = np.ones((size, len(cuts)), bool)
+    logits = modes.share[:, places][:, :, mode].transpose(2, 1, 0) * varied.sharp[:, None, None] + varied.bias[:, None]
+    rows = _rows(logits, varied.least, codec.choices.heights[cuts])
+    batch = codec.empty(size)
+    # What ends a volume moves to the front, in order.
+    kept = min(int(ends.sum(axis=1).max()), batch.cuts.shape[1])
+    front = np.argsort(~ends, axis=1, kind="stable")[:, :kept]
+    ended = np.take_along_axis(ends, front, axis=1)
+    ended_late = ends.sum(axis=1) > kept
+    batch.cuts[:, :kept] = np.where(ended, cuts[front], -1)
+    batch.rows[:, :kept] = np.take_along_axis(rows, front[:, :, None], axis=1)
+    if ended_late.any():  # more volumes than fit: the last one must still end the body
+        batch.cuts[ended_late, kept - 1] = cuts[-1]
+        batch.rows[ended_late, kept - 1] = rows[ended_late, -1]
+    batch.order[:] = order
+    if codec.choices.boundary:
+        first = _chosen(modes.boundary[places][:, mode].T, varied, rng)
+        batch.boundary[:, :kept] = np.take_along_axis(first, front, axis=1) & ended
+    gumbel = rng.gumbel(size=(size, devices)) * varied.warmth[:, None]
+    batch.head[:] = np.argmax(modes.head[:, mode].T + gumbel, axis=1)
+    return batch
+
+
+def _chosen(logits: NDArray[np.float32], varied: _Variation, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(N, n) what is chosen by logits of that shape, more at random where a variation is warm."""
+    noise = rng.logistic(size=logits.shape) * varied.warmth[:, None]
+    return np.asarray(logits + noise > 0.0)
+
+
+def _rows(logits: Floats, least: Floats, heights: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(N, n_cuts, n_devices + 1) cut points of shares with logits (N, n_cuts, n_devices)."""
+    share = np.exp(logits - logits.max(axis=2, keepdims=True))
+    share /= share.sum(axis=2, keepdims=True)
+    share[share < np.minimum(least[:, None, None], 0.9 * share.max(axis=2, keepdims=True))] = 0.0
+    total = np.cumsum(share, axis=2)
+    points = np.rint(total / total[:, :, -1:] * heights[None, :, None])
+    return np.concatenate([np.zeros((*points.shape[:2], 1)), points], axis=2).astype(np.int32)
