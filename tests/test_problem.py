@@ -126,13 +126,17 @@ def test_a_problem_survives_a_trip_to_another_process(graph: Graph, cluster: Clu
     assert (copy.free_order, copy.latency_limit_s, offload_latency_s(copy)) == (False, 2.0, latency_s)
 
 
-def test_what_is_known_of_a_problem_goes_with_it(graph: Graph, cluster: Cluster) -> None:
+def test_what_is_known_of_a_problem_goes_with_its_graph(cluster: Cluster) -> None:
+    graph = zoo.build("vgg16", (1, 3, 32, 32), width=0.25)
     problem = Problem(graph, cluster)
     costs = weakref.ref(part_costs(problem, cluster.names[0]))
     assert offload_latency_s(problem) > 0
     assert costs() is part_costs(problem, cluster.names[0])
     assert vars(problem).keys() == {field.name for field in dataclasses.fields(problem)}
-    del problem
+    problem = Problem(graph, dataclasses.replace(cluster, link_model="independent"))
+    gc.collect()
+    assert costs() is part_costs(problem, cluster.names[0])
+    del problem, graph
     gc.collect()
     assert costs() is None
 

@@ -61,8 +61,7 @@ from numpy.typing import ArrayLike, NDArray
 from distredge.errors import StrategyError, Unsupported, located
 from distredge.latency.kernel.arguments import Found, KernelTables, Plans
 from distredge.latency.kernel.link_arrays import links_of
-from distredge.latency.tables.volume_geometry import GraphGeometry
-from distredge.latency.tables.volume_tables import Tables
+from distredge.latency.tables.volume_tables import tables_of
 from distredge.model.wires import WIRE_NUMBERS
 
 if TYPE_CHECKING:
@@ -87,22 +86,21 @@ class Kernel:
 
     Args:
         graph: the model.
-        clusters: one or more; tables are shared between devices of one profile.
-        geometry: the graph's row arithmetic, when another kernel has it already.
+        clusters: one or more. Kernels of one graph whose clusters have the same profiles share their tables: another
+            cluster of the same boards, or other rates, cost nothing.
 
     Raises:
         Unsupported: if a cluster is of a kind that only the simulator prices.
         ProfileError: if a profile lacks an operator of the head.
     """
 
-    def __init__(self, graph: Graph, clusters: Sequence[Cluster], geometry: GraphGeometry | None = None) -> None:
+    def __init__(self, graph: Graph, clusters: Sequence[Cluster]) -> None:
         self.graph = graph
         self.clusters = tuple(clusters)
         profiles = {id(device.profile): device.profile for cluster in self.clusters for device in cluster.devices}
-        self._column = {key: column for column, key in enumerate(profiles)}
-        self.tables = Tables(graph, tuple(profiles.values()), geometry)
-        self._head_seconds = self.tables.head_seconds()
-        self.links = links_of(self.clusters, self._column)
+        self.tables = tables_of(graph, profiles.values())
+        self._head_seconds = self.tables.head_seconds
+        self.links = links_of(self.clusters, {key: self.tables.column[profile] for key, profile in profiles.items()})
         self._n_devices = np.array([len(cluster.devices) for cluster in self.clusters], dtype=np.int64)
 
     def latency_s(
@@ -255,9 +253,10 @@ class Kernel:
     def arguments(self) -> KernelTables:
         """Returns the tables as they stand now, for compiled code."""
         tables = self.tables
-        return KernelTables(
-            tables.model(), tables.ints.data, tables.seconds.data, self._head_seconds, int(tables.max_phases)
-        )
+        with tables.lock:
+            return KernelTables(
+                tables.model(), tables.ints.data, tables.seconds.data, self._head_seconds, int(tables.max_phases)
+            )
 
     def _run(self, plans: Plans, threads: int, exact: bool, finish: bool) -> Found:
         missing, packed = _compiled("needs")(self.tables.index, plans.cuts, plans.wires)

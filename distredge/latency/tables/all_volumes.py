@@ -54,11 +54,23 @@ def fill(tables: Tables, cuts: list[int], stop: Callable[[], bool] = lambda: Fal
     Returns:
         (n_cuts, n_cuts) which volumes the walk can do and are tabulated now, whoever asked for them first.
     """
+    with tables.lock:
+        done = tables.filled.get(tuple(cuts))
+        if done is None:
+            able, whole = _fill(tables, cuts, stop)
+            done = np.asarray(able & (tables.index >= 0))
+            if whole:
+                tables.filled[tuple(cuts)] = done
+    return done
+
+
+def _fill(tables: Tables, cuts: list[int], stop: Callable[[], bool]) -> tuple[NDArray[np.bool_], bool]:
+    """What the walk can do, (n_cuts, n_cuts), and whether all of that is tabulated now."""
     body = flatten(tables)
     able = np.zeros(tables.index.shape, bool)
     jobs = _jobs(tables, body, cuts, able)
     if not jobs:
-        return able
+        return able, True
     _place_sums(tables, body, any((job.height + 1) ** 2 > LARGEST for job in jobs))
     nothing_at = tables.ints.add(np.zeros(len(tables.numbers), np.int32))
     operators, tensors, entries = len(body.operators), len(body.tensors), body.most_entries
@@ -67,9 +79,9 @@ def fill(tables: Tables, cuts: list[int], stop: Callable[[], bool] = lambda: Fal
     tables.seconds.reserve(min(sum(_most(body, job)[w.SIZE_SECONDS] for job in jobs), AT_ONCE))
     for job in jobs:
         if stop():
-            break
+            return able, False
         _fill_end(tables, body, job, spans, room, nothing_at)
-    return np.asarray(able & (tables.index >= 0))
+    return able, True
 
 
 @dataclass(frozen=True)

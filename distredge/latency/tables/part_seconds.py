@@ -327,7 +327,8 @@ def _compiled(stamp: str) -> Any:
             phases = end.starts[at, START_PHASES]
             if phases > 1:
                 _clear(cells.sums, 1, 1 + phases, count)
-                for other in range(place, end.place):
+                # Backwards as well, so that sums are those of `volume_tables` to the last digit.
+                for other in range(end.place - 1, place - 1, -1):
                     if end.operators[other, OP_COMPUTED]:
                         q = 1 + end.phase[at, other]
                         _count_rows(end.spans, cells.cells, count, other, end.band)

@@ -32,6 +32,7 @@ Offsets are into `ints` (rows and places) or `seconds`.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import Unsupported
+from distredge.latency.beside import beside
+from distredge.latency.costs.part_costs import costs_of
 from distredge.latency.tables.columns import (
     N_FIRST,
     N_PHASES,
@@ -58,16 +61,19 @@ from distredge.model.operators import Kind
 from distredge.model.volumes import Decision
 from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES, WIRES, wire_of_number
 from distredge.model.zero_shares import zero_shares
-from distredge.profiles.part_costs import PartCosts, part_seconds
+from distredge.profiles.part_costs import part_seconds
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.model.nodes import Tensor
     from distredge.profiles.compute import ComputeProfile
-
+    from distredge.profiles.part_costs import PartCosts
 
 LARGEST = 40_000
 """Entries of a table of seconds above which the volume is summed instead."""
+
+KEPT = 4
+"""Tables of other sets of profiles that are kept with a graph when no kernel uses them: some megabytes each."""
 
 _BY_NUMBER = [WIRES[wire_of_number(WIRES)[number]] for number in range(N_WIRES)]
 
@@ -110,20 +116,30 @@ class Flat:
 class Tables:
     """Tables of one graph for some profiles.
 
+    Several kernels may use them, in several threads: what changes them holds `lock`. What they have given out stays as
+    it is, since they only grow.
+
     Args:
         graph: the model.
         profiles: boards' profiles, the columns of the tables.
-        geometry: row arithmetic of the graph, when it exists already.
+
+    Attributes:
+        lock: held by who changes the tables, or reads several of them that belong together.
+        column: of each profile.
+        filled: by rising cuts, which of the volumes between them `all_volumes.fill` has been through.
     """
 
-    def __init__(self, graph: Graph, profiles: Sequence[ComputeProfile], geometry: GraphGeometry | None = None) -> None:
+    def __init__(self, graph: Graph, profiles: Sequence[ComputeProfile]) -> None:
         self.graph = graph
-        self.geometry = geometry or GraphGeometry(graph)
+        self.lock = threading.RLock()
+        self.column = {profile: column for column, profile in enumerate(profiles)}
+        self.filled: dict[tuple[int, ...], NDArray[np.bool_]] = {}
+        self.geometry = beside(graph).get("geometry", (), lambda: GraphGeometry(graph))
         self.ints, self.seconds = Flat(np.int32), Flat(np.float64)
         self.index = np.full((len(graph.cuts), len(graph.cuts)), -1, dtype=np.int64)
         self.cut_heights = np.array([cut.height for cut in graph.cuts], dtype=np.int64)
         self.max_phases = 1
-        self.costs = [PartCosts(graph, profile) for profile in profiles]
+        self.costs = [costs_of(graph, profile) for profile in profiles]
         self._volumes, self._phases = Flat(np.int64, VOLUME), Flat(np.int64, PHASE)
         self._needs, self._sums = Flat(np.int64, NEED), Flat(np.int64, SUM)
         self._partials = Flat(np.int64, PARTIAL)
@@ -148,12 +164,14 @@ class Tables:
         Raises:
             Unsupported: if one message could have more bytes than the tables can add up.
         """
-        if self._zero_shares is not None:
+        shares = zero_shares(self.graph)
+        if shares is self._zero_shares:
             return
         if sum(self.graph.tensors[name].elements for name in self.numbers) * FLOAT32_BYTES >= 1 << (PACKED_SHIFT - 1):
             raise Unsupported("packed rows of more than 2 GiB")
-        self._zero_shares = zero_shares(self.graph)
-        self._model = None
+        with self.lock:
+            self._zero_shares = shares
+            self._model = None
 
     def _tensor_rows(self) -> list[tuple[int, ...]]:
         graph = self.graph
@@ -182,9 +200,10 @@ class Tables:
 
     def model(self) -> Ints:
         """Returns all tables of integers in one array, (n,) int64; see the module's text."""
-        if self._model is None:
-            self._model = self._flatten()
-        return self._model
+        with self.lock:
+            if self._model is None:
+                self._model = self._flatten()
+            return self._model
 
     def _flatten(self) -> Ints:
         graph, head = self.graph, self._head
@@ -216,8 +235,9 @@ class Tables:
     def _numbered(self, names: Iterable[str]) -> Ints:
         return _ints(self.numbers[n] for n in names)
 
+    @functools.cached_property
     def head_seconds(self) -> NDArray[np.float64]:
-        """Returns the seconds of the head on each profile, (n_profiles,); 0 without a head.
+        """Seconds of the head on each profile, (n_profiles,); 0 without a head.
 
         Raises:
             ProfileError: if a profile lacks an operator of the head.
@@ -231,12 +251,13 @@ class Tables:
             Unsupported: if the kernel cannot price it.
             ProfileError: if a profile lacks an operator.
         """
-        if self.index[first + 1, last] >= 0:
-            return
-        geometry = self.geometry.volume(first, last)
-        classes = _classes(geometry, self._priced_edges)
-        phases = _ints(self._phase(geometry, number, classes) for number in range(len(geometry.phases)))
-        self._add(first, last, geometry.height, geometry.band, classes, phases, geometry.made_in)
+        with self.lock:
+            if self.index[first + 1, last] >= 0:
+                return
+            geometry = self.geometry.volume(first, last)
+            classes = _classes(geometry, self._priced_edges)
+            phases = _ints(self._phase(geometry, number, classes) for number in range(len(geometry.phases)))
+            self._add(first, last, geometry.height, geometry.band, classes, phases, geometry.made_in)
 
     def lists(self) -> tuple[Flat | None, ...]:
         """Returns needs, partial results, nothing, phases and sums, for who tabulates volumes elsewhere."""
@@ -399,6 +420,17 @@ class Tables:
             elements = elements + _row_elements(self.graph.tensors[name]) * np.maximum(size(span), 0)
         total = part_seconds(costs.terms, total, elements)
         return np.where(works, total, 0.0)
+
+
+def tables_of(graph: Graph, profiles: Iterable[ComputeProfile]) -> Tables:
+    """Returns the tables of a graph for a set of profiles, in whatever order: one object for all who ask.
+
+    Args:
+        graph: the model.
+        profiles: boards' profiles; equal ones count once.
+    """
+    different = tuple(dict.fromkeys(profiles))
+    return beside(graph).get("tables", frozenset(different), lambda: Tables(graph, different), KEPT)
 
 
 def _row_elements(tensor: Tensor) -> int:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distredge.latency.beside import beside
 from distredge.model.wires import WIRE_NUMBERS, is_packed, wire_of_number
 from distredge.planners.annealing.strategy_arrays import Batch, Choices, empty_batch
 from distredge.planners.common.building import build, volume
 
 if TYPE_CHECKING:
     from distredge.cluster import Device, Link
+    from distredge.model.graph import Graph
     from distredge.problem import Problem
     from distredge.strategy import PlannerRef, Strategy
 
@@ -147,19 +149,23 @@ def _link(link: Link) -> object:
 
 
 def candidate_cuts(problem: Problem) -> list[int]:
-    """Cuts that a search considers; the last one ends the body.
+    """Cuts that a search considers, of each graph looked for once; the last one ends the body.
 
     Between two cuts without an operator that widens its rows (kernel 1, elementwise), cutting later costs no halo. Of
     such a run the last cut and the one with the fewest bytes alive are kept. Of more than `MOST_CANDIDATES` those go
     first that have more bytes alive than their neighbours and lie close to them.
     """
     graph = problem.graph
+    return list(beside(graph).get("candidate cuts", (), lambda: _candidates(graph)))
+
+
+def _candidates(graph: Graph) -> list[int]:
     alive = [sum(graph.tensors[t].size_bytes for t in cut.tensors) for cut in graph.cuts]
     runs: list[list[int]] = [[]]
     for cut in graph.cuts:
         runs[-1].append(cut.index)
         following = graph.cuts[cut.index + 1].position if cut.index + 1 < len(graph.cuts) else cut.position
-        if any(_widens(problem, place) for place in range(cut.position, following)):
+        if any(_widens(graph, place) for place in range(cut.position, following)):
             runs.append([])
     last = graph.cuts[-1].index
     kept = sorted({last} | {i for run in runs if run for i in (run[-1], min(run, key=lambda i: alive[i]))})
@@ -176,9 +182,8 @@ def candidate_cuts(problem: Problem) -> list[int]:
     return kept
 
 
-def _widens(problem: Problem, place: int) -> bool:
+def _widens(graph: Graph, place: int) -> bool:
     """Whether the operator at a place of the body needs other rows than it makes."""
-    graph = problem.graph
     op = graph.operators[graph.body.operators[place]]
     out = graph.tensors[op.outputs[0]].height
     kernel = op.attributes.get("kernel_shape", ())

@@ -59,7 +59,8 @@ class Phase(NamedTuple):
 def test_fills_in_what_the_tables_would_hold(graph: Graph, s_per_byte: float) -> None:
     cuts = candidate_cuts(Problem(graph, load_cluster("db-50", [graph])))
     cluster = boards(graph, s_per_byte)
-    filled, plain = Kernel(graph, [cluster]).tables, Kernel(graph, [cluster]).tables
+    profiles = [device.profile for device in cluster.devices]
+    filled, plain = Tables(graph, profiles), Tables(graph, profiles)
     fill(filled, cuts)
     pairs = [(start, end) for start in [0, *(cut + 1 for cut in cuts)] for end in cuts if start <= end]
     assert all(filled.index[pair] >= 0 for pair in pairs)
@@ -77,7 +78,8 @@ def test_fills_in_what_the_tables_would_hold(graph: Graph, s_per_byte: float) ->
             assert found.needs.keys() == wanted.needs.keys()
             for tensor, rows in found.needs.items():
                 np.testing.assert_array_equal(rows, wanted.needs[tensor])
-            np.testing.assert_allclose(found.seconds, wanted.seconds, rtol=1e-12)
+            # To the last digit: what a search finds may not depend on who tabulated a volume.
+            np.testing.assert_array_equal(found.seconds, wanted.seconds)
 
 
 def boards(graph: Graph, s_per_byte: float) -> Cluster:
@@ -161,16 +163,16 @@ def drawn(problem: Problem, cuts: list[int], count: int) -> list[Strategy]:
     return found
 
 
-def test_a_device_whose_part_is_empty_inside_is_not_kept_busy() -> None:
+@pytest.mark.parametrize("walked", [False, True])
+def test_a_device_whose_part_is_empty_inside_is_not_kept_busy(walked: bool) -> None:
     graph = zoo.build("unet", (1, 3, 64, 64), width=0.25)
-    problem = Problem(graph, boards(graph, 0.0))
     lowest = next(cut.index for cut in graph.cuts if len(cut.tensors) == 5)
-    for kernel in (Kernel(graph, [problem.cluster]), Kernel(graph, [problem.cluster])):
-        cuts = [lowest - 1, lowest]
-        # Rows 1 and 2 of 64 own nothing of the map of 4 rows that the second volume makes.
-        finish_s, _ = kernel.finish_s([cuts], [[[0, 64, 64, 64, 64], [0, 1, 2, 64, 64]]])
-        assert finish_s[0, 1] == 0.0
+    kernel, cuts = Kernel(graph, [boards(graph, 0.0)]), [lowest - 1, lowest]
+    if walked:
         fill(kernel.tables, cuts)
+    # Rows 1 and 2 of 64 own nothing of the map of 4 rows that the second volume makes.
+    finish_s, _ = kernel.finish_s([cuts], [[[0, 64, 64, 64, 64], [0, 1, 2, 64, 64]]])
+    assert finish_s[0, 1] == 0.0
 
 
 def test_what_is_empty_inside_too_often_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
