@@ -35,6 +35,7 @@ METHODS: dict[str, str] = {
     "dpfp": "distredge.planners.published.dpfp:plan",
     "halp": "distredge.planners.published.halp:plan",
     "distredge": "distredge.agents.osds:plan",
+    "agent": "distredge.planners.agent.planning:plan",
     "search": "distredge.planners.search:plan",
     "auto": "distredge.planners.auto:plan",
 }
@@ -43,7 +44,7 @@ METHODS: dict[str, str] = {
 OVERLAPPING = ("halp",)
 """Methods that are about computing first what others wait for: they may even where a problem is as published."""
 
-OF_ALL_OPTIONS = ("distredge", "search", "auto")
+OF_ALL_OPTIONS = ("distredge", "agent", "search", "auto")
 """Methods that use all that a problem offers by themselves; strategies of the others are given the rest afterwards."""
 
 __all__ = ["METHODS", "OF_ALL_OPTIONS", "OVERLAPPING", "of_method", "plan", "run"]

@@ -18,10 +18,13 @@ from msgspec import Struct
 
 from distredge.errors import DistredgeError
 from distredge.experiments.common.agent_cases import TRAINING_MODELS, AgentCase, draw_case
+from distredge.planners.agent.policy import load_policy
+from distredge.planners.agent.proposals import propose
 from distredge.planners.annealing.batch_pricing import BatchPricer
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.annealing.lowest_latency import Search
-from distredge.planners.annealing.strategy_arrays import Batch
+from distredge.planners.annealing.polishing import polish
+from distredge.planners.annealing.strategy_arrays import Batch, joined
 from distredge.planners.budget import Budget
 
 SIZES = ((2, 4), (3, 6), (4, 8), (6, 12), (10, 16))
@@ -32,6 +35,10 @@ SIZE_SHARES = (0.25, 0.3, 0.2, 0.13, 0.12)
 FIRST_S, LITTLE, KEPT_IF_LITTLE = 0.06, 1.03, 0.2
 """Seconds of a first search; what is gained over the best single device by then that counts as little; and the share of
 such cases that are kept, with what was found: there is little to learn from them."""
+
+
+PROPOSALS = 520
+"""Strategies that a policy proposes for a label."""
 
 
 class Label(Struct, frozen=True, kw_only=True):
@@ -92,6 +99,56 @@ def searched(seed: int, seconds: float) -> Label | None:
         longer = _search(problem, seconds * (1.0 + max(0, len(case.boards) - 4) / 6.0), seed)
         search = min(search, longer, key=lambda s: s.latency_s)
     return label_of(seed, case, search.found, search.latency_s, offload_s, "search")
+
+
+def proposed(
+    seed: int, case: AgentCase, policy: Path, seconds: float, origin: str, known: Label | None
+) -> Label | None:
+    """Labels a case by what a policy proposes and some polish, and by what was known before, if that is better.
+
+    Args:
+        seed: of the case.
+        case: the problem.
+        policy: file of the policy.
+        seconds: of polish, on the processor; longer with more devices.
+        origin: what to call the round.
+        known: the label so far, whose strategy is polished with the others.
+    """
+    try:
+        codec = Codec(case.problem())
+        pricer = BatchPricer(codec, Budget(evaluations=1))
+        pricer.fill()
+        found = propose(pricer, PROPOSALS, seed, policy=load_policy(policy))
+    except DistredgeError:
+        return None
+    offload_s = float(single_devices(pricer, codec)[1].min())
+    if known is not None:
+        found = joined([found, batch_of(known, codec)])
+    longer_s = seconds * (1.0 + max(0, len(case.boards) - 4) / 6.0)
+    best, latency_s = polish(pricer, found, Budget(longer_s, clock=time.process_time), seed)
+    if known is not None and known.latency_s <= latency_s[0]:
+        return known
+    if len(latency_s) == 0:
+        return None
+    little = known is None and latency_s[0] * LITTLE > offload_s
+    if little and seed % round(1 / KEPT_IF_LITTLE):
+        return None
+    return label_of(seed, case, best, float(latency_s[0]), offload_s, origin)
+
+
+POLISHED_S = 0.005
+"""Seconds of polish in `ratios`."""
+
+
+def ratios(label: Label, policy: Path) -> tuple[float, float]:
+    """Images per second of a policy over those of a label: its best proposal as it is, and after 5 ms of polish."""
+    codec = Codec(label.case.problem())
+    pricer = BatchPricer(codec, Budget(evaluations=1))
+    pricer.fill()
+    found = propose(pricer, PROPOSALS, label.seed, policy=load_policy(policy))
+    raw_s = float(pricer.price(found, again=True).min())
+    _, latency_s = polish(pricer, found, Budget(POLISHED_S, clock=time.process_time), label.seed)
+    return label.latency_s / raw_s, label.latency_s / float(latency_s[0])
 
 
 class _Found(Search):

@@ -50,11 +50,12 @@ class _Attention(nn.Module):
         """`mask` is (B, length), true where there is something."""
         b, r, n, w = x.shape
         q, k, v = self.into(self.norm(x)).reshape(b, r, n, 3, self.heads, w // self.heads).permute(3, 0, 1, 4, 2, 5)
-        scores = q @ k.transpose(-1, -2) * (w // self.heads) ** -0.5
+        scores: Tensor = q @ k.transpose(-1, -2) * (w // self.heads) ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None, None, :], -1e9)
         found = scores.softmax(-1) @ v
-        return x + self.out(found.transpose(2, 3).reshape(b, r, n, w))
+        added: Tensor = self.out(found.transpose(2, 3).reshape(b, r, n, w))
+        return x + added
 
 
 class _Block(nn.Module):

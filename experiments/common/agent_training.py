@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -74,13 +75,10 @@ def example(label: Label) -> Example | None:
     ends[places] = True
     boundary = np.array(label.boundary, np.float32)[volume]
     gain = label.offload_s / label.latency_s
-    return Example(
-        tokens, share[volume].astype(np.float32), ends, boundary, label.head, 1.0 if gain > 1.02 else 0.4
-    )
+    return Example(tokens, share[volume].astype(np.float32), ends, boundary, label.head, 1.0 if gain > 1.02 else 0.4)
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """B examples, filled up to the same size."""
 
     tokens: Tensor
@@ -93,7 +91,9 @@ class Batch:
     weight: Tensor
 
 
-def batches(examples: Sequence[Example], rng: np.random.Generator, flips: bool = True) -> Iterator[Batch]:
+def batches(
+    examples: Sequence[Example], rng: np.random.Generator, flips: bool = True, device: str = "cpu"
+) -> Iterator[Batch]:
     """Batches of examples of like size, in random order; each turned upside down in half of the cases."""
     noise = rng.random(len(examples))
     sizes = [(len(e.tokens), e.tokens.shape[1], noise[i], i) for i, e in enumerate(examples)]
@@ -107,7 +107,8 @@ def batches(examples: Sequence[Example], rng: np.random.Generator, flips: bool =
             widest, longest = devices, cuts
         groups[-1].append(i)
     for g in rng.permutation(len(groups)):
-        yield collate([flipped(examples[i]) if flips and rng.random() < 0.5 else examples[i] for i in groups[g]])
+        chosen = [flipped(examples[i]) if flips and rng.random() < 0.5 else examples[i] for i in groups[g]]
+        yield Batch._make(tensor.to(device) for tensor in collate(chosen))
 
 
 def flipped(found: Example) -> Example:
@@ -161,7 +162,8 @@ def losses(said: Outputs, batch: Batch) -> Tensor:
     boundary = functional.binary_cross_entropy_with_logits(said.boundary, first, reduction="none")
     found = found + BOUNDARY * (boundary * (batch.ends * known)[..., None]).sum(1)
     head = said.head.masked_fill(~batch.devices[..., None], -1e9).log_softmax(1)
-    return found - HEAD * head[torch.arange(len(known)), batch.head]
+    found: Tensor = found - HEAD * head[torch.arange(len(known)), batch.head]
+    return found
 
 
 def loss_of(said: Outputs, batch: Batch) -> Tensor:
@@ -173,12 +175,12 @@ def loss_of(said: Outputs, batch: Batch) -> Tensor:
 
 def train_epoch(
     network: AgentNetwork, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler,
-    examples: Sequence[Example], rng: np.random.Generator,
+    examples: Sequence[Example], rng: np.random.Generator, device: str = "cpu",
 ) -> float:  # fmt: skip
     """Goes through all examples once; returns the mean loss."""
     network.train()
     total = number = 0.0
-    for batch in batches(examples, rng):
+    for batch in batches(examples, rng, device=device):
         loss = loss_of(network(batch.tokens, batch.devices, batch.cuts), batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -190,11 +192,11 @@ def train_epoch(
 
 
 @torch.no_grad()
-def mean_loss(network: AgentNetwork, examples: Sequence[Example]) -> float:
+def mean_loss(network: AgentNetwork, examples: Sequence[Example], device: str = "cpu") -> float:
     """The mean loss over examples, without learning."""
     network.eval()
     total = number = 0.0
-    for batch in batches(examples, np.random.default_rng(0), flips=False):
+    for batch in batches(examples, np.random.default_rng(0), flips=False, device=device):
         loss = float(loss_of(network(batch.tokens, batch.devices, batch.cuts), batch))
         total, number = total + loss * len(batch.head), number + len(batch.head)
     return total / max(number, 1.0)

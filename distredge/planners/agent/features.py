@@ -49,7 +49,7 @@ class ModelFacts:
         input_elements: of all inputs.
         result_bytes: of all outputs.
         segments: operators of the body between each candidate and the one before it, (operator, rows of its output).
-        halo: (n_cuts,) rows of the candidate before that the last row there needs beyond its own share.
+        halo: (n_cuts,) share of a map's rows that each segment's windows reach beyond a part, about.
     """
 
     heights: NDArray[np.int64]
@@ -172,13 +172,12 @@ def model_facts(codec: Codec) -> ModelFacts:
 def _model_facts(codec: Codec) -> ModelFacts:
     graph = codec.problem.graph
     segments, halo, before = [], [], 0
-    above = graph.tensors[graph.input_names[0]].height
     for index in codec.candidates:
         cut = graph.cuts[index]
         operators = [graph.body.operators[place] for place in range(before, cut.position)]
         segments.append(tuple((i, graph.tensors[graph.operators[i].outputs[0]].height) for i in operators))
-        halo.append(_halo(graph, operators, above))
-        before, above = cut.position, cut.height
+        halo.append(_halo(graph, operators))
+        before = cut.position
     return ModelFacts(
         heights=np.array([graph.cuts[i].height for i in codec.candidates], np.int64),
         alive_bytes=np.array(
@@ -192,15 +191,14 @@ def _model_facts(codec: Codec) -> ModelFacts:
     )
 
 
-def _halo(graph: Graph, operators: list[int], height: int) -> float:
-    """Share of a map's rows that windows of the operators of a segment reach beyond it, about."""
+def _halo(graph: Graph, operators: list[int]) -> float:
+    """Share of a map's rows that the windows of a segment's operators reach beyond it, about."""
     reach = 0.0
     for i in operators:
-        signature = graph.signatures[i]
-        kernel = signature.kernel[0] if signature is not None and signature.kernel else 1
-        rows = graph.tensors[graph.operators[i].activation_names[0]].height if graph.operators[i].activation_names else 1
-        reach += (kernel - 1) / max(rows, 1)
-    return min(1.0, reach) if height else 0.0
+        signature, read = graph.signatures[i], graph.operators[i].activation_names
+        if signature is not None and signature.kernel and read:
+            reach += (signature.kernel[0] - 1) / max(graph.tensors[read[0]].height, 1)
+    return min(1.0, reach)
 
 
 def board_facts(kernel: Kernel, codec: Codec, column: int) -> BoardFacts:

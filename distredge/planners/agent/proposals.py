@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from distredge.planners.annealing.encoding import Codec
     from distredge.planners.annealing.strategy_arrays import Batch
 
-Floats = NDArray[np.float64]
+Logits = NDArray[np.float32]
 
 ORDERS = 2
 """Orders of the devices that are looked at, where they are free."""
@@ -55,7 +55,7 @@ def propose(
         pricer: of the problem.
         count: how many, about: at least one of each mode, and each single device besides.
         seed: of the samples.
-        scheme: indices into `graph.cuts` where volumes must end, the last cut among them; None leaves that to the agent.
+        scheme: indices into `graph.cuts` where volumes must end, the last cut among them; None: where the agent says.
         policy: None takes the shipped one.
 
     Raises:
@@ -86,7 +86,7 @@ def alone(codec: Codec) -> Batch:
 
 
 def orders_of(pricer: BatchPricer) -> NDArray[np.int64]:
-    """Orders of the devices to look at, (n_orders, n_devices): the cluster's, and with the well connected in the middle."""
+    """Orders of devices to look at, (n_orders, n_devices): as given, and with who is well connected in the middle."""
     codec = pricer.codec
     given = np.arange(len(codec.names))
     if not codec.choices.free_order or len(set(codec.choices.kinds.tolist())) < 2:
@@ -108,10 +108,10 @@ class _Variation(NamedTuple):
         warmth: (N,) divisors of all other logits; 0: what is likelier is chosen.
     """
 
-    sharp: Floats
-    bias: Floats
-    least: Floats
-    warmth: Floats
+    sharp: Logits
+    bias: Logits
+    least: Logits
+    warmth: Logits
 
 
 def decode(
@@ -140,12 +140,12 @@ def decode(
 
 def _variation(rng: np.random.Generator, size: int, devices: int, plain: int) -> _Variation:
     """Variations of which the first `plain` are none."""
-    sharp = np.exp(rng.uniform(*np.log(SHARPNESS), size))
+    sharp = np.exp(rng.uniform(np.log(SHARPNESS[0]), np.log(SHARPNESS[1]), size))
     bias = rng.normal(0.0, BIAS, (size, devices)) * rng.random((size, 1))
     least = rng.choice(LEAST_SHARES, size)
     warmth = rng.uniform(0.0, WARMTH, size)
     sharp[:plain], bias[:plain], least[:plain], warmth[:plain] = 1.0, 0.0, LEAST_SHARES[0], 0.0
-    return _Variation(sharp, bias, least, warmth)
+    return _Variation(*(array.astype(np.float32) for array in (sharp, bias, least, warmth)))
 
 
 def _strategies(
@@ -160,47 +160,61 @@ def _strategies(
     """Strategies of one order: `mode` says which of the policy's each is made of, `varied` how it departs from it."""
     size, devices = len(mode), len(order)
     candidates = codec.choices.candidates
-    if scheme is None:
-        places = np.arange(len(candidates))
-        cuts, ends = candidates, _chosen(modes.cut[:, mode].T, varied, rng)
-        ends[:, -1] = True
-    else:
-        cuts = np.asarray(scheme, np.int64)
-        places = np.minimum(np.searchsorted(candidates, cuts), len(candidates) - 1)
-        ends = np.ones((size, len(cuts)), bool)
-    logits = modes.share[:, places][:, :, mode].transpose(2, 1, 0) * varied.sharp[:, None, None] + varied.bias[:, None]
-    rows = _rows(logits, varied.least, codec.choices.heights[cuts])
     batch = codec.empty(size)
-    # What ends a volume moves to the front, in order.
-    kept = min(int(ends.sum(axis=1).max()), batch.cuts.shape[1])
-    front = np.argsort(~ends, axis=1, kind="stable")[:, :kept]
-    ended = np.take_along_axis(ends, front, axis=1)
-    ended_late = ends.sum(axis=1) > kept
-    batch.cuts[:, :kept] = np.where(ended, cuts[front], -1)
-    batch.rows[:, :kept] = np.take_along_axis(rows, front[:, :, None], axis=1)
-    if ended_late.any():  # more volumes than fit: the last one must still end the body
-        batch.cuts[ended_late, kept - 1] = cuts[-1]
-        batch.rows[ended_late, kept - 1] = rows[ended_late, -1]
+    if scheme is None:
+        places, ended = _ends(modes.cut[:, mode].T, varied, batch.cuts.shape[1], rng)
+        cuts = candidates[places]
+    else:
+        cuts = np.broadcast_to(np.asarray(scheme, np.int64), (size, len(scheme)))
+        places, ended = np.minimum(np.searchsorted(candidates, cuts), len(candidates) - 1), np.ones(cuts.shape, bool)
+    kept = cuts.shape[1]
+    logits = np.ascontiguousarray(modes.share.transpose(2, 1, 0))[mode[:, None], places]
+    logits = logits * varied.sharp[:, None, None] + varied.bias[:, None]
+    batch.cuts[:, :kept] = np.where(ended, cuts, -1)
+    batch.rows[:, :kept, 1:] = _points(logits, varied.least, codec.choices.heights[cuts])
     batch.order[:] = order
     if codec.choices.boundary:
-        first = _chosen(modes.boundary[places][:, mode].T, varied, rng)
-        batch.boundary[:, :kept] = np.take_along_axis(first, front, axis=1) & ended
+        batch.boundary[:, :kept] = ended & _chosen(modes.boundary[places, mode[:, None]], varied, rng)
     gumbel = rng.gumbel(size=(size, devices)) * varied.warmth[:, None]
     batch.head[:] = np.argmax(modes.head[:, mode].T + gumbel, axis=1)
     return batch
 
 
-def _chosen(logits: NDArray[np.float32], varied: _Variation, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(N, n) what is chosen by logits of that shape, more at random where a variation is warm."""
-    noise = rng.logistic(size=logits.shape) * varied.warmth[:, None]
-    return np.asarray(logits + noise > 0.0)
+def _ends(
+    logits: Logits, varied: _Variation, most: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where volumes end: (N, n) places among the candidates, in order, and (N, n) which of those are meant.
+
+    Args:
+        logits: (N, n_candidates) that a volume ends there; the last candidate always ends one.
+        varied: how samples depart from that.
+        most: volumes that a strategy may have; of more, the last ones are one.
+        rng: of the samples.
+    """
+    ends = _chosen(logits, varied, rng)
+    ends[:, -1] = True
+    count = ends.sum(axis=1)
+    kept = min(int(count.max()), most)
+    number = np.cumsum(ends, axis=1) - 1
+    number[:, -1] = np.minimum(number[:, -1], kept - 1)
+    sample, place = np.nonzero(ends & (number < kept))
+    places = np.full((len(ends), kept), logits.shape[1] - 1)
+    # In rising order, so that the last candidate stays in the last place where there is no room for more.
+    places[sample, number[sample, place]] = place
+    return places, np.arange(kept)[None] < count[:, None]
 
 
-def _rows(logits: Floats, least: Floats, heights: NDArray[np.int64]) -> NDArray[np.int32]:
-    """(N, n_cuts, n_devices + 1) cut points of shares with logits (N, n_cuts, n_devices)."""
+def _chosen(logits: Logits, varied: _Variation, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """What is chosen by logits, (N, n): what is likelier, or at random where a variation is warm."""
+    warmth = np.maximum(varied.warmth[:, None], 1e-3).astype(np.float32)
+    chance = 1.0 / (1.0 + np.exp(-np.clip(logits / warmth, -30.0, 30.0)))
+    return np.asarray(rng.random(logits.shape, np.float32) < chance)
+
+
+def _points(logits: Logits, least: Logits, heights: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(N, n, n_devices) cut points but the first, of shares with logits of that shape and maps of (N, n) rows."""
     share = np.exp(logits - logits.max(axis=2, keepdims=True))
     share /= share.sum(axis=2, keepdims=True)
-    share[share < np.minimum(least[:, None, None], 0.9 * share.max(axis=2, keepdims=True))] = 0.0
-    total = np.cumsum(share, axis=2)
-    points = np.rint(total / total[:, :, -1:] * heights[None, :, None])
-    return np.concatenate([np.zeros((*points.shape[:2], 1)), points], axis=2).astype(np.int32)
+    share *= share >= np.minimum(least[:, None, None], 0.9 * share.max(axis=2, keepdims=True))
+    total = np.cumsum(share, axis=2, dtype=np.float64)
+    return np.asarray(np.rint(total * (heights / total[:, :, -1])[:, :, None]), np.int32)

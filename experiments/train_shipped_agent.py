@@ -1,0 +1,252 @@
+"""Trains the agent that is shipped: a network that plans any model on any cluster, in milliseconds.
+
+    python experiments/train_shipped_agent.py --folder runs/shipped-agent
+    python experiments/train_shipped_agent.py --folder runs/shipped-agent --rounds 5 --device cuda --ray-address auto
+    python experiments/train_shipped_agent.py --quick           some minutes, to see that it works
+
+1. Cases are drawn by seed (experiments/common/agent_cases.py) and labelled by short searches.
+2. The network learns from the labels, the best mode taking all (experiments/common/agent_training.py).
+3. Rounds of expert iteration: new cases are labelled by what the network proposes and some milliseconds of polish,
+   known ones too where that is better than their label, and the network goes on learning from all of them. That ends
+   when a round gains less than 0.1 % on the validation cases.
+
+Validation cases are those of every 25th seed, never learned from. For each: images per second of the best of the
+proposals as they are ("raw"), and after 5 ms of polish, over those of the best strategy that is known.
+
+Everything is written to the folder as it comes: labels-R.jsonl, network-R.pt, policy-R.onnx, curve.jsonl; the same
+command goes on where it was stopped, and more labels or rounds may be asked for later. `--install` ships the policy of
+the last round. Ends with one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distredge.experiments.common.agent_labels import (
+    Label,
+    drawn,
+    proposed,
+    ratios,
+    read_labels,
+    searched,
+    write_label,
+)
+from distredge.experiments.common.agent_network import AgentNetwork, export
+from distredge.experiments.common.agent_training import Example, batches, example, mean_loss, train_epoch
+from distredge.experiments.common.agent_workers import spread
+from distredge.planners.agent.features import FEATURES, LAYOUT
+from distredge.planners.agent.policy import SHIPPED
+from distredge.processors import usable_cores
+
+VALIDATION_EVERY, VALIDATED = 25, 96
+"""Every so many seeds are for validation, and how many of them are priced after a round."""
+
+ROUND_SEEDS = 100_000
+"""Seeds of each round's new cases begin so much higher than those of the one before."""
+
+STOP_BELOW = 0.001
+"""Gain of a round, on validation cases with 5 ms of polish, below which training ends."""
+
+FIRST_RATE, LATER_RATE, DECAY = 1.5e-3, 7e-4, 0.01
+"""Learning rates (AdamW, one cycle) of the first training and of those that go on, and the decay of weights."""
+
+
+def main() -> int:
+    options = _arguments()
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    started_s, stopped = time.time(), False
+    curve = _read_curve(folder)
+    try:
+        for number in range(options.rounds + 1):
+            if any(line["round"] == number for line in curve):
+                continue
+            line = _round(folder, number, options)
+            curve.append(line)
+            with (folder / "curve.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            if number > 1 and line["polished_mean"] - curve[-2]["polished_mean"] < STOP_BELOW:
+                _say(f"round {number} gained less than {STOP_BELOW:.1%}: this is the end")
+                break
+    except KeyboardInterrupt:
+        stopped = True
+        _say("stopped: the same command goes on from here")
+    if options.install and curve:
+        shutil.copy(folder / f"policy-{curve[-1]['round']}.onnx", SHIPPED)
+    print(json.dumps({"rounds": curve, "seconds": time.time() - started_s, "complete": not stopped}))
+    return 130 if stopped else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/shipped-agent"))
+    parser.add_argument("--labels", type=int, default=1000, help="cases labelled by searches at first")
+    parser.add_argument("--cases", type=int, default=4000, help="new cases in each round")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of expert iteration at most")
+    parser.add_argument("--epochs", type=int, default=24, help="epochs of the first training, half of that later")
+    parser.add_argument("--search-s", type=float, default=0.3, help="seconds of a search")
+    parser.add_argument("--polish-s", type=float, default=0.08, help="seconds of polish for a label")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes that label")
+    parser.add_argument("--ray-address", help="label on a Ray cluster instead, such as auto or ray://HOST:10001")
+    parser.add_argument("--device", default="cpu", help="where the network learns: cpu or cuda")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="of torch")
+    parser.add_argument("--seed", type=int, default=0, help="of the network and the order of examples")
+    parser.add_argument("--install", action="store_true", help="ship the policy of the last round")
+    parser.add_argument("--quick", action="store_true", help="60 cases and two epochs, in a folder of its own")
+    options = parser.parse_args()
+    if options.quick:
+        options.labels, options.cases, options.rounds, options.epochs = 40, 20, 1, 2
+        options.folder = options.folder.with_name(options.folder.name + "-quick")
+        options.install = False
+    return options
+
+
+def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Labels, learns, validates; returns a line of the curve."""
+    before_s = time.time()
+    labels = _label(folder, number, options)
+    labelled_s = time.time()
+    kept = {True: [], False: []}  # type: dict[bool, list[Label]]
+    for label in labels:
+        kept[label.seed % VALIDATION_EVERY == 0].append(label)
+    learned = [e for e in map(example, _shown(kept[False], "reading cases")) if e is not None]
+    validated = kept[True][-VALIDATED:]
+    held = [e for e in map(example, validated) if e is not None]
+    network, losses = _learn(folder, number, learned, held, options)
+    notes = {"features": f"{LAYOUT}:{FEATURES}", "round": str(number), "labels": str(len(learned))}
+    policy = folder / f"policy-{number}.onnx"
+    export(network, policy, notes)
+    learned_s = time.time()
+    found = np.array(list(_over(partial(_validate, policy), validated, options, "validation")))
+    line: dict[str, Any] = {
+        "round": number, "labels": len(learned), "validation_cases": len(found),
+        "raw_mean": float(found[:, 0].mean()), "raw_worst": float(found[:, 0].min()),
+        "polished_mean": float(found[:, 1].mean()), "polished_worst": float(found[:, 1].min()),
+        "losses": losses, "label_s": labelled_s - before_s, "learn_s": learned_s - labelled_s,
+    }  # fmt: skip
+    _say(
+        f"round {number}: {len(learned)} labels; on {len(found)} other cases {line['raw_mean']:.4f} of the best known "
+        f"(worst {line['raw_worst']:.3f}), polished {line['polished_mean']:.4f} ({line['polished_worst']:.3f})"
+    )
+    return line
+
+
+def _label(folder: Path, number: int, options: argparse.Namespace) -> list[Label]:
+    """All labels, those of this round made first."""
+    known = {label.seed: label for r in range(number) for label in read_labels(folder / f"labels-{r}.jsonl")}
+    path = folder / f"labels-{number}.jsonl"
+    made = {label.seed: label for label in read_labels(path)}
+    if number == 0:
+        wanted, job = options.labels - len(made), partial(_searched, options.search_s)
+        new: Iterable[Any] = iter(range(max(made, default=-1) + 1, 10**9))
+        for label in _until(_over(job, new, options, "searches", wanted), wanted):
+            write_label(path, label)
+            made[label.seed] = label
+        return list(made.values())
+    first = number * ROUND_SEEDS
+    fresh = [seed for seed in made if seed >= first]
+    job = partial(_proposed, folder / f"policy-{number - 1}.onnx", options.polish_s, f"round {number}")
+    wanted = options.cases - len(fresh)
+    new = ((seed, None) for seed in range(max(fresh, default=first - 1) + 1, 10**9))
+    for label in _until(_over(job, new, options, f"round {number}, new cases", wanted), wanted):
+        write_label(path, label)
+        made[label.seed] = label
+    old = [(seed, label) for seed, label in known.items() if seed not in made]
+    for label in _over(job, old, options, f"round {number}, known cases", len(old)):
+        if label is not None:
+            write_label(path, label)
+            made[label.seed] = label
+    return list({**known, **made}.values())
+
+
+def _searched(seconds: float, seed: int) -> Label | None:
+    return searched(seed, seconds)
+
+
+def _proposed(policy: Path, seconds: float, origin: str, item: tuple[int, Label | None]) -> Label | None:
+    seed, known = item
+    return proposed(seed, drawn(seed) if known is None else known.case, policy, seconds, origin, known)
+
+
+def _validate(policy: Path, label: Label) -> tuple[float, float]:
+    return ratios(label, policy)
+
+
+def _over(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    options: argparse.Namespace,
+    what: str,
+    total: int | None = None,
+) -> Iterator[Any]:
+    """Results of a function, with a progress bar."""
+    return _shown(spread(function, items, options.workers, options.ray_address), what, total)
+
+
+def _shown(items: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    yield from tqdm(items, what, total, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+
+
+def _until(labels: Iterator[Label | None], wanted: int) -> Iterator[Label]:
+    """The labels that are there, until there are enough."""
+    found = 0
+    for label in labels if wanted > 0 else ():
+        if label is not None:
+            found += 1
+            yield label
+        if found >= wanted:
+            return
+
+
+def _learn(
+    folder: Path, number: int, learned: list[Example], held: list[Example], options: argparse.Namespace
+) -> tuple[AgentNetwork, list[tuple[float, float]]]:
+    """Trains the network, from that of the round before; returns it, and the losses learned and held out."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng((options.seed, number))
+    network, path = AgentNetwork(), folder / f"network-{number - 1}.pt"
+    if path.exists():
+        network.load_state_dict(torch.load(path, weights_only=True))
+    network.to(options.device)
+    epochs = options.epochs if number == 0 else max(1, options.epochs // 2)
+    steps = epochs * (sum(1 for _ in batches(learned, rng)) + 1)
+    rate = FIRST_RATE if number == 0 else LATER_RATE
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=DECAY)
+    # Batches are made anew each epoch, so that their number varies a little.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=int(1.05 * steps) + 10, pct_start=0.1)
+    found = []
+    for epoch in _shown(range(epochs), f"round {number}, epochs", epochs):
+        loss = train_epoch(network, optimizer, schedule, learned, rng, options.device)
+        found.append((loss, mean_loss(network, held, options.device)))
+        _say(f"round {number}, epoch {epoch + 1} of {epochs}: loss {loss:.3f}, held out {found[-1][1]:.3f}")
+    torch.save(network.state_dict(), folder / f"network-{number}.pt")
+    return network, found
+
+
+def _read_curve(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "curve.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
