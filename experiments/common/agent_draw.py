@@ -195,7 +195,10 @@ def _requester(rng: np.random.Generator, up: np.ndarray, down: np.ndarray) -> Fi
 def _put_on_one_host(rng: np.random.Generator, fields: Fields) -> None:
     """Makes some boards workers of one computer: one profile, one link, and cores that they may have to share."""
     boards = fields["boards"]
-    together = sorted(int(k) for k in rng.choice(len(boards), int(rng.integers(2, min(4, len(boards)) + 1)), False))
+    ends = len(boards) + 1
+    # The compiled kernel keeps room for so many connections on one access link.
+    most = max(k for k in (2, 3, 4) if k * (ends - k) <= 2 * ends)
+    together = sorted(int(k) for k in rng.choice(len(boards), int(rng.integers(2, min(most, len(boards)) + 1)), False))
     first = boards[together[0]]
     for k in together:
         boards[k] = {**first, "host": "computer"}
