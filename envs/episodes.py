@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from distredge.envs.process import Process
     from distredge.latency.kernel.stepping import Prefixes
     from distredge.problem import Problem
+
+_log = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -80,7 +83,7 @@ class EpisodeBatch:
         # Where one compiled function does for all, nothing has to be looked up at every step.
         first = process.steps[0]
         self._one = process.n_models == 1 and not first.hard.any()
-        self._compiled = None if self._prefixes is None else _compiled_step()
+        self._compiled: Any = None
         self._numbers = np.arange(count)
 
     def _make_prefixes(self, count: int) -> Prefixes | None:
@@ -139,11 +142,13 @@ class EpisodeBatch:
 
     def _step_compiled(self, model: int, which: Ints, actions: Floats, obs: Observations, told: Told) -> None:
         steps = self.process.steps[model]
-        assert self._compiled is not None
-        self._compiled(
+        arguments = (
             steps.tables, steps.links, self._prefixes, self.process.rules, self._state, self._ended, which,
             actions, obs, told,
         )  # fmt: skip
+        if self._compiled is None:
+            self._compiled = _compiled_step(arguments)
+        self._compiled(*arguments)
 
     def _price(self, model: int, which: Ints, size: int) -> None:
         """Prices all volumes of some copies, (m,), whose clusters have `size` devices."""
@@ -202,8 +207,15 @@ class EpisodeBatch:
         return tuple(zip(state.cuts[k, :count].tolist(), map(tuple, rows), strict=True))
 
 
-def _compiled_step() -> Any:
-    """The compiled step, which cannot be imported where numba is missing."""
+def _compiled_step(arguments: tuple[Any, ...]) -> Any:
+    """The compiled step, which cannot be imported where numba is missing; says once when it has to be compiled."""
     from distredge.envs.compiled_steps import step
+    from distredge.latency.compiling import can_be_kept, is_cached, signature_of
 
+    if not _looked and can_be_kept(step) and not is_cached(step, signature_of(*arguments)):
+        _log.warning("compiling the environments' step, once: some 10 seconds")
+    _looked.add(True)
     return step
+
+
+_looked: set[bool] = set()

@@ -262,7 +262,7 @@ def test_episodes_of_several_lengths_begin_anew_on_their_own(graph: Graph) -> No
 def test_gymnasiums_wrappers_take_it(graph: Graph, mode: str) -> None:
     wrappers = gym.wrappers.vector
     needs_next_step = {"NormalizeObservation", "FlattenObservation", "RescaleObservation", "ReshapeObservation"}
-    needs_next_step.add("DtypeObservation")
+    needs_next_step |= {"DtypeObservation", "TransformObservation"}  # so Gymnasium says
     made = {
         "RecordEpisodeStatistics": {},
         "NormalizeReward": {},
@@ -275,6 +275,13 @@ def test_gymnasiums_wrappers_take_it(graph: Graph, mode: str) -> None:
         "RescaleAction": {"min_action": np.float32(0), "max_action": np.float32(1)},
         "RescaleObservation": {"min_obs": np.float32(0), "max_obs": np.float32(1)},
         "ReshapeObservation": {"shape": (1, 8)},
+        "TransformObservation": {"func": lambda obs: obs},
+        "TransformAction": {"func": lambda action: action},
+        "TransformReward": {"func": lambda reward: 2.0 * reward},
+        "VectorizeTransformReward": {
+            "wrapper": gym.wrappers.TransformReward,
+            "func": lambda reward: 2.0 * reward,
+        },
     }
     for name, arguments in made.items():
         vector = gym.make_vec(
@@ -296,6 +303,56 @@ def test_gymnasiums_wrappers_take_it(graph: Graph, mode: str) -> None:
             if name == "RecordEpisodeStatistics" and done.any():
                 assert infos["episode"]["l"].tolist() == [2, 2, 2]
         assert ended == (12 if mode == "SameStep" else 9), name
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+@pytest.mark.parametrize("name", [distredge.envs.SPLIT_ROWS, distredge.envs.PARTITION])
+def test_tells_what_gymnasiums_own_vector_tells(graph: Graph, name: str, mode: str) -> None:
+    arguments: dict[str, Any] = {"num_envs": 3, "model": graph, "cluster": "db-50"}
+    native = gym.make_vec(name, autoreset_mode=mode, **arguments)
+    own = gym.make_vec(
+        name, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode(mode)}, **arguments
+    )
+    assert native.metadata["autoreset_mode"] is own.metadata["autoreset_mode"]
+    assert native.observation_space == own.observation_space
+    assert native.action_space == own.action_space
+    _same_infos(native.reset(seed=0)[1], own.reset(seed=0)[1])
+    rng = np.random.default_rng(0)
+    for _ in range(14):
+        actions = rng.uniform(-1, 1, native.action_space.shape).astype(np.float32)
+        one, other = native.step(actions), own.step(actions)
+        for a, b in zip(one[:4], other[:4], strict=True):
+            assert a == pytest.approx(b, rel=1e-6, abs=1e-6)
+            assert a.dtype == b.dtype
+        _same_infos(one[4], other[4])
+    own.close()
+
+
+def _same_infos(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Where the masks of the second say that there is something, both say the same."""
+    assert {key for key in one if not key.startswith("_")} == {key for key in other if not key.startswith("_")}
+    for key, value in other.items():
+        if isinstance(value, dict):
+            _same_infos(one[key], value)
+        elif key.startswith("_"):
+            assert one[key].tolist() == value.tolist()
+        else:
+            for i in np.flatnonzero(other[f"_{key}"]):
+                assert one[key][i] == pytest.approx(value[i], rel=1e-9, abs=1e-6)
+
+
+def test_copies_draw_themselves(graph: Graph) -> None:
+    vector = gym.make_vec(
+        distredge.envs.SPLIT_ROWS, num_envs=2, model=graph, cluster="db-50", partition=[9, 17], render_mode="ansi"
+    )
+    vector.reset(seed=0)
+    vector.step(np.array([[-0.5, 0.0, 0.5], [1.0, 1.0, 1.0]], np.float32))
+    shown = vector.render()
+    assert shown is not None
+    assert len(shown) == 2
+    assert all("volumes decided: 1" in text for text in shown)
+    assert shown[0] != shown[1]
+    assert gym.make_vec(distredge.envs.SPLIT_ROWS, num_envs=2, model=graph).render() is None
 
 
 def test_an_unknown_mode(graph: Graph) -> None:
