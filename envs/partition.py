@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from distredge.envs import PARTITION
+from distredge.envs.decisions import volume_end
 from distredge.envs.observation import layer_features
+from distredge.envs.process import Volumes
 from distredge.envs.volumes import VolumesEnv
 
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph
 
-def volume_end(action: ArrayLike, first: ArrayLike, last: int) -> NDArray[np.int64]:
-    """Maps actions to where volumes end: each candidate location has an equal share of the range from -1 to 1.
-
-    Args:
-        action: (n_envs,), or a single number, from -1 to 1; what lies outside is cut off.
-        first: alike, the first candidate, an index into `graph.cuts`.
-        last: the last one, for all.
-
-    Returns:
-        Alike, int64, indices from `first` to `last`.
-    """
-    count = last - np.asarray(first, np.int64) + 1
-    share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
-    return np.asarray(first + np.minimum(count - 1, np.floor(share * count).astype(np.int64)), np.int64)
+__all__ = ["PartitionEnv", "volume_end"]
 
 
 class PartitionEnv(VolumesEnv):
@@ -45,7 +39,7 @@ class PartitionEnv(VolumesEnv):
 
     ## Observation Space
 
-    `Box(-1, 1, (n_devices + 6,), float32)`, `(3 * n_devices + 6,)` with `observe_cluster`. D = n_devices.
+    `Box(-1, 1, (n_devices + 6,), float32)`, more with the options marked. D = n_devices, of the largest cluster.
 
     | Index  | Meaning                                      | Min | Max      | Unit            | Scaled as          |
     |--------|----------------------------------------------|-----|----------|-----------------|--------------------|
@@ -56,12 +50,27 @@ class PartitionEnv(VolumesEnv):
     | D + 3  | its stride                                   | 0   | 8        | rows            | x / 4 - 1          |
     | D + 4  | candidate locations that are behind          | 0   | 1        | share of all    | 2 x - 1            |
     | D + 5  | multiply-adds that are behind                | 0   | 1        | share of body's | 2 x - 1            |
-    | D + 6  | D values (†): the whole model on each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
-    | 2D + 6 | D values (†): the input's way to each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | then   | 5 values (§): what tells models apart        |     |          |                 | see below          |
+    | then   | D values (†): the whole model on each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | then   | D values (†): the input's way to each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | then   | D values (‡): whether there is that device   | no  | yes      |                 | -1 or 1            |
+    | then   | D - 1 values (*): cut points decided last    | 0   | height   | rows            | 2 x / height - 1   |
 
-    (†) only with `observe_cluster`. An offload time is the latency of the whole model on the best single device of the
-    cluster, in seconds. Values above the maximum are cut off. The last layer decided is the one that makes the tensor
-    at the end of the last volume; before the first volume it is the CNN's input, with kernel and stride 1.
+    What is marked is there only with an option: (†) with `observe_cluster`, (‡) with clusters of unequal size, (*)
+    with `observe_rows`, (§) with `observe_model`, which is the default with several models. An offload time is the
+    latency of the whole model on the best single device of the cluster, in seconds. Values above the maximum are
+    cut off. The last layer decided is the one that makes the tensor at the end of the last volume; before the first
+    volume it is the CNN's input, with kernel and stride 1.
+
+    (*) counts in rows of the volume decided last, as the action did; before the first volume it is -1. (§) is,
+    where the next volume begins: multiply-adds of the model, 10^6 to 10^12 on a logarithmic scale; the share of
+    them that the head has; the share of the body's that is behind; the share up to the end of the next volume (of
+    the next candidate location, where the agent chooses it); bytes of the feature maps alive there, 10^3 to 10^9 on
+    a logarithmic scale.
+
+    A cluster smaller than the largest has its devices first. The absent ones have no rows whatever the action, of which
+    the last cut points are not read; they are done at time 0 (-1), take forever to compute and to reach (1, †), and
+    their cut points (*) are the height (1).
 
     ## Rewards
 
@@ -70,9 +79,9 @@ class PartitionEnv(VolumesEnv):
 
     ## Starting State
 
-    No volume decided, all times 0. With several clusters one is drawn uniformly; with traces on its links, the time on
-    them at which the image starts is drawn uniformly from the longest trace's period. `reset(options=...)` takes
-    `cluster` (index) and `start_s` (seconds) instead.
+    No volume decided, all times 0. With several models or clusters one is drawn uniformly; with traces on its
+    links, the time on them at which the image starts is drawn uniformly from the longest trace's period.
+    `reset(options=...)` takes `model` and `cluster` (indices) and `start_s` (seconds) instead.
 
     ## Episode End
 
@@ -83,10 +92,12 @@ class PartitionEnv(VolumesEnv):
 
     | Argument          | Default     | Meaning                                                                       |
     |-------------------|-------------|-------------------------------------------------------------------------------|
-    | `model`           | `"vgg16"`   | zoo name, path of an ONNX file, or a `Graph`                                  |
-    | `cluster`         | `"db-50"`   | name, path or `Cluster`, or a sequence of them with equally many devices      |
+    | `model`           | `"vgg16"`   | zoo name, path of an ONNX file, or a `Graph`; or a sequence of them           |
+    | `cluster`         | `"db-50"`   | name, path or `Cluster`, or a sequence of them; each of at least 2 devices    |
     | `reward_scale`    | `"offload"` | `"offload"` or `"paper"`                                                      |
     | `observe_cluster` | `False`     | whether the observation describes the devices (needed for several clusters)   |
+    | `observe_rows`    | `False`     | whether it has the cut points of the volume decided last                      |
+    | `observe_model`   | `None`      | whether it describes the model; `None`: if there are several                  |
     | `input_dtype`     | `"float32"` | what the requester sends, `"float32"` or `"uint8"`                            |
     | `render_mode`     | `None`      | `"ansi"` or `"rgb_array"`                                                     |
 
@@ -94,7 +105,7 @@ class PartitionEnv(VolumesEnv):
 
     ## Vectorized environment
 
-    `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` steps n copies with one call of the compiled kernel;
+    `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` steps n copies with one call of a compiled function;
     the step after an episode's end begins the next one, in the same step with `autoreset_mode="SameStep"`.
     `distredge.agents.vec_env` adapts it to stable-baselines3.
 
@@ -106,24 +117,21 @@ class PartitionEnv(VolumesEnv):
         ConfigError: if an argument is not one of those above.
     """
 
-    def _described(self) -> tuple[int, NDArray[np.float64], int]:
-        graph = self.graph
-        done_macs = np.cumsum([0, *(graph.macs[index] for index in graph.body.operators)], dtype=np.float64)
-        positions = [0, *(cut.position for cut in graph.cuts)]
-        starts = [graph.input_names[0], *(cut.reference for cut in graph.cuts)]
-        features = [
-            np.append(
-                layer_features(graph, start),
-                [2.0 * i / len(graph.cuts) - 1.0, 2.0 * done_macs[position] / max(done_macs[-1], 1.0) - 1.0],
-            )
-            for i, (start, position) in enumerate(zip(starts, positions, strict=True))
-        ]
-        return 1, np.array(features), len(graph.cuts)
+    env_id = PARTITION
 
-    def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
-        """The first location that is left, (n_envs,) or a single one: `features` has a row for each, then the end."""
-        return np.asarray(last_cut, np.int64) + 1
+    def _described(self, graphs: Sequence[Graph], n_devices: int) -> list[Volumes]:
+        return [_candidates(graph) for graph in graphs]
 
-    def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the first value of each action, (n_envs, n_devices) or (n_devices,), puts the end of the volume."""
-        return volume_end(action[..., 0], place, len(self.graph.cuts) - 1)
+
+def _candidates(graph: Graph) -> Volumes:
+    done_macs = np.cumsum([0, *(graph.macs[index] for index in graph.body.operators)], dtype=np.float64)
+    positions = [0, *(cut.position for cut in graph.cuts)]
+    starts = [graph.input_names[0], *(cut.reference for cut in graph.cuts)]
+    features = [
+        np.append(
+            layer_features(graph, start),
+            [2.0 * i / len(graph.cuts) - 1.0, 2.0 * done_macs[position] / max(done_macs[-1], 1.0) - 1.0],
+        )
+        for i, (start, position) in enumerate(zip(starts, positions, strict=True))
+    ]
+    return Volumes(None, np.array(features), (-1, *range(len(graph.cuts))))
