@@ -4,7 +4,8 @@ Rule. Partition points, cut points of every volume, head device and, where the p
 boundary rows first are all decided together. What leaves a volume travels in the narrowest wire that the problem
 allows, and in the end, volume by volume, in the widest wherever that is as fast (`annealing.batch_pricing.plain`).
 
-Many chains start from shares by speed over many partition schemes and subsets of the devices. Each step changes one
+Many chains start from shares by speed over many partition schemes and subsets of the devices, and from what the trained
+agent proposes (`planners.agent`). Each step changes one
 thing in every chain (`annealing.moves`: rows of neighbouring volumes move together, so that owners stay where the rows
 are; interchangeable devices never change places), and the kernel prices all of them; worse ones are taken with a
 probability that falls to the end of a run. Now and then the worst chains are replaced by copies of the best, so that a
@@ -20,9 +21,10 @@ layout can tell, are in `planners.other_objectives`.
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
-from distredge.errors import Unsupported
+from distredge.errors import FileError, MissingDependency, Unsupported
 from distredge.latency.simulator.figures import Figures
 from distredge.planners.annealing.loading import load
 from distredge.planners.annealing.lowest_latency import Search
@@ -37,6 +39,14 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
+_log = logging.getLogger(__name__)
+
+PROPOSALS, GIVEN = 264, 16
+"""Strategies that the trained agent proposes to a search, and how many of them, the best, it begins from."""
+
+AGENT_FROM_S, AGENT_FROM = 0.02, 2000
+"""Seconds, and evaluations, of a budget from which on the agent is asked."""
+
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """The best strategy that the budget allows.
@@ -46,7 +56,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     """
     if not needs_figures(problem):
         with contextlib.suppress(Unsupported):
-            return _fastest(problem, budget, seed)
+            return _fastest(problem, budget, seed, agents_starts)
     from distredge.planners.other_objectives.one_objective import plan_for
 
     return plan_for(problem, budget, seed)
@@ -61,6 +71,29 @@ def _fastest(
     if problem.latency_limit_s is not None and search.latency_s > problem.latency_limit_s:
         raise infeasible(problem, Figures(search.latency_s))
     return strategy
+
+
+def agents_starts(pricer: BatchPricer) -> Batch:
+    """Strategies that the trained agent proposes, for a search to begin from; none where it does not apply.
+
+    Nor are there any where the budget is so small that they would take most of it.
+    """
+    budget = pricer.budget
+    nothing = pricer.codec.empty(0)
+    if (budget.seconds is not None and budget.seconds < AGENT_FROM_S) or (
+        budget.left is not None and budget.left < AGENT_FROM
+    ):
+        return nothing
+    from distredge.planners.agent.policy import load_policy
+    from distredge.planners.agent.proposals import best_proposals
+
+    try:
+        with budget.paused():  # loading is no planning
+            load_policy()
+        return best_proposals(pricer, PROPOSALS, GIVEN, 0)[0]
+    except (Unsupported, FileError, MissingDependency) as reason:
+        _log.debug("search begins without the trained agent's proposals: %s", reason)
+        return nothing
 
 
 def warm() -> None:

@@ -137,11 +137,9 @@ def collate(found: Sequence[Example]) -> Batch:
         d, c = e.tokens.shape[:2]
         tokens[i, :d, :c], share[i, :c, :d] = e.tokens, e.share
         devices[i, :d], cuts[i, :c], ends[i, :c], boundary[i, :c] = True, True, e.ends, e.boundary
-    arrays = (tokens, devices, cuts, share, ends, boundary)
-    return Batch(
-        *(torch.from_numpy(a) for a in arrays), torch.tensor([e.head for e in found]),
-        torch.tensor([e.weight for e in found]),
-    )  # fmt: skip
+    head = np.array([e.head for e in found], np.int64)
+    weight = np.array([e.weight for e in found], np.float32)
+    return Batch._make(map(torch.from_numpy, (tokens, devices, cuts, share, ends, boundary, head, weight)))
 
 
 def losses(said: Outputs, batch: Batch) -> Tensor:
@@ -162,8 +160,8 @@ def losses(said: Outputs, batch: Batch) -> Tensor:
     boundary = functional.binary_cross_entropy_with_logits(said.boundary, first, reduction="none")
     found = found + BOUNDARY * (boundary * (batch.ends * known)[..., None]).sum(1)
     head = said.head.masked_fill(~batch.devices[..., None], -1e9).log_softmax(1)
-    found: Tensor = found - HEAD * head[torch.arange(len(known)), batch.head]
-    return found
+    chosen: Tensor = head[torch.arange(len(known)), batch.head]
+    return found - HEAD * chosen
 
 
 def loss_of(said: Outputs, batch: Batch) -> Tensor:

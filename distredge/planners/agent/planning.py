@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from distredge.errors import Infeasible, Unsupported
 from distredge.latency.simulator.figures import Figures
-from distredge.planners.agent.proposals import propose
+from distredge.planners.agent.proposals import best_proposals
 from distredge.planners.annealing.batch_pricing import plain
 from distredge.planners.annealing.loading import load
 from distredge.planners.annealing.polishing import polish
+from distredge.planners.annealing.strategy_arrays import take
 from distredge.planners.objectives import infeasible, needs_figures
 from distredge.strategy import PlannerRef
 
@@ -36,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 PROPOSALS = 520
 """Strategies that are proposed."""
+
+POLISHED = 16
+"""Proposals, the best ones, that are polished."""
 
 POLISH_S, POLISH_S_PER_DEVICE = 0.004, 0.0008
 """Seconds of polish with up to four devices, and for each one more."""
@@ -65,17 +69,19 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
 def _proposed(problem: Problem, budget: Budget, seed: int) -> Strategy:
     pricer = load(problem, budget)
     pricer.fill()
-    proposed = propose(pricer, PROPOSALS if budget.left is None else min(PROPOSALS, budget.left), seed)
-    best, seconds = polish(pricer, proposed, _share(budget, len(pricer.codec.names)), seed)
+    count = PROPOSALS if budget.left is None else min(PROPOSALS, budget.left)
+    best, seconds = best_proposals(pricer, count, POLISHED, seed)
     if len(seconds) == 0:
         raise Infeasible(f"no device of cluster '{problem.cluster.name}' can be reached")
+    if not budget.expired():
+        best, seconds = polish(pricer, best, _share(budget, len(pricer.codec.names)), seed)
     if problem.latency_limit_s is not None and seconds[0] > problem.latency_limit_s:
         raise infeasible(problem, Figures(float(seconds[0])))
 
     def again(batch: Batch) -> NDArray[np.float64]:
         return pricer.price(batch, again=True)[:, None]
 
-    plans = plain(best, seconds[:, None], again, pricer.codec)
+    plans = plain(take(best, [0]), seconds[:1, None], again, pricer.codec)
     return pricer.codec.strategy(plans, 0, PlannerRef("agent", seed))
 
 

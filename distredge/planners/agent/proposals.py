@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distredge.errors import Unsupported
 from distredge.planners.agent.features import features
 from distredge.planners.agent.policy import MOST_DEVICES, Modes, load_policy
-from distredge.planners.annealing.strategy_arrays import joined
+from distredge.planners.annealing.strategy_arrays import joined, take
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +73,26 @@ def propose(
         modes = policy(np.stack([features(pricer, order)[0] for order in orders]))
         found += decode(codec, modes, orders, count - devices, seed, scheme)
     return joined(found)
+
+
+def best_proposals(
+    pricer: BatchPricer, count: int, kept: int, seed: int, policy: Policy | None = None
+) -> tuple[Batch, NDArray[np.float64]]:
+    """Returns the fastest of some proposals by the kernel, the fastest first, and their latencies in seconds.
+
+    Args:
+        pricer: of the problem; its tables are filled.
+        count, seed, policy: as of `propose`.
+        kept: how many to return at most; fewer if no more can run.
+
+    Raises:
+        Unsupported, FileError, MissingDependency: as `propose`.
+    """
+    batch = propose(pricer, count, seed, policy=policy)
+    seconds = pricer.price(batch)
+    order = np.argsort(seconds, kind="stable")[:kept]
+    order = order[np.isfinite(seconds[order])]
+    return take(batch, order), seconds[order]
 
 
 def alone(codec: Codec) -> Batch:
