@@ -150,7 +150,7 @@ def losses(said: Outputs, batch: Batch) -> Tensor:
     entropy = (torch.special.entr(batch.share)).sum(2)[..., None]
     apart = -(target * share.clamp(min=-30.0)).sum(1) - entropy  # (B, C, M), Kullback-Leibler
     weight = (batch.ends + BETWEEN * (1.0 - batch.ends)) * known
-    found = (apart * weight[..., None]).sum(1)
+    found: Tensor = (apart * weight[..., None]).sum(1)
     inner = known.clone()
     inner[torch.arange(len(known)), known.sum(1).long() - 1] = 0.0  # the last cut always ends a volume
     ends = batch.ends[..., None].expand_as(said.cut)

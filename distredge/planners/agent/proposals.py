@@ -82,8 +82,10 @@ def best_proposals(
 
     Args:
         pricer: of the problem; its tables are filled.
-        count, seed, policy: as of `propose`.
+        count: how many are made, as of `propose`.
         kept: how many to return at most; fewer if no more can run.
+        seed: of the samples.
+        policy: None takes the shipped one.
 
     Raises:
         Unsupported, FileError, MissingDependency: as `propose`.
