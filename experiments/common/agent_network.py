@@ -19,6 +19,9 @@ from distredge.planners.agent.features import FEATURES
 
 MODES = 8
 
+DROPOUT = 0.1
+"""Share of what each layer adds that is left out in training: there are few labels for so much variety."""
+
 
 class Outputs(NamedTuple):
     """What the network says of B problems with M modes.
@@ -45,6 +48,7 @@ class _Attention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.into = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
+        self.drop = nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """`mask` is (B, length), true where there is something."""
@@ -55,7 +59,7 @@ class _Attention(nn.Module):
             scores = scores.masked_fill(~mask[:, None, None, None, :], -1e9)
         found = scores.softmax(-1) @ v
         added: Tensor = self.out(found.transpose(2, 3).reshape(b, r, n, w))
-        return x + added
+        return x + self.drop(added)
 
 
 class _Block(nn.Module):
@@ -67,13 +71,14 @@ class _Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.wide = nn.Linear(width, 2 * width)
         self.narrow = nn.Linear(2 * width, width)
+        self.drop = nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor, devices: Tensor | None, cuts: Tensor | None) -> Tensor:
         b, d, c, w = x.shape
         x = x + self.near(x.reshape(b * d, c, w).transpose(1, 2)).transpose(1, 2).reshape(b, d, c, w)
         x = self.along(x, cuts)
         x = self.across(x.transpose(1, 2), devices).transpose(1, 2)
-        x = x + self.narrow(functional.relu(self.wide(self.norm(x))))
+        x = x + self.drop(self.narrow(functional.relu(self.wide(self.norm(x)))))
         return x if cuts is None else x * cuts[:, None, :, None]
 
 
