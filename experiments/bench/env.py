@@ -39,7 +39,7 @@ from distredge.model.capture import load_model
 CASE, MODEL = "db-50", "vgg16"
 COUNTS = (1, 64, 1024, 4096)
 MODES = ("SameStep", "NextStep")
-REPEATS, SECONDS = 7, 1.0
+REPEATS, SECONDS = 5, 0.5
 QUICK_REPEATS, QUICK_SECONDS = 3, 0.2
 DRAWN = 16
 """Steps for which vector environments have actions of their own before these come again."""
