@@ -46,9 +46,9 @@ def figure(strategy: Strategy, title: str = "", has_head: bool = True) -> Figure
     axes.set_yticks([0, 0.5, 1], ["top", "middle", "bottom"], fontsize=8)
     axes.set_xlabel("layer-volume, and the tensor whose rows are dealt out", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title or f"{strategy.model.name}: who has which rows", loc="left", fontsize=10)
+    axes.set_title(title or f"{strategy.model.name}: who has which rows", loc="left", fontsize=8)
     handles = [Patch(color=colours[device], label=device) for device in strategy.devices]
-    chart.legend(handles=handles, loc="outside right upper", fontsize=7, frameon=False)
+    chart.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), fontsize=7, frameon=False)
     return chart
 
 
