@@ -58,8 +58,9 @@ class _Attention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None, None, :], -1e9)
         found = scores.softmax(-1) @ v
-        added: Tensor = self.out(found.transpose(2, 3).reshape(b, r, n, w))
-        return x + self.drop(added)
+        added = self.out(found.transpose(2, 3).reshape(b, r, n, w))
+        dropped: Tensor = self.drop(added)
+        return x + dropped
 
 
 class _Block(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distredge.cluster import Cluster, Device, Requester
+    from distredge.cluster import Cluster, Device, Link, Requester
     from distredge.model.layout import Layout
     from distredge.problem import Problem
 
@@ -70,6 +70,22 @@ def crowding(problem: Problem, layout: Layout) -> dict[tuple[int, int], float]:
             if host is not None and threads[host] > cluster.hosts[host]:
                 found[stage.index, k] = threads[host] / cluster.hosts[host]
     return found
+
+
+def interchangeable(cluster: Cluster) -> tuple[int, ...]:
+    """Returns for each device the place of the first one that could stand for it: equal but for the name."""
+    return first_of_each([_kind(cluster, device) for device in cluster.devices])
+
+
+def _kind(cluster: Cluster, device: Device) -> object:
+    home = device.name == cluster.requester.device
+    # Those of one host change places with each other alone; fewer threads may leave a core to spare.
+    place = (device.threads, device.host) if cluster.link_model == "shared" else None
+    return id(device.profile), _way(device.uplink), _way(device.downlink), device.memory_bytes, home, place
+
+
+def _way(link: Link) -> object:
+    return link.rate_bps, id(link.trace), link.fixed_s, link.rtt_s
 
 
 def first_of_each(keys: Sequence[object]) -> tuple[int, ...]:

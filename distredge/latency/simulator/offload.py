@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from distredge import metric_names
 from distredge.errors import Infeasible
+from distredge.latency.costs.computers import interchangeable
 from distredge.latency.simulator.simulation import run
 from distredge.model.laying_out import lay_out
 from distredge.strategy import Strategy
@@ -60,9 +61,11 @@ def offload_latency_s(problem: Problem) -> float:
 def _offload(problem: Problem) -> tuple[Strategy, float]:
     best: tuple[float, Strategy] | None = None
     refusal: Infeasible | None = None
-    for device in problem.cluster.names:
+    names = problem.cluster.names
+    # Of devices that are equal but for the name the first one stands for all.
+    for place in dict.fromkeys(interchangeable(problem.cluster)):
         for dtype in problem.input_dtypes:
-            strategy = single_device(problem, device, dtype)
+            strategy = single_device(problem, names[place], dtype)
             try:
                 latency_s = run(problem, lay_out(problem.graph, strategy)).frames[0].done_s
             except Infeasible as error:

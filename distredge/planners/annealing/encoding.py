@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.latency.beside import beside
+from distredge.latency.costs.computers import interchangeable
 from distredge.model.wires import WIRE_NUMBERS, is_packed, wire_of_number
 from distredge.planners.annealing.strategy_arrays import Batch, Choices, empty_batch
 from distredge.planners.common.building import build, volume
 
 if TYPE_CHECKING:
-    from distredge.cluster import Device, Link
     from distredge.model.graph import Graph
     from distredge.problem import Problem
     from distredge.strategy import PlannerRef, Strategy
@@ -58,7 +58,7 @@ class Codec:
         self.choices = Choices(
             np.array(self.candidates, np.int64),
             np.array([cut.height for cut in problem.graph.cuts], np.int64),
-            np.array(_kinds(problem), np.int64),
+            np.array(interchangeable(problem.cluster), np.int64),
             problem.free_order,
             np.array(sorted(WIRE_NUMBERS[wire] for wire in problem.wires), np.int64),
             any(map(is_packed, problem.wires)),
@@ -128,24 +128,6 @@ class Codec:
 
 def _in_order(places: list[int]) -> bool:
     return places == sorted(places)
-
-
-def _kinds(problem: Problem) -> list[int]:
-    """Equal numbers for devices that are interchangeable."""
-    numbers: dict[object, int] = {}
-    return [numbers.setdefault(_kind(problem, device), len(numbers)) for device in problem.cluster.devices]
-
-
-def _kind(problem: Problem, device: Device) -> object:
-    cluster = problem.cluster
-    home = device.name == cluster.requester.device
-    # Those of one host change places with each other alone; fewer threads may leave a core to spare.
-    place = (device.threads, device.host) if cluster.link_model == "shared" else None
-    return id(device.profile), _link(device.uplink), _link(device.downlink), device.memory_bytes, home, place
-
-
-def _link(link: Link) -> object:
-    return link.rate_bps, id(link.trace), link.fixed_s, link.rtt_s
 
 
 def candidate_cuts(problem: Problem) -> list[int]:
