@@ -108,7 +108,7 @@ class PlanMemory:
         """Returns the strategy that is the fastest at some rates, and its latency in seconds.
 
         Args:
-            rates_bps: as for `at_rates`.
+            rates_bps: (D, 2) or (D,) bits per second, as for `at_rates`.
 
         Raises:
             StrategyError: if it holds none.
@@ -155,7 +155,7 @@ def implied_rates(
         kernel = Kernel(problem.graph, clusters)
         encoded = kernel.encode([strategy])
         encoded["cuts"][:, done:] = -1
-        many = {key: np.repeat(value, len(tried), axis=0) for key, value in _arrays(encoded).items()}
+        many: dict[str, Any] = {key: np.repeat(value, len(tried), axis=0) for key, value in _arrays(encoded).items()}
         found, _ = kernel.finish_s(**many, cluster=np.arange(len(tried)))
         for slab, place in enumerate(places):
             if seen[slab] > 0 and np.isfinite(found[:, slab]).all():
@@ -220,7 +220,7 @@ def descend(
         heads = np.arange(rows.shape[1] - 1)
         candidates = np.concatenate((np.repeat(rows[None], len(heads), axis=0), _moved(rows, shifts, borders)))
         chosen_heads = np.concatenate((heads, np.full(len(shifts), head)))
-        many = {key: np.repeat(value, len(candidates), axis=0) for key, value in plan.items()}
+        many: dict[str, Any] = {key: np.repeat(value, len(candidates), axis=0) for key, value in plan.items()}
         seconds = kernel.latency_s(rows=candidates, head=chosen_heads, **many, start_s=start_s)
         first = int(np.argmin(seconds))
         if not seconds[first] < best_s * (1 - 1e-9):
