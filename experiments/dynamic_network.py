@@ -23,7 +23,7 @@ clairvoyant's plans a descent under the traces themselves still comes (`slack`).
 
 Prints a table, draws latency over time (--plot), and ends with one JSON object; `dynamic_over_clairvoyant` is the mean
 latency of our better adaptive method over the clairvoyant's, on the set of traces where that is the larger. --full
-writes experiments/results/dynamic_network.json.
+writes experiments/results/dynamic_network.json, where sets that it did not run stay as they are.
 """
 
 from __future__ import annotations
@@ -192,11 +192,18 @@ def _run(options: argparse.Namespace) -> int:
     draw(found, from_s, BIN_S, plot)
     print(f"drawn: {plot}")
     result = line(found, options.regime, from_s, until_s)
-    if not options.quick and not options.methods and not options.sets:
-        kept = {**result, "date": today(), "notes": notes, "sets": found}
-        write(KEPT, json.dumps(kept, indent=1, allow_nan=False) + "\n")
+    if not options.quick and options.regime == "published":
+        keep(found, notes, from_s, until_s)
     print(json.dumps({**result, "seconds": round(time.monotonic() - began_s, 1)}))
     return 0
+
+
+def keep(found: dict[str, Any], notes: list[str], from_s: float, until_s: float) -> None:
+    """Writes the record; sets of traces that were not run now stay as they stand there."""
+    before = json.loads(KEPT.read_text(encoding="utf-8"))["sets"] if KEPT.exists() else {}
+    sets = {name: found.get(name, before.get(name)) for name in SETS if name in found or name in before}
+    kept = {**line(sets, "published", from_s, until_s), "date": today(), "notes": notes, "sets": sets}
+    write(KEPT, json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n")
 
 
 def line(found: dict[str, Any], regime: str, from_s: float, until_s: float) -> dict[str, Any]:

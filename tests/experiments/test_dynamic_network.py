@@ -200,6 +200,27 @@ def test_the_command_goes_on_where_it_was_stopped(
     assert "..." not in capsys.readouterr().err
 
 
+def test_the_record_keeps_sets_that_were_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_network, "KEPT", tmp_path / "kept.json")
+
+    def figures(ratio: float) -> dict[str, object]:
+        methods = {name: {"mean_ms": 100.0, "over_clairvoyant": ratio} for name in ("search", "clairvoyant")}
+        return {
+            "methods": methods, "slack": 0.0, "online": {}, "best_adaptive": "search", "dynamic_over_clairvoyant": ratio
+        }  # fmt: skip
+
+    for sets, worst in (
+        ({"shifts": figures(1.2)}, 1.2),
+        ({"wifi": figures(1.1)}, 1.2),
+        ({"shifts": figures(1.0)}, 1.1),
+    ):
+        dynamic_network.keep(sets, ["a note"], 60.0, 3600.0)
+        kept = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+        assert kept["dynamic_over_clairvoyant"] == worst
+    assert list(kept["sets"]) == ["shifts", "wifi"]
+    assert (kept["minutes"], kept["notes"], kept["wifi_search_over_clairvoyant"]) == (59.0, ["a note"], 1.1)
+
+
 def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert dynamic_network.main(["--quick", "--methods", "serach"]) == 2
     assert "did you mean 'search'" in capsys.readouterr().err
