@@ -14,9 +14,10 @@ estimate has moved by a threshold: `coedge`, `aofl`, `offload` 10 % of a mean ov
 DistrEdge's authors charge AOFL; `distredge` is OSDS, trained before the first image and fine-tuned at shifts of the
 mean over 120 s by a quarter; `search` is a search of 1 s at 15 % of a mean over 5 s, every 20 s at most; `search_20ms`
 and `agent` plan anew at 10 % of the rates seen last, about once a second. These three have a memory of their plans,
-from which each image gets the fastest at the rates seen last (and waits for that choice); `_alone` is the same with the
-plan made last. `search_once` never plans again. The clairvoyant has for each image the fastest of all plans of all
-methods, and of searches at the true rates, without any time.
+from which each image gets the fastest at the rates seen last (and waits for that choice); before the first image they
+plan for every set of links that may fail. `_alone` is the same with the plan made last. `search_once` never plans
+again. The clairvoyant has for each image the fastest of all plans of all methods, and of searches at the true rates,
+without any time.
 
 Also said: what deciding anew after every volume of an image gives (`planners/agent/online.py`), and how far below the
 clairvoyant's plans a descent under the traces themselves still comes (`slack`).
@@ -82,6 +83,7 @@ def follow(hour: Hour, wanted: Sequence[Method], work: Path, of: dict[str, Any])
         settings = {
             **of, "method": method.name, "time_constant_s": method.time_constant_s,
             "threshold": str(method.threshold), "rest_s": method.rest_s,
+            **({"failures": True} if method.has_memory else {}),
         }  # fmt: skip
         made = records.load(path, settings)
         if made is None:

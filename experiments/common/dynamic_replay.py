@@ -3,7 +3,8 @@
 A planner sees what lies before an image (`dynamic_links.seen_rates`, smoothed where it asks for that), begins to plan
 when a link's estimate has moved by more than its threshold since its last plan, and until it is done, by the processor
 time that it really takes, the plan before stays in force. A method with a memory also chooses anew before each image
-among the plans that it knows by then (`planners.agent.online.PlanMemory`); the image waits for that.
+among the plans that it knows by then (`planners.agent.online.PlanMemory`); the image waits for that. Before the first
+image it plans for links that fail, which nobody waits for either.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.cluster import Cluster, Link
-from distredge.experiments.common.dynamic_links import image_times, seen_rates, smoothed
+from distredge.experiments.common.dynamic_links import LEAST_BPS, image_times, seen_rates, smoothed
 from distredge.latency.kernel.kernel import Kernel
 from distredge.model.graph import Graph
-from distredge.planners.agent.online import MOST_PLANS, PlanMemory, at_rates
+from distredge.planners.agent.online import MOST_PLANS, PlanMemory, at_rates, with_failures
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
 from distredge.strategy import PlannerRef, Strategy
@@ -167,6 +168,9 @@ def replay(hour: Hour, method: Method, clock: Callable[[], float] = time.process
     estimates = hour.estimates(method.time_constant_s)
     planned_for = hour.before_bps
     force = _Force(hour, method)
+    if method.has_memory:
+        for rates_bps in with_failures(planned_for, LEAST_BPS):
+            force.add(method.plan(hour.problem_at(rates_bps)), stays=True)
     force.add(method.plan(hour.problem_at(planned_for)))
     found = Replay(np.empty(len(hour.times_s)))
     alone_s = np.empty(len(hour.times_s))
@@ -192,7 +196,8 @@ def replay(hour: Hour, method: Method, clock: Callable[[], float] = time.process
     found.strategies = force.strategies
     if method.has_memory:
         found.alone_s = alone_s
-        found.choice_s = choice_seconds(hour, force.strategies[-MOST_PLANS:], clock)
+        kept = dict.fromkeys([*force.stay, *range(max(0, len(force.strategies) - MOST_PLANS), len(force.strategies))])
+        found.choice_s = choice_seconds(hour, [force.strategies[number] for number in kept], clock)
         found.latency_s += found.choice_s
     return found
 
@@ -209,8 +214,9 @@ class _Force:
         self._recent: list[int] = []
         self._expected: dict[int, Floats] = {}
         self.newest = 0
+        self.stay: list[int] = []
 
-    def add(self, strategy: Strategy) -> None:
+    def add(self, strategy: Strategy, stays: bool = False) -> None:
         key = key_of(strategy)
         if key not in self._keys:
             self._keys[key] = len(self.strategies)
@@ -219,12 +225,18 @@ class _Force:
         self.newest = self._keys[key]
         if self._has_memory and self.newest not in self._expected:
             self._expected[self.newest] = self._hour.expected_s(strategy)
-        self._use(self.newest)
+        if stays:
+            self.stay.append(self.newest)
+        else:
+            self._use(self.newest)
 
     def chosen(self, k: int) -> int:
         """The strategy of image k."""
         if self._has_memory:
-            self._use(min(self._recent, key=lambda number: float(self._expected[number][k])))
+            best = min([*self.stay, *self._recent], key=lambda number: float(self._expected[number][k]))
+            if best in self.stay:
+                return best
+            self._use(best)
         return self._recent[-1]
 
     def _use(self, number: int) -> None:
@@ -232,12 +244,14 @@ class _Force:
             self._recent.remove(number)
         self._recent.append(number)
         if len(self._recent) > MOST_PLANS:
-            self._expected.pop(self._recent.pop(0), None)
+            oldest = self._recent.pop(0)
+            if oldest not in self.stay:
+                self._expected.pop(oldest, None)
 
 
 def choice_seconds(hour: Hour, strategies: Sequence[Strategy], clock: Callable[[], float], times: int = 25) -> float:
     """Median seconds of a choice among strategies, measured on the memory that a deployment would ask."""
-    memory = PlanMemory(hour.problem)
+    memory = PlanMemory(hour.problem, len(strategies))
     for strategy in strategies:
         memory.add(strategy)
     took = []

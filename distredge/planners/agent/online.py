@@ -3,7 +3,8 @@
 Two things of milliseconds, between plans that take longer:
 
 `PlanMemory` keeps strategies that were planned for other rates, prices all of them at the rates seen last and returns
-the fastest. Rates that come back, and links that fail for a while, then need no planning.
+the fastest. Rates that come back then need no planning, nor do links that fail for a while, if it was planned for that
+beforehand (`with_failures`).
 
 `remaining` is DistrEdge's online mode (Hou et al., IPDPS 2022, section V-G): after some volumes of an image are done,
 the rows of those that are left are decided anew from the times at which the devices were done. There a trained actor
@@ -17,6 +18,7 @@ as they are: nothing is trained, and nothing is worse than going on under those 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +56,8 @@ _FACTORS = 2.0 ** np.linspace(-6, 2, 9)
 
 _CLOSER = 3
 
+_ALL_SUBSETS = 4
+
 
 def at_rates(cluster: Cluster, rates_bps: ArrayLike) -> Cluster:
     """Returns a cluster whose devices have links of constant rates; everything else of their links stays.
@@ -80,7 +84,7 @@ class PlanMemory:
 
     Args:
         problem: model, cluster and options; the rates of its links are replaced by those asked about.
-        most: strategies kept; the one that was the fastest the longest time ago makes room.
+        most: strategies kept beside those that stay; the one that was the fastest the longest time ago makes room.
     """
 
     def __init__(self, problem: Problem, most: int = MOST_PLANS) -> None:
@@ -88,21 +92,25 @@ class PlanMemory:
         self._most = most
         self._plans: dict[str, Strategy] = {}
         self._used: dict[str, int] = {}
+        self._stays: set[str] = set()
         self._encoded: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self._plans)
 
-    def add(self, strategy: Strategy) -> None:
-        """Takes in a strategy, as the one used last."""
+    def add(self, strategy: Strategy, stays: bool = False) -> None:
+        """Takes in a strategy, as the one used last; one that `stays` never makes room for another."""
         key = strategy.replace(predicted={}, planner=PlannerRef()).to_json()
         if key not in self._plans:
-            if len(self._plans) == self._most:
-                oldest = min(self._used, key=self._used.__getitem__)
-                del self._plans[oldest], self._used[oldest]
             self._plans[key] = strategy
             self._encoded = None
+        if stays:
+            self._used.pop(key, None)
+            self._stays.add(key)
         self._use(key)
+        if len(self._used) > self._most:
+            oldest = min(self._used, key=self._used.__getitem__)
+            del self._plans[oldest], self._used[oldest]
 
     def best(self, rates_bps: ArrayLike) -> tuple[Strategy, float]:
         """Returns the strategy that is the fastest at some rates, and its latency in seconds.
@@ -125,7 +133,31 @@ class PlanMemory:
         return self._plans[key], float(seconds[first])
 
     def _use(self, key: str) -> None:
-        self._used[key] = max(self._used.values(), default=0) + 1
+        if key not in self._stays:
+            self._used[key] = max(self._used.values(), default=0) + 1
+
+
+def with_failures(rates_bps: ArrayLike, least_bps: float) -> Floats:
+    """Returns the rates of links of which some fail: what to plan for before it happens.
+
+    Args:
+        rates_bps: (D,) bits per second as they are now.
+        least_bps: what a link that fails still carries.
+
+    Returns:
+        (F, D) bits per second: every set of failing links that leaves one, with up to four devices; with more every
+        link alone failing, and all but one.
+    """
+    rates = np.asarray(rates_bps, dtype=np.float64)
+    devices = range(len(rates))
+    sizes = sorted({1, len(rates) - 1} if len(rates) > _ALL_SUBSETS else set(range(1, len(rates))))
+    found = [
+        np.where(np.isin(devices, failing), least_bps, rates)
+        for size in sizes
+        if size
+        for failing in itertools.combinations(devices, size)
+    ]
+    return np.array(found).reshape(-1, len(rates))
 
 
 def implied_rates(

@@ -17,7 +17,7 @@ from distredge.latency.kernel.kernel import Kernel
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.rows import even_cuts
-from distredge.planners.agent.online import PlanMemory, at_rates, descend, implied_rates, remaining
+from distredge.planners.agent.online import PlanMemory, at_rates, descend, implied_rates, remaining, with_failures
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 
@@ -138,3 +138,23 @@ def test_a_full_memory_forgets_what_was_used_the_longest_time_ago(problem: Probl
     expected = min((first, third), key=lambda plan: evaluate(dataclasses.replace(problem, cluster=now), plan))
     assert memory.best(RATES)[0].volumes == expected.volumes
     assert len(memory) == 2
+
+
+def test_what_stays_makes_no_room(problem: Problem) -> None:
+    last = len(problem.graph.cuts) - 1
+    memory = PlanMemory(problem, most=1)
+    memory.add(_even(problem, last), stays=True)
+    for cut in (1, 2, 3):
+        memory.add(_even(problem, cut, last))
+    assert len(memory) == 2
+    memory.add(_even(problem, last))
+    assert len(memory) == 2
+
+
+def test_failures_leave_one_link() -> None:
+    found = with_failures([1.0, 2.0, 3.0, 4.0], 0.1)
+    assert len(found) == 14 == len({tuple(row) for row in found.tolist()})
+    assert all(0 < (row == 0.1).sum() < 4 for row in found)
+    assert with_failures([1.0], 0.1).shape == (0, 1)
+    many = with_failures(np.arange(1.0, 9.0), 0.1)
+    assert sorted((many == 0.1).sum(axis=1)) == [1] * 8 + [7] * 8
