@@ -15,6 +15,7 @@ from distredge.model.graph import Graph
 from distredge.problem import Problem
 
 Model = str | Path | Graph
+Models = Model | Sequence[Model]
 Clusters = str | Path | Cluster | Sequence[str | Path | Cluster]
 
 
@@ -53,28 +54,32 @@ def check_partition(where: str, graph: Graph, partition: Sequence[int]) -> tuple
     return found
 
 
-def load_model(model: Model) -> Graph:
-    """Returns the graph of a zoo name, a path or a graph."""
-    if isinstance(model, Graph):
-        return model
-    from distredge.model.capture import load_model as load
-
-    return load(model)
-
-
-def load_problems(where: str, graph: Graph, cluster: Clusters, input_dtype: str) -> tuple[Problem, ...]:
-    """Returns the problem of each cluster.
+def load_models(where: str, model: Models) -> tuple[Graph, ...]:
+    """Returns the graphs of a zoo name, a path or a graph, or of a sequence of them.
 
     Raises:
-        ConfigError: unless there is a cluster, and all have the same number of devices, at least 2.
+        ConfigError: if there is none.
+    """
+    given = [model] if isinstance(model, (str, Path, Graph)) else list(model)
+    if not given:
+        raise ConfigError(located(where, "model", given, "a zoo name, a path or a graph, or at least one of them"))
+    from distredge.model.capture import load_model as load
+
+    return tuple(item if isinstance(item, Graph) else load(item) for item in given)
+
+
+def load_problems(where: str, graphs: Sequence[Graph], cluster: Clusters, input_dtype: str) -> tuple[Problem, ...]:
+    """Returns the problem of each model on each cluster, all clusters of the first model first.
+
+    Raises:
+        ConfigError: unless there is a cluster, and all have at least 2 devices.
     """
     given = [cluster] if isinstance(cluster, (str, Path, Cluster)) else list(cluster)
-    clusters = [item if isinstance(item, Cluster) else load_cluster(item, [graph]) for item in given]
-    counts = {len(item.devices) for item in clusters}
-    if len(counts) != 1 or min(counts) < 2:
+    clusters = [item if isinstance(item, Cluster) else load_cluster(item, graphs) for item in given]
+    if not clusters or min(len(item.devices) for item in clusters) < 2:
         found = {item.name: len(item.devices) for item in clusters}
-        raise ConfigError(located(where, "cluster", found, "clusters of equally many devices, at least 2"))
-    return tuple(Problem(graph, item, input_dtypes=(input_dtype,)) for item in clusters)
+        raise ConfigError(located(where, "cluster", found, "clusters of at least 2 devices"))
+    return tuple(Problem(graph, item, input_dtypes=(input_dtype,)) for graph in graphs for item in clusters)
 
 
 def longest_period_s(cluster: Cluster) -> float:

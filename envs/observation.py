@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distredge.cluster import Link
     from distredge.model.graph import Graph
     from distredge.problem import Problem
@@ -18,8 +20,14 @@ MAX_CHANNELS = 4096
 MAX_KERNEL = 15
 MAX_STRIDE = 8
 
+MAX_MACS, MIN_MACS = 1e12, 1e6
+MAX_BYTES, MIN_BYTES = 1e9, 1e3
+
 LAYER_FEATURES = 4
 """Height, channels, kernel and stride."""
+
+MODEL_FEATURES = 5
+"""Of the model: its multiply-adds, the head's share, those behind, those of the next volume, bytes between."""
 
 
 def scale_time(time_s: NDArray[np.float64], unit_s: float | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -57,6 +65,34 @@ def layer_features(graph: Graph, tensor_name: str) -> NDArray[np.float64]:
         stride / MAX_STRIDE,
     ]
     return 2.0 * np.clip(shares, 0.0, 1.0) - 1.0
+
+
+def model_features(graph: Graph, places: Sequence[int]) -> NDArray[np.float64]:
+    """What tells one model from another, at each place where a volume may begin.
+
+    Args:
+        graph: the model.
+        places: (n_places,) cut before each, rising; -1 is the input.
+
+    Returns:
+        (n_places, MODEL_FEATURES) float64 in [-1, 1]: multiply-adds of the whole model, on a logarithmic scale from
+        10^6 to 10^12; the share of them that the head has; of the body's, the share that is behind, and the share up to
+        the next place (0 at the last one); bytes of the feature maps that are alive there, as float32, on a
+        logarithmic scale from 10^3 to 10^9. What lies outside is cut off.
+    """
+    macs = np.array([graph.macs[index] for index in graph.body.operators], np.float64)
+    behind = np.concatenate(([0.0], np.cumsum(macs)))[[graph.cuts[c].position if c >= 0 else 0 for c in places]]
+    body, head = max(macs.sum(), 1.0), float(sum(graph.macs[index] for index in graph.body.head))
+    alive = [graph.input_names if c < 0 else graph.cuts[c].tensors for c in places]
+    sizes = np.array([max(4.0 * sum(graph.tensors[name].elements for name in names), 1.0) for names in alive])
+    columns = [
+        np.full(len(places), math.log(max(body + head, 1.0) / MIN_MACS) / math.log(MAX_MACS / MIN_MACS)),
+        np.full(len(places), head / (body + head)),
+        behind / body,
+        np.append(np.diff(behind), 0.0) / body,
+        np.log(sizes / MIN_BYTES) / math.log(MAX_BYTES / MIN_BYTES),
+    ]
+    return 2.0 * np.clip(np.stack(columns, axis=1), 0.0, 1.0) - 1.0
 
 
 def compute_times(problem: Problem) -> NDArray[np.float64]:

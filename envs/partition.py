@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from distredge.envs import PARTITION
+from distredge.envs.decisions import volume_end
 from distredge.envs.observation import layer_features
+from distredge.envs.process import Volumes
 from distredge.envs.volumes import VolumesEnv
 
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph
 
-def volume_end(action: ArrayLike, first: ArrayLike, last: int) -> NDArray[np.int64]:
-    """Maps actions to where volumes end: each candidate location has an equal share of the range from -1 to 1.
-
-    Args:
-        action: (n_envs,), or a single number, from -1 to 1; what lies outside is cut off.
-        first: alike, the first candidate, an index into `graph.cuts`.
-        last: the last one, for all.
-
-    Returns:
-        Alike, int64, indices from `first` to `last`.
-    """
-    count = last - np.asarray(first, np.int64) + 1
-    share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
-    return np.asarray(first + np.minimum(count - 1, np.floor(share * count).astype(np.int64)), np.int64)
+__all__ = ["PartitionEnv", "volume_end"]
 
 
 class PartitionEnv(VolumesEnv):
@@ -106,24 +100,21 @@ class PartitionEnv(VolumesEnv):
         ConfigError: if an argument is not one of those above.
     """
 
-    def _described(self) -> tuple[int, NDArray[np.float64], int]:
-        graph = self.graph
-        done_macs = np.cumsum([0, *(graph.macs[index] for index in graph.body.operators)], dtype=np.float64)
-        positions = [0, *(cut.position for cut in graph.cuts)]
-        starts = [graph.input_names[0], *(cut.reference for cut in graph.cuts)]
-        features = [
-            np.append(
-                layer_features(graph, start),
-                [2.0 * i / len(graph.cuts) - 1.0, 2.0 * done_macs[position] / max(done_macs[-1], 1.0) - 1.0],
-            )
-            for i, (start, position) in enumerate(zip(starts, positions, strict=True))
-        ]
-        return 1, np.array(features), len(graph.cuts)
+    env_id = PARTITION
 
-    def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
-        """The first location that is left, (n_envs,) or a single one: `features` has a row for each, then the end."""
-        return np.asarray(last_cut, np.int64) + 1
+    def _described(self, graphs: Sequence[Graph], n_devices: int) -> list[Volumes]:
+        return [_candidates(graph) for graph in graphs]
 
-    def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the first value of each action, (n_envs, n_devices) or (n_devices,), puts the end of the volume."""
-        return volume_end(action[..., 0], place, len(self.graph.cuts) - 1)
+
+def _candidates(graph: Graph) -> Volumes:
+    done_macs = np.cumsum([0, *(graph.macs[index] for index in graph.body.operators)], dtype=np.float64)
+    positions = [0, *(cut.position for cut in graph.cuts)]
+    starts = [graph.input_names[0], *(cut.reference for cut in graph.cuts)]
+    features = [
+        np.append(
+            layer_features(graph, start),
+            [2.0 * i / len(graph.cuts) - 1.0, 2.0 * done_macs[position] / max(done_macs[-1], 1.0) - 1.0],
+        )
+        for i, (start, position) in enumerate(zip(starts, positions, strict=True))
+    ]
+    return Volumes(None, np.array(features), (-1, *range(len(graph.cuts))))

@@ -63,13 +63,13 @@ class KernelPricer:
     """Prices with the compiled kernel; strategies that it does not know go to another pricer."""
 
     def __init__(self, kernel: Kernel, input_dtype: str, otherwise: EpisodePricer) -> None:
-        self._kernel = kernel
+        self.kernel = kernel
         self._input_wire = WIRE_NUMBERS[input_dtype]
         self._otherwise = otherwise
 
     def __call__(self, cuts: Ints, rows: Ints, head: Ints, cluster: Ints, start_s: Floats) -> tuple[Floats, Floats]:
         try:
-            finish_s, latency_s = self._kernel.finish_s(
+            finish_s, latency_s = self.kernel.finish_s(
                 cuts, rows, head, cluster=cluster, start_s=start_s, input_wire=self._input_wire
             )
         except Unsupported:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from distredge.envs._setup import Clusters, Model, check_partition
+from distredge.envs import SPLIT_ROWS
+from distredge.envs._setup import Clusters, Models, check_partition
 from distredge.envs.observation import LAYER_FEATURES, layer_features
+from distredge.envs.process import Volumes
 from distredge.envs.volumes import Episode, VolumesEnv, cut_points
+from distredge.errors import ConfigError, located
 from distredge.planners.published import lc_pss
+
+if TYPE_CHECKING:
+    from distredge.model.graph import Graph
 
 __all__ = ["Episode", "SplitRowsEnv", "cut_points"]
 
@@ -97,9 +103,11 @@ class SplitRowsEnv(VolumesEnv):
         ConfigError: if an argument is not one of those above.
     """
 
+    env_id = SPLIT_ROWS
+
     def __init__(
         self,
-        model: Model = "vgg16",
+        model: Models = "vgg16",
         cluster: Clusters = "db-50",
         *,
         partition: Sequence[int] | None = None,
@@ -108,6 +116,8 @@ class SplitRowsEnv(VolumesEnv):
         partition_seed: int = 0,
         reward_scale: str = "offload",
         observe_cluster: bool = False,
+        observe_rows: bool = False,
+        observe_model: bool | None = None,
         input_dtype: str = "float32",
         render_mode: str | None = None,
     ) -> None:
@@ -118,24 +128,29 @@ class SplitRowsEnv(VolumesEnv):
             cluster,
             reward_scale=reward_scale,
             observe_cluster=observe_cluster,
+            observe_rows=observe_rows,
+            observe_model=observe_model,
             input_dtype=input_dtype,
             render_mode=render_mode,
         )
 
-    def _described(self) -> tuple[int, NDArray[np.float64], int]:
-        self.partition = (
-            lc_pss.partition(self.graph, self.n_devices, *self._lc_pss)
-            if self._given is None
-            else check_partition(self.name, self.graph, self._given)
-        )
-        self._ends = np.array(self.partition, np.int64)
-        layers = [layer_features(self.graph, self.graph.cuts[index].reference) for index in self.partition]
-        return 0, np.array([*layers, np.full(LAYER_FEATURES, -1.0)]), len(self.partition)
+    def _described(self, graphs: Sequence[Graph], n_devices: int) -> list[Volumes]:
+        if self._given is not None and len(graphs) > 1:
+            raise ConfigError(located(self.name, "partition", list(self._given), "None with several models"))
+        described = []
+        for graph in graphs:
+            ends = (
+                lc_pss.partition(graph, n_devices, *self._lc_pss)
+                if self._given is None
+                else check_partition(self.name, graph, self._given)
+            )
+            layers = [layer_features(graph, graph.cuts[index].reference) for index in ends]
+            features = np.array([*layers, np.full(LAYER_FEATURES, -1.0)])
+            described.append(Volumes(tuple(ends), features, (-1, *ends)))
+        self._partitions = {id(graph): item.ends for graph, item in zip(graphs, described, strict=True)}
+        return described
 
-    def place(self, n_volumes: ArrayLike, last_cut: ArrayLike) -> NDArray[np.int64]:
-        """The number of the volume, (n_envs,) or a single one: `features` has a row for each, and one for the end."""
-        return np.asarray(n_volumes, np.int64)
-
-    def decide(self, action: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the given scheme ends the volume, (n_envs,) or a single cut, whatever the action."""
-        return self._ends[place]
+    @property
+    def partition(self) -> tuple[int, ...]:
+        """Indices into `graph.cuts` where the volumes of the current model end."""
+        return self._partitions[id(self.graph)]

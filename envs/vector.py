@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.error import InvalidAction, ResetNeeded
@@ -11,14 +11,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from distredge import metric_names
-from distredge.envs._setup import check_options, longest_period_s
-from distredge.envs.observation import scale_time
+from distredge.envs._setup import check_options
+from distredge.envs.decisions import DONE, Told
+from distredge.envs.episodes import Episode, EpisodeBatch
 from distredge.envs.partition import PartitionEnv
+from distredge.envs.process import OPTIONS
 from distredge.envs.split_rows import SplitRowsEnv
-from distredge.envs.volumes import OPTIONS, Episode, VolumesEnv, cut_points
+from distredge.envs.volumes import INFO_FLAGS, INFO_FLOATS, INFO_INTS, VolumesEnv
 from distredge.errors import ConfigError, located
-from distredge.latency import offload_latency_s
+
+if TYPE_CHECKING:
+    from distredge.problem import Problem
 
 Array = NDArray[Any]
 _MASK = "reset_mask"
@@ -57,7 +60,7 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         autoreset_mode: of Gymnasium, or its value, such as "NextStep".
 
     Raises:
-        ConfigError: if there are no copies, the mode is unknown, or the environment is one that draws.
+        ConfigError: if there are no copies, or the mode is unknown.
     """
 
     def __init__(
@@ -65,10 +68,6 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
     ) -> None:
         if num_envs < 1:
             raise ConfigError(located(env.name, "num_envs", num_envs, "at least 1"))
-        if env.render_mode is not None:
-            raise ConfigError(
-                located(env.name, "render_mode", env.render_mode, "None here; vectorization_mode='sync' draws")
-            )
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
         except ValueError:
@@ -76,33 +75,16 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
             raise ConfigError(located(env.name, "autoreset_mode", autoreset_mode, accepted)) from None
         self.env = env
         self.num_envs = num_envs
-        self.metadata = {**env.metadata, "render_modes": [], "autoreset_mode": self.autoreset_mode}
+        self.render_mode = env.render_mode
+        self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = env.observation_space
         self.single_action_space = env.action_space
         self.observation_space = batch_space(env.observation_space, num_envs)
         self.action_space = batch_space(env.action_space, num_envs)
-        self._heights = np.array([cut.height for cut in env.graph.cuts], np.int64)
-        self._offload_s = np.array([offload_latency_s(problem) for problem in env.problems])
-        self._periods_s = [longest_period_s(problem.cluster) for problem in env.problems]
-        self._every = np.arange(num_envs)
-        shape = (num_envs, env.max_volumes)
-        self._cuts = np.full(shape, -1, np.int64)
-        self._rows = np.zeros((*shape, env.n_devices + 1), np.int64)
-        self._count = np.zeros(num_envs, np.int64)
-        self._cluster = np.zeros(num_envs, np.int64)
-        self._start_s = np.zeros(num_envs)
-        self._about_cluster = np.zeros((num_envs, 2 * env.n_devices if env.observe_cluster else 0))
-        self._ended = {
-            "cuts": self._cuts.copy(),
-            "rows": self._rows.copy(),
-            "cluster": self._cluster.copy(),
-            "start_s": self._start_s.copy(),
-            "head": np.zeros(num_envs, np.int64),
-            "latency_s": np.full(num_envs, np.nan),
-        }
+        self._process = env.process
+        self._batch = EpisodeBatch(env.process, num_envs)
         self._running = False
         self._over = np.zeros(num_envs, np.bool_)
-        self._done_s = np.zeros((num_envs, env.n_devices))
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -111,8 +93,8 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
 
         Args:
             seed: of all random choices.
-            options: `cluster` (index) and `start_s` (seconds), each one value or one for each environment that begins;
-                `reset_mask`, (num_envs,) bool, says which do.
+            options: `model` and `cluster` (indices) and `start_s` (seconds), each one value or one for each environment
+                that begins; `reset_mask`, (num_envs,) bool, says which do.
 
         Returns:
             (num_envs, n_features) observations from -1 to 1, and the infos.
@@ -126,11 +108,15 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         if not (self._running or mask.all()):
             raise ResetNeeded("call reset() for all environments first")
         super().reset(seed=seed)
-        self._begin(np.flatnonzero(mask), given)
+        which = np.flatnonzero(mask)
+        obs, told = self._batch.room()
+        if not mask.all():
+            # What the others saw last is told again.
+            self._batch.tell(np.flatnonzero(~mask), obs, told)
+        self._begin(which, given, obs, told)
+        self._over[which] = False
         self._running = True
-        self._done_s[mask] = 0.0
-        none = np.zeros(self.num_envs)
-        return self._observe(self._done_s), _with_masks(self._info(none, none > 0), mask)
+        return obs, _with_masks(_info(told), mask)
 
     def step(self, actions: NDArray[np.float32]) -> tuple[NDArray[np.float32], Array, Array, Array, dict[str, Any]]:
         """Adds a volume in every environment.
@@ -149,158 +135,52 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         if not self._running:
             raise ResetNeeded("call reset() before step()")
         values = self._check_actions(actions)
-        head, latency_s, last = self._decide(values, self._begin_next())
-        done = last | np.isinf(latency_s)
-        finish_s = self._done_s
-        env = self.env
-        unit_s = self._offload_s[self._cluster] if env.reward_scale == "offload" else 1.0
-        rewards = np.where(done, unit_s / np.where(done, latency_s, 1.0), 0.0)
-        obs, info = self._observe(finish_s), self._info(latency_s, done)
+        obs, told = self._batch.room()
+        self._batch.step(values, obs, told, self._begin_others(obs, told))
+        done = told.flags[DONE]
         infos: dict[str, Any] = {}
         if done.any():
-            ended = np.flatnonzero(done)
-            self._remember(ended, head, latency_s)
             if self.autoreset_mode is AutoresetMode.SAME_STEP:
-                infos = self._final(obs, info, done)
-                self._begin(ended, {})
-                finish_s[done] = 0.0
-                obs[done] = self._observe(finish_s)[done]
-                info = self._info(np.where(done, 0.0, latency_s), np.zeros_like(done))
+                infos = _final(obs, told)
+                done = done.copy()
+                self._begin(np.flatnonzero(done), {}, obs, told)
             else:
                 self._over = done.copy()
-        infos |= _with_masks(info, np.ones_like(done))
-        return obs, rewards, done, np.zeros_like(done), infos
+        infos |= _with_masks(_info(told), np.ones(self.num_envs, np.bool_))
+        return obs, told.rewards, done, np.zeros_like(done), infos
 
-    def _begin_next(self) -> NDArray[np.bool_]:
-        """Begins the episodes that the ends of others left to this step; returns which go on instead, (num_envs,)."""
+    def _begin_others(self, obs: NDArray[np.float32], told: Told) -> NDArray[np.int64] | None:
+        """Begins the episodes that the ends of others left to this step; returns which go on instead, None for all."""
         over = self._over
-        if self.autoreset_mode is AutoresetMode.DISABLED and over.any():
+        if not over.any():
+            return None
+        if self.autoreset_mode is AutoresetMode.DISABLED:
             which = np.flatnonzero(over).tolist()
             raise ResetNeeded(f"the episodes of environments {which} are over: reset them with options['reset_mask']")
-        goes_on = ~over
-        if over.any():
-            self._begin(np.flatnonzero(over), {})
-        return goes_on
+        self._begin(np.flatnonzero(over), {}, obs, told)
+        self._over = np.zeros_like(over)
+        return np.flatnonzero(~over)
 
-    def _decide(
-        self, values: NDArray[np.float64], goes_on: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Adds a volume to the episodes that go on, and prices them.
-
-        Args:
-            values: (num_envs, n_values + n_devices - 1) actions.
-            goes_on: (num_envs,) bool; the others have just begun.
-
-        Returns:
-            (num_envs,) int64 head devices, float64 latencies, and which volumes are last; zeros where one has begun.
-        """
-        env, every = self.env, self._every[goes_on]
-        index = env.decide(values[every], self._place[every])
-        rows = cut_points(values[every, values.shape[1] + 1 - env.n_devices :], self._heights[index])
-        self._cuts[every, self._count[every]] = index
-        self._rows[every, self._count[every]] = rows
-        self._count[every] += 1
-        ends = index == len(self._heights) - 1
-        heads = np.where(ends, np.argmax(np.diff(rows, axis=1), axis=1), 0)
-        head, latency_s = np.zeros(self.num_envs, np.int64), np.zeros(self.num_envs)
-        last = np.zeros(self.num_envs, np.bool_)
-        self._done_s = np.zeros((self.num_envs, env.n_devices))
-        if len(every):
-            longest = int(self._count.max())
-            finish_s, whole_s = env.pricer(
-                self._cuts[every, :longest], self._rows[every, :longest], heads, self._cluster[every],
-                self._start_s[every],
-            )  # fmt: skip
-            self._done_s[every] = finish_s
-            head[every], last[every] = heads, ends
-            latency_s[every] = np.where(ends, whole_s, finish_s.max(axis=1))
-        return head, latency_s, last
+    def _begin(
+        self, which: NDArray[np.int64], options: Mapping[str, Any], obs: NDArray[np.float32], told: Told
+    ) -> None:
+        """Begins an episode in some environments."""
+        problem, start_s = self._process.choose(self.np_random, len(which), options, single=False)
+        self._batch.begin(which, problem, start_s, obs, told)
 
     def last_episode(self, index: int) -> Episode | None:
         """The last episode that ended in one of the environments; None before there is one."""
-        ended = {key: value[index] for key, value in self._ended.items()}
-        if np.isnan(ended["latency_s"]):
+        return self._batch.last_ended(index)
+
+    def problem(self, index: int) -> Problem:
+        """Model and cluster of the episode in one of the environments."""
+        return self._batch.problem(index)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """The timeline of each environment's volumes, as text or as a picture by `render_mode`; None without one."""
+        if self.render_mode is None:
             return None
-        count = int((ended["cuts"] >= 0).sum())
-        volumes = zip(ended["cuts"][:count].tolist(), map(tuple, ended["rows"][:count].tolist()), strict=True)
-        return Episode(
-            self.env.problems[ended["cluster"]],
-            tuple(volumes),
-            int(ended["head"]),
-            float(ended["latency_s"]),
-            float(ended["start_s"]),
-        )
-
-    @property
-    def _place(self) -> NDArray[np.int64]:
-        last_cut = np.where(self._count > 0, self._cuts[self._every, np.maximum(self._count - 1, 0)], -1)
-        return self.env.place(self._count, last_cut)
-
-    def _observe(self, finish_s: NDArray[np.float64]) -> NDArray[np.float32]:
-        times = scale_time(finish_s, self._offload_s[self._cluster, None])
-        return np.concatenate([times, self.env.features[self._place], self._about_cluster], axis=1, dtype=np.float32)
-
-    def _info(self, latency_s: NDArray[np.float64], done: NDArray[np.bool_]) -> dict[str, Array]:
-        offload_s = self._offload_s[self._cluster]
-        divisor = np.where(done, latency_s, np.inf)
-        return {
-            metric_names.LATENCY_S: latency_s.copy(),
-            metric_names.IMAGES_PER_S: 1.0 / divisor,
-            metric_names.SPEEDUP: offload_s / divisor,
-            metric_names.OFFLOAD_LATENCY_S: offload_s,
-            "volume": self._count.copy(),
-            "cluster": self._cluster.copy(),
-            "start_s": self._start_s.copy(),
-            "feasible": ~np.isinf(latency_s),
-        }
-
-    def _final(self, obs: NDArray[np.float32], info: dict[str, Array], done: NDArray[np.bool_]) -> dict[str, Any]:
-        """What is told of the last step of the episodes that end, in Gymnasium's form."""
-        final_obs = np.full(self.num_envs, None, object)
-        for i in np.flatnonzero(done):
-            final_obs[i] = obs[i].copy()
-        return {
-            "final_obs": final_obs,
-            "_final_obs": done.copy(),
-            "final_info": _with_masks(info, done),
-            "_final_info": done.copy(),
-        }
-
-    def _remember(self, which: NDArray[np.int64], head: NDArray[np.int64], latency_s: NDArray[np.float64]) -> None:
-        """Keeps what the episodes that end in some environments decided."""
-        now = (self._cuts, self._rows, self._cluster, self._start_s, head, latency_s)
-        for kept, value in zip(self._ended.values(), now, strict=True):
-            kept[which] = value[which]
-
-    def _begin(self, which: NDArray[np.int64], options: Mapping[str, Any]) -> None:
-        """Begins an episode in some environments."""
-        count = len(which)
-        clusters = len(self.env.problems)
-        self._cuts[which] = -1
-        self._count[which] = 0
-        self._over[which] = False
-        if "cluster" in options:
-            chosen = self._option("cluster", options["cluster"], count)
-            if ((chosen < 0) | (chosen >= clusters) | (chosen != np.floor(chosen))).any():
-                raise ConfigError(
-                    located(f"{self.env.name}.reset", "options: cluster", options["cluster"], f"0 to {clusters - 1}")
-                )
-            self._cluster[which] = chosen
-        else:
-            self._cluster[which] = self.np_random.integers(clusters, size=count) if clusters > 1 else 0
-        if "start_s" in options:
-            start_s = self._option("start_s", options["start_s"], count)
-            if not (np.isfinite(start_s) & (start_s >= 0)).all():
-                raise ConfigError(
-                    located(f"{self.env.name}.reset", "options: start_s", options["start_s"], "seconds >= 0")
-                )
-            self._start_s[which] = start_s
-        else:
-            periods_s = np.array([self._periods_s[c] for c in self._cluster[which]])
-            self._start_s[which] = self.np_random.uniform(0.0, periods_s) if periods_s.any() else 0.0
-        if self.env.observe_cluster:
-            for i in which:
-                self._about_cluster[i] = self.env.cluster_view(int(self._cluster[i]), float(self._start_s[i]))
+        return tuple(self._batch.render(k, self.render_mode, bool(self._over[k])) for k in range(self.num_envs))
 
     def _check_mask(self, mask: Any) -> NDArray[np.bool_]:
         """Which environments begin, (num_envs,); all without a mask."""
@@ -312,15 +192,6 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
             raise ConfigError(located(f"{self.env.name}.reset", f"options: {_MASK}", mask, accepted))
         return found
 
-    def _option(self, key: str, value: ArrayLike, count: int) -> NDArray[np.float64]:
-        try:
-            found = np.asarray(value)
-            if found.dtype.kind in "iuf":
-                return np.broadcast_to(found.astype(np.float64), count)
-        except ValueError:
-            pass
-        raise ConfigError(located(f"{self.env.name}.reset", f"options: {key}", value, f"one value, or {count}"))
-
     def _check_actions(self, actions: ArrayLike) -> NDArray[np.float64]:
         values = np.asarray(actions, np.float64)
         if values.shape != self.action_space.shape or not np.isfinite(values).all():
@@ -328,6 +199,27 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
                 f"actions: found shape {values.shape}, accepted: {self.action_space.shape}, numbers from -1 to 1"
             )
         return values
+
+
+def _info(told: Told) -> dict[str, Array]:
+    return {
+        **{key: told.floats[row] for key, row in INFO_FLOATS},
+        **{key: told.ints[row] for key, row in INFO_INTS},
+        **{key: told.flags[row] for key, row in INFO_FLAGS},
+    }
+
+
+def _final(obs: NDArray[np.float32], told: Told) -> dict[str, Any]:
+    """What is told of the last step of the episodes that end, in Gymnasium's form: copies."""
+    done = told.flags[DONE].copy()
+    final_obs = np.full(len(done), None, object)
+    final_obs[done] = np.fromiter(obs[done], object, int(done.sum()))
+    return {
+        "final_obs": final_obs,
+        "_final_obs": done,
+        "final_info": _with_masks(_info(told), done),
+        "_final_info": done.copy(),
+    }
 
 
 def _with_masks(info: Mapping[str, Array], where: NDArray[np.bool_]) -> dict[str, Any]:

@@ -37,7 +37,6 @@ def price_all(tables, links, plans, found, room):
     n_volumes, n_slabs, n_devices = plans.cuts.shape[1], plans.order.shape[1], links.profile_of.shape[1]
     wide = n_slabs + 1
     slabs[n_slabs * S_COLUMNS + S_DEVICE] = n_devices
-    has_simple_end = model[col.N_HEAD_NEEDS] == 1 and model[col.N_HEAD_PARTIALS] == 0 and model[col.N_RESULTS] == 0
     for k in range(plans.cuts.shape[0]):
         c = plans.which[k]
         for j in range(n_slabs):
@@ -53,26 +52,41 @@ def price_all(tables, links, plans, found, room):
             if end < 0:
                 break
             n = w + 1
-            v = enter_volume(model, room.volumes, w, start, end, stage, plans.wires[k, w], np.int64(0))
+            stage = price_volume(tables, hand, ways, w, start, end, stage, plans.wires[k, w])
             start = end + 1
-            at = model[col.AT_VOLUMES] + v * col.VOLUME
-            for q in range(model[U(at + col.PHASES)], model[U(at + col.PHASES)] + model[U(at + col.N_PHASES)]):
-                phase = model[col.AT_PHASES] + q * col.PHASE
-                one = model[U(phase + col.N_NEEDS)] == 1 and model[U(phase + col.N_PARTIALS)] == 0
-                if one and model[U(at + col.START_CLASS)] >= 0 and model[U(at + col.BAND)] == 1:
-                    simple_phase(tables, hand, ways, w, v, q, stage)
-                else:
-                    any_phase(tables, hand, ways, w, v, q, stage)
-                stage += 1
         if found.finish_s.shape[0] > 0:
             for j in range(n_slabs):
                 found.finish_s[k, j] = room.done[stage * wide + j]
         if start != model[col.N_CUTS]:
             found.latency[k] = np.nan
-        elif has_simple_end:
-            found.latency[k] = simple_end(tables, hand, ways, n, stage, plans.head[k])
         else:
-            found.latency[k] = any_end(tables, hand, ways, n, stage, plans.head[k])
+            found.latency[k] = price_end(tables, hand, ways, n, stage, plans.head[k])
+
+
+@inlined
+def price_volume(tables, hand, ways, w, start, end, stage, wire):
+    """All parts of volume w, which begins after cut `start - 1` and ends at cut `end`; returns the stage after it."""
+    model = tables.model
+    v = enter_volume(model, hand.volumes, w, start, end, stage, wire, np.int64(0))
+    at = model[col.AT_VOLUMES] + v * col.VOLUME
+    for q in range(model[U(at + col.PHASES)], model[U(at + col.PHASES)] + model[U(at + col.N_PHASES)]):
+        phase = model[col.AT_PHASES] + q * col.PHASE
+        one = model[U(phase + col.N_NEEDS)] == 1 and model[U(phase + col.N_PARTIALS)] == 0
+        if one and model[U(at + col.START_CLASS)] >= 0 and model[U(at + col.BAND)] == 1:
+            simple_phase(tables, hand, ways, w, v, q, stage)
+        else:
+            any_phase(tables, hand, ways, w, v, q, stage)
+        stage += 1
+    return stage
+
+
+@inlined
+def price_end(tables, hand, ways, n, stage, head):
+    """What follows the n volumes, the first stage after which is `stage`; returns the latency."""
+    model = tables.model
+    if model[col.N_HEAD_NEEDS] == 1 and model[col.N_HEAD_PARTIALS] == 0 and model[col.N_RESULTS] == 0:
+        return simple_end(tables, hand, ways, n, stage, head)
+    return any_end(tables, hand, ways, n, stage, head)
 
 
 @inlined
