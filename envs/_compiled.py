@@ -24,11 +24,11 @@ def _no_digest(*modules: str) -> str:
 HAS_NUMBA = find_spec("numba") is not None
 
 entry: Decorator
-inner: Decorator
+inlined: Decorator
 digest: Callable[..., str]
 if HAS_NUMBA:
     from distredge.latency import compiling
 
-    entry, inner, digest = compiling.uncounted_entry, compiling.inner, compiling.digest
+    entry, inlined, digest = compiling.uncounted_entry, compiling.inlined, compiling.digest
 else:
-    entry, inner, digest = _as_is, _as_is, _no_digest
+    entry, inlined, digest = _as_is, _as_is, _no_digest

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from distredge.envs.decisions import FILES as OWN_FILES
-from distredge.envs.decisions import decide_one, report_one, settle_one
+from distredge.envs import decisions
 from distredge.latency.compiling import digest, uncounted_entry
-from distredge.latency.kernel.stepping import FILES as KERNEL_FILES
-from distredge.latency.kernel.stepping import price_next
+from distredge.latency.kernel import stepping
 
-FILES = (*KERNEL_FILES, *OWN_FILES, "envs.compiled_steps")
+FILES = (*stepping.FILES, *decisions.FILES, "envs.compiled_steps")
 """Modules that the step is compiled from."""
 
 
@@ -39,14 +37,14 @@ def _compiled(stamp: str) -> Any:
         len(stamp)
         for x in range(len(which)):
             k = which[x]
-            p, start, w = episodes.problem[k], episodes.next_cut[k], episodes.count[k]
-            end = decide_one(rules, episodes, k, actions[k])
-            latency_s = price_next(
+            p, start, w = episodes.problem[k], episodes.next_cut[k], episodes.n_decided[k]
+            end = decisions.decide_one(rules, episodes, k, actions[k])
+            latency_s = stepping.price_next(
                 tables, links, prefixes, k, rules.cluster[p], episodes.rows[k], w, start, end, episodes.head[k],
                 episodes.finish_s[k],
             )  # fmt: skip
-            settle_one(episodes, k, rules.n_devices[p], latency_s)
-            report_one(rules, episodes, ended, k, obs, told)
+            decisions.settle_one(episodes, k, rules.n_devices[p], latency_s)
+            decisions.report_one(rules, episodes, ended, k, obs, told)
 
     return step
 

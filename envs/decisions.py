@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distredge.envs._compiled import digest, entry, inner
+from distredge.envs._compiled import digest, entry, inlined
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -20,7 +20,7 @@ Flags = NDArray[np.bool_]
 
 N_FLOATS, N_INTS, N_FLAGS = 5, 3, 2
 LATENCY_S, IMAGES_PER_S, SPEEDUP, OFFLOAD_S, START_S = range(N_FLOATS)
-VOLUME, CLUSTER, MODEL = range(N_INTS)
+DECIDED, CLUSTER, MODEL = range(N_INTS)
 DONE, FEASIBLE = range(N_FLAGS)
 """Rows of `Told.floats`, `Told.ints` and `Told.flags`."""
 
@@ -65,7 +65,7 @@ class Episodes(NamedTuple):
 
     Attributes:
         problem: (n,) of each.
-        count: (n,) volumes decided.
+        n_decided: (n,) volumes decided.
         next_cut: (n,) the first cut that is left.
         head: (n,) head device; 0 before the last volume.
         cuts: (n, L) where volumes end; -1 for those not decided.
@@ -78,7 +78,7 @@ class Episodes(NamedTuple):
     """
 
     problem: Ints
-    count: Ints
+    n_decided: Ints
     next_cut: Ints
     head: Ints
     cuts: Ints
@@ -94,7 +94,7 @@ class Ended(NamedTuple):
     """The last episode that ended in each of n environments; arrays as in `Episodes`, `latency_s` NaN before one."""
 
     problem: Ints
-    count: Ints
+    n_decided: Ints
     head: Ints
     cuts: Ints
     rows: NDArray[np.int32]
@@ -144,7 +144,7 @@ def volume_end(action: ArrayLike, first: ArrayLike, last: int) -> Ints:
     return np.asarray(first + np.minimum(count - 1, np.floor(share * count).astype(np.int64)), np.int64)
 
 
-@inner
+@inlined
 def decide_one(rules: Any, episodes: Any, k: Any, action: Any) -> Any:
     """Notes the volume that an action decides in episode k; returns the cut at which it ends.
 
@@ -152,7 +152,7 @@ def decide_one(rules: Any, episodes: Any, k: Any, action: Any) -> Any:
     """
     p = episodes.problem[k]
     model, n_devices = rules.model[p], rules.n_devices[p]
-    first, w = episodes.next_cut[k], episodes.count[k]
+    first, w = episodes.next_cut[k], episodes.n_decided[k]
     heights_at = rules.heights_at[model]
     last = rules.heights_at[model + 1] - heights_at - 1
     if rules.n_values == 0:
@@ -175,7 +175,7 @@ def decide_one(rules: Any, episodes: Any, k: Any, action: Any) -> Any:
         rows[k, at + j + 1] = int(np.floor(share * height + 0.5))
     rows[k, at + n_devices] = height
     episodes.cuts[k, w] = end
-    episodes.count[k] = w + 1
+    episodes.n_decided[k] = w + 1
     episodes.next_cut[k] = end + 1
     episodes.head[k] = 0
     if end == last:
@@ -188,7 +188,7 @@ def decide_one(rules: Any, episodes: Any, k: Any, action: Any) -> Any:
     return end
 
 
-@inner
+@inlined
 def settle_one(episodes: Any, k: Any, n_devices: Any, latency_s: Any) -> None:
     """Notes the latency of episode k, NaN if it is not whole; where a link that is needed is down all takes forever."""
     finish_s = episodes.finish_s
@@ -202,11 +202,11 @@ def settle_one(episodes: Any, k: Any, n_devices: Any, latency_s: Any) -> None:
     episodes.latency_s[k] = latency_s
 
 
-@inner
+@inlined
 def tell_one(rules: Any, episodes: Any, k: Any, latency_s: Any, done: Any, obs: Any, told: Any) -> None:
     """Fills in observation and info of episode k, which has taken so long; `done` says whether it is over."""
     p = episodes.problem[k]
-    model, n_devices, offload_s, w = rules.model[p], rules.n_devices[p], rules.offload_s[p], episodes.count[k]
+    model, n_devices, offload_s, w = rules.model[p], rules.n_devices[p], rules.offload_s[p], episodes.n_decided[k]
     most, n_features, n_fixed = episodes.finish_s.shape[1], rules.features.shape[1], episodes.tail.shape[1]
     for j in range(most):
         x = episodes.finish_s[k, j] / offload_s
@@ -234,13 +234,13 @@ def tell_one(rules: Any, episodes: Any, k: Any, latency_s: Any, done: Any, obs: 
     told.floats[SPEEDUP, k] = offload_s / latency_s if done else 0.0
     told.floats[OFFLOAD_S, k] = offload_s
     told.floats[START_S, k] = episodes.start_s[k]
-    told.ints[VOLUME, k] = w
+    told.ints[DECIDED, k] = w
     told.ints[CLUSTER, k] = rules.cluster[p]
     told.ints[MODEL, k] = model
     told.flags[FEASIBLE, k] = latency_s != np.inf
 
 
-@inner
+@inlined
 def latest_one(rules: Any, episodes: Any, k: Any) -> Any:
     """When the last device has done the volumes decided in episode k."""
     found = 0.0
@@ -249,7 +249,7 @@ def latest_one(rules: Any, episodes: Any, k: Any) -> Any:
     return found
 
 
-@inner
+@inlined
 def report_one(rules: Any, episodes: Any, ended: Any, k: Any, obs: Any, told: Any) -> None:
     """Fills in all that is told of the step of episode k, and keeps the episode if it is over."""
     latency_s = episodes.latency_s[k]
@@ -261,16 +261,16 @@ def report_one(rules: Any, episodes: Any, ended: Any, k: Any, obs: Any, told: An
     told.flags[DONE, k] = done
     told.rewards[k] = rules.reward_s[p] / latency_s if done else 0.0
     if done:
-        ended.problem[k], ended.count[k], ended.head[k] = p, episodes.count[k], episodes.head[k]
+        ended.problem[k], ended.n_decided[k], ended.head[k] = p, episodes.n_decided[k], episodes.head[k]
         ended.latency_s[k], ended.start_s[k] = latency_s, episodes.start_s[k]
-        for w in range(episodes.count[k]):
+        for w in range(episodes.n_decided[k]):
             ended.cuts[k, w] = episodes.cuts[k, w]
-        for x in range(episodes.count[k] * (rules.n_devices[p] + 1)):
+        for x in range(episodes.n_decided[k] * (rules.n_devices[p] + 1)):
             ended.rows[k, x] = episodes.rows[k, x]
 
 
-def _compiled(stamp: str) -> tuple[Any, ...]:
-    """The functions below, in each of which `stamp` is a constant."""
+def _compiled_around(stamp: str) -> tuple[Any, Any]:
+    """What is told without a step; in each function `stamp` is a constant."""
 
     @entry
     def begin(
@@ -292,21 +292,14 @@ def _compiled(stamp: str) -> tuple[Any, ...]:
         for x in range(len(which)):
             k = which[x]
             episodes.problem[k], episodes.start_s[k] = problem[x], start_s[x]
-            for w in range(episodes.count[k]):
+            for w in range(episodes.n_decided[k]):
                 episodes.cuts[k, w] = -1
-            episodes.count[k] = episodes.next_cut[k] = episodes.head[k] = 0
+            episodes.n_decided[k] = episodes.next_cut[k] = episodes.head[k] = 0
             for j in range(episodes.finish_s.shape[1]):
                 episodes.finish_s[k, j] = 0.0
             for j in range(episodes.tail.shape[1]):
                 episodes.tail[k, j] = tail[x, j]
             tell_one(rules, episodes, k, 0.0, False, obs, told)
-
-    @entry
-    def decide(rules: Any, episodes: Any, which: Any, actions: Any) -> None:
-        """Notes the volumes that actions, (n, n_values + N - 1) float64, decide in some environments, (m,)."""
-        len(stamp)
-        for x in range(len(which)):
-            decide_one(rules, episodes, which[x], actions[which[x]])
 
     @entry
     def tell(rules: Any, episodes: Any, which: Any, obs: Any, told: Any) -> None:
@@ -317,11 +310,24 @@ def _compiled(stamp: str) -> tuple[Any, ...]:
         len(stamp)
         for x in range(len(which)):
             k = which[x]
-            latency_s = episodes.latency_s[k] if episodes.count[k] > 0 else np.nan
+            latency_s = episodes.latency_s[k] if episodes.n_decided[k] > 0 else np.nan
             done = latency_s == latency_s
             if not done:
                 latency_s = latest_one(rules, episodes, k)
             tell_one(rules, episodes, k, latency_s, done, obs, told)
+
+    return begin, tell
+
+
+def _compiled_parts(stamp: str) -> tuple[Any, Any]:
+    """What comes before and after the pricing of a step by other means; in each function `stamp` is a constant."""
+
+    @entry
+    def decide(rules: Any, episodes: Any, which: Any, actions: Any) -> None:
+        """Notes the volumes that actions, (n, n_values + N - 1) float64, decide in some environments, (m,)."""
+        len(stamp)
+        for x in range(len(which)):
+            decide_one(rules, episodes, which[x], actions[which[x]])
 
     @entry
     def report(rules: Any, episodes: Any, ended: Any, which: Any, obs: Any, told: Any) -> None:
@@ -335,7 +341,8 @@ def _compiled(stamp: str) -> tuple[Any, ...]:
             settle_one(episodes, k, rules.n_devices[episodes.problem[k]], episodes.latency_s[k])
             report_one(rules, episodes, ended, k, obs, told)
 
-    return begin, decide, tell, report
+    return decide, report
 
 
-begin, decide, tell, report = _compiled(digest(*FILES))
+begin, tell = _compiled_around(digest(*FILES))
+decide, report = _compiled_parts(digest(*FILES))

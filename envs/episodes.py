@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from distredge.envs.process import Process
     from distredge.latency.kernel.stepping import Prefixes
     from distredge.problem import Problem
+
+_log = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -60,7 +63,7 @@ class EpisodeBatch:
         n, length = process.n_devices, process.max_volumes
         self._state = Episodes(
             problem=np.zeros(count, np.int64),
-            count=np.zeros(count, np.int64),
+            n_decided=np.zeros(count, np.int64),
             next_cut=np.zeros(count, np.int64),
             head=np.zeros(count, np.int64),
             cuts=np.full((count, length), -1, np.int64),
@@ -73,24 +76,26 @@ class EpisodeBatch:
         )
         state = self._state
         self._ended = Ended(
-            state.problem.copy(), state.count.copy(), state.head.copy(), state.cuts.copy(), state.rows.copy(),
+            state.problem.copy(), state.n_decided.copy(), state.head.copy(), state.cuts.copy(), state.rows.copy(),
             state.latency_s.copy(), state.start_s.copy(),
         )  # fmt: skip
-        self._prefixes = [self._make_prefixes(model, count) for model in range(process.n_models)]
+        self._prefixes = self._make_prefixes(count)
         # Where one compiled function does for all, nothing has to be looked up at every step.
         first = process.steps[0]
         self._one = process.n_models == 1 and not first.hard.any()
-        self._compiled = _compiled_step() if any(item is not None for item in self._prefixes) else None
+        self._compiled: Any = None
         self._numbers = np.arange(count)
 
-    def _make_prefixes(self, model: int, count: int) -> Prefixes | None:
-        steps = self.process.steps[model]
-        if steps.tables is None or steps.links is None or steps.hard.all():
+    def _make_prefixes(self, count: int) -> Prefixes | None:
+        """Room for the compiled step, which all models share; None if it knows none of them."""
+        known = [(s.tables, s.links) for s in self.process.steps if s.tables and s.links and not s.hard.all()]
+        if not known:
             return None
         from distredge.latency.kernel.stepping import make_prefixes
 
+        most = max(tables.max_phases for tables, _ in known)
         sizes = self.process.rules.n_devices[: self.process.n_clusters]
-        return make_prefixes(count, self.process.max_volumes, steps.tables, steps.links, sizes, self.process.input_wire)
+        return make_prefixes(count, self.process.max_volumes, most, known[0][1], sizes, self.process.input_wire)
 
     def room(self) -> tuple[Observations, Told]:
         """New arrays for what is told of a step: (n, n_observed) float32 observations, and all else."""
@@ -137,16 +142,18 @@ class EpisodeBatch:
 
     def _step_compiled(self, model: int, which: Ints, actions: Floats, obs: Observations, told: Told) -> None:
         steps = self.process.steps[model]
-        assert self._compiled is not None
-        self._compiled(
-            steps.tables, steps.links, self._prefixes[model], self.process.rules, self._state, self._ended, which,
+        arguments = (
+            steps.tables, steps.links, self._prefixes, self.process.rules, self._state, self._ended, which,
             actions, obs, told,
         )  # fmt: skip
+        if self._compiled is None:
+            self._compiled = _compiled_step(arguments)
+        self._compiled(*arguments)
 
     def _price(self, model: int, which: Ints, size: int) -> None:
         """Prices all volumes of some copies, (m,), whose clusters have `size` devices."""
         state, rules = self._state, self.process.rules
-        longest = int(state.count[which].max())
+        longest = int(state.n_decided[which].max())
         rows = state.rows[which, : longest * (size + 1)].reshape(len(which), longest, size + 1)
         finish_s, latency_s = self.process.steps[model].pricer(
             state.cuts[which, :longest], rows.astype(np.int64), state.head[which],
@@ -161,7 +168,8 @@ class EpisodeBatch:
 
     def problem(self, k: int) -> Problem:
         """Model and cluster of the episode of copy k."""
-        return self.process.problems[self._state.problem[k]]
+        problem: Problem = self.process.problems[self._state.problem[k]]
+        return problem
 
     def last_ended(self, k: int) -> Episode | None:
         """The last episode that ended in copy k; None before there is one."""
@@ -194,13 +202,20 @@ class EpisodeBatch:
         return getattr(rendering, mode)(timeline, title)
 
     def _volumes(self, state: Episodes | Ended, k: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        count, wide = int(state.count[k]), int(self.process.rules.n_devices[state.problem[k]]) + 1
+        count, wide = int(state.n_decided[k]), int(self.process.rules.n_devices[state.problem[k]]) + 1
         rows = state.rows[k, : count * wide].reshape(count, wide).tolist()
         return tuple(zip(state.cuts[k, :count].tolist(), map(tuple, rows), strict=True))
 
 
-def _compiled_step() -> Any:
-    """The compiled step, which cannot be imported where numba is missing."""
+def _compiled_step(arguments: tuple[Any, ...]) -> Any:
+    """The compiled step, which cannot be imported where numba is missing; says once when it has to be compiled."""
     from distredge.envs.compiled_steps import step
+    from distredge.latency.compiling import can_be_kept, is_cached, signature_of
 
+    if not _looked and can_be_kept(step) and not is_cached(step, signature_of(*arguments)):
+        _log.warning("compiling the environments' step, once: some 10 seconds")
+    _looked.add(True)
     return step
+
+
+_looked: set[bool] = set()

@@ -92,7 +92,8 @@ def model_features(graph: Graph, places: Sequence[int]) -> NDArray[np.float64]:
         np.append(np.diff(behind), 0.0) / body,
         np.log(sizes / MIN_BYTES) / math.log(MAX_BYTES / MIN_BYTES),
     ]
-    return 2.0 * np.clip(np.stack(columns, axis=1), 0.0, 1.0) - 1.0
+    shares: NDArray[np.float64] = np.clip(np.stack(columns, axis=1), 0.0, 1.0)
+    return 2.0 * shares - 1.0
 
 
 def compute_times(problem: Problem) -> NDArray[np.float64]:

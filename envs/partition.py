@@ -39,7 +39,7 @@ class PartitionEnv(VolumesEnv):
 
     ## Observation Space
 
-    `Box(-1, 1, (n_devices + 6,), float32)`, `(3 * n_devices + 6,)` with `observe_cluster`. D = n_devices.
+    `Box(-1, 1, (n_devices + 6,), float32)`, more with the options marked. D = n_devices, of the largest cluster.
 
     | Index  | Meaning                                      | Min | Max      | Unit            | Scaled as          |
     |--------|----------------------------------------------|-----|----------|-----------------|--------------------|
@@ -50,12 +50,27 @@ class PartitionEnv(VolumesEnv):
     | D + 3  | its stride                                   | 0   | 8        | rows            | x / 4 - 1          |
     | D + 4  | candidate locations that are behind          | 0   | 1        | share of all    | 2 x - 1            |
     | D + 5  | multiply-adds that are behind                | 0   | 1        | share of body's | 2 x - 1            |
-    | D + 6  | D values (†): the whole model on each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
-    | 2D + 6 | D values (†): the input's way to each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | then   | 5 values (§): what tells models apart        |     |          |                 | see below          |
+    | then   | D values (†): the whole model on each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | then   | D values (†): the input's way to each device | 0   | infinity | offload times   | 2 x / (1 + x) - 1  |
+    | then   | D values (‡): whether there is that device   | no  | yes      |                 | -1 or 1            |
+    | then   | D - 1 values (*): cut points decided last    | 0   | height   | rows            | 2 x / height - 1   |
 
-    (†) only with `observe_cluster`. An offload time is the latency of the whole model on the best single device of the
-    cluster, in seconds. Values above the maximum are cut off. The last layer decided is the one that makes the tensor
-    at the end of the last volume; before the first volume it is the CNN's input, with kernel and stride 1.
+    What is marked is there only with an option: (†) with `observe_cluster`, (‡) with clusters of unequal size, (*)
+    with `observe_rows`, (§) with `observe_model`, which is the default with several models. An offload time is the
+    latency of the whole model on the best single device of the cluster, in seconds. Values above the maximum are
+    cut off. The last layer decided is the one that makes the tensor at the end of the last volume; before the first
+    volume it is the CNN's input, with kernel and stride 1.
+
+    (*) counts in rows of the volume decided last, as the action did; before the first volume it is -1. (§) is,
+    where the next volume begins: multiply-adds of the model, 10^6 to 10^12 on a logarithmic scale; the share of
+    them that the head has; the share of the body's that is behind; the share up to the end of the next volume (of
+    the next candidate location, where the agent chooses it); bytes of the feature maps alive there, 10^3 to 10^9 on
+    a logarithmic scale.
+
+    A cluster smaller than the largest has its devices first. The absent ones have no rows whatever the action, of which
+    the last cut points are not read; they are done at time 0 (-1), take forever to compute and to reach (1, †), and
+    their cut points (*) are the height (1).
 
     ## Rewards
 
@@ -64,9 +79,9 @@ class PartitionEnv(VolumesEnv):
 
     ## Starting State
 
-    No volume decided, all times 0. With several clusters one is drawn uniformly; with traces on its links, the time on
-    them at which the image starts is drawn uniformly from the longest trace's period. `reset(options=...)` takes
-    `cluster` (index) and `start_s` (seconds) instead.
+    No volume decided, all times 0. With several models or clusters one is drawn uniformly; with traces on its
+    links, the time on them at which the image starts is drawn uniformly from the longest trace's period.
+    `reset(options=...)` takes `model` and `cluster` (indices) and `start_s` (seconds) instead.
 
     ## Episode End
 
@@ -77,10 +92,12 @@ class PartitionEnv(VolumesEnv):
 
     | Argument          | Default     | Meaning                                                                       |
     |-------------------|-------------|-------------------------------------------------------------------------------|
-    | `model`           | `"vgg16"`   | zoo name, path of an ONNX file, or a `Graph`                                  |
-    | `cluster`         | `"db-50"`   | name, path or `Cluster`, or a sequence of them with equally many devices      |
+    | `model`           | `"vgg16"`   | zoo name, path of an ONNX file, or a `Graph`; or a sequence of them           |
+    | `cluster`         | `"db-50"`   | name, path or `Cluster`, or a sequence of them; each of at least 2 devices    |
     | `reward_scale`    | `"offload"` | `"offload"` or `"paper"`                                                      |
     | `observe_cluster` | `False`     | whether the observation describes the devices (needed for several clusters)   |
+    | `observe_rows`    | `False`     | whether it has the cut points of the volume decided last                      |
+    | `observe_model`   | `None`      | whether it describes the model; `None`: if there are several                  |
     | `input_dtype`     | `"float32"` | what the requester sends, `"float32"` or `"uint8"`                            |
     | `render_mode`     | `None`      | `"ansi"` or `"rgb_array"`                                                     |
 
@@ -88,7 +105,7 @@ class PartitionEnv(VolumesEnv):
 
     ## Vectorized environment
 
-    `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` steps n copies with one call of the compiled kernel;
+    `gymnasium.make_vec("distredge/Partition-v0", num_envs=n)` steps n copies with one call of a compiled function;
     the step after an episode's end begins the next one, in the same step with `autoreset_mode="SameStep"`.
     `distredge.agents.vec_env` adapts it to stable-baselines3.
 

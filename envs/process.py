@@ -150,12 +150,12 @@ class Process:
         )
 
     def choose(
-        self, rng: NDArray[Any] | Any, count: int, options: Mapping[str, Any], *, single: bool
+        self, rng: np.random.Generator, count: int, options: Mapping[str, Any], *, single: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Chooses what the next episodes are about.
 
         Args:
-            rng: `numpy.random.Generator`, for what the options do not say.
+            rng: for what the options do not say.
             count: of episodes.
             options: any of `OPTIONS`, each a number, or one for each episode.
             single: whether only a number is accepted.
@@ -178,7 +178,7 @@ class Process:
         return problem, rng.uniform(0.0, periods_s) if periods_s.any() else np.zeros(count)
 
     def _index(
-        self, rng: Any, count: int, key: str, number: int, options: Mapping[str, Any], single: bool
+        self, rng: np.random.Generator, count: int, key: str, number: int, options: Mapping[str, Any], single: bool
     ) -> NDArray[np.int64]:
         if key not in options:
             return np.asarray(rng.integers(number, size=count)) if number > 1 else np.zeros(count, np.int64)

@@ -180,7 +180,12 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
         """The timeline of each environment's volumes, as text or as a picture by `render_mode`; None without one."""
         if self.render_mode is None:
             return None
-        return tuple(self._batch.render(k, self.render_mode, bool(self._over[k])) for k in range(self.num_envs))
+        return tuple(self.render_one(k) for k in range(self.num_envs))
+
+    def render_one(self, index: int) -> Any:
+        """That of one of the environments; there must be a `render_mode`."""
+        assert self.render_mode is not None
+        return self._batch.render(index, self.render_mode, bool(self._over[index]))
 
     def _check_mask(self, mask: Any) -> NDArray[np.bool_]:
         """Which environments begin, (num_envs,); all without a mask."""

@@ -46,7 +46,7 @@ INFO_FLOATS = (
     (metric_names.OFFLOAD_LATENCY_S, decisions.OFFLOAD_S),
     ("start_s", decisions.START_S),
 )
-INFO_INTS = (("volume", decisions.VOLUME), ("cluster", decisions.CLUSTER), ("model", decisions.MODEL))
+INFO_INTS = (("volume", decisions.DECIDED), ("cluster", decisions.CLUSTER), ("model", decisions.MODEL))
 INFO_FLAGS = (("feasible", decisions.FEASIBLE),)
 """Keys of infos, and the rows of `decisions.Told` that they are."""
 
@@ -104,7 +104,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         volumes = self._described(self.graphs, max(len(problem.cluster.devices) for problem in problems))
         if self.observe_model:
             volumes = [
-                Volumes(item.ends, np.hstack([item.features, model_features(graph, item.places)]))
+                Volumes(item.ends, np.hstack([item.features, model_features(graph, item.places)]), item.places)
                 for graph, item in zip(self.graphs, volumes, strict=True)
             ]
         self.process = Process(

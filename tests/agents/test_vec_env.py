@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from distredge import metric_names
 from distredge.agents.vec_env import KernelVecEnv
+from distredge.cluster import load_cluster
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.envs.vector import VolumesVectorEnv
+from distredge.errors import ConfigError
 from distredge.problem import Problem
 
 
@@ -41,6 +45,88 @@ def test_same_contract_as_sb3s_own(problem: Problem) -> None:
     assert native.get_attr("n_devices") == own.get_attr("n_devices") == [4] * count
     assert native.env_is_wrapped(type(None)) == [False] * count  # type: ignore[arg-type]
     native.close()
+
+
+def test_pictures_of_each_copy(problem: Problem) -> None:
+    env = SplitRowsEnv(problem.graph, problem.cluster, partition=[9, 17], render_mode="rgb_array")
+    vec = KernelVecEnv(VolumesVectorEnv(env, 2))
+    assert vec.render_mode == "rgb_array"
+    vec.reset()
+    vec.step(np.array([[-0.5, 0.0, 0.5], [1.0, 1.0, 1.0]], np.float32))
+    one, other = vec.get_images()
+    assert one is not None
+    assert other is not None
+    assert one.dtype == np.uint8
+    assert one.shape == other.shape
+    assert one.shape[2] == 3
+    assert not np.array_equal(one, other)
+    single = SplitRowsEnv(problem.graph, problem.cluster, partition=[9, 17], render_mode="rgb_array")
+    single.reset()
+    single.step(np.array([-0.5, 0.0, 0.5], np.float32))
+    assert np.array_equal(one, single.render())
+    tiled = vec.render()
+    assert tiled is not None
+    assert tiled.shape[0] * tiled.shape[1] >= 2 * one.shape[0] * one.shape[1]
+
+
+def test_no_pictures_without_a_mode(problem: Problem) -> None:
+    vec = KernelVecEnv(VolumesVectorEnv(_env(problem), 2))
+    with pytest.warns(UserWarning, match="'rgb_array'"):
+        assert vec.get_images() == [None, None]
+
+
+def test_attributes_and_methods(problem: Problem) -> None:
+    vec = KernelVecEnv(VolumesVectorEnv(_env(problem), 2))
+    vec.reset()
+    assert vec.get_attr("last_episode") == [None, None]
+    with pytest.raises(ResetNeeded, match="environment 1: no episode"):
+        vec.env_method("strategy", indices=[1])
+    actions = np.array([[-0.5, 0.0, 0.5], [1.0, 1.0, 1.0]], np.float32)
+    for _ in range(2):
+        vec.step(actions)
+    first, second = vec.env_method("strategy", method="mine")
+    assert first.planner.method == "mine"
+    assert first.volumes != second.volumes
+    assert [episode.head for episode in vec.get_attr("last_episode")] == [0, 0]
+    assert vec.get_attr("graph", indices=[0]) == [problem.graph]
+    vec.set_attr("note", 3)
+    assert vec.get_attr("note") == [3, 3]
+    with pytest.raises(NotImplementedError, match="set it for all"):
+        vec.set_attr("note", 3, indices=[0])
+    with pytest.raises(NotImplementedError, match="make another one"):
+        vec.set_attr("reward_scale", "paper")
+    with pytest.raises(NotImplementedError, match="accepted: strategy"):
+        vec.env_method("step", actions[0])
+
+
+def test_options_of_each_copy(problem: Problem) -> None:
+    clusters = [problem.cluster, load_cluster("da-50")]
+    vec = KernelVecEnv(VolumesVectorEnv(SplitRowsEnv(problem.graph, clusters, partition=[9, 17]), 2))
+    vec.set_options([{"cluster": 1}, {"cluster": 0}])
+    vec.reset()
+    assert [info["cluster"] for info in vec.reset_infos] == [1, 0]
+    vec.set_options({"cluster": 1})
+    vec.reset()
+    assert [info["cluster"] for info in vec.reset_infos] == [1, 1]
+    vec.set_options([{"cluster": 1}, {}])
+    with pytest.raises(ConfigError, match=r"options\[1\]"):
+        vec.reset()
+
+
+def test_under_sb3s_own_wrappers(problem: Problem) -> None:
+    def vec() -> KernelVecEnv:
+        return KernelVecEnv(VolumesVectorEnv(_env(problem), 4))
+
+    agent = PPO("MlpPolicy", vec(), n_steps=4, batch_size=8, seed=0, device="cpu")
+    rewards, lengths = evaluate_policy(agent, VecMonitor(vec()), n_eval_episodes=6, return_episode_rewards=True)
+    assert lengths == [2] * 6
+    assert all(reward == pytest.approx(rewards[0]) for reward in rewards)  # the policy is deterministic, so is the env
+    normalised = VecNormalize(VecMonitor(vec()))
+    assert normalised.reset().shape == (4, 8)
+    agent = PPO("MlpPolicy", normalised, n_steps=4, batch_size=8, seed=0, device="cpu")
+    agent.learn(64)
+    assert len(agent.ep_info_buffer or ()) >= 16
+    assert np.isfinite(normalised.obs_rms.mean).all()  # type: ignore[union-attr]
 
 
 def test_an_agent_learns_in_it(problem: Problem) -> None:

@@ -328,7 +328,6 @@ def test_no_pictures_without_a_mode(env: SplitRowsEnv) -> None:
         ({"partition": []}, "partition: found"),
         ({"alpha": 2.0}, "alpha"),
         ({"cluster": []}, "at least 2"),
-        ({"cluster": ["db-50", "la"]}, "equally many"),
     ],
 )
 def test_wrong_arguments(graph: Graph, arguments: dict[str, Any], message: str) -> None:

@@ -201,8 +201,6 @@ def test_wrong_use(graph: Graph) -> None:
     env = SplitRowsEnv(graph)
     with pytest.raises(ConfigError, match="num_envs: found 0"):
         _vector(env, 0)
-    with pytest.raises(ConfigError, match="render_mode"):
-        _vector(SplitRowsEnv(graph, render_mode="ansi"), 2)
     vector = _vector(env, 2)
     with pytest.raises(ResetNeeded):
         vector.step(np.zeros((2, 3), np.float32))
@@ -264,7 +262,7 @@ def test_episodes_of_several_lengths_begin_anew_on_their_own(graph: Graph) -> No
 def test_gymnasiums_wrappers_take_it(graph: Graph, mode: str) -> None:
     wrappers = gym.wrappers.vector
     needs_next_step = {"NormalizeObservation", "FlattenObservation", "RescaleObservation", "ReshapeObservation"}
-    needs_next_step.add("DtypeObservation")
+    needs_next_step |= {"DtypeObservation", "TransformObservation"}  # so Gymnasium says
     made = {
         "RecordEpisodeStatistics": {},
         "NormalizeReward": {},
@@ -277,6 +275,13 @@ def test_gymnasiums_wrappers_take_it(graph: Graph, mode: str) -> None:
         "RescaleAction": {"min_action": np.float32(0), "max_action": np.float32(1)},
         "RescaleObservation": {"min_obs": np.float32(0), "max_obs": np.float32(1)},
         "ReshapeObservation": {"shape": (1, 8)},
+        "TransformObservation": {"func": lambda obs: obs},
+        "TransformAction": {"func": lambda action: action},
+        "TransformReward": {"func": lambda reward: 2.0 * reward},
+        "VectorizeTransformReward": {
+            "wrapper": gym.wrappers.TransformReward,
+            "func": lambda reward: 2.0 * reward,
+        },
     }
     for name, arguments in made.items():
         vector = gym.make_vec(
@@ -300,6 +305,56 @@ def test_gymnasiums_wrappers_take_it(graph: Graph, mode: str) -> None:
         assert ended == (12 if mode == "SameStep" else 9), name
 
 
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+@pytest.mark.parametrize("name", [distredge.envs.SPLIT_ROWS, distredge.envs.PARTITION])
+def test_tells_what_gymnasiums_own_vector_tells(graph: Graph, name: str, mode: str) -> None:
+    arguments: dict[str, Any] = {"num_envs": 3, "model": graph, "cluster": "db-50"}
+    native = gym.make_vec(name, autoreset_mode=mode, **arguments)
+    own = gym.make_vec(
+        name, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode(mode)}, **arguments
+    )
+    assert native.metadata["autoreset_mode"] is own.metadata["autoreset_mode"]
+    assert native.observation_space == own.observation_space
+    assert native.action_space == own.action_space
+    _same_infos(native.reset(seed=0)[1], own.reset(seed=0)[1])
+    rng = np.random.default_rng(0)
+    for _ in range(14):
+        actions = rng.uniform(-1, 1, native.action_space.shape).astype(np.float32)
+        one, other = native.step(actions), own.step(actions)
+        for a, b in zip(one[:4], other[:4], strict=True):
+            assert a == pytest.approx(b, rel=1e-6, abs=1e-6)
+            assert a.dtype == b.dtype
+        _same_infos(one[4], other[4])
+    own.close()
+
+
+def _same_infos(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Where the masks of the second say that there is something, both say the same."""
+    assert {key for key in one if not key.startswith("_")} == {key for key in other if not key.startswith("_")}
+    for key, value in other.items():
+        if isinstance(value, dict):
+            _same_infos(one[key], value)
+        elif key.startswith("_"):
+            assert one[key].tolist() == value.tolist()
+        else:
+            for i in np.flatnonzero(other[f"_{key}"]):
+                assert one[key][i] == pytest.approx(value[i], rel=1e-9, abs=1e-6)
+
+
+def test_copies_draw_themselves(graph: Graph) -> None:
+    vector = gym.make_vec(
+        distredge.envs.SPLIT_ROWS, num_envs=2, model=graph, cluster="db-50", partition=[9, 17], render_mode="ansi"
+    )
+    vector.reset(seed=0)
+    vector.step(np.array([[-0.5, 0.0, 0.5], [1.0, 1.0, 1.0]], np.float32))
+    shown = vector.render()
+    assert shown is not None
+    assert len(shown) == 2
+    assert all("volumes decided: 1" in text for text in shown)
+    assert shown[0] != shown[1]
+    assert gym.make_vec(distredge.envs.SPLIT_ROWS, num_envs=2, model=graph).render() is None
+
+
 def test_an_unknown_mode(graph: Graph) -> None:
     with pytest.raises(ConfigError, match=r"autoreset_mode: found 'Never', accepted: 'NextStep'"):
         VolumesVectorEnv(SplitRowsEnv(graph, "db-50"), 2, "Never")
@@ -308,7 +363,7 @@ def test_an_unknown_mode(graph: Graph) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (5, "options: found 5, accepted: a dict with any of cluster, start_s"),
+        (5, "options: found 5, accepted: a dict with any of model, cluster, start_s"),
         ([("cluster", 0)], "options: found"),
         ("cluster", "options: found 'cluster'"),
         ({"clusters": 0}, "did you mean 'cluster'"),
@@ -334,7 +389,7 @@ def test_options_of_a_wrong_kind(graph: Graph, options: object, message: str) ->
         return  # one for each of one environment
     with pytest.raises(ConfigError) as caught:
         VolumesVectorEnv(env, 1).reset(options=options)  # type: ignore[arg-type]
-    assert message.split(", start_s")[0] in str(caught.value)
+    assert message.split(", cluster, start_s")[0] in str(caught.value)
     assert np.array_equal(env.reset(seed=1)[0], before)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import distredge
+from distredge.envs import compiled_steps as env_steps
+from distredge.envs import decisions
 from distredge.latency import compiling
 from distredge.latency.compiling import signature_of
 from distredge.latency.kernel import entry_points
@@ -29,6 +31,8 @@ LISTS = {
     "latency.tables.backward_walk": backward_walk.FILES,
     "latency.tables.part_seconds": part_seconds.FILES,
     "latency.kernel.entry_points": entry_points.FILES,
+    "envs.compiled_steps": env_steps.FILES,
+    "envs.decisions": decisions.FILES,
     "planners.annealing.compiled_steps": compiled_steps.FILES,
     "planners.other_objectives.compiled_aims": compiled_aims.FILES,
 }

@@ -8,13 +8,13 @@ sizes. Functions for compiled callers alone: environments.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import uint64 as U
 
-from distredge.latency.compiling import inner
-from distredge.latency.kernel.arguments import Floats, Ints, KernelTables, LinkArrays
+from distredge.latency.compiling import inlined
+from distredge.latency.kernel.arguments import Floats, Ints, LinkArrays
 from distredge.latency.kernel.common_ground import (
     P_COLUMNS,
     S_COLUMNS,
@@ -62,15 +62,15 @@ class Prefixes(NamedTuple):
 
 
 def make_prefixes(
-    count: int, n_volumes: int, tables: KernelTables, links: LinkArrays, n_devices: Ints, input_wire: int
+    count: int, n_volumes: int, max_phases: int, links: LinkArrays, n_devices: Ints, input_wire: int
 ) -> Prefixes:
     """Makes room for strategies that are being built.
 
     Args:
         count: of strategies.
         n_volumes: the most that one has.
-        tables: of a kernel, with all volumes tabulated that strategies will have.
-        links: of the same kernel.
+        max_phases: the most phases that any volume has.
+        links: of a kernel; those of other models on the same clusters are the same.
         n_devices: (C,) int64 devices of each of the kernel's clusters.
         input_wire: number of the wire of the input.
     """
@@ -85,7 +85,7 @@ def make_prefixes(
     return Prefixes(
         np.zeros(count, np.int64),
         volumes,
-        np.zeros((count, (n_volumes * tables.max_phases + 3) * wide)),
+        np.zeros((count, (n_volumes * max_phases + 3) * wide)),
         np.zeros((count, wide * wide)),
         slabs.reshape(len(n_devices), -1),
         n_devices,
@@ -93,8 +93,11 @@ def make_prefixes(
     )
 
 
-@inner
-def price_next(tables, links, prefixes, k, c, rows, w, start, end, head, finish_s):
+@inlined
+def price_next(
+    tables: Any, links: Any, prefixes: Any, k: Any, c: Any, rows: Any, w: Any, start: Any, end: Any, head: Any,
+    finish_s: Any,
+) -> Any:  # fmt: skip
     """Prices volume w of strategy k, on cluster c; returns the latency of the whole strategy, NaN if it is not whole.
 
     `rows` are (n,) cut points of its volumes, D + 1 for each, one volume after the other; the volume begins after cut

@@ -17,7 +17,7 @@ from distredge.planners.annealing.strategy_arrays import Pricing, put, take
 if TYPE_CHECKING:
     from distredge.planners.annealing.chains import Chains
     from distredge.planners.annealing.encoding import Codec
-    from distredge.planners.annealing.strategy_arrays import Batch
+    from distredge.planners.annealing.strategy_arrays import Batch, Choices
     from distredge.planners.budget import Budget
 
 
@@ -58,9 +58,10 @@ class BatchPricer:
         known = self.kernel.tables.index
         self._index = np.full_like(known, -1) if budget.seconds is None else known.copy()
 
-    def fill(self) -> None:
-        """Tabulates what can be tabulated fast, in a part of the budget."""
-        budget, before_s = self.budget, self.budget.elapsed_s
+    def fill(self, budget: Budget | None = None) -> None:
+        """Tabulates what can be tabulated fast, in a part of the budget, or of another one."""
+        budget = budget or self.budget
+        before_s = budget.elapsed_s
         most_s = math.inf if budget.seconds is None else FILLING * budget.seconds
         done = fill(self.kernel.tables, self.codec.candidates, lambda: budget.elapsed_s - before_s > most_s)
         self._index[done] = self.kernel.tables.index[done]
@@ -186,10 +187,18 @@ def advance(pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains) -
 
 
 def steps_call(
-    pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains, wanted: NDArray[np.int64]
+    pricer: BatchPricer,
+    pricing: Pricing,
+    steps: int,
+    chains: Chains,
+    wanted: NDArray[np.int64],
+    choices: Choices | None = None,
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The compiled loop that takes steps, and its arguments; `wanted` is (n_cuts, n_cuts), others as of `advance`."""
+    """The compiled loop that takes steps, and its arguments.
+
+    `wanted` is (n_cuts, n_cuts), `choices` takes the place of the pricer's, others are as of `advance`.
+    """
     from distredge.planners.annealing import compiled_steps
 
     run = compiled_steps.anneal_general if pricer.general else compiled_steps.anneal_independent
-    return run, (steps, chains, pricer.codec.choices, wanted, pricing)
+    return run, (steps, chains, choices or pricer.codec.choices, wanted, pricing)

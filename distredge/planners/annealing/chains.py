@@ -74,8 +74,8 @@ def make_chains(batch: Batch, seconds: NDArray[np.float64], seed: int, stream: i
 
 
 def resample(chains: Chains) -> None:
-    """Replaces the worst eighth of the chains by copies of the best."""
+    """Replaces the worst eighth of the chains, none of fewer than eight, by copies of the best."""
     order = np.argsort(chains.seconds, kind="stable")
     n = len(order) // 8
     for array in (*chains.current, chains.seconds, *chains.saved, chains.saved_s, chains.left):
-        array[order[-n:]] = array[order[:n]]
+        array[order[len(order) - n :]] = array[order[:n]]
