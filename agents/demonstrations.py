@@ -1,14 +1,17 @@
-"""What is played before training: strategies of cheap planners and of the shipped agent, and the scheme they suggest."""
+"""What is played before training: strategies of cheap planners and the shipped agent, and the scheme they suggest."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.agents.memory import mean_latency_s
+from distredge.agents.polish import polished
 from distredge.errors import DistredgeError, FileError, MissingDependency, Unsupported
 from distredge.latency.kernel.kernel import kernel_of
 from distredge.model.wires import WIRE_NUMBERS
@@ -29,6 +32,9 @@ CHEAP = ("offload", "aofl", "coedge", "deepslicing", "mednn", "modnn", "deepthin
 _EVALUATIONS = 100
 """Strategies that each of them may price: what it finds then depends on the problem alone."""
 
+_POLISHED = 12
+"""Demonstrations that are polished, each by itself: those of one valley would end alike."""
+
 ALPHAS = (0.75, 0.5, 0.25, 0.9, 0.1, 1.0)
 """Weights of LC-PSS whose schemes are tried."""
 
@@ -39,13 +45,14 @@ Decided = tuple[tuple[int, tuple[int, ...]], ...]
 """A strategy as an environment decides it: cut and cut points of each volume, devices in the cluster's order."""
 
 
-def known_strategies(problem: Problem, count: int, seed: int) -> list[Decided]:
+def known_strategies(problem: Problem, count: int, seed: int, polish_s: float = 0.0) -> list[Decided]:
     """Strategies of the cheap planners, and of the shipped agent where it applies, under their own schemes.
 
     Args:
         problem: as an environment has it: what a strategy travels in is given, devices are in the cluster's order.
         count: how many the agent proposes.
         seed: of every random choice.
+        polish_s: seconds of local annealing that the best of them are given, whose results join them; 0 for none.
     """
     found = []
     for method in CHEAP:
@@ -57,7 +64,22 @@ def known_strategies(problem: Problem, count: int, seed: int) -> list[Decided]:
         # An environment deals rows only.
         if all(volume.columns is None for volume in strategy.volumes):
             found.append(strategy)
-    return distinct(decided(problem, s) for s in [*found, *proposed(problem, count, seed)])
+    found += proposed(problem, count, seed)
+    if polish_s:
+        found += _improved(problem, found, polish_s, seed)
+    return distinct(decided(problem, strategy) for strategy in found)
+
+
+def _improved(problem: Problem, found: Sequence[Strategy], polish_s: float, seed: int) -> list[Strategy]:
+    """What a polish makes of the best strategies of as many partition schemes."""
+    seconds = mean_latency_s(problem, found) if found else np.zeros(0)
+    starts: dict[tuple[tuple[str, ...], ...], Strategy] = {}
+    for k in np.argsort(seconds, kind="stable").tolist():
+        if np.isfinite(seconds[k]):
+            starts.setdefault(tuple(volume.ends_at for volume in found[k].volumes), found[k])
+    chosen = list(starts.values())[:_POLISHED]
+    share_s = polish_s / max(1, len(chosen))
+    return [best for start in chosen for best in polished(problem, [start], share_s, seed, count=2)]
 
 
 def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | None = None) -> list[Strategy]:
@@ -65,10 +87,10 @@ def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | 
     from distredge.planners.annealing.loading import load
 
     try:
-        from distredge.planners.agent.proposals import propose
+        proposals: Any = importlib.import_module("distredge.planners.agent.proposals")
 
         pricer = load(problem, Budget(evaluations=max(1, count)))
-        batch = propose(pricer, count, seed, scheme)
+        batch = proposals.propose(pricer, count, seed, scheme)
     except (ImportError, MissingDependency, Unsupported, FileError) as reason:
         _log.info("the shipped agent proposes nothing: %s", reason)
         return []
@@ -102,7 +124,9 @@ def under_scheme(problem: Problem, volumes: Decided, scheme: Sequence[int]) -> D
     return tuple(found)
 
 
-def of_scheme(problem: Problem, known: Iterable[Decided], scheme: tuple[int, ...], count: int, seed: int) -> list[Decided]:
+def of_scheme(
+    problem: Problem, known: Iterable[Decided], scheme: tuple[int, ...], count: int, seed: int
+) -> list[Decided]:
     """Demonstrations under one scheme: what is known, and what the shipped agent proposes for it."""
     own = [decided(problem, strategy) for strategy in proposed(problem, count, seed, scheme)]
     return distinct([*own, *(under_scheme(problem, volumes, scheme) for volumes in known)])

@@ -35,11 +35,13 @@ PRESETS = ("distredge", "osds")
 ADDITIONS = "additions"
 """File of the hyper-parameters that every algorithm has."""
 
-_AT_MOST_ONE = frozenset({"gamma", "tau", "gae_lambda", "epsilon_decay", "noise_spread", "imitation_last"})
+_AT_MOST_ONE = frozenset(
+    {"gamma", "tau", "gae_lambda", "epsilon_decay", "noise_spread", "noise_density", "imitation_last"}
+)
 _MAY_BE_ZERO = frozenset(
     {"learning_starts", "target_policy_noise", "target_noise_clip", "ent_coef", "vf_coef", "noise_variance",
      "epsilon_decay", "gamma", "top_quantiles_to_drop_per_net", "tau", "gae_lambda", "demonstrations", "greedy_freq",
-     "polish_s", "imitation_weight", "imitation_last"}
+     "polish_s", "demonstration_polish_s", "imitation_weight", "imitation_last"}
 )  # fmt: skip
 _CHOICES: Mapping[str, Sequence[str]] = {"reward_scale": ("offload", "paper")}
 

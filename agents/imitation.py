@@ -74,7 +74,7 @@ class _Imitating(stable_baselines3.TD3):
         found: tuple[torch.Tensor, ...] = self.critic(batch.observations, batch.actions)
         loss = torch.stack([functional.mse_loss(q, target) for q in found]).sum()
         self.critic.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.critic.optimizer.step()
         return loss.item()
 
@@ -97,7 +97,7 @@ class _Imitating(stable_baselines3.TD3):
             loss = -q.mean() / q.abs().mean().detach().clamp(min=1e-6) + self.imitation_weight * error
             figures["q_mean"] = q.mean().item()
         self.actor.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.actor.optimizer.step()
         return {**figures, "actor_loss": loss.item(), "imitation_loss": error.item()}
 

@@ -32,7 +32,8 @@ REMEMBERED = 16
 
 def start_times(cluster: Cluster) -> NDArray[np.float64]:
     """Seconds on a cluster's traces at which strategies are judged, evenly over the longest; (1,) of 0 without one."""
-    links = [x for end in (cluster.requester, *cluster.devices) for x in (end.uplink, end.downlink)]
+    ends: list[Any] = [cluster.requester, *cluster.devices]
+    links = [link for end in ends for link in (end.uplink, end.downlink)]
     period_s = max((link.trace.period_s for link in links if link.trace is not None), default=0.0)
     return np.arange(START_TIMES) * (period_s / START_TIMES) if period_s else np.zeros(1)
 
@@ -43,7 +44,7 @@ def mean_latency_s(problem: Problem, strategies: Sequence[Strategy]) -> NDArray[
     try:
         kernel = kernel_of(problem)
         arguments = kernel.encode(strategies)
-        repeated = {key: np.repeat(value, len(times), 0) for key, value in arguments.items() if key != "cluster"}
+        repeated: dict[str, Any] = {key: np.repeat(value, len(times), 0) for key, value in arguments.items() if key != "cluster"}
         found = kernel.latency_s(**repeated, start_s=np.tile(times, len(strategies)))
         return np.asarray(found.reshape(len(strategies), -1).mean(1))
     except Unsupported:

@@ -13,8 +13,8 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 class EpsilonNoise(ActionNoise):
     """Noise on the actions with probability epsilon at every step (DistrEdge, Algorithm 2).
 
-    Epsilon is 1 - (episode * decay)^2, at least 0; without a decay 1 - (share of the run)^2. The algorithm calls `reset`
-    before the first episode and after every one, which is how episodes are counted.
+    Epsilon is 1 - (episode * decay)^2, at least 0; without a decay 1 - (share of the run)^2. The algorithm calls
+    `reset` before the first episode and after every one, which is how episodes are counted.
 
     Args:
         n_actions: length of an action.
@@ -26,13 +26,14 @@ class EpsilonNoise(ActionNoise):
         share: says how much of the run's noisy part is over, 0 to 1; asked where there is no decay.
     """
 
+    share: Callable[[], float] = staticmethod(lambda: 0.0)
+
     def __init__(self, n_actions: int, variance: float, decay: float | None, seed: int) -> None:
         super().__init__()
         self.n_actions = n_actions
         self.sigma = variance**0.5
         self.decay = decay
         self.episode = -1
-        self.share: Callable[[], float] = lambda: 0.0
         self._rng = np.random.default_rng(seed)
 
     @property
@@ -49,6 +50,14 @@ class EpsilonNoise(ActionNoise):
         if self._rng.random() >= self.epsilon:
             return np.zeros(self.n_actions, np.float32)
         return self._rng.normal(0.0, self.sigma, self.n_actions).astype(np.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the run, which a saved agent does not take along."""
+        return {key: value for key, value in self.__dict__.items() if key != "share"}
+
+    def chosen(self, shape: tuple[int, ...], probability: float) -> NDArray[np.bool_]:
+        """Which of some values get noise, each with a probability."""
+        return self._rng.random(shape) < probability
 
     def state(self) -> dict[str, Any]:
         """Plain data from which `restore` goes on."""
@@ -72,10 +81,13 @@ class EpsilonNoises(VectorizedActionNoise):
         noise: of all environments.
         n_envs: how many there are.
         spread: standard deviation in the last environment over that in the first one.
+        density: probability that a value of an action gets noise where the action does, in every other environment; in
+            the rest all of them do.
     """
 
-    def __init__(self, noise: EpsilonNoise, n_envs: int, spread: float = 1.0) -> None:
+    def __init__(self, noise: EpsilonNoise, n_envs: int, spread: float = 1.0, density: float = 1.0) -> None:
         super().__init__(noise, n_envs)
+        self.density = density
         self.noise = noise
         self.scales = np.geomspace(1.0, spread, n_envs)[:, None].astype(np.float32)
 
@@ -90,4 +102,7 @@ class EpsilonNoises(VectorizedActionNoise):
             self.noise.reset()
 
     def __call__(self) -> NDArray[np.float32]:
-        return np.stack([self.noise() for _ in range(self.n_envs)]) * self.scales
+        found = np.stack([self.noise() for _ in range(self.n_envs)]) * self.scales
+        if self.density < 1.0:
+            found[1::2] *= self.noise.chosen(found[1::2].shape, self.density)
+        return found

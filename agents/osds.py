@@ -1,8 +1,9 @@
 """OSDS: learn the split decisions of one model on one cluster (Hou et al., "DistrEdge", IPDPS 2022, Algorithm 2).
 
 LC-PSS chooses the partition scheme, an agent then plays `distredge/SplitRows-v0`, and the fastest strategy of all its
-episodes is the result. The preset `osds` is that, with the paper's agent, DDPG, and its settings. The preset `distredge`
-adds to it: demonstrations, which may also suggest another scheme, offload in the memory, and a polish at the end.
+episodes is the result. The preset `osds` is that, with the paper's agent, DDPG, and its settings. The preset
+`distredge` adds to it: demonstrations, which may also suggest another scheme, offload in the memory, and a polish at
+the end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import ConfigError, Infeasible, PlannerError, Unsupported, located
 from distredge.latency import offload
+from distredge.planners import run
 from distredge.planners.budget import Budget
 from distredge.planners.common.building import predict
 from distredge.planners.common.converting import converted
@@ -78,7 +80,10 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
     own = config.hyperparameters
     inside = _inside(problems)
     count: int = own["demonstrations"]
-    known = [known_strategies(problem, count, config.seed) if count else [] for problem in inside]
+    known = [
+        known_strategies(problem, count, config.seed, own["demonstration_polish_s"]) if count else []
+        for problem in inside
+    ]
     if config.env == PARTITION:
         shown = [_fastest(problem, strategies, count) for problem, strategies in zip(inside, known, strict=True)]
         return Prepared(make_env(problems, config), tuple(shown), "")
@@ -161,6 +166,27 @@ def make_env(problems: Sequence[Problem], config: TrainingConfig, scheme: Sequen
     return SplitRowsEnv(graph, clusters, alpha=config.alpha, partition_seed=config.seed, **options)
 
 
+def held_out_env(env: VolumesEnv, problems: Sequence[Problem], config: TrainingConfig) -> VolumesEnv | None:
+    """The environment of clusters that are not trained on, with the signature of the one that is; None without any.
+
+    Raises:
+        ConfigError: if they have more devices than those that are trained on.
+    """
+    if not problems:
+        return None
+    found = make_env(problems, config, env.partition if isinstance(env, SplitRowsEnv) else None)
+    env.signature.check("--eval-cluster", found.signature)
+    return found
+
+
+def compared(problem: Problem, config: TrainingConfig) -> float | None:
+    """Mean latency in seconds of what `search` finds in the time that a run is compared with; None without one."""
+    if not config.compare_search_s:
+        return None
+    strategy = run(problem, "search", Budget(config.compare_search_s), config.seed)
+    return float(mean_latency_s(problem, [strategy])[0])
+
+
 def found_strategy(
     problem: Problem, config: TrainingConfig, trained: Trained, place: int = 0, **settings: Any
 ) -> Strategy:
@@ -216,8 +242,7 @@ def _candidates(problem: Problem, config: TrainingConfig, best: BestStrategy) ->
     polish_s: float = config.hyperparameters["polish_s"]
     if polish_s:
         start = [*found, *best.strategies]
-        # By the clock only where the run is: otherwise the seed decides the result.
-        found += polished(problem, start, polish_s, config.seed, timed=config.budget_s is not None)
+        found += polished(problem, start, polish_s, config.seed)
     return found
 
 

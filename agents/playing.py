@@ -88,8 +88,11 @@ def actions_of(env: VolumesEnv, volumes: Volumes, problem: int = 0) -> Singles:
 
 
 def shown(env: VolumesEnv, volumes: Volumes, problem: int) -> tuple[Singles, Singles]:
-    """What a strategy shows to whom imitates it: (M, n_features) observations and (M, n_values) actions, at the start
-    times of the cluster's traces."""
+    """What a strategy shows to whom imitates it, at the start times of the cluster's traces.
+
+    Returns:
+        (M, n_features) observations and (M, n_values) actions.
+    """
     played = [play_volumes(env, volumes, problem, float(t)) for t in start_times(env.problems[problem].cluster)]
     return (
         np.concatenate([one.observations[: len(one.actions)] for one in played]),

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EVALUATIONS_PER_S = 200_000
-"""Strategies that stand for a second where the seed alone is to decide the result."""
+"""Strategies that stand for a second."""
 
 
-def polished(problem: Problem, strategies: Sequence[Strategy], seconds: float, seed: int, timed: bool) -> list[Strategy]:
+def polished(
+    problem: Problem, strategies: Sequence[Strategy], seconds: float, seed: int, count: int = 1
+) -> list[Strategy]:
     """The best of some strategies after a local search that begins from all of them; none where it does not apply.
 
     Args:
         problem: says what may be chosen.
         strategies: to begin from, at least one; those that the search cannot take are left out.
-        seconds: that it may take.
+        seconds: that it may take, about: it counts strategies, so that the seed decides the result.
         seed: of every random choice.
-        timed: whether it ends by the clock, or after a number of strategies, so that the seed decides the result.
+        count: how many are wanted.
     """
     from distredge.planners.annealing.loading import load
     from distredge.planners.annealing.polishing import polish
@@ -38,7 +40,6 @@ def polished(problem: Problem, strategies: Sequence[Strategy], seconds: float, s
         problem = dataclasses.replace(problem, objective="latency", latency_limit_s=None, respect_memory=False)
     evaluations = max(1, round(seconds * EVALUATIONS_PER_S)) + len(strategies)
     try:
-        # Its tables are filled before the time runs; with a budget in seconds only a part of them would be.
         pricer = load(problem, Budget(evaluations=evaluations))
         pricer.fill()
         taken = [strategy for strategy in strategies if pricer.codec.fits(strategy)]
@@ -46,7 +47,7 @@ def polished(problem: Problem, strategies: Sequence[Strategy], seconds: float, s
             return []
         batch = pricer.codec.encode(taken)
         pricer.price(batch, again=True)  # tabulates what they need
-        batch, _ = polish(pricer, batch, Budget(seconds) if timed else Budget(evaluations=evaluations), seed, count=4)
+        batch, _ = polish(pricer, batch, Budget(evaluations=evaluations), seed, count)
     except Unsupported as reason:
         _log.info("no polish: %s", reason)
         return []

@@ -50,7 +50,7 @@ def save_state(run: TrainingRun, path: str | Path) -> None:
         "noise": None if noise is None else noise.state(),
         "replay": _replay(agent),
         "random": {
-            "numpy": np.random.get_state(legacy=False),
+            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - stable-baselines3 samples with it
             "torch": torch.get_rng_state(),
             "actions": agent.action_space.np_random.bit_generator.state,
             "env": run.random_state(),
@@ -99,7 +99,7 @@ def load_state(run: TrainingRun, path: str | Path) -> None:
         noise.restore(tree["noise"])
     _fill(agent, tree["replay"])
     state = tree["random"]
-    np.random.set_state(state["numpy"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002 - as above
     torch.set_rng_state(state["torch"].to(torch.uint8))
     agent.action_space.np_random.bit_generator.state = state["actions"]
     run.set_random_state(state["env"])
