@@ -1,4 +1,8 @@
-"""Who is told of every episode: a CSV file, TensorBoard, a progress bar."""
+"""Who is told of every episode: a CSV file, TensorBoard, a progress bar.
+
+Vector environments end thousands of episodes a second: an observer takes in each of them, and writes or draws only as
+often as a person can look.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from distredge import metric_names
-from distredge.latency import simulate
-from distredge.monitor.tensorboard import TRAINING_CHARTS, TensorboardWriter
+from distredge.agents.tensorboard_log import TensorboardLog
+from distredge.monitor.pace import Pace
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from distredge.agents.settings import TrainingConfig
     from distredge.agents.training import EpisodeReport
-    from distredge.problem import Problem
+
+__all__ = ["ProgressBar", "ProgressCsv", "TensorboardLog", "figures"]
 
 Self = TypeVar("Self", bound="_ClosedAtTheEnd")
-
-_PICTURE_SHARE = 20
-"""Drawing the best strategy's timeline takes at most one part in so many of the time."""
 
 
 def figures(report: EpisodeReport) -> dict[str, float]:
@@ -33,10 +34,7 @@ def figures(report: EpisodeReport) -> dict[str, float]:
     found = {
         metric_names.EPISODE_REWARD: report.reward,
         metric_names.EPISODE_LATENCY_S: report.latency_s,
-        metric_names.EPISODE_IMAGES_PER_S: 1.0 / report.latency_s,
         metric_names.BEST_LATENCY_S: report.best.latency_s,
-        metric_names.BEST_IMAGES_PER_S: 1.0 / report.best.latency_s,
-        metric_names.OFFLOAD_IMAGES_PER_S: 1.0 / report.offload_latency_s,
         metric_names.EXPLORATION: report.epsilon,
         metric_names.EVALUATION_LATENCY_S: report.evaluation_latency_s,
         **report.training,
@@ -69,6 +67,7 @@ class ProgressCsv(_ClosedAtTheEnd):
 
     Args:
         path: file to write.
+        clock: seconds, monotonic; rows reach the file once a second, so that a run can be followed.
     """
 
     COLUMNS = (
@@ -83,108 +82,100 @@ class ProgressCsv(_ClosedAtTheEnd):
         "train/critic_loss",
     )
 
-    def __init__(self, path: str | Path) -> None:
-        # Written line by line, so that a run can be followed.
-        self._file = Path(path).open("w", buffering=1, encoding="utf-8", newline="")  # noqa: SIM115 - see __exit__
-        self._rows = csv.DictWriter(self._file, self.COLUMNS, extrasaction="ignore")
-        self._rows.writeheader()
+    def __init__(self, path: str | Path, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._file = Path(path).open("w", encoding="utf-8", newline="")  # noqa: SIM115 - see __exit__
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(self.COLUMNS)
+        self._flushes = Pace(1.0, clock=clock)
 
     def _close(self, done: bool) -> None:
         self._file.close()
 
     def episode(self, report: EpisodeReport) -> None:
         """Adds a row."""
-        self._rows.writerow({"episode": report.number, **figures(report)})
-
-
-class TensorboardLog(_ClosedAtTheEnd):
-    """Writes an event file; a context manager. Steps are episodes.
-
-    Args:
-        folder: where it goes.
-        problem: model and cluster.
-        config: shown as text.
-        clock: seconds, monotonic; the timeline of the best strategy is drawn only as often as that takes little time.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        problem: Problem,
-        config: TrainingConfig,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._problem = problem
-        self._clock = clock
-        self._writer = TensorboardWriter(folder)
-        self._writer.text(metric_names.RUN_CONFIG, f"```yaml\n{config.to_yaml()}```")
-        self._writer.charts(TRAINING_CHARTS)
-        self._last: EpisodeReport | None = None
-        self._to_draw = False
-        self._draw_from_s = -math.inf
-
-    def _close(self, done: bool) -> None:
-        if self._to_draw and done:
-            self._draw()
-        self._writer.close()
-
-    def episode(self, report: EpisodeReport) -> None:
-        """Adds the figures of an episode, and a picture when the best strategy is a new one."""
-        for name, value in figures(report).items():
-            self._writer.scalar(name, value, report.number)
-        self._last = report
-        self._to_draw = self._to_draw or report.improved
-        if self._to_draw and self._clock() >= self._draw_from_s:
-            self._draw()
-
-    def _draw(self) -> None:
-        assert self._last is not None
-        best = self._last.best
-        assert best.strategy is not None
-        start_s = self._clock()
-        timeline = simulate(self._problem, best.strategy)
-        title = (
-            f"{self._problem.graph.name} on {self._problem.cluster.name}, episode {best.episode}: "
-            f"{1e3 * best.latency_s:.2f} ms, offload {1e3 * self._last.offload_latency_s:.2f} ms (simulated)"
-        )
-        self._writer.timeline(metric_names.BEST_TIMELINE, timeline, best.episode, title)
-        self._to_draw = False
-        end_s = self._clock()
-        self._draw_from_s = end_s + _PICTURE_SHARE * (end_s - start_s)
+        found = figures(report)
+        self._rows.writerow([report.number, *map(found.get, self.COLUMNS[1:])])
+        if self._flushes.due():
+            with self._flushes.turn():
+                self._file.flush()
 
 
 class ProgressBar(_ClosedAtTheEnd):
     """A bar on stderr with the best latency and the time left; a context manager.
 
     Args:
-        episodes: length of the run.
+        episodes: length of the run; None for no limit.
+        budget_s: seconds after which it ends; None for no limit.
+        clock: seconds, monotonic, from which both the bar and the time left come.
     """
 
-    def __init__(self, episodes: int) -> None:
+    def __init__(
+        self,
+        episodes: int | None,
+        budget_s: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
+        self._episodes = episodes
+        self._budget_s = budget_s
+        self._clock = clock
+        self._start_s = clock()
+        self._updates = Pace(10.0, clock=clock)
+        self._last: EpisodeReport | None = None
         self._bar: Progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("episodes, {task.fields[best]}, left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
+            TextColumn("training"), BarColumn(), TextColumn("{task.fields[said]}"), console=Console(stderr=True)
         )
-        self._task = self._bar.add_task("training", total=episodes, best="nothing yet")
+        self._task = self._bar.add_task("training", total=1.0, said="nothing yet")
 
     def __enter__(self) -> ProgressBar:
+        self._start_s = self._clock()
         self._bar.start()
         return self
 
     def _close(self, done: bool) -> None:
+        if self._last is not None:
+            self._show(self._last)
         self._bar.stop()
 
     def episode(self, report: EpisodeReport) -> None:
-        """Moves on by one episode."""
+        """Moves on to an episode."""
+        self._last = report
+        if self._updates.due():
+            with self._updates.turn():
+                self._show(report)
+
+    def _show(self, report: EpisodeReport) -> None:
+        done, left_s = self.reached(report.number)
+        count = f"{report.number}" if self._episodes is None else f"{report.number}/{self._episodes}"
         best_s = report.best.latency_s
         found = "nothing yet"
         if math.isfinite(best_s):
             found = f"best {1e3 * best_s:.2f} ms, {report.offload_latency_s / best_s:.2f} x offload"
-        self._bar.update(self._task, advance=1, best=found)
+        self._bar.update(self._task, completed=done, said=f"{count} episodes, {found}, left {_time(left_s)}")
+
+    def reached(self, number: int) -> tuple[float, float | None]:
+        """How far a run is by its nearer limit.
+
+        Args:
+            number: of the latest episode, from 1.
+
+        Returns:
+            The share that is done, from 0 to 1, and the seconds left; None for these where there is no limit.
+        """
+        passed_s = self._clock() - self._start_s
+        limits = []
+        if self._episodes is not None:
+            limits.append((number / self._episodes, (self._episodes - number) * passed_s / number))
+        if self._budget_s is not None:
+            limits.append((min(1.0, passed_s / self._budget_s), max(0.0, self._budget_s - passed_s)))
+        return min(limits, key=lambda limit: limit[1]) if limits else (0.0, None)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

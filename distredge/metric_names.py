@@ -22,23 +22,51 @@ BOTTLENECK: Final = "bottleneck"
 UTILISATION: Final = "utilisation"
 LINK_BYTES: Final = "link_bytes"
 
-# TensorBoard: training.
+# One episode: columns of `progress.csv`, and TensorBoard tags of a training run's own folder.
 EPISODE_REWARD: Final = "episode/reward"
 EPISODE_LATENCY_S: Final = "episode/latency_s"
-EPISODE_IMAGES_PER_S: Final = "episode/images_per_s"
 BEST_LATENCY_S: Final = "best/latency_s"
-BEST_IMAGES_PER_S: Final = "best/images_per_s"
-OFFLOAD_IMAGES_PER_S: Final = "best/offload_images_per_s"
 EXPLORATION: Final = "exploration/epsilon"
 EVALUATION_LATENCY_S: Final = "evaluation/latency_s"
-BEST_TIMELINE: Final = "best/timeline"
+
+# TensorBoard: tags that several lines share, each line in a sub-run of its own. A person reads them: milliseconds.
+LINE_LATENCY_MS: Final = "strategy/latency_ms"
+LINE_IMAGES_PER_S: Final = "strategy/images_per_s"
+LINE_SPEEDUP: Final = "strategy/speedup_over_offload"
+LINE_GAP: Final = "strategy/gap_to_search"
+
+# TensorBoard: the sub-runs, folders beside a run's own file.
+EPISODES_LINE: Final = "episodes"
+FRAMES_LINE: Final = "frames"
+IN_FLIGHT_LINE: Final = "in_flight"
+MEAN_LINE: Final = "mean_100"
+BEST_LINE: Final = "best"
+GREEDY_LINE: Final = "greedy"
+OFFLOAD_LINE: Final = "offload"
+SEARCH_LINE: Final = "search"
+PREDICTED_LINE: Final = "predicted"
+
+# TensorBoard: a training run's own folder. Where stable-baselines3 has a name, it is that one.
+MEAN_REWARD: Final = "rollout/ep_rew_mean"
+STEPS_PER_S: Final = "time/fps"
+EPISODES_PER_S: Final = "time/episodes_per_s"
+UPDATES_PER_S: Final = "time/updates_per_s"
+HELD_OUT_SPEEDUP: Final = "held_out/speedup_over_offload"
+DEVICE_BUSY: Final = "devices/busy_share"
+ACTIONS: Final = "actions"
+ACTIONS_AT_BOUNDS: Final = "actions/share_at_bounds"
+TIMELINE: Final = "strategy/timeline"
+SPLITS: Final = "strategy/splits"
 RUN_CONFIG: Final = "config"
 
-# TensorBoard: a run.
-RUN_LATENCY_S: Final = "run/latency_s"
-RUN_IMAGES_PER_S: Final = "run/images_per_s"
-RUN_PREDICTED_S: Final = "run/predicted_latency_s"
-RUN_TIMELINE: Final = "run/timeline"
+# TensorBoard: columns of the "hparams" page.
+HPARAM_LATENCY_MS: Final = "hparam/best_latency_ms"
+HPARAM_IMAGES_PER_S: Final = "hparam/best_images_per_s"
+HPARAM_SPEEDUP: Final = "hparam/speedup_over_offload"
+HPARAM_GAP: Final = "hparam/gap_to_search"
+HPARAM_FOUND_IN: Final = "hparam/found_in_episode"
+HPARAM_EPISODES: Final = "hparam/episodes"
+HPARAM_SECONDS: Final = "hparam/seconds"
 
 # Prometheus.
 FRAMES_TOTAL: Final = "distredge_frames_total"

@@ -83,6 +83,7 @@ class EpisodeBatch:
         # Where one compiled function does for all, nothing has to be looked up at every step.
         first = process.steps[0]
         self._one = process.n_models == 1 and not first.hard.any()
+        self._one_general = process.n_models == 1 and bool(first.hard.all()) and not process.uneven
         self._compiled: Any = None
         self._numbers = np.arange(count)
 
@@ -126,6 +127,11 @@ class EpisodeBatch:
             self._step_compiled(0, which, actions, obs, told)
             return
         rules = self.process.rules
+        if self._one_general and len(which):
+            decisions.decide(rules, self._state, which, actions)
+            self._price(0, which, self.process.n_devices)
+            decisions.report(rules, self._state, self._ended, which, obs, told)
+            return
         problem = self._state.problem[which]
         for model, steps in enumerate(self.process.steps):
             own = rules.model[problem] == model
@@ -155,8 +161,8 @@ class EpisodeBatch:
         state, rules = self._state, self.process.rules
         longest = int(state.n_decided[which].max())
         rows = state.rows[which, : longest * (size + 1)].reshape(len(which), longest, size + 1)
-        finish_s, latency_s = self.process.steps[model].pricer(
-            state.cuts[which, :longest], rows.astype(np.int64), state.head[which],
+        finish_s, latency_s = self.process.steps[model].quickest(
+            state.cuts[which, :longest], rows, state.head[which],
             rules.cluster[state.problem[which]], state.start_s[which],
         )  # fmt: skip
         state.finish_s[which, :size] = finish_s

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distredge.envs._setup import is_number, longest_period_s
 from distredge.envs.decisions import Rules
 from distredge.envs.observation import compute_times, reach_times, scale_time
-from distredge.envs.pricing import EpisodePricer, KernelPricer, make_pricer
+from distredge.envs.pricing import EpisodePricer, KernelPricer, KnownPricer, make_pricer
 from distredge.errors import ConfigError, Unsupported, located
 from distredge.latency import offload_latency_s
 from distredge.model.wires import WIRE_NUMBERS
@@ -53,12 +53,19 @@ class ModelSteps:
         pricer: of any strategy, on all clusters.
         tables, links: for the compiled step; None if that does not know the model.
         hard: (n_clusters,) bool, which clusters the compiled step does not know.
+        known: of strategies that environments build; None unless all of their volumes are tabulated.
     """
 
     pricer: EpisodePricer
     tables: KernelTables | None
     links: LinkArrays | None
     hard: NDArray[np.bool_]
+    known: KnownPricer | None = None
+
+    @property
+    def quickest(self) -> EpisodePricer:
+        """What prices the volumes that there can be, as cheaply as it is known to."""
+        return self.pricer if self.known is None else self.known
 
 
 class Process:
@@ -226,10 +233,10 @@ def _steps(problems: Sequence[Problem], input_dtype: str, ends: tuple[int, ...] 
     if not isinstance(pricer, KernelPricer):
         return ModelSteps(pricer, None, None, np.ones(len(problems), np.bool_))
     kernel = pricer.kernel
-    hard = kernel.links.hard.copy()
-    if not hard.all() and not _tabulated(pricer, ends):
-        hard[:] = True
-    return ModelSteps(pricer, kernel.arguments(), kernel.links, hard)
+    if not _tabulated(pricer, ends):
+        return ModelSteps(pricer, None, None, np.ones(len(problems), np.bool_))
+    known = KnownPricer(kernel, input_dtype)
+    return ModelSteps(pricer, kernel.arguments(), kernel.links, kernel.links.hard, known)
 
 
 def _tabulated(pricer: KernelPricer, ends: tuple[int, ...] | None) -> bool:

@@ -288,16 +288,3 @@ def check_folder(path: Path | None) -> None:
     if not os.access(place, os.W_OK | os.X_OK):
         raise FileError(f"{path}: cannot be written: permission denied")
     settle_caches(place)
-
-
-def write_log(folder: Path, report: DeploymentReport) -> None:
-    """Writes TensorBoard events of a run."""
-    from distredge.monitor.tensorboard import TensorboardWriter
-
-    with TensorboardWriter(folder) as writer:
-        for step, latency_s in enumerate(report.run.latencies_s):
-            writer.scalar(metric_names.RUN_LATENCY_S, latency_s, step)
-            writer.scalar(metric_names.RUN_IMAGES_PER_S, 1.0 / latency_s, step)
-            if report.predicted_s is not None:
-                writer.scalar(metric_names.RUN_PREDICTED_S, report.predicted_s, step)
-        writer.timeline(metric_names.RUN_TIMELINE, report.timeline, 0, "measured")

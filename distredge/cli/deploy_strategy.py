@@ -15,7 +15,7 @@ import click
 
 from distredge import metric_names
 from distredge.cli._common import check_writable, load_model_of, print_json
-from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model, write_log
+from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model
 from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
 from distredge.cli._planning import say_assumption
 from distredge.cli._replanning import Replanner
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distredge.model.graph import Graph
+    from distredge.monitor.deployment_log import DeploymentLog
     from distredge.problem import Problem
     from distredge.runtime.requester.coordinator import Coordinator
     from distredge.strategy import Strategy
@@ -56,7 +57,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--keys", "keys_path", type=_FOLDER, help="Folder of keys; default: 'keys' beside the cluster file.")
 @click.option("--plaintext", is_flag=True, help="No encryption, no authentication.")
 @click.option("--timeline", "timeline_path", type=_FILE, help="Write a Chrome trace (opens in ui.perfetto.dev).")
-@click.option("--log", "log_path", type=_FOLDER, help="Write TensorBoard events there.")
+@click.option("--log", "log_path", type=_FOLDER, help="Write TensorBoard events there, while frames run.")
 @json_option
 @verbose_option
 @version_option
@@ -96,41 +97,47 @@ def deploy_strategy(
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     inputs = _inputs(graph, strategy, image)
     replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
-    with contextlib.ExitStack() as stack:
-        try:
-            session = stack.enter_context(
-                open_session(
-                    problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext, deadline_s=deadline_s,
-                    connect_s=connect_s, in_flight=in_flight, replan=replanner, take_over=take_over, say=_say_aside,
-                )
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            _say_partial([], repeat, as_json)
-            raise
-        outputs, run = _measure(session.coordinator, inputs, repeat, in_flight, timeline_path, as_json)
-        timeline = session.coordinator.timeline()
-        encrypted, where = session.encrypted, session.where
-    as_run = dataclasses.replace(problem.cluster, encrypted=encrypted)
-    predicted_s = _predicted_s(dataclasses.replace(problem, cluster=as_run), strategy)
-    apart = difference(whole_model(graph, strategy, inputs), outputs) if check else None
-    replanned = () if replanner is None else tuple(replanner.figures())
-    report = DeploymentReport(
-        problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image, replanned
-    )
-    say_assumption(problem.cluster)
-    # Before any file is written: what cannot be written then loses nothing else.
-    if as_json:
-        print_json(report.figures())
-    else:
-        report.show()
-    if timeline_path is not None:
-        timeline.save(timeline_path)
-        if not as_json:
-            click.echo(f"timeline: {timeline_path} (opens in ui.perfetto.dev)")
-    if log_path is not None:
-        write_log(log_path, report)
-        if not as_json:
-            click.echo(f"log: tensorboard --logdir {log_path}")
+    with contextlib.nullcontext() if log_path is None else _log(log_path, problem, strategy) as log:
+        with contextlib.ExitStack() as stack:
+            try:
+                session = stack.enter_context(
+                    open_session(
+                        problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext,
+                        deadline_s=deadline_s, connect_s=connect_s, in_flight=in_flight, replan=replanner,
+                        take_over=take_over, say=_say_aside,
+                    )
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                _say_partial([], repeat, as_json)
+                raise
+            encrypted, where = session.encrypted, session.where
+            as_run = dataclasses.replace(problem, cluster=dataclasses.replace(problem.cluster, encrypted=encrypted))
+            predicted_s = _predicted_s(as_run, strategy)
+            if log is not None:
+                log.expect(lambda: _latest_prediction_s(predicted_s, replanner), _offload_s(as_run))
+            outputs, run = _measure(session.coordinator, inputs, repeat, in_flight, timeline_path, as_json, log)
+            timeline = session.coordinator.timeline()
+        apart = difference(whole_model(graph, strategy, inputs), outputs) if check else None
+        replanned = () if replanner is None else tuple(replanner.figures())
+        report = DeploymentReport(
+            problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image, replanned
+        )
+        say_assumption(problem.cluster)
+        # Before any file is written: what cannot be written then loses nothing else.
+        if as_json:
+            print_json(report.figures())
+        else:
+            report.show()
+        if timeline_path is not None:
+            timeline.save(timeline_path)
+            if not as_json:
+                click.echo(f"timeline: {timeline_path} (opens in ui.perfetto.dev)")
+        if log is not None:
+            log.pictures(timeline)
+            log.close()
+            log.check()
+            if not as_json:
+                click.echo(f"log: tensorboard --logdir {log_path}")
     if report.fault is not None:
         raise ExecutionError(report.fault)
 
@@ -169,6 +176,31 @@ def _predicted_s(problem: Problem, strategy: Strategy) -> float | None:
         return strategy.predicted.get(metric_names.LATENCY_S)
 
 
+def _log(folder: Path, problem: Problem, strategy: Strategy) -> DeploymentLog:
+    """TensorBoard's log, in which nothing is written before the first frame."""
+    from distredge.monitor.deployment_log import DeploymentLog
+
+    return DeploymentLog(folder, problem, strategy)
+
+
+def _offload_s(problem: Problem) -> float | None:
+    """What the best single device is predicted to take; None where that cannot be said."""
+    from distredge.errors import InputError
+    from distredge.latency import offload_latency_s
+
+    try:
+        return offload_latency_s(problem)
+    except InputError:
+        return None
+
+
+def _latest_prediction_s(first_s: float | None, replanner: Replanner | None) -> float | None:
+    """What the strategy that runs now is predicted to take."""
+    if replanner is None or not replanner.made:
+        return first_s
+    return replanner.made[-1][1].predicted[metric_names.LATENCY_S]
+
+
 def _measure(
     coordinator: Coordinator,
     inputs: Mapping[str, NDArray[Any]],
@@ -176,6 +208,7 @@ def _measure(
     in_flight: int,
     timeline_path: Path | None,
     as_json: bool,
+    log: DeploymentLog | None,
 ) -> tuple[dict[str, NDArray[Any]], MeasuredRun]:
     """Runs one frame, then those that count; what ends it early still says what was measured."""
     latencies_s: list[float] = []
@@ -185,10 +218,13 @@ def _measure(
         if timeline_path is not None:
             # A worker that is lost later takes its records with it.
             first = coordinator.timeline()
-        for _ in range(repeat):
+        for number in range(repeat):
             coordinator.infer(inputs)
             latencies_s.append(coordinator.last_latency_s or 0.0)
-        return outputs, MeasuredRun(tuple(latencies_s), _throughput_per_s(coordinator, inputs, repeat, in_flight))
+            if log is not None:
+                log.frame(number, latencies_s[-1])
+                log.look_back(number, coordinator.timeline)
+        return outputs, MeasuredRun(tuple(latencies_s), _throughput_per_s(coordinator, inputs, repeat, in_flight, log))
     except (KeyboardInterrupt, ExecutionError):
         _say_partial(latencies_s, repeat, as_json)
         if timeline_path is not None and first is not None:
@@ -197,7 +233,11 @@ def _measure(
 
 
 def _throughput_per_s(
-    coordinator: Coordinator, inputs: Mapping[str, NDArray[Any]], repeat: int, in_flight: int
+    coordinator: Coordinator,
+    inputs: Mapping[str, NDArray[Any]],
+    repeat: int,
+    in_flight: int,
+    log: DeploymentLog | None,
 ) -> float | None:
     if in_flight == 1:
         return None
@@ -206,6 +246,8 @@ def _throughput_per_s(
     frames = itertools.repeat(inputs, count)
     for frame in coordinator.stream(frames):
         frame.result()
+        if log is not None:
+            log.in_flight(frame.number, frame.latency_s, (frame.number + 1) / (time.monotonic() - started_s))
     return count / (time.monotonic() - started_s)
 
 

@@ -29,6 +29,10 @@ from distredge.planners.annealing.lowest_latency import Search
 from distredge.planners.objectives import infeasible, needs_figures
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distredge.planners.annealing.batch_pricing import BatchPricer
+    from distredge.planners.annealing.strategy_arrays import Batch
     from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
@@ -48,8 +52,11 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return plan_for(problem, budget, seed)
 
 
-def _fastest(problem: Problem, budget: Budget, seed: int) -> Strategy:
-    search = Search(problem, budget, seed)
+def _fastest(
+    problem: Problem, budget: Budget, seed: int, more_starts: Callable[[BatchPricer], Batch] | None = None
+) -> Strategy:
+    """The fastest strategy that was met; `more_starts` as of `Search`."""
+    search = Search(problem, budget, seed, more_starts=more_starts)
     strategy = search.run()
     if problem.latency_limit_s is not None and search.latency_s > problem.latency_limit_s:
         raise infeasible(problem, Figures(search.latency_s))

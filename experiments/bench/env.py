@@ -2,8 +2,8 @@
 
     python experiments/bench/env.py [--quick]
 
-VGG-16 on the published case db-50 with LC-PSS's partition scheme, actions uniform from -1 to 1, drawn beforehand. A step
-is one volume of one environment: a split decision, its price, observation, reward and info, and the reset where an
+VGG-16 on the published case db-50 with LC-PSS's partition scheme, actions uniform from -1 to 1, drawn beforehand. A
+step is one volume of one environment: a split decision, its price, observation, reward and info, and the reset where an
 episode ends. Vector environments begin anew in the same step (stable-baselines3's contract) or in the next one
 (Gymnasium's default, where the step that begins an episode counts as one: it is less work). The single environment is
 measured as `gymnasium.make` gives it, in its default wrappers (PassiveEnvChecker, OrderEnforcing), and bare.
@@ -11,7 +11,7 @@ measured as `gymnasium.make` gives it, in its default wrappers (PassiveEnvChecke
 The rows below that are the same under `shared` links, where every step prices all volumes decided, and with
 `distredge/Partition-v0`, where the agent chooses where volumes end.
 
-The process is bound to one core and has one thread. Rates are steps per second of processor time, so that programs
+The process is bound to one core. Rates are steps per second of processor time, so that programs
 beside it count little (they still take cache and clock from it: `others_share` is what they used of that core
 meanwhile); each is the median of several repeats, the best one stands beside it.
 
@@ -28,10 +28,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Before numpy or numba is imported.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"
-
 import gymnasium as gym
 import numpy as np
 
@@ -43,7 +39,7 @@ from distredge.model.capture import load_model
 CASE, MODEL = "db-50", "vgg16"
 COUNTS = (1, 64, 1024, 4096)
 MODES = ("SameStep", "NextStep")
-REPEATS, SECONDS = 7, 1.0
+REPEATS, SECONDS = 5, 0.5
 QUICK_REPEATS, QUICK_SECONDS = 3, 0.2
 DRAWN = 16
 """Steps for which vector environments have actions of their own before these come again."""
@@ -81,7 +77,7 @@ def single_step(name: str, bare: bool, **arguments: Any) -> Callable[[int], obje
     """A step of one environment, which is reset when its episode is over."""
     env: Any = gym.make(name, **arguments)
     env = env.unwrapped if bare else env
-    actions = np.random.default_rng(0).uniform(-1, 1, (1024, *env.action_space.shape)).astype(np.float32)
+    actions = np.random.default_rng(0).uniform(-1, 1, (1024, env.action_space.shape[0])).astype(np.float32)
     env.reset(seed=0)
 
     def step(number: int) -> None:
@@ -95,7 +91,8 @@ def single_step(name: str, bare: bool, **arguments: Any) -> Callable[[int], obje
 def vector_step(name: str, n_envs: int, mode: str, **arguments: Any) -> Callable[[int], object]:
     """A step of so many environments."""
     vector = gym.make_vec(name, num_envs=n_envs, autoreset_mode=mode, **arguments)
-    actions = np.random.default_rng(0).uniform(-1, 1, (DRAWN, *vector.action_space.shape)).astype(np.float32)
+    batch = vector.action_space.shape or ()
+    actions = np.random.default_rng(0).uniform(-1, 1, (DRAWN, *batch)).astype(np.float32)
     vector.reset(seed=0)
     return lambda number: vector.step(actions[number % DRAWN])
 

@@ -35,28 +35,38 @@ def test_csv_and_tensorboard_hold_every_episode(problem: Problem, config: Traini
     kept = _Keep()
     with ProgressCsv(tmp_path / "progress.csv") as rows, TensorboardLog(tmp_path, problem, config) as log:
         trained = run_training(make_env(problem, config), config, observers=[kept, rows, log])
+        log.search(0.01)
     with (tmp_path / "progress.csv").open() as file:
         found = list(csv.DictReader(file))
     assert [int(row["episode"]) for row in found] == list(range(1, 9))
     assert [float(row[metric_names.EPISODE_LATENCY_S]) for row in found] == [r.latency_s for r in kept.reports]
     assert found[0]["train/critic_loss"] == ""
     assert float(found[-1]["train/critic_loss"]) == kept.reports[-1].training["train/critic_loss"]
-    events = _read(tmp_path)
-    for name in (
-        metric_names.EPISODE_REWARD,
-        metric_names.EPISODE_LATENCY_S,
-        metric_names.EPISODE_IMAGES_PER_S,
-        metric_names.BEST_IMAGES_PER_S,
-        metric_names.OFFLOAD_IMAGES_PER_S,
-        metric_names.EXPLORATION,
+    own = _read(tmp_path)
+    assert {"train/actor_loss", "train/critic_loss"} <= set(own.Tags()["scalars"])
+    assert "batch_size: 64" in own.Tensors(metric_names.RUN_CONFIG)[0].tensor_proto.string_val[0].decode()
+    assert (
+        own.Images(metric_names.TIMELINE)[-1].step == own.Images(metric_names.SPLITS)[-1].step == trained.best.episode
+    )
+    assert own.Scalars(metric_names.HPARAM_LATENCY_MS)[-1].value == pytest.approx(1e3 * trained.best.latency_s)
+    last = kept.reports[-1]
+    offload_s, mean_s = offload_latency_s(problem), sum(r.latency_s for r in kept.reports) / len(kept.reports)
+    for line, latency_s in (
+        (metric_names.EPISODES_LINE, last.latency_s),
+        (metric_names.MEAN_LINE, mean_s),
+        (metric_names.BEST_LINE, trained.best.latency_s),
+        (metric_names.OFFLOAD_LINE, offload_s),
+        (metric_names.SEARCH_LINE, 0.01),
     ):
-        written = events.Scalars(name)
-        assert [e.step for e in written] == list(range(1, 9))
-        assert [e.value for e in written] == pytest.approx([f[name] for f in kept.figures], rel=1e-6)
-    assert {"train/actor_loss", "train/critic_loss"} <= set(events.Tags()["scalars"])
-    assert events.Scalars(metric_names.OFFLOAD_IMAGES_PER_S)[0].value == pytest.approx(1 / offload_latency_s(problem))
-    assert "batch_size: 64" in events.Tensors(metric_names.RUN_CONFIG)[0].tensor_proto.string_val[0].decode()
-    assert events.Images(metric_names.BEST_TIMELINE)[-1].step == trained.best.episode
+        events = _read(tmp_path / line)
+        for tag, value in (
+            (metric_names.LINE_LATENCY_MS, 1e3 * latency_s),
+            (metric_names.LINE_IMAGES_PER_S, 1 / latency_s),
+            (metric_names.LINE_GAP, latency_s / 0.01 - 1),
+            (metric_names.LINE_SPEEDUP, offload_s / latency_s),
+        ):
+            point = events.Scalars(tag)[-1]
+            assert (point.step, point.value) == (8, pytest.approx(value, rel=1e-5, abs=1e-6)), (line, tag)
 
 
 def test_pictures_take_little_of_the_time(problem: Problem, config: TrainingConfig, tmp_path: Path) -> None:
@@ -64,21 +74,20 @@ def test_pictures_take_little_of_the_time(problem: Problem, config: TrainingConf
     run_training(make_env(problem, config), config, observers=[kept])
     improved = [r for r in kept.reports if r.improved]
     assert len(improved) >= 2
-    # Every look at the clock takes a second: a picture takes one, so the next may come 20 later.
-    for step_s, expected in ((1.0, 2), (30.0, len(improved))):
-        now = [0.0]
+    # A picture's turn takes a second, so the next is due 50 seconds later; the last is drawn at the end.
+    for pause_s, expected in ((0.0, 2), (1000.0, len(improved))):
+        now_s = [0.0]
 
-        def clock(step_s: float = step_s, now: list[float] = now) -> float:
-            now[0] += step_s / 3 if step_s > 1 else 0.01
-            return now[0]
+        def clock(now_s: list[float] = now_s) -> float:
+            now_s[0] += 0.1
+            return now_s[0]
 
-        folder = tmp_path / str(step_s)
+        folder = tmp_path / str(pause_s)
         with TensorboardLog(folder, problem, config, clock) as log:
             for report in improved:
                 log.episode(report)
-                if step_s > 1:
-                    now[0] += 1000.0
-        assert len(_read(folder).Images(metric_names.BEST_TIMELINE)) == expected
+                now_s[0] += pause_s
+        assert len(_read(folder).Images(metric_names.TIMELINE)) == expected
 
 
 def test_progress_bar_names_best_and_time_left(
@@ -93,3 +102,11 @@ def test_progress_bar_names_best_and_time_left(
     assert f"best {1e3 * trained.best.latency_s:.2f} ms" in shown.err
     assert "x offload" in shown.err
     assert "left" in shown.err
+
+
+def test_time_left_is_that_of_the_nearer_limit() -> None:
+    now_s = [0.0]
+    bar = ProgressBar(100, budget_s=30.0, clock=lambda: now_s[0])
+    now_s[0] = 10.0
+    assert bar.reached(20) == (pytest.approx(1 / 3), pytest.approx(20.0))
+    assert bar.reached(80) == (0.8, pytest.approx(2.5))

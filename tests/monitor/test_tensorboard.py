@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata
+from tensorboard.util.tensor_util import make_ndarray
 
 from distredge import metric_names
-from distredge.monitor.tensorboard import TRAINING_CHARTS, TensorboardWriter
+from distredge.monitor import hparams
+from distredge.monitor.tensorboard import TensorboardWriter
 from distredge.timeline import Span, Timeline
 
 
@@ -43,32 +45,51 @@ def test_pictures_come_back(tmp_path: Path) -> None:
 def test_a_timeline_is_drawn(tmp_path: Path) -> None:
     timeline = Timeline(0.02, (Span("a", "compute", "volume 0", 0.0, 0.02, stage=0, volume=0),), ("a", "b"))
     with TensorboardWriter(tmp_path) as writer:
-        writer.timeline(metric_names.BEST_TIMELINE, timeline, 0, "a title")
-    (found,) = _read(tmp_path).Images(metric_names.BEST_TIMELINE)
+        writer.timeline(metric_names.TIMELINE, timeline, 0, "a title")
+    (found,) = _read(tmp_path).Images(metric_names.TIMELINE)
     picture = np.asarray(Image.open(io.BytesIO(found.encoded_image_string)))
     # The bar of volume 0 has the first colour of matplotlib's cycle and is a fair part of the picture.
     bar = (np.abs(picture.astype(int) - [31, 119, 180]).sum(axis=2) < 12).mean()
     assert bar > 0.02
 
 
-def test_texts_and_charts_come_back(tmp_path: Path) -> None:
+def test_texts_and_histograms_come_back(tmp_path: Path) -> None:
     with TensorboardWriter(tmp_path) as writer:
         writer.text(metric_names.RUN_CONFIG, "**bold** é")
-        writer.charts(TRAINING_CHARTS)
+        writer.histogram("actions/0", np.array([1, 3]), np.array([-1.0, 0.0, 1.0]), 4)
     events = _read(tmp_path)
-    assert events.Tags()["tensors"] == [metric_names.RUN_CONFIG, "custom_scalars__config__"]
     assert events.Tensors(metric_names.RUN_CONFIG)[0].tensor_proto.string_val[0].decode() == "**bold** é"
     assert events.PluginTagToContent("text").keys() == {metric_names.RUN_CONFIG}
-    layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    charts = {chart.title: tuple(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts == dict(TRAINING_CHARTS)
-    assert metric_names.OFFLOAD_IMAGES_PER_S in charts["images per second"]
+    (found,) = events.Tensors("actions/0")
+    assert found.step == 4
+    assert make_ndarray(found.tensor_proto).tolist() == [[-1, 0, 1], [0, 1, 3]]
 
 
-def test_may_be_closed_twice_and_flushed(tmp_path: Path) -> None:
+def test_hparams_come_back(tmp_path: Path) -> None:
+    told: dict[str, hparams.Parameter] = {"algo": "ddpg", "tau": 0.05, "as_published": True}
+    with TensorboardWriter(tmp_path) as writer:
+        writer.summary(hparams.experiment(told, ["hparam/x"]))
+        writer.summary(hparams.session_start(told, 1.0))
+        writer.summary(hparams.session_end(False, 2.0))
+    content = _read(tmp_path).PluginTagToContent("hparams")
+    columns = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    assert [(info.name, info.type) for info in columns.hparam_infos] == [("algo", 1), ("tau", 3), ("as_published", 2)]
+    assert [info.name.tag for info in columns.metric_infos] == ["hparam/x"]
+    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
+    assert (start.hparams["algo"].string_value, start.hparams["tau"].number_value) == ("ddpg", 0.05)
+    assert start.hparams["as_published"].bool_value is True
+    assert metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG]).status == 2
+
+
+def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
+    with TensorboardWriter(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_is_in_the_file_at_once_and_may_be_closed_twice(tmp_path: Path) -> None:
     writer = TensorboardWriter(tmp_path)
     writer.scalar("x", 1.0, 0)
-    writer.flush()
     assert _read(tmp_path).Scalars("x")[0].value == pytest.approx(1.0)
     writer.close()
     writer.close()

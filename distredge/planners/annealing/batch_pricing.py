@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distredge.errors import Unsupported
 from distredge.latency.kernel.kernel import kernel_of
 from distredge.latency.tables.all_volumes import fill
-from distredge.planners.annealing.strategy_arrays import Pricing, put, take
+from distredge.planners.annealing.strategy_arrays import Pricing, take
 
 if TYPE_CHECKING:
     from distredge.planners.annealing.chains import Chains
@@ -156,16 +156,47 @@ def plain(
         codec: the problem and what may be chosen.
     """
     plans = take(plans, np.arange(len(plans.cuts)))
-    widest = int(codec.choices.wires[-1])
-    for w in range(plans.cuts.shape[1]):
-        for name, wanted in (("wires", widest), ("boundary", 0)):
-            changed = (plans.cuts[:, w] >= 0) & (getattr(plans, name)[:, w] != wanted)
-            if changed.any():
-                other = take(plans, np.arange(len(changed)))
-                getattr(other, name)[:, w] = wanted
-                as_good = (price(other) <= figures * (1 + _EQUAL)).all(axis=1)
-                put(other, plans, np.flatnonzero(changed & as_good))
+    goals = {"wires": int(codec.choices.wires[-1]), "boundary": 0}
+    changes = _changes(plans, goals)
+
+    def as_good(tried: list[list[_Change]]) -> list[bool]:
+        """Whether strategies are as good after some changes each."""
+        of = [some[0][0] for some in tried]
+        other = take(plans, of)
+        for row, some in enumerate(tried):
+            _make(other, [(row, w, name) for _, w, name in some], goals)
+        found: list[bool] = np.all(price(other) <= figures[of] * (1 + _EQUAL), axis=1).tolist()
+        return found
+
+    # Each alone, then all of these at once; only where together they are worse one after the other.
+    together: dict[int, list[_Change]] = {}
+    for change, good in zip(changes, as_good([[change] for change in changes]) if changes else (), strict=True):
+        if good:
+            together.setdefault(change[0], []).append(change)
+    fine = as_good(list(together.values())) if together else []
+    for some, good in zip(together.values(), fine, strict=True):
+        for step in [some] if good else [[change] for change in sorted(some, key=lambda change: change[1])]:
+            if good or as_good([step])[0]:
+                _make(plans, step, goals)
     return plans
+
+
+_Change = tuple[int, int, str]
+"""Number of a strategy, of a volume, and which array of the batch."""
+
+
+def _changes(plans: Batch, goals: dict[str, int]) -> list[_Change]:
+    """Where strategies have other values than some."""
+    found = []
+    for name, goal in goals.items():
+        places = np.argwhere((plans.cuts >= 0) & (getattr(plans, name) != goal))
+        found += [(int(k), int(w), name) for k, w in places]
+    return found
+
+
+def _make(plans: Batch, changes: list[_Change], goals: dict[str, int]) -> None:
+    for k, w, name in changes:
+        getattr(plans, name)[k, w] = goals[name]
 
 
 def advance(pricer: BatchPricer, pricing: Pricing, steps: int, chains: Chains) -> NDArray[np.int64]:

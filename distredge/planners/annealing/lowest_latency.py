@@ -15,12 +15,14 @@ from distredge.planners.annealing.batch_pricing import advance
 from distredge.planners.annealing.chains import make_chains, resample
 from distredge.planners.annealing.loading import load
 from distredge.planners.annealing.pace import CHAINS, POPULATIONS, STEPS, adapted
+from distredge.planners.annealing.polishing import polish
 from distredge.planners.annealing.starts import best_rows, shuffled, starts
 from distredge.planners.annealing.strategy_arrays import joined, put, take
 from distredge.processors import usable_cores
 from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
+    from distredge.planners.annealing.batch_pricing import BatchPricer
     from distredge.planners.annealing.chains import Chains
     from distredge.planners.annealing.encoding import Codec
     from distredge.planners.annealing.strategy_arrays import Batch
@@ -45,6 +47,13 @@ first temperature, and strategies that each run gives to it."""
 PILOT = 0.03
 """Share of a budget in seconds after which the pace, and with it the number of runs, is known."""
 
+GIVEN = 0.25
+"""Share of the chains of a run that begin from strategies of others, where there are any."""
+
+SHORT_S, STARTING, STARTS_AT_ONCE, MOST_POLISHED = 0.02, 0.25, 64, 16
+"""Seconds of a budget up to which a search is but to price starts and to polish the best, the share of it that pricing
+them may take, how many are priced between two looks at it, and how many are polished."""
+
 SPREAD = 4.0
 """Temperature of the hottest and the coldest chain, relative to the middle one."""
 
@@ -66,18 +75,29 @@ class Search:
         budget: what may be spent.
         seed: of all random choices.
         threads: None takes what the process may use.
+        more_starts: makes strategies of others, given a pricer of the problem; they join the search's own starts, and a
+            part of the chains begins from them in every run.
 
     Raises:
         Unsupported: if only the simulator prices this problem.
     """
 
-    def __init__(self, problem: Problem, budget: Budget, seed: int, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        budget: Budget,
+        seed: int,
+        threads: int | None = None,
+        more_starts: Callable[[BatchPricer], Batch] | None = None,
+    ) -> None:
         self.budget = budget
         self.seed = seed
         self.threads = min(POPULATIONS, usable_cores()) if threads is None else threads
         self.pricer = load(problem, budget)
         self.codec: Codec = self.pricer.codec
         self.latency_s = float("inf")
+        self._more_starts = more_starts
+        self._short = budget.seconds is not None and budget.seconds <= SHORT_S
         self._chains: list[Chains] = []
         self._ended: list[Found] = []
         self._streams = 0
@@ -102,8 +122,11 @@ class Search:
         self.pricer.fill()
         self._begin()
         try:
-            with ThreadPoolExecutor(self.threads) as pool:
-                self._search(pool)
+            if self._short:
+                self._improve()
+            else:
+                with ThreadPoolExecutor(self.threads) as pool:
+                    self._search(pool)
         except KeyboardInterrupt:
             self.budget.interrupt()
         found = joined([*(batch for batch, _ in self._ended), *(chains.best for chains in self._chains)])
@@ -123,17 +146,58 @@ class Search:
         return float(min([now, *(seconds.min() for _, seconds in self._ended)]))
 
     def _begin(self) -> None:
-        """Prices the starts, single devices in any case, keeps the best, and makes chains of them."""
-        batch, alone = starts(self.codec)
-        left = self.budget.left
-        count = len(batch.cuts) if left is None else min(len(batch.cuts), max(alone, left))
-        batch = take(batch, np.arange(count))
-        seconds = self.pricer.price(batch)
-        chosen = best_rows(seconds, POPULATIONS * CHAINS)
+        """Prices the starts, keeps the best, and makes chains of them."""
+        batch, seconds, given = self._priced_starts()
+        own = slice(given, None)
+        size = POPULATIONS * CHAINS
+        if given:
+            # The best of others go into the coolest chains, which keep what is good about them.
+            others = best_rows(seconds[:given], round(GIVEN * size))
+            chosen = np.concatenate([others, given + best_rows(seconds[own], size - len(others))])
+        else:
+            chosen = best_rows(seconds, size)
         if len(chosen) == 0:
             raise Infeasible(f"no device of cluster '{self.codec.problem.cluster.name}' can be reached")
         self._starts = take(batch, chosen), seconds[chosen]
-        self._restart()
+        if not self._short:
+            self._restart()
+
+    def _priced_starts(self) -> tuple[Batch, NDArray[np.float64], int]:
+        """Strategies to start from and their latencies: those of others, single devices, and as many as there is time.
+
+        Returns:
+            The strategies, their latencies in seconds, (n,), and how many at the beginning are of others.
+        """
+        budget, before_s = self.budget, self.budget.elapsed_s
+        own, alone = starts(self.codec)
+        given = 0
+        if self._more_starts is not None:
+            others = self._more_starts(self.pricer)
+            given = len(others.cuts)
+            own = joined([others, own])
+        left, first = budget.left, given + alone
+        count = len(own.cuts) if left is None else min(len(own.cuts), max(first, left))
+        if budget.seconds is None or not self._short:
+            batch = take(own, np.arange(count))
+            return batch, self.pricer.price(batch), given
+        # Those to come in such an order that the first of them are of all kinds.
+        rest = np.random.default_rng(0).permutation(np.arange(first, count))
+        order = np.concatenate([np.arange(first), rest])
+        found = [self.pricer.price(take(own, order[:first]))]
+        at = first
+        while at < count and budget.elapsed_s - before_s < STARTING * budget.seconds:
+            found.append(self.pricer.price(take(own, order[at : at + STARTS_AT_ONCE])))
+            at += STARTS_AT_ONCE
+        return take(own, order[: min(at, count)]), np.concatenate(found), given
+
+    def _improve(self) -> None:
+        """What there is time for in some milliseconds: the best starts, polished."""
+        batch, seconds = self._starts
+        self._ended.append(
+            polish(
+                self.pricer, take(batch, np.arange(min(len(seconds), MOST_POLISHED))), self.budget, self.seed, MERGED
+            )
+        )
 
     def _restart(self) -> None:
         """Makes chains of the best starts."""
@@ -230,7 +294,7 @@ class Search:
             count = steps if budget.left is None else min(steps, budget.left // total)
             wanted = self._advance(pool.map, count)
             if budget.seconds is not None:
-                steps = adapted(steps, budget.elapsed_s - before_s, budget.left_s)
+                steps = adapted(steps, budget.elapsed_s - before_s, budget.left_s, budget.seconds)
             budget.spend(count * total)
             budget.report(self.best_s)
             self.pricer.tabulate(wanted)

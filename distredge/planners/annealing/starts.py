@@ -3,66 +3,98 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.latency.beside import beside
 from distredge.planners.annealing.strategy_arrays import take
-from distredge.planners.common.linear_models import cut_points, s_per_byte
+from distredge.planners.common.linear_models import s_per_byte
 from distredge.planners.common.volume_costs import Floats, VolumeCosts
 
 if TYPE_CHECKING:
     from distredge.planners.annealing.encoding import Codec
     from distredge.planners.annealing.strategy_arrays import Batch, Choices
+    from distredge.problem import Problem
+    from distredge.profiles.compute import ComputeProfile
+
+KEPT = 16
+"""Sets of profiles of which it is kept with a graph what the whole model takes on them."""
 
 
 def starts(codec: Codec) -> tuple[Batch, int]:
     """Strategies of many kinds, cheap to make; what they cost says which are good.
 
+    What boards take for the whole model is worked out once per graph and set of profiles: where only rates change,
+    all this takes a fraction of a millisecond.
+
     Returns:
         The strategies, and how many at their beginning leave everything to one device.
     """
-    chain, choices = VolumeCosts(codec.problem), codec.choices
-    alone, shares = _alone(chain, choices), _shares(chain)
+    problem, heights = codec.problem, codec.choices.heights
+    body_s, head_s = _whole_model_s(problem)
+    alone, shares, schemes = _alone(codec.choices), _shares(problem, body_s), _schemes(codec)
+    # By number of rows: only few differ.
+    tall, of_cut = np.unique(heights, return_inverse=True)
+    points = _cut_points(tall, np.concatenate([alone, shares]))
+    heads = np.argmin(np.where(np.concatenate([alone, shares]) > 0, head_s, np.inf), axis=1)
+    batch = codec.empty(len(alone) + len(schemes) * len(shares))
     last = codec.candidates[-1]
-    made: list[tuple[tuple[int, ...], Floats]] = [((last,), share) for share in alone]
-    made += [(scheme, share) for scheme in _schemes(codec) for share in shares]
-    batch = codec.empty(len(made))
-    points: dict[tuple[int, int], Any] = {}
-    for k, (scheme, share) in enumerate(made):
-        batch.cuts[k, : len(scheme)] = scheme
-        for w, cut in enumerate(scheme):
-            # Shares live as long as `made`.
-            key = id(share), int(choices.heights[cut])
-            if key not in points:
-                points[key] = cut_points(key[1], share)
-            batch.rows[k, w] = points[key]
-        batch.head[k] = int(np.argmin(np.where(share > 0, chain.head_s, np.inf)))
+    runs: list[tuple[tuple[int, ...], slice, slice]] = [((last,), slice(0, len(alone)), slice(0, len(alone)))]
+    for k, scheme in enumerate(schemes):
+        at = len(alone) + k * len(shares)
+        runs.append((scheme, slice(at, at + len(shares)), slice(len(alone), None)))
+    for scheme, place, kind in runs:
+        batch.cuts[place, : len(scheme)] = scheme
+        batch.rows[place, : len(scheme)] = points[kind][:, of_cut[list(scheme)]]
+        batch.head[place] = heads[kind]
     return batch, len(alone)
 
 
-def _alone(chain: VolumeCosts, choices: Choices) -> list[Floats]:
-    """Each device alone, interchangeable ones once."""
-    count = len(chain.devices)
-    return [np.eye(count)[k] for k in range(count) if all(choices.kinds[k] != choices.kinds[j] for j in range(k))]
+def _whole_model_s(problem: Problem) -> tuple[Floats, Floats]:
+    """Seconds of the body as one volume, and of the head, on each device, (n_devices,) both."""
+    boards = {device.profile: device.name for device in problem.cluster.devices}
+
+    def look_up() -> dict[ComputeProfile, tuple[float, float]]:
+        costs = VolumeCosts(problem, list(boards.values()))
+        return dict(zip(boards, zip(costs.body_s.tolist(), costs.head_s.tolist(), strict=True), strict=True))
+
+    known = beside(problem.graph).get("whole model", frozenset(boards), look_up, KEPT)
+    body_s, head_s = np.array([known[device.profile] for device in problem.cluster.devices]).T
+    return body_s, head_s
 
 
-def _shares(chain: VolumeCosts) -> list[Floats]:
-    """Shares of the first m of several rankings, by speed and by speed with the input's way."""
-    alone_s = chain.alive_bytes(0) * s_per_byte(chain.problem, chain.devices) + chain.body_s
-    count = len(chain.devices)
-    found: dict[tuple[float, ...], Floats] = {}
-    for ranking in (np.argsort(chain.body_s, kind="stable"), np.argsort(alone_s, kind="stable")):
-        for size in range(2, count + 1):
-            used = np.zeros(count, bool)
-            used[ranking[:size]] = True
-            if not np.isfinite(alone_s[used]).all():
-                continue
-            for weights in (chain.speed, 1.0 / alone_s, np.sqrt(chain.speed), np.ones(count)):
-                share = np.where(used, weights, 0.0)
-                found.setdefault(tuple(np.round(share / share.sum(), 6)), share)
-    return list(found.values())
+def _cut_points(heights: NDArray[np.int64], shares: Floats) -> NDArray[np.int64]:
+    """(n_shares, n_heights, n_devices + 1), as `linear_models.cut_points` has them one by one."""
+    total = np.cumsum(shares, axis=1)
+    found = np.zeros((len(shares), len(heights), shares.shape[1] + 1), np.int64)
+    found[:, :, 1:] = np.rint(heights[None, :, None] * total[:, None, :] / total[:, None, -1:])
+    found[:, :, -1] = heights
+    return np.minimum(found, heights[None, :, None])
+
+
+def _alone(choices: Choices) -> Floats:
+    """(n, n_devices) shares: each device alone, interchangeable ones once."""
+    _, first = np.unique(choices.kinds, return_index=True)
+    return np.eye(len(choices.kinds))[np.sort(first)]
+
+
+def _shares(problem: Problem, body_s: Floats) -> Floats:
+    """(n, n_devices) shares of the first m of several rankings, by speed and by speed with the input's way."""
+    graph, count = problem.graph, len(body_s)
+    input_bytes = sum(graph.tensors[name].size_bytes for name in graph.input_names)
+    alone_s = input_bytes * s_per_byte(problem, problem.cluster.names) + body_s
+    speed = 1.0 / np.maximum(body_s, 1e-12)
+    weights = np.stack([speed, 1.0 / alone_s, np.sqrt(speed), np.ones(count)])
+    # Place of each device in a ranking: the first m have places below m.
+    places = [np.argsort(np.argsort(by, kind="stable")) for by in (body_s, alone_s)]
+    used = np.array([place < size for place in places for size in range(2, count + 1)], bool).reshape(-1, count)
+    used = used[np.isfinite(np.where(used, alone_s, 0.0)).all(axis=1)]
+    shares = np.where(used[:, None, :], weights, 0.0).reshape(-1, count)
+    _, first = np.unique(np.round(shares / shares.sum(axis=1, keepdims=True), 6), axis=0, return_index=True)
+    different: Floats = shares[np.sort(first)]
+    return different
 
 
 def _schemes(codec: Codec) -> list[tuple[int, ...]]:

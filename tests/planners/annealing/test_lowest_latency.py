@@ -13,13 +13,16 @@ import pytest
 
 from distredge.cluster import load_cluster
 from distredge.latency import offload_latency_s, simulate
+from distredge.latency.kernel.kernel import kernel_of
 from distredge.latency.tables import all_volumes
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.wires import EXACT_WIRES
 from distredge.model.zero_shares import assume_zero_shares
 from distredge.planners.annealing import lowest_latency as search_module
+from distredge.planners.annealing.batch_pricing import BatchPricer
 from distredge.planners.annealing.lowest_latency import Search
+from distredge.planners.annealing.strategy_arrays import Batch
 from distredge.planners.budget import Budget, PlanningProgress
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
@@ -63,6 +66,53 @@ def test_what_others_have_tabulated_before_makes_no_difference(
     assert not used[1][used[0]].all()
     assert (used[0] == used[2]).all()
     assert found[0] == found[2]
+
+
+def test_volumes_that_others_asked_for_make_no_difference(problem_in: ProblemIn) -> None:
+    """Tabulated one by one before the search tabulates all, for another cluster of the same boards."""
+    found = []
+    for asked in (False, True):
+        graph = zoo.build("mobilenet-v3-small", (1, 3, 64, 64), width=0.5)
+        problem = problem_in(graph, "db-50", "paper")
+        if asked:
+            kernel = kernel_of(problem_in(graph, "db-50", "shared"))
+            for last in range(4, len(graph.cuts), 2):
+                kernel.tables.require(last - 5, last)
+        found.append(Search(problem, Budget(evaluations=5_000), 3, 1).run().to_json())
+    assert found[0] == found[1]
+
+
+def test_some_chains_begin_from_strategies_of_others(problem_in: ProblemIn, vgg: Graph) -> None:
+    problem = problem_in(vgg, "na-nano", "paper")
+    good = Search(problem, Budget(evaluations=20_000), 1)
+    strategy = good.run()
+    asked = []
+
+    def more(pricer: BatchPricer) -> Batch:
+        asked.append(pricer)
+        return pricer.codec.encode([strategy])
+
+    search = Search(problem, Budget(evaluations=1_000), 0, 1, more_starts=more)
+    search.run()
+    assert asked == [search.pricer]
+    assert search.latency_s <= good.latency_s * (1 + 1e-12)
+    begun = Search(problem, Budget(evaluations=1_000), 0, 1, more_starts=more)
+    begun._begin()
+    same = [np.isclose(chains.seconds, good.latency_s, rtol=1e-12) for chains in begun._chains]
+    # In the coolest chains, and in no more than their share.
+    assert [chains[:8].all() for chains in same] == [True, True]
+    assert not any(chains[8:].any() for chains in same)
+
+
+def test_a_short_search_polishes_its_best_starts(problem_in: ProblemIn, vgg: Graph) -> None:
+    problem = problem_in(vgg, "db-50", "shared")
+    # The clock stands, and the evaluations end it.
+    search = Search(problem, Budget(0.005, 2_000, clock=lambda: 0.0), 0, 1)
+    strategy = search.run()
+    assert search.budget.done <= 2_000
+    assert not search._chains
+    assert simulate(problem, strategy).latency_s == pytest.approx(search.latency_s, rel=1e-9)
+    assert search.latency_s <= offload_latency_s(problem) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("regime", ["paper", "ours", "shared"])

@@ -39,10 +39,13 @@ def test_with_a_log_for_tensorboard(folder: Path) -> None:
     done = deploy(folder, *STRATEGY, "--cluster", "local.toml", "--repeat", "2", "--log", "log")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "log: tensorboard --logdir log"
-    (events,) = (folder / "log").iterdir()
-    content = events.read_bytes()
-    for tag in (b"run/latency_s", b"run/images_per_s", b"run/predicted_latency_s", b"run/timeline"):
-        assert tag in content
+    for line in ("frames", "mean_100", "predicted", "offload"):
+        (events,) = (folder / "log" / line).iterdir()
+        assert b"strategy/latency_ms" in events.read_bytes()
+        assert b"strategy/images_per_s" in events.read_bytes()
+    (own,) = (path for path in (folder / "log").iterdir() if path.is_file())
+    for tag in (b"strategy/timeline", b"strategy/splits", b"devices/busy_share/"):
+        assert tag in own.read_bytes()
 
 
 def test_as_a_process_of_its_own(folder: Path) -> None:
