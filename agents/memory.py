@@ -44,7 +44,9 @@ def mean_latency_s(problem: Problem, strategies: Sequence[Strategy]) -> NDArray[
     try:
         kernel = kernel_of(problem)
         arguments = kernel.encode(strategies)
-        repeated: dict[str, Any] = {key: np.repeat(value, len(times), 0) for key, value in arguments.items() if key != "cluster"}
+        repeated: dict[str, Any] = {
+            key: np.repeat(value, len(times), 0) for key, value in arguments.items() if key != "cluster"
+        }
         found = kernel.latency_s(**repeated, start_s=np.tile(times, len(strategies)))
         return np.asarray(found.reshape(len(strategies), -1).mean(1))
     except Unsupported:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from distredge.agents.hyperparameters import (
+    ALGORITHMS,
     PRESETS,
     Hyperparameters,
     check_algorithm,
@@ -21,6 +22,21 @@ from distredge.envs import PARTITION, SPLIT_ROWS
 from distredge.errors import ConfigError, FileError, did_you_mean, located
 from distredge.model.wires import INPUT_DTYPES
 from distredge.planners.published import lc_pss
+
+__all__ = [
+    "ALGORITHMS",
+    "ENVIRONMENTS",
+    "EPISODES",
+    "PRESETS",
+    "Hyperparameters",
+    "TrainingConfig",
+    "check_algorithm",
+    "check_environment",
+    "check_preset",
+    "merge_hyperparameters",
+    "parse_assignments",
+    "read_config",
+]
 
 ENVIRONMENTS = (SPLIT_ROWS, PARTITION)
 """Environments that agents are trained in; the first is OSDS's."""

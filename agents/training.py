@@ -53,7 +53,8 @@ class EpisodeReport:
         actions: (L, n_values) float32 of its steps.
         steps: of all episodes so far.
         updates: of the networks so far.
-        evaluation: latency without exploration on each held-out cluster, by name, when it was played after this one.
+        held_out_speedups: of the policy over the best device, on each held-out cluster, when it was played after this
+            episode.
         share: of the run that is over, 0 to 1.
     """
 
@@ -70,7 +71,7 @@ class EpisodeReport:
     actions: NDArray[np.float32] | None = None
     steps: int = 0
     updates: int = 0
-    evaluation: Mapping[str, float] = field(default_factory=dict)
+    held_out_speedups: Mapping[str, float] = field(default_factory=dict)
     share: float = 0.0
 
 
@@ -213,7 +214,7 @@ class TrainingRun(BaseCallback):
     @property
     def share(self) -> float:
         """Share of the run that is over, 0 to 1, with the runs that it goes on from."""
-        own = self.budget.spent()
+        own: float = self.budget.spent()
         if self.budget.evaluations is not None and self.episodes_before:
             whole = self.episodes_before + self.budget.evaluations
             return (self.episodes_before + self.budget.done) / whole
@@ -223,7 +224,8 @@ class TrainingRun(BaseCallback):
 
     def _noisy_share(self) -> float:
         """The same of the part in which noise is added."""
-        return min(1.0, self.share / max(1e-9, 1.0 - self.config.hyperparameters.get("imitation_last", 0.0)))
+        last: float = self.config.hyperparameters.get("imitation_last", 0.0)
+        return min(1.0, self.share / max(1e-9, 1.0 - last))
 
     def begin_again(self) -> None:
         """Takes what the memory holds after a state was loaded as new."""
@@ -332,9 +334,11 @@ class TrainingRun(BaseCallback):
         if not asked and (not own or number % own):
             return None, {}
         mean_s = float(np.mean(self._play_greedily(number)))
-        held_out = policy_latencies_s(self.agent, self.held_out)[0] if asked and self.held_out is not None else []
-        names = [problem.cluster.name for problem in self.held_out.problems] if self.held_out is not None else []
-        return (mean_s if asked else None), dict(zip(names, held_out, strict=False))
+        if not asked or self.held_out is None:
+            return (mean_s if asked else None), {}
+        seconds, problems = policy_latencies_s(self.agent, self.held_out)[0], self.held_out.problems
+        speedups = [offload_latency_s(problem) / s for problem, s in zip(problems, seconds, strict=True)]
+        return mean_s, dict(zip([problem.cluster.name for problem in problems], speedups, strict=True))
 
     def _play_greedily(self, number: int) -> list[float]:
         """Plays on every cluster without exploration, and keeps the agent if it was never faster."""

@@ -26,7 +26,7 @@ from distredge.model.wires import INPUT_DTYPES
 if TYPE_CHECKING:
     from distredge.agents.run_folder import RunFolder
     from distredge.agents.settings import TrainingConfig
-    from distredge.agents.training import Observer, Trained
+    from distredge.agents.training import EpisodeReport, Observer, Trained
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -204,10 +204,10 @@ def _train(
         folder.save_config(config)
         observers: list[Observer] = [
             stack.enter_context(ProgressCsv(folder.progress)),
-            stack.enter_context(TensorboardLog(folder.path, problems[0], config)),
+            _OfCluster(log := stack.enter_context(TensorboardLog(folder.path, problems[0], config)), problems[0]),
         ]
         if shown:
-            observers.append(stack.enter_context(ProgressBar(config.episodes)))
+            observers.append(stack.enter_context(ProgressBar(config.episodes, config.budget_s)))
         trained = run_training(
             prepared.env,
             config,
@@ -228,13 +228,29 @@ def _train(
             if others is None
             else dict(zip(config.eval_cluster, policy_latencies_s(trained.agent, others)[0], strict=True))
         )
+        searched = [compared(problem, config) for problem in problems]
+        if searched[0] is not None:
+            log.search(searched[0])
         about = [
             describe(problem, strategies[k], trained, k, held_out=played, search_s=config.compare_search_s,
-                     search_latency_s=compared(problem, config))
+                     search_latency_s=searched[k])
             for k, problem in enumerate(problems)
         ]  # fmt: skip
         folder.save_result(problems, strategies, trained, about, prepared.env, begin.agent or begin.state)
     return folder, strategies, trained, about
+
+
+class _OfCluster:
+    """Hands on what is told of the first cluster: pictures and lines are of one."""
+
+    def __init__(self, observer: Observer, problem: Problem) -> None:
+        self._observer = observer
+        self._cluster = problem.cluster.name
+
+    def episode(self, report: EpisodeReport) -> None:
+        """Hands it on if it is of that cluster."""
+        if report.cluster == self._cluster:
+            self._observer.episode(report)
 
 
 @contextlib.contextmanager
