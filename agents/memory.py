@@ -71,6 +71,7 @@ class BestStrategy:
 
     Attributes:
         latency_s: of the fastest one; infinite before there is one.
+        input_dtype: in which the input is sent.
         episode: number of the episode that found it, from 1; 0 for what was known before the first.
     """
 
@@ -79,6 +80,7 @@ class BestStrategy:
         self.problem = env.problems[problem]
         self.latency_s = math.inf
         self.episode = 0
+        self.input_dtype = env.input_dtype
         self._input_wire = WIRE_NUMBERS[env.input_dtype]
         self._times = start_times(self.problem.cluster)
         self._kept: list[tuple[float, Episode]] = []

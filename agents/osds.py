@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, of_scheme, ranked
-from distredge.agents.memory import mean_latency_s
+from distredge.agents.memory import REMEMBERED, mean_latency_s
 from distredge.agents.polish import polished
 from distredge.agents.settings import EPISODES, TrainingConfig
 from distredge.envs import PARTITION
@@ -31,14 +31,13 @@ from distredge.planners.budget import Budget
 from distredge.planners.common.building import predict
 from distredge.planners.common.converting import converted
 from distredge.planners.published import lc_pss
-from distredge.strategy import PlannerRef
+from distredge.strategy import PlannerRef, Strategy
 
 if TYPE_CHECKING:
     from distredge.agents.memory import BestStrategy
     from distredge.agents.training import EpisodeReport, Trained
     from distredge.envs.volumes import VolumesEnv
     from distredge.problem import Problem
-    from distredge.strategy import Strategy
 
 _log = logging.getLogger(__name__)
 
@@ -60,11 +59,13 @@ class Prepared:
         env: where the agent acts; its problems are the problems given, as an environment has them.
         demonstrations: strategies to play first, on each cluster.
         scheme: where the partition scheme comes from, in words; "" where the agent chooses it.
+        known: the same strategies on each cluster before they were brought under that scheme, the fastest first.
     """
 
     env: VolumesEnv
     demonstrations: tuple[tuple[Decided, ...], ...]
     scheme: str
+    known: tuple[tuple[Decided, ...], ...]
 
 
 def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
@@ -86,7 +87,7 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
     ]
     if config.env == PARTITION:
         shown = [_fastest(problem, strategies, count) for problem, strategies in zip(inside, known, strict=True)]
-        return Prepared(make_env(problems, config), tuple(shown), "")
+        return Prepared(make_env(problems, config), tuple(shown), "", tuple(shown))
     n_devices = max(len(problem.cluster.devices) for problem in problems)
     graph = problems[0].graph
     try:
@@ -104,7 +105,8 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
         "partition scheme: %s, %d volumes; %d demonstrations; offload in the memory: %s; polish: %g s",
         origin, len(scheme), sum(map(len, shown)), own["offload_memory"], own["polish_s"],
     )  # fmt: skip
-    return Prepared(make_env(problems, config, scheme), tuple(shown), origin)
+    best = [_fastest(problem, strategies, REMEMBERED) for problem, strategies in zip(inside, known, strict=True)]
+    return Prepared(make_env(problems, config, scheme), tuple(shown), origin, tuple(best))
 
 
 def _inside(problems: Sequence[Problem]) -> list[Problem]:
@@ -188,7 +190,12 @@ def compared(problem: Problem, config: TrainingConfig) -> float | None:
 
 
 def found_strategy(
-    problem: Problem, config: TrainingConfig, trained: Trained, place: int = 0, **settings: Any
+    problem: Problem,
+    config: TrainingConfig,
+    trained: Trained,
+    place: int = 0,
+    known: Sequence[Decided] = (),
+    **settings: Any,
 ) -> Strategy:
     """Returns what a training run found on a cluster, with where it comes from and what it is predicted to cost.
 
@@ -201,6 +208,7 @@ def found_strategy(
         config: of the run.
         trained: what it found.
         place: of the problem among those of the run.
+        known: demonstrations under their own schemes (`Prepared.known`), among which the polish begins too.
         **settings: more to write down about its origin.
 
     Raises:
@@ -208,7 +216,7 @@ def found_strategy(
     """
     best = trained.bests[place]
     own = config.hyperparameters
-    candidates = _candidates(problem, config, best)
+    candidates = _candidates(problem, config, best, [_strategy(problem, one, best) for one in known])
     if own["offload_memory"]:
         candidates.append(offload(problem)[0])
     if not candidates:
@@ -234,14 +242,24 @@ def found_strategy(
     return predict(problem, candidates[chosen].replace(planner=planner))
 
 
-def _candidates(problem: Problem, config: TrainingConfig, best: BestStrategy) -> list[Strategy]:
+def _strategy(problem: Problem, volumes: Decided, best: BestStrategy) -> Strategy:
+    """A demonstration as a strategy; the device with most rows of the last volume is the head."""
+    names = problem.cluster.names
+    head = names[int(np.argmax(np.diff(volumes[-1][1])))]
+    return Strategy.make(problem.graph, names, volumes, head=head, input_dtype=best.input_dtype)
+
+
+def _candidates(
+    problem: Problem, config: TrainingConfig, best: BestStrategy, known: Sequence[Strategy]
+) -> list[Strategy]:
     """The best strategy with the problem's own options, and what the polish makes of the best ones."""
-    if best.strategy is None:
+    if best.strategy is None and not known:
         return []
-    found = [converted(problem, best.strategy, Budget(evaluations=1000))]
+    fastest = [best.strategy] if best.strategy is not None else []
+    found = [converted(problem, strategy, Budget(evaluations=1000)) for strategy in fastest]
     polish_s: float = config.hyperparameters["polish_s"]
     if polish_s:
-        start = [*found, *best.strategies]
+        start = [*found, *best.strategies, *known]
         found += polished(problem, start, polish_s, config.seed)
     return found
 

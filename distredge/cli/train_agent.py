@@ -222,7 +222,9 @@ def _train(
         )
         settings: dict[str, Any] = {"scheme": prepared.scheme} if prepared.scheme else {}
         settings |= {"continued": True} if begin != (None, None) else {}
-        strategies = [found_strategy(p, config, trained, k, **settings) for k, p in enumerate(problems)]
+        strategies = [
+            found_strategy(p, config, trained, k, prepared.known[k], **settings) for k, p in enumerate(problems)
+        ]
         played = (
             {}
             if others is None
