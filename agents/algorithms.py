@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distredge.agents.settings import ALGORITHMS, check_algorithm
+from distredge.agents.hyperparameters import ALGORITHMS, check_algorithm
 from distredge.errors import ConfigError, FileError, MissingDependency
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ VARIANCE_FEW = 0.1
 VARIANCE_MANY = 1.0
 MANY_DEVICES = 16
 
-_OWN_KEYS = frozenset({"reward_scale", "actor_layers", "critic_layers", "epsilon_decay", "noise_variance", "n_envs"})
+_OWN_KEYS = frozenset(
+    {"reward_scale", "actor_layers", "critic_layers", "epsilon_decay", "noise_variance", "noise_spread",
+     "noise_density", "n_envs", "imitation_last", "demonstrations", "schemes", "offload_memory", "greedy_freq",
+     "polish_s", "demonstration_polish_s"}
+)  # fmt: skip
 """Hyper-parameters that are not arguments of the algorithm's class."""
 
 
@@ -64,7 +68,11 @@ def make_agent(
         n_actions = env.action_space.shape[0]
         variance = noise_variance(hyperparameters, n_actions + 1)
         noise = EpsilonNoise(n_actions, variance, hyperparameters["epsilon_decay"], seed)
-        values["action_noise"] = noise if env.num_envs == 1 else EpsilonNoises(noise, env.num_envs)
+        values["action_noise"] = (
+            noise
+            if env.num_envs == 1
+            else EpsilonNoises(noise, env.num_envs, hyperparameters["noise_spread"], hyperparameters["noise_density"])
+        )
     if "ent_coef" in values and values["ent_coef"] is None:
         values["ent_coef"] = "auto"
     agent_class = _agent_class(algo)

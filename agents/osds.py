@@ -1,93 +1,278 @@
 """OSDS: learn the split decisions of one model on one cluster (Hou et al., "DistrEdge", IPDPS 2022, Algorithm 2).
 
 LC-PSS chooses the partition scheme, an agent then plays `distredge/SplitRows-v0`, and the fastest strategy of all its
-episodes is the result. The paper's agent, DDPG with its settings, is the default.
+episodes is the result. The preset `osds` is that, with the paper's agent, DDPG, and its settings. The preset
+`distredge` adds to it: demonstrations, which may also suggest another scheme, offload in the memory, and a polish at
+the end.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, of_scheme, ranked
+from distredge.agents.memory import REMEMBERED, mean_latency_s
+from distredge.agents.polish import polished
 from distredge.agents.settings import EPISODES, TrainingConfig
 from distredge.envs import PARTITION
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
-from distredge.errors import Infeasible, PlannerError
+from distredge.errors import ConfigError, Infeasible, PlannerError, Unsupported, located
 from distredge.latency import offload
+from distredge.planners import run
 from distredge.planners.budget import Budget
 from distredge.planners.common.building import predict
 from distredge.planners.common.converting import converted
-from distredge.strategy import PlannerRef
+from distredge.planners.published import lc_pss
+from distredge.strategy import PlannerRef, Strategy
 
 if TYPE_CHECKING:
+    from distredge.agents.memory import BestStrategy
     from distredge.agents.training import EpisodeReport, Trained
     from distredge.envs.volumes import VolumesEnv
     from distredge.problem import Problem
-    from distredge.strategy import Strategy
+
+_log = logging.getLogger(__name__)
 
 METHOD = "distredge"
 """Name of the planning method."""
 
-
 METHOD_PARTITION = "distredge-partition"
 """The same with the agent choosing the partition scheme as well, in place of LC-PSS."""
 
+_SAME = 1e-9
+"""Relative difference within which two latencies are the same."""
 
-def make_env(problem: Problem, config: TrainingConfig) -> VolumesEnv:
-    """Returns the environment of a problem; the input is sent in the dtype that suits offloading best."""
-    reward_scale = config.hyperparameters["reward_scale"]
-    dtype = offload(problem)[0].input.dtype
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run begins with.
+
+    Attributes:
+        env: where the agent acts; its problems are the problems given, as an environment has them.
+        demonstrations: strategies to play first, on each cluster.
+        scheme: where the partition scheme comes from, in words; "" where the agent chooses it.
+        known: the same strategies on each cluster before they were brought under that scheme, the fastest first.
+    """
+
+    env: VolumesEnv
+    demonstrations: tuple[tuple[Decided, ...], ...]
+    scheme: str
+    known: tuple[tuple[Decided, ...], ...]
+
+
+def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
+    """Makes the environment of one model on some clusters, and what is played there first.
+
+    Args:
+        problems: one model on each cluster.
+        config: of the run.
+
+    Raises:
+        ConfigError: if a cluster has a single device.
+    """
+    own = config.hyperparameters
+    inside = _inside(problems)
+    count: int = own["demonstrations"]
+    known = [
+        known_strategies(problem, count, config.seed, own["demonstration_polish_s"]) if count else []
+        for problem in inside
+    ]
     if config.env == PARTITION:
-        return PartitionEnv(problem.graph, problem.cluster, reward_scale=reward_scale, input_dtype=dtype)
-    return SplitRowsEnv(
-        problem.graph,
-        problem.cluster,
-        alpha=config.alpha,
-        partition_seed=config.seed,
-        reward_scale=reward_scale,
-        input_dtype=dtype,
-    )
+        shown = [_fastest(problem, strategies, count) for problem, strategies in zip(inside, known, strict=True)]
+        return Prepared(make_env(problems, config), tuple(shown), "", tuple(shown))
+    n_devices = max(len(problem.cluster.devices) for problem in problems)
+    graph = problems[0].graph
+    try:
+        tried = own["schemes"] if count else 1
+        scheme, origin = choose_scheme(inside, known, config.alpha, tried, count, config.seed)
+    except Unsupported as reason:
+        _log.info("LC-PSS's partition scheme is taken: the kernel does not know %s", reason)
+        scheme = tuple(lc_pss.partition(graph, n_devices, config.alpha, lc_pss.N_RANDOM, config.seed))
+        origin = f"LC-PSS, alpha {config.alpha:g}"
+    shown = [
+        _fastest(problem, of_scheme(problem, strategies, scheme, count, config.seed) if count else [], count)
+        for problem, strategies in zip(inside, known, strict=True)
+    ]
+    _log.info(
+        "partition scheme: %s, %d volumes; %d demonstrations; offload in the memory: %s; polish: %g s",
+        origin, len(scheme), sum(map(len, shown)), own["offload_memory"], own["polish_s"],
+    )  # fmt: skip
+    best = [_fastest(problem, strategies, REMEMBERED) for problem, strategies in zip(inside, known, strict=True)]
+    return Prepared(make_env(problems, config, scheme), tuple(shown), origin, tuple(best))
 
 
-def found_strategy(problem: Problem, config: TrainingConfig, trained: Trained, **settings: Any) -> Strategy:
-    """Returns what a training run found, with where it comes from and what it is predicted to cost.
+def _inside(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems as an environment has them: devices in order, float32 between volumes, nothing computed first."""
+    return [
+        dataclasses.replace(
+            problem,
+            input_dtypes=(_input_dtype(problems),),
+            wires=("float32",),
+            boundary_first=False,
+            free_order=False,
+            allow_lossy=False,
+        )
+        for problem in problems
+    ]
 
-    The environments know neither boundary rows first nor several wires: what was found is given them afterwards.
+
+def _input_dtype(problems: Sequence[Problem]) -> str:
+    """The dtype in which the input is sent: what suits offloading best."""
+    return offload(problems[0])[0].input.dtype
+
+
+def _fastest(problem: Problem, strategies: Sequence[Decided], count: int) -> tuple[Decided, ...]:
+    """The fastest of some demonstrations; all in their order where the kernel cannot say."""
+    try:
+        return tuple(ranked(problem, strategies)[0][:count])
+    except Unsupported:
+        return tuple(strategies[:count])
+
+
+def make_env(problems: Sequence[Problem], config: TrainingConfig, scheme: Sequence[int] | None = None) -> VolumesEnv:
+    """Returns the environment of one model on some clusters.
+
+    Args:
+        problems: one model on each cluster.
+        config: of the run.
+        scheme: partition scheme, indices into `graph.cuts`; None for LC-PSS's, or where the agent chooses it.
+
+    Raises:
+        ConfigError: if a cluster has a single device.
+    """
+    for problem in problems:
+        if len(problem.cluster.devices) < 2:
+            raise ConfigError(
+                located("training", "cluster", problem.cluster.name, "a cluster of at least 2 devices")
+                + ": with one there is nothing to split; `distredge plan` works"
+            )
+    options: dict[str, Any] = {
+        "reward_scale": config.hyperparameters["reward_scale"],
+        "input_dtype": _input_dtype(problems),
+        # One that has to do with several clusters must see which.
+        "observe_cluster": len(problems) > 1 or bool(config.eval_cluster),
+    }
+    graph, clusters = problems[0].graph, [problem.cluster for problem in problems]
+    if config.env == PARTITION:
+        return PartitionEnv(graph, clusters, **options)
+    if scheme is not None:
+        return SplitRowsEnv(graph, clusters, partition=scheme, **options)
+    return SplitRowsEnv(graph, clusters, alpha=config.alpha, partition_seed=config.seed, **options)
+
+
+def held_out_env(env: VolumesEnv, problems: Sequence[Problem], config: TrainingConfig) -> VolumesEnv | None:
+    """The environment of clusters that are not trained on, with the signature of the one that is; None without any.
+
+    Raises:
+        ConfigError: if they have more devices than those that are trained on.
+    """
+    if not problems:
+        return None
+    found = make_env(problems, config, env.partition if isinstance(env, SplitRowsEnv) else None)
+    env.signature.check("--eval-cluster", found.signature)
+    return found
+
+
+def compared(problem: Problem, config: TrainingConfig) -> float | None:
+    """Mean latency in seconds of what `search` finds in the time that a run is compared with; None without one."""
+    if not config.compare_search_s:
+        return None
+    strategy = run(problem, "search", Budget(config.compare_search_s), config.seed)
+    return float(mean_latency_s(problem, [strategy])[0])
+
+
+def found_strategy(
+    problem: Problem,
+    config: TrainingConfig,
+    trained: Trained,
+    place: int = 0,
+    known: Sequence[Decided] = (),
+    **settings: Any,
+) -> Strategy:
+    """Returns what a training run found on a cluster, with where it comes from and what it is predicted to cost.
+
+    The environments know neither boundary rows first nor several wires: what was found is given them afterwards. Under
+    traces the fastest is the one with the lowest mean over `memory.start_times`. With offload in the memory nothing
+    slower than the best single device is returned.
 
     Args:
         problem: model and cluster.
         config: of the run.
         trained: what it found.
+        place: of the problem among those of the run.
+        known: demonstrations under their own schemes (`Prepared.known`), among which the polish begins too.
         **settings: more to write down about its origin.
 
     Raises:
         Infeasible: if no episode reached the end.
     """
-    if trained.best.strategy is None:
+    best = trained.bests[place]
+    own = config.hyperparameters
+    candidates = _candidates(problem, config, best, [_strategy(problem, one, best) for one in known])
+    if own["offload_memory"]:
+        candidates.append(offload(problem)[0])
+    if not candidates:
         raise Infeasible(f"no strategy for {problem}: every episode had to cross a link that is down")
+    seconds = mean_latency_s(problem, candidates)
+    if own["offload_memory"]:
+        # Where nothing is faster, the single device is the plainest answer.
+        seconds[-1] *= 1.0 - _SAME
+    chosen = int(np.argmin(seconds))
+    if not math.isfinite(seconds[chosen]):
+        raise Infeasible(f"no strategy for {problem}: every one has to cross a link that is down at some time")
     partitions = config.env == PARTITION
     origin = {
+        "preset": config.preset,
         "algo": config.algo,
         **({} if partitions else {"alpha": config.alpha}),
         "episodes": trained.episodes,
         "eval_freq": config.eval_freq,
-        "hyperparameters": dict(sorted(config.hyperparameters.items())),
+        "hyperparameters": dict(sorted(own.items())),
         **settings,
     }
     planner = PlannerRef(METHOD_PARTITION if partitions else METHOD, config.seed, origin)
-    return predict(
-        problem, converted(problem, trained.best.strategy.replace(planner=planner), Budget(evaluations=1000))
-    )
+    return predict(problem, candidates[chosen].replace(planner=planner))
+
+
+def _strategy(problem: Problem, volumes: Decided, best: BestStrategy) -> Strategy:
+    """A demonstration as a strategy; the device with most rows of the last volume is the head."""
+    names = problem.cluster.names
+    head = names[int(np.argmax(np.diff(volumes[-1][1])))]
+    return Strategy.make(problem.graph, names, volumes, head=head, input_dtype=best.input_dtype)
+
+
+def _candidates(
+    problem: Problem, config: TrainingConfig, best: BestStrategy, known: Sequence[Strategy]
+) -> list[Strategy]:
+    """The best strategy with the problem's own options, and what the polish makes of the best ones."""
+    if best.strategy is None and not known:
+        return []
+    fastest = [best.strategy] if best.strategy is not None else []
+    found = [converted(problem, strategy, Budget(evaluations=1000)) for strategy in fastest]
+    polish_s: float = config.hyperparameters["polish_s"]
+    if polish_s:
+        start = [*found, *best.strategies, *known]
+        found += polished(problem, start, polish_s, config.seed)
+    return found
 
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
-    """Plans by training for as long as the budget lasts; one evaluation is one episode.
+    """Plans by training, as the paper does, for as long as the budget lasts; one evaluation is one episode.
 
     Without a limit in evaluations it ends after the paper's number of episodes at the latest.
 
     Raises:
-        PlannerError: if the cluster has a single device.
-        Infeasible: if every strategy tried needs a link that is down.
+        PlannerError: for a cluster of a single device.
+        Infeasible: if no device can be reached.
+        MissingDependency: if stable-baselines3 is not installed.
     """
     if len(problem.cluster.devices) < 2:
         raise PlannerError(
@@ -101,10 +286,11 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     config = TrainingConfig(
         model=problem.graph.name,
         cluster=problem.cluster.name,
+        preset="osds",
         episodes=budget.left or EPISODES,
         seed=seed,
     )
-    env = make_env(problem, config)
+    env = make_env([problem], config)
     trained = run_training(env, config, observers=[_Spender(budget)], should_stop=budget.expired)
     return found_strategy(problem, config, trained)
 

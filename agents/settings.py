@@ -1,33 +1,42 @@
-"""What a training run is told: its configuration and the hyper-parameters of its algorithm.
-
-Values are merged from the shipped defaults (`hyperparams/ALGO.yml`: the block `default`, then the block of the
-environment), a configuration file, and single keys. The defaults say which keys there are and of what type.
-"""
+"""What a training run is told: its configuration, merged from defaults, a file and the command line."""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from distredge.agents.hyperparameters import (
+    ALGORITHMS,
+    PRESETS,
+    Hyperparameters,
+    check_algorithm,
+    check_preset,
+    merge_hyperparameters,
+    parse_yaml,
+)
 from distredge.envs import PARTITION, SPLIT_ROWS
 from distredge.errors import ConfigError, FileError, did_you_mean, located
+from distredge.model.wires import INPUT_DTYPES
 from distredge.planners.published import lc_pss
 
-ALGORITHMS: Mapping[str, str] = {
-    "ddpg": "distredge.agents.ddpg:DDPG",
-    "td3": "stable_baselines3:TD3",
-    "sac": "stable_baselines3:SAC",
-    "ppo": "stable_baselines3:PPO",
-    "tqc": "sb3_contrib:TQC",
-}
-"""Algorithm -> its class; the first is OSDS's."""
+__all__ = [
+    "ALGORITHMS",
+    "ENVIRONMENTS",
+    "EPISODES",
+    "PRESETS",
+    "Hyperparameters",
+    "TrainingConfig",
+    "check_algorithm",
+    "check_environment",
+    "check_preset",
+    "merge_hyperparameters",
+    "parse_assignments",
+    "read_config",
+]
 
 ENVIRONMENTS = (SPLIT_ROWS, PARTITION)
 """Environments that agents are trained in; the first is OSDS's."""
@@ -35,14 +44,8 @@ ENVIRONMENTS = (SPLIT_ROWS, PARTITION)
 EPISODES = 4000
 """Length of a training run (DistrEdge, section V)."""
 
-_AT_MOST_ONE = frozenset({"gamma", "tau", "gae_lambda", "epsilon_decay"})
-_MAY_BE_ZERO = frozenset(
-    {"learning_starts", "target_policy_noise", "target_noise_clip", "ent_coef", "vf_coef", "noise_variance",
-     "epsilon_decay", "gamma", "top_quantiles_to_drop_per_net", "tau", "gae_lambda"}
-)  # fmt: skip
-_CHOICES: Mapping[str, Sequence[str]] = {"reward_scale": ("offload", "paper")}
-
-Hyperparameters = Mapping[str, Any]
+COMPARE_SEARCH_S = 1.0
+"""Seconds of the search that a run is compared with."""
 
 
 @dataclass(frozen=True)
@@ -51,70 +54,132 @@ class TrainingConfig:
 
     Attributes:
         model: zoo name, path of an ONNX file, or `package.module:callable`.
-        cluster: name of a shipped case, or path of a TOML file.
+        cluster: name of a shipped case, or path of a TOML file; several for one agent over all of them.
         input_shape: of the model's input; None for the model's own.
+        preset: one of `PRESETS`: the hyper-parameters that are not given.
         algo: one of `ALGORITHMS`.
         env: one of `ENVIRONMENTS`.
-        episodes: length of the run.
+        episodes: length of the run; None where `budget_s` alone ends it.
+        budget_s: seconds that the run may take; None for no limit. With both the first to be reached ends it.
         seed: of every random choice.
         alpha: LC-PSS's weight of transmission, 0 to 1 (where the environment leaves the partition to LC-PSS).
         device: where the networks are, as torch names it.
         eval_freq: episodes between two episodes without exploration; 0 for none.
+        eval_cluster: clusters that are not trained on, and on which the policy is played then and at the end.
         save_freq: episodes between two checkpoints; 0 for none.
-        hyperparameters: of the algorithm, complete.
+        compare_search_s: seconds of a search after the run that its result is compared with; 0 for none.
+        profile_set: shipped compute profiles in place of the clusters' own.
+        link_model: "independent" or "shared" in place of the clusters' own.
+        input_dtype: in which the requester sends the input; None for what suits offloading best.
+        boundary_first: whether strategies may compute first what others wait for; None for the default of the regime.
         as_published: whether the strategy keeps to what the papers have (`Problem.as_published`).
+        hyperparameters: of the algorithm, complete.
 
     Raises:
         ConfigError: naming the key that is wrong.
     """
 
     model: str = "vgg16"
-    cluster: str = "db-50"
+    cluster: str | tuple[str, ...] = "db-50"
     input_shape: tuple[int, ...] | None = None
+    preset: str = PRESETS[0]
     algo: str = "ddpg"
     env: str = SPLIT_ROWS
-    episodes: int = EPISODES
+    episodes: int | None = None
+    budget_s: float | None = None
     seed: int = 0
     alpha: float = lc_pss.ALPHA
     device: str = "cpu"
     eval_freq: int = 0
+    eval_cluster: tuple[str, ...] = ()
     save_freq: int = 0
-    hyperparameters: Hyperparameters = field(default_factory=dict)
+    compare_search_s: float = COMPARE_SEARCH_S
+    profile_set: str | None = None
+    link_model: Literal["independent", "shared"] | None = None
+    input_dtype: str | None = None
+    boundary_first: bool | None = None
     as_published: bool = False
+    hyperparameters: Hyperparameters = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_algorithm(self.algo)
         check_environment(self.env)
-        for key, low, high in (
-            ("episodes", 1, 10**9),
-            ("seed", 0, 2**32 - 1),
-            ("alpha", 0, 1),
-            ("eval_freq", 0, 10**9),
-            ("save_freq", 0, 10**9),
-        ):
-            value = getattr(self, key)
-            whole = key == "alpha" or isinstance(value, int)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not (whole and low <= value <= high):
-                kind = "a number" if key == "alpha" else "a whole number"
-                raise ConfigError(located("configuration", key, value, f"{kind} from {low} to {high}"))
-        for key in ("model", "cluster", "device"):
-            if not isinstance(getattr(self, key), str):
-                raise ConfigError(located("configuration", key, getattr(self, key), "a text"))
-        if not isinstance(self.as_published, bool):
-            raise ConfigError(located("configuration", "as_published", self.as_published, "true or false"))
+        check_preset(self.preset)
+        if self.episodes is None and self.budget_s is None:
+            object.__setattr__(self, "episodes", EPISODES)
+        for key, low, high, whole in _NUMBERS:
+            _check_number(key, getattr(self, key), low, high, whole)
+        for key in ("cluster", "eval_cluster"):
+            object.__setattr__(self, key, _names(key, getattr(self, key)))
+        for key, kinds, accepted in _TEXTS:
+            if not isinstance(getattr(self, key), kinds):
+                raise ConfigError(located("configuration", key, getattr(self, key), accepted))
+        for key, choices in _CHOICES.items():
+            if getattr(self, key) not in (None, *choices):
+                found = getattr(self, key)
+                raise ConfigError(located("configuration", key, found, " or ".join(map(repr, choices))))
         if self.input_shape is not None:
             object.__setattr__(self, "input_shape", _sizes(self.input_shape))
         object.__setattr__(self, "hyperparameters", self._merged())
 
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """The clusters that are trained on, at least one."""
+        return (self.cluster,) if isinstance(self.cluster, str) else self.cluster
+
     def _merged(self) -> dict[str, Any]:
-        return merge_hyperparameters(self.algo, self.hyperparameters, env_id=self.env)
+        return merge_hyperparameters(self.algo, self.hyperparameters, env_id=self.env, preset=self.preset)
 
     def to_yaml(self) -> str:
         """The text of `config.yaml`: everything, defaults included."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         content["hyperparameters"] = dict(self.hyperparameters)
-        content["input_shape"] = None if self.input_shape is None else list(self.input_shape)
-        return yaml.safe_dump(content, sort_keys=False)
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+_NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
+    ("episodes", 1, 10**9, True),
+    ("budget_s", 0, 10**9, False),
+    ("seed", 0, 2**32 - 1, True),
+    ("alpha", 0, 1, False),
+    ("eval_freq", 0, 10**9, True),
+    ("save_freq", 0, 10**9, True),
+    ("compare_search_s", 0, 10**9, False),
+)
+"""Keys that are numbers, from what, to what, and whether whole."""
+
+_TEXTS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("model", (str,), "a text"),
+    ("device", (str,), "a text"),
+    ("profile_set", (str, type(None)), "a text, or null"),
+    ("as_published", (bool,), "true or false"),
+    ("boundary_first", (bool, type(None)), "true, false or null"),
+)
+
+_CHOICES: dict[str, tuple[str, ...]] = {"link_model": ("independent", "shared"), "input_dtype": INPUT_DTYPES}
+
+
+def _check_number(key: str, found: object, low: float, high: float, whole: bool) -> None:
+    if found is None and key in ("episodes", "budget_s"):
+        return
+    kinds = int if whole else (int, float)
+    fits = isinstance(found, kinds) and not isinstance(found, bool) and low <= found <= high
+    if key == "budget_s" and found == 0:
+        fits = False
+    if not fits:
+        kind = "a whole number" if whole else "a number"
+        accepted = "a number of seconds above 0" if key == "budget_s" else f"{kind} from {low:g} to {high:g}"
+        raise ConfigError(located("configuration", key, found, accepted))
+
+
+def _names(key: str, found: object) -> str | tuple[str, ...]:
+    """Checks names of clusters; a single one that is trained on stays a text."""
+    names = (found,) if isinstance(found, str) else found
+    least = 0 if key == "eval_cluster" else 1
+    if not isinstance(names, (list, tuple)) or len(names) < least or not all(isinstance(n, str) for n in names):
+        raise ConfigError(located("configuration", key, found, "a text, or a list of texts"))
+    return names[0] if key == "cluster" and len(names) == 1 else tuple(names)
 
 
 def _sizes(found: object) -> tuple[int, ...]:
@@ -138,7 +203,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise FileError(
             f"{path}: cannot read the configuration: {getattr(error, 'strerror', None) or error}"
         ) from error
-    content = _parse(text, path)
+    content = parse_yaml(text, path)
     known = [f.name for f in fields(TrainingConfig)]
     for key in content:
         if key not in known:
@@ -166,99 +231,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def check_algorithm(algo: str) -> None:
-    """Raises ConfigError unless there is an algorithm of that name."""
-    if algo not in ALGORITHMS:
-        raise ConfigError(f"no algorithm {algo!r}{did_you_mean(str(algo), ALGORITHMS)}")
-
-
 def check_environment(env: str) -> None:
     """Raises ConfigError unless agents are trained in an environment of that name."""
     if env not in ENVIRONMENTS:
         raise ConfigError(f"no environment {env!r}{did_you_mean(str(env), ENVIRONMENTS)}")
-
-
-@functools.cache
-def _defaults(algo: str, env_id: str) -> dict[str, Any]:
-    check_algorithm(algo)
-    source = resources.files("distredge.agents") / "hyperparams" / f"{algo}.yml"
-    blocks = _parse(source.read_text(encoding="utf-8"), source.name)
-    return {**blocks["default"], **blocks.get(env_id, {})}
-
-
-def default_hyperparameters(algo: str, env_id: str = SPLIT_ROWS) -> dict[str, Any]:
-    """Returns the shipped hyper-parameters of an algorithm for an environment."""
-    return dict(_defaults(algo, env_id))
-
-
-def merge_hyperparameters(algo: str, *overrides: Hyperparameters, env_id: str = SPLIT_ROWS) -> dict[str, Any]:
-    """Returns the shipped hyper-parameters with others put over them, the last ones on top.
-
-    Raises:
-        ConfigError: for a key that the algorithm does not have, or a value of the wrong type or out of range.
-    """
-    merged = default_hyperparameters(algo, env_id)
-    for override in overrides:
-        for key, value in override.items():
-            if key not in merged:
-                raise ConfigError(f"{algo} has no hyper-parameter '{key}'{did_you_mean(str(key), merged)}")
-            merged[key] = _checked(algo, key, _defaults(algo, env_id)[key], value)
-    return merged
-
-
-def _checked(algo: str, key: str, default: Any, value: Any) -> Any:
-    """Returns a value as the type of its default."""
-    accepted = _accepted(key, default)
-    if key in _CHOICES:
-        fits = value in _CHOICES[key]
-    elif isinstance(default, list):
-        fits = isinstance(value, list) and all(type(n) is int and n > 0 for n in value)
-    elif isinstance(default, int):
-        fits = type(value) is int and _in_range(key, value)
-    elif value is None:
-        fits = default is None
-    else:
-        value = _as_number(value)
-        fits = value is not None and _in_range(key, value)
-    if not fits:
-        raise ConfigError(located(algo, key, value, accepted))
-    return value
-
-
-def _accepted(key: str, default: Any) -> str:
-    if key in _CHOICES:
-        return " or ".join(_CHOICES[key])
-    if isinstance(default, list):
-        return "a list of whole numbers above 0"
-    kind = "a whole number" if isinstance(default, int) else "a number"
-    text = f"{kind} of at least 0" if key in _MAY_BE_ZERO else f"{kind} above 0"
-    text += " and at most 1" if key in _AT_MOST_ONE else ""
-    return text + (", or null" if default is None else "")
-
-
-def _in_range(key: str, value: float) -> bool:
-    if not math.isfinite(value) or value < 0 or (value == 0 and key not in _MAY_BE_ZERO):
-        return False
-    return value <= 1 or key not in _AT_MOST_ONE
-
-
-def _as_number(value: Any) -> float | None:
-    """A float; YAML 1.1 reads `1e-4`, without a point, as a text."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _parse(text: str, source: str | Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}:" if mark is not None else ""
-        raise FileError(f"{source}:{place} not YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(content, dict):
-        raise FileError(located(source, "", type(content).__name__, "a YAML file of keys and values"))
-    return content

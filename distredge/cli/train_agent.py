@@ -6,32 +6,65 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from distredge.cli._common import EXIT_INTERRUPTED, check_folder, print_json
-from distredge.cli._options import input_shape_option, json_option, seed_option, verbose_option, version_option
-from distredge.cli._planning import about_links, interruptible, load_problem, say_assumption
+from distredge.cli._common import EXIT_INTERRUPTED, check_folder
+from distredge.cli._options import (
+    Number,
+    input_shape_option,
+    json_option,
+    seed_option,
+    verbose_option,
+    version_option,
+)
+from distredge.cli._planning import interruptible, load_problem
+from distredge.cli._training import tell
+from distredge.model.wires import INPUT_DTYPES
 
 if TYPE_CHECKING:
     from distredge.agents.run_folder import RunFolder
     from distredge.agents.settings import TrainingConfig
-    from distredge.agents.training import Observer, Trained
+    from distredge.agents.training import EpisodeReport, Observer, Trained
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
+CONFIG, ABOUT = "config.yaml", "run.json"
+"""Files of a run folder, as `agents.run_folder` names them, which is not loaded for `--help`."""
+
 _CONFIG_OPTIONS = (
-    "model", "cluster", "input_shape", "as_published", "algo", "env", "episodes", "seed", "alpha", "device",
-    "eval_freq", "save_freq",
+    "model", "cluster", "input_shape", "as_published", "preset", "algo", "env", "episodes", "budget_s", "seed", "alpha",
+    "device", "eval_freq", "eval_cluster", "save_freq", "compare_search_s", "profile_set", "link_model", "input_dtype",
+    "boundary_first",
 )  # fmt: skip
 
 
 @click.command()
-@click.option("--algo", default="ddpg", show_default=True, help="Algorithm: ddpg (the paper's), td3, sac, ppo, tqc.")
+@click.option(
+    "--preset",
+    default="distredge",
+    show_default=True,
+    help="Hyper-parameters: distredge (ours), osds (the paper to the letter).",
+)
+@click.option(
+    "--algo", default="ddpg", show_default=True, help="Algorithm: ddpg (the paper's), td3, sac, ppo, tqc, crossq."
+)
 @click.option("--model", help="Zoo name, package.module:callable, or an .onnx file.")
 @input_shape_option
-@click.option("--cluster", help="Shipped case (such as db-50), or a .toml file.")
+@click.option(
+    "--cluster",
+    multiple=True,
+    help="Shipped case (such as db-50), or a .toml file; several for one agent over all of them.",
+)
+@click.option("--profile-set", help="Set of shipped compute profiles instead of the clusters' own.")
+@click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the clusters' own.")
+@click.option("--input-dtype", type=click.Choice(INPUT_DTYPES), help="What the requester sends; default: the faster.")
+@click.option(
+    "--boundary-first/--no-boundary-first",
+    default=None,
+    help="Whether what others wait for may be computed and sent first; default: yes.",
+)
 @click.option("--as-published", is_flag=True, help="The paper's regime: float32 input, no overlap, independent links.")
 @click.option(
     "--env",
@@ -39,16 +72,28 @@ _CONFIG_OPTIONS = (
     show_default=True,
     help="distredge/Partition-v0: the agent also chooses where the model is cut.",
 )
-@click.option("-n", "--episodes", type=int, default=4000, show_default=True, help="Strategies to play.")
+@click.option("-n", "--episodes", type=int, help="Strategies to play; default: 4000, without --budget.")
+@click.option(
+    "--budget", "budget_s", type=Number(0, above=True), help="Seconds of training, instead of or beside --episodes."
+)
 @click.option("--alpha", type=float, default=0.75, show_default=True, help="LC-PSS: weight of transmission, 0 to 1.")
 @seed_option
 @click.option("--device", default="cpu", show_default=True, help="Where the networks are: cpu, cuda, auto.")
 @click.option("--eval-freq", type=int, default=0, show_default=True, help="Also play without exploration every N.")
+@click.option("--eval-cluster", multiple=True, help="Cluster not to train on but to play then; may be repeated.")
 @click.option("--save-freq", type=int, default=0, show_default=True, help="Save the agent every N episodes; 0: never.")
+@click.option(
+    "--compare-search-s",
+    type=Number(0),
+    default=1.0,
+    show_default=True,
+    help="Seconds of a search afterwards to compare with; 0: none.",
+)
 @click.option("-f", "--log-folder", default="runs", show_default=True, help="Folder of all runs.")
 @click.option("--config", "config_file", help="YAML file with any of these options, such as a run's config.yaml.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A hyper-parameter; may be repeated.")
 @click.option("-i", "--trained-agent", help="Run folder (or its model.zip) whose networks to begin with.")
+@click.option("--resume", metavar="RUN", help="Run folder to go on from, with its configuration, in a new one.")
 @click.option("--progress/--no-progress", default=None, help="Show a progress bar; by default on a terminal.")
 @json_option
 @verbose_option
@@ -58,6 +103,7 @@ def train_agent(
     config_file: str | None,
     assignments: tuple[str, ...],
     trained_agent: str | None,
+    resume: str | None,
     progress: bool | None,
     as_json: bool,
     **options: Any,
@@ -65,37 +111,53 @@ def train_agent(
     """Train an agent to split a CNN over a cluster; write the best strategy.
 
     LC-PSS chooses where the model is cut, the agent which rows each device computes. Every episode is one strategy,
-    priced by simulation. The input travels as pixels where the model allows, and the best strategy is given packed rows
-    and boundary rows first where that is faster: the output stays the same; --as-published leaves all of it out.
+    priced by simulation. Strategies of cheap planners are played first, the best ones are polished at the end, and the
+    best single device is among what is compared; --preset osds does without all of it, as the paper.
+
+    The input travels as pixels where the model allows, and the best strategy is given packed rows and boundary rows
+    first where that is faster: the output stays the same; --as-published leaves all of it out.
 
     Hyper-parameters are the shipped ones, then those of --config, then those of --set.
 
     Ctrl-C ends the training early and writes the best strategy so far.
     """
-    config = _config(config_file, assignments, options)
-    from distredge.agents.run_folder import agent_file
+    from distredge.agents.run_folder import agent_file, state_file
 
-    start_from = None if trained_agent is None else str(agent_file(trained_agent))
-    problem = load_problem(
-        config.model, config.cluster, as_published=config.as_published, input_shape=config.input_shape
+    if resume is not None and (config_file is not None or trained_agent is not None):
+        raise click.UsageError("--resume goes on with the run's own configuration: leave --config and -i away")
+    begin = Beginning(
+        None if trained_agent is None else str(agent_file(trained_agent)),
+        None if resume is None else str(state_file(resume)),
     )
+    config = _config(config_file if resume is None else f"{resume}/{CONFIG}", assignments, options)
+    problems = [_load(config, name) for name in config.clusters]
+    held_out = [_load(config, name) for name in config.eval_cluster]
     shown = sys.stderr.isatty() if progress is None else progress
-    folder, strategy, trained = _train(problem, config, log_folder, start_from, shown)
-    _tell(problem, config.cluster, folder, strategy, trained, as_json)
+    folder, strategies, trained, about = _train(problems, held_out, config, log_folder, begin, shown)
+    tell(problems, config, folder, strategies, trained, about, as_json)
     if trained.stopped:
         sys.exit(EXIT_INTERRUPTED)
 
 
+class Beginning(NamedTuple):
+    """What a run begins with: a saved agent, or the state of another run; None for neither."""
+
+    agent: str | None
+    state: str | None
+
+
+def _load(config: TrainingConfig, cluster: str) -> Problem:
+    return load_problem(
+        config.model, cluster, profile_set=config.profile_set, link_model=config.link_model,
+        input_dtype=config.input_dtype, boundary_first=config.boundary_first, as_published=config.as_published,
+        input_shape=config.input_shape,
+    )  # fmt: skip
+
+
 def _config(config_file: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> TrainingConfig:
     """Merges the defaults, the file and the command line."""
-    from distredge.agents.settings import (
-        TrainingConfig,
-        check_algorithm,
-        check_environment,
-        merge_hyperparameters,
-        parse_assignments,
-        read_config,
-    )
+    from distredge.agents.hyperparameters import check_algorithm, check_preset, merge_hyperparameters
+    from distredge.agents.settings import TrainingConfig, check_environment, parse_assignments, read_config
 
     context = click.get_current_context()
     values = read_config(config_file) if config_file is not None else {}
@@ -106,47 +168,91 @@ def _config(config_file: str | None, assignments: tuple[str, ...], options: dict
         if not values.get(name):
             raise click.UsageError(f"missing option '--{name}'")
     algo, env = values.get("algo", options["algo"]), values.get("env", options["env"])
+    preset = values.get("preset", options["preset"])
     check_algorithm(algo)
     check_environment(env)
+    check_preset(preset)
     file_values = values.get("hyperparameters", {})
-    own = merge_hyperparameters(algo, file_values, parse_assignments(assignments), env_id=env)
+    own = merge_hyperparameters(algo, file_values, parse_assignments(assignments), env_id=env, preset=preset)
     return TrainingConfig(**{**values, "hyperparameters": own})
 
 
 def _train(
-    problem: Problem, config: TrainingConfig, log_folder: str, start_from: str | None, shown: bool
-) -> tuple[RunFolder, Strategy, Trained]:
+    problems: list[Problem],
+    held_out: list[Problem],
+    config: TrainingConfig,
+    log_folder: str,
+    begin: Beginning,
+    shown: bool,
+) -> tuple[RunFolder, list[Strategy], Trained, list[dict[str, Any]]]:
     """Trains in a new run folder and saves there what was found."""
+    from distredge.agents.evaluation import policy_latencies_s
     from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog
-    from distredge.agents.osds import found_strategy, make_env
-    from distredge.agents.run_folder import RunFolder, run_name
+    from distredge.agents.osds import compared, found_strategy, held_out_env, prepare
+    from distredge.agents.run_folder import RunFolder, check_agent, describe, run_name
     from distredge.agents.training import run_training
     from distredge.planners.budget import Budget
 
     check_folder(log_folder)
-    env = make_env(problem, config)
-    budget = Budget(evaluations=config.episodes)
-    folder = RunFolder(log_folder, run_name(problem, config))
+    budget = Budget(config.budget_s, config.episodes)
+    folder = RunFolder(log_folder, run_name(problems, config))
     with _removed_on_failure(folder), interruptible(budget), contextlib.ExitStack() as stack:
+        prepared = prepare(problems, config)
+        if begin.agent is not None:
+            check_agent(begin.agent, prepared.env.signature)
+        others = held_out_env(prepared.env, held_out, config)
         folder.save_config(config)
         observers: list[Observer] = [
             stack.enter_context(ProgressCsv(folder.progress)),
-            stack.enter_context(TensorboardLog(folder.path, problem, config)),
+            _OfCluster(log := stack.enter_context(TensorboardLog(folder.path, problems[0], config)), problems[0]),
         ]
         if shown:
-            observers.append(stack.enter_context(ProgressBar(config.episodes)))
+            observers.append(stack.enter_context(ProgressBar(config.episodes, config.budget_s)))
         trained = run_training(
-            env,
+            prepared.env,
             config,
             observers=observers,
-            should_stop=budget.expired,
             checkpoint=folder.save_checkpoint,
-            trained_agent=start_from,
+            trained_agent=begin.agent,
+            demonstrations=prepared.demonstrations,
+            held_out=others,
+            budget=budget,
+            resume=begin.state,
+            state_file=folder.state,
         )
-        settings = {} if start_from is None else {"continued": True}
-        strategy = found_strategy(problem, config, trained, **settings)
-        folder.save_result(problem, strategy, trained, start_from)
-    return folder, strategy, trained
+        settings: dict[str, Any] = {"scheme": prepared.scheme} if prepared.scheme else {}
+        settings |= {"continued": True} if begin != (None, None) else {}
+        strategies = [
+            found_strategy(p, config, trained, k, prepared.known[k], **settings) for k, p in enumerate(problems)
+        ]
+        played = (
+            {}
+            if others is None
+            else dict(zip(config.eval_cluster, policy_latencies_s(trained.agent, others)[0], strict=True))
+        )
+        searched = [compared(problem, config) for problem in problems]
+        if searched[0] is not None:
+            log.search(searched[0])
+        about = [
+            describe(problem, strategies[k], trained, k, held_out=played, search_s=config.compare_search_s,
+                     search_latency_s=searched[k])
+            for k, problem in enumerate(problems)
+        ]  # fmt: skip
+        folder.save_result(problems, strategies, trained, about, prepared.env, begin.agent or begin.state)
+    return folder, strategies, trained, about
+
+
+class _OfCluster:
+    """Hands on what is told of the first cluster: pictures and lines are of one."""
+
+    def __init__(self, observer: Observer, problem: Problem) -> None:
+        self._observer = observer
+        self._cluster = problem.cluster.name
+
+    def episode(self, report: EpisodeReport) -> None:
+        """Hands it on if it is of that cluster."""
+        if report.cluster == self._cluster:
+            self._observer.episode(report)
 
 
 @contextlib.contextmanager
@@ -155,42 +261,6 @@ def _removed_on_failure(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not folder.strategy.exists():
+        if not (folder.path / ABOUT).exists():
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
-
-
-def _tell(
-    problem: Problem, cluster_name: str, folder: RunFolder, strategy: Strategy, trained: Trained, as_json: bool
-) -> None:
-    from distredge.agents.run_folder import describe
-    from distredge.errors import ClusterError
-    from distredge.latency import offload_latency_s
-    from distredge.runtime.hosting.boards import check_addresses
-
-    say_assumption(problem.cluster)
-    if as_json:
-        about = {"run": str(folder.path), "strategy": str(folder.strategy), **describe(problem, strategy, trained)}
-        print_json({**about, **about_links(problem.cluster), "options": problem.options})
-        return
-    if trained.stopped:
-        click.echo(f"interrupted after {trained.episodes} episodes: this is the best so far", err=True)
-    latency_s, alone_s = strategy.predicted["latency_s"], offload_latency_s(problem)
-    click.echo(
-        f"best strategy   {latency_s * 1e3:.2f} ms, {1 / latency_s:.2f} IPS, {alone_s / latency_s:.2f} x the best "
-        f"single device ({alone_s * 1e3:.2f} ms, {1 / alone_s:.2f} IPS); simulated, {problem.regime}"
-    )
-    click.echo(
-        f"found           in episode {trained.best.episode} of {trained.episodes}, {len(strategy.volumes)} volumes; "
-        f"{trained.seconds:.1f} s, {trained.episodes / trained.seconds:.1f} episodes/s"
-    )
-    if latency_s > alone_s * (1 + 1e-9):
-        click.echo("warning: this strategy is slower than the best single device; train longer", err=True)
-    click.echo(f"strategy        {folder.strategy}")
-    click.echo(f"TensorBoard     tensorboard --logdir {folder.path}")
-    try:
-        check_addresses(problem.cluster)
-    except ClusterError:
-        click.echo(f"next            distredge simulate {folder.strategy} --cluster {cluster_name} --gantt g.png")
-    else:
-        click.echo(f"next            deploy-strategy {folder.strategy} --cluster {cluster_name} --image FILE")

@@ -25,4 +25,4 @@ def small() -> dict[str, Any]:
 
 @pytest.fixture
 def config(small: dict[str, Any]) -> TrainingConfig:
-    return TrainingConfig(episodes=8, seed=3, hyperparameters=small)
+    return TrainingConfig(preset="osds", episodes=8, seed=3, hyperparameters=small)

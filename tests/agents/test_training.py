@@ -46,7 +46,7 @@ class Listener:
 
 def _train(problem: Problem, config: TrainingConfig, **options: Any) -> tuple[Trained, Listener]:
     listener = Listener()
-    return run_training(make_env(problem, config), config, observers=[listener], **options), listener
+    return run_training(make_env([problem], config), config, observers=[listener], **options), listener
 
 
 def test_same_seed_same_strategy(problem: Problem, config: TrainingConfig) -> None:
@@ -64,7 +64,7 @@ def test_reports(problem: Problem, config: TrainingConfig) -> None:
     assert [r.number for r in heard.reports] == list(range(1, 9))
     assert trained.episodes == 8
     assert not trained.stopped
-    n_volumes = len(make_env(problem, config).partition)
+    n_volumes = len(make_env([problem], config).partition)
     assert trained.steps == 8 * n_volumes
     # None before step 7, nor after the last step.
     assert trained.updates == 8 * n_volumes - 7
@@ -149,7 +149,7 @@ def test_torch_threads_are_put_back(problem: Problem, config: TrainingConfig) ->
 def test_other_algorithms(problem: Problem, algo: str) -> None:
     own = {"actor_layers": [16], "critic_layers": [16]}
     own |= {"n_steps": 12, "batch_size": 6} if algo == "ppo" else {"learning_starts": 6}
-    config = TrainingConfig(algo=algo, episodes=8, seed=1, hyperparameters=own)
+    config = TrainingConfig(preset="osds", algo=algo, episodes=8, seed=1, hyperparameters=own)
     trained, heard = _train(problem, config)
     assert trained.episodes == len(heard.reports) == 8
     assert trained.updates > 0
@@ -173,7 +173,7 @@ def test_the_agent_may_choose_the_partition(problem: Problem, config: TrainingCo
 def test_several_environments_at_once(problem: Problem, algo: str) -> None:
     own = {"actor_layers": [16], "critic_layers": [16], "n_envs": 4}
     own |= {"n_steps": 6, "batch_size": 6} if algo == "ppo" else {"learning_starts": 6}
-    config = TrainingConfig(algo=algo, episodes=10, seed=1, hyperparameters=own)
+    config = TrainingConfig(preset="osds", algo=algo, episodes=10, seed=1, hyperparameters=own)
     trained, heard = _train(problem, config)
     assert [r.number for r in heard.reports] == list(range(1, 11))
     assert trained.updates > 0
@@ -189,7 +189,9 @@ def test_several_environments_at_once(problem: Problem, algo: str) -> None:
 
 
 def test_learns_to_beat_the_best_device(problem: Problem) -> None:
-    config = TrainingConfig(episodes=120, seed=0, hyperparameters={"actor_layers": [64, 32], "critic_layers": [64, 32]})
+    config = TrainingConfig(
+        preset="osds", episodes=120, seed=0, hyperparameters={"actor_layers": [64, 32], "critic_layers": [64, 32]}
+    )
     trained, _ = _train(problem, config)
     assert trained.best.latency_s < offload_latency_s(problem)
 
@@ -210,7 +212,7 @@ def test_a_saved_agent_of_another_size_is_refused(problem: Problem, config: Trai
     trained.agent.save(tmp_path / "agent.zip")
     for algo, layers in (("ddpg", [8]), ("sac", [16])):
         values = merge_hyperparameters(algo, {"actor_layers": layers, "critic_layers": layers})
-        agent = make_agent(algo, DummyVecEnv([lambda: make_env(problem, config)]), values, 0)
+        agent = make_agent(algo, DummyVecEnv([lambda: make_env([problem], config)]), values, 0)
         with pytest.raises(ConfigError, match="accepted: one trained with the same --algo"):
             load_parameters(agent, tmp_path / "agent.zip")
 
@@ -235,7 +237,7 @@ def test_no_code_of_a_saved_agent_is_run(problem: Problem, config: TrainingConfi
     with zipfile.ZipFile(tmp_path / "trap.zip", "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    agent = make_agent("ddpg", DummyVecEnv([lambda: make_env(problem, config)]), config.hyperparameters, 0)
+    agent = make_agent("ddpg", DummyVecEnv([lambda: make_env([problem], config)]), config.hyperparameters, 0)
     load_parameters(agent, tmp_path / "trap.zip")
     assert not (tmp_path / "sprung").exists()
     # Had the archive been loaded whole, the trap would have sprung.
@@ -254,7 +256,7 @@ def test_what_is_no_saved_agent(
         archive = io.BytesIO()
         zipfile.ZipFile(archive, "w").close()
         path.write_bytes(archive.getvalue())
-    agent = make_agent("ddpg", DummyVecEnv([lambda: make_env(problem, config)]), config.hyperparameters, 0)
+    agent = make_agent("ddpg", DummyVecEnv([lambda: make_env([problem], config)]), config.hyperparameters, 0)
     with pytest.raises((FileError, ConfigError), match=r"agent\.zip"):
         load_parameters(agent, path)
 

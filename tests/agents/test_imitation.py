@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from distredge.agents.algorithms import make_agent
-from distredge.agents.ddpg import DDPG
+from distredge.agents.imitation import DDPG
 from distredge.agents.noise import EpsilonNoise
 from distredge.agents.settings import merge_hyperparameters
 

@@ -1,0 +1,173 @@
+"""The state of a training run in one file, from which another one goes on.
+
+An `.npz` archive of plain arrays, read without pickle. One of them, `tree`, is the text of a JSON object in which
+`{"array": NAME}` stands for another one. It holds the networks, the optimisers' states, the replay buffer, the best
+strategies, the noise, the random generators and the counters. What it does not hold is an episode that was under way.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from distredge.envs.signature import Signature
+from distredge.errors import ConfigError, FileError, located
+
+if TYPE_CHECKING:
+    from distredge.agents.training import TrainingRun
+
+FORMAT = "distredge.training-state/1"
+
+_BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""Arrays of stable-baselines3's replay buffer, (size, n_envs, ...)."""
+
+
+def save_state(run: TrainingRun, path: str | Path) -> None:
+    """Writes the state of a run; what is under way there may go on.
+
+    Raises:
+        FileError: if the file cannot be written.
+    """
+    agent: Any = run.agent
+    noise = _noise(agent)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    tree = {
+        "format": FORMAT,
+        "environment": run.env.signature.to_json(),
+        "algo": run.config.algo,
+        "counters": {
+            "episodes": run.episodes, "seconds": run.seconds_before + run.budget.elapsed_s, "updates": agent._n_updates,
+            "steps": agent.num_timesteps,
+        },
+        "parameters": agent.get_parameters(),
+        "kept": {"figure": run.kept.figure, "weights": run.kept.weights},
+        "memory": [{"episode": best.episode, "kept": best.state()} for best in run.bests],
+        "noise": None if noise is None else noise.state(),
+        "replay": _replay(agent),
+        "random": {
+            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002 - stable-baselines3 samples with it
+            "torch": torch.get_rng_state(),
+            "actions": agent.action_space.np_random.bit_generator.state,
+            "env": run.random_state(),
+        },
+    }  # fmt: skip
+    arrays["tree"] = np.frombuffer(json.dumps(_packed(tree, arrays)).encode(), np.uint8)
+    try:
+        # Beside it first, so that a run that is killed leaves the one before.
+        beside = Path(f"{path}.part")
+        with beside.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        beside.replace(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot write the state of the run: {error.strerror or error}") from error
+
+
+def load_state(run: TrainingRun, path: str | Path) -> None:
+    """Lets a run that has not begun go on from a state.
+
+    Raises:
+        FileError: if the file is no such state.
+        ConfigError: if it is that of another environment, algorithm, size of network or number of clusters.
+    """
+    tree = _read(path)
+    run.env.signature.check(str(path), Signature.from_json(str(path), tree["environment"]))
+    if tree["algo"] != run.config.algo:
+        raise ConfigError(located(path, "algo", tree["algo"], f"'{run.config.algo}', that of this run"))
+    agent: Any = run.agent
+    try:
+        agent.set_parameters(tree["parameters"], device=agent.device)
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{path}: its networks are of another size than those of this run ({reason})") from error
+    counters = tree["counters"]
+    run.episodes = run.episodes_before = counters["episodes"]
+    run.seconds_before = counters["seconds"]
+    agent._n_updates, agent.num_timesteps = counters["updates"], counters["steps"]
+    agent._episode_num = counters["episodes"]
+    run.kept.figure, run.kept.weights = tree["kept"]["figure"], tree["kept"]["weights"]
+    if len(tree["memory"]) != len(run.bests):
+        raise ConfigError(located(path, "clusters", len(tree["memory"]), f"{len(run.bests)}, as many as this run has"))
+    for best, state in zip(run.bests, tree["memory"], strict=True):
+        best.restore(state["kept"], state["episode"])
+    run.begin_again()
+    if (noise := _noise(agent)) is not None and tree["noise"] is not None:
+        noise.restore(tree["noise"])
+    _fill(agent, tree["replay"])
+    state = tree["random"]
+    np.random.set_state(state["numpy"])  # noqa: NPY002 - as above
+    torch.set_rng_state(state["torch"].to(torch.uint8))
+    agent.action_space.np_random.bit_generator.state = state["actions"]
+    run.set_random_state(state["env"])
+
+
+def _noise(agent: Any) -> Any:
+    noise = getattr(agent, "action_noise", None)
+    return getattr(noise, "noise", noise)
+
+
+def _replay(agent: Any) -> dict[str, Any] | None:
+    """The used part of a replay buffer."""
+    buffer = getattr(agent, "replay_buffer", None)
+    if buffer is None:
+        return None
+    used = buffer.buffer_size if buffer.full else buffer.pos
+    found = {name: getattr(buffer, name)[:used] for name in _BUFFER}
+    return {"pos": buffer.pos, "full": bool(buffer.full), **found}
+
+
+def _fill(agent: Any, replay: dict[str, Any] | None) -> None:
+    """Fills a buffer, which may be smaller or of another number of environments, with the latest steps."""
+    buffer = getattr(agent, "replay_buffer", None)
+    if buffer is None or replay is None:
+        return
+    steps, n_envs = {}, buffer.n_envs
+    for name in _BUFFER:
+        kept = np.roll(replay[name], -replay["pos"], axis=0) if replay["full"] else replay[name]
+        flat = kept.reshape(-1, *kept.shape[2:])
+        rows = min(len(flat) // n_envs, buffer.buffer_size)
+        steps[name] = flat[len(flat) - rows * n_envs :].reshape(rows, n_envs, *flat.shape[1:])
+    rows = len(steps["rewards"])
+    for name, values in steps.items():
+        getattr(buffer, name)[:rows] = values
+    buffer.pos, buffer.full = rows % buffer.buffer_size, rows == buffer.buffer_size
+
+
+def _packed(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """A value as JSON; arrays and tensors go to `arrays`."""
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        name = f"a{len(arrays)}"
+        arrays[name] = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        return {"array": name, "tensor": isinstance(value, torch.Tensor)}
+    if isinstance(value, dict):
+        return {"items": [[key, _packed(item, arrays)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_packed(item, arrays) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _unpacked(value: Any, arrays: Any) -> Any:
+    if isinstance(value, dict) and "array" in value:
+        found = arrays[value["array"]]
+        return torch.from_numpy(found.copy()) if value["tensor"] else found
+    if isinstance(value, dict):
+        return {key: _unpacked(item, arrays) for key, item in value["items"]}
+    return [_unpacked(item, arrays) for item in value] if isinstance(value, list) else value
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tree = _unpacked(json.loads(arrays["tree"].tobytes().decode()), arrays)
+    except OSError as error:
+        raise FileError(f"{path}: cannot read the state of the run: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise FileError(f"{path}: not the state of a training run ({error})") from error
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        found = tree.get("format") if isinstance(tree, dict) else tree
+        raise FileError(located(path, "format", found, repr(FORMAT)))
+    return tree
