@@ -88,7 +88,7 @@ class FineTuned:
         config = TrainingConfig(model=problem.graph.name, cluster=problem.cluster.name)
         until_s = time.process_time() + (self._trained_s if before is None else self._tuned_s)
         trained = run_training(
-            osds.make_env(problem, config),
+            osds.make_env([problem], config),
             config,
             should_stop=lambda: time.process_time() >= until_s,
             trained_agent=before,

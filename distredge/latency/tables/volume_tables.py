@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 LARGEST = 40_000
 """Entries of a table of seconds above which the volume is summed instead."""
 
-KEPT = 4
+KEPT_TABLES = 4
 """Tables of other sets of profiles that are kept with a graph when no kernel uses them: some megabytes each."""
 
 _BY_NUMBER = [WIRES[wire_of_number(WIRES)[number]] for number in range(N_WIRES)]
@@ -430,7 +430,7 @@ def tables_of(graph: Graph, profiles: Iterable[ComputeProfile]) -> Tables:
         profiles: boards' profiles; equal ones count once.
     """
     different = tuple(dict.fromkeys(profiles))
-    return beside(graph).get("tables", frozenset(different), lambda: Tables(graph, different), KEPT)
+    return beside(graph).get("tables", frozenset(different), lambda: Tables(graph, different), KEPT_TABLES)
 
 
 def _row_elements(tensor: Tensor) -> int:

@@ -78,7 +78,7 @@ def propose(
 def best_proposals(
     pricer: BatchPricer, count: int, kept: int, seed: int, policy: Policy | None = None
 ) -> tuple[Batch, NDArray[np.float64]]:
-    """Returns the fastest of some proposals by the kernel, the fastest first, and their latencies in seconds.
+    """Returns the fastest of some proposals by the kernel, the fastest first, and their latencies, (kept,) seconds.
 
     Args:
         pricer: of the problem; its tables are filled.

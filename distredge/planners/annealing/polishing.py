@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 HOT, COLD = 0.005, 0.0001
 """First and last temperature, relative to the latency."""
 
-CHAINS, STEPS_EACH = 16, 40
+MOST_CHAINS, STEPS_EACH = 16, 40
 """Chains, and the steps that each must be able to take: where time is too short for that there are fewer."""
 
-ROUNDS, PILOT_STEPS = 12, 2
+LOOKS, PILOT_STEPS = 12, 2
 """Looks at the budget until it ends, about, and the steps that tell how long one takes."""
 
-TRIALS, TRIAL_STEPS = 0.001, 60
+_TRIALS, _TRIAL_STEPS = 0.001, 60
 """How often a chain goes on trial with another structure, and for how many steps."""
 
 LEAST_REACH, REACH = 0.03, 10.0
@@ -60,13 +60,13 @@ def polish(
         count: how many are wanted.
 
     Returns:
-        At most `count` different strategies, the best that were met, the best first, and their latencies in seconds,
-        exact ones; none if no strategy given can run. The first is never slower than the best given.
+        At most `count` different strategies, the best that were met, the best first, and their latencies, (count,)
+        seconds, exact ones; none if no strategy given can run. The first is never slower than the best given.
     """
     pricer.fill(budget)
     seconds = pricer.price(batch, again=True)
     budget.spend(len(seconds))
-    given = best_rows(seconds, min(len(seconds), CHAINS))
+    given = best_rows(seconds, min(len(seconds), MOST_CHAINS))
     if len(given) == 0:
         return take(batch, given), seconds[given]
     budget.report(float(seconds[given[0]]))
@@ -88,7 +88,7 @@ class _Run:
     def __init__(self, pricer: BatchPricer, budget: Budget, seed: int) -> None:
         self.pricer, self.budget, self.seed = pricer, budget, seed
         self.choices: Choices = pricer.codec.choices._replace(
-            trials=TRIALS, trial_steps=TRIAL_STEPS, reach_least=LEAST_REACH, reach_heat=REACH
+            trials=_TRIALS, trial_steps=_TRIAL_STEPS, reach_least=LEAST_REACH, reach_heat=REACH
         )
         self.nearby = pricer.shared
         self._wanted = np.zeros_like(pricer.index())
@@ -96,7 +96,7 @@ class _Run:
     def begin(self, batch: Batch, seconds: NDArray[np.float64]) -> None:
         """Makes chains of strategies, the best first, as many as there is time for; (N,) seconds."""
         budget = self.budget
-        self._make(batch, seconds, CHAINS)
+        self._make(batch, seconds, MOST_CHAINS)
         if budget.seconds is None:
             evaluations = float(budget.left or 0)
         elif budget.expired():
@@ -105,8 +105,8 @@ class _Run:
             before_s, done = budget.elapsed_s, budget.done
             self._steps(PILOT_STEPS, HOT)
             evaluations = (budget.left_s or 0.0) * (budget.done - done) / max(budget.elapsed_s - before_s, 1e-9)
-        size = int(min(CHAINS, max(1, evaluations // STEPS_EACH)))
-        if size < CHAINS:
+        size = int(min(MOST_CHAINS, max(1, evaluations // STEPS_EACH)))
+        if size < MOST_CHAINS:
             self._make(batch, seconds, size)
 
     def _make(self, batch: Batch, seconds: NDArray[np.float64], size: int) -> None:
@@ -123,7 +123,7 @@ class _Run:
             if self.nearby and spent >= NEARBY_UNTIL:
                 self._price_exactly()
             if budget.left is not None:
-                steps = min(max(1, budget.left // (size * max(1, round(ROUNDS * (1.0 - spent))))), budget.left // size)
+                steps = min(max(1, budget.left // (size * max(1, round(LOOKS * (1.0 - spent))))), budget.left // size)
             if steps < 1:
                 break
             before_s = budget.elapsed_s
@@ -131,7 +131,7 @@ class _Run:
             self._steps(steps, HOT * (COLD / HOT) ** spent)
             if budget.seconds is not None:
                 took_s = max(budget.elapsed_s - before_s, 1e-9)
-                aim_s = min(all_s / ROUNDS, (budget.left_s or 0.0) - RESERVE_S)
+                aim_s = min(all_s / LOOKS, (budget.left_s or 0.0) - RESERVE_S)
                 steps = min(4 * steps, int(steps * aim_s / took_s))
         if self.nearby:
             self._price_exactly()

@@ -13,7 +13,7 @@ import pytest
 from distredge.cluster import Cluster, load_cluster
 from distredge.latency.kernel.kernel import Kernel, kernel_of
 from distredge.latency.tables.all_volumes import fill
-from distredge.latency.tables.volume_tables import KEPT, Tables, tables_of
+from distredge.latency.tables.volume_tables import KEPT_TABLES, Tables, tables_of
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.model.wires import WIRE_NUMBERS
@@ -93,10 +93,12 @@ def test_a_part_of_the_boards_or_other_ones_do_not_share(graph: Graph) -> None:
 
 
 def test_tables_of_few_sets_of_profiles_are_kept(graph: Graph) -> None:
-    clusters = [slower(load_cluster("db-50"), 1.0 + k) for k in range(KEPT + 1)]
+    clusters = [slower(load_cluster("db-50"), 1.0 + k) for k in range(KEPT_TABLES + 1)]
     profiles = [[device.profile for device in cluster.devices] for cluster in clusters]
     found = [tables_of(graph, some) for some in profiles]
-    assert [tables_of(graph, some) is made for some, made in zip(profiles[1:], found[1:], strict=True)] == [True] * KEPT
+    assert [tables_of(graph, some) is made for some, made in zip(profiles[1:], found[1:], strict=True)] == [
+        True
+    ] * KEPT_TABLES
     assert tables_of(graph, profiles[0]) is not found[0]
 
 
