@@ -33,6 +33,7 @@ _DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
 @click.command()
 @problem_options
 @click.option("--method", default="auto", show_default=True, help="Planning method; an unknown name lists them.")
+@click.option("--agent", "agent_file", metavar="FILE", help="With --method agent: your own, a run's agent.onnx.")
 @click.option(
     "--budget",
     "budget_s",
@@ -63,6 +64,7 @@ _DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
 def plan(
     load: Callable[[], Problem],
     method: str,
+    agent_file: str | None,
     budget_s: float,
     evaluations: int | None,
     objective: Objective,
@@ -87,6 +89,8 @@ def plan(
     resolve(method)
     if pareto and method not in ("auto", "search"):
         raise click.UsageError(f"--pareto is found by search, not by {method}: leave --method away")
+    if agent_file is not None and method != "agent":
+        raise click.UsageError(f"--agent is for --method agent, not for {method}")
     if pareto and objective != "latency":
         raise click.UsageError("--pareto weighs all objectives: leave --objective away")
     if plot is not None and not pareto:
@@ -106,20 +110,32 @@ def plan(
 
         plan_front(problem, budget, seed, out or _DEFAULT_FOLDER, plot, as_json, line)
     else:
-        _plan_one(problem, method, budget, seed, out or _DEFAULT_OUT, as_json, line)
+        _plan_one(problem, method, agent_file, budget, seed, out or _DEFAULT_OUT, as_json, line)
     if budget.interrupted:
         sys.exit(EXIT_INTERRUPTED)
 
 
 def _plan_one(
-    problem: Problem, method: str, budget: Budget, seed: int, out: str, as_json: bool, line: ProgressLine
+    problem: Problem,
+    method: str,
+    agent_file: str | None,
+    budget: Budget,
+    seed: int,
+    out: str,
+    as_json: bool,
+    line: ProgressLine,
 ) -> None:
     from distredge.planners import of_method, run
 
     problem = of_method(problem, method)
     try:
         with interruptible(budget):
-            strategy = run(problem, method, budget, seed)
+            if agent_file is not None:
+                from distredge.agents.exported import plan_with
+
+                strategy = plan_with(problem, agent_file, budget, seed)
+            else:
+                strategy = run(problem, method, budget, seed)
     finally:
         line.clear()
     strategy.save(out)
