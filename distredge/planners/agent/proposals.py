@@ -66,7 +66,7 @@ def propose(
     devices = len(codec.names)
     if devices > MOST_DEVICES:
         raise Unsupported(f"the trained agent plans for up to {MOST_DEVICES} devices, here are {devices}")
-    found = [alone(codec)]
+    found = [alone(codec, scheme)]
     if devices > 1:
         orders = orders_of(pricer)
         policy = policy or load_policy()
@@ -97,12 +97,13 @@ def best_proposals(
     return take(batch, order), seconds[order]
 
 
-def alone(codec: Codec) -> Batch:
-    """Each device alone."""
-    count, last = len(codec.names), codec.candidates[-1]
+def alone(codec: Codec, scheme: Sequence[int] | None = None) -> Batch:
+    """Each device alone; `scheme` as of `propose`, None: in one volume."""
+    count, ends = len(codec.names), [int(codec.candidates[-1])] if scheme is None else list(scheme)
     batch = codec.empty(count)
-    batch.cuts[:, 0] = last
-    batch.rows[:, 0] = codec.choices.heights[last] * (np.arange(count + 1)[None] > np.arange(count)[:, None])
+    batch.cuts[:, : len(ends)] = ends
+    has_all = np.arange(count + 1)[None] > np.arange(count)[:, None]
+    batch.rows[:, : len(ends)] = codec.choices.heights[ends][None, :, None] * has_all[:, None]
     batch.head[:] = np.arange(count)
     return batch
 
