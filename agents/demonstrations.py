@@ -32,8 +32,9 @@ CHEAP = ("offload", "aofl", "coedge", "deepslicing", "mednn", "modnn", "deepthin
 _EVALUATIONS = 100
 """Strategies that each of them may price: what it finds then depends on the problem alone."""
 
-_POLISHED = 12
-"""Demonstrations that are polished, each by itself: those of one valley would end alike."""
+_POLISHED, _AGAIN = 12, 3
+"""Demonstrations that are polished, each by itself, since those of one valley would end alike; and how many of what
+comes out are polished once more, in the other half of the time."""
 
 ALPHAS = (0.75, 0.5, 0.25, 0.9, 0.1, 1.0)
 """Weights of LC-PSS whose schemes are tried."""
@@ -65,9 +66,29 @@ def known_strategies(problem: Problem, count: int, seed: int, polish_s: float = 
         if all(volume.columns is None for volume in strategy.volumes):
             found.append(strategy)
     found += proposed(problem, count, seed)
+    found += _shares_by_speed(problem, count)
     if polish_s:
         found += _improved(problem, found, polish_s, seed)
     return distinct(decided(problem, strategy) for strategy in found)
+
+
+def _shares_by_speed(problem: Problem, count: int) -> list[Strategy]:
+    """Shares by speed over many schemes and subsets, with which `search` begins: the fastest under each scheme."""
+    from distredge.planners.annealing.loading import load
+    from distredge.planners.annealing.starts import starts
+
+    try:
+        pricer = load(problem, Budget(evaluations=1))
+        batch, _ = starts(pricer.codec)
+        seconds = pricer.price(batch, again=True)
+    except Unsupported:
+        return []
+    best: dict[bytes, int] = {}
+    for k in np.argsort(seconds, kind="stable").tolist():
+        if np.isfinite(seconds[k]):
+            best.setdefault(batch.cuts[k].tobytes(), k)
+    planner = PlannerRef("search", 0)
+    return [pricer.codec.strategy(batch, k, planner) for k in list(best.values())[:count]]
 
 
 def _improved(problem: Problem, found: Sequence[Strategy], polish_s: float, seed: int) -> list[Strategy]:
@@ -78,8 +99,11 @@ def _improved(problem: Problem, found: Sequence[Strategy], polish_s: float, seed
         if np.isfinite(seconds[k]):
             starts.setdefault(tuple(volume.ends_at for volume in found[k].volumes), found[k])
     chosen = list(starts.values())[:_POLISHED]
-    share_s = polish_s / max(1, len(chosen))
-    return [best for start in chosen for best in polished(problem, [start], share_s, seed, count=2)]
+    half_s = 0.5 * polish_s
+    made = [best for start in chosen for best in polished(problem, [start], half_s / len(chosen), seed, count=2)]
+    order = np.argsort(mean_latency_s(problem, made), kind="stable") if made else []
+    again = [made[k] for k in order[: 2 * _AGAIN : 2]]
+    return made + [best for start in again for best in polished(problem, [start], half_s / len(again), seed, count=2)]
 
 
 def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | None = None) -> list[Strategy]:

@@ -15,6 +15,10 @@ _IMITATED = 256
 """Steps of the best strategies that one update imitates, at most."""
 
 
+_SATURATED, _SATURATION = 4.0, 0.01
+"""Value before tanh from which on a penalty is due, enough for the last row of a map, and its weight."""
+
+
 class _Imitating(stable_baselines3.TD3):
     """TD3's updates with a second term in the actor's loss.
 
@@ -86,20 +90,29 @@ class _Imitating(stable_baselines3.TD3):
             states, wanted = states[chosen], wanted[chosen]
         figures: dict[str, float] = {}
         if self.imitate_only:
-            error = functional.mse_loss(self.actor(states), wanted)
+            before = self._before_tanh(states)
+            error = functional.mse_loss(before.tanh(), wanted)
             loss = self.imitation_weight * error
         else:
             seen = self._batch.observations
             # One pass of the actor for both terms.
-            actions = self.actor(torch.cat([seen, states]))
+            before = self._before_tanh(torch.cat([seen, states]))
+            actions = before.tanh()
             error = functional.mse_loss(actions[len(seen) :], wanted)
             q = self.critic.q1_forward(seen, actions[: len(seen)])
             loss = -q.mean() / q.abs().mean().detach().clamp(min=1e-6) + self.imitation_weight * error
             figures["q_mean"] = q.mean().item()
+        # Where tanh has no slope left, nothing could be learned any more.
+        loss = loss + _SATURATION * functional.relu(before.abs() - _SATURATED).square().mean()
         self.actor.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.actor.optimizer.step()
         return {**figures, "actor_loss": loss.item(), "imitation_loss": error.item()}
+
+    def _before_tanh(self, states: torch.Tensor) -> torch.Tensor:
+        """What the actor's last layer makes of (N, n_features) observations, (N, n_values)."""
+        found: torch.Tensor = self.actor.mu[:-1](states)
+        return found
 
     def _move_targets(self) -> None:
         with torch.no_grad():

@@ -165,7 +165,7 @@ def _read(path: str | Path) -> dict[str, Any]:
             tree = _unpacked(json.loads(arrays["tree"].tobytes().decode()), arrays)
     except OSError as error:
         raise FileError(f"{path}: cannot read the state of the run: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise FileError(f"{path}: not the state of a training run ({error})") from error
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         found = tree.get("format") if isinstance(tree, dict) else tree

@@ -175,7 +175,7 @@ def run_training(
         agent.num_timesteps,
         int(getattr(agent, "_n_updates", 0)),
         seconds,
-        should_stop() or budget.interrupted,
+        run.stopped,
     )
 
 
@@ -200,6 +200,7 @@ class TrainingRun(BaseCallback):
         self.bests = [BestStrategy(self.env, k) for k in range(len(self.env.problems))]
         self.kept = KeptPolicy()
         self.episodes = 0
+        self.stopped = False
         self.episodes_before, self.seconds_before = 0, 0.0
         self._rewards = np.zeros(self.vec.num_envs)
         self._actions: list[list[NDArray[np.float32]]] = [[] for _ in range(self.vec.num_envs)]
@@ -295,7 +296,8 @@ class TrainingRun(BaseCallback):
             if self.state_file is not None:
                 save_state(self, self.state_file)
         self._tell(index, episode, k, improved, evaluation_s, evaluation)
-        return not (self.budget.expired() or self.should_stop())
+        self.stopped = self.should_stop() or self.budget.interrupted
+        return not (self.stopped or self.budget.expired())
 
     def _tell(
         self,

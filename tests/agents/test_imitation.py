@@ -37,7 +37,9 @@ class Aim(gym.Env[Observation, NDArray[np.float32]]):
 
 
 def _agent(**hyperparameters: Any) -> DDPG:
-    agent = make_agent("ddpg", DummyVecEnv([Aim]), merge_hyperparameters("ddpg", hyperparameters), seed=0)
+    agent = make_agent(
+        "ddpg", DummyVecEnv([Aim]), merge_hyperparameters("ddpg", hyperparameters, preset="osds"), seed=0
+    )
     assert isinstance(agent, DDPG)
     return agent
 

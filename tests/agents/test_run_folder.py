@@ -9,11 +9,12 @@ import pytest
 
 from distredge import metric_names
 from distredge.agents.osds import found_strategy, make_env
-from distredge.agents.run_folder import RunFolder, agent_file, run_name
+from distredge.agents.run_folder import RunFolder, agent_file, describe, run_name
 from distredge.agents.settings import TrainingConfig, read_config
 from distredge.agents.training import run_training
 from distredge.cluster import Cluster, Requester
 from distredge.envs import PARTITION
+from distredge.envs.signature import Signature
 from distredge.errors import FileError
 from distredge.latency import offload_latency_s
 from distredge.problem import Problem
@@ -26,10 +27,11 @@ def test_runs_never_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_name(problem: Problem, config: TrainingConfig) -> None:
-    assert run_name(problem, config) == "vgg16_db-50_ddpg_3"
-    assert run_name(problem, TrainingConfig(env=PARTITION)) == "vgg16_db-50_partition_ddpg_0"
+    assert run_name([problem], config) == "vgg16_db-50_osds_ddpg_3"
+    assert run_name([problem], TrainingConfig(env=PARTITION)) == "vgg16_db-50_partition_ddpg_0"
+    assert run_name([problem] * 4, TrainingConfig()) == "vgg16_db-50_db-50_db-50_and-1_ddpg_0"
     odd = Problem(problem.graph, Cluster("../my boards", Requester(), problem.cluster.devices))
-    assert run_name(odd, TrainingConfig(algo="sac", seed=3)) == "vgg16_my-boards_sac_3"
+    assert run_name([odd], TrainingConfig(algo="sac", seed=3)) == "vgg16_my-boards_sac_3"
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -41,17 +43,20 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_everything_is_there(problem: Problem, config: TrainingConfig, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, run_name(problem, config))
+    folder = RunFolder(tmp_path, run_name([problem], config))
     folder.save_config(config)
-    trained = run_training(make_env(problem, config), config)
+    env = make_env([problem], config)
+    trained = run_training(env, config, state_file=folder.state)
     strategy = found_strategy(problem, config, trained)
-    folder.save_result(problem, strategy, trained, None)
+    folder.save_result([problem], [strategy], trained, [describe(problem, strategy, trained)], env, None)
     folder.save_checkpoint(trained.agent, 4)
     assert {p.name for p in folder.path.iterdir()} == {
         "strategy.json",
         "config.yaml",
         "run.json",
         "model.zip",
+        "agent.onnx",
+        "state.npz",
         "checkpoint_4.zip",
     }
     assert Strategy.load(folder.strategy) == strategy
@@ -60,6 +65,8 @@ def test_everything_is_there(problem: Problem, config: TrainingConfig, tmp_path:
     assert about["format"] == "distredge.run/1"
     assert about[metric_names.LATENCY_S] == pytest.approx(trained.best.latency_s, rel=1e-9)
     assert about[metric_names.SPEEDUP] == pytest.approx(offload_latency_s(problem) / trained.best.latency_s)
+    assert not about["one_device_is_best"]
+    assert Signature.from_json("run", about["environment"]) == env.signature
     assert (about["episodes"], about["interrupted"], about["trained_agent"]) == (8, False, None)
     assert about["versions"]["torch"]
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from distredge.agents.algorithms import noise_variance
+from distredge.agents.hyperparameters import default_hyperparameters
 from distredge.agents.settings import (
     ALGORITHMS,
     TrainingConfig,
-    default_hyperparameters,
     merge_hyperparameters,
     parse_assignments,
     read_config,
@@ -22,7 +22,7 @@ from distredge.errors import ConfigError, FileError
 
 
 def test_defaults_are_the_papers() -> None:
-    config = TrainingConfig()
+    config = TrainingConfig(preset="osds")
     assert (config.algo, config.episodes, config.alpha) == ("ddpg", 4000, 0.75)
     paper = {
         "actor_learning_rate": 1e-4,
@@ -58,7 +58,17 @@ def test_later_values_win() -> None:
 def test_file_of_a_run_makes_the_same_configuration(tmp_path: Path) -> None:
     own = {"gamma": 0.5}
     config = TrainingConfig(
-        "resnet50", "na-nano", (1, 3, 96, 64), "sac", PARTITION, 12, 5, hyperparameters=own, as_published=True
+        "resnet50",
+        ("na-nano", "nb-nano"),
+        (1, 3, 96, 64),
+        algo="sac",
+        env=PARTITION,
+        episodes=12,
+        budget_s=1.5,
+        seed=5,
+        eval_cluster=("nc-nano",),
+        hyperparameters=own,
+        as_published=True,
     )
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert TrainingConfig(**read_config(tmp_path / "config.yaml")) == config

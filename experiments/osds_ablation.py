@@ -1,0 +1,125 @@
+"""What each addition of the preset `distredge` gives over OSDS as published.
+
+    python experiments/osds_ablation.py [--quick] [--workers N] [--clock cpu|wall]
+
+Variants: the paper (preset `osds`), the paper with each addition alone, all of them (preset `distredge`), and all
+without each. Each is run with several seeds on published cases in the regime `paper`, with the same budget in processor
+seconds. Runs are resumable: a line each in `experiments/results/osds_ablation.jsonl`. Prints a table of the mean gap to
+the best on record, of the whole and of the policy alone, and ends with one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from distredge.agents.hyperparameters import default_hyperparameters  # noqa: E402 - threads are chosen first
+from distredge.agents.settings import TrainingConfig  # noqa: E402
+from distredge.experiments.common import osds_runs, records  # noqa: E402
+from distredge.experiments.common.regimes import published_problem  # noqa: E402
+from distredge.model import zoo  # noqa: E402
+
+REGIME = "paper"
+CASES = (
+    ("vgg16", "db-50"), ("vgg16", "nd-xavier"), ("vgg16", "ld"), ("resnet50", "db-50"), ("yolov2", "db-50"),
+    ("vgg16", "na-nano"),
+)  # fmt: skip
+SEEDS, BUDGET_S = (0, 1, 2), 20.0
+ADDITIONS: dict[str, tuple[str, ...]] = {
+    "epsilon": ("epsilon_decay",),
+    "vector": ("n_envs", "gradient_steps", "noise_spread", "noise_density"),
+    "demonstrations": ("demonstrations",),
+    "demonstration-polish": ("demonstration_polish_s",),
+    "schemes": ("schemes",),
+    "imitation": ("imitation_weight", "imitation_last", "actor_learning_rate"),
+    "greedy-choice": ("greedy_freq",),
+    "offload": ("offload_memory",),
+    "polish": ("polish_s",),
+}
+"""Addition -> its hyper-parameters. Schemes, their polish and imitation need demonstrations, which they bring along."""
+
+_NEED_DEMONSTRATIONS = ("demonstration-polish", "schemes")
+PATH = records.RESULTS / "osds_ablation.jsonl"
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Variant -> the hyper-parameters in which it differs from the paper's."""
+    ours = default_hyperparameters("ddpg")
+    found: dict[str, dict[str, Any]] = {"osds": {}}
+    for name, keys in ADDITIONS.items():
+        needed = (*keys, "demonstrations") if name in _NEED_DEMONSTRATIONS else keys
+        found[f"osds+{name}"] = {key: ours[key] for key in needed}
+    every = {key: ours[key] for keys in ADDITIONS.values() for key in keys}
+    found["distredge"] = every
+    for name, keys in ADDITIONS.items():
+        found[f"distredge-{name}"] = {key: value for key, value in every.items() if key not in keys}
+    return found
+
+
+Task = tuple[str, str, str, int, float, str]
+"""Model, cluster, variant, seed, budget in seconds, clock."""
+
+
+def main() -> None:
+    """Runs what is missing and says the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="2 cases, 1 seed, 5 s each")
+    parser.add_argument("--clock", choices=list(osds_runs.CLOCKS), default="cpu")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    given = parser.parse_args()
+    cases, seeds, budget_s = (CASES[:2], SEEDS[:1], 5.0) if given.quick else (CASES, SEEDS, BUDGET_S)
+    tasks: list[Task] = [
+        (*case, variant, seed, budget_s, given.clock) for seed in seeds for case in cases for variant in variants()
+    ]
+    done = {record.key: record for record in osds_runs.read(PATH)}
+    missing = [task for task in tasks if _key(task) not in done]
+    with ProcessPoolExecutor(max(1, given.workers), mp_context=get_context("spawn")) as pool:
+        for number, record in enumerate(pool.map(run_task, missing), 1):
+            done[record.key] = record
+            print(
+                f"{number}/{len(missing)} {record.case} {record.variant} {record.seed}: gap {record.gap:.2%}",
+                flush=True,
+            )
+    found: dict[str, list[osds_runs.TrainingRecord]] = {}
+    for task in tasks:
+        found.setdefault(task[2], []).append(done[_key(task)])
+    print(f"{'variant':32} {'gap':>8} {'policy gap':>11} {'runs':>5}")
+    for variant, own in found.items():
+        gap, policy = (sum(values) / len(own) for values in ([r.gap for r in own], [r.policy_gap for r in own]))
+        print(f"{variant:32} {gap:8.2%} {policy:11.2%} {len(own):5}")
+    print(json.dumps({variant: sum(r.gap for r in own) / len(own) for variant, own in found.items()}))
+
+
+def run_task(task: Task) -> osds_runs.TrainingRecord:
+    """Makes one run and adds its record."""
+    model, cluster, variant, seed, budget_s, clock = task
+    problem, best_s = _problem(model, cluster)
+    config = TrainingConfig(
+        model=model, cluster=cluster, preset="osds", seed=seed, budget_s=budget_s, hyperparameters=variants()[variant]
+    )
+    record = osds_runs.train(problem, f"{model} on {cluster}", REGIME, variant, config, clock, best_s)
+    osds_runs.append(PATH, record)
+    return record
+
+
+@functools.cache
+def _problem(model: str, cluster: str) -> tuple[Any, float]:
+    problem = published_problem(zoo.build(model), cluster, REGIME)
+    return problem, osds_runs.best_on_record_s(problem, f"{model} on {cluster}", REGIME)
+
+
+def _key(task: Task) -> tuple[Any, ...]:
+    model, cluster, variant, seed, budget_s, clock = task
+    return f"{model} on {cluster}", REGIME, variant, seed, budget_s, clock
+
+
+if __name__ == "__main__":
+    main()
