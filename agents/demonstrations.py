@@ -101,7 +101,7 @@ def _improved(problem: Problem, found: Sequence[Strategy], polish_s: float, seed
     chosen = list(starts.values())[:_POLISHED]
     half_s = 0.5 * polish_s
     made = [best for start in chosen for best in polished(problem, [start], half_s / len(chosen), seed, count=2)]
-    order = np.argsort(mean_latency_s(problem, made), kind="stable") if made else []
+    order = np.argsort(mean_latency_s(problem, made), kind="stable").tolist() if made else []
     again = [made[k] for k in order[: 2 * _AGAIN : 2]]
     return made + [best for start in again for best in polished(problem, [start], half_s / len(again), seed, count=2)]
 

@@ -74,8 +74,8 @@ def main() -> None:
         for number, record in enumerate(pool.map(run_task, missing), 1):
             done[record.key] = record
             print(
-                f"{number}/{len(missing)} {record.case} {record.regime} {record.variant}: {1e3 * record.latency_s:.2f} ms, "
-                f"gap {record.gap:.2%}, policy gap {record.policy_gap:.2%}",
+                f"{number}/{len(missing)} {record.case} {record.regime} {record.variant}: "
+                f"{1e3 * record.latency_s:.2f} ms, gap {record.gap:.2%}, policy gap {record.policy_gap:.2%}",
                 flush=True,
             )
     print(json.dumps(figures([done[_key(task)] for task in tasks])))
