@@ -31,13 +31,13 @@ from distredge.planners.budget import Budget
 from distredge.planners.common.building import predict
 from distredge.planners.common.converting import converted
 from distredge.planners.published import lc_pss
+from distredge.problem import Problem
 from distredge.strategy import PlannerRef, Strategy
 
 if TYPE_CHECKING:
     from distredge.agents.memory import BestStrategy
     from distredge.agents.training import EpisodeReport, Trained
     from distredge.envs.volumes import VolumesEnv
-    from distredge.problem import Problem
 
 _log = logging.getLogger(__name__)
 
@@ -137,17 +137,20 @@ def _fastest(problem: Problem, strategies: Sequence[Decided], count: int) -> tup
         return tuple(strategies[:count])
 
 
-def make_env(problems: Sequence[Problem], config: TrainingConfig, scheme: Sequence[int] | None = None) -> VolumesEnv:
+def make_env(
+    problems: Problem | Sequence[Problem], config: TrainingConfig, scheme: Sequence[int] | None = None
+) -> VolumesEnv:
     """Returns the environment of one model on some clusters.
 
     Args:
-        problems: one model on each cluster.
+        problems: one model on each cluster, or on the one that there is.
         config: of the run.
         scheme: partition scheme, indices into `graph.cuts`; None for LC-PSS's, or where the agent chooses it.
 
     Raises:
         ConfigError: if a cluster has a single device.
     """
+    problems = [problems] if isinstance(problems, Problem) else problems
     for problem in problems:
         if len(problem.cluster.devices) < 2:
             raise ConfigError(

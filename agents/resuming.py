@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +18,18 @@ import torch
 from distredge.envs.signature import Signature
 from distredge.errors import ConfigError, FileError, located
 
-if TYPE_CHECKING:
-    from distredge.agents.training import TrainingRun
-
 FORMAT = "distredge.training-state/1"
 
 _BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 """Arrays of stable-baselines3's replay buffer, (size, n_envs, ...)."""
 
 
-def save_state(run: TrainingRun, path: str | Path) -> None:
+def save_state(run: Any, path: str | Path) -> None:
     """Writes the state of a run; what is under way there may go on.
+
+    Args:
+        run: a `training.TrainingRun`, which imports this module.
+        path: of the file.
 
     Raises:
         FileError: if the file cannot be written.
@@ -67,7 +68,7 @@ def save_state(run: TrainingRun, path: str | Path) -> None:
         raise FileError(f"{path}: cannot write the state of the run: {error.strerror or error}") from error
 
 
-def load_state(run: TrainingRun, path: str | Path) -> None:
+def load_state(run: Any, path: str | Path) -> None:
     """Lets a run that has not begun go on from a state.
 
     Raises:

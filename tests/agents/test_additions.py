@@ -69,7 +69,7 @@ def test_reaches_the_known_optimum(pair: Problem) -> None:
     assert best_s * (1 - 1e-9) <= by_itself.best.latency_s <= 1.06 * best_s
     known = known_strategies(env.problems[0], 16, 0, polish_s=0.05)
     shown = distinct(under_scheme(env.problems[0], volumes, scheme) for volumes in known)
-    config = TrainingConfig(episodes=400, hyperparameters=SMALL)
+    config = TrainingConfig(episodes=400, hyperparameters={**SMALL, "gradient_steps": 16})
     trained = run_training(make_env([pair], config, scheme), config, demonstrations=[shown])
     assert trained.best.latency_s == pytest.approx(best_s, rel=1e-3)
     assert trained.policy_s[0] <= 1.05 * best_s
