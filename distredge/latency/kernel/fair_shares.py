@@ -9,7 +9,7 @@ import numpy as np
 from numpy import uint64 as U
 
 from distredge.latency.compiling import inlined, inner
-from distredge.latency.kernel.traffic import F_AIRTIME, F_COLUMNS, F_LEFT, F_RATE, F_SINCE
+from distredge.latency.kernel.traffic import F_AIRTIME, F_COLUMNS, F_LEFT, F_RATE, F_SINCE, places
 
 
 @inlined
@@ -38,7 +38,7 @@ def share_anew(traffic, run, now, n_dirty, turn):
         if tight < 0:
             break
         level = max(level, 0.0)
-        for y in range(tight * 2 * run.wide, tight * 2 * run.wide + n_on[U(tight)]):
+        for y in range(tight * places(run.wide), tight * places(run.wide) + n_on[U(tight)]):
             connection = on_link[U(y)]
             if fixed[U(connection)] == turn:
                 continue
@@ -121,7 +121,7 @@ def dependent_links(traffic, run, n_links, turn):
         link = links[U(x)]
         n = n_on[U(link)]
         left[U(link)], still[U(link)] = capacity[U(link)], n
-        for y in range(link * 2 * run.wide, link * 2 * run.wide + n):
+        for y in range(link * places(run.wide), link * places(run.wide) + n):
             other = other_link[U(y)]
             if seen[U(other)] != turn and capacity[U(other)] < np.inf:
                 seen[U(other)] = turn

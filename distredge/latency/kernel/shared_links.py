@@ -29,7 +29,7 @@ from distredge.latency.kernel.general_path import (
     rate_at,
 )
 from distredge.latency.kernel.processor_time import hand_on, handle_inputs, settle_all, take_in
-from distredge.latency.kernel.traffic import F_COLUMNS, F_LEFT, F_RATE, F_SINCE
+from distredge.latency.kernel.traffic import F_COLUMNS, F_LEFT, F_RATE, F_SINCE, places
 
 
 @inner
@@ -203,10 +203,10 @@ def begin_flow(traffic, run, connection, bits, now, n_active, n_dirty):
     traffic.active[U(n_active)] = connection
     traffic.place[U(connection)] = n_active
     traffic.ends[U(n_active)] = now if unbounded else np.inf
-    on_link[U(up * 2 * run.wide + n_on[U(up)])] = connection
-    on_link[U(down * 2 * run.wide + n_on[U(down)])] = connection
-    traffic.other_link[U(up * 2 * run.wide + n_on[U(up)])] = down
-    traffic.other_link[U(down * 2 * run.wide + n_on[U(down)])] = up
+    on_link[U(up * places(run.wide) + n_on[U(up)])] = connection
+    on_link[U(down * places(run.wide) + n_on[U(down)])] = connection
+    traffic.other_link[U(up * places(run.wide) + n_on[U(up)])] = down
+    traffic.other_link[U(down * places(run.wide) + n_on[U(down)])] = up
     n_on[U(up)] += 1
     n_on[U(down)] += 1
     traffic.dirty[U(n_dirty)], traffic.dirty[U(n_dirty + 1)] = up, down
@@ -231,12 +231,12 @@ def end_flow(traffic, run, connection, n_active, n_dirty):
 @inlined
 def leave_link(on_link, other_link, n_on, link, connection, wide):
     """Takes a connection off a link's list."""
-    x = link * 2 * wide
+    x = link * places(wide)
     while on_link[U(x)] != connection:
         x += 1
     n_on[U(link)] -= 1
-    on_link[U(x)] = on_link[U(link * 2 * wide + n_on[U(link)])]
-    other_link[U(x)] = other_link[U(link * 2 * wide + n_on[U(link)])]
+    on_link[U(x)] = on_link[U(link * places(wide) + n_on[U(link)])]
+    other_link[U(x)] = other_link[U(link * places(wide) + n_on[U(link)])]
 
 
 @inner

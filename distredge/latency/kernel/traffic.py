@@ -36,7 +36,7 @@ class Traffic(NamedTuple):
         active, ends: connections in use, in any order, and when each ends; infinite behind the last one in use.
         place: by connection, where it stands there.
         ends_of: by connection, its uplink and its downlink.
-        on_link, other_link: by link, 2 * W places for the connections in use on it, and their other links in the same
+        on_link, other_link: by link, `places` for the connections in use on it, and their other links in the same
             order.
         n_on: by link, how many connections are in use on it.
         dirty: links on which connections have started or ended.
@@ -105,20 +105,26 @@ class SharedRun(NamedTuple):
     wide: int
 
 
+@inlined
+def places(wide):
+    """Most connections on one link: of k slab positions on one computer with those that are not, or of one with all."""
+    return max(2 * wide, wide * wide // 4)
+
+
 @making
 def make_traffic(per_message, wide):
     """Makes room for so many messages and rows of the stages, between `wide` slab positions with the requester."""
     # Few arrays, cut to pieces: making one takes as long as pricing a strategy of few devices.
     by_message, by_message_s = np.zeros((6, per_message), np.int64), np.zeros((3, per_message))
     per_connection = 4 * wide * wide + 2 * wide
-    by_connection = np.zeros((13, per_connection), np.int64)
+    by_connection = np.zeros((11, per_connection), np.int64)
+    on_link = np.zeros((2, 2 * wide * places(wide)), np.int64)
     by_connection_s = np.zeros((4, per_connection + 3))
     return Traffic(
         by_message[0], by_message[1], by_message[2], by_message[3], by_message[4], by_message[5],
         by_message_s[0], by_message_s[1], by_message_s[2],
-        by_connection[0], by_connection[1], by_connection[2], by_connection[3], by_connection[4], by_connection[5],
-        by_connection[6], by_connection[7], by_connection[8], by_connection[9], by_connection[10], by_connection[11],
-        by_connection[12],
+        by_connection[0], by_connection[1], by_connection[2], by_connection[3], by_connection[4], on_link[0], on_link[1],
+        by_connection[5], by_connection[6], by_connection[7], by_connection[8], by_connection[9], by_connection[10],
         by_connection_s[0], by_connection_s[1], by_connection_s[2], by_connection_s[3],
         np.zeros(wide * wide * F_COLUMNS),
     )  # fmt: skip

@@ -363,6 +363,28 @@ def test_approximate_latencies_of_boards_on_one_host_are_close() -> None:
     assert abs(ratio.mean() - 1) < 0.01
 
 
+@pytest.mark.parametrize("together", [4, 8])
+def test_many_workers_of_one_computer_have_room_on_its_link(together: int) -> None:
+    graph = zoo.build("vgg16", (1, 3, 64, 64), width=0.125)
+    cluster = _with_messages(dataclasses.replace(load_cluster("la"), link_model="shared"), 1e-4)
+    devices = tuple(
+        dataclasses.replace(device, host="computer" if i < together else None)
+        for i, device in enumerate(cluster.devices)
+    )
+    problem = Problem(graph, dataclasses.replace(cluster, devices=devices, hosts={"computer": 4}))
+    # A volume for every layer, turned over each time: everybody sends to everybody.
+    names, volumes = problem.cluster.names, []
+    for number, cut in enumerate(graph.cuts):
+        sizes = np.full(16, cut.height // 16) + (np.arange(16) < cut.height % 16)
+        sizes = sizes if number % 2 else np.concatenate([[cut.height], np.zeros(15, int)])
+        volumes.append((cut.index, (0, *np.cumsum(sizes).tolist())))
+    strategy = Strategy.make(graph, names, volumes, head=names[-1])
+    found = kernel_of(problem)
+    assert found.latency_s(**found.encode([strategy]))[0] == pytest.approx(reference_s(problem, strategy), rel=1e-9)
+    arrays = draw_plans(graph, 16, 40, np.random.default_rng(together))
+    assert np.isfinite(found.latency_s(**arrays)).all()
+
+
 def test_packing_rows_costs_alike_approximately() -> None:
     graph = zoo.build("vgg16", width=0.25)
     assume_zero_shares(graph, dict.fromkeys(graph.tensors, 0.4))
