@@ -116,7 +116,7 @@ def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | 
         pricer = load(problem, Budget(evaluations=max(1, count)))
         batch = proposals.propose(pricer, count, seed, scheme)
     except (ImportError, MissingDependency, Unsupported, FileError) as reason:
-        _log.info("the shipped agent proposes nothing: %s", reason)
+        _log.debug("the shipped agent proposes nothing: %s", reason)
         return []
     planner = PlannerRef("agent", seed)
     return [pricer.codec.strategy(batch, k, planner) for k in range(len(batch.cuts))]

@@ -41,6 +41,7 @@ def save_state(run: Any, path: str | Path) -> None:
         "format": FORMAT,
         "environment": run.env.signature.to_json(),
         "algo": run.config.algo,
+        "partition": _partition(run),
         "counters": {
             "episodes": run.episodes, "seconds": run.seconds_before + run.budget.elapsed_s, "updates": agent._n_updates,
             "steps": agent.num_timesteps,
@@ -79,6 +80,11 @@ def load_state(run: Any, path: str | Path) -> None:
     run.env.signature.check(str(path), Signature.from_json(str(path), tree["environment"]))
     if tree["algo"] != run.config.algo:
         raise ConfigError(located(path, "algo", tree["algo"], f"'{run.config.algo}', that of this run"))
+    if tree["partition"] != _partition(run):
+        raise ConfigError(
+            located(path, "partition", tree["partition"], f"{_partition(run)}, the scheme of this run")
+            + ": begin with its networks instead (-i)"
+        )
     agent: Any = run.agent
     try:
         agent.set_parameters(tree["parameters"], device=agent.device)
@@ -104,6 +110,12 @@ def load_state(run: Any, path: str | Path) -> None:
     torch.set_rng_state(state["torch"].to(torch.uint8))
     agent.action_space.np_random.bit_generator.state = state["actions"]
     run.set_random_state(state["env"])
+
+
+def _partition(run: Any) -> list[int] | None:
+    """The partition scheme; None where the agent chooses it."""
+    scheme = getattr(run.env, "partition", None)
+    return None if scheme is None else [int(cut) for cut in scheme]
 
 
 def _noise(agent: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -26,7 +27,9 @@ QUICK = ("--model", "vgg16", "--cluster", "db-50", "--set", "actor_layers=[16]",
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem) -> Path:
     """An empty folder to work in; VGG-16 is a narrow one, which loads at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("distredge.cli.train_agent.load_problem", lambda *given, **options: problem)
+    monkeypatch.setattr(
+        "distredge.cli.train_agent.load_problem", lambda *given, **options: dataclasses.replace(problem)
+    )
     return tmp_path
 
 
@@ -155,3 +158,65 @@ def test_one_line_and_2_on_bad_usage(
     assert message in said.err
     assert said.err.count("\n") == 1
     assert not list((folder / "runs").glob("*"))
+
+
+def test_says_what_it_gained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*QUICK, "-n", "20", "--preset", "distredge", "--compare-search-s", "0.05") == 0
+    out = capsys.readouterr().out
+    assert "search          " in out
+    assert "policy          " in out
+    assert "in 0.05 s: " in out
+    about = json.loads((folder / "runs" / "vgg16_db-50_ddpg_0" / "run.json").read_text())
+    assert about["gain_over_search"] == pytest.approx(about["search_latency_s"] / about["latency_s"] - 1.0)
+    assert about["environment"]["env"] == "distredge/SplitRows-v0"
+
+
+def test_several_clusters_leave_a_strategy_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*QUICK, "--cluster", "again", "-n", "20", "--compare-search-s", "0", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [entry["cluster"] for entry in said["clusters"]] == ["db-50", "db-50"]
+    paths = {entry["strategy"] for entry in said["clusters"]}
+    assert len(paths) == 2
+    assert all(Strategy.load(path).predicted for path in paths)
+
+
+def test_goes_on_from_the_state_of_a_run(folder: Path) -> None:
+    assert _run(*QUICK, "-n", "6", "--compare-search-s", "0") == 0
+    assert _run("--resume", "runs/vgg16_db-50_ddpg_0", "-n", "4") == 0
+    about = json.loads((folder / "runs" / "vgg16_db-50_ddpg_0_2" / "run.json").read_text())
+    assert about["episodes"] == 10
+    assert about["trained_agent"].endswith("state.npz")
+
+
+def test_an_agent_of_another_environment_version_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(*QUICK, "-n", "4", "--compare-search-s", "0") == 0
+    path = folder / "runs" / "vgg16_db-50_ddpg_0" / "run.json"
+    path.write_text(path.read_text().replace("SplitRows-v0", "SplitRows-v9"))
+    capsys.readouterr()
+    assert _run(*QUICK, "-n", "4", "-i", "runs/vgg16_db-50_ddpg_0") == 2
+    assert "found 'distredge/SplitRows-v9'" in capsys.readouterr().err
+
+
+def test_a_budget_of_seconds_ends_a_run(folder: Path) -> None:
+    assert _run(*QUICK, "--budget", "0.5", "--compare-search-s", "0") == 0
+    about = json.loads((folder / "runs" / "vgg16_db-50_ddpg_0" / "run.json").read_text())
+    assert about["episodes"] < 1_000_000
+    assert not about["interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "odss"), "did you mean 'osds'"),
+        (("--set", "demonstration=3"), "did you mean 'demonstrations'"),
+        (("--set", "offload_memory=3"), "accepted: true or false"),
+        (("--budget", "0"), "accepted: a number above 0"),
+        (("--resume", "nowhere"), "no state of a training run here"),
+        (("--resume", "nowhere", "-i", "elsewhere"), "leave --config and -i away"),
+    ],
+)
+def test_bad_usage_of_what_was_added(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert _run(*QUICK, *arguments) == 2
+    assert message in capsys.readouterr().err
