@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,14 +107,13 @@ def _improved(problem: Problem, found: Sequence[Strategy], polish_s: float, seed
 
 def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | None = None) -> list[Strategy]:
     """What the shipped agent proposes, none where it does not apply; arguments as of its `propose`."""
+    from distredge.planners.agent.proposals import propose
     from distredge.planners.annealing.loading import load
 
     try:
-        proposals: Any = importlib.import_module("distredge.planners.agent.proposals")
-
         pricer = load(problem, Budget(evaluations=max(1, count)))
-        batch = proposals.propose(pricer, count, seed, scheme)
-    except (ImportError, MissingDependency, Unsupported, FileError) as reason:
+        batch = propose(pricer, count, seed, scheme)
+    except (MissingDependency, Unsupported, FileError) as reason:
         _log.debug("the shipped agent proposes nothing: %s", reason)
         return []
     planner = PlannerRef("agent", seed)
@@ -157,7 +155,7 @@ def of_scheme(
 
 
 def ranked(problem: Problem, strategies: Sequence[Decided]) -> tuple[list[Decided], NDArray[np.float64]]:
-    """Strategies that a link lets through, the fastest first, and their latencies at time 0.
+    """Strategies that a link lets through, the fastest first, and their latencies at time 0, (n,) seconds.
 
     Raises:
         Unsupported: if only the simulator prices the problem.

@@ -123,7 +123,8 @@ def make_traffic(per_message, wide):
     return Traffic(
         by_message[0], by_message[1], by_message[2], by_message[3], by_message[4], by_message[5],
         by_message_s[0], by_message_s[1], by_message_s[2],
-        by_connection[0], by_connection[1], by_connection[2], by_connection[3], by_connection[4], on_link[0], on_link[1],
+        by_connection[0], by_connection[1], by_connection[2], by_connection[3], by_connection[4],
+        on_link[0], on_link[1],
         by_connection[5], by_connection[6], by_connection[7], by_connection[8], by_connection[9], by_connection[10],
         by_connection_s[0], by_connection_s[1], by_connection_s[2], by_connection_s[3],
         np.zeros(wide * wide * F_COLUMNS),

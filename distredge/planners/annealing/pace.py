@@ -9,7 +9,7 @@ STEPS, ROUND_S = 100, 0.02
 """Steps between two looks at the budget, and the seconds that they may take where the budget is in seconds."""
 
 
-ROUNDS = 10
+LEAST_ROUNDS = 10
 """Looks at a budget in seconds at least, however short it is."""
 
 
@@ -24,5 +24,5 @@ def adapted(steps: int, took_s: float, left_s: float | None, all_s: float | None
     """
     aim_s = ROUND_S if left_s is None else min(ROUND_S, left_s)
     if all_s is not None:
-        aim_s = min(aim_s, all_s / ROUNDS)
+        aim_s = min(aim_s, all_s / LEAST_ROUNDS)
     return max(1, min(4 * steps, int(steps * aim_s / max(took_s, 1e-9))))
