@@ -56,7 +56,7 @@ class EpsilonNoise(ActionNoise):
         return {key: value for key, value in self.__dict__.items() if key != "share"}
 
     def chosen(self, shape: tuple[int, ...], probability: float) -> NDArray[np.bool_]:
-        """Which values of an array, (*shape,), get noise, each with a probability."""
+        """Which of (n_envs, n_values) values get noise, each with a probability; `shape` are the two numbers."""
         return self._rng.random(shape) < probability
 
     def state(self) -> dict[str, Any]:

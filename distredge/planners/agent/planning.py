@@ -41,7 +41,7 @@ PROPOSALS = 520
 POLISHED = 16
 """Proposals, the best ones, that are polished."""
 
-POLISH_S, POLISH_S_PER_DEVICE = 0.004, 0.0008
+POLISH_S, POLISH_S_PER_DEVICE = 0.006, 0.001
 """Seconds of polish with up to four devices, and for each one more."""
 
 POLISH_EVALUATIONS = 20_000
