@@ -4,14 +4,13 @@ Rule. Partition points, cut points of every volume, head device and, where the p
 boundary rows first are all decided together. What leaves a volume travels in the narrowest wire that the problem
 allows, and in the end, volume by volume, in the widest wherever that is as fast (`annealing.batch_pricing.plain`).
 
-Many chains start from shares by speed over many partition schemes and subsets of the devices, and from what the trained
-agent proposes (`planners.agent`). Each step changes one
-thing in every chain (`annealing.moves`: rows of neighbouring volumes move together, so that owners stay where the rows
-are; interchangeable devices never change places), and the kernel prices all of them; worse ones are taken with a
-probability that falls to the end of a run. Now and then the worst chains are replaced by copies of the best, so that a
-run ends with all of them close to one strategy. Which one is largely chance: as many short runs as the budget allows
-begin anew, and the best of several are the chains of a last, cooler one, which combines them; with a large budget such
-groups are combined in the same way.
+Many chains start from shares by speed over many partition schemes and subsets of the devices, and from what the
+trained agent proposes (`planners.agent`). Each step changes one thing in every chain (`annealing.moves`: rows of
+neighbouring volumes move together, so that owners stay where the rows are; interchangeable devices never change
+places), and the kernel prices all of them; worse ones are taken with a probability that falls to the end of a run.
+Now and then the worst chains are replaced by copies of the best, so that a run ends with all of them close to one
+strategy. Which one is largely chance: as many short runs as the budget allows begin anew, and the best of several are
+the chains of a last, cooler one, which combines them; with a large budget such groups are combined in the same way.
 
 Anytime: the best that was met is returned when the budget ends or the user interrupts. With a budget in evaluations the
 result depends on the seed alone, not on the number of threads. Other objectives than latency, and limits that only a

@@ -101,7 +101,7 @@ def test_demonstrations_are_learned_from(problem: Problem) -> None:
     (shown,) = prepared.demonstrations
     best_s = ranked(prepared.env.problems[0], shown)[1][0]
     assert trained.best.latency_s <= best_s * (1 + 1e-9)
-    assert trained.policy_s[0] < 1.1 * best_s
+    assert trained.policy_s[0] < 1.25 * best_s
     strategy = found_strategy(problem, config, trained, known=prepared.known[0])
     assert strategy.predicted[metric_names.LATENCY_S] <= offload_latency_s(problem) * (1 + 1e-9)
 

@@ -41,8 +41,8 @@ PROPOSALS = 520
 POLISHED = 16
 """Proposals, the best ones, that are polished."""
 
-POLISH_S, POLISH_S_PER_DEVICE = 0.006, 0.001
-"""Seconds of polish with up to four devices, and for each one more."""
+PLAN_S, PLAN_S_PER_DEVICE, LEAST_POLISH_S = 0.0115, 0.0014, 0.003
+"""Seconds of planning with up to four devices, for each one more, and how much of it is for polish at least."""
 
 POLISH_EVALUATIONS = 20_000
 """Strategies that polishing may price where the budget is in evaluations."""
@@ -86,8 +86,8 @@ def _proposed(problem: Problem, budget: Budget, seed: int) -> Strategy:
 
 
 def _share(budget: Budget, devices: int) -> Budget:
-    """What ranking and polishing may spend: milliseconds, however much there is."""
-    if budget.left_s is not None:
-        wanted_s = POLISH_S + POLISH_S_PER_DEVICE * max(0, devices - 4)
-        return budget.share(min(1.0, wanted_s / max(budget.left_s, 1e-6)))
-    return budget.share(min(1.0, POLISH_EVALUATIONS / max(budget.left or 1, 1)))
+    """What polish may spend: milliseconds, however large the budget is."""
+    if budget.left_s is None:
+        return budget.share(min(1.0, POLISH_EVALUATIONS / max(budget.left or 1, 1)))
+    wanted_s = PLAN_S + PLAN_S_PER_DEVICE * max(0, devices - 4) - budget.elapsed_s
+    return budget.share(min(1.0, max(LEAST_POLISH_S, wanted_s) / max(budget.left_s, 1e-6)))

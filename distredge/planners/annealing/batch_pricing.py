@@ -70,12 +70,13 @@ class BatchPricer:
         """(n_cuts, n_cuts) row of each volume that may be used, or -1."""
         return self._index
 
-    def price(self, batch: Batch, again: bool = False) -> NDArray[np.float64]:
+    def price(self, batch: Batch, again: bool = False, exact: bool = True) -> NDArray[np.float64]:
         """(N,) seconds; infinite where a link is down, or where only the simulator could say.
 
         Args:
             batch: strategies.
             again: whether they have been priced, in a hurry, and counted before.
+            exact: False allows approximate rates of shared links.
         """
         if not again:
             self.budget.spend(len(batch.cuts))
@@ -90,6 +91,7 @@ class BatchPricer:
                 wire=batch.wires[known],
                 input_wire=self.codec.input_wire,
                 boundary_first=batch.boundary[known],
+                exact=exact,
             )
         return found
 

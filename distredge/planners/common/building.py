@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distredge.errors import Infeasible
-from distredge.latency import evaluate, offload, offload_latency_s, simulate
+from distredge.latency import evaluate, offload, offload_latency_s
 from distredge.model.wires import WIRE_BYTES
 from distredge.strategy import Head, InputSpec, ModelRef, PlannerRef, Strategy, Volume
 
@@ -33,7 +33,7 @@ def predict(problem: Problem, strategy: Strategy) -> Strategy:
 
     Both come from the reference simulator: the kernel that planners search with differs from it in the last digit.
     """
-    figures = {"latency_s": simulate(problem, strategy).latency_s, "offload_latency_s": offload_latency_s(problem)}
+    figures = {"latency_s": evaluate(problem, strategy), "offload_latency_s": offload_latency_s(problem)}
     return strategy.replace(predicted=figures)
 
 

@@ -236,7 +236,7 @@ def test_a_link_that_is_down_is_named(lab: Any, chain: Graph, links: str, names:
 
 
 def test_offload_names_what_is_down_when_all_is(lab: Any, chain: Graph) -> None:
-    with pytest.raises(Infeasible, match=r"no device of cluster 'lab'.*from 'requester' to 'b'"):
+    with pytest.raises(Infeasible, match=r"no device of cluster 'lab'.*from 'requester' to 'a'"):
         offload(pair(lab, chain, link(0.0)))
 
 
