@@ -33,7 +33,7 @@ def run(*command: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=200, help="training episodes")
+    parser.add_argument("--episodes", type=int, default=2000, help="training episodes")
     parser.add_argument("--runs", default="runs", help="folder of the run folders")
     options = parser.parse_args()
 
