@@ -19,7 +19,7 @@ from msgspec import Struct
 from distredge.errors import DistredgeError
 from distredge.experiments.common.agent_cases import TRAINING_MODELS, AgentCase, draw_case
 from distredge.planners.agent.policy import load_policy
-from distredge.planners.agent.proposals import propose
+from distredge.planners.agent.proposals import alone, propose
 from distredge.planners.annealing.batch_pricing import BatchPricer
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.annealing.lowest_latency import Search
@@ -90,7 +90,7 @@ def searched(seed: int, seconds: float) -> Label | None:
         search = _search(problem, FIRST_S, seed)
     except DistredgeError:
         return None
-    offload_s = _offload_s(search)
+    offload_s = offload_s_of(search.pricer)
     rng = np.random.default_rng((seed, 16))
     if search.latency_s * LITTLE > offload_s:
         if rng.random() > KEPT_IF_LITTLE:
@@ -121,7 +121,7 @@ def proposed(
         found = propose(pricer, PROPOSALS, seed, policy=load_policy(policy))
     except DistredgeError:
         return None
-    offload_s = float(single_devices(pricer, codec)[1].min())
+    offload_s = offload_s_of(pricer)
     if known is not None:
         found = joined([found, batch_of(known, codec)])
     longer_s = seconds * (1.0 + max(0, len(case.boards) - 4) / 6.0)
@@ -164,20 +164,9 @@ def _search(problem: Any, seconds: float, seed: int) -> _Found:
     return search
 
 
-def _offload_s(search: Search) -> float:
-    """Latency of the best single device, by the kernel."""
-    codec = search.codec
-    return float(single_devices(search.pricer, codec)[1].min())
-
-
-def single_devices(pricer: BatchPricer, codec: Codec) -> tuple[Batch, np.ndarray[Any, Any]]:
-    """Each device alone, and what that costs."""
-    count, last = len(codec.names), codec.candidates[-1]
-    batch = codec.empty(count)
-    batch.cuts[:, 0] = last
-    batch.rows[:, 0] = codec.choices.heights[last] * (np.arange(count + 1)[None] > np.arange(count)[:, None])
-    batch.head[:] = np.arange(count)
-    return batch, pricer.price(batch, again=True)
+def offload_s_of(pricer: BatchPricer) -> float:
+    """Latency of the best single device in seconds, by the kernel."""
+    return float(pricer.price(alone(pricer.codec), again=True).min())
 
 
 def label_of(seed: int, case: AgentCase, batch: Batch, latency_s: float, offload_s: float, origin: str) -> Label:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from distredge.errors import DistredgeError
 from distredge.experiments.common.agent_labels import Label
 from distredge.experiments.common.agent_network import AgentNetwork, Outputs
-from distredge.planners.agent.features import FEATURES, features
+from distredge.planners.agent.features import FEATURES, PLACE, features
 from distredge.planners.annealing.batch_pricing import BatchPricer
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.budget import Budget
@@ -119,10 +119,6 @@ def flipped(found: Example) -> Example:
     return Example(
         tokens, found.share[:, ::-1].copy(), found.ends, found.boundary, len(tokens) - 1 - found.head, found.weight
     )
-
-
-PLACE = 23
-"""Column of the place from -1 to 1 in which a device stands."""
 
 
 def collate(found: Sequence[Example]) -> Batch:

@@ -35,6 +35,9 @@ DEVICE_FEATURES, CUT_FEATURES, TOKEN_FEATURES = 26, 10, 9
 """Of a device, of a cut, and of a device at a cut."""
 
 FEATURES = DEVICE_FEATURES + CUT_FEATURES + TOKEN_FEATURES
+PLACE = DEVICE_FEATURES - 3
+"""Column of the place, from -1 to 1, in which a device stands."""
+
 LAYOUT = 1
 """Number of the layout of these features: a policy says which one it was trained on."""
 
@@ -96,7 +99,7 @@ def features(pricer: BatchPricer, order: NDArray[np.int64]) -> tuple[NDArray[np.
     model = model_facts(codec)
     boards = [board_facts(kernel, codec, int(column)) for column in kernel.links.profile_of[0]]
     seconds = np.array([board.seconds for board in boards])
-    head_s = np.array([kernel.arguments().head_seconds[c] for c in kernel.links.profile_of[0]])
+    head_s = kernel.arguments().head_seconds[kernel.links.profile_of[0]]
     overhead_s = np.array([board.overhead_s for board in boards])
     links = _Links(kernel, len(boards))
     input_bytes = model.input_elements * WIRE_BYTES[wire_of_number(codec.problem.input_dtypes)[codec.input_wire]]
@@ -260,7 +263,7 @@ def _placed(device: Floats, place: NDArray[np.int64], codec: Codec) -> Floats:
     """The same with where each device stands: its place, and how far it is from an edge."""
     count = len(place)
     if count > 1:
-        device[:, -3] = 2.0 * place / (count - 1) - 1.0
+        device[:, PLACE] = 2.0 * place / (count - 1) - 1.0
         device[:, -2] = (place == 0) | (place == count - 1)
     device[:, -1] = float(codec.choices.free_order)
     return device
