@@ -10,18 +10,20 @@
    known ones too where that is better than their label, and the network goes on learning from all of them. That ends
    when a round gains less than 0.1 % on the validation cases.
 
-Validation cases are those of every 25th seed, never learned from. For each: images per second of the best of the
-proposals as they are ("raw"), and after 5 ms of polish, over those of the best strategy that is known.
+Validation cases are others, drawn alike, the same ones after every round, and never learned from. For each: images per
+second of the best of the proposals as they are ("raw"), and after 5 ms of polish, over those of a search four times as
+long as for labels.
 
-Everything is written to the folder as it comes: labels-R.jsonl, network-R.pt, policy-R.onnx, curve.jsonl; the same
-command goes on where it was stopped, and more labels or rounds may be asked for later. `--install` ships the policy of
-the last round. Ends with one JSON object.
+Everything is written to the folder as it comes: validation.jsonl, labels-R.jsonl, network-R.pt, policy-R.onnx,
+learned-R.json, curve.jsonl; the same command goes on where it was stopped, and more labels or rounds may be asked for
+later. `--install` ships the best policy. Ends with one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import signal
 import sys
@@ -50,8 +52,8 @@ from distredge.planners.agent.features import FEATURES, LAYOUT
 from distredge.planners.agent.policy import SHIPPED
 from distredge.processors import usable_cores
 
-VALIDATION_EVERY, VALIDATED = 25, 96
-"""Every so many seeds are for validation, and how many of them are priced after a round."""
+VALIDATION_SEEDS, VALIDATED, VALIDATION_TIMES = 900_000_000, 144, 4
+"""First seed of validation cases, how many there are, and how much longer their search is."""
 
 ROUND_SEEDS = 100_000
 """Seeds of each round's new cases begin so much higher than those of the one before."""
@@ -85,7 +87,8 @@ def main() -> int:
         stopped = True
         _say("stopped: the same command goes on from here")
     if options.install and curve:
-        shutil.copy(folder / f"policy-{curve[-1]['round']}.onnx", SHIPPED)
+        best = max(curve, key=lambda line: line["polished_mean"])
+        shutil.copy(folder / f"policy-{best['round']}.onnx", SHIPPED)
     print(json.dumps({"rounds": curve, "seconds": time.time() - started_s, "complete": not stopped}))
     return 130 if stopped else 0
 
@@ -95,6 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("runs/shipped-agent"))
     parser.add_argument("--labels", type=int, default=1000, help="cases labelled by searches at first")
     parser.add_argument("--cases", type=int, default=4000, help="new cases in each round")
+    parser.add_argument("--known", type=int, default=1000, help="known cases that each round looks at again")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of expert iteration at most")
     parser.add_argument("--epochs", type=int, default=24, help="epochs of the first training, half of that later")
     parser.add_argument("--search-s", type=float, default=0.3, help="seconds of a search")
@@ -104,7 +108,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="where the network learns: cpu or cuda")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of torch")
     parser.add_argument("--seed", type=int, default=0, help="of the network and the order of examples")
-    parser.add_argument("--install", action="store_true", help="ship the policy of the last round")
+    parser.add_argument("--install", action="store_true", help="ship the best policy")
     parser.add_argument("--quick", action="store_true", help="60 cases and two epochs, in a folder of its own")
     options = parser.parse_args()
     if options.quick:
@@ -116,32 +120,42 @@ def _arguments() -> argparse.Namespace:
 
 def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, Any]:
     """Labels, learns, validates; returns a line of the curve."""
-    before_s = time.time()
-    labels = _label(folder, number, options)
-    labelled_s = time.time()
-    kept = {True: [], False: []}  # type: dict[bool, list[Label]]
-    for label in labels:
-        kept[label.seed % VALIDATION_EVERY == 0].append(label)
-    learned = [e for e in map(example, _shown(kept[False], "reading cases")) if e is not None]
-    validated = kept[True][-VALIDATED:]
-    held = [e for e in map(example, validated) if e is not None]
-    network, losses = _learn(folder, number, learned, held, options)
-    notes = {"features": f"{LAYOUT}:{FEATURES}", "round": str(number), "labels": str(len(learned))}
-    policy = folder / f"policy-{number}.onnx"
-    export(network, policy, notes)
-    learned_s = time.time()
-    found = np.array(list(_over(partial(_validate, policy), validated, options, "validation")))
+    held = _validation(folder, options)
+    policy, said = folder / f"policy-{number}.onnx", folder / f"learned-{number}.json"
+    if not (policy.exists() and said.exists()):
+        before_s = time.time()
+        labels = _label(folder, number, options)
+        labelled_s = time.time()
+        learned = [e for e in map(example, _shown(labels, "reading cases", len(labels))) if e is not None]
+        network, losses = _learn(folder, number, learned, [e for e in map(example, held) if e is not None], options)
+        notes = {"features": f"{LAYOUT}:{FEATURES}", "round": str(number), "labels": str(len(learned))}
+        export(network, policy, notes)
+        known = {"labels": len(learned), "losses": losses, "label_s": labelled_s - before_s}
+        said.write_text(json.dumps({**known, "learn_s": time.time() - labelled_s}))
+    found = np.array(list(_over(partial(_validate, policy), held, options, "validation", len(held))))
     line: dict[str, Any] = {
-        "round": number, "labels": len(learned), "validation_cases": len(found),
+        "round": number, **json.loads(said.read_text()), "validation_cases": len(found),
         "raw_mean": float(found[:, 0].mean()), "raw_worst": float(found[:, 0].min()),
         "polished_mean": float(found[:, 1].mean()), "polished_worst": float(found[:, 1].min()),
-        "losses": losses, "label_s": labelled_s - before_s, "learn_s": learned_s - labelled_s,
     }  # fmt: skip
     _say(
-        f"round {number}: {len(learned)} labels; on {len(found)} other cases {line['raw_mean']:.4f} of the best known "
+        f"round {number}: {line['labels']} labels; on {len(found)} other cases {line['raw_mean']:.4f} of a search "
         f"(worst {line['raw_worst']:.3f}), polished {line['polished_mean']:.4f} ({line['polished_worst']:.3f})"
     )
     return line
+
+
+def _validation(folder: Path, options: argparse.Namespace) -> list[Label]:
+    """The validation cases, labelled by searches if they are not yet."""
+    path, wanted = folder / "validation.jsonl", VALIDATED if not options.quick else 8
+    made = {label.seed: label for label in read_labels(path)}
+    job = partial(_searched, VALIDATION_TIMES * options.search_s)
+    new = iter(range(max(made, default=VALIDATION_SEEDS - 1) + 1, 2 * VALIDATION_SEEDS))
+    missing = wanted - len(made)
+    for label in _until(_over(job, new, options, "validation cases", missing), missing):
+        write_label(path, label)
+        made[label.seed] = label
+    return sorted(made.values(), key=lambda label: label.seed)[:wanted]
 
 
 def _label(folder: Path, number: int, options: argparse.Namespace) -> list[Label]:
@@ -164,7 +178,8 @@ def _label(folder: Path, number: int, options: argparse.Namespace) -> list[Label
     for label in _until(_over(job, new, options, f"round {number}, new cases", wanted), wanted):
         write_label(path, label)
         made[label.seed] = label
-    old = [(seed, label) for seed, label in known.items() if seed not in made]
+    again = random.Random(number).sample(sorted(known), min(options.known, len(known)))
+    old = [(seed, known[seed]) for seed in again if seed not in made]
     for label in _over(job, old, options, f"round {number}, known cases", len(old)):
         if label is not None:
             write_label(path, label)

@@ -167,17 +167,22 @@ def _providers() -> tuple[str, str]:
 
 
 def _kernel() -> tuple[str, str]:
-    """Compiles kernel and search when their cache is cold, so that the first plan does not wait for them."""
+    """Compiles what no cache holds yet, so that neither the first plan nor the first training waits for it."""
     import importlib
     import time
+    from importlib.util import find_spec
 
     started_s = time.monotonic()
     try:
         importlib.import_module("distredge.latency.kernel.kernel").warm()
         importlib.import_module("distredge.planners.search").warm()
+        what = "kernel and search"
+        if find_spec("gymnasium") is not None:
+            importlib.import_module("distredge.envs.warming").warm()
+            what = "kernel, search and environments"
     except (ImportError, AttributeError) as error:
         return "missing", f"no compiled latency kernel, plans are slower: {error}"
-    ready = f"compiled kernel and search ready in {time.monotonic() - started_s:.1f} s"
+    ready = f"compiled {what} ready in {time.monotonic() - started_s:.1f} s"
     folder = importlib.import_module("distredge.latency.kernel.entry_points").folder()
     if folder is None:
         return "missing", f"{ready}, and anew in every process: set NUMBA_CACHE_DIR to a folder that can be written"

@@ -8,7 +8,10 @@ take what they are given (1 s with 4 devices, 5 s with 16). Then `search` plans 
 three seeds: the gap is that of the median run to the best strategy on record (experiments/results), or, if it is
 better, the best of these runs.
 
-Prints two tables and ends with one JSON object.
+Then what plans in milliseconds: how long a whole call takes in the median, what it predicts included, after plans for
+the same boards and model at other rates (warm), and with tables, graph and profiles that are new (cold).
+
+Prints three tables and ends with one JSON object.
 """
 
 from __future__ import annotations
@@ -19,8 +22,12 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from distredge.errors import DistredgeError
+from distredge.experiments.common.agent_measuring import renewed
 from distredge.experiments.common.records import best_latency_s, path_of, read
 from distredge.experiments.common.regimes import published_problem, seconds_for
 from distredge.latency import simulate
@@ -29,10 +36,12 @@ from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan
 from distredge.problem import Problem
+from distredge.strategy import Strategy
 
 CASES = {"4": "db-50", "16": "ld"}
 REGIME = "paper"
 BUDGETS_S = (0.1, 0.3, 1.0, 3.0, 5.0)
+BUDGETS_MS = (5, 10, 20, 40)
 
 
 def planning(problem: Problem, train_s: float) -> dict[str, dict[str, float]]:
@@ -65,6 +74,46 @@ def quality(graph: Graph, case: str, seeds: int) -> dict[str, float]:
     return {str(budget_s): statistics.median(found) / best_s - 1.0 for budget_s, found in runs.items()}
 
 
+def milliseconds(graph: Graph, case: str, repeats: int) -> dict[str, dict[str, float]]:
+    """Method and budget -> median milliseconds of a whole call, warm and cold, and images per second when warm."""
+    problem = published_problem(graph, case, REGIME)
+    calls: dict[str, Callable[[Problem], Strategy]] = {"agent": partial(plan, method="agent")}
+    for ms in BUDGETS_MS:
+        calls[f"search, {ms} ms"] = partial(plan, method="search", budget_s=ms / 1e3)
+    found = {}
+    for name, call in calls.items():
+        for day in range(2):
+            call(_another_day(problem, day))
+        warm_ms, cold_ms, ips = [], [], []
+        for day in range(2, 2 + repeats):
+            other = _another_day(problem, day)
+            warm_ms.append(_milliseconds(call, other))
+            ips.append(1.0 / simulate(other, call(other)).latency_s)
+        for _ in range(max(1, repeats // 3)):
+            cold_ms.append(_milliseconds(call, renewed(problem, load_model(graph.name))))
+        medians = (statistics.median(values) for values in (warm_ms, cold_ms, ips))
+        found[name] = dict(zip(("warm_ms", "cold_ms", "ips"), medians, strict=True))
+    return found
+
+
+def _milliseconds(call: Callable[[Problem], Strategy], problem: Problem) -> float:
+    start_s = time.perf_counter()
+    call(problem)
+    return 1e3 * (time.perf_counter() - start_s)
+
+
+def _another_day(problem: Problem, day: int) -> Problem:
+    """The same boards at rates that are some per cent higher."""
+    devices = []
+    for device in problem.cluster.devices:
+        up, down = (
+            link if link.rate_bps is None else replace(link, rate_bps=link.rate_bps * (1.0 + 0.01 * day))
+            for link in (device.uplink, device.downlink)
+        )
+        devices.append(replace(device, uplink=up, downlink=down))
+    return replace(problem, cluster=replace(problem.cluster, devices=tuple(devices)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10 s of training and one seed (about a minute)")
@@ -91,7 +140,15 @@ def main() -> None:
     print(f"{'after s':<14}" + "".join(f"{text:>10}" for text in map(str, BUDGETS_S)))
     for devices, by_budget in gaps.items():
         print(f"{devices + ' devices':<14}" + "".join(f"{100 * by_budget[str(b)]:>10.2f}" for b in BUDGETS_S))
-    print(json.dumps({"cores": len(os.sched_getaffinity(0)), "planning": methods, "search_gap": gaps}))
+    short = {devices: milliseconds(graph, case, 3 if options.quick else 15) for devices, case in CASES.items()}
+    print("\nwhat plans in milliseconds")
+    print(f"{'':<14}" + "".join(f"{f'{case}, {n} devices':>32}" for n, case in CASES.items()))
+    print(f"{'call':<14}" + f"{'warm ms':>12}{'cold ms':>10}{'IPS':>10}" * len(CASES))
+    for name in next(iter(short.values())):
+        rows = [short[n][name] for n in CASES]
+        shown = (f"{r['warm_ms']:>12.1f}{r['cold_ms']:>10.1f}{r['ips']:>10.2f}" for r in rows)
+        print(f"{name:<14}" + "".join(shown))
+    print(json.dumps({"cores": len(os.sched_getaffinity(0)), "planning": methods, "search_gap": gaps, "short": short}))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from distredge.planners.budget import Budget
 SIZES = ((2, 4), (3, 6), (4, 8), (6, 12), (10, 16))
 """Fewest and most devices of a case: each range is drawn with its share."""
 
-SIZE_SHARES = (0.25, 0.3, 0.2, 0.13, 0.12)
+SIZE_SHARES = (0.2, 0.26, 0.17, 0.13, 0.24)
 
 FIRST_S, LITTLE, KEPT_IF_LITTLE = 0.06, 1.03, 0.2
 """Seconds of a first search; what is gained over the best single device by then that counts as little; and the share of

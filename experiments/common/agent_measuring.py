@@ -14,6 +14,7 @@ import numpy as np
 from distredge.errors import Unsupported
 from distredge.experiments.common.agent_cases import AgentCase, other_rates
 from distredge.model.capture import load_model
+from distredge.model.graph import Graph
 from distredge.model.zero_shares import assume_zero_shares, zero_shares
 from distredge.planners import plan
 from distredge.planners.annealing.loading import load
@@ -93,16 +94,20 @@ def measure(case: AgentCase, method: str, budget_s: float | None, seed: int, *, 
 
 
 def fresh_problem(case: AgentCase) -> Problem:
-    """The problem of a case with a graph and profiles of its own, so that nothing that is kept beside them is there.
+    """The problem of a case with a graph and profiles of its own, so that nothing that is kept beside them is there."""
+    width = None if case.width == 1.0 else case.width
+    return renewed(case.problem(), load_model(case.model, input_shape=case.input_shape, width=width))
+
+
+def renewed(problem: Problem, graph: Graph) -> Problem:
+    """A problem on a graph of its own, which is the same model's, and on profiles of its own: no table is made for it.
 
     How sparse the model's tensors are, which is measured once per model and kept on disk, it knows.
     """
-    known = case.problem()
-    graph = load_model(case.model, input_shape=case.input_shape, width=None if case.width == 1.0 else case.width)
-    assume_zero_shares(graph, zero_shares(known.graph) if any("packed" in wire for wire in case.wires) else {})
-    own = {p: ComputeProfile(p.data, p.where) for p in dict.fromkeys(d.profile for d in known.cluster.devices)}
-    devices = tuple(replace(device, profile=own[device.profile]) for device in known.cluster.devices)
-    return replace(known, graph=graph, cluster=replace(known.cluster, devices=devices))
+    assume_zero_shares(graph, zero_shares(problem.graph) if any("packed" in wire for wire in problem.wires) else {})
+    own = {p: ComputeProfile(p.data, p.where) for p in dict.fromkeys(d.profile for d in problem.cluster.devices)}
+    devices = tuple(replace(device, profile=own[device.profile]) for device in problem.cluster.devices)
+    return replace(problem, graph=graph, cluster=replace(problem.cluster, devices=devices))
 
 
 def raw_latency_s(problem: Problem, seed: int) -> float | None:

@@ -27,7 +27,11 @@ def test_is_never_worse_than_the_best_device(vgg: Graph, case: str, published: b
     problem = (Problem.as_published if published else Problem.lossless)(vgg, load_cluster(case, [vgg]))
     strategy = plan(problem, "agent", budget_s=1.0)
     assert strategy.planner.method == "agent"
-    assert simulate(problem, strategy).latency_s <= offload_latency_s(problem) * (1 + 1e-9)
+    offload_s = offload_latency_s(problem)
+    assert simulate(problem, strategy).latency_s <= offload_s * (1 + 1e-9)
+    # What it says comes from the kernel: the simulator agrees.
+    assert strategy.predicted["latency_s"] == pytest.approx(simulate(problem, strategy).latency_s, rel=1e-9)
+    assert strategy.predicted["offload_latency_s"] == pytest.approx(offload_s, rel=1e-9)
 
 
 def _with_room(graph: Graph) -> Problem:
