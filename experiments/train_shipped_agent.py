@@ -28,7 +28,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ def main() -> int:
             curve.append(line)
             with (folder / "curve.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            if number > 1 and line["polished_mean"] - curve[-2]["polished_mean"] < STOP_BELOW:
-                _say(f"round {number} gained less than {STOP_BELOW:.1%}: this is the end")
+            if number > 1 and line["polished_mean"] - curve[-2]["polished_mean"] < options.stop_below:
+                _say(f"round {number} gained less than {options.stop_below:.1%}: this is the end")
                 break
     except KeyboardInterrupt:
         stopped = True
@@ -100,6 +100,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=4000, help="new cases in each round")
     parser.add_argument("--known", type=int, default=1000, help="known cases that each round looks at again")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of expert iteration at most")
+    parser.add_argument("--stop-below", type=float, default=STOP_BELOW, help="gain of a round below which it ends")
     parser.add_argument("--epochs", type=int, default=24, help="epochs of the first training, half of that later")
     parser.add_argument("--search-s", type=float, default=0.3, help="seconds of a search")
     parser.add_argument("--polish-s", type=float, default=0.08, help="seconds of polish for a label")
@@ -126,13 +127,13 @@ def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, 
         before_s = time.time()
         labels = _label(folder, number, options)
         labelled_s = time.time()
-        learned = [e for e in map(example, _shown(labels, "reading cases", len(labels))) if e is not None]
-        network, losses = _learn(folder, number, learned, [e for e in map(example, held) if e is not None], options)
+        learned, known = _examples(labels, options), _examples(held, options)
+        network, losses = _learn(folder, number, learned, known, options)
         notes = {"features": f"{LAYOUT}:{FEATURES}", "round": str(number), "labels": str(len(learned))}
         export(network, policy, notes)
-        known = {"labels": len(learned), "losses": losses, "label_s": labelled_s - before_s}
-        said.write_text(json.dumps({**known, "learn_s": time.time() - labelled_s}))
-    found = np.array(list(_over(partial(_validate, policy), held, options, "validation", len(held))))
+        told = {"labels": len(learned), "losses": losses, "label_s": labelled_s - before_s}
+        said.write_text(json.dumps({**told, "learn_s": time.time() - labelled_s}))
+    found = np.array(list(_over(partial(_validate, policy.read_bytes()), held, options, "validation", len(held))))
     line: dict[str, Any] = {
         "round": number, **json.loads(said.read_text()), "validation_cases": len(found),
         "raw_mean": float(found[:, 0].mean()), "raw_worst": float(found[:, 0].min()),
@@ -172,7 +173,7 @@ def _label(folder: Path, number: int, options: argparse.Namespace) -> list[Label
         return list(made.values())
     first = number * ROUND_SEEDS
     fresh = [seed for seed in made if seed >= first]
-    job = partial(_proposed, folder / f"policy-{number - 1}.onnx", options.polish_s, f"round {number}")
+    job = partial(_proposed, (folder / f"policy-{number - 1}.onnx").read_bytes(), options.polish_s, f"round {number}")
     wanted = options.cases - len(fresh)
     new = ((seed, None) for seed in range(max(fresh, default=first - 1) + 1, 10**9))
     for label in _until(_over(job, new, options, f"round {number}, new cases", wanted), wanted):
@@ -187,16 +188,26 @@ def _label(folder: Path, number: int, options: argparse.Namespace) -> list[Label
     return list({**known, **made}.values())
 
 
+def _examples(labels: Sequence[Label], options: argparse.Namespace) -> list[Example]:
+    """Labels as arrays, in the order of their seeds; those that cannot be made are left out."""
+    made = dict(_over(_example, labels, options, "reading cases", len(labels)))
+    return [found for _, found in sorted(made.items()) if found is not None]
+
+
+def _example(label: Label) -> tuple[int, Example | None]:
+    return label.seed, example(label)
+
+
 def _searched(seconds: float, seed: int) -> Label | None:
     return searched(seed, seconds)
 
 
-def _proposed(policy: Path, seconds: float, origin: str, item: tuple[int, Label | None]) -> Label | None:
+def _proposed(policy: bytes, seconds: float, origin: str, item: tuple[int, Label | None]) -> Label | None:
     seed, known = item
     return proposed(seed, drawn(seed) if known is None else known.case, policy, seconds, origin, known)
 
 
-def _validate(policy: Path, label: Label) -> tuple[float, float]:
+def _validate(policy: bytes, label: Label) -> tuple[float, float]:
     return ratios(label, policy)
 
 

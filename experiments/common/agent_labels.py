@@ -102,14 +102,14 @@ def searched(seed: int, seconds: float) -> Label | None:
 
 
 def proposed(
-    seed: int, case: AgentCase, policy: Path, seconds: float, origin: str, known: Label | None
+    seed: int, case: AgentCase, policy: Path | bytes, seconds: float, origin: str, known: Label | None
 ) -> Label | None:
     """Labels a case by what a policy proposes and some polish, and by what was known before, if that is better.
 
     Args:
         seed: of the case.
         case: the problem.
-        policy: file of the policy.
+        policy: its file, or what is in it.
         seconds: of polish, on the processor; longer with more devices.
         origin: what to call the round.
         known: the label so far, whose strategy is polished with the others.
@@ -140,7 +140,7 @@ POLISHED_S = 0.005
 """Seconds of polish in `ratios`."""
 
 
-def ratios(label: Label, policy: Path) -> tuple[float, float]:
+def ratios(label: Label, policy: Path | bytes) -> tuple[float, float]:
     """Images per second of a policy over those of a label: its best proposal as it is, and after 5 ms of polish."""
     codec = Codec(label.case.problem())
     pricer = BatchPricer(codec, Budget(evaluations=1))

@@ -181,7 +181,7 @@ def train_epoch(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        total, number = total + float(loss) * len(batch.head), number + len(batch.head)
+        total, number = total + loss.item() * len(batch.head), number + len(batch.head)
     return total / max(number, 1.0)
 
 

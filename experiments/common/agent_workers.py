@@ -24,7 +24,7 @@ def spread(
     """Calls a function for each item, several at a time; yields the results as they come, in no order.
 
     Args:
-        function: of a module, so that other processes find it.
+        function: of a module, so that other processes find it; what it holds goes along, files of this machine do not.
         items: its arguments, taken as they are needed.
         workers: processes; on a Ray cluster, tasks at a time.
         ray_address: of a Ray cluster's head ("auto" finds one that runs here); None: this machine alone.
@@ -67,7 +67,11 @@ def _over_ray(
     except ModuleNotFoundError as error:
         raise MissingDependency("ray", "by --ray-address", "ray") from error
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    task: Any = ray.remote(num_cpus=1)(function)
+
+    def call(item: Item) -> Result:  # Ray takes no partial functions
+        return function(item)
+
+    task: Any = ray.remote(num_cpus=1)(call)
     waiting: list[Any] = []
     for item in items:
         waiting.append(task.remote(item))

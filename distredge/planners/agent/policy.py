@@ -44,14 +44,14 @@ class Policy:
     """A policy in memory.
 
     Args:
-        path: of the ONNX file.
+        source: path of the ONNX file, or what is in it.
 
     Raises:
         FileError: if the file cannot be read, or was trained on other features.
         MissingDependency: without onnxruntime.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Path | bytes) -> None:
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
@@ -62,8 +62,9 @@ class Policy:
         # Threads that wait for the next problem must not keep the cores from the search.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        model, path = (source, "policy") if isinstance(source, bytes) else (str(source), source)
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes stand in a private module
             raise FileError(f"{path}: no policy of the agent can be read from it: {error}") from error
         self.notes: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -77,12 +78,12 @@ class Policy:
 
 
 @functools.lru_cache(maxsize=4)
-def load_policy(path: Path = SHIPPED) -> Policy:
-    """Returns a policy, read once.
+def load_policy(source: Path | bytes = SHIPPED) -> Policy:
+    """Returns a policy, from a file or from what is in one, read once.
 
     Raises:
         FileError, MissingDependency: as `Policy`.
     """
-    if not path.is_file():
-        raise FileError(f"{path}: no such file: the trained agent is not there")
-    return Policy(path)
+    if isinstance(source, Path) and not source.is_file():
+        raise FileError(f"{source}: no such file: the trained agent is not there")
+    return Policy(source)
