@@ -23,6 +23,7 @@ from distredge.cluster import Cluster, Device, Link, LinkModel, Requester
 from distredge.errors import ConfigError, FileError, did_you_mean
 from distredge.experiments.common.agent_boards import board_profile
 from distredge.experiments.common.agent_draw import draw_cluster, draw_options
+from distredge.experiments.common.agent_models import PREFIX, drawn_model, drawn_shape
 from distredge.model import zoo
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
@@ -71,7 +72,7 @@ class AgentCase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         name: in reports.
-        model, input_shape, width: of `zoo.build`.
+        model, input_shape, width: of `zoo.build`, or the name of one of `agent_models` and its shape.
         boards: the devices in their order.
         requester: who asks.
         fixed_s, rtt_s: cost of a message at each end and round trip, of every link that is bounded.
@@ -185,7 +186,9 @@ _PUBLISHED = 0.5
 
 @functools.lru_cache(maxsize=64)
 def model_graph(model: str, input_shape: Shape, width: float) -> Graph:
-    """A zoo model; kept, since building one takes as long as labelling a few cases."""
+    """A zoo model, or one that is drawn; kept, since building one takes as long as labelling a few cases."""
+    if model.startswith(PREFIX):
+        return drawn_model(model)
     return load_model(model, input_shape=input_shape, width=None if width == 1.0 else width)
 
 
@@ -196,7 +199,8 @@ def draw_case(
 
     Args:
         rng: source of all choices.
-        models: names to draw from, evenly: of `TRAINING_MODELS`, held-out cases also of `UNSEEN_MODELS`.
+        models: names to draw from, evenly: of `TRAINING_MODELS` or `agent_models`, held-out cases also of
+            `UNSEEN_MODELS`.
         n_devices: fewest and most devices, both included, 1 to 16.
         held_out: whether it is for examination: boards, jitters and input sizes that training never has, among others.
         name: of the case.
@@ -206,14 +210,14 @@ def draw_case(
     """
     variants = HELD_OUT_VARIANTS if held_out else TRAINING_VARIANTS
     for model in models:
-        if model not in variants:
+        if model not in variants and (held_out or not model.startswith(PREFIX)):
             kind = "held-out" if held_out else "training"
             raise ConfigError(f"draw_case: {kind} cases have no model '{model}'{did_you_mean(model, variants)}")
     fewest, most = n_devices
     if not models or not 1 <= fewest <= most <= 16:
         raise ConfigError(f"draw_case: found {len(models)} models and {n_devices} devices, accepted: 1 to 16 devices")
     model = models[int(rng.integers(len(models)))]
-    choices = variants[model]
+    choices = variants[model] if model in variants else ((drawn_shape(int(model.removeprefix(PREFIX))), 1.0),)
     published = len(choices) == 1 or rng.random() < _PUBLISHED
     shape, width = choices[0 if published else int(rng.integers(1, len(choices)))]
     cluster = draw_cluster(rng, int(rng.integers(fewest, most + 1)), held_out)
@@ -225,8 +229,10 @@ def draw_case(
 
 @functools.cache
 def zoo_takes_pixels(model: str) -> bool:
-    """Whether a zoo model says how pixels become its input, so that they may travel as uint8."""
-    return next(entry for entry in zoo.entries() if entry.name == model).preprocess is not None
+    """Whether a model says how pixels become its input, so that they may travel as uint8."""
+    return (
+        model.startswith(PREFIX) or next(entry for entry in zoo.entries() if entry.name == model).preprocess is not None
+    )
 
 
 def other_rates(case: AgentCase, seed: int) -> AgentCase:

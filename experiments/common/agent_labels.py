@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from distredge.errors import DistredgeError
 from distredge.experiments.common.agent_cases import TRAINING_MODELS, AgentCase, draw_case
+from distredge.experiments.common.agent_models import PREFIX
 from distredge.planners.agent.policy import load_policy
 from distredge.planners.agent.proposals import alone, propose
 from distredge.planners.annealing.batch_pricing import BatchPricer
@@ -31,6 +32,9 @@ SIZES = ((2, 4), (3, 6), (4, 8), (6, 12), (10, 16))
 """Fewest and most devices of a case: each range is drawn with its share."""
 
 SIZE_SHARES = (0.2, 0.26, 0.17, 0.13, 0.24)
+
+DRAWN_MODELS = 0.6
+"""Share of cases with a model of `agent_models` instead of one of the zoo's."""
 
 FIRST_S, LITTLE, KEPT_IF_LITTLE = 0.06, 1.03, 0.2
 """Seconds of a first search; what is gained over the best single device by then that counts as little; and the share of
@@ -74,7 +78,8 @@ def drawn(seed: int) -> AgentCase:
     """The training case of a seed."""
     rng = np.random.default_rng((seed, 15))
     sizes = SIZES[int(rng.choice(len(SIZES), p=SIZE_SHARES))]
-    return draw_case(rng, TRAINING_MODELS, sizes, False, f"training-{seed}")
+    models = (f"{PREFIX}{seed}",) if rng.random() < DRAWN_MODELS else TRAINING_MODELS
+    return draw_case(rng, models, sizes, False, f"training-{seed}")
 
 
 def searched(seed: int, seconds: float) -> Label | None:

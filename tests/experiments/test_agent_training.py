@@ -12,9 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distredge.errors import ConfigError
 from distredge.experiments.common import agent_labels as labels
+from distredge.experiments.common.agent_cases import draw_case
+from distredge.experiments.common.agent_models import drawn_model
 from distredge.experiments.common.agent_workers import spread
 from distredge.latency import evaluate, offload_latency_s
+from distredge.planners import plan
 from distredge.planners.agent.features import FEATURES, LAYOUT
 from distredge.planners.agent.policy import Policy
 from distredge.planners.annealing.batch_pricing import BatchPricer
@@ -51,6 +55,30 @@ def test_a_label_is_what_it_says(some: list[labels.Label]) -> None:
         assert evaluate(problem, strategy) == pytest.approx(label.latency_s, rel=1e-9)
         assert offload_latency_s(problem) == pytest.approx(label.offload_s, rel=1e-9)
         assert label.latency_s <= label.offload_s * (1 + 1e-9)
+
+
+def test_models_are_drawn_by_name_alone_and_are_of_many_kinds() -> None:
+    graphs = [drawn_model(f"drawn-{seed}") for seed in range(30)]
+    same = drawn_model("drawn-7")
+    assert same.skeleton.SerializeToString() == graphs[7].skeleton.SerializeToString()
+    assert all(len(graph.cuts) > 4 for graph in graphs)
+    outputs = {len(graph.skeleton.graph.output) for graph in graphs}
+    assert 1 in outputs
+    assert max(outputs) > 4
+    operators = {node.op_type for graph in graphs for node in graph.skeleton.graph.node}
+    assert operators >= {"Conv", "ConvTranspose", "Concat", "Add", "MaxPool", "GlobalAveragePool", "Gemm"}
+
+
+def test_a_drawn_model_is_planned_for() -> None:
+    problem = labels.drawn(next(s for s in range(100) if labels.drawn(s).model.startswith("drawn-"))).problem()
+    strategy = plan(problem, "agent", evaluations=500)
+    assert strategy.model.name == problem.graph.name
+    assert strategy.predicted["latency_s"] <= offload_latency_s(problem) * (1 + 1e-9)
+
+
+def test_no_examination_has_a_drawn_model() -> None:
+    with pytest.raises(ConfigError, match="held-out cases have no model 'drawn-3'"):
+        draw_case(np.random.default_rng(0), ["drawn-3"], (2, 4), True)
 
 
 def test_labels_are_read_as_written_and_a_line_cut_short_is_left_out(some: list[labels.Label], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PROPOSALS = 520
+PROPOSALS = 200
 """Strategies that are proposed."""
 
 POLISHED = 16
