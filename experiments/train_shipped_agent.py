@@ -16,12 +16,13 @@ long as for labels.
 
 Everything is written to the folder as it comes: validation.jsonl, labels-R.jsonl, network-R.pt, policy-R.onnx,
 learned-R.json, curve.jsonl; the same command goes on where it was stopped, and more labels or rounds may be asked for
-later. `--install` ships the best policy. Ends with one JSON object.
+later. `--install` ships the best policy and writes experiments/results/shipped_agent.json. Ends with one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
@@ -45,14 +46,16 @@ from distredge.experiments.common.agent_labels import (
     searched,
     write_label,
 )
+from distredge.experiments.common.agent_models import PREFIX
 from distredge.experiments.common.agent_network import AgentNetwork, export
 from distredge.experiments.common.agent_training import Example, batches, example, mean_loss, train_epoch
 from distredge.experiments.common.agent_workers import spread
+from distredge.experiments.common.records import RESULTS, today
 from distredge.planners.agent.features import FEATURES, LAYOUT
 from distredge.planners.agent.policy import SHIPPED
 from distredge.processors import usable_cores
 
-VALIDATION_SEEDS, VALIDATED, VALIDATION_TIMES = 900_000_000, 144, 4
+VALIDATION_SEEDS, VALIDATED, VALIDATION_TIMES = 900_000_000, 240, 4
 """First seed of validation cases, how many there are, and how much longer their search is."""
 
 ROUND_SEEDS = 100_000
@@ -60,6 +63,9 @@ ROUND_SEEDS = 100_000
 
 STOP_BELOW = 0.001
 """Gain of a round, on validation cases with 5 ms of polish, below which training ends."""
+
+RECORD = RESULTS / "shipped_agent.json"
+"""How the agent that is shipped came about."""
 
 FIRST_RATE, LATER_RATE, DECAY = 1.5e-3, 7e-4, 0.01
 """Learning rates (AdamW, one cycle) of the first training and of those that go on, and the decay of weights."""
@@ -87,8 +93,7 @@ def main() -> int:
         stopped = True
         _say("stopped: the same command goes on from here")
     if options.install and curve:
-        best = max(curve, key=lambda line: line["polished_mean"])
-        shutil.copy(folder / f"policy-{best['round']}.onnx", SHIPPED)
+        _install(folder, curve)
     print(json.dumps({"rounds": curve, "seconds": time.time() - started_s, "complete": not stopped}))
     return 130 if stopped else 0
 
@@ -263,6 +268,25 @@ def _learn(
         _say(f"round {number}, epoch {epoch + 1} of {epochs}: loss {loss:.3f}, held out {found[-1][1]:.3f}")
     torch.save(network.state_dict(), folder / f"network-{number}.pt")
     return network, found
+
+
+def _install(folder: Path, curve: list[dict[str, Any]]) -> None:
+    """Ships the best policy, and says on record how it came about."""
+    best = max(curve, key=lambda line: line["polished_mean"])
+    shutil.copy(folder / f"policy-{best['round']}.onnx", SHIPPED)
+    data = {}
+    for path in (folder / "validation.jsonl", *(folder / f"labels-{line['round']}.jsonl" for line in curve)):
+        found = read_labels(path)
+        drawn_models = sum(label.case.model.startswith(PREFIX) for label in found)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        data[path.name] = {"labels": len(found), "of_drawn_models": drawn_models, "sha256": digest}
+    took_s = sum((line["label_s"] or 0.0) + line["learn_s"] for line in curve)
+    record = {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "date": today(), "cores": usable_cores(),
+        "shipped_round": best["round"], "sha256": hashlib.sha256(SHIPPED.read_bytes()).hexdigest(),
+        "hours": took_s / 3600.0, "data": data, "curve": curve,
+    }  # fmt: skip
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _read_curve(folder: Path) -> list[dict[str, Any]]:
