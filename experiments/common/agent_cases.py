@@ -184,12 +184,18 @@ _PUBLISHED = 0.5
 """Share of cases with the published input shape and width."""
 
 
-@functools.lru_cache(maxsize=64)
 def model_graph(model: str, input_shape: Shape, width: float) -> Graph:
     """A zoo model, or one that is drawn; kept, since building one takes as long as labelling a few cases."""
-    if model.startswith(PREFIX):
-        return drawn_model(model)
+    return _drawn_graph(model) if model.startswith(PREFIX) else _zoo_graph(model, input_shape, width)
+
+
+@functools.lru_cache(maxsize=64)
+def _zoo_graph(model: str, input_shape: Shape, width: float) -> Graph:
     return load_model(model, input_shape=input_shape, width=None if width == 1.0 else width)
+
+
+# Few cases have the same one, and its tables take some 100 MB.
+_drawn_graph = functools.lru_cache(maxsize=2)(drawn_model)
 
 
 def draw_case(

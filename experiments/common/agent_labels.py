@@ -33,7 +33,7 @@ SIZES = ((2, 4), (3, 6), (4, 8), (6, 12), (10, 16))
 
 SIZE_SHARES = (0.2, 0.26, 0.17, 0.13, 0.24)
 
-DRAWN_MODELS = 0.6
+DRAWN_MODELS = 0.85
 """Share of cases with a model of `agent_models` instead of one of the zoo's."""
 
 FIRST_S, LITTLE, KEPT_IF_LITTLE = 0.06, 1.03, 0.2
