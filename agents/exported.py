@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from distredge.agents.polish import polished
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.signature import Signature
 from distredge.envs.split_rows import SplitRowsEnv
-from distredge.errors import ConfigError, FileError, MissingDependency, located
+from distredge.errors import ConfigError, FileError, MissingDependency, PlannerError, Unsupported, located
 from distredge.latency import offload
+from distredge.planners.annealing.loading import load
 from distredge.planners.budget import Budget
 from distredge.planners.common.building import predict
 from distredge.planners.common.converting import converted
+from distredge.planners.objectives import needs_figures
 from distredge.strategy import ModelRef, PlannerRef
 
 if TYPE_CHECKING:
@@ -36,8 +39,8 @@ INPUT, OUTPUT = "observation", "action"
 SAMPLES, SPREAD = 32, 0.05
 """Episodes with noise beside the one without, and its standard deviation on actions from -1 to 1."""
 
-POLISH_S = 0.01
-"""Seconds of local annealing, about, that the best of them are given."""
+POLISH_S, POLISHED = 0.01, 4
+"""Seconds of local annealing, about, and how many of the best are given them."""
 
 
 @dataclass(frozen=True)
@@ -110,25 +113,36 @@ def load_agent(path: str | Path) -> ExportedAgent:
         raise FileError(f"{path}: not an agent that train-agent has exported ({str(error).splitlines()[0]})") from error
 
 
-def plan_with(problem: Problem, path: str | Path, budget: Budget, seed: int) -> Strategy:
+def plan_with(problem: Problem, budget: Budget, seed: int, path: str | Path) -> Strategy:
     """Plans with a user's own agent: it plays, with and without noise, and the best strategies are polished.
+
+    It is a planner once it has its path: `planners.run` checks the problem before and the strategy after it.
 
     Args:
         problem: the agent's model, on any cluster of no more devices than it was trained for.
-        path: of the ONNX file.
         budget: one evaluation an episode; the first one is played in any case.
         seed: of the noise and the polish.
+        path: of the ONNX file.
 
     Raises:
         FileError, MissingDependency: as `load_agent`.
         ConfigError: if the agent is for another model, another version of the environment or another number of devices.
         Infeasible: if no device can be reached.
+        PlannerError: under objectives and limits other than latency's.
     """
-    with budget.paused():
+    if needs_figures(problem):
+        raise PlannerError(
+            f"{path}: an agent plans for latency, not under such objectives and limits ({problem.objective})"
+        )
+    with budget.paused():  # loading and compiling are no planning
         agent = load_agent(path)
         env = _env(problem, agent)
+        play(env, agent)
+        with contextlib.suppress(Unsupported):
+            load(problem, Budget(evaluations=1))
     best = BestStrategy(env)
     rng = np.random.default_rng(seed)
+    played = 0
     for number in range(1 + SAMPLES):
         if number and (budget.expired() or best.latency_s == math.inf):
             break
@@ -139,6 +153,7 @@ def plan_with(problem: Problem, path: str | Path, budget: Budget, seed: int) -> 
             return np.asarray(np.clip(action + noise, -1.0, 1.0), np.float32)
 
         best.offer(play(env, act).episode, number + 1)
+        played += 1
         budget.spend()
         budget.report(best.latency_s)
     candidates = [offload(problem)[0]]
@@ -147,10 +162,10 @@ def plan_with(problem: Problem, path: str | Path, budget: Budget, seed: int) -> 
         left_s = budget.left_s
         seconds = POLISH_S if left_s is None else min(POLISH_S, left_s)
         if seconds:
-            candidates += polished(problem, candidates[1:] + best.strategies, seconds, seed)
+            candidates += polished(problem, candidates[1:] + best.strategies[:POLISHED], seconds, seed)
     figures = mean_latency_s(problem, candidates)
     chosen = candidates[int(np.argmin(figures))]
-    planner = PlannerRef("agent", seed, {"agent": Path(path).name, "episodes": number + 1})
+    planner = PlannerRef("agent", seed, {"agent": Path(path).name, "episodes": played})
     return predict(problem, chosen.replace(planner=planner))
 
 

@@ -105,6 +105,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=4000, help="new cases in each round")
     parser.add_argument("--known", type=int, default=1000, help="known cases that each round looks at again")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of expert iteration at most")
+    parser.add_argument("--old-share", type=float, default=1.0, help="share of older rounds' labels that a round keeps")
     parser.add_argument("--stop-below", type=float, default=STOP_BELOW, help="gain of a round below which it ends")
     parser.add_argument("--epochs", type=int, default=24, help="epochs of the first training, half of that later")
     parser.add_argument("--search-s", type=float, default=0.3, help="seconds of a search")
@@ -132,7 +133,10 @@ def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, 
         before_s = time.time()
         labels = _label(folder, number, options)
         labelled_s = time.time()
-        learned, known = _examples(labels, options), _examples(held, options)
+        old = [label for label in labels if label.seed < number * ROUND_SEEDS]
+        new = [label for label in labels if label.seed >= number * ROUND_SEEDS]
+        chosen = random.Random(number).sample(old, round(options.old_share * len(old)))
+        learned, known = _examples([*chosen, *new], options), _examples(held, options)
         network, losses = _learn(folder, number, learned, known, options)
         notes = {"features": f"{LAYOUT}:{FEATURES}", "round": str(number), "labels": str(len(learned))}
         export(network, policy, notes)

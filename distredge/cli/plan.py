@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from distredge.cli._planning import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from distredge.planners import Planner
     from distredge.planners.budget import Budget
     from distredge.problem import Objective, Problem
     from distredge.strategy import Strategy
@@ -130,16 +132,17 @@ def _plan_one(
     problem = of_method(problem, method)
     try:
         with interruptible(budget):
-            if agent_file is not None:
-                from distredge.agents.exported import plan_with
-
-                strategy = plan_with(problem, agent_file, budget, seed)
-            else:
-                strategy = run(problem, method, budget, seed)
+            strategy = run(problem, method, budget, seed, None if agent_file is None else _own_agent(agent_file))
     finally:
         line.clear()
     strategy.save(out)
     _tell(problem, strategy, out, budget.interrupted, as_json)
+
+
+def _own_agent(path: str) -> Planner:
+    from distredge.agents.exported import plan_with
+
+    return functools.partial(plan_with, path=path)
 
 
 def _figures(problem: Problem, strategy: Strategy) -> dict[str, float | None]:

@@ -107,9 +107,17 @@ def _is_seed(value: object) -> bool:
         return False
 
 
-def run(problem: Problem, method: str, budget: Budget, seed: int = 0) -> Strategy:
-    """Like `plan`, under a budget that the caller keeps hold of (to interrupt it, or to see what was spent)."""
-    planner = resolve(method)
+def run(problem: Problem, method: str, budget: Budget, seed: int = 0, planner: Planner | None = None) -> Strategy:
+    """Like `plan`, under a budget that the caller keeps hold of (to interrupt it, or to see what was spent).
+
+    Args:
+        problem: model, cluster and what is allowed.
+        method: one of `METHODS`.
+        budget: what may be spent.
+        seed: of every random choice.
+        planner: plans in the method's stead: a user's own agent is one.
+    """
+    planner = planner or resolve(method)
     from distredge.planners.common.building import predict
     from distredge.planners.common.converting import converted
     from distredge.planners.objectives import check_limits, check_lossless, check_objective

@@ -206,12 +206,12 @@ def test_plans_with_an_exported_agent(problem: Problem, tmp_path: Path) -> None:
     path = tmp_path / "agent.onnx"
     save_onnx(trained.agent, prepared.env, path)
     assert load_agent(path).environment == prepared.env.signature
-    strategy = plan_with(problem, path, Budget(evaluations=10), 3)
+    strategy = plan_with(problem, Budget(evaluations=10), 3, path)
     assert strategy.predicted[metric_names.LATENCY_S] <= min(trained.policy_s[0], offload_latency_s(problem)) * 1.0001
-    assert strategy == plan_with(problem, path, Budget(evaluations=10), 3)
+    assert strategy == plan_with(problem, Budget(evaluations=10), 3, path)
     fewer = Problem(problem.graph, dataclasses.replace(problem.cluster, devices=problem.cluster.devices[:2]))
     with pytest.raises(ConfigError, match=r"agent\.onnx: n_devices: found 4"):
-        plan_with(fewer, path, Budget(evaluations=10), 3)
+        plan_with(fewer, Budget(evaluations=10), 3, path)
     (tmp_path / "none.onnx").write_bytes(b"nothing")
     with pytest.raises(FileError, match=r"none\.onnx: not an agent"):
         load_agent(tmp_path / "none.onnx")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from distredge import metric_names
 from distredge.errors import Infeasible, Unsupported
 from distredge.latency.simulator.figures import Figures
+from distredge.planners.agent.policy import load_policy
 from distredge.planners.agent.proposals import alone, best_proposals
 from distredge.planners.annealing.batch_pricing import plain
 from distredge.planners.annealing.loading import load
@@ -42,8 +43,8 @@ PROPOSALS = 200
 POLISHED = 16
 """Proposals, the best ones, that are polished."""
 
-PLAN_S, PLAN_S_PER_DEVICE, LEAST_POLISH_S = 0.0135, 0.0018, 0.003
-"""Seconds of planning with up to four devices, for each one more, and how much of it is for polish at least."""
+PLAN_S, PLAN_S_PER_DEVICE, LEAST_POLISH_S = 0.0125, 0.0018, 0.003
+"""Seconds of planning, without tables, with up to four devices, for each one more, and of polish at least."""
 
 POLISH_EVALUATIONS = 20_000
 """Strategies that polishing may price where the budget is in evaluations."""
@@ -68,14 +69,17 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
 
 
 def _proposed(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    with budget.paused():  # loading is no planning
+        policy = load_policy()
     pricer = load(problem, budget)
     pricer.fill()
+    began_s = budget.elapsed_s
     count = PROPOSALS if budget.left is None else min(PROPOSALS, budget.left)
-    best, seconds = best_proposals(pricer, count, POLISHED, seed)
+    best, seconds = best_proposals(pricer, count, POLISHED, seed, policy)
     if len(seconds) == 0:
         raise Infeasible(f"no device of cluster '{problem.cluster.name}' can be reached")
     if not budget.expired():
-        best, seconds = polish(pricer, best, _share(budget, len(pricer.codec.names)), seed)
+        best, seconds = polish(pricer, best, _share(budget, began_s, len(pricer.codec.names)), seed)
     if problem.latency_limit_s is not None and seconds[0] > problem.latency_limit_s:
         raise infeasible(problem, Figures(float(seconds[0])))
 
@@ -89,9 +93,9 @@ def _proposed(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return pricer.codec.strategy(plans, 0, PlannerRef("agent", seed)).replace(predicted=predicted)
 
 
-def _share(budget: Budget, devices: int) -> Budget:
-    """What polish may spend: milliseconds, however large the budget is."""
+def _share(budget: Budget, began_s: float, devices: int) -> Budget:
+    """What polish may spend after proposals that began then: milliseconds, however large the budget is."""
     if budget.left_s is None:
         return budget.share(min(1.0, POLISH_EVALUATIONS / max(budget.left or 1, 1)))
-    wanted_s = PLAN_S + PLAN_S_PER_DEVICE * max(0, devices - 4) - budget.elapsed_s
+    wanted_s = PLAN_S + PLAN_S_PER_DEVICE * max(0, devices - 4) - (budget.elapsed_s - began_s)
     return budget.share(min(1.0, max(LEAST_POLISH_S, wanted_s) / max(budget.left_s, 1e-6)))

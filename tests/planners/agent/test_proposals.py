@@ -161,7 +161,7 @@ def test_what_is_shipped_fits_and_old_boards_can_load_it() -> None:
     assert policy.SHIPPED.stat().st_size <= 5_000_000
     model = onnx.load(str(policy.SHIPPED))
     assert model.ir_version == 8
-    assert all(entry.version <= 17 for entry in model.opset_import)
+    assert all(entry.version <= 18 for entry in model.opset_import)
     shipped = load_policy()
     # Any numbers of problems, devices and cuts.
     for shape in ((1, 2, 3), (3, 16, 48), (2, 1, 1)):
