@@ -15,8 +15,9 @@ second of the best of the proposals as they are ("raw"), and after 5 ms of polis
 long as for labels.
 
 Everything is written to the folder as it comes: validation.jsonl, labels-R.jsonl, network-R.pt, policy-R.onnx,
-learned-R.json, curve.jsonl; the same command goes on where it was stopped, and more labels or rounds may be asked for
-later. `--install` ships the best policy and writes experiments/results/shipped_agent.json. Ends with one JSON object.
+learned-R.json, curve.jsonl, sessions.jsonl; the same command goes on where it was stopped, and more rounds may be asked
+for later, of other sizes too. `--install` ships the best policy and writes experiments/results/shipped_agent.json. Ends
+with one JSON object.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distredge.errors import DistredgeError, FileError
 from distredge.experiments.common.agent_labels import (
     Label,
     drawn,
@@ -50,10 +52,11 @@ from distredge.experiments.common.agent_models import PREFIX
 from distredge.experiments.common.agent_network import AgentNetwork, export
 from distredge.experiments.common.agent_training import Example, batches, example, mean_loss, train_epoch
 from distredge.experiments.common.agent_workers import spread
-from distredge.experiments.common.records import RESULTS, today
+from distredge.experiments.common.records import RESULTS, append_line, today
 from distredge.planners.agent.features import FEATURES, LAYOUT
 from distredge.planners.agent.policy import SHIPPED
 from distredge.processors import usable_cores
+from distredge.writing import write
 
 VALIDATION_SEEDS, VALIDATED, VALIDATION_TIMES = 900_000_000, 240, 4
 """First seed of validation cases, how many there are, and how much longer their search is."""
@@ -74,60 +77,85 @@ FIRST_RATE, LATER_RATE, DECAY = 1.5e-3, 7e-4, 0.01
 def main() -> int:
     options = _arguments()
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    folder: Path = options.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    started_s, stopped = time.time(), False
-    curve = _read_curve(folder)
+    started_s = time.time()
     try:
-        for number in range(options.rounds + 1):
-            if any(line["round"] == number for line in curve):
-                continue
-            line = _round(folder, number, options)
-            curve.append(line)
-            with (folder / "curve.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            if number > 1 and line["polished_mean"] - curve[-2]["polished_mean"] < options.stop_below:
-                _say(f"round {number} gained less than {options.stop_below:.1%}: this is the end")
-                break
+        options.folder.mkdir(parents=True, exist_ok=True)
+        curve, complete = _rounds(options)
+        if complete and options.install:
+            _install(options.folder, curve)
     except KeyboardInterrupt:
-        stopped = True
         _say("stopped: the same command goes on from here")
-    if options.install and curve:
-        _install(folder, curve)
-    print(json.dumps({"rounds": curve, "seconds": time.time() - started_s, "complete": not stopped}))
-    return 130 if stopped else 0
+        curve, complete = list(_read_curve(options.folder).values()), False
+    except (DistredgeError, OSError) as error:
+        _say(f"train_shipped_agent: {error}")
+        return 2
+    finally:
+        if options.folder.is_dir():
+            session = {"arguments": sys.argv[1:], "date": today(), "seconds": time.time() - started_s}
+            append_line(options.folder / "sessions.jsonl", json.dumps(session).encode())
+    print(json.dumps({"rounds": curve, "seconds": time.time() - started_s, "complete": complete}))
+    return 0 if complete else 130
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/shipped-agent"))
-    parser.add_argument("--labels", type=int, default=1000, help="cases labelled by searches at first")
-    parser.add_argument("--cases", type=int, default=4000, help="new cases in each round")
+    parser.add_argument("--labels", type=_count, default=1000, help="cases labelled by searches at first")
+    parser.add_argument("--cases", type=_count, default=4000, help="new cases in each round")
     parser.add_argument("--known", type=int, default=1000, help="known cases that each round looks at again")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of expert iteration at most")
     parser.add_argument("--old-share", type=float, default=1.0, help="share of older rounds' labels that a round keeps")
     parser.add_argument("--stop-below", type=float, default=STOP_BELOW, help="gain of a round below which it ends")
-    parser.add_argument("--epochs", type=int, default=24, help="epochs of the first training, half of that later")
+    parser.add_argument("--epochs", type=_count, default=24, help="epochs of the first training, half of that later")
     parser.add_argument("--search-s", type=float, default=0.3, help="seconds of a search")
     parser.add_argument("--polish-s", type=float, default=0.08, help="seconds of polish for a label")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes that label")
+    parser.add_argument("--workers", type=_count, help="processes that label, or tasks at a time; all cores by default")
     parser.add_argument("--ray-address", help="label on a Ray cluster instead, such as auto or ray://HOST:10001")
     parser.add_argument("--device", default="cpu", help="where the network learns: cpu or cuda")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="of torch")
+    parser.add_argument("--threads", type=_count, default=usable_cores(), help="of torch")
     parser.add_argument("--seed", type=int, default=0, help="of the network and the order of examples")
     parser.add_argument("--install", action="store_true", help="ship the best policy")
     parser.add_argument("--quick", action="store_true", help="60 cases and two epochs, in a folder of its own")
     options = parser.parse_args()
+    try:
+        torch.zeros(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device: found {options.device}: {str(error).splitlines()[0]}")
+    if options.quick and options.install:
+        parser.error("--quick trains nothing that could be shipped: leave --install away")
     if options.quick:
         options.labels, options.cases, options.rounds, options.epochs = 40, 20, 1, 2
         options.folder = options.folder.with_name(options.folder.name + "-quick")
-        options.install = False
     return options
 
 
-def _round(folder: Path, number: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Labels, learns, validates; returns a line of the curve."""
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _rounds(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
+    """Goes through all rounds; those that are done are only validated, and that only where the cases are others now."""
+    folder: Path = options.folder
     held = _validation(folder, options)
+    digest = hashlib.sha256(json.dumps([(label.seed, label.latency_s) for label in held]).encode()).hexdigest()[:16]
+    known, done = _read_curve(folder), list[dict[str, Any]]()
+    for number in range(options.rounds + 1):
+        if len(done) > 2 and done[-1]["polished_mean"] - done[-2]["polished_mean"] < options.stop_below:
+            _say(f"round {number - 1} gained less than {options.stop_below:.1%}: this is the end")
+            break
+        if known.get(number, {}).get("validation") != digest:
+            known[number] = {**_round(folder, number, held, options), "validation": digest}
+            lines = [json.dumps(line) + "\n" for _, line in sorted(known.items())]
+            write(folder / "curve.jsonl", "".join(lines))
+        done.append(known[number])
+    return done, True
+
+
+def _round(folder: Path, number: int, held: list[Label], options: argparse.Namespace) -> dict[str, Any]:
+    """Labels, learns, validates; returns a line of the curve."""
     policy, said = folder / f"policy-{number}.onnx", folder / f"learned-{number}.json"
     if not (policy.exists() and said.exists()):
         before_s = time.time()
@@ -256,7 +284,9 @@ def _learn(
     torch.manual_seed(options.seed)
     rng = np.random.default_rng((options.seed, number))
     network, path = AgentNetwork(), folder / f"network-{number - 1}.pt"
-    if path.exists():
+    if number > 0:
+        if not path.exists():
+            raise FileError(f"{path}: no such file: round {number} goes on from there")
         network.load_state_dict(torch.load(path, weights_only=True))
     network.to(options.device)
     epochs = options.epochs if number == 0 else max(1, options.epochs // 2)
@@ -284,18 +314,21 @@ def _install(folder: Path, curve: list[dict[str, Any]]) -> None:
         drawn_models = sum(label.case.model.startswith(PREFIX) for label in found)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         data[path.name] = {"labels": len(found), "of_drawn_models": drawn_models, "sha256": digest}
-    took_s = sum((line["label_s"] or 0.0) + line["learn_s"] for line in curve)
+    sessions = folder / "sessions.jsonl"
     record = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]], "date": today(), "cores": usable_cores(),
-        "shipped_round": best["round"], "sha256": hashlib.sha256(SHIPPED.read_bytes()).hexdigest(),
-        "hours": took_s / 3600.0, "data": data, "curve": curve,
+        "date": today(), "cores": usable_cores(), "shipped_round": best["round"],
+        "sha256": hashlib.sha256(SHIPPED.read_bytes()).hexdigest(),
+        "sessions": [json.loads(line) for line in sessions.read_text().splitlines()] if sessions.exists() else [],
+        "data": data, "curve": curve,
     }  # fmt: skip
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _read_curve(folder: Path) -> list[dict[str, Any]]:
+def _read_curve(folder: Path) -> dict[int, dict[str, Any]]:
+    """Round -> its line; none if there is no file."""
     path = folder / "curve.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return {line["round"]: line for line in lines}
 
 
 def _say(text: str) -> None:

@@ -19,8 +19,10 @@ from msgspec import Struct
 from distredge.errors import DistredgeError
 from distredge.experiments.common.agent_cases import TRAINING_MODELS, AgentCase, draw_case
 from distredge.experiments.common.agent_models import PREFIX
+from distredge.experiments.common.records import append_line
+from distredge.planners.agent import planning
 from distredge.planners.agent.policy import load_policy
-from distredge.planners.agent.proposals import alone, propose
+from distredge.planners.agent.proposals import alone, best_proposals, propose
 from distredge.planners.annealing.batch_pricing import BatchPricer
 from distredge.planners.annealing.encoding import Codec
 from distredge.planners.annealing.lowest_latency import Search
@@ -123,7 +125,7 @@ def proposed(
         codec = Codec(case.problem())
         pricer = BatchPricer(codec, Budget(evaluations=1))
         pricer.fill()
-        found = propose(pricer, PROPOSALS, seed, policy=load_policy(policy))
+        found = propose(pricer, PROPOSALS, seed, policy=load_policy(policy, 1))
     except DistredgeError:
         return None
     offload_s = offload_s_of(pricer)
@@ -146,14 +148,16 @@ POLISHED_S = 0.005
 
 
 def ratios(label: Label, policy: Path | bytes) -> tuple[float, float]:
-    """Images per second of a policy over those of a label: its best proposal as it is, and after 5 ms of polish."""
+    """Images per second of a policy over those of a label: its best proposal as it is, and after 5 ms of polish.
+
+    Proposals are as many as the planner makes and polishes (`planners.agent.planning`).
+    """
     codec = Codec(label.case.problem())
     pricer = BatchPricer(codec, Budget(evaluations=1))
     pricer.fill()
-    found = propose(pricer, PROPOSALS, label.seed, policy=load_policy(policy))
-    raw_s = float(pricer.price(found, again=True).min())
-    _, latency_s = polish(pricer, found, Budget(POLISHED_S, clock=time.process_time), label.seed)
-    return label.latency_s / raw_s, label.latency_s / float(latency_s[0])
+    made = best_proposals(pricer, planning.PROPOSALS, planning.POLISHED, label.seed, load_policy(policy, 1))
+    _, latency_s = polish(pricer, made[0], Budget(POLISHED_S, clock=time.process_time), label.seed)
+    return label.latency_s / float(made[1][0]), label.latency_s / float(latency_s[0])
 
 
 class _Found(Search):
@@ -215,6 +219,4 @@ def _lines(path: Path) -> Iterator[Label]:
 
 def write_label(path: Path, label: Label) -> None:
     """Adds a label to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(msgspec.json.encode(label) + b"\n")
+    append_line(path, msgspec.json.encode(label))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from distredge.errors import Unsupported
 from distredge.experiments.common.agent_cases import AgentCase, other_rates
@@ -17,6 +14,8 @@ from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.zero_shares import assume_zero_shares, zero_shares
 from distredge.planners import plan
+from distredge.planners.agent import planning
+from distredge.planners.agent.proposals import best_proposals
 from distredge.planners.annealing.loading import load
 from distredge.planners.budget import Budget
 from distredge.problem import Problem
@@ -28,9 +27,6 @@ REPEATS = 3
 
 PLANNED_BEFORE = 2
 """Plans at other rates before them."""
-
-PROPOSALS = 136
-"""Of the agent, of which the best is looked at without polish."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +108,13 @@ def renewed(problem: Problem, graph: Graph) -> Problem:
 
 def raw_latency_s(problem: Problem, seed: int) -> float | None:
     """Latency of the best of the agent's proposals as it stands; None where it has none."""
-    proposals = importlib.import_module("distredge.planners.agent.proposals")
     try:
         pricer = load(problem, Budget(evaluations=1))
         pricer.fill()
-        batch = proposals.propose(pricer, PROPOSALS, seed)
+        _, seconds = best_proposals(pricer, planning.PROPOSALS, 1, seed)
     except Unsupported:
         return None
-    return float(np.min(pricer.price(batch, again=True)))
+    return float(seconds[0])
 
 
 def _timed(once: Callable[[Problem], Strategy], problem: Problem) -> tuple[Strategy, float, float]:

@@ -85,19 +85,20 @@ def read(path: Path) -> list[MethodRun]:
 
 def append(path: Path, record: MethodRun) -> None:
     """Adds a record in one write, with the date and the number of processors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fields = {**record.__dict__, "date": today(), "cores": len(os.sched_getaffinity(0))}
     kept = {key: value for key, value in fields.items() if value not in (None, (), "")}
-    # The line before may have been cut off by a kill.
+    append_line(path, json.dumps({"latency_s": None, **kept}, separators=(",", ":"), allow_nan=False).encode())
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Adds a line to a file in one write; a line before it that was cut off by a kill is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
+        broken = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
             broken = file.read(1) != b"\n"
-        else:
-            broken = False
-        text = json.dumps({"latency_s": None, **kept}, separators=(",", ":"), allow_nan=False)
-        file.write(("\n" * broken + text + "\n").encode())
+        file.write(b"\n" * broken + line + b"\n")
 
 
 def today() -> str:

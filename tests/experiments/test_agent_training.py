@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,9 @@ def test_labels_are_read_as_written_and_a_line_cut_short_is_left_out(some: list[
     labels.write_label(path, better)
     path.write_bytes(path.read_bytes() + b'{"seed": 7, "case": {')
     assert labels.read_labels(path) == [better, *some[1:]]
+    # The next one does not become part of that line.
+    labels.write_label(path, some[0])
+    assert labels.read_labels(path)[0] == some[0]
 
 
 def test_a_round_never_makes_a_label_worse(some: list[labels.Label]) -> None:
@@ -178,6 +182,34 @@ def test_proposals_without_learning_are_compared_with_the_label(some: list[label
 
 def test_work_is_spread_and_all_of_it_comes_back() -> None:
     assert sorted(spread(abs, range(-20, 0), 2)) == list(range(1, 21))
+
+
+def test_processes_that_are_spread_over_use_one_thread() -> None:
+    assert list(spread(_threads, [0], 1)) == ["1"]
+
+
+def _threads(_: int) -> str:
+    return os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--labels", "0"], "--labels"),
+        (["--device", "nonsense"], "--device: found nonsense"),
+        (["--quick", "--install"], "--install"),
+        (["--folder", "{file}"], "File exists"),
+    ],
+)
+def test_bad_input_of_the_command(arguments: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    given = [text.format(file=tmp_path / "file") for text in ["--folder", str(tmp_path / "runs"), *arguments]]
+    done = subprocess.run(
+        [sys.executable, "experiments/train_shipped_agent.py", *given], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).with_name("policy.onnx")
 MOST_DEVICES = 16
 """Devices of a problem beyond which the agent does not plan: it was trained on no more."""
 
-_THREADS = 2
+THREADS = 2
 """Threads of the network; more do not pay for so few tokens."""
 
 Logits = NDArray[np.float32]
@@ -45,19 +45,20 @@ class Policy:
 
     Args:
         source: path of the ONNX file, or what is in it.
+        threads: of the network.
 
     Raises:
         FileError: if the file cannot be read, or was trained on other features.
         MissingDependency: without onnxruntime.
     """
 
-    def __init__(self, source: Path | bytes) -> None:
+    def __init__(self, source: Path | bytes, threads: int = THREADS) -> None:
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
             raise MissingDependency("onnxruntime", "by the trained agent", "engine") from error
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = min(_THREADS, usable_cores())
+        options.intra_op_num_threads = min(threads, usable_cores())
         options.inter_op_num_threads = 1
         # Threads that wait for the next problem must not keep the cores from the search.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -78,7 +79,7 @@ class Policy:
 
 
 @functools.lru_cache(maxsize=4)
-def load_policy(source: Path | bytes = SHIPPED) -> Policy:
+def load_policy(source: Path | bytes = SHIPPED, threads: int = THREADS) -> Policy:
     """Returns a policy, from a file or from what is in one, read once.
 
     Raises:
@@ -86,4 +87,4 @@ def load_policy(source: Path | bytes = SHIPPED) -> Policy:
     """
     if isinstance(source, Path) and not source.is_file():
         raise FileError(f"{source}: no such file: the trained agent is not there")
-    return Policy(source)
+    return Policy(source, threads)
