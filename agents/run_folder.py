@@ -83,13 +83,26 @@ class RunFolder:
         """The figures of every episode."""
         return self.path / PROGRESS
 
+    def going_on(self) -> str | None:
+        """How to go on from what a run that failed left: from its state, or its last checkpoint; None from nothing."""
+        if self.state.exists():
+            return f"--resume {self.path} goes on from its state"
+        saved = sorted(self.path.glob("checkpoint_*.zip"), key=lambda path: path.stat().st_mtime)
+        return f"-i {saved[-1]} begins with its networks" if saved else None
+
     def save_config(self, config: TrainingConfig) -> None:
         """Writes the merged configuration, which `train-agent --config` reads."""
         (self.path / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
 
     def save_checkpoint(self, agent: BaseAlgorithm, episode: int) -> None:
         """Writes the agent as it is after an episode."""
-        agent.save(self.path / f"checkpoint_{episode}.zip")
+        path = self.path / f"checkpoint_{episode}.zip"
+        beside = path.with_suffix(".part")
+        try:
+            agent.save(beside)  # first, so that a run that fails here leaves no half of one
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def save_result(
         self,

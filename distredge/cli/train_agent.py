@@ -117,7 +117,8 @@ def train_agent(
     The input travels as pixels where the model allows, and the best strategy is given packed rows and boundary rows
     first where that is faster: the output stays the same; --as-published leaves all of it out.
 
-    Hyper-parameters are the shipped ones, then those of --config, then those of --set.
+    Hyper-parameters are the shipped ones, then those of --config, then those of --set. Where --preset, --algo or --env
+    are others than the file names, only those are taken from it that it has otherwise than its own preset.
 
     Ctrl-C ends the training early and writes the best strategy so far.
     """
@@ -125,6 +126,8 @@ def train_agent(
 
     if resume is not None and (config_file is not None or trained_agent is not None):
         raise click.UsageError("--resume goes on with the run's own configuration: leave --config and -i away")
+    if resume is not None and (given := [f"--{name}" for name in ("preset", "algo") if _given(name)]):
+        raise click.UsageError(f"--resume goes on with the run's own agent: leave {' and '.join(given)} away")
     begin = Beginning(
         None if trained_agent is None else str(agent_file(trained_agent)),
         None if resume is None else str(state_file(resume)),
@@ -154,16 +157,22 @@ def _load(config: TrainingConfig, cluster: str) -> Problem:
     )  # fmt: skip
 
 
+def _given(name: str) -> bool:
+    """Whether an option is on the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
 def _config(config_file: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> TrainingConfig:
     """Merges the defaults, the file and the command line."""
     from distredge.agents.hyperparameters import check_algorithm, check_preset, merge_hyperparameters
-    from distredge.agents.settings import TrainingConfig, check_environment, parse_assignments, read_config
+    from distredge.agents.settings import TrainingConfig, check_environment, own_values, parse_assignments, read_config
 
-    context = click.get_current_context()
     values = read_config(config_file) if config_file is not None else {}
-    for name in _CONFIG_OPTIONS:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            values[name] = options[name]
+    given = {name: options[name] for name in _CONFIG_OPTIONS if _given(name)}
+    if any(name in values and values[name] != given.get(name, values[name]) for name in ("preset", "algo", "env")):
+        values["hyperparameters"] = own_values(values)
+    values |= given
     for name in ("model", "cluster"):
         if not values.get(name):
             raise click.UsageError(f"missing option '--{name}'")
@@ -196,7 +205,7 @@ def _train(
     check_folder(log_folder)
     budget = Budget(config.budget_s, config.episodes)
     folder = RunFolder(log_folder, run_name(problems, config))
-    with _removed_on_failure(folder), interruptible(budget), contextlib.ExitStack() as stack:
+    with _kept_if_worth_it(folder), interruptible(budget), contextlib.ExitStack() as stack:
         prepared = prepare(problems, config)
         if begin.agent is not None:
             check_agent(begin.agent, prepared.env.signature)
@@ -256,11 +265,18 @@ class _OfCluster:
 
 
 @contextlib.contextmanager
-def _removed_on_failure(folder: RunFolder) -> Iterator[None]:
-    """Leaves no folder of a run that came to nothing."""
+def _kept_if_worth_it(folder: RunFolder) -> Iterator[None]:
+    """Leaves no folder of a run that came to nothing; says how to go on where one that failed left something."""
+    from distredge.errors import FileError
+
     try:
         yield
-    except BaseException:
-        if not (folder.path / ABOUT).exists():
+    except BaseException as error:
+        if (how := folder.going_on()) is not None:
+            click.echo(f"kept {folder.path}: {how}", err=True)
+        elif not (folder.path / ABOUT).exists():
             shutil.rmtree(folder.path, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            where = error.filename or folder.path
+            raise FileError(f"{where}: cannot write the run: {error.strerror or error}") from error
         raise

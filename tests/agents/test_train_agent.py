@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distredge.agents import observers
+from distredge.agents.hyperparameters import default_hyperparameters
 from distredge.agents.settings import read_config
 from distredge.agents.training import EpisodeReport
 from distredge.cli._common import run
@@ -94,6 +95,86 @@ def test_ctrl_c_keeps_what_was_found(
     assert Strategy.load(made / "strategy.json").predicted["latency_s"] == about["latency_s"]
     assert (made / "model.zip").exists()
     assert "interrupted after 3 episodes" in capsys.readouterr().err
+
+
+def _fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    def fail(self: Any, report: EpisodeReport) -> None:
+        if report.number == number:
+            raise error
+
+    monkeypatch.setattr(observers.ProgressCsv, "episode", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(28, "No space left on device"), 2, "vgg16_db-50_osds_ddpg_0: cannot write the run: No space left"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_a_failed_run_has_saved_is_kept(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    with monkeypatch.context() as patch:
+        _fail_at(patch, 3, error)
+        assert _run(*QUICK, "--preset", "osds", "-n", "6", "--save-freq", "2") == code
+    made = folder / "runs" / "vgg16_db-50_osds_ddpg_0"
+    assert {"checkpoint_2.zip", "state.npz"} <= {path.name for path in made.iterdir()}
+    err = capsys.readouterr().err
+    assert "kept runs/vgg16_db-50_osds_ddpg_0: --resume runs/vgg16_db-50_osds_ddpg_0 goes on" in err
+    assert said in err
+    assert _run("--resume", str(made), "-n", "2", "--compare-search-s", "0") == 0
+
+
+def test_of_a_run_that_failed_before_it_saved_anything_nothing_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fail_at(monkeypatch, 1, OSError(28, "No space left on device"))
+    assert _run(*QUICK, "--preset", "osds", "-n", "6", "--save-freq", "2") == 2
+    assert not list((folder / "runs").iterdir())
+    assert "kept" not in capsys.readouterr().err
+
+
+def test_a_policy_that_needs_a_link_that_is_down(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: Problem
+) -> None:
+    dead = dataclasses.replace(problem.cluster.devices[0].uplink, rate_bps=0.0)
+    devices = (dataclasses.replace(problem.cluster.devices[0], uplink=dead), *problem.cluster.devices[1:])
+    broken = dataclasses.replace(problem, cluster=dataclasses.replace(problem.cluster, devices=devices))
+    monkeypatch.setattr(
+        "distredge.cli.train_agent.load_problem", lambda model, cluster, **options: dataclasses.replace(broken)
+    )
+    assert _run(*QUICK, "-n", "3", "--compare-search-s", "0", "--eval-cluster", "db-50") == 0
+    out = capsys.readouterr().out
+    assert "policy          none by itself, without exploration: its strategy needs a link that is down" in out
+    assert "none on db-50, which it was not trained on: its strategy needs" in out
+
+
+def test_another_preset_than_that_of_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ("-n", "2", "--compare-search-s", "0")
+    assert _run(*QUICK, "-n", "2", "--set", "tau=0.2", "--compare-search-s", "0") == 0
+    first = str(folder / "runs" / "vgg16_db-50_ddpg_0" / "config.yaml")
+    assert _run("--config", first, "--preset", "osds", *short) == 0
+    own = read_config(folder / "runs" / "vgg16_db-50_osds_ddpg_0" / "config.yaml")["hyperparameters"]
+    paper = default_hyperparameters("ddpg", preset="osds")
+    assert own == {**paper, "tau": 0.2, "actor_layers": [16], "critic_layers": [16]}
+    assert _run("--config", first, "--algo", "td3", *short) == 0
+    own = read_config(folder / "runs" / "vgg16_db-50_td3_0" / "config.yaml")["hyperparameters"]
+    assert own == {**default_hyperparameters("td3"), "tau": 0.2, "actor_layers": [16], "critic_layers": [16]}
+    # One that names no preset is meant for any.
+    Path("my.yaml").write_text("hyperparameters: {demonstrations: 64}\n")
+    assert _run(*QUICK, "--config", "my.yaml", "--preset", "osds", *short) == 0
+    own = read_config(folder / "runs" / "vgg16_db-50_osds_ddpg_0_2" / "config.yaml")["hyperparameters"]
+    assert own["demonstrations"] == 64
+    capsys.readouterr()
+    for option in (("--preset", "osds"), ("--algo", "td3")):
+        assert _run("--resume", str(Path(first).parent), *option) == 2
+        assert f"leave {option[0]} away" in capsys.readouterr().err
 
 
 def test_file_and_command_line(folder: Path) -> None:
