@@ -48,7 +48,7 @@ _CHOICES: Mapping[str, Sequence[str]] = {"reward_scale": ("offload", "paper")}
 Hyperparameters = Mapping[str, Any]
 
 
-def check_algorithm(algo: str) -> None:
+def check_algorithm(algo: object) -> None:
     """Raises ConfigError unless there is an algorithm of that name."""
     if not isinstance(algo, str) or algo not in ALGORITHMS:
         raise ConfigError(f"no algorithm {algo!r}{did_you_mean(str(algo), ALGORITHMS)}")
