@@ -16,7 +16,11 @@ from distredge.errors import ConfigError, DistredgeError, FileError, MissingDepe
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+    from distredge.agents.settings import TrainingConfig
+    from distredge.agents.vec_env import KernelVecEnv
+    from distredge.envs.volumes import VolumesEnv
 
 VARIANCE_FEW = 0.1
 VARIANCE_MANY = 1.0
@@ -113,6 +117,27 @@ def load_parameters(agent: BaseAlgorithm, path: str | Path) -> None:
         ) from error
     if not all(bool(values.isfinite().all()) for values in agent.policy.state_dict().values()):
         raise FileError(f"{path}: its networks hold weights that are no finite numbers: they diverged")
+
+
+def check_parameters(path: str | Path, env: VolumesEnv, config: TrainingConfig) -> None:
+    """Checks that a saved agent can be loaded into one that a configuration makes for an environment.
+
+    Raises:
+        ConfigError, FileError, MissingDependency: as `make_agent` and `load_parameters`.
+    """
+    load_parameters(make_agent(config.algo, vec_env(env, config), config.hyperparameters, config.seed), path)
+
+
+def vec_env(env: VolumesEnv, config: TrainingConfig) -> DummyVecEnv | KernelVecEnv:
+    """The environments in which a run steps, as many as it says."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from distredge.agents.vec_env import KernelVecEnv
+    from distredge.envs.vector import VolumesVectorEnv
+
+    n_envs: int = config.hyperparameters["n_envs"]
+    # Without SB3's Monitor: episodes are counted in `training`, and its records would hold the time of day.
+    return DummyVecEnv([lambda: env]) if n_envs == 1 else KernelVecEnv(VolumesVectorEnv(env, n_envs))
 
 
 @contextmanager

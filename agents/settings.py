@@ -25,6 +25,10 @@ from distredge.planners.published import lc_pss
 
 __all__ = [
     "ALGORITHMS",
+    "BY_DEMONSTRATION",
+    "BY_EPISODE",
+    "BY_ONE_DEVICE",
+    "BY_POLISH",
     "ENVIRONMENTS",
     "EPISODES",
     "PRESETS",
@@ -47,6 +51,9 @@ EPISODES = 4000
 
 COMPARE_SEARCH_S = 1.0
 """Seconds of the search that a run is compared with."""
+
+BY_EPISODE, BY_DEMONSTRATION, BY_POLISH, BY_ONE_DEVICE = "episode", "demonstration", "polish", "single device"
+"""What a run may have found its strategy by."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
 
 
+_FOUND = {
+    "episode": "in episode {found_in_episode} of {episodes}",
+    "demonstration": "among the demonstrations, before the first episode",
+    "polish": "by the polish of the best ones, at the end",
+    "single device": "as the best single device: nothing was faster",
+}
+"""How a strategy was found, by `found_by` of `run_folder.describe`."""
+
+
 def tell(
     problems: Sequence[Problem],
     config: TrainingConfig,
@@ -76,9 +85,7 @@ def _tell_one(problem: Problem, strategy: Strategy, entry: dict[str, Any]) -> No
     )
     if entry["one_device_is_best"]:
         click.echo(f"                one device is best here: {strategy.head.device} computes the whole model")
-    found = f"in episode {entry['found_in_episode']} of {entry['episodes']}"
-    if not entry["found_in_episode"]:
-        found = "among the demonstrations, before the first episode"
+    found = _FOUND[entry["found_by"]].format(**entry)
     click.echo(f"found           {found}; {len(strategy.volumes)} volumes")
     click.echo(f"policy          {_policy(entry['policy_latency_s'], 'by itself, without exploration')}")
     for name, seconds in entry["held_out_latency_s"].items():

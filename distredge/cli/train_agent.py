@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from distredge.agents.run_folder import RunFolder
     from distredge.agents.settings import TrainingConfig
     from distredge.agents.training import EpisodeReport, Observer, Trained
+    from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -197,8 +198,8 @@ def _train(
     """Trains in a new run folder and saves there what was found."""
     from distredge.agents.evaluation import policy_latencies_s
     from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog
-    from distredge.agents.osds import compared, found_strategy, held_out_env, prepare
-    from distredge.agents.run_folder import RunFolder, check_agent, describe, run_name
+    from distredge.agents.osds import found_strategy, held_out_env, prepare
+    from distredge.agents.run_folder import RunFolder, describe, run_name
     from distredge.agents.training import run_training
     from distredge.planners.budget import Budget
 
@@ -206,9 +207,8 @@ def _train(
     budget = Budget(config.budget_s, config.episodes)
     folder = RunFolder(log_folder, run_name(problems, config))
     with _kept_if_worth_it(folder), interruptible(budget), contextlib.ExitStack() as stack:
+        _check(problems, held_out, config, begin)
         prepared = prepare(problems, config)
-        if begin.agent is not None:
-            check_agent(begin.agent, prepared.env.signature)
         others = held_out_env(prepared.env, held_out, config)
         folder.save_config(config)
         observers: list[Observer] = [
@@ -239,16 +239,48 @@ def _train(
             if others is None
             else dict(zip(config.eval_cluster, policy_latencies_s(trained.agent, others)[0], strict=True))
         )
-        searched = [compared(problem, config) for problem in problems]
+        searched = [_compared(problem, config, budget) for problem in problems]
         if searched[0] is not None:
             log.search(searched[0])
         about = [
-            describe(problem, strategies[k], trained, k, held_out=played, search_s=config.compare_search_s,
-                     search_latency_s=searched[k])
+            describe(problem, strategies[k], trained, k, held_out=played,
+                     search_s=0.0 if searched[k] is None else config.compare_search_s, search_latency_s=searched[k])
             for k, problem in enumerate(problems)
         ]  # fmt: skip
         folder.save_result(problems, strategies, trained, about, prepared.env, begin.agent or begin.state)
     return folder, strategies, trained, about
+
+
+def _check(problems: list[Problem], held_out: list[Problem], config: TrainingConfig, begin: Beginning) -> None:
+    """Refuses what does not fit before anything takes long."""
+    from distredge.agents.algorithms import check_parameters, errors_explained
+    from distredge.agents.osds import held_out_env, make_env
+    from distredge.agents.run_folder import check_agent
+
+    # What agents rely on does not depend on the scheme; LC-PSS takes a while to choose one.
+    env = make_env(problems, config, [len(problems[0].graph.cuts) - 1])
+    held_out_env(env, held_out, config)
+    began_with = begin.agent or begin.state
+    if began_with is not None:
+        check_agent(began_with, env.signature)
+    if begin.agent is not None:
+        with errors_explained():
+            check_parameters(begin.agent, env, config)
+
+
+def _compared(problem: Problem, config: TrainingConfig, training: Budget) -> float | None:
+    """Latency in seconds of what a search finds; None where none is asked for, or after Ctrl-C."""
+    from distredge.agents.osds import compared
+    from distredge.planners.budget import Budget
+
+    if not config.compare_search_s or training.interrupted:
+        return None
+    budget = Budget(config.compare_search_s)
+    with interruptible(budget):
+        found = compared(problem, config, budget)
+    if budget.interrupted:
+        training.interrupt()  # neither are the other clusters compared
+    return found
 
 
 class _OfCluster:

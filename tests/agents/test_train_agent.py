@@ -17,7 +17,8 @@ from distredge.agents.training import EpisodeReport
 from distredge.cli._common import run
 from distredge.cli._planning import INDEPENDENT
 from distredge.errors import did_you_mean
-from distredge.latency import evaluate, offload_latency_s
+from distredge.latency import evaluate, offload, offload_latency_s
+from distredge.planners.budget import Budget
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 
@@ -97,9 +98,13 @@ def test_ctrl_c_keeps_what_was_found(
     assert "interrupted after 3 episodes" in capsys.readouterr().err
 
 
-def _fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+def _fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException | None) -> None:
+    """An error after an episode; None for Ctrl-C."""
+
     def fail(self: Any, report: EpisodeReport) -> None:
-        if report.number == number:
+        if report.number == number and error is None:
+            signal.raise_signal(signal.SIGINT)
+        elif report.number == number and error is not None:
             raise error
 
     monkeypatch.setattr(observers.ProgressCsv, "episode", fail)
@@ -250,6 +255,45 @@ def test_says_what_it_gained(folder: Path, capsys: pytest.CaptureFixture[str]) -
     about = json.loads((folder / "runs" / "vgg16_db-50_ddpg_0" / "run.json").read_text())
     assert about["gain_over_search"] == pytest.approx(about["search_latency_s"] / about["latency_s"] - 1.0)
     assert about["environment"]["env"] == "distredge/SplitRows-v0"
+
+
+def test_an_interrupted_comparison_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def search(problem: Problem, method: str, budget: Budget, seed: int) -> Strategy:
+        signal.raise_signal(signal.SIGINT)
+        assert budget.expired()
+        return offload(problem)[0]
+
+    monkeypatch.setattr("distredge.agents.osds.run", search)
+    assert _run(*QUICK, "--preset", "osds", "--cluster", "again", "-n", "20", "--compare-search-s", "9") == 0
+    out = capsys.readouterr().out
+    assert "search  " not in out
+    about = json.loads((folder / "runs" / "vgg16_db-50_db-50_osds_ddpg_0" / "run.json").read_text())
+    for entry in about["clusters"]:
+        assert (entry["search_latency_s"], entry["search_s"], entry["gain_over_search"]) == (None, 0.0, None)
+
+
+def test_nothing_is_compared_with_a_run_that_was_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distredge.agents.osds.run", lambda *given: pytest.fail("a search"))
+    _fail_at(monkeypatch, 2, None)
+    assert _run(*QUICK, "--preset", "osds", "-n", "3", "--compare-search-s", "9") == 130
+
+
+def test_what_does_not_fit_is_refused_before_the_demonstrations(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*QUICK, "--preset", "osds", "-n", "1", "--compare-search-s", "0") == 0
+    run_folder = folder / "runs" / "vgg16_db-50_osds_ddpg_0"
+    monkeypatch.setattr("distredge.agents.osds.prepare", lambda *given: pytest.fail("demonstrations"))
+    capsys.readouterr()
+    assert _run(*QUICK, "--set", "actor_layers=[8]", "-i", str(run_folder)) == 2
+    assert "accepted: one trained with the same --algo, layers" in capsys.readouterr().err
+    about = run_folder / "run.json"
+    about.write_text(about.read_text().replace("SplitRows-v0", "SplitRows-v9"))
+    for option in ((*QUICK, "-i"), ("--resume",)):
+        assert _run(*option, str(run_folder)) == 2
+        assert "found 'distredge/SplitRows-v9'" in capsys.readouterr().err
 
 
 def test_several_clusters_leave_a_strategy_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
