@@ -310,5 +310,5 @@ def _kept_if_worth_it(folder: RunFolder) -> Iterator[None]:
             shutil.rmtree(folder.path, ignore_errors=True)
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             where = error.filename or folder.path
-            raise FileError(f"{where}: cannot write the run: {error.strerror or error}") from error
+            raise FileError(f"{where}: the run cannot go on: {error.strerror or error}") from error
         raise

@@ -113,7 +113,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (OSError(28, "No space left on device"), 2, "vgg16_db-50_osds_ddpg_0: cannot write the run: No space left"),
+        (OSError(28, "No space left on device"), 2, "vgg16_db-50_osds_ddpg_0: the run cannot go on: No space left"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
