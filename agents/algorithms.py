@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distredge.agents.hyperparameters import ALGORITHMS, check_algorithm
-from distredge.errors import ConfigError, FileError, MissingDependency
+from distredge.errors import ConfigError, DistredgeError, FileError, MissingDependency
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+    from distredge.agents.settings import TrainingConfig
+    from distredge.agents.vec_env import KernelVecEnv
+    from distredge.envs.volumes import VolumesEnv
 
 VARIANCE_FEW = 0.1
 VARIANCE_MANY = 1.0
@@ -49,7 +55,7 @@ def make_agent(
         device: where the networks are, as torch names it.
 
     Raises:
-        ConfigError: if there is no such algorithm or device.
+        ConfigError: if there is no such algorithm or device, or the algorithm does not take the hyper-parameters.
         MissingDependency: if its package is not installed.
     """
     values = {key: value for key, value in hyperparameters.items() if key not in _OWN_KEYS}
@@ -75,11 +81,13 @@ def make_agent(
         )
     if "ent_coef" in values and values["ent_coef"] is None:
         values["ent_coef"] = "auto"
-    agent_class = _agent_class(algo)
+    agent_class, device = _agent_class(algo), _device(device)
     try:
-        return agent_class("MlpPolicy", env, policy_kwargs=policy, seed=seed, device=_device(device), **values)
+        return agent_class("MlpPolicy", env, policy_kwargs=policy, seed=seed, device=device, **values)
     except ModuleNotFoundError as error:
         raise MissingDependency(error.name or "a package", f"by {algo}", "train") from error
+    except (AssertionError, OverflowError, TypeError, ValueError) as error:
+        raise ConfigError(f"{algo} does not take these hyper-parameters: {_first_line(error)}") from error
 
 
 def load_parameters(agent: BaseAlgorithm, path: str | Path) -> None:
@@ -88,21 +96,75 @@ def load_parameters(agent: BaseAlgorithm, path: str | Path) -> None:
     Only arrays are read. (`BaseAlgorithm.load` would run code from the archive.)
 
     Raises:
-        FileError: if the file is no saved agent.
+        FileError: if the file is no saved agent, is damaged, or holds weights that are no finite numbers.
         ConfigError: if the saved agent is another algorithm's, or for another size of network or number of devices.
     """
     try:
         agent.set_parameters(str(path), device=agent.device)
     except (OSError, zipfile.BadZipFile) as error:
         raise FileError(f"{path}: cannot read the agent: {getattr(error, 'strerror', None) or error}") from error
+    except (EOFError, pickle.UnpicklingError, zlib.error) as error:
+        raise FileError(f"{path}: the saved agent is damaged") from error
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:
         if "zip-file" in str(error):
             raise FileError(f"{path}: not a saved agent") from error
+        if "PytorchStreamReader" in str(error):
+            raise FileError(f"{path}: the saved agent is damaged") from error
         reason = str(error).strip().splitlines()[-1].strip()
         raise ConfigError(
             f"{path}: found an agent of another algorithm, network size, or number of devices, accepted: one trained "
             f"with the same --algo, layers and number of devices ({reason})"
         ) from error
+    if not all(bool(values.isfinite().all()) for values in agent.policy.state_dict().values()):
+        raise FileError(f"{path}: its networks hold weights that are no finite numbers: they diverged")
+
+
+def check_parameters(path: str | Path, env: VolumesEnv, config: TrainingConfig) -> None:
+    """Checks that a saved agent can be loaded into one that a configuration makes for an environment.
+
+    Raises:
+        ConfigError, FileError, MissingDependency: as `make_agent` and `load_parameters`.
+    """
+    load_parameters(make_agent(config.algo, vec_env(env, config), config.hyperparameters, config.seed), path)
+
+
+def vec_env(env: VolumesEnv, config: TrainingConfig) -> DummyVecEnv | KernelVecEnv:
+    """The environments in which a run steps, as many as it says."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from distredge.agents.vec_env import KernelVecEnv
+    from distredge.envs.vector import VolumesVectorEnv
+
+    n_envs: int = config.hyperparameters["n_envs"]
+    # Without SB3's Monitor: episodes are counted in `training`, and its records would hold the time of day.
+    return DummyVecEnv([lambda: env]) if n_envs == 1 else KernelVecEnv(VolumesVectorEnv(env, n_envs))
+
+
+@contextmanager
+def errors_explained() -> Iterator[None]:
+    """Says what to change where hyper-parameters make networks diverge, or ask for more memory than there is.
+
+    Raises:
+        ConfigError: in place of what others raise then.
+    """
+    from gymnasium.error import InvalidAction
+
+    try:
+        yield
+    except DistredgeError:
+        raise
+    except (InvalidAction, MemoryError, RuntimeError, ValueError) as error:
+        text = str(error)
+        if isinstance(error, InvalidAction) or "of distribution" in text:
+            raise ConfigError(
+                "the networks diverged, so that their actions are no finite numbers: lower the learning rate"
+            ) from error
+        if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+            raise ConfigError(
+                "out of memory: lower buffer_size, batch_size, n_envs, actor_layers or critic_layers "
+                f"({_first_line(error)})"
+            ) from error
+        raise
 
 
 @contextmanager
@@ -133,10 +195,14 @@ def _device(device: str) -> str:
     import torch
 
     try:
-        torch.empty(0, device=torch.device(device) if device != "auto" else "cpu")
+        # What is computed there must come back, which it does not from torch's `meta`.
+        torch.zeros(1, device=torch.device(device) if device != "auto" else "cpu").cpu()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"device: found {device!r}, accepted: auto, cpu, or a device of torch's ({reason})"
+            f"device: found {device!r}, accepted: auto, cpu, or a device of torch's ({_first_line(error)})"
         ) from error
     return device
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

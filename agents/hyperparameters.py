@@ -48,9 +48,9 @@ _CHOICES: Mapping[str, Sequence[str]] = {"reward_scale": ("offload", "paper")}
 Hyperparameters = Mapping[str, Any]
 
 
-def check_algorithm(algo: str) -> None:
+def check_algorithm(algo: object) -> None:
     """Raises ConfigError unless there is an algorithm of that name."""
-    if algo not in ALGORITHMS:
+    if not isinstance(algo, str) or algo not in ALGORITHMS:
         raise ConfigError(f"no algorithm {algo!r}{did_you_mean(str(algo), ALGORITHMS)}")
 
 
@@ -133,7 +133,7 @@ def _checked(algo: str, key: str, default: Any, value: Any) -> Any:
     return value
 
 
-_MAY_BE_NULL = frozenset({"epsilon_decay", "noise_variance", "ent_coef"})
+_MAY_BE_NULL = frozenset({"epsilon_decay", "noise_variance"})
 """Keys whose null means that they are found out, whatever a preset has."""
 
 

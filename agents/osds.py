@@ -20,7 +20,14 @@ import numpy as np
 from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, of_scheme, ranked
 from distredge.agents.memory import REMEMBERED, mean_latency_s
 from distredge.agents.polish import polished
-from distredge.agents.settings import EPISODES, TrainingConfig
+from distredge.agents.settings import (
+    BY_DEMONSTRATION,
+    BY_EPISODE,
+    BY_ONE_DEVICE,
+    BY_POLISH,
+    EPISODES,
+    TrainingConfig,
+)
 from distredge.envs import PARTITION
 from distredge.envs.partition import PartitionEnv
 from distredge.envs.split_rows import SplitRowsEnv
@@ -184,12 +191,10 @@ def held_out_env(env: VolumesEnv, problems: Sequence[Problem], config: TrainingC
     return found
 
 
-def compared(problem: Problem, config: TrainingConfig) -> float | None:
-    """Mean latency in seconds of what `search` finds in the time that a run is compared with; None without one."""
-    if not config.compare_search_s:
-        return None
-    strategy = run(problem, "search", Budget(config.compare_search_s), config.seed)
-    return float(mean_latency_s(problem, [strategy])[0])
+def compared(problem: Problem, config: TrainingConfig, budget: Budget) -> float | None:
+    """Mean latency in seconds of what `search` finds within a budget; None if it was interrupted."""
+    strategy = run(problem, "search", budget, config.seed)
+    return None if budget.interrupted else float(mean_latency_s(problem, [strategy])[0])
 
 
 def found_strategy(
@@ -221,10 +226,10 @@ def found_strategy(
     own = config.hyperparameters
     candidates = _candidates(problem, config, best, [_strategy(problem, one, best) for one in known])
     if own["offload_memory"]:
-        candidates.append(offload(problem)[0])
+        candidates.append((offload(problem)[0], BY_ONE_DEVICE))
     if not candidates:
         raise Infeasible(f"no strategy for {problem}: every episode had to cross a link that is down")
-    seconds = mean_latency_s(problem, candidates)
+    seconds = mean_latency_s(problem, [strategy for strategy, _ in candidates])
     if own["offload_memory"]:
         # Where nothing is faster, the single device is the plainest answer.
         seconds[-1] *= 1.0 - _SAME
@@ -239,10 +244,11 @@ def found_strategy(
         "episodes": trained.episodes,
         "eval_freq": config.eval_freq,
         "hyperparameters": dict(sorted(own.items())),
+        "found_by": candidates[chosen][1],
         **settings,
     }
     planner = PlannerRef(METHOD_PARTITION if partitions else METHOD, config.seed, origin)
-    return predict(problem, candidates[chosen].replace(planner=planner))
+    return predict(problem, candidates[chosen][0].replace(planner=planner))
 
 
 def _strategy(problem: Problem, volumes: Decided, best: BestStrategy) -> Strategy:
@@ -254,17 +260,19 @@ def _strategy(problem: Problem, volumes: Decided, best: BestStrategy) -> Strateg
 
 def _candidates(
     problem: Problem, config: TrainingConfig, best: BestStrategy, known: Sequence[Strategy]
-) -> list[Strategy]:
-    """The best strategy with the problem's own options, and what the polish makes of the best ones."""
+) -> list[tuple[Strategy, str]]:
+    """The best strategy with the problem's own options, and what the polish makes of it; each with what found it."""
     if best.strategy is None and not known:
         return []
     fastest = [best.strategy] if best.strategy is not None else []
     found = [converted(problem, strategy, Budget(evaluations=1000)) for strategy in fastest]
+    by = BY_EPISODE if best.episode else BY_DEMONSTRATION
+    candidates = [(strategy, by) for strategy in found]
     polish_s: float = config.hyperparameters["polish_s"]
     if polish_s:
         start = [*found, *best.strategies, *known]
-        found += polished(problem, start, polish_s, config.seed)
-    return found
+        candidates += [(strategy, BY_POLISH) for strategy in polished(problem, start, polish_s, config.seed)]
+    return candidates
 
 
 def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:

@@ -17,6 +17,7 @@ from distredge import metric_names
 from distredge.agents.exporting import save_onnx
 from distredge.agents.hyperparameters import PRESETS
 from distredge.agents.memory import mean_latency_s, start_times
+from distredge.agents.settings import BY_EPISODE
 from distredge.envs import SPLIT_ROWS
 from distredge.envs.signature import Signature
 from distredge.errors import FileError
@@ -83,13 +84,26 @@ class RunFolder:
         """The figures of every episode."""
         return self.path / PROGRESS
 
+    def going_on(self) -> str | None:
+        """How to go on from what a run that failed left: from its state, or its last checkpoint; None from nothing."""
+        if self.state.exists():
+            return f"--resume {self.path} goes on from its state"
+        saved = sorted(self.path.glob("checkpoint_*.zip"), key=lambda path: path.stat().st_mtime)
+        return f"-i {saved[-1]} begins with its networks" if saved else None
+
     def save_config(self, config: TrainingConfig) -> None:
         """Writes the merged configuration, which `train-agent --config` reads."""
         (self.path / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
 
     def save_checkpoint(self, agent: BaseAlgorithm, episode: int) -> None:
         """Writes the agent as it is after an episode."""
-        agent.save(self.path / f"checkpoint_{episode}.zip")
+        path = self.path / f"checkpoint_{episode}.zip"
+        beside = path.with_suffix(".part")
+        try:
+            agent.save(beside)  # first, so that a run that fails here leaves no half of one
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def save_result(
         self,
@@ -159,19 +173,18 @@ def describe(
 
     Args:
         problem: model and cluster.
-        strategy: the best one.
+        strategy: the best one, from `osds.found_strategy`.
         trained: what the run found.
         place: of the problem among those of the run.
         held_out: latency of the policy on each cluster that it was not trained on.
-        search_s: seconds of the search that it is compared with.
+        search_s: seconds of the search that it is compared with; 0 without one.
         search_latency_s: what that found; None without one.
     """
     times = len(start_times(problem.cluster))
     latency_s, offload_s = strategy.predicted[metric_names.LATENCY_S], offload_latency_s(problem)
     if times > 1:
         latency_s, offload_s = mean_latency_s(problem, [strategy, offload(problem)[0]]).tolist()
-    alone = [volume for volume in strategy.volumes if (np.diff(volume.rows) > 0).sum() > 1]
-    best = trained.bests[place]
+    found_by = strategy.planner.settings["found_by"]
     seconds = max(trained.seconds, 1e-9)
     return {
         "model": problem.graph.name,
@@ -181,14 +194,15 @@ def describe(
         metric_names.OFFLOAD_LATENCY_S: offload_s,
         metric_names.SPEEDUP: offload_s / latency_s,
         "start_times": times,
-        "one_device_is_best": not alone,
+        "one_device_is_best": len(_computing(strategy)) == 1,
         "search_s": search_s,
         "search_latency_s": search_latency_s,
         "gain_over_search": None if search_latency_s is None else search_latency_s / latency_s - 1.0,
         "policy_latency_s": _finite(trained.policy_s[place]),
         "held_out_latency_s": {name: _finite(value) for name, value in (held_out or {}).items()},
         "volumes": len(strategy.volumes),
-        "found_in_episode": best.episode,
+        "found_by": found_by,
+        "found_in_episode": trained.bests[place].episode if found_by == BY_EPISODE else None,
         "episodes": trained.episodes,
         "steps": trained.steps,
         "updates": trained.updates,
@@ -197,6 +211,12 @@ def describe(
         "updates_per_s": trained.updates / seconds,
         "interrupted": trained.stopped,
     }
+
+
+def _computing(strategy: Strategy) -> set[str]:
+    """Devices that compute something, in whichever volume."""
+    shared = {k for volume in strategy.volumes for k in np.flatnonzero(np.diff(volume.rows)).tolist()}
+    return {strategy.devices[k] for k in shared} | {strategy.head.device}
 
 
 def _finite(value: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,10 @@ from distredge.planners.published import lc_pss
 
 __all__ = [
     "ALGORITHMS",
+    "BY_DEMONSTRATION",
+    "BY_EPISODE",
+    "BY_ONE_DEVICE",
+    "BY_POLISH",
     "ENVIRONMENTS",
     "EPISODES",
     "PRESETS",
@@ -34,6 +38,7 @@ __all__ = [
     "check_environment",
     "check_preset",
     "merge_hyperparameters",
+    "own_values",
     "parse_assignments",
     "read_config",
 ]
@@ -46,6 +51,9 @@ EPISODES = 4000
 
 COMPARE_SEARCH_S = 1.0
 """Seconds of the search that a run is compared with."""
+
+BY_EPISODE, BY_DEMONSTRATION, BY_POLISH, BY_ONE_DEVICE = "episode", "demonstration", "polish", "single device"
+"""What a run may have found its strategy by."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +219,21 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(content.get("hyperparameters", {}), dict):
         raise ConfigError(located(path, "hyperparameters", content["hyperparameters"], "keys and values"))
     return content
+
+
+def own_values(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of a configuration that are not those of its own preset, algorithm and environment.
+
+    Args:
+        content: as `read_config` returns it.
+
+    Raises:
+        ConfigError: as `TrainingConfig`.
+    """
+    said = {key: content[key] for key in ("preset", "algo", "env") if key in content}
+    preset = TrainingConfig(**said).hyperparameters
+    found = TrainingConfig(**said, hyperparameters=content.get("hyperparameters", {})).hyperparameters
+    return {key: value for key, value in found.items() if value != preset[key]}
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

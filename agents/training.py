@@ -14,13 +14,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from distredge.agents.algorithms import load_parameters, make_agent, one_torch_thread
+from distredge.agents.algorithms import errors_explained, load_parameters, make_agent, one_torch_thread, vec_env
 from distredge.agents.evaluation import KeptPolicy, policy_latencies_s
 from distredge.agents.memory import BestStrategy
 from distredge.agents.playing import play_volumes, shown
 from distredge.agents.resuming import load_state, save_state
 from distredge.agents.vec_env import KernelVecEnv
-from distredge.envs.vector import VolumesVectorEnv
 from distredge.folders import settle_caches
 from distredge.latency import offload_latency_s
 from distredge.planners.budget import Budget
@@ -146,10 +145,9 @@ def run_training(
     """
     settle_caches()
     budget = budget or Budget(config.budget_s, config.episodes)
-    with one_torch_thread():
+    with one_torch_thread(), errors_explained():
         n_envs = config.hyperparameters["n_envs"]
-        # Without SB3's Monitor: episodes are counted here, and its records would hold the time of day.
-        vec = DummyVecEnv([lambda: env]) if n_envs == 1 else KernelVecEnv(VolumesVectorEnv(env, n_envs))
+        vec = vec_env(env, config)
         agent = make_agent(config.algo, vec, config.hyperparameters, config.seed, config.device)
         agent.set_logger(Logger(None, []))
         if trained_agent is not None:

@@ -200,9 +200,8 @@ class VolumesVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], Array
     def _check_actions(self, actions: ArrayLike) -> NDArray[np.float64]:
         values = np.asarray(actions, np.float64)
         if values.shape != self.action_space.shape or not np.isfinite(values).all():
-            raise InvalidAction(
-                f"actions: found shape {values.shape}, accepted: {self.action_space.shape}, numbers from -1 to 1"
-            )
+            found = f"shape {values.shape}" if values.shape != self.action_space.shape else "some that are not finite"
+            raise InvalidAction(f"actions: found {found}, accepted: {self.action_space.shape}, numbers from -1 to 1")
         return values
 
 

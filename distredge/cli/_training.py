@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
 
 
+_FOUND = {
+    "episode": "in episode {found_in_episode} of {episodes}",
+    "demonstration": "among the demonstrations, before the first episode",
+    "polish": "by the polish of the best ones, at the end",
+    "single device": "as the best single device: nothing was faster",
+}
+"""How a strategy was found, by `found_by` of `run_folder.describe`."""
+
+
 def tell(
     problems: Sequence[Problem],
     config: TrainingConfig,
@@ -76,19 +85,23 @@ def _tell_one(problem: Problem, strategy: Strategy, entry: dict[str, Any]) -> No
     )
     if entry["one_device_is_best"]:
         click.echo(f"                one device is best here: {strategy.head.device} computes the whole model")
-    found = f"in episode {entry['found_in_episode']} of {entry['episodes']}"
-    if not entry["found_in_episode"]:
-        found = "among the demonstrations, before the first episode"
+    found = _FOUND[entry["found_by"]].format(**entry)
     click.echo(f"found           {found}; {len(strategy.volumes)} volumes")
-    click.echo(f"policy          {entry['policy_latency_s'] * 1e3:.2f} ms by itself, without exploration")
+    click.echo(f"policy          {_policy(entry['policy_latency_s'], 'by itself, without exploration')}")
     for name, seconds in entry["held_out_latency_s"].items():
-        click.echo(f"                {seconds * 1e3:.2f} ms on {name}, which it was not trained on")
+        click.echo(f"                {_policy(seconds, f'on {name}, which it was not trained on')}")
     if (search_s := entry["search_latency_s"]) is not None:
         gain = search_s / latency_s - 1.0
         said = f"gained {gain:.2%} over it" if gain > 1e-9 else "equal" if gain > -1e-9 else f"{-gain:.2%} behind it"
         click.echo(f"search          {search_s * 1e3:.2f} ms in {entry['search_s']:g} s: {said}")
     if latency_s > alone_s * (1 + 1e-9):
         click.echo("warning: this strategy is slower than the best single device; train longer", err=True)
+
+
+def _policy(latency_s: float | None, where: str) -> str:
+    if latency_s is None:
+        return f"none {where}: its strategy needs a link that is down"
+    return f"{latency_s * 1e3:.2f} ms {where}"
 
 
 def _tell_next(problem: Problem, path: Path, cluster: str) -> None:

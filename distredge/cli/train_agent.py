@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from distredge.agents.run_folder import RunFolder
     from distredge.agents.settings import TrainingConfig
     from distredge.agents.training import EpisodeReport, Observer, Trained
+    from distredge.planners.budget import Budget
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
@@ -117,7 +118,8 @@ def train_agent(
     The input travels as pixels where the model allows, and the best strategy is given packed rows and boundary rows
     first where that is faster: the output stays the same; --as-published leaves all of it out.
 
-    Hyper-parameters are the shipped ones, then those of --config, then those of --set.
+    Hyper-parameters are the shipped ones, then those of --config, then those of --set. Where --preset, --algo or --env
+    are others than the file names, only those are taken from it that it has otherwise than its own preset.
 
     Ctrl-C ends the training early and writes the best strategy so far.
     """
@@ -125,6 +127,8 @@ def train_agent(
 
     if resume is not None and (config_file is not None or trained_agent is not None):
         raise click.UsageError("--resume goes on with the run's own configuration: leave --config and -i away")
+    if resume is not None and (given := [f"--{name}" for name in ("preset", "algo") if _given(name)]):
+        raise click.UsageError(f"--resume goes on with the run's own agent: leave {' and '.join(given)} away")
     begin = Beginning(
         None if trained_agent is None else str(agent_file(trained_agent)),
         None if resume is None else str(state_file(resume)),
@@ -154,16 +158,22 @@ def _load(config: TrainingConfig, cluster: str) -> Problem:
     )  # fmt: skip
 
 
+def _given(name: str) -> bool:
+    """Whether an option is on the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
 def _config(config_file: str | None, assignments: tuple[str, ...], options: dict[str, Any]) -> TrainingConfig:
     """Merges the defaults, the file and the command line."""
     from distredge.agents.hyperparameters import check_algorithm, check_preset, merge_hyperparameters
-    from distredge.agents.settings import TrainingConfig, check_environment, parse_assignments, read_config
+    from distredge.agents.settings import TrainingConfig, check_environment, own_values, parse_assignments, read_config
 
-    context = click.get_current_context()
     values = read_config(config_file) if config_file is not None else {}
-    for name in _CONFIG_OPTIONS:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            values[name] = options[name]
+    given = {name: options[name] for name in _CONFIG_OPTIONS if _given(name)}
+    if any(name in values and values[name] != given.get(name, values[name]) for name in ("preset", "algo", "env")):
+        values["hyperparameters"] = own_values(values)
+    values |= given
     for name in ("model", "cluster"):
         if not values.get(name):
             raise click.UsageError(f"missing option '--{name}'")
@@ -188,18 +198,17 @@ def _train(
     """Trains in a new run folder and saves there what was found."""
     from distredge.agents.evaluation import policy_latencies_s
     from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog
-    from distredge.agents.osds import compared, found_strategy, held_out_env, prepare
-    from distredge.agents.run_folder import RunFolder, check_agent, describe, run_name
+    from distredge.agents.osds import found_strategy, held_out_env, prepare
+    from distredge.agents.run_folder import RunFolder, describe, run_name
     from distredge.agents.training import run_training
     from distredge.planners.budget import Budget
 
     check_folder(log_folder)
     budget = Budget(config.budget_s, config.episodes)
     folder = RunFolder(log_folder, run_name(problems, config))
-    with _removed_on_failure(folder), interruptible(budget), contextlib.ExitStack() as stack:
+    with _kept_if_worth_it(folder), interruptible(budget), contextlib.ExitStack() as stack:
+        _check(problems, held_out, config, begin)
         prepared = prepare(problems, config)
-        if begin.agent is not None:
-            check_agent(begin.agent, prepared.env.signature)
         others = held_out_env(prepared.env, held_out, config)
         folder.save_config(config)
         observers: list[Observer] = [
@@ -230,16 +239,48 @@ def _train(
             if others is None
             else dict(zip(config.eval_cluster, policy_latencies_s(trained.agent, others)[0], strict=True))
         )
-        searched = [compared(problem, config) for problem in problems]
+        searched = [_compared(problem, config, budget) for problem in problems]
         if searched[0] is not None:
             log.search(searched[0])
         about = [
-            describe(problem, strategies[k], trained, k, held_out=played, search_s=config.compare_search_s,
-                     search_latency_s=searched[k])
+            describe(problem, strategies[k], trained, k, held_out=played,
+                     search_s=0.0 if searched[k] is None else config.compare_search_s, search_latency_s=searched[k])
             for k, problem in enumerate(problems)
         ]  # fmt: skip
         folder.save_result(problems, strategies, trained, about, prepared.env, begin.agent or begin.state)
     return folder, strategies, trained, about
+
+
+def _check(problems: list[Problem], held_out: list[Problem], config: TrainingConfig, begin: Beginning) -> None:
+    """Refuses what does not fit before anything takes long."""
+    from distredge.agents.algorithms import check_parameters, errors_explained
+    from distredge.agents.osds import held_out_env, make_env
+    from distredge.agents.run_folder import check_agent
+
+    # What agents rely on does not depend on the scheme; LC-PSS takes a while to choose one.
+    env = make_env(problems, config, [len(problems[0].graph.cuts) - 1])
+    held_out_env(env, held_out, config)
+    began_with = begin.agent or begin.state
+    if began_with is not None:
+        check_agent(began_with, env.signature)
+    if begin.agent is not None:
+        with errors_explained():
+            check_parameters(begin.agent, env, config)
+
+
+def _compared(problem: Problem, config: TrainingConfig, training: Budget) -> float | None:
+    """Latency in seconds of what a search finds; None where none is asked for, or after Ctrl-C."""
+    from distredge.agents.osds import compared
+    from distredge.planners.budget import Budget
+
+    if not config.compare_search_s or training.interrupted:
+        return None
+    budget = Budget(config.compare_search_s)
+    with interruptible(budget):
+        found = compared(problem, config, budget)
+    if budget.interrupted:
+        training.interrupt()  # neither are the other clusters compared
+    return found
 
 
 class _OfCluster:
@@ -256,11 +297,18 @@ class _OfCluster:
 
 
 @contextlib.contextmanager
-def _removed_on_failure(folder: RunFolder) -> Iterator[None]:
-    """Leaves no folder of a run that came to nothing."""
+def _kept_if_worth_it(folder: RunFolder) -> Iterator[None]:
+    """Leaves no folder of a run that came to nothing; says how to go on where one that failed left something."""
+    from distredge.errors import FileError
+
     try:
         yield
-    except BaseException:
-        if not (folder.path / ABOUT).exists():
+    except BaseException as error:
+        if (how := folder.going_on()) is not None:
+            click.echo(f"kept {folder.path}: {how}", err=True)
+        elif not (folder.path / ABOUT).exists():
             shutil.rmtree(folder.path, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            where = error.filename or folder.path
+            raise FileError(f"{where}: the run cannot go on: {error.strerror or error}") from error
         raise

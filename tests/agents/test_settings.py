@@ -55,6 +55,12 @@ def test_later_values_win() -> None:
     assert (merged["gamma"], merged["tau"], merged["batch_size"]) == (0.5, 0.1, 64)
 
 
+def test_null_where_it_is_found_out_while_learning() -> None:
+    assert TrainingConfig(algo="sac", hyperparameters={"ent_coef": None}).hyperparameters["ent_coef"] is None
+    own = {"epsilon_decay": None, "noise_variance": None}
+    assert own.items() <= TrainingConfig(preset="osds", hyperparameters=own).hyperparameters.items()
+
+
 def test_file_of_a_run_makes_the_same_configuration(tmp_path: Path) -> None:
     own = {"gamma": 0.5}
     config = TrainingConfig(
@@ -108,6 +114,8 @@ def test_wrong_hyperparameters(values: dict[str, Any], message: str) -> None:
     ("values", "message"),
     [
         ({"algo": "dpg"}, "no algorithm 'dpg'; did you mean 'ddpg'"),
+        ({"algo": ["ddpg"]}, r"no algorithm \['ddpg'\]"),
+        ({"algo": "ppo", "hyperparameters": {"ent_coef": None}}, "ppo: ent_coef: found None"),
         ({"env": "distredge/Partitions-v0"}, "did you mean 'distredge/Partition-v0'"),
         ({"episodes": 0}, "episodes: found 0, accepted: a whole number from 1"),
         ({"episodes": 1.5}, "episodes: found 1.5"),

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from distredge.agents import observers
+from distredge.agents.hyperparameters import default_hyperparameters
 from distredge.agents.settings import read_config
 from distredge.agents.training import EpisodeReport
 from distredge.cli._common import run
 from distredge.cli._planning import INDEPENDENT
 from distredge.errors import did_you_mean
-from distredge.latency import evaluate, offload_latency_s
+from distredge.latency import evaluate, offload, offload_latency_s
+from distredge.planners.budget import Budget
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 
@@ -96,6 +98,90 @@ def test_ctrl_c_keeps_what_was_found(
     assert "interrupted after 3 episodes" in capsys.readouterr().err
 
 
+def _fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException | None) -> None:
+    """An error after an episode; None for Ctrl-C."""
+
+    def fail(self: Any, report: EpisodeReport) -> None:
+        if report.number == number and error is None:
+            signal.raise_signal(signal.SIGINT)
+        elif report.number == number and error is not None:
+            raise error
+
+    monkeypatch.setattr(observers.ProgressCsv, "episode", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(28, "No space left on device"), 2, "vgg16_db-50_osds_ddpg_0: the run cannot go on: No space left"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_a_failed_run_has_saved_is_kept(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    with monkeypatch.context() as patch:
+        _fail_at(patch, 3, error)
+        assert _run(*QUICK, "--preset", "osds", "-n", "6", "--save-freq", "2") == code
+    made = folder / "runs" / "vgg16_db-50_osds_ddpg_0"
+    assert {"checkpoint_2.zip", "state.npz"} <= {path.name for path in made.iterdir()}
+    err = capsys.readouterr().err
+    assert "kept runs/vgg16_db-50_osds_ddpg_0: --resume runs/vgg16_db-50_osds_ddpg_0 goes on" in err
+    assert said in err
+    assert _run("--resume", str(made), "-n", "2", "--compare-search-s", "0") == 0
+
+
+def test_of_a_run_that_failed_before_it_saved_anything_nothing_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fail_at(monkeypatch, 1, OSError(28, "No space left on device"))
+    assert _run(*QUICK, "--preset", "osds", "-n", "6", "--save-freq", "2") == 2
+    assert not list((folder / "runs").iterdir())
+    assert "kept" not in capsys.readouterr().err
+
+
+def test_a_policy_that_needs_a_link_that_is_down(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: Problem
+) -> None:
+    dead = dataclasses.replace(problem.cluster.devices[0].uplink, rate_bps=0.0)
+    devices = (dataclasses.replace(problem.cluster.devices[0], uplink=dead), *problem.cluster.devices[1:])
+    broken = dataclasses.replace(problem, cluster=dataclasses.replace(problem.cluster, devices=devices))
+    monkeypatch.setattr(
+        "distredge.cli.train_agent.load_problem", lambda model, cluster, **options: dataclasses.replace(broken)
+    )
+    assert _run(*QUICK, "-n", "3", "--compare-search-s", "0", "--eval-cluster", "db-50") == 0
+    out = capsys.readouterr().out
+    assert "policy          none by itself, without exploration: its strategy needs a link that is down" in out
+    assert "none on db-50, which it was not trained on: its strategy needs" in out
+
+
+def test_another_preset_than_that_of_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ("-n", "2", "--compare-search-s", "0")
+    assert _run(*QUICK, "-n", "2", "--set", "tau=0.2", "--compare-search-s", "0") == 0
+    first = str(folder / "runs" / "vgg16_db-50_ddpg_0" / "config.yaml")
+    assert _run("--config", first, "--preset", "osds", *short) == 0
+    own = read_config(folder / "runs" / "vgg16_db-50_osds_ddpg_0" / "config.yaml")["hyperparameters"]
+    paper = default_hyperparameters("ddpg", preset="osds")
+    assert own == {**paper, "tau": 0.2, "actor_layers": [16], "critic_layers": [16]}
+    assert _run("--config", first, "--algo", "td3", *short) == 0
+    own = read_config(folder / "runs" / "vgg16_db-50_td3_0" / "config.yaml")["hyperparameters"]
+    assert own == {**default_hyperparameters("td3"), "tau": 0.2, "actor_layers": [16], "critic_layers": [16]}
+    # One that names no preset is meant for any.
+    Path("my.yaml").write_text("hyperparameters: {demonstrations: 64}\n")
+    assert _run(*QUICK, "--config", "my.yaml", "--preset", "osds", *short) == 0
+    own = read_config(folder / "runs" / "vgg16_db-50_osds_ddpg_0_2" / "config.yaml")["hyperparameters"]
+    assert own["demonstrations"] == 64
+    capsys.readouterr()
+    for option in (("--preset", "osds"), ("--algo", "td3")):
+        assert _run("--resume", str(Path(first).parent), *option) == 2
+        assert f"leave {option[0]} away" in capsys.readouterr().err
+
+
 def test_file_and_command_line(folder: Path) -> None:
     Path("my.yaml").write_text("episodes: 7\nseed: 9\nhyperparameters: {gamma: 0.5, tau: 0.1}\n")
     assert _run(*QUICK, "--config", "my.yaml", "-n", "3", "--set", "tau=0.2") == 0
@@ -169,6 +255,45 @@ def test_says_what_it_gained(folder: Path, capsys: pytest.CaptureFixture[str]) -
     about = json.loads((folder / "runs" / "vgg16_db-50_ddpg_0" / "run.json").read_text())
     assert about["gain_over_search"] == pytest.approx(about["search_latency_s"] / about["latency_s"] - 1.0)
     assert about["environment"]["env"] == "distredge/SplitRows-v0"
+
+
+def test_an_interrupted_comparison_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def search(problem: Problem, method: str, budget: Budget, seed: int) -> Strategy:
+        signal.raise_signal(signal.SIGINT)
+        assert budget.expired()
+        return offload(problem)[0]
+
+    monkeypatch.setattr("distredge.agents.osds.run", search)
+    assert _run(*QUICK, "--preset", "osds", "--cluster", "again", "-n", "20", "--compare-search-s", "9") == 0
+    out = capsys.readouterr().out
+    assert "search  " not in out
+    about = json.loads((folder / "runs" / "vgg16_db-50_db-50_osds_ddpg_0" / "run.json").read_text())
+    for entry in about["clusters"]:
+        assert (entry["search_latency_s"], entry["search_s"], entry["gain_over_search"]) == (None, 0.0, None)
+
+
+def test_nothing_is_compared_with_a_run_that_was_interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distredge.agents.osds.run", lambda *given: pytest.fail("a search"))
+    _fail_at(monkeypatch, 2, None)
+    assert _run(*QUICK, "--preset", "osds", "-n", "3", "--compare-search-s", "9") == 130
+
+
+def test_what_does_not_fit_is_refused_before_the_demonstrations(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*QUICK, "--preset", "osds", "-n", "1", "--compare-search-s", "0") == 0
+    run_folder = folder / "runs" / "vgg16_db-50_osds_ddpg_0"
+    monkeypatch.setattr("distredge.agents.osds.prepare", lambda *given: pytest.fail("demonstrations"))
+    capsys.readouterr()
+    assert _run(*QUICK, "--set", "actor_layers=[8]", "-i", str(run_folder)) == 2
+    assert "accepted: one trained with the same --algo, layers" in capsys.readouterr().err
+    about = run_folder / "run.json"
+    about.write_text(about.read_text().replace("SplitRows-v0", "SplitRows-v9"))
+    for option in ((*QUICK, "-i"), ("--resume",)):
+        assert _run(*option, str(run_folder)) == 2
+        assert "found 'distredge/SplitRows-v9'" in capsys.readouterr().err
 
 
 def test_several_clusters_leave_a_strategy_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,6 +207,8 @@ def test_wrong_use(graph: Graph) -> None:
     vector.reset()
     with pytest.raises(InvalidAction, match=r"\(2, 3\)"):
         vector.step(np.zeros((3, 3), np.float32))
+    with pytest.raises(InvalidAction, match="found some that are not finite"):
+        vector.step(np.full((2, 3), np.nan, np.float32))
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
