@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -140,6 +140,9 @@ class EqualTimeRun(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         each = zip(self.cpu_ms, self.asked_ms, strict=True)
         return tuple(cpu_ms - (self.threads - 1) * asked_ms for cpu_ms, asked_ms in each)
+
+
+_Kind: TypeAlias = type[BaselineRun] | type[EqualTimeRun]
 
 
 def draw_set(name: str, wanted: HeldOutSet) -> Iterator[AgentCase]:
@@ -275,7 +278,7 @@ def append_record(path: Path, record: Struct) -> None:
         file.write(broken + msgspec.json.encode(record) + b"\n")
 
 
-def missing(cases: Sequence[AgentCase], path: Path, kind: type[BaselineRun] | type[EqualTimeRun]) -> list[AgentCase]:
+def missing(cases: Sequence[AgentCase], path: Path, kind: _Kind) -> list[AgentCase]:
     """Cases that have no record yet, or one from under another cost model."""
     there = read_records(path, kind)
     return [case for case in cases if not _is_of(there.get(case.name), fingerprint(case.problem()))]
@@ -288,7 +291,8 @@ def check_records(cases: Sequence[AgentCase]) -> None:
         FileError: naming the first cases of which it is not, and what to do.
     """
     today = {case.name: fingerprint(case.problem()) for case in cases}
-    for path, kind in ((BASELINE, BaselineRun), (EQUAL_TIME, EqualTimeRun)):
+    compared: tuple[tuple[Path, _Kind], ...] = ((BASELINE, BaselineRun), (EQUAL_TIME, EqualTimeRun))
+    for path, kind in compared:
         there = read_records(path, kind)
         lacking = [name for name, seconds in today.items() if not _is_of(there.get(name), seconds)]
         if lacking:
