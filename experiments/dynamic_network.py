@@ -11,20 +11,21 @@ image starts every 0.25 s; its latency is that of the plan in force, priced by t
 A planner knows the rates that were seen before (of the last 0.25 s, or their exponentially weighted mean); the plan
 that it makes is in force when its planning time is over: processor seconds as measured here. Plans again when a link's
 estimate has moved by a threshold: `coedge`, `aofl`, `offload` 10 % of a mean over 5 s; `aofl_10min` with the time that
-DistrEdge's authors charge AOFL; `distredge` is OSDS, trained before the first image and fine-tuned at shifts of the
-mean over 120 s by a quarter; `search` is a search of 1 s at 15 % of a mean over 5 s, every 20 s at most; `search_20ms`
-and `agent` plan anew at 10 % of the rates seen last, about once a second. These three have a memory of their plans,
-from which each image gets the fastest at the rates seen last (and waits for that choice); before the first image they
-plan for every set of links that may fail. `_alone` is the same with the plan made last. `search_once` never plans
-again. The clairvoyant has for each image the fastest of all plans of all methods, and of searches at the true rates,
-without any time.
+DistrEdge's authors charge AOFL; `distredge` is OSDS as published, trained before the first image and fine-tuned at
+shifts of the mean over 120 s by a quarter; `search` is a search of 1 s at 15 % of a mean over 5 s, every 20 s at most;
+`search_20ms` and `agent` plan anew at 10 % of the rates seen last, about once a second. These three have a memory of
+their plans, from which each image gets the fastest at the rates seen last (and waits for that choice); before the first
+image they plan for every set of links that may fail. `_alone` is the same with the plan made last. `search_once` never
+plans again. The clairvoyant has for each image the fastest of all plans of all methods that are run, and of searches at
+the true rates, without any time.
 
 Also said: what deciding anew after every volume of an image gives (`planners/agent/online.py`), and how far below the
 clairvoyant's plans a descent under the traces themselves still comes (`slack`).
 
 Prints a table, draws latency over time (--plot), and ends with one JSON object; `dynamic_over_clairvoyant` is the mean
-latency of our better adaptive method over the clairvoyant's, on the set of traces where that is the larger. --full
-writes experiments/results/dynamic_network.json, where sets that it did not run stay as they are.
+latency of our better adaptive method over the clairvoyant's, on the set of traces where that is the larger. --full with
+all methods, as published, writes experiments/results/dynamic_network.json, where sets that it did not run stay as they
+are. What stands in the work folder is taken as long as cost model, shipped agent and settings are those of today.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from distredge.cluster import Cluster, load_cluster
-from distredge.errors import ConfigError, DistredgeError, did_you_mean
+from distredge.errors import ConfigError, DistredgeError, FileError, did_you_mean
 from distredge.experiments.common import dynamic_clairvoyant as clairvoyant
 from distredge.experiments.common import dynamic_records as records
 from distredge.experiments.common.dynamic_links import CLUSTER, SETS, traces_of
@@ -48,6 +49,7 @@ from distredge.experiments.common.dynamic_methods import ADAPTIVE, methods
 from distredge.experiments.common.dynamic_picture import draw
 from distredge.experiments.common.dynamic_replay import WARM_UP_S, Hour, Method, Replay, replay
 from distredge.experiments.common.records import RESULTS, today
+from distredge.experiments.common.regimes import fingerprint
 from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
@@ -82,8 +84,8 @@ def follow(hour: Hour, wanted: Sequence[Method], work: Path, of: dict[str, Any])
         path = work / f"{of['set']}-{of['regime']}-{method.name}.json"
         settings = {
             **of, "method": method.name, "time_constant_s": method.time_constant_s,
-            "threshold": str(method.threshold), "rest_s": method.rest_s,
-            **({"failures": True} if method.has_memory else {}),
+            "threshold": str(method.threshold), "rest_s": method.rest_s, "charged_s": method.charged_s,
+            "depends_on": dict(method.depends_on), "failures": method.has_memory,
         }  # fmt: skip
         made = records.load(path, settings)
         if made is None:
@@ -169,12 +171,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DistredgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on with what stands in {options.work}", file=sys.stderr)
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
     every, notes = methods(options.quick)
-    wanted = _chosen("methods", options.methods, [method.name for method in every])
+    names = [method.name for method in every]
+    wanted = _chosen("methods", options.methods, names)
     sets = _chosen("sets", options.sets or ("shifts" if options.quick else None), SETS)
+    records_it = not options.quick and options.regime == "published" and set(wanted) == set(names)
+    if records_it:
+        kept_sets()  # says so now, not after hours, if it cannot be added to
     from_s, until_s = QUICK_S if options.quick else FULL_S
     began_s = time.monotonic()
     warm()
@@ -183,9 +192,13 @@ def _run(options: argparse.Namespace) -> int:
     found: dict[str, Any] = {}
     for name in sets:
         hour = Hour(graph, cluster, traces_of(name), make_problem(options.regime), until_s, EVERY_S, from_s)
-        of = {"set": name, "regime": options.regime, "from_s": from_s, "until_s": until_s, "every_s": EVERY_S}
+        of = {
+            "set": name, "regime": options.regime, "from_s": from_s, "until_s": until_s, "every_s": EVERY_S,
+            "fingerprint": fingerprint(hour.problem),
+        }  # fmt: skip
         work = options.work / ("quick" if options.quick else "full")
-        replays = follow(hour, [m for m in every if m.name in wanted], work, of)
+        # Made anew for every set: OSDS goes on from what it learned before.
+        replays = follow(hour, [m for m in methods(options.quick)[0] if m.name in wanted], work, of)
         found[name] = summary(hour, replays)
         show(name, found[name])
     for note in notes:
@@ -194,15 +207,31 @@ def _run(options: argparse.Namespace) -> int:
     draw(found, from_s, BIN_S, plot)
     print(f"drawn: {plot}")
     result = line(found, options.regime, from_s, until_s)
-    if not options.quick and options.regime == "published":
+    if records_it:
         keep(found, notes, from_s, until_s)
+    elif not options.quick:
+        print("nothing is recorded: that takes all methods and the regime `published`")
     print(json.dumps({**result, "seconds": round(time.monotonic() - began_s, 1)}))
     return 0
 
 
+def kept_sets() -> dict[str, Any]:
+    """What is on record, by set of traces.
+
+    Raises:
+        FileError: if it cannot be read.
+    """
+    if not KEPT.exists():
+        return {}
+    try:
+        return dict(json.loads(KEPT.read_text(encoding="utf-8"))["sets"])
+    except (ValueError, KeyError, TypeError) as reason:
+        raise FileError(f"{KEPT}: no record can be read from it ({reason}): put it right or remove it") from None
+
+
 def keep(found: dict[str, Any], notes: list[str], from_s: float, until_s: float) -> None:
     """Writes the record; sets of traces that were not run now stay as they stand there."""
-    before = json.loads(KEPT.read_text(encoding="utf-8"))["sets"] if KEPT.exists() else {}
+    before = kept_sets()
     sets = {name: found.get(name, before.get(name)) for name in SETS if name in found or name in before}
     kept = {**line(sets, "published", from_s, until_s), "date": today(), "notes": notes, "sets": sets}
     write(KEPT, json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n")

@@ -4,8 +4,9 @@
 
 Variants: the paper (preset `osds`), the paper with each addition alone, all of them (preset `distredge`), and all
 without each. Each is run with several seeds on published cases in the regime `paper`, with the same budget in processor
-seconds. Runs are resumable: a line each in `experiments/results/osds_ablation.jsonl`. Prints a table of the mean gap to
-the best on record, of the whole and of the policy alone, and ends with one JSON object.
+seconds. Runs are resumable: a line each in `experiments/results/osds_ablation.jsonl`; what was measured under another
+cost model, with other hyper-parameters or another shipped agent is measured anew. Prints a table of the mean gap to the
+best on record, of the whole and of the policy alone, and ends with one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
 from distredge.agents.hyperparameters import default_hyperparameters  # noqa: E402 - threads are chosen first
 from distredge.agents.settings import TrainingConfig  # noqa: E402
 from distredge.experiments.common import osds_runs, records  # noqa: E402
-from distredge.experiments.common.regimes import published_problem  # noqa: E402
+from distredge.experiments.common.regimes import fingerprint, published_problem  # noqa: E402
 from distredge.model import zoo  # noqa: E402
 
 REGIME = "paper"
@@ -46,7 +47,7 @@ ADDITIONS: dict[str, tuple[str, ...]] = {
 }
 """Addition -> its hyper-parameters. Schemes, their polish and imitation need demonstrations, which they bring along."""
 
-_NEED_DEMONSTRATIONS = ("demonstration-polish", "schemes")
+_NEED_DEMONSTRATIONS = ("demonstration-polish", "schemes", "imitation")
 PATH = records.RESULTS / "osds_ablation.jsonl"
 
 
@@ -80,7 +81,7 @@ def main() -> None:
         (*case, variant, seed, budget_s, given.clock) for seed in seeds for case in cases for variant in variants()
     ]
     done = {record.key: record for record in osds_runs.read(PATH)}
-    missing = [task for task in tasks if _key(task) not in done]
+    missing = [task for task in tasks if not _is_done(task, done)]
     with ProcessPoolExecutor(max(1, given.workers), mp_context=get_context("spawn")) as pool:
         for number, record in enumerate(pool.map(run_task, missing), 1):
             done[record.key] = record
@@ -100,14 +101,18 @@ def main() -> None:
 
 def run_task(task: Task) -> osds_runs.TrainingRecord:
     """Makes one run and adds its record."""
-    model, cluster, variant, seed, budget_s, clock = task
+    model, cluster, variant, _, _, clock = task
     problem, best_s = _problem(model, cluster)
-    config = TrainingConfig(
-        model=model, cluster=cluster, preset="osds", seed=seed, budget_s=budget_s, hyperparameters=variants()[variant]
-    )
-    record = osds_runs.train(problem, f"{model} on {cluster}", REGIME, variant, config, clock, best_s)
+    record = osds_runs.train(problem, f"{model} on {cluster}", REGIME, variant, _config(task), clock, best_s)
     osds_runs.append(PATH, record)
     return record
+
+
+def _config(task: Task) -> TrainingConfig:
+    model, cluster, variant, seed, budget_s, _ = task
+    return TrainingConfig(
+        model=model, cluster=cluster, preset="osds", seed=seed, budget_s=budget_s, hyperparameters=variants()[variant]
+    )
 
 
 @functools.cache
@@ -118,7 +123,14 @@ def _problem(model: str, cluster: str) -> tuple[Any, float]:
 
 def _key(task: Task) -> tuple[Any, ...]:
     model, cluster, variant, seed, budget_s, clock = task
-    return f"{model} on {cluster}", REGIME, variant, seed, budget_s, clock
+    settings = osds_runs.settings_of(_config(task))
+    return f"{model} on {cluster}", REGIME, variant, seed, budget_s, clock, settings
+
+
+def _is_done(task: Task, done: dict[tuple[Any, ...], osds_runs.TrainingRecord]) -> bool:
+    """Whether there is a record of it under the cost model of today."""
+    record = done.get(_key(task))
+    return record is not None and record.is_of(fingerprint(_problem(*task[:2])[0]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Runs the default preset with a budget of 60 s on all 32 published cases, on shared links and as published (regimes
 `shared` and `paper`), beside it `distredge/Partition-v0` (`--full`), the preset `osds`, and annealing of the rows on
 LC-PSS's scheme, its ceiling. Budgets are processor seconds of the process, so that other programs do not matter.
-`--quick` takes 3 cases with 10 s. Runs are resumable: a line each in `experiments/results/train_agent/`.
+`--quick` takes 3 cases with 10 s. Runs are resumable: a line each in `experiments/results/train_agent/`. What was
+measured under another cost model, with other hyper-parameters or another shipped agent is measured anew.
 
 The last line on stdout is a JSON object:
 
@@ -21,7 +22,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -32,8 +32,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
 
 from distredge.agents.settings import TrainingConfig  # noqa: E402 - threads are chosen first
 from distredge.envs import PARTITION  # noqa: E402
-from distredge.experiments.common import osds_runs, published, records  # noqa: E402
-from distredge.experiments.common.osds_ceiling import ceiling_s  # noqa: E402
+from distredge.experiments.common import osds_ceiling, osds_runs, published, records  # noqa: E402
 from distredge.experiments.common.regimes import fingerprint, published_problem  # noqa: E402
 from distredge.model import zoo  # noqa: E402
 
@@ -57,7 +56,7 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="3 cases, 10 s each")
     size.add_argument("--full", action="store_true", help="also the environment in which the agent chooses the cuts")
-    parser.add_argument("--budget", type=float, help="seconds of a run (default: 60; 10 with --quick)")
+    parser.add_argument("--budget", type=osds_runs.seconds, help="seconds of a run (default: 60; 10 with --quick)")
     parser.add_argument("--clock", choices=list(osds_runs.CLOCKS), default="cpu")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
@@ -108,12 +107,16 @@ def run_task(task: Task) -> osds_runs.TrainingRecord:
     problem, best_s = _problem(model, cluster, regime)
     case = f"{model} on {cluster}"
     if variant == CEILING:
-        record = ceiling_s(problem, case, regime, budget_s, clock, best_s)
+        record = osds_ceiling.ceiling_s(problem, case, regime, budget_s, clock, best_s)
     else:
-        config = TrainingConfig(model=model, cluster=cluster, budget_s=budget_s, **VARIANTS[variant])
-        record = osds_runs.train(problem, case, regime, variant, config, clock, best_s)
+        record = osds_runs.train(problem, case, regime, variant, _config(task), clock, best_s)
     osds_runs.append(PATH, record)
     return record
+
+
+def _config(task: Task) -> TrainingConfig:
+    model, cluster, _, variant, budget_s, _ = task
+    return TrainingConfig(model=model, cluster=cluster, budget_s=budget_s, **VARIANTS[variant])
 
 
 @functools.cache
@@ -124,15 +127,14 @@ def _problem(model: str, cluster: str, regime: str) -> tuple[Any, float]:
 
 def _key(task: Task) -> tuple[Any, ...]:
     model, cluster, regime, variant, budget_s, clock = task
-    return f"{model} on {cluster}", regime, variant, 0, budget_s, clock
+    settings = osds_ceiling.settings() if variant == CEILING else osds_runs.settings_of(_config(task))
+    return f"{model} on {cluster}", regime, variant, 0, budget_s, clock, settings
 
 
 def _is_done(task: Task, done: dict[tuple[Any, ...], osds_runs.TrainingRecord]) -> bool:
     """Whether there is a record of it under the cost model of today."""
     record = done.get(_key(task))
-    if record is None:
-        return False
-    return math.isclose(record.fingerprint, fingerprint(_problem(*task[:3])[0]), rel_tol=1e-9)
+    return record is not None and record.is_of(fingerprint(_problem(*task[:3])[0]))
 
 
 if __name__ == "__main__":

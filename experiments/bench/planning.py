@@ -22,7 +22,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -115,18 +115,12 @@ def _another_day(problem: Problem, day: int) -> Problem:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="10 s of training and one seed (about a minute)")
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds of training for `distredge`")
-    options = parser.parse_args()
-    train_s = 10.0 if options.quick else options.budget
-    if not (math.isfinite(train_s) and train_s > 0):
-        parser.error(f"--budget: found {train_s}, accepted: a number of seconds above 0")
+    options = _options()
     warm()
     graph = load_model("vgg16")
     methods = {}
     for devices, case in CASES.items():
-        methods[devices] = planning(published_problem(graph, case, REGIME), train_s)
+        methods[devices] = planning(published_problem(graph, case, REGIME), options.budget)
     print(f"\n{'':<14}" + "".join(f"{f'{case}, {n} devices':>26}" for n, case in CASES.items()))
     print(f"{'method':<14}" + f"{'planning s':>14}{'IPS':>12}" * len(CASES))
     for method in METHODS:
@@ -149,6 +143,20 @@ def main() -> None:
         shown = (f"{r['warm_ms']:>12.1f}{r['cold_ms']:>10.1f}{r['ips']:>10.2f}" for r in rows)
         print(f"{name:<14}" + "".join(shown))
     print(json.dumps({"cores": len(os.sched_getaffinity(0)), "planning": methods, "search_gap": gaps, "short": short}))
+
+
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="10 s of training and one seed (about a minute)")
+    parser.add_argument(
+        "--budget", type=float, help="seconds of training for `distredge` (default: 60; 10 with --quick)"
+    )
+    options = parser.parse_args(arguments)
+    if options.budget is None:
+        options.budget = 10.0 if options.quick else 60.0
+    if not (math.isfinite(options.budget) and options.budget > 0):
+        parser.error(f"--budget: found {options.budget}, accepted: a number of seconds above 0")
+    return options
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ which is wall-clock time on a machine that does nothing else.
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -53,6 +54,9 @@ SHORT_EVALUATIONS = 60_000
 
 EQUAL_TIME_MS = (5.0, 10.0, 15.0, 20.0, 40.0)
 EQUAL_TIME_SEEDS = (0, 1, 2)
+
+NAMED = 10
+"""Cases that an error names, at most."""
 
 _Record = TypeVar("_Record", bound=Struct)
 
@@ -136,6 +140,9 @@ class EqualTimeRun(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         each = zip(self.cpu_ms, self.asked_ms, strict=True)
         return tuple(cpu_ms - (self.threads - 1) * asked_ms for cpu_ms, asked_ms in each)
+
+
+_Kind: TypeAlias = type[BaselineRun] | type[EqualTimeRun]
 
 
 def draw_set(name: str, wanted: HeldOutSet) -> Iterator[AgentCase]:
@@ -271,10 +278,33 @@ def append_record(path: Path, record: Struct) -> None:
         file.write(broken + msgspec.json.encode(record) + b"\n")
 
 
-def missing(cases: Sequence[AgentCase], path: Path, kind: type[Struct]) -> list[AgentCase]:
-    """Cases that have no record yet."""
+def missing(cases: Sequence[AgentCase], path: Path, kind: _Kind) -> list[AgentCase]:
+    """Cases that have no record yet, or one from under another cost model."""
     there = read_records(path, kind)
-    return [case for case in cases if case.name not in there]
+    return [case for case in cases if not _is_of(there.get(case.name), fingerprint(case.problem()))]
+
+
+def check_records(cases: Sequence[AgentCase]) -> None:
+    """Checks that what a planner is held against is on record, and from under the cost model of today.
+
+    Raises:
+        FileError: naming the first cases of which it is not, and what to do.
+    """
+    today = {case.name: fingerprint(case.problem()) for case in cases}
+    compared: tuple[tuple[Path, _Kind], ...] = ((BASELINE, BaselineRun), (EQUAL_TIME, EqualTimeRun))
+    for path, kind in compared:
+        there = read_records(path, kind)
+        lacking = [name for name, seconds in today.items() if not _is_of(there.get(name), seconds)]
+        if lacking:
+            others = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+            raise FileError(
+                f"{path}: no record under the cost model of today of {', '.join(lacking[:NAMED])}{others}: "
+                "run it with --baseline first"
+            )
+
+
+def _is_of(record: BaselineRun | EqualTimeRun | None, today: float) -> bool:
+    return record is not None and math.isclose(record.fingerprint, today, rel_tol=1e-9)
 
 
 def _threads() -> int:

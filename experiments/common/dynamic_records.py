@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distredge.errors import DistredgeError
 from distredge.experiments.common.dynamic_replay import Replay
 from distredge.strategy import Strategy
 from distredge.writing import write
@@ -36,18 +37,19 @@ def save(path: Path, of: dict[str, Any], replay: Replay) -> None:
 
 
 def load(path: Path, of: dict[str, Any]) -> Replay | None:
-    """Returns the replay that stands there; None where there is none, or it is of something else."""
-    if not path.exists():
+    """Returns the replay that stands there; None where there is none, it is of something else, or cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["of"] != of:
+            return None
+        return Replay(
+            np.array(content["latency_s"]),
+            content["replans"],
+            content["planning_s"],
+            content["choice_s"],
+            content["in_force"],
+            [Strategy.from_json(json.dumps(one), str(path)) for one in content["strategies"]],
+            np.array(content["alone_s"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, DistredgeError):
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["of"] != of:
-        return None
-    return Replay(
-        np.array(content["latency_s"]),
-        content["replans"],
-        content["planning_s"],
-        content["choice_s"],
-        content["in_force"],
-        [Strategy.from_json(json.dumps(one), str(path)) for one in content["strategies"]],
-        np.array(content["alone_s"]),
-    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,6 +123,7 @@ class Method:
         rest_s: between the end of one plan and the begin of the next, at least.
         has_memory: whether it chooses anew before each image among its plans.
         charged_s: what planning is charged with instead of what it takes.
+        depends_on: what else decides its plans, plain data.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Method:
     rest_s: float = 0.0
     has_memory: bool = False
     charged_s: float | None = None
+    depends_on: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from distredge.agents.demonstrations import known_strategies, of_scheme, ranked
+from distredge.experiments.common.digests import agent_digest, digest
 from distredge.experiments.common.osds_runs import CLOCKS, TrainingRecord
 from distredge.experiments.common.regimes import fingerprint
 from distredge.latency import offload_latency_s
@@ -20,12 +21,15 @@ CHAINS = 64
 HOT, COLD = 0.02, 0.0002
 """First and last temperature, relative to the latency."""
 
+SHOWN = 16
+"""Strategies of the shipped agent among those that it begins from."""
+
 
 def ceiling_s(problem: Problem, case: str, regime: str, budget_s: float, clock: str, best_s: float) -> TrainingRecord:
     """Anneals the rows of a problem as published on LC-PSS's scheme; arguments as of `osds_runs.train`."""
     graph, width = problem.graph, len(problem.cluster.devices)
     scheme = tuple(lc_pss.partition(graph, width))
-    known = of_scheme(problem, known_strategies(problem, 16, 0), scheme, 0, 0)
+    known = of_scheme(problem, known_strategies(problem, SHOWN, 0), scheme, 0, 0)
     started, seconds = ranked(problem, known)
     chosen = np.resize(np.arange(len(started)), CHAINS)
     heights = np.array([graph.cuts[cut].height for cut in scheme])
@@ -57,8 +61,13 @@ def ceiling_s(problem: Problem, case: str, regime: str, budget_s: float, clock: 
     found_s = min(found_s, alone_s) if math.isfinite(found_s) else alone_s
     return TrainingRecord(
         case, regime, "lcpss-ceiling", 0, budget_s, clock, found_s, found_s, alone_s, best_s, rounds * CHAINS, 0, 0,
-        0.0, now() - begin_s, "LC-PSS", fingerprint(problem),
+        0.0, now() - begin_s, "LC-PSS", fingerprint(problem), settings(),
     )  # fmt: skip
+
+
+def settings() -> str:
+    """Letters for all that decides what it finds beside problem and time, the shipped agent included."""
+    return digest([CHAINS, HOT, COLD, SHOWN, agent_digest()])
 
 
 def _moved(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +16,7 @@ from distredge.agents.osds import found_strategy, prepare
 from distredge.agents.settings import TrainingConfig
 from distredge.agents.training import run_training
 from distredge.experiments.common import records
+from distredge.experiments.common.digests import agent_digest, digest
 from distredge.experiments.common.regimes import fingerprint
 from distredge.latency import offload_latency_s
 from distredge.planners.budget import Budget
@@ -43,6 +46,7 @@ class TrainingRecord:
         taken_s: seconds that the run took in all, by `clock`.
         scheme: where the partition scheme comes from.
         fingerprint: of the cost model.
+        settings: `settings_of` its configuration.
         date, cores: when, and on how many processors.
     """
 
@@ -63,13 +67,18 @@ class TrainingRecord:
     taken_s: float
     scheme: str
     fingerprint: float
+    settings: str = ""
     date: str = field(default_factory=records.today)
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells runs apart."""
-        return self.case, self.regime, self.variant, self.seed, self.budget_s, self.clock
+        return self.case, self.regime, self.variant, self.seed, self.budget_s, self.clock, self.settings
+
+    def is_of(self, fingerprint: float) -> bool:
+        """Whether it was found under the cost model of today."""
+        return math.isclose(self.fingerprint, fingerprint, rel_tol=1e-9)
 
     @property
     def gap(self) -> float:
@@ -85,6 +94,15 @@ class TrainingRecord:
     def has_room(self) -> bool:
         """Whether the best on record beats the best single device by 15 %."""
         return self.offload_s / self.best_s >= 1.15
+
+
+def settings_of(config: TrainingConfig) -> str:
+    """Letters for all that decides what a run finds beside problem, seed and time, the shipped agent included.
+
+    The agent is asked where there are demonstrations.
+    """
+    agent = agent_digest() if config.hyperparameters["demonstrations"] else ""
+    return digest([config.algo, config.env, config.alpha, dict(config.hyperparameters), agent])
 
 
 def train(
@@ -112,7 +130,7 @@ def train(
         case, regime, variant, config.seed, config.budget_s, clock,
         strategy.predicted["latency_s"], trained.policy_s[0], offload_latency_s(problem), best_s,
         trained.episodes, trained.updates, trained.best.episode, prepared_s, now() - begin_s, prepared.scheme,
-        fingerprint(problem),
+        fingerprint(problem), settings_of(config),
     )  # fmt: skip
 
 
@@ -131,6 +149,21 @@ def _load(problem: Problem, config: TrainingConfig) -> None:
     prepared = prepare([problem], short)
     trained = run_training(prepared.env, short, demonstrations=prepared.demonstrations)
     found_strategy(problem, short, trained, known=prepared.known[0])
+
+
+def seconds(text: str) -> float:
+    """A budget on a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: unless it is a finite number above 0.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"found {text}, accepted: a number of seconds above 0")
+    return value
 
 
 def read(path: Path) -> list[TrainingRecord]:

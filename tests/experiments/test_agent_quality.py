@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distredge.errors import ConfigError, FileError
+from distredge.experiments import agent_quality
 from distredge.experiments.common import agent_held_out as held
 from distredge.experiments.common.agent_boards import (
     HELD_OUT_BOARDS,
@@ -35,6 +36,7 @@ from distredge.experiments.common.agent_cases import (
 )
 from distredge.experiments.common.agent_figures import Outcome, equal_time_latency_s, summarise, table
 from distredge.experiments.common.agent_measuring import Measured, fresh_problem, measure
+from distredge.experiments.common.regimes import fingerprint
 from distredge.latency import evaluate
 from distredge.latency.kernel.kernel import kernel_of
 from distredge.planners.budget import Budget
@@ -222,11 +224,9 @@ def test_room_is_where_a_search_beats_one_device_by_a_lot() -> None:
     assert not held.has_room(_tiny(devices=1).problem())
 
 
-def test_records_go_on_where_they_were_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    cases = [_tiny("one"), _tiny("two", 2e8)]
-    run = held.BaselineRun(
-        case="one",
+def _baseline(case: AgentCase) -> held.BaselineRun:
+    return held.BaselineRun(
+        case=case.name,
         latency_s=0.5,
         offload_latency_s=1.0,
         budget_s=1.0,
@@ -234,21 +234,84 @@ def test_records_go_on_where_they_were_cut_off(tmp_path: Path) -> None:
         cpu_s=2.0,
         threads=2,
         cores=2,
-        fingerprint=0.1,
+        fingerprint=fingerprint(case.problem()),
         strategy={},
         date="2026-11-29",
     )
+
+
+def _equal_time(case: AgentCase) -> held.EqualTimeRun:
+    return held.EqualTimeRun(
+        case=case.name,
+        asked_ms=(5.0,),
+        latency_s=(0.3,),
+        wall_ms=(9.0,),
+        cpu_ms=(9.0,),
+        seeds=(0,),
+        threads=1,
+        cores=2,
+        fingerprint=fingerprint(case.problem()),
+        date="2026-11-29",
+    )
+
+
+def test_records_go_on_where_they_were_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    cases = [_tiny("one"), _tiny("two", 2e8)]
+    run = _baseline(cases[0])
     held.append_record(path, run)
     with open(path, "ab") as file:
         file.write(b'{"case":"two","latency')  # killed while it wrote
     assert [case.name for case in held.missing(cases, path, held.BaselineRun)] == ["two"]
-    held.append_record(path, msgspec.structs.replace(run, case="two"))
+    held.append_record(path, _baseline(cases[1]))
     held.append_record(path, msgspec.structs.replace(run, latency_s=0.4))
     assert held.missing(cases, path, held.BaselineRun) == []
     assert held.read_records(path, held.BaselineRun)["one"].latency_s == 0.4
     path.write_text(json.dumps({"case": "one"}) + "\n")
     with pytest.raises(FileError, match="line 1"):
         held.read_records(path, held.BaselineRun)
+
+
+def test_a_record_of_another_cost_model_is_none(tmp_path: Path) -> None:
+    path, case = tmp_path / "records.jsonl", _tiny("one")
+    for run in (_baseline(case), _equal_time(case)):
+        path.unlink(missing_ok=True)
+        held.append_record(path, msgspec.structs.replace(run, fingerprint=1.001 * run.fingerprint))
+        assert held.missing([case], path, type(run)) == [case]
+        held.append_record(path, run)
+        assert held.missing([case], path, type(run)) == []
+
+
+@pytest.mark.parametrize("wrong", ["baseline", "equal time", "absent"])
+def test_nothing_is_compared_with_what_is_not_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    cases = (_tiny("four-0"), _tiny("four-1", 2e8))
+    monkeypatch.setattr(held, "held_out", lambda _: cases)
+    for name in ("BASELINE", "EQUAL_TIME"):
+        monkeypatch.setattr(held, name, tmp_path / f"{name}.jsonl")
+    for name in ("load_kernel", "load_search"):
+        monkeypatch.setattr(agent_quality, name, lambda: None)
+    for case in cases:
+        last = case is cases[1]
+        if not (last and wrong == "absent"):
+            factor = 2.0 if last and wrong == "baseline" else 1.0
+            run = _baseline(case)
+            held.append_record(held.BASELINE, msgspec.structs.replace(run, fingerprint=factor * run.fingerprint))
+        factor = 2.0 if last and wrong == "equal time" else 1.0
+        other = _equal_time(case)
+        held.append_record(held.EQUAL_TIME, msgspec.structs.replace(other, fingerprint=factor * other.fingerprint))
+    monkeypatch.setattr("sys.argv", ["agent_quality", "--sets", "four", "--method", "offload"])
+    assert agent_quality.main() == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "of four-1: run it with --baseline first" in said.err
+    assert "four-0" not in said.err
+    path = held.EQUAL_TIME if wrong == "equal time" else held.BASELINE
+    assert str(path) in said.err
+    held.append_record(path, _equal_time(cases[1]) if wrong == "equal time" else _baseline(cases[1]))
+    assert agent_quality.main() == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["agent_cases_4"] == 2
 
 
 def test_two_cases_are_measured_against_what_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from distredge.cluster import load_cluster
 from distredge.errors import FileError
 from distredge.experiments import dynamic_network
 from distredge.experiments.common import dynamic_clairvoyant as clairvoyant
+from distredge.experiments.common import dynamic_methods
 from distredge.experiments.common import dynamic_records as records
 from distredge.experiments.common.dynamic_links import MEANS_BPS, image_times, seen_rates, smoothed, traces_of
 from distredge.experiments.common.dynamic_replay import Hour, Method, replay
@@ -179,40 +181,191 @@ def test_a_replay_is_read_back_as_it_was_and_only_for_what_it_is_of(hour: Hour, 
         assert np.array_equal(before, after) if isinstance(before, np.ndarray) else before == after
     assert records.load(path, {"set": "wifi"}) is None
     assert records.load(tmp_path / "none.json", {}) is None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for damaged in (
+        '{"of"',
+        "[]",
+        "{}",
+        json.dumps({"of": {"set": "shifts"}}),
+        json.dumps({**content, "strategies": [1]}),
+    ):
+        path.write_text(damaged, encoding="utf-8")
+        assert records.load(path, {"set": "shifts"}) is None
+
+
+@pytest.fixture
+def command(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes the command small; returns its last arguments."""
+    monkeypatch.setattr(dynamic_network, "load_model", lambda _: graph)
+    monkeypatch.setattr(dynamic_network, "KEPT", tmp_path / "kept.json")
+    for name in ("QUICK_S", "FULL_S"):
+        monkeypatch.setattr(dynamic_network, name, (1195.0, 1205.0))
+    for name, value in (("SEARCHES", 2), ("SEARCHED_S", 0.01), ("SAMPLE", 3)):
+        monkeypatch.setattr(dynamic_network, name, value)
+    for name in ("SEARCH_S", "SHORT_SEARCH_S"):
+        monkeypatch.setattr(dynamic_methods, name, 0.05)
+    return ["--work", str(tmp_path)]
+
+
+def _ran(error: str) -> set[str]:
+    """Methods that were not taken from the work folder."""
+    return {line.removesuffix(" ...").split(": ")[1] for line in error.splitlines() if line.endswith(" ...")}
 
 
 def test_the_command_goes_on_where_it_was_stopped(
-    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dynamic_network, "load_model", lambda _: graph)
-    monkeypatch.setattr(dynamic_network, "QUICK_S", (1195.0, 1205.0))
-    for name, value in (("SEARCHES", 2), ("SEARCHED_S", 0.01), ("SAMPLE", 3)):
-        monkeypatch.setattr(dynamic_network, name, value)
-    arguments = ["--quick", "--methods", "offload,aofl,search", "--work", str(tmp_path)]
+    arguments = ["--quick", "--methods", "offload,aofl,search", *command]
     assert dynamic_network.main(arguments) == 0
     out = capsys.readouterr()
     first = json.loads(out.out.splitlines()[-1])
     assert first["dynamic_over_clairvoyant"] == pytest.approx(first["shifts_search_over_clairvoyant"], abs=1e-4)
     assert first["shifts_offload_over_clairvoyant"] >= first["shifts_search_over_clairvoyant"] >= 1.0
-    assert "aofl ..." in out.err
+    assert _ran(out.err) == {"offload", "aofl", "search"}
     assert (tmp_path / "dynamic_network.png").stat().st_size > 10_000
     assert dynamic_network.main(arguments) == 0
-    assert "..." not in capsys.readouterr().err
+    assert _ran(capsys.readouterr().err) == set()
+
+
+def test_a_replay_of_other_settings_agent_or_cost_model_is_none(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--quick", "--methods", "aofl,aofl_10min,search_once", *command]
+
+    def ran() -> set[str]:
+        assert dynamic_network.main(arguments) == 0
+        return _ran(capsys.readouterr().err)
+
+    assert ran() == {"aofl", "aofl_10min", "search_once"}
+    monkeypatch.setattr(dynamic_methods, "agent_digest", lambda: "another agent")
+    assert ran() == {"search_once"}
+    monkeypatch.setattr(dynamic_methods, "AOFL_BRUTE_FORCE_S", 1.0)
+    assert ran() == {"aofl_10min"}
+    monkeypatch.setattr(dynamic_methods, "SEARCH_S", 0.04)
+    assert ran() == {"search_once"}
+    (tmp_path / "quick" / "shifts-published-aofl.json").write_text('{"of": ', encoding="utf-8")
+    assert ran() == {"aofl"}
+    monkeypatch.setattr(dynamic_network, "fingerprint", lambda _: 1.0)
+    assert ran() == {"aofl", "aofl_10min", "search_once"}
+    assert ran() == set()
+
+
+def test_osds_knows_nothing_of_the_set_before(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[Problem]] = []
+
+    class Recorded:
+        def __init__(self, trained_s: float, tuned_s: float) -> None:
+            self.plans: list[Problem] = []
+            assert trained_s > tuned_s
+
+        def __call__(self, problem: Problem) -> Strategy:
+            if not self.plans:
+                made.append(self.plans)
+            self.plans.append(problem)
+            return run(problem, "offload", Budget(evaluations=10))
+
+    monkeypatch.setattr(dynamic_methods, "FineTuned", Recorded)
+    monkeypatch.setattr(dynamic_network, "traces_of", lambda name: traces_of("shifts"))
+    assert dynamic_network.main(["--full", "--methods", "distredge", *command]) == 0
+    assert [len(plans) > 0 for plans in made] == [True, True]
+    assert made[0][0].cluster == made[1][0].cluster
+
+
+def test_osds_is_as_published_and_lasts_as_long_as_it_is_told(
+    graph: Graph, hour: Hour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("stable_baselines3")
+    from distredge.agents import training
+
+    told: list[dict[str, Any]] = []
+    run_training = training.run_training
+
+    def recorded(env: Any, config: Any, **options: Any) -> Any:
+        told.append({"config": config, **options})
+        return run_training(env, config, **{**options, "budget": Budget(evaluations=3)})
+
+    monkeypatch.setattr(training, "run_training", recorded)
+    osds = dynamic_methods.FineTuned(60.0, 20.0)
+    for rates in (hour.before_bps, hour.seen_bps[0]):
+        strategy = osds(hour.problem_at(rates))
+        strategy.check(graph)
+        assert strategy.planner.settings["preset"] == "osds"
+    assert [one["budget"].seconds for one in told] == [60.0, 20.0]
+    assert [one["config"].episodes for one in told] == [None, None]
+    assert told[0]["trained_agent"] is None
+    assert told[1]["trained_agent"] is not None
+
+
+def _figures(ratio: float, names: tuple[str, ...] = ("search",)) -> dict[str, object]:
+    methods = {name: {"mean_ms": 100.0, "over_clairvoyant": ratio} for name in (*names, "clairvoyant")}
+    return {
+        "methods": methods, "slack": 0.0, "online": {}, "best_adaptive": names[0], "dynamic_over_clairvoyant": ratio
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_recorded"),
+    [
+        ([], True),
+        (["--methods", "aofl,offload"], True),
+        (["--methods", "aofl"], False),
+        (["--regime", "lossless"], False),
+    ],
+)
+def test_only_a_run_of_all_methods_is_recorded(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    is_recorded: bool,
+) -> None:
+    every = [method for method in dynamic_methods.methods(False)[0] if method.name in ("aofl", "offload")]
+    monkeypatch.setattr(dynamic_network, "methods", lambda quick: (every, []))
+    monkeypatch.setattr(dynamic_network, "summary", lambda hour, found: _figures(1.1, tuple(found)))
+    monkeypatch.setattr(dynamic_network, "show", lambda *_: None)
+    monkeypatch.setattr(dynamic_network, "draw", lambda *_: None)
+    path = tmp_path / "kept.json"
+    before = json.dumps({"sets": {}})
+    path.write_text(before, encoding="utf-8")
+    assert dynamic_network.main(["--full", "--sets", "shifts", *arguments, *command]) == 0
+    said = capsys.readouterr().out
+    if is_recorded:
+        assert set(json.loads(path.read_text(encoding="utf-8"))["sets"]["shifts"]["methods"]) >= {"aofl", "offload"}
+    else:
+        assert path.read_text(encoding="utf-8") == before
+    assert ("nothing is recorded" in said) is not is_recorded
+
+
+def test_a_record_that_cannot_be_read_is_refused_before_anything_is_run(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kept.json"
+    for text in ('{"sets": ', "[]", '{"set": {}}'):
+        path.write_text(text, encoding="utf-8")
+        assert dynamic_network.main(["--full", *command]) == 2
+        assert f"error: {path}: no record can be read" in capsys.readouterr().err
+        assert path.read_text(encoding="utf-8") == text
+
+
+def test_an_interrupt_ends_it_with_130(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dynamic_network, "replay", interrupted)
+    assert dynamic_network.main(["--quick", "--methods", "aofl", *command]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_the_record_keeps_sets_that_were_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dynamic_network, "KEPT", tmp_path / "kept.json")
 
-    def figures(ratio: float) -> dict[str, object]:
-        methods = {name: {"mean_ms": 100.0, "over_clairvoyant": ratio} for name in ("search", "clairvoyant")}
-        return {
-            "methods": methods, "slack": 0.0, "online": {}, "best_adaptive": "search", "dynamic_over_clairvoyant": ratio
-        }  # fmt: skip
-
     for sets, worst in (
-        ({"shifts": figures(1.2)}, 1.2),
-        ({"wifi": figures(1.1)}, 1.2),
-        ({"shifts": figures(1.0)}, 1.1),
+        ({"shifts": _figures(1.2)}, 1.2),
+        ({"wifi": _figures(1.1)}, 1.2),
+        ({"shifts": _figures(1.0)}, 1.1),
     ):
         dynamic_network.keep(sets, ["a note"], 60.0, 3600.0)
         kept = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))

@@ -10,13 +10,13 @@ What depends on a model and a board alone is computed once (`ModelFacts`, `Board
 from __future__ import annotations
 
 import math
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distredge.latency.beside import beside
 from distredge.latency.kernel.arguments import INSIDE
 from distredge.model.wires import FLOAT32_BYTES, WIRE_BYTES, wire_of_number
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.planners.annealing.batch_pricing import BatchPricer
     from distredge.planners.annealing.encoding import Codec
+    from distredge.profiles.part_costs import PartCosts
 
 Floats = NDArray[np.float64]
 
@@ -75,11 +76,6 @@ class BoardFacts:
     seconds: Floats
     overhead_s: float
 
-
-_models: weakref.WeakKeyDictionary[Graph, dict[tuple[int, ...], ModelFacts]] = weakref.WeakKeyDictionary()
-_boards: weakref.WeakKeyDictionary[Graph, dict[tuple[object, ...], tuple[object, BoardFacts]]] = (
-    weakref.WeakKeyDictionary()
-)
 
 MOST_BOARDS = 64
 """Boards whose facts are kept for one model."""
@@ -165,11 +161,8 @@ class _Links:
 
 def model_facts(codec: Codec) -> ModelFacts:
     """Returns what is seen of a problem's model, computed once."""
-    graph, key = codec.problem.graph, tuple(codec.candidates)
-    known = _models.setdefault(graph, {})
-    if key not in known:
-        known[key] = _model_facts(codec)
-    return known[key]
+    shelf = beside(codec.problem.graph)
+    return shelf.get("agent's model", tuple(codec.candidates), lambda: _model_facts(codec))
 
 
 def _model_facts(codec: Codec) -> ModelFacts:
@@ -206,22 +199,20 @@ def _halo(graph: Graph, operators: list[int]) -> float:
 
 def board_facts(kernel: Kernel, codec: Codec, column: int) -> BoardFacts:
     """Returns what is seen of one of a kernel's boards, computed once for a model and a profile."""
-    graph, costs = codec.problem.graph, kernel.tables.costs[column]
-    known = _boards.setdefault(graph, {})
-    key = (id(costs.profile), tuple(codec.candidates))
-    if key not in known:
-        while len(known) >= MOST_BOARDS:
-            known.pop(next(iter(known)))
-        terms = costs.terms
-        seconds = np.zeros((len(codec.candidates), len(SHARES)))
-        for c, segment in enumerate(model_facts(codec).segments):
-            for operator, rows in segment:
-                table = costs.table(operator)
-                if table is not None:
-                    seconds[c] += [table[min(math.ceil(share * rows), len(table) - 1)] for share in SHARES]
-        # The profile is kept with its facts, so that its id stays its own.
-        known[key] = costs.profile, BoardFacts(seconds * float(terms.factor), float(terms.overhead_s))
-    return known[key][1]
+    costs = kernel.tables.costs[column]
+    key = costs.profile, tuple(codec.candidates)
+    return beside(codec.problem.graph).get("agent's boards", key, lambda: _board_facts(costs, codec), MOST_BOARDS)
+
+
+def _board_facts(costs: PartCosts, codec: Codec) -> BoardFacts:
+    terms = costs.terms
+    seconds = np.zeros((len(codec.candidates), len(SHARES)))
+    for c, segment in enumerate(model_facts(codec).segments):
+        for operator, rows in segment:
+            table = costs.table(operator)
+            if table is not None:
+                seconds[c] += [table[min(math.ceil(share * rows), len(table) - 1)] for share in SHARES]
+    return BoardFacts(seconds * float(terms.factor), float(terms.overhead_s))
 
 
 def _log(values: Floats | float) -> Floats:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distredge.errors import StrategyError, Unsupported, located
+from distredge.errors import ConfigError, Infeasible, StrategyError, Unsupported, located
 from distredge.latency.kernel.kernel import Kernel
 from distredge.planners.common.building import volume
 from distredge.strategy import PlannerRef
@@ -64,10 +64,14 @@ def at_rates(cluster: Cluster, rates_bps: ArrayLike) -> Cluster:
 
     Args:
         cluster: devices, their links with or without traces.
-        rates_bps: (D, 2) rates of every device's uplink and downlink, > 0, in the cluster's order; or (D,) of both.
+        rates_bps: (D, 2) rates of every device's uplink and downlink, in the cluster's order, or (D,) of both; 0 is a
+            link that is down.
+
+    Raises:
+        ConfigError: if they are not as many.
+        ClusterError: if one is negative or not finite.
     """
-    rates = np.asarray(rates_bps, dtype=np.float64)
-    pairs = np.broadcast_to(rates[:, None] if rates.ndim == 1 else rates, (len(cluster.devices), 2))
+    pairs = _pairs(cluster, rates_bps)
 
     def link(before: Link, rate_bps: float) -> Link:
         return dataclasses.replace(before, rate_bps=rate_bps, trace=None)
@@ -77,6 +81,14 @@ def at_rates(cluster: Cluster, rates_bps: ArrayLike) -> Cluster:
         for device, (up, down) in zip(cluster.devices, pairs.tolist(), strict=True)
     )
     return dataclasses.replace(cluster, devices=devices)
+
+
+def _pairs(cluster: Cluster, rates_bps: ArrayLike) -> Floats:
+    """(D, 2) rates of uplinks and downlinks."""
+    rates, count = np.asarray(rates_bps, dtype=np.float64), len(cluster.devices)
+    if rates.shape not in ((count,), (count, 2)):
+        raise ConfigError(located("online", "rates_bps", rates.shape, f"shape ({count},) or ({count}, 2)"))
+    return np.array(np.broadcast_to(rates[:, None] if rates.ndim == 1 else rates, (count, 2)))
 
 
 class PlanMemory:
@@ -99,7 +111,13 @@ class PlanMemory:
         return len(self._plans)
 
     def add(self, strategy: Strategy, stays: bool = False) -> None:
-        """Takes in a strategy, as the one used last; one that `stays` never makes room for another."""
+        """Takes in a strategy, as the one used last; one that `stays` never makes room for another.
+
+        Raises:
+            StrategyError, ClusterError: if it is for another model or other devices.
+            Unsupported: if it divides columns.
+        """
+        self._check(strategy)
         key = strategy.replace(predicted={}, planner=PlannerRef()).to_json()
         if key not in self._plans:
             self._plans[key] = strategy
@@ -120,6 +138,8 @@ class PlanMemory:
 
         Raises:
             StrategyError: if it holds none.
+            Infeasible: if every one needs a link that is down.
+            ConfigError, ClusterError: as `at_rates`.
         """
         if not self._plans:
             raise StrategyError("plan memory: found no strategy, accepted: at least one, by `add`")
@@ -128,9 +148,18 @@ class PlanMemory:
             self._encoded = kernel.encode(list(self._plans.values()))
         seconds = kernel.latency_s(**self._encoded)
         first = int(np.argmin(seconds))
+        if not math.isfinite(seconds[first]):
+            raise Infeasible(f"plan memory: each of {len(seconds)} strategies needs a link that is down")
         key = list(self._plans)[first]
         self._use(key)
         return self._plans[key], float(seconds[first])
+
+    def _check(self, strategy: Strategy) -> None:
+        strategy.check(self._problem.graph)
+        for name in strategy.devices:
+            self._problem.cluster.device(name)
+        if any(one.columns is not None for one in strategy.volumes):
+            raise Unsupported("a grid of rows and columns")
 
     def _use(self, key: str) -> None:
         if key not in self._stays:
@@ -177,8 +206,7 @@ def implied_rates(
     Returns:
         (D, 2) bits per second, in the cluster's order.
     """
-    rates = np.asarray(rates_bps, dtype=np.float64)
-    rates = np.array(np.broadcast_to(rates[:, None] if rates.ndim == 1 else rates, (len(problem.cluster.devices), 2)))
+    rates = _pairs(problem.cluster, rates_bps)
     places = [problem.cluster.names.index(name) for name in strategy.devices]
     seen = np.asarray(finish_s, dtype=np.float64)
     tried = _FACTORS

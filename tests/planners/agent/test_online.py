@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distredge.cluster import load_cluster
-from distredge.errors import StrategyError, Unsupported
+from distredge.errors import ClusterError, ConfigError, Infeasible, StrategyError, Unsupported
 from distredge.latency import evaluate
 from distredge.latency.kernel.kernel import Kernel
 from distredge.model import zoo
@@ -124,6 +124,61 @@ def test_a_memory_gives_the_fastest_of_its_plans(problem: Problem, rates: list[f
     now = dataclasses.replace(problem, cluster=at_rates(problem.cluster, rates))
     assert latency_s == pytest.approx(min(evaluate(now, plan) for plan in plans))
     assert evaluate(now, found) == pytest.approx(latency_s)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5,), (1,), (), (1, 2), (4, 1), (4, 3), (2, 4), (4, 2, 1)])
+def test_rates_of_another_number_of_links_are_refused(problem: Problem, shape: tuple[int, ...]) -> None:
+    plan, rates = _plan(problem), np.full(shape, 1e6)
+    memory = PlanMemory(problem)
+    memory.add(plan)
+    for ask in (
+        lambda: memory.best(rates),
+        lambda: at_rates(problem.cluster, rates),
+        lambda: remaining(problem, plan, 1, [0.1] * 4, rates),
+    ):
+        with pytest.raises(ConfigError, match=r"rates_bps: found \(.*\), accepted: shape \(4,\) or \(4, 2\)"):
+            ask()
+
+
+def test_rates_that_are_none_are_refused(problem: Problem) -> None:
+    memory = PlanMemory(problem)
+    memory.add(_plan(problem))
+    for rate in (-1.0, np.nan, np.inf):
+        with pytest.raises(ClusterError, match="accepted: a finite number >= 0"):
+            memory.best(RATES * [1, 1, rate, 1])
+
+
+def test_where_every_plan_needs_a_link_that_is_down_there_is_none(problem: Problem) -> None:
+    memory, last = PlanMemory(problem), len(problem.graph.cuts) - 1
+    memory.add(_plan(problem))
+    for rates in (np.zeros(4), RATES * [1, 1, 0, 1]):
+        with pytest.raises(Infeasible, match="each of 1 strategies needs a link that is down"):
+            memory.best(rates)
+    height = problem.graph.cuts[last].height
+    alone = Strategy.make(
+        problem.graph, problem.cluster.names, [(last, [0, *[height] * 4])], head=problem.cluster.names[0]
+    )
+    memory.add(alone)
+    assert memory.best(RATES * [1, 1, 0, 1])[0] == alone
+
+
+def test_a_plan_of_another_model_or_other_devices_is_refused(problem: Problem) -> None:
+    memory = PlanMemory(problem)
+    memory.add(_plan(problem))
+    other = zoo.build("resnet18", (1, 3, 64, 64), width=0.25)
+    with pytest.raises(StrategyError, match="for another model"):
+        memory.add(_plan(Problem.as_published(other, problem.cluster)))
+    renamed = [dataclasses.replace(device, name=f"other-{device.name}") for device in problem.cluster.devices]
+    cluster = dataclasses.replace(problem.cluster, devices=tuple(renamed))
+    with pytest.raises(ClusterError, match="has no device 'other-"):
+        memory.add(_plan(Problem.as_published(problem.graph, cluster)))
+    grid = _plan(problem)
+    width = problem.graph.tensors[grid.volumes[0].reference].width
+    columns = dataclasses.replace(grid.volumes[0], columns=(0, width))
+    with pytest.raises(Unsupported, match="columns"):
+        memory.add(grid.replace(volumes=(columns, *grid.volumes[1:])))
+    assert len(memory) == 1
+    assert np.isfinite(memory.best(RATES)[1])
 
 
 def test_a_full_memory_forgets_what_was_used_the_longest_time_ago(problem: Problem) -> None:
