@@ -1,6 +1,6 @@
 """How near `train-agent` comes to the best on record, over the published cases.
 
-    python experiments/train_agent_gap.py [--quick | --full] [--workers N] [--clock cpu|wall]
+    python experiments/train_agent_gap.py [--quick | --full] [--variants A,B] [--workers N] [--clock cpu|wall]
 
 Runs the default preset with a budget of 60 s on all 32 published cases, on shared links and as published (regimes
 `shared` and `paper`), beside it `distredge/Partition-v0` (`--full`), the preset `osds`, and annealing of the rows on
@@ -57,12 +57,13 @@ def main() -> None:
     size.add_argument("--quick", action="store_true", help="3 cases, 10 s each")
     size.add_argument("--full", action="store_true", help="also the environment in which the agent chooses the cuts")
     parser.add_argument("--budget", type=osds_runs.seconds, help="seconds of a run (default: 60; 10 with --quick)")
+    parser.add_argument("--variants", type=_variants, help=f"some of {', '.join((*VARIANTS, CEILING))}, with commas")
     parser.add_argument("--clock", choices=list(osds_runs.CLOCKS), default="cpu")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
     budget_s = given.budget or (10.0 if given.quick else 60.0)
     cases = QUICK if given.quick else published.cases()
-    variants = [name for name in (*VARIANTS, CEILING) if given.full or name != "partition"]
+    variants = given.variants or [name for name in (*VARIANTS, CEILING) if given.full or name != "partition"]
     tasks: list[Task] = [
         (*case, regime, variant, budget_s, given.clock) for variant in variants for case in cases for regime in REGIMES
     ]
@@ -78,6 +79,14 @@ def main() -> None:
                 flush=True,
             )
     print(json.dumps(figures([done[_key(task)] for task in tasks])))
+
+
+def _variants(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in (*VARIANTS, CEILING):
+            raise argparse.ArgumentTypeError(f"found {name}, accepted: {', '.join((*VARIANTS, CEILING))}")
+    return names
 
 
 def figures(found: list[osds_runs.TrainingRecord]) -> dict[str, float | int | None]:
