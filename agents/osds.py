@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, of_scheme, ranked
+from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, never, of_scheme, ranked
 from distredge.agents.memory import REMEMBERED, mean_latency_s
 from distredge.agents.polish import polished
 from distredge.agents.settings import EPISODES, TrainingConfig
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from distredge.envs.volumes import VolumesEnv
 
 _log = logging.getLogger(__name__)
+
+PREPARATION = 0.5
+"""Share of the budget after which demonstrations are left at what there is: the rest is for training."""
 
 METHOD = "distredge"
 """Name of the planning method."""
@@ -68,12 +71,13 @@ class Prepared:
     known: tuple[tuple[Decided, ...], ...]
 
 
-def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
+def prepare(problems: Sequence[Problem], config: TrainingConfig, budget: Budget | None = None) -> Prepared:
     """Makes the environment of one model on some clusters, and what is played there first.
 
     Args:
         problems: one model on each cluster.
         config: of the run.
+        budget: of the run, of which this takes `PREPARATION` at most; None for no limit.
 
     Raises:
         ConfigError: if a cluster has a single device.
@@ -81,8 +85,9 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
     own = config.hyperparameters
     inside = _inside(problems)
     count: int = own["demonstrations"]
+    expired = never if budget is None else budget.share(PREPARATION).expired
     known = [
-        known_strategies(problem, count, config.seed, own["demonstration_polish_s"]) if count else []
+        known_strategies(problem, count, config.seed, own["demonstration_polish_s"], expired) if count else []
         for problem in inside
     ]
     if config.env == PARTITION:
@@ -92,13 +97,13 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
     graph = problems[0].graph
     try:
         tried = own["schemes"] if count else 1
-        scheme, origin = choose_scheme(inside, known, config.alpha, tried, count, config.seed)
+        scheme, origin = choose_scheme(inside, known, config.alpha, tried, count, config.seed, expired)
     except Unsupported as reason:
         _log.info("LC-PSS's partition scheme is taken: the kernel does not know %s", reason)
         scheme = tuple(lc_pss.partition(graph, n_devices, config.alpha, lc_pss.N_RANDOM, config.seed))
         origin = f"LC-PSS, alpha {config.alpha:g}"
     shown = [
-        _fastest(problem, of_scheme(problem, strategies, scheme, count, config.seed) if count else [], count)
+        _fastest(problem, of_scheme(problem, strategies, scheme, count, config.seed, expired) if count else [], count)
         for problem, strategies in zip(inside, known, strict=True)
     ]
     _log.info(
@@ -215,7 +220,7 @@ def found_strategy(
         **settings: more to write down about its origin.
 
     Raises:
-        Infeasible: if no episode reached the end.
+        Infeasible: if no episode reached the end, or none was played.
     """
     best = trained.bests[place]
     own = config.hyperparameters
@@ -223,7 +228,8 @@ def found_strategy(
     if own["offload_memory"]:
         candidates.append(offload(problem)[0])
     if not candidates:
-        raise Infeasible(f"no strategy for {problem}: every episode had to cross a link that is down")
+        why = "every episode had to cross a link that is down" if trained.episodes else "no episode was played"
+        raise Infeasible(f"no strategy for {problem}: {why}")
     seconds = mean_latency_s(problem, candidates)
     if own["offload_memory"]:
         # Where nothing is faster, the single device is the plainest answer.

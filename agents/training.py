@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from distredge.agents.playing import Played
     from distredge.agents.settings import TrainingConfig
     from distredge.envs.volumes import Episode, VolumesEnv
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Trained:
         steps: split decisions taken in all episodes.
         updates: of the networks.
         seconds: that it took, those of the runs that it goes on from included.
-        stopped: whether it was stopped before its end.
+        stopped: whether it was stopped before its end, be it during the demonstrations.
     """
 
     bests: tuple[BestStrategy, ...]
@@ -164,6 +167,9 @@ def run_training(
             longest = 10**9 if config.episodes is None else (config.episodes + n_envs) * env.max_volumes
             agent.learn(longest, run, log_interval=None, reset_num_timesteps=resume is None)  # type: ignore[arg-type]
         seconds = run.seconds_before + time.perf_counter() - start_s
+        run.stopped = run.stopped or budget.interrupted
+        if run.episodes == run.episodes_before and not run.stopped:
+            _log.warning("the demonstrations used up the budget: no episode was played, nothing was learned")
         if state_file is not None:
             save_state(run, state_file)
         policy_s = run.end()

@@ -197,7 +197,7 @@ def _train(
     budget = Budget(config.budget_s, config.episodes)
     folder = RunFolder(log_folder, run_name(problems, config))
     with _removed_on_failure(folder), interruptible(budget), contextlib.ExitStack() as stack:
-        prepared = prepare(problems, config)
+        prepared = prepare(problems, config, budget)
         if begin.agent is not None:
             check_agent(begin.agent, prepared.env.signature)
         others = held_out_env(prepared.env, held_out, config)

@@ -15,6 +15,7 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from distredge import metric_names
+from distredge.agents import demonstrations
 from distredge.agents.algorithms import make_agent
 from distredge.agents.demonstrations import distinct, known_strategies, ranked, under_scheme
 from distredge.agents.exported import load_agent, plan_with
@@ -27,11 +28,13 @@ from distredge.agents.settings import TrainingConfig
 from distredge.agents.training import Trained, run_training
 from distredge.cluster import Cluster
 from distredge.envs import PARTITION
-from distredge.errors import ConfigError, FileError
+from distredge.errors import ConfigError, FileError, Infeasible
 from distredge.latency import evaluate, offload_latency_s
 from distredge.latency.kernel.kernel import kernel_of
+from distredge.planners import run
 from distredge.planners.budget import Budget
 from distredge.problem import Problem
+from distredge.strategy import Strategy
 
 SMALL: dict[str, Any] = {"actor_layers": [32, 32], "critic_layers": [32, 32], "learning_starts": 16}
 NONE: dict[str, Any] = {**SMALL, "demonstrations": 0, "schemes": 1, "polish_s": 0.0, "offload_memory": False}
@@ -240,3 +243,42 @@ def test_memory_keeps_different_strategies_best_first(problem: Problem) -> None:
     assert latencies == sorted(latencies)
     assert best.latency_s == latencies[0]
     assert len({episode.volumes for episode in best.episodes}) == len(best.episodes)
+
+
+def test_demonstrations_leave_half_of_the_budget(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    budget = Budget(10.0, clock=lambda: now_s[0])
+    asked: list[str] = []
+
+    def slow(problem: Problem, method: str, *more: Any) -> Strategy:
+        asked.append(method)
+        now_s[0] += 2.0
+        return run(problem, method, *more)
+
+    monkeypatch.setattr(demonstrations, "run", slow)
+    monkeypatch.setattr(demonstrations, "proposed", lambda *given: pytest.fail("there is no time left"))
+    prepared = prepare([problem], TrainingConfig(budget_s=10.0, hyperparameters=SMALL), budget)
+    assert tuple(asked) == demonstrations.CHEAP[:3]
+    assert len(prepared.demonstrations[0]) >= 1
+    assert not budget.expired()
+
+
+def test_an_interruption_during_the_demonstrations_is_one(problem: Problem) -> None:
+    config = TrainingConfig(episodes=5, hyperparameters=SMALL)
+    budget = Budget(evaluations=5)
+    budget.interrupt()
+    prepared = prepare([problem], config, budget)
+    trained = run_training(prepared.env, config, demonstrations=prepared.demonstrations, budget=budget)
+    assert (trained.episodes, trained.stopped) == (0, True)
+
+
+def test_says_where_the_demonstrations_took_all_the_time(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
+    now_s = [0.0]
+    budget = Budget(1.0, clock=lambda: now_s[0])
+    now_s[0] = 2.0
+    config = TrainingConfig(preset="osds", budget_s=1.0)
+    trained = run_training(make_env([problem], config), config, budget=budget)
+    assert (trained.episodes, trained.stopped) == (0, False)
+    with pytest.raises(Infeasible, match="no episode was played"):
+        found_strategy(problem, config, trained)
+    assert "the demonstrations used up the budget" in caplog.text
