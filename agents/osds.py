@@ -23,6 +23,7 @@ from distredge.agents.polish import polished
 from distredge.agents.settings import EPISODES, TrainingConfig
 from distredge.envs import PARTITION
 from distredge.envs.partition import PartitionEnv
+from distredge.envs.signature import PRESENCE
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import ConfigError, Infeasible, PlannerError, Unsupported, located
 from distredge.latency import offload
@@ -143,7 +144,10 @@ def _fastest(problem: Problem, strategies: Sequence[Decided], count: int) -> tup
 
 
 def make_env(
-    problems: Problem | Sequence[Problem], config: TrainingConfig, scheme: Sequence[int] | None = None
+    problems: Problem | Sequence[Problem],
+    config: TrainingConfig,
+    scheme: Sequence[int] | None = None,
+    max_devices: int | None = None,
 ) -> VolumesEnv:
     """Returns the environment of one model on some clusters.
 
@@ -151,6 +155,7 @@ def make_env(
         problems: one model on each cluster, or on the one that there is.
         config: of the run.
         scheme: partition scheme, indices into `graph.cuts`; None for LC-PSS's, or where the agent chooses it.
+        max_devices: as in the environments' texts.
 
     Raises:
         ConfigError: if a cluster has a single device.
@@ -165,6 +170,7 @@ def make_env(
     options: dict[str, Any] = {
         "reward_scale": config.hyperparameters["reward_scale"],
         "input_dtype": _input_dtype(problems),
+        "max_devices": max_devices,
         # One that has to do with several clusters must see which.
         "observe_cluster": len(problems) > 1 or bool(config.eval_cluster),
     }
@@ -180,12 +186,19 @@ def held_out_env(env: VolumesEnv, problems: Sequence[Problem], config: TrainingC
     """The environment of clusters that are not trained on, with the signature of the one that is; None without any.
 
     Raises:
-        ConfigError: if they have more devices than those that are trained on.
+        ConfigError: if one has a number of devices that an agent of that environment cannot act on.
     """
     if not problems:
         return None
-    found = make_env(problems, config, env.partition if isinstance(env, SplitRowsEnv) else None)
-    env.signature.check("--eval-cluster", found.signature)
+    known = env.signature
+    for problem in problems:
+        try:
+            known.check_cluster(problem.cluster)
+        except ConfigError as error:
+            raise ConfigError(f"--eval-cluster: {error}") from error
+    scheme = env.partition if isinstance(env, SplitRowsEnv) else None
+    found = make_env(problems, config, scheme, known.n_devices if PRESENCE in known.observed else None)
+    known.check("--eval-cluster", found.signature)
     return found
 
 
