@@ -124,6 +124,7 @@ class ProgressBar(_ClosedAtTheEnd):
         self._start_s = clock()
         self._updates = Pace(10.0, clock=clock)
         self._last: EpisodeReport | None = None
+        self._count = 0
         self._bar: Progress = Progress(
             TextColumn("training"), BarColumn(), TextColumn("{task.fields[said]}"), console=Console(stderr=True)
         )
@@ -142,13 +143,15 @@ class ProgressBar(_ClosedAtTheEnd):
     def episode(self, report: EpisodeReport) -> None:
         """Moves on to an episode."""
         self._last = report
+        self._count += 1
         if self._updates.due():
             with self._updates.turn():
                 self._show(report)
 
     def _show(self, report: EpisodeReport) -> None:
-        done, left_s = self.reached(report.number)
-        count = f"{report.number}" if self._episodes is None else f"{report.number}/{self._episodes}"
+        # Not the episode's number: a run may go on from another one.
+        done, left_s = self.reached(self._count)
+        count = f"{self._count}" if self._episodes is None else f"{self._count}/{self._episodes}"
         best_s = report.best.latency_s
         found = "nothing yet"
         if math.isfinite(best_s):
@@ -159,7 +162,7 @@ class ProgressBar(_ClosedAtTheEnd):
         """How far a run is by its nearer limit.
 
         Args:
-            number: of the latest episode, from 1.
+            number: of the latest episode, counted from 1 in this run.
 
         Returns:
             The share that is done, from 0 to 1, and the seconds left; None for these where there is no limit.

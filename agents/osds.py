@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,18 +72,25 @@ class Prepared:
     known: tuple[tuple[Decided, ...], ...]
 
 
-def prepare(problems: Sequence[Problem], config: TrainingConfig, budget: Budget | None = None) -> Prepared:
+def prepare(
+    problems: Sequence[Problem],
+    config: TrainingConfig,
+    budget: Budget | None = None,
+    scheme: tuple[int, ...] | None = None,
+) -> Prepared:
     """Makes the environment of one model on some clusters, and what is played there first.
 
     Args:
         problems: one model on each cluster.
         config: of the run.
         budget: of the run, of which this takes `PREPARATION` at most; None for no limit.
+        scheme: partition scheme of the run that this one goes on from; None chooses one, where the agent does not.
 
     Raises:
-        ConfigError: if a cluster has a single device.
+        ConfigError: if a cluster has a single device, or the scheme is another model's.
     """
     own = config.hyperparameters
+    env = None if scheme is None else make_env(problems, config, scheme)
     inside = _inside(problems)
     count: int = own["demonstrations"]
     expired = never if budget is None else budget.share(PREPARATION).expired
@@ -94,15 +101,9 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig, budget: Budget 
     if config.env == PARTITION:
         shown = [_fastest(problem, strategies, count) for problem, strategies in zip(inside, known, strict=True)]
         return Prepared(make_env(problems, config), tuple(shown), "", tuple(shown))
-    n_devices = max(len(problem.cluster.devices) for problem in problems)
-    graph = problems[0].graph
-    try:
-        tried = own["schemes"] if count else 1
-        scheme, origin = choose_scheme(inside, known, config.alpha, tried, count, config.seed, expired)
-    except Unsupported as reason:
-        _log.info("LC-PSS's partition scheme is taken: the kernel does not know %s", reason)
-        scheme = tuple(lc_pss.partition(graph, n_devices, config.alpha, lc_pss.N_RANDOM, config.seed))
-        origin = f"LC-PSS, alpha {config.alpha:g}"
+    origin = "the run that this one goes on from"
+    if scheme is None:
+        scheme, origin = _scheme(inside, known, config, expired)
     shown = [
         _fastest(problem, of_scheme(problem, strategies, scheme, count, config.seed, expired) if count else [], count)
         for problem, strategies in zip(inside, known, strict=True)
@@ -112,7 +113,22 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig, budget: Budget 
         origin, len(scheme), sum(map(len, shown)), own["offload_memory"], own["polish_s"],
     )  # fmt: skip
     best = [_fastest(problem, strategies, REMEMBERED) for problem, strategies in zip(inside, known, strict=True)]
-    return Prepared(make_env(problems, config, scheme), tuple(shown), origin, tuple(best))
+    return Prepared(env or make_env(problems, config, scheme), tuple(shown), origin, tuple(best))
+
+
+def _scheme(
+    inside: Sequence[Problem], known: Sequence[Sequence[Decided]], config: TrainingConfig, expired: Callable[[], bool]
+) -> tuple[tuple[int, ...], str]:
+    """The partition scheme of a new run, and where it comes from, in words; arguments as of `choose_scheme`."""
+    count: int = config.hyperparameters["demonstrations"]
+    try:
+        tried = config.hyperparameters["schemes"] if count else 1
+        return choose_scheme(inside, known, config.alpha, tried, count, config.seed, expired)
+    except Unsupported as reason:
+        _log.info("LC-PSS's partition scheme is taken: the kernel does not know %s", reason)
+    n_devices = max(len(problem.cluster.devices) for problem in inside)
+    scheme = lc_pss.partition(inside[0].graph, n_devices, config.alpha, lc_pss.N_RANDOM, config.seed)
+    return tuple(scheme), f"LC-PSS, alpha {config.alpha:g}"
 
 
 def _inside(problems: Sequence[Problem]) -> list[Problem]:

@@ -77,7 +77,6 @@ class TensorboardLog:
         self._problem = problem
         self._clock = clock
         self._lines = Lines(folder, search_s=search_latency_s)
-        self._start_s = clock()
         self._points = Pace(_POINTS_PER_S, _POINTS_SHARE, clock)
         self._pictures = Pace(share=_PICTURE_SHARE, clock=clock)
         self._latency, self._offload, self._reward = RollingMean(), RollingMean(), RollingMean()
@@ -170,7 +169,7 @@ class TensorboardLog:
             **({} if self._lines.search_s is None else {metric_names.HPARAM_GAP: gap(best_s, self._lines.search_s)}),
             metric_names.HPARAM_FOUND_IN: report.best.episode,
             metric_names.HPARAM_EPISODES: report.number,
-            metric_names.HPARAM_SECONDS: self._clock() - self._start_s,
+            metric_names.HPARAM_SECONDS: report.seconds,
         }
 
     def _draw(self, report: EpisodeReport) -> None:
@@ -195,12 +194,12 @@ class _Rates:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._from_s = clock()
-        self._from: dict[str, float] = {metric_names.EPISODES_PER_S: 0.0}
+        self._from: dict[str, float] | None = None
 
     def since(self, report: EpisodeReport) -> dict[str, float]:
         """The rates since they were last told; none before that is long enough ago."""
         now_s = self._clock()
-        if now_s - self._from_s < _RATE_OVER_S:
+        if self._from is not None and now_s - self._from_s < _RATE_OVER_S:
             return {}
         counts = {
             metric_names.EPISODES_PER_S: report.number,
@@ -208,7 +207,8 @@ class _Rates:
             metric_names.UPDATES_PER_S: getattr(report, "updates", None) or report.training.get("train/n_updates"),
         }
         known = {name: float(count) for name, count in counts.items() if count is not None}
-        passed_s, before = now_s - self._from_s, self._from
+        # Counts begin with the first report: a run may go on from another one.
+        passed_s, before = now_s - self._from_s, self._from or {}
         self._from_s, self._from = now_s, known
         return {name: (count - before[name]) / passed_s for name, count in known.items() if name in before}
 

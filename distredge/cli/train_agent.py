@@ -39,6 +39,8 @@ _CONFIG_OPTIONS = (
     "boundary_first",
 )  # fmt: skip
 
+_COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+
 
 @click.command()
 @click.option(
@@ -161,8 +163,12 @@ def _config(config_file: str | None, assignments: tuple[str, ...], options: dict
 
     context = click.get_current_context()
     values = read_config(config_file) if config_file is not None else {}
+    given = [name for name in ("episodes", "budget_s") if context.get_parameter_source(name) is _COMMANDLINE]
+    if given and context.params["resume"] is not None:
+        # What is added is what is said here: neither limit of the run before.
+        values |= {"episodes": None, "budget_s": None}
     for name in _CONFIG_OPTIONS:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if context.get_parameter_source(name) is _COMMANDLINE:
             values[name] = options[name]
     for name in ("model", "cluster"):
         if not values.get(name):
@@ -189,6 +195,7 @@ def _train(
     from distredge.agents.evaluation import policy_latencies_s
     from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog
     from distredge.agents.osds import compared, found_strategy, held_out_env, prepare
+    from distredge.agents.resuming import saved_scheme
     from distredge.agents.run_folder import RunFolder, check_agent, describe, run_name
     from distredge.agents.training import run_training
     from distredge.planners.budget import Budget
@@ -197,7 +204,7 @@ def _train(
     budget = Budget(config.budget_s, config.episodes)
     folder = RunFolder(log_folder, run_name(problems, config))
     with _removed_on_failure(folder), interruptible(budget), contextlib.ExitStack() as stack:
-        prepared = prepare(problems, config, budget)
+        prepared = prepare(problems, config, budget, None if begin.state is None else saved_scheme(begin.state))
         if begin.agent is not None:
             check_agent(begin.agent, prepared.env.signature)
         others = held_out_env(prepared.env, held_out, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from distredge import metric_names
 from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog, figures
 from distredge.agents.osds import make_env
 from distredge.agents.settings import TrainingConfig
+from distredge.agents.tensorboard_log import _Rates
 from distredge.agents.training import EpisodeReport, run_training
 from distredge.latency import offload_latency_s
 from distredge.problem import Problem
@@ -110,3 +112,22 @@ def test_time_left_is_that_of_the_nearer_limit() -> None:
     now_s[0] = 10.0
     assert bar.reached(20) == (pytest.approx(1 / 3), pytest.approx(20.0))
     assert bar.reached(80) == (0.8, pytest.approx(2.5))
+
+
+def test_a_run_that_goes_on_counts_its_own_episodes(
+    problem: Problem, config: TrainingConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    kept = _Keep()
+    run_training(make_env(problem, config), config, observers=[kept])
+    now_s = [0.0]
+    rates = _Rates(lambda: now_s[0])
+    told = []
+    with ProgressBar(16) as bar:
+        for report in kept.reports:
+            now_s[0] += 0.25
+            later = dataclasses.replace(report, number=report.number + 1000)
+            bar.episode(later)
+            told.append(rates.since(later).get(metric_names.EPISODES_PER_S))
+    assert "8/16 episodes" in capsys.readouterr().err
+    assert [rate for rate in told if rate is not None] == [pytest.approx(4.0)]
