@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge import metric_names
-from distredge.latency import simulate
+from distredge.latency import offload_latency_s, simulate
 from distredge.monitor import hparams, splits
 from distredge.monitor.lines import WINDOW, Lines, RollingMean, gap
 from distredge.monitor.pace import Pace
@@ -122,6 +122,11 @@ class TensorboardLog:
             with self._pictures.turn():
                 self._draw(report)
 
+    def evaluation(self, report: EpisodeReport) -> None:
+        """Takes in what the policy did without exploration after an episode on another cluster."""
+        self._lines.offload_s = offload_latency_s(self._problem)
+        self._write_evaluation(report)
+
     def _close(self, done: bool) -> None:
         try:
             if self._last is not None and done:
@@ -140,7 +145,7 @@ class TensorboardLog:
         lines.offload_s = report.offload_latency_s
         lines.add(metric_names.EPISODES_LINE, report.latency_s, step)
         lines.add(metric_names.BEST_LINE, report.best.latency_s, step)
-        lines.add(metric_names.GREEDY_LINE, report.evaluation_latency_s, step)
+        self._write_evaluation(report)
         lines.add_references(step)
         lines.offload_s = self._offload.mean
         lines.add(metric_names.MEAN_LINE, self._latency.mean, step)
@@ -153,9 +158,12 @@ class TensorboardLog:
             **(self._outcome(report) if report.improved else {}),
         }
         lines.own.scalars({k: v for k, v in own.items() if v is not None and math.isfinite(v)}, step)
-        held_out = getattr(report, "held_out_speedups", None) or {}
-        lines.own.scalars({f"{metric_names.HELD_OUT_SPEEDUP}/{case}": x for case, x in held_out.items()}, step)
         self._actions.write(lines, step)
+
+    def _write_evaluation(self, report: EpisodeReport) -> None:
+        self._lines.add(metric_names.GREEDY_LINE, report.evaluation_latency_s, report.number)
+        held_out = {f"{metric_names.HELD_OUT_SPEEDUP}/{case}": x for case, x in report.held_out_speedups.items()}
+        self._lines.own.scalars(held_out, report.number)
 
     def _outcome(self, report: EpisodeReport) -> dict[str, float]:
         """The columns of the page "hparams", which shows the latest."""

@@ -24,6 +24,7 @@ from distredge.cli._training import tell
 from distredge.model.wires import INPUT_DTYPES
 
 if TYPE_CHECKING:
+    from distredge.agents.observers import TensorboardLog
     from distredge.agents.run_folder import RunFolder
     from distredge.agents.settings import TrainingConfig
     from distredge.agents.training import EpisodeReport, Observer, Trained
@@ -250,16 +251,18 @@ def _train(
 
 
 class _OfCluster:
-    """Hands on what is told of the first cluster: pictures and lines are of one."""
+    """Hands on what is told of the first cluster, of which pictures and lines are, and all evaluations."""
 
-    def __init__(self, observer: Observer, problem: Problem) -> None:
-        self._observer = observer
+    def __init__(self, log: TensorboardLog, problem: Problem) -> None:
+        self._log = log
         self._cluster = problem.cluster.name
 
     def episode(self, report: EpisodeReport) -> None:
-        """Hands it on if it is of that cluster."""
+        """Hands it on if it is of that cluster, or else what was played without exploration after it."""
         if report.cluster == self._cluster:
-            self._observer.episode(report)
+            self._log.episode(report)
+        elif report.evaluation_latency_s is not None:
+            self._log.evaluation(report)
 
 
 @contextlib.contextmanager
