@@ -130,6 +130,9 @@ def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | 
 
     try:
         pricer = load(problem, Budget(evaluations=max(1, count)))
+        if scheme is not None and len(scheme) > pricer.codec.most_volumes:
+            _log.debug("the shipped agent proposes nothing for %d volumes", len(scheme))
+            return []
         batch = propose(pricer, count, seed, scheme)
     except (MissingDependency, Unsupported, FileError) as reason:
         _log.debug("the shipped agent proposes nothing: %s", reason)

@@ -55,9 +55,6 @@ class TensorboardLog:
     exploration, offload, and `search` where it is known. In the run's own file the rest: losses, exploration, rates,
     actions, pictures, what the run was told.
 
-    A report may have more than `EpisodeReport` asks for: `actions` (n_steps, n_values) in [-1, 1] of the episode,
-    `steps` and `updates` since the run began, `held_out_speedups` (case -> speed-up over offload).
-
     Args:
         folder: where it goes.
         problem: model and cluster.

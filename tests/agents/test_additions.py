@@ -32,6 +32,7 @@ from distredge.errors import ConfigError, FileError, Infeasible
 from distredge.latency import evaluate, offload_latency_s
 from distredge.latency.kernel.kernel import kernel_of
 from distredge.planners import run
+from distredge.planners.annealing import encoding
 from distredge.planners.budget import Budget
 from distredge.problem import Problem
 from distredge.strategy import Strategy
@@ -322,3 +323,10 @@ def test_says_where_the_demonstrations_took_all_the_time(problem: Problem, caplo
     with pytest.raises(Infeasible, match="no episode was played"):
         found_strategy(problem, config, trained)
     assert "the demonstrations used up the budget" in caplog.text
+
+
+def test_a_scheme_of_more_volumes_than_the_search_knows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "MOST_VOLUMES", 2)
+    (inside,) = make_env([problem], TrainingConfig()).problems
+    assert demonstrations.proposed(inside, 2, 0, (9, 17))
+    assert demonstrations.proposed(inside, 2, 0, (4, 9, 17)) == []
