@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +45,14 @@ Decided = tuple[tuple[int, tuple[int, ...]], ...]
 """A strategy as an environment decides it: cut and cut points of each volume, devices in the cluster's order."""
 
 
-def known_strategies(problem: Problem, count: int, seed: int, polish_s: float = 0.0) -> list[Decided]:
+def never() -> bool:
+    """Says that there is time for everything."""
+    return False
+
+
+def known_strategies(
+    problem: Problem, count: int, seed: int, polish_s: float = 0.0, expired: Callable[[], bool] = never
+) -> list[Decided]:
     """Strategies of the cheap planners, and of the shipped agent where it applies, under their own schemes.
 
     Args:
@@ -53,9 +60,12 @@ def known_strategies(problem: Problem, count: int, seed: int, polish_s: float = 
         count: how many the agent proposes.
         seed: of every random choice.
         polish_s: seconds of local annealing that the best of them are given, whose results join them; 0 for none.
+        expired: asked before each step whether to leave it at what there is.
     """
     found = []
     for method in CHEAP:
+        if expired():
+            break
         try:
             strategy = run(problem, method, Budget(evaluations=_EVALUATIONS), seed)
         except DistredgeError as reason:
@@ -64,10 +74,12 @@ def known_strategies(problem: Problem, count: int, seed: int, polish_s: float = 
         # An environment deals rows only.
         if all(volume.columns is None for volume in strategy.volumes):
             found.append(strategy)
-    found += proposed(problem, count, seed)
-    found += _shares_by_speed(problem, count)
-    if polish_s:
-        found += _improved(problem, found, polish_s, seed)
+    if not expired():
+        found += proposed(problem, count, seed)
+    if not expired():
+        found += _shares_by_speed(problem, count)
+    if polish_s and not expired():
+        found += _improved(problem, found, polish_s, seed, expired)
     return distinct(decided(problem, strategy) for strategy in found)
 
 
@@ -90,8 +102,14 @@ def _shares_by_speed(problem: Problem, count: int) -> list[Strategy]:
     return [pricer.codec.strategy(batch, k, planner) for k in list(best.values())[:count]]
 
 
-def _improved(problem: Problem, found: Sequence[Strategy], polish_s: float, seed: int) -> list[Strategy]:
-    """What a polish makes of the best strategies of as many partition schemes."""
+def _improved(
+    problem: Problem, found: Sequence[Strategy], polish_s: float, seed: int, expired: Callable[[], bool]
+) -> list[Strategy]:
+    """What a polish makes of the best strategies of as many partition schemes; arguments as of `known_strategies`."""
+
+    def improve(start: Strategy, seconds: float) -> list[Strategy]:
+        return [] if expired() else polished(problem, [start], seconds, seed, count=2)
+
     seconds = mean_latency_s(problem, found) if found else np.zeros(0)
     starts: dict[tuple[tuple[str, ...], ...], Strategy] = {}
     for k in np.argsort(seconds, kind="stable").tolist():
@@ -99,10 +117,10 @@ def _improved(problem: Problem, found: Sequence[Strategy], polish_s: float, seed
             starts.setdefault(tuple(volume.ends_at for volume in found[k].volumes), found[k])
     chosen = list(starts.values())[:_POLISHED]
     half_s = 0.5 * polish_s
-    made = [best for start in chosen for best in polished(problem, [start], half_s / len(chosen), seed, count=2)]
+    made = [best for start in chosen for best in improve(start, half_s / len(chosen))]
     order = np.argsort(mean_latency_s(problem, made), kind="stable").tolist() if made else []
     again = [made[k] for k in order[: 2 * _AGAIN : 2]]
-    return made + [best for start in again for best in polished(problem, [start], half_s / len(again), seed, count=2)]
+    return made + [best for start in again for best in improve(start, half_s / len(again))]
 
 
 def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | None = None) -> list[Strategy]:
@@ -112,6 +130,9 @@ def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | 
 
     try:
         pricer = load(problem, Budget(evaluations=max(1, count)))
+        if scheme is not None and len(scheme) > pricer.codec.most_volumes:
+            _log.debug("the shipped agent proposes nothing for %d volumes", len(scheme))
+            return []
         batch = propose(pricer, count, seed, scheme)
     except (MissingDependency, Unsupported, FileError) as reason:
         _log.debug("the shipped agent proposes nothing: %s", reason)
@@ -147,10 +168,15 @@ def under_scheme(problem: Problem, volumes: Decided, scheme: Sequence[int]) -> D
 
 
 def of_scheme(
-    problem: Problem, known: Iterable[Decided], scheme: tuple[int, ...], count: int, seed: int
+    problem: Problem,
+    known: Iterable[Decided],
+    scheme: tuple[int, ...],
+    count: int,
+    seed: int,
+    expired: Callable[[], bool] = never,
 ) -> list[Decided]:
-    """Demonstrations under one scheme: what is known, and what the shipped agent proposes for it."""
-    own = [decided(problem, strategy) for strategy in proposed(problem, count, seed, scheme)]
+    """Demonstrations under one scheme: what is known, and, if there is time, what the shipped agent proposes for it."""
+    own = [] if expired() else [decided(problem, strategy) for strategy in proposed(problem, count, seed, scheme)]
     return distinct([*own, *(under_scheme(problem, volumes, scheme) for volumes in known)])
 
 
@@ -176,7 +202,13 @@ def ranked(problem: Problem, strategies: Sequence[Decided]) -> tuple[list[Decide
 
 
 def choose_scheme(
-    problems: Sequence[Problem], known: Sequence[Sequence[Decided]], alpha: float, tried: int, count: int, seed: int
+    problems: Sequence[Problem],
+    known: Sequence[Sequence[Decided]],
+    alpha: float,
+    tried: int,
+    count: int,
+    seed: int,
+    expired: Callable[[], bool] = never,
 ) -> tuple[tuple[int, ...], str]:
     """The partition scheme whose demonstrations are fastest, and where it comes from, in words.
 
@@ -187,6 +219,7 @@ def choose_scheme(
         tried: schemes that are compared, at most; with 1 there is nothing to compare.
         count: strategies that the shipped agent proposes under each.
         seed: of every random choice.
+        expired: asked before each scheme whether to leave it at those that were compared.
 
     Raises:
         Unsupported: if only the simulator prices a problem and more than one scheme is to be tried.
@@ -198,8 +231,10 @@ def choose_scheme(
         return tuple(lc_pss.partition(graph, n_devices, weight, lc_pss.N_RANDOM, seed))
 
     names = {by_lc_pss(alpha): f"LC-PSS, alpha {alpha:g}"}
-    if tried > 1:
+    if tried > 1 and not expired():
         for weight in ALPHAS:
+            if expired():
+                break
             names.setdefault(by_lc_pss(weight), f"LC-PSS, alpha {weight:g}")
         for problem, strategies in zip(problems, known, strict=True):
             for volumes in ranked(problem, strategies)[0]:
@@ -207,10 +242,12 @@ def choose_scheme(
     schemes = list(names)[:tried]
     if len(schemes) == 1:
         return schemes[0], names[schemes[0]]
-    figures = []
+    figures: list[float] = []
     for scheme in schemes:
+        if figures and expired():
+            break
         best = [
-            ranked(problem, of_scheme(problem, strategies, scheme, count, seed))[1][:1]
+            ranked(problem, of_scheme(problem, strategies, scheme, count, seed, expired))[1][:1]
             for problem, strategies in zip(problems, known, strict=True)
         ]
         figures.append(sum(float(np.log(seconds[0])) if len(seconds) else 50.0 for seconds in best) / len(problems))

@@ -15,7 +15,7 @@ from distredge.agents.memory import BestStrategy, mean_latency_s
 from distredge.agents.playing import play
 from distredge.agents.polish import polished
 from distredge.envs.partition import PartitionEnv
-from distredge.envs.signature import Signature
+from distredge.envs.signature import PRESENCE, Signature
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import ConfigError, FileError, MissingDependency, PlannerError, Unsupported, located
 from distredge.latency import offload
@@ -119,7 +119,8 @@ def plan_with(problem: Problem, budget: Budget, seed: int, path: str | Path) -> 
     It is a planner once it has its path: `planners.run` checks the problem before and the strategy after it.
 
     Args:
-        problem: the agent's model, on any cluster of no more devices than it was trained for.
+        problem: the agent's model, on a cluster of as many devices as it was trained for; an agent that was trained on
+            clusters of unequal size also takes any smaller one.
         budget: one evaluation an episode; the first one is played in any case.
         seed: of the noise and the polish.
         path: of the ONNX file.
@@ -170,7 +171,7 @@ def plan_with(problem: Problem, budget: Budget, seed: int, path: str | Path) -> 
 
 
 def _env(problem: Problem, agent: ExportedAgent) -> VolumesEnv:
-    """The environment of the problem as the agent knows it; a smaller cluster is no other environment."""
+    """The environment of the problem as the agent knows it, with room for as many devices."""
     reference = ModelRef.of(problem.graph)
     if reference.topology != agent.topology:
         raise ConfigError(
@@ -179,7 +180,13 @@ def _env(problem: Problem, agent: ExportedAgent) -> VolumesEnv:
         )
     if agent.input_dtype not in problem.input_dtypes:
         raise ConfigError(located(agent.path, "input_dtype", agent.input_dtype, " or ".join(problem.input_dtypes)))
+    try:
+        agent.environment.check_cluster(problem.cluster)
+    except ConfigError as error:
+        raise ConfigError(f"{agent.path}: {error}") from error
     options: dict[str, Any] = {f"observe_{key}": value for key, value in agent.observe.items()}
+    if PRESENCE in agent.environment.observed:
+        options["max_devices"] = agent.environment.n_devices
     options["input_dtype"] = agent.input_dtype
     env: VolumesEnv
     if agent.partition is None:

@@ -83,7 +83,7 @@ class BestStrategy:
         self.input_dtype = env.input_dtype
         self._input_wire = WIRE_NUMBERS[env.input_dtype]
         self._times = start_times(self.problem.cluster)
-        self._kept: list[tuple[float, Episode]] = []
+        self._kept: list[tuple[float, Episode, int]] = []
         self._strategy: Strategy | None = None
 
     @property
@@ -96,7 +96,7 @@ class BestStrategy:
     @property
     def episodes(self) -> list[Episode]:
         """Episodes of the fastest strategies, all different, the fastest first."""
-        return [episode for _, episode in self._kept]
+        return [episode for _, episode, _ in self._kept]
 
     @property
     def strategies(self) -> list[Strategy]:
@@ -120,9 +120,9 @@ class BestStrategy:
             return False
         if len(self._kept) == REMEMBERED and latency_s >= self._kept[-1][0]:
             return False
-        if any(latency_s == other_s and episode.volumes == other.volumes for other_s, other in self._kept):
+        if any(latency_s == other_s and episode.volumes == other.volumes for other_s, other, _ in self._kept):
             return False
-        bisect.insort_right(self._kept, (latency_s, episode), key=lambda pair: pair[0])
+        bisect.insort_right(self._kept, (latency_s, episode, number), key=lambda kept: kept[0])
         del self._kept[REMEMBERED:]
         if latency_s >= self.latency_s:
             return False
@@ -146,23 +146,5 @@ class BestStrategy:
             return float(mean_latency_s(self.problem, [self._env.strategy(episode)])[0])
 
     def state(self) -> list[dict[str, Any]]:
-        """Plain data from which `restore` goes on."""
-        return [
-            {"latency_s": latency_s, "volumes": e.volumes, "head": e.head, "own_s": e.latency_s, "start_s": e.start_s}
-            for latency_s, e in self._kept
-        ]
-
-    def restore(self, state: list[dict[str, Any]], episode: int) -> None:
-        """Goes on from what another one remembered; `episode` is the number of the one that found the fastest."""
-        self._kept = [
-            (
-                item["latency_s"],
-                Episode(
-                    self.problem, tuple((int(cut), tuple(map(int, rows))) for cut, rows in item["volumes"]),
-                    item["head"], item["own_s"], item["start_s"],
-                ),
-            )
-            for item in state
-        ]  # fmt: skip
-        self._strategy, self.episode = None, episode
-        self.latency_s = self._kept[0][0] if self._kept else math.inf
+        """Plain data of what is remembered, the fastest first: played again it is remembered again."""
+        return [{"volumes": e.volumes, "start_s": e.start_s, "number": number} for _, e, number in self._kept]

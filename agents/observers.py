@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
     from distredge.agents.training import EpisodeReport
 
-__all__ = ["ProgressBar", "ProgressCsv", "TensorboardLog", "figures"]
+__all__ = ["ROWS_PER_S", "ProgressBar", "ProgressCsv", "TensorboardLog", "figures"]
 
 Self = TypeVar("Self", bound="_ClosedAtTheEnd")
+
+ROWS_PER_S = 50
+"""Rows of `progress.csv` per second, at most, on average: some 20 MB an hour."""
 
 
 def figures(report: EpisodeReport) -> dict[str, float]:
@@ -63,7 +66,10 @@ class _ClosedAtTheEnd(abc.ABC):
 
 
 class ProgressCsv(_ClosedAtTheEnd):
-    """Writes `progress.csv`, a row per episode; a context manager.
+    """Writes `progress.csv`, a row per episode, up to `ROWS_PER_S`; a context manager.
+
+    Beyond that it leaves episodes out, but for those that improve, those after which the policy was played without
+    exploration, and the last one.
 
     Args:
         path: file to write.
@@ -72,6 +78,7 @@ class ProgressCsv(_ClosedAtTheEnd):
 
     COLUMNS = (
         "episode",
+        "cluster",
         metric_names.EPISODE_REWARD,
         metric_names.EPISODE_LATENCY_S,
         metric_names.BEST_LATENCY_S,
@@ -87,14 +94,33 @@ class ProgressCsv(_ClosedAtTheEnd):
         self._rows = csv.writer(self._file)
         self._rows.writerow(self.COLUMNS)
         self._flushes = Pace(1.0, clock=clock)
+        self._clock = clock
+        self._from_s, self._room = clock(), float(ROWS_PER_S)
+        self._left_out: EpisodeReport | None = None
 
     def _close(self, done: bool) -> None:
-        self._file.close()
+        try:
+            if self._left_out is not None:
+                self._write(self._left_out)
+        finally:
+            self._file.close()
 
     def episode(self, report: EpisodeReport) -> None:
-        """Adds a row."""
+        """Adds a row, if there is room for one."""
+        now_s = self._clock()
+        self._room = min(float(ROWS_PER_S), self._room + ROWS_PER_S * (now_s - self._from_s))
+        self._from_s = now_s
+        wanted = report.improved or report.evaluation_latency_s is not None
+        if not wanted and self._room < 1.0:
+            self._left_out = report
+            return
+        self._room = max(0.0, self._room - 1.0)
+        self._write(report)
+
+    def _write(self, report: EpisodeReport) -> None:
         found = figures(report)
-        self._rows.writerow([report.number, *map(found.get, self.COLUMNS[1:])])
+        self._rows.writerow([report.number, report.cluster, *map(found.get, self.COLUMNS[2:])])
+        self._left_out = None
         if self._flushes.due():
             with self._flushes.turn():
                 self._file.flush()
@@ -124,6 +150,7 @@ class ProgressBar(_ClosedAtTheEnd):
         self._start_s = clock()
         self._updates = Pace(10.0, clock=clock)
         self._last: EpisodeReport | None = None
+        self._count = 0
         self._bar: Progress = Progress(
             TextColumn("training"), BarColumn(), TextColumn("{task.fields[said]}"), console=Console(stderr=True)
         )
@@ -142,13 +169,15 @@ class ProgressBar(_ClosedAtTheEnd):
     def episode(self, report: EpisodeReport) -> None:
         """Moves on to an episode."""
         self._last = report
+        self._count += 1
         if self._updates.due():
             with self._updates.turn():
                 self._show(report)
 
     def _show(self, report: EpisodeReport) -> None:
-        done, left_s = self.reached(report.number)
-        count = f"{report.number}" if self._episodes is None else f"{report.number}/{self._episodes}"
+        # Not the episode's number: a run may go on from another one.
+        done, left_s = self.reached(self._count)
+        count = f"{self._count}" if self._episodes is None else f"{self._count}/{self._episodes}"
         best_s = report.best.latency_s
         found = "nothing yet"
         if math.isfinite(best_s):
@@ -159,7 +188,7 @@ class ProgressBar(_ClosedAtTheEnd):
         """How far a run is by its nearer limit.
 
         Args:
-            number: of the latest episode, from 1.
+            number: of the latest episode, counted from 1 in this run.
 
         Returns:
             The share that is done, from 0 to 1, and the seconds left; None for these where there is no limit.

@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, of_scheme, ranked
+from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, never, of_scheme, ranked
 from distredge.agents.memory import REMEMBERED, mean_latency_s
 from distredge.agents.polish import polished
 from distredge.agents.settings import (
@@ -30,6 +30,7 @@ from distredge.agents.settings import (
 )
 from distredge.envs import PARTITION
 from distredge.envs.partition import PartitionEnv
+from distredge.envs.signature import PRESENCE
 from distredge.envs.split_rows import SplitRowsEnv
 from distredge.errors import ConfigError, Infeasible, PlannerError, Unsupported, located
 from distredge.latency import offload
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from distredge.envs.volumes import VolumesEnv
 
 _log = logging.getLogger(__name__)
+
+PREPARATION = 0.5
+"""Share of the budget after which demonstrations are left at what there is: the rest is for training."""
 
 METHOD = "distredge"
 """Name of the planning method."""
@@ -75,37 +79,40 @@ class Prepared:
     known: tuple[tuple[Decided, ...], ...]
 
 
-def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
+def prepare(
+    problems: Sequence[Problem],
+    config: TrainingConfig,
+    budget: Budget | None = None,
+    scheme: tuple[int, ...] | None = None,
+) -> Prepared:
     """Makes the environment of one model on some clusters, and what is played there first.
 
     Args:
         problems: one model on each cluster.
         config: of the run.
+        budget: of the run, of which this takes `PREPARATION` at most; None for no limit.
+        scheme: partition scheme of the run that this one goes on from; None chooses one, where the agent does not.
 
     Raises:
-        ConfigError: if a cluster has a single device.
+        ConfigError: if a cluster has a single device, or the scheme is another model's.
     """
     own = config.hyperparameters
+    env = None if scheme is None else make_env(problems, config, scheme)
     inside = _inside(problems)
     count: int = own["demonstrations"]
+    expired = never if budget is None else budget.share(PREPARATION).expired
     known = [
-        known_strategies(problem, count, config.seed, own["demonstration_polish_s"]) if count else []
+        known_strategies(problem, count, config.seed, own["demonstration_polish_s"], expired) if count else []
         for problem in inside
     ]
     if config.env == PARTITION:
         shown = [_fastest(problem, strategies, count) for problem, strategies in zip(inside, known, strict=True)]
         return Prepared(make_env(problems, config), tuple(shown), "", tuple(shown))
-    n_devices = max(len(problem.cluster.devices) for problem in problems)
-    graph = problems[0].graph
-    try:
-        tried = own["schemes"] if count else 1
-        scheme, origin = choose_scheme(inside, known, config.alpha, tried, count, config.seed)
-    except Unsupported as reason:
-        _log.info("LC-PSS's partition scheme is taken: the kernel does not know %s", reason)
-        scheme = tuple(lc_pss.partition(graph, n_devices, config.alpha, lc_pss.N_RANDOM, config.seed))
-        origin = f"LC-PSS, alpha {config.alpha:g}"
+    origin = "the run that this one goes on from"
+    if scheme is None:
+        scheme, origin = _scheme(inside, known, config, expired)
     shown = [
-        _fastest(problem, of_scheme(problem, strategies, scheme, count, config.seed) if count else [], count)
+        _fastest(problem, of_scheme(problem, strategies, scheme, count, config.seed, expired) if count else [], count)
         for problem, strategies in zip(inside, known, strict=True)
     ]
     _log.info(
@@ -113,7 +120,22 @@ def prepare(problems: Sequence[Problem], config: TrainingConfig) -> Prepared:
         origin, len(scheme), sum(map(len, shown)), own["offload_memory"], own["polish_s"],
     )  # fmt: skip
     best = [_fastest(problem, strategies, REMEMBERED) for problem, strategies in zip(inside, known, strict=True)]
-    return Prepared(make_env(problems, config, scheme), tuple(shown), origin, tuple(best))
+    return Prepared(env or make_env(problems, config, scheme), tuple(shown), origin, tuple(best))
+
+
+def _scheme(
+    inside: Sequence[Problem], known: Sequence[Sequence[Decided]], config: TrainingConfig, expired: Callable[[], bool]
+) -> tuple[tuple[int, ...], str]:
+    """The partition scheme of a new run, and where it comes from, in words; arguments as of `choose_scheme`."""
+    count: int = config.hyperparameters["demonstrations"]
+    try:
+        tried = config.hyperparameters["schemes"] if count else 1
+        return choose_scheme(inside, known, config.alpha, tried, count, config.seed, expired)
+    except Unsupported as reason:
+        _log.info("LC-PSS's partition scheme is taken: the kernel does not know %s", reason)
+    n_devices = max(len(problem.cluster.devices) for problem in inside)
+    scheme = lc_pss.partition(inside[0].graph, n_devices, config.alpha, lc_pss.N_RANDOM, config.seed)
+    return tuple(scheme), f"LC-PSS, alpha {config.alpha:g}"
 
 
 def _inside(problems: Sequence[Problem]) -> list[Problem]:
@@ -145,7 +167,10 @@ def _fastest(problem: Problem, strategies: Sequence[Decided], count: int) -> tup
 
 
 def make_env(
-    problems: Problem | Sequence[Problem], config: TrainingConfig, scheme: Sequence[int] | None = None
+    problems: Problem | Sequence[Problem],
+    config: TrainingConfig,
+    scheme: Sequence[int] | None = None,
+    max_devices: int | None = None,
 ) -> VolumesEnv:
     """Returns the environment of one model on some clusters.
 
@@ -153,6 +178,7 @@ def make_env(
         problems: one model on each cluster, or on the one that there is.
         config: of the run.
         scheme: partition scheme, indices into `graph.cuts`; None for LC-PSS's, or where the agent chooses it.
+        max_devices: as in the environments' texts.
 
     Raises:
         ConfigError: if a cluster has a single device.
@@ -167,6 +193,7 @@ def make_env(
     options: dict[str, Any] = {
         "reward_scale": config.hyperparameters["reward_scale"],
         "input_dtype": _input_dtype(problems),
+        "max_devices": max_devices,
         # One that has to do with several clusters must see which.
         "observe_cluster": len(problems) > 1 or bool(config.eval_cluster),
     }
@@ -182,12 +209,19 @@ def held_out_env(env: VolumesEnv, problems: Sequence[Problem], config: TrainingC
     """The environment of clusters that are not trained on, with the signature of the one that is; None without any.
 
     Raises:
-        ConfigError: if they have more devices than those that are trained on.
+        ConfigError: if one has a number of devices that an agent of that environment cannot act on.
     """
     if not problems:
         return None
-    found = make_env(problems, config, env.partition if isinstance(env, SplitRowsEnv) else None)
-    env.signature.check("--eval-cluster", found.signature)
+    known = env.signature
+    for problem in problems:
+        try:
+            known.check_cluster(problem.cluster)
+        except ConfigError as error:
+            raise ConfigError(f"--eval-cluster: {error}") from error
+    scheme = env.partition if isinstance(env, SplitRowsEnv) else None
+    found = make_env(problems, config, scheme, known.n_devices if PRESENCE in known.observed else None)
+    known.check("--eval-cluster", found.signature)
     return found
 
 
@@ -220,7 +254,7 @@ def found_strategy(
         **settings: more to write down about its origin.
 
     Raises:
-        Infeasible: if no episode reached the end.
+        Infeasible: if no episode reached the end, or none was played.
     """
     best = trained.bests[place]
     own = config.hyperparameters
@@ -228,7 +262,8 @@ def found_strategy(
     if own["offload_memory"]:
         candidates.append((offload(problem)[0], BY_ONE_DEVICE))
     if not candidates:
-        raise Infeasible(f"no strategy for {problem}: every episode had to cross a link that is down")
+        why = "every episode had to cross a link that is down" if trained.episodes else "no episode was played"
+        raise Infeasible(f"no strategy for {problem}: {why}")
     seconds = mean_latency_s(problem, [strategy for strategy, _ in candidates])
     if own["offload_memory"]:
         # Where nothing is faster, the single device is the plainest answer.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge import metric_names
-from distredge.latency import simulate
+from distredge.latency import offload_latency_s, simulate
 from distredge.monitor import hparams, splits
 from distredge.monitor.lines import WINDOW, Lines, RollingMean, gap
 from distredge.monitor.pace import Pace
@@ -55,9 +55,6 @@ class TensorboardLog:
     exploration, offload, and `search` where it is known. In the run's own file the rest: losses, exploration, rates,
     actions, pictures, what the run was told.
 
-    A report may have more than `EpisodeReport` asks for: `actions` (n_steps, n_values) in [-1, 1] of the episode,
-    `steps` and `updates` since the run began, `held_out_speedups` (case -> speed-up over offload).
-
     Args:
         folder: where it goes.
         problem: model and cluster.
@@ -77,7 +74,6 @@ class TensorboardLog:
         self._problem = problem
         self._clock = clock
         self._lines = Lines(folder, search_s=search_latency_s)
-        self._start_s = clock()
         self._points = Pace(_POINTS_PER_S, _POINTS_SHARE, clock)
         self._pictures = Pace(share=_PICTURE_SHARE, clock=clock)
         self._latency, self._offload, self._reward = RollingMean(), RollingMean(), RollingMean()
@@ -123,6 +119,11 @@ class TensorboardLog:
             with self._pictures.turn():
                 self._draw(report)
 
+    def evaluation(self, report: EpisodeReport) -> None:
+        """Takes in what the policy did without exploration after an episode on another cluster."""
+        self._lines.offload_s = offload_latency_s(self._problem)
+        self._write_evaluation(report)
+
     def _close(self, done: bool) -> None:
         try:
             if self._last is not None and done:
@@ -141,7 +142,7 @@ class TensorboardLog:
         lines.offload_s = report.offload_latency_s
         lines.add(metric_names.EPISODES_LINE, report.latency_s, step)
         lines.add(metric_names.BEST_LINE, report.best.latency_s, step)
-        lines.add(metric_names.GREEDY_LINE, report.evaluation_latency_s, step)
+        self._write_evaluation(report)
         lines.add_references(step)
         lines.offload_s = self._offload.mean
         lines.add(metric_names.MEAN_LINE, self._latency.mean, step)
@@ -154,9 +155,12 @@ class TensorboardLog:
             **(self._outcome(report) if report.improved else {}),
         }
         lines.own.scalars({k: v for k, v in own.items() if v is not None and math.isfinite(v)}, step)
-        held_out = getattr(report, "held_out_speedups", None) or {}
-        lines.own.scalars({f"{metric_names.HELD_OUT_SPEEDUP}/{case}": x for case, x in held_out.items()}, step)
         self._actions.write(lines, step)
+
+    def _write_evaluation(self, report: EpisodeReport) -> None:
+        self._lines.add(metric_names.GREEDY_LINE, report.evaluation_latency_s, report.number)
+        held_out = {f"{metric_names.HELD_OUT_SPEEDUP}/{case}": x for case, x in report.held_out_speedups.items()}
+        self._lines.own.scalars(held_out, report.number)
 
     def _outcome(self, report: EpisodeReport) -> dict[str, float]:
         """The columns of the page "hparams", which shows the latest."""
@@ -170,7 +174,7 @@ class TensorboardLog:
             **({} if self._lines.search_s is None else {metric_names.HPARAM_GAP: gap(best_s, self._lines.search_s)}),
             metric_names.HPARAM_FOUND_IN: report.best.episode,
             metric_names.HPARAM_EPISODES: report.number,
-            metric_names.HPARAM_SECONDS: self._clock() - self._start_s,
+            metric_names.HPARAM_SECONDS: report.seconds,
         }
 
     def _draw(self, report: EpisodeReport) -> None:
@@ -195,12 +199,12 @@ class _Rates:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._from_s = clock()
-        self._from: dict[str, float] = {metric_names.EPISODES_PER_S: 0.0}
+        self._from: dict[str, float] | None = None
 
     def since(self, report: EpisodeReport) -> dict[str, float]:
         """The rates since they were last told; none before that is long enough ago."""
         now_s = self._clock()
-        if now_s - self._from_s < _RATE_OVER_S:
+        if self._from is not None and now_s - self._from_s < _RATE_OVER_S:
             return {}
         counts = {
             metric_names.EPISODES_PER_S: report.number,
@@ -208,7 +212,8 @@ class _Rates:
             metric_names.UPDATES_PER_S: getattr(report, "updates", None) or report.training.get("train/n_updates"),
         }
         known = {name: float(count) for name, count in counts.items() if count is not None}
-        passed_s, before = now_s - self._from_s, self._from
+        # Counts begin with the first report: a run may go on from another one.
+        passed_s, before = now_s - self._from_s, self._from or {}
         self._from_s, self._from = now_s, known
         return {name: (count - before[name]) / passed_s for name, count in known.items() if name in before}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from distredge.agents.settings import TrainingConfig
     from distredge.envs.volumes import Episode, VolumesEnv
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class EpisodeReport:
@@ -55,6 +58,7 @@ class EpisodeReport:
         held_out_speedups: of the policy over the best device, on each held-out cluster, when it was played after this
             episode.
         share: of the run that is over, 0 to 1.
+        seconds: of training so far, those of the runs that it goes on from included.
     """
 
     number: int
@@ -72,6 +76,7 @@ class EpisodeReport:
     updates: int = 0
     held_out_speedups: Mapping[str, float] = field(default_factory=dict)
     share: float = 0.0
+    seconds: float = 0.0
 
 
 class Observer(Protocol):
@@ -92,8 +97,8 @@ class Trained:
         episodes: finished ones.
         steps: split decisions taken in all episodes.
         updates: of the networks.
-        seconds: that it took, those of the runs that it goes on from included.
-        stopped: whether it was stopped before its end.
+        seconds: of training, without the demonstrations, those of the runs that it goes on from included.
+        stopped: whether it was stopped before its end, be it during the demonstrations.
     """
 
     bests: tuple[BestStrategy, ...]
@@ -155,15 +160,19 @@ def run_training(
         run = TrainingRun(env, vec, agent, config, budget, observers, should_stop, checkpoint, held_out, state_file)
         if resume is not None:
             load_state(run, resume)
-        run.show(demonstrations)
-        start_s = time.perf_counter()
+        # What goes on has them in its replay buffer.
+        run.show(demonstrations, stored=resume is None)
+        run.start_s = time.perf_counter()
         if not budget.expired():
             # The callback ends the run; no episode has more steps than this.
             longest = 10**9 if config.episodes is None else (config.episodes + n_envs) * env.max_volumes
             agent.learn(longest, run, log_interval=None, reset_num_timesteps=resume is None)  # type: ignore[arg-type]
-        seconds = run.seconds_before + time.perf_counter() - start_s
+        seconds = run.seconds
+        run.stopped = run.stopped or budget.interrupted
+        if run.episodes == run.episodes_before and not run.stopped:
+            _log.warning("the demonstrations used up the budget: no episode was played, nothing was learned")
         if state_file is not None:
-            save_state(run, state_file)
+            save_state(run, state_file, seconds)
         policy_s = run.end()
     return Trained(
         tuple(run.bests),
@@ -200,6 +209,7 @@ class TrainingRun(BaseCallback):
         self.episodes = 0
         self.stopped = False
         self.episodes_before, self.seconds_before = 0, 0.0
+        self.start_s = time.perf_counter()
         self._rewards = np.zeros(self.vec.num_envs)
         self._actions: list[list[NDArray[np.float32]]] = [[] for _ in range(self.vec.num_envs)]
         self._places = {id(problem): k for k, problem in enumerate(self.env.problems)}
@@ -209,6 +219,11 @@ class TrainingRun(BaseCallback):
         noise: Any = getattr(self.agent, "action_noise", None)
         if noise is not None:
             getattr(noise, "noise", noise).share = self._noisy_share
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, with those of the runs that it goes on from."""
+        return self.seconds_before + time.perf_counter() - self.start_s
 
     @property
     def share(self) -> float:
@@ -227,8 +242,15 @@ class TrainingRun(BaseCallback):
         return min(1.0, self.share / max(1e-9, 1.0 - last))
 
     def begin_again(self) -> None:
-        """Takes what the memory holds after a state was loaded as new."""
+        """Takes what the memory holds after a state was loaded as new, and judges the agent that is kept anew."""
         self._new_best = any(best.episodes for best in self.bests)
+        if not self.kept.weights:
+            return
+        latest = {name: value.clone() for name, value in self.agent.policy.state_dict().items()}
+        self.kept.restore(self.agent)
+        if self.config.hyperparameters["greedy_freq"]:
+            self.kept.figure = self._figure(policy_latencies_s(self.agent, self.twin)[0])
+        self.agent.policy.load_state_dict(latest)
 
     def random_state(self) -> dict[str, Any]:
         """State of the environments' random generator, plain data."""
@@ -242,13 +264,14 @@ class TrainingRun(BaseCallback):
     def _generator(self) -> np.random.Generator:
         return self.vec.vector.np_random if isinstance(self.vec, KernelVecEnv) else self.env.np_random
 
-    def show(self, demonstrations: Sequence[Sequence[Decided]]) -> None:
-        """Plays demonstrations: the memory keeps the best, and a replay buffer takes all."""
+    def show(self, demonstrations: Sequence[Sequence[Decided]], *, stored: bool = True) -> None:
+        """Plays demonstrations: the memory keeps the best, and a replay buffer takes all, if they are to be stored."""
         for k, strategies in enumerate(demonstrations):
             for volumes in strategies:
                 played = play_volumes(self.twin, volumes, k)
                 self._new_best = self.bests[k].offer(played.episode, 0) or self._new_best
-                _store(self.agent, played)
+                if stored:
+                    _store(self.agent, played)
         self._imitate()
 
     def _on_rollout_start(self) -> None:
@@ -292,7 +315,7 @@ class TrainingRun(BaseCallback):
             if self.checkpoint is not None:
                 self.checkpoint(self.agent, number)
             if self.state_file is not None:
-                save_state(self, self.state_file)
+                save_state(self, self.state_file, self.seconds)
         self._tell(index, episode, k, improved, evaluation_s, evaluation)
         self.stopped = self.should_stop() or self.budget.interrupted
         return not (self.stopped or self.budget.expired())
@@ -322,6 +345,7 @@ class TrainingRun(BaseCallback):
             int(getattr(self.agent, "_n_updates", 0)),
             evaluation,
             self.share,
+            self.seconds,
         )
         self._rewards[index] = 0.0
         self._actions[index] = []
@@ -349,8 +373,12 @@ class TrainingRun(BaseCallback):
                 if not self.config.hyperparameters["greedy_freq"]:
                     self.kept.take(self.agent, self.bests[k].latency_s)
         if self.config.hyperparameters["greedy_freq"]:
-            self.kept.offer(self.agent, float(np.mean(np.asarray(found) / self._offload_s)))
+            self.kept.offer(self.agent, self._figure(found))
         return found
+
+    def _figure(self, seconds: Sequence[float]) -> float:
+        """What an agent is judged by: its latencies on all clusters, as shares of the best device's, on average."""
+        return float(np.mean(np.asarray(seconds) / self._offload_s))
 
     def end(self) -> tuple[float, ...]:
         """Gives the agent the weights that are kept; returns its latency without exploration on each cluster."""

@@ -98,6 +98,8 @@ class PartitionEnv(VolumesEnv):
     | `observe_cluster` | `False`     | whether the observation describes the devices (needed for several clusters)   |
     | `observe_rows`    | `False`     | whether it has the cut points of the volume decided last                      |
     | `observe_model`   | `None`      | whether it describes the model; `None`: if there are several                  |
+    | `max_devices`     | `None`      | the observation then says which of so many devices there are; D. `None`: the  |
+    |                   |             | largest cluster's, and that is said where clusters are of unequal size        |
     | `input_dtype`     | `"float32"` | what the requester sends, `"float32"` or `"uint8"`                            |
     | `render_mode`     | `None`      | `"ansi"` or `"rgb_array"`                                                     |
 

@@ -15,6 +15,7 @@ from distredge.envs._setup import is_number, longest_period_s
 from distredge.envs.decisions import Rules
 from distredge.envs.observation import compute_times, reach_times, scale_time
 from distredge.envs.pricing import EpisodePricer, KernelPricer, KnownPricer, make_pricer
+from distredge.envs.signature import PRESENCE
 from distredge.errors import ConfigError, Unsupported, located
 from distredge.latency import offload_latency_s
 from distredge.model.wires import WIRE_NUMBERS
@@ -77,11 +78,12 @@ class Process:
         volumes: of each model.
         reward_scale: "offload" or "paper".
         input_dtype: of what the requester sends.
-        observe_cluster, observe_rows: as in the environments' texts.
+        observe_cluster, observe_rows, max_devices: as in the environments' texts.
 
     Attributes:
         n_models, n_clusters: how many models and clusters there are.
-        n_devices: of the largest cluster.
+        n_devices: that actions and observations have room for.
+        uneven: whether there is room that some cluster does not need, or may not; which devices there are is seen then.
         max_volumes: the largest number of steps of an episode.
         rules: for the compiled loops.
         steps: of each model.
@@ -99,15 +101,16 @@ class Process:
         input_dtype: str,
         observe_cluster: bool,
         observe_rows: bool,
+        max_devices: int | None = None,
     ) -> None:
         self.name = name
         self.problems = tuple(problems)
         self.n_models, self.n_clusters = len(volumes), len(problems) // len(volumes)
         self.graphs = tuple(problem.graph for problem in problems[:: self.n_clusters])
         sizes = np.array([len(problem.cluster.devices) for problem in problems], np.int64)
-        self.n_devices = int(sizes.max())
+        self.n_devices = int(sizes.max()) if max_devices is None else max_devices
         self.observe_cluster = observe_cluster
-        self.uneven = bool((sizes != self.n_devices).any())
+        self.uneven = max_devices is not None or bool((sizes != self.n_devices).any())
         self.input_dtype = input_dtype
         self.input_wire = WIRE_NUMBERS[input_dtype]
         self.max_volumes = max(
@@ -127,7 +130,7 @@ class Process:
             "finish": n,
             "next_volume": self.rules.features.shape[1],
             "cluster": 2 * n if observe_cluster else 0,
-            "presence": n if self.uneven else 0,
+            PRESENCE: n if self.uneven else 0,
             "rows": n - 1 if observe_rows else 0,
         }
         self.blocks = {key: size for key, size in blocks.items() if size}

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distredge.errors import ConfigError, located
+
+if TYPE_CHECKING:
+    from distredge.cluster import Cluster
+
+PRESENCE = "presence"
+"""Block of an observation that says which devices there are."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class Signature:
 
     Attributes:
         env: id under which Gymnasium knows the environment, with its version.
-        n_devices: of the largest cluster.
+        n_devices: that actions and observations have room for.
         n_values: numbers of an action.
         observed: names and sizes of the blocks of an observation, in order; the texts of the environments say what
             each of them is.
@@ -48,6 +54,21 @@ class Signature:
             raise ConfigError(located(where, "environment", data, f"an object of {', '.join(kinds)}"))
         observed = {str(name): int(size) for name, size in data["observed"].items()}
         return cls(data["env"], data["n_devices"], data["n_values"], observed)
+
+    def check_cluster(self, cluster: Cluster) -> None:
+        """Checks that an agent of this signature can act on a cluster.
+
+        One that has not seen which devices there are knows clusters of one size alone.
+
+        Raises:
+            ConfigError: if the cluster has more devices, or fewer than an agent of one size knows.
+        """
+        found, most = len(cluster.devices), self.n_devices
+        if found > most or (found < most and PRESENCE not in self.observed):
+            known = f"up to {most}" if PRESENCE in self.observed else f"{most}, since it was trained on no other number"
+            raise ConfigError(
+                f"cluster '{cluster.name}': found {found} devices, accepted: {known}, by an agent of {self}"
+            )
 
     def check(self, where: str, found: Signature) -> None:
         """Raises ConfigError, which names what differs, unless `found`, an agent's, is this environment's own."""

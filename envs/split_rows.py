@@ -40,7 +40,8 @@ class SplitRowsEnv(VolumesEnv):
 
     ## Observation Space
 
-    `Box(-1, 1, (n_devices + 4,), float32)`, more with the options marked. D = n_devices, of the largest cluster.
+    `Box(-1, 1, (n_devices + 4,), float32)`, more with the options marked. D = n_devices, of the largest cluster, or
+    `max_devices`.
 
     | Index  | Meaning                                      | Min | Max      | Unit          | Scaled as          |
     |--------|----------------------------------------------|-----|----------|---------------|--------------------|
@@ -55,8 +56,9 @@ class SplitRowsEnv(VolumesEnv):
     | then   | D values (‡): whether there is that device   | no  | yes      |               | -1 or 1            |
     | then   | D - 1 values (*): cut points decided last    | 0   | height   | rows          | 2 x / height - 1   |
 
-    What is marked is there only with an option: (†) with `observe_cluster`, (‡) with clusters of unequal size, (*)
-    with `observe_rows`, (§) with `observe_model`, which is the default with several models. An offload time is the
+    What is marked is there only with an option: (†) with `observe_cluster`, (‡) with clusters of unequal size or
+    `max_devices`, (*) with `observe_rows`, (§) with `observe_model`, which is the default with several models. An
+    offload time is the
     latency of the whole model on the best single device of the cluster, in seconds. Values above the maximum are
     cut off. After the last volume the four layer features are -1.
 
@@ -100,6 +102,8 @@ class SplitRowsEnv(VolumesEnv):
     | `observe_cluster` | `False`     | whether the observation describes the devices (needed for several clusters)   |
     | `observe_rows`    | `False`     | whether it has the cut points of the volume decided last                      |
     | `observe_model`   | `None`      | whether it describes the model; `None`: if there are several                  |
+    | `max_devices`     | `None`      | the observation then says which of so many devices there are; D. `None`: the  |
+    |                   |             | largest cluster's, and that is said where clusters are of unequal size        |
     | `input_dtype`     | `"float32"` | what the requester sends, `"float32"` or `"uint8"`                            |
     | `render_mode`     | `None`      | `"ansi"` or `"rgb_array"`                                                     |
 
@@ -136,6 +140,7 @@ class SplitRowsEnv(VolumesEnv):
         observe_cluster: bool = False,
         observe_rows: bool = False,
         observe_model: bool | None = None,
+        max_devices: int | None = None,
         input_dtype: str = "float32",
         render_mode: str | None = None,
     ) -> None:
@@ -148,6 +153,7 @@ class SplitRowsEnv(VolumesEnv):
             observe_cluster=observe_cluster,
             observe_rows=observe_rows,
             observe_model=observe_model,
+            max_devices=max_devices,
             input_dtype=input_dtype,
             render_mode=render_mode,
         )

@@ -28,6 +28,7 @@ from distredge.envs.episodes import Episode, EpisodeBatch
 from distredge.envs.observation import model_features
 from distredge.envs.process import OPTIONS, Process, Volumes
 from distredge.envs.signature import Signature
+from distredge.errors import ConfigError, located
 from distredge.model.wires import INPUT_DTYPES
 from distredge.strategy import Strategy
 
@@ -60,8 +61,8 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
     An environment is pickled as the arguments that it was made with.
 
     Args:
-        model, cluster, reward_scale, observe_cluster, observe_rows, observe_model, input_dtype, render_mode: as in the
-            environments' texts.
+        model, cluster, reward_scale, observe_cluster, observe_rows, observe_model, max_devices, input_dtype,
+            render_mode: as in the environments' texts.
 
     Raises:
         ConfigError: if an argument is not one of those that the environments' texts accept.
@@ -86,6 +87,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         observe_cluster: bool = False,
         observe_rows: bool = False,
         observe_model: bool | None = None,
+        max_devices: int | None = None,
         input_dtype: str = "float32",
         render_mode: str | None = None,
     ) -> None:
@@ -101,7 +103,10 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         self.graphs = load_models(self.name, model)
         self.observe_model = len(self.graphs) > 1 if observe_model is None else observe_model
         problems = load_problems(self.name, self.graphs, cluster, input_dtype)
-        volumes = self._described(self.graphs, max(len(problem.cluster.devices) for problem in problems))
+        most = max(len(problem.cluster.devices) for problem in problems)
+        if max_devices is not None and max_devices < most:
+            raise ConfigError(located(self.name, "max_devices", max_devices, f"at least {most}, the largest cluster's"))
+        volumes = self._described(self.graphs, most)
         if self.observe_model:
             volumes = [
                 Volumes(item.ends, np.hstack([item.features, model_features(graph, item.places)]), item.places)
@@ -109,7 +114,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
             ]
         self.process = Process(
             self.name, problems, volumes, reward_scale=reward_scale, input_dtype=input_dtype,
-            observe_cluster=observe_cluster, observe_rows=observe_rows,
+            observe_cluster=observe_cluster, observe_rows=observe_rows, max_devices=max_devices,
         )  # fmt: skip
         self._batch: EpisodeBatch | None = None
         self._running = False
@@ -143,7 +148,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
 
     @property
     def n_devices(self) -> int:
-        """Devices of the largest cluster."""
+        """Devices that actions and observations have room for: those of the largest cluster, or `max_devices`."""
         return self.process.n_devices
 
     @property

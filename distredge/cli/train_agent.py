@@ -24,6 +24,7 @@ from distredge.cli._training import tell
 from distredge.model.wires import INPUT_DTYPES
 
 if TYPE_CHECKING:
+    from distredge.agents.observers import TensorboardLog
     from distredge.agents.run_folder import RunFolder
     from distredge.agents.settings import TrainingConfig
     from distredge.agents.training import EpisodeReport, Observer, Trained
@@ -39,7 +40,6 @@ _CONFIG_OPTIONS = (
     "device", "eval_freq", "eval_cluster", "save_freq", "compare_search_s", "profile_set", "link_model", "input_dtype",
     "boundary_first",
 )  # fmt: skip
-
 
 @click.command()
 @click.option(
@@ -173,6 +173,9 @@ def _config(config_file: str | None, assignments: tuple[str, ...], options: dict
     given = {name: options[name] for name in _CONFIG_OPTIONS if _given(name)}
     if any(name in values and values[name] != given.get(name, values[name]) for name in ("preset", "algo", "env")):
         values["hyperparameters"] = own_values(values)
+    if click.get_current_context().params["resume"] is not None and given.keys() & {"episodes", "budget_s"}:
+        # What is added is what is said here: neither limit of the run before.
+        values |= {"episodes": None, "budget_s": None}
     values |= given
     for name in ("model", "cluster"):
         if not values.get(name):
@@ -199,6 +202,7 @@ def _train(
     from distredge.agents.evaluation import policy_latencies_s
     from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog
     from distredge.agents.osds import found_strategy, held_out_env, prepare
+    from distredge.agents.resuming import saved_scheme
     from distredge.agents.run_folder import RunFolder, describe, run_name
     from distredge.agents.training import run_training
     from distredge.planners.budget import Budget
@@ -208,7 +212,7 @@ def _train(
     folder = RunFolder(log_folder, run_name(problems, config))
     with _kept_if_worth_it(folder), interruptible(budget), contextlib.ExitStack() as stack:
         _check(problems, held_out, config, begin)
-        prepared = prepare(problems, config)
+        prepared = prepare(problems, config, budget, None if begin.state is None else saved_scheme(begin.state))
         others = held_out_env(prepared.env, held_out, config)
         folder.save_config(config)
         observers: list[Observer] = [
@@ -284,16 +288,18 @@ def _compared(problem: Problem, config: TrainingConfig, training: Budget) -> flo
 
 
 class _OfCluster:
-    """Hands on what is told of the first cluster: pictures and lines are of one."""
+    """Hands on what is told of the first cluster, of which pictures and lines are, and all evaluations."""
 
-    def __init__(self, observer: Observer, problem: Problem) -> None:
-        self._observer = observer
+    def __init__(self, log: TensorboardLog, problem: Problem) -> None:
+        self._log = log
         self._cluster = problem.cluster.name
 
     def episode(self, report: EpisodeReport) -> None:
-        """Hands it on if it is of that cluster."""
+        """Hands it on if it is of that cluster, or else what was played without exploration after it."""
         if report.cluster == self._cluster:
-            self._observer.episode(report)
+            self._log.episode(report)
+        elif report.evaluation_latency_s is not None:
+            self._log.evaluation(report)
 
 
 @contextlib.contextmanager

@@ -15,23 +15,27 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from distredge import metric_names
+from distredge.agents import demonstrations
 from distredge.agents.algorithms import make_agent
 from distredge.agents.demonstrations import distinct, known_strategies, ranked, under_scheme
-from distredge.agents.exported import load_agent, plan_with
+from distredge.agents.exported import _env, load_agent, plan_with
 from distredge.agents.exporting import save_onnx
 from distredge.agents.hyperparameters import ALGORITHMS, default_hyperparameters
 from distredge.agents.memory import BestStrategy
 from distredge.agents.osds import found_strategy, held_out_env, make_env, prepare
-from distredge.agents.playing import actions_of, play_volumes
+from distredge.agents.playing import actions_of, play, play_volumes
 from distredge.agents.settings import TrainingConfig
 from distredge.agents.training import Trained, run_training
-from distredge.cluster import Cluster
+from distredge.cluster import Cluster, Device
 from distredge.envs import PARTITION
-from distredge.errors import ConfigError, FileError
+from distredge.errors import ConfigError, FileError, Infeasible
 from distredge.latency import evaluate, offload_latency_s
 from distredge.latency.kernel.kernel import kernel_of
+from distredge.planners import run
+from distredge.planners.annealing import encoding
 from distredge.planners.budget import Budget
 from distredge.problem import Problem
+from distredge.strategy import Strategy
 
 SMALL: dict[str, Any] = {"actor_layers": [32, 32], "critic_layers": [32, 32], "learning_starts": 16}
 NONE: dict[str, Any] = {**SMALL, "demonstrations": 0, "schemes": 1, "polish_s": 0.0, "offload_memory": False}
@@ -200,6 +204,46 @@ def test_one_agent_over_several_clusters_and_one_held_out(problem: Problem) -> N
         assert evaluate(one, strategy) <= offload_latency_s(one) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("env_id", ["distredge/SplitRows-v0", PARTITION])
+def test_an_agent_of_unequal_clusters_plays_on_each_and_on_smaller_ones(
+    problem: Problem, pair: Problem, env_id: str, tmp_path: Path
+) -> None:
+    cluster = problem.cluster
+    trio = Problem(problem.graph, dataclasses.replace(cluster, name="trio", devices=cluster.devices[:3]))
+    config = TrainingConfig(cluster=("db-50", "trio"), env=env_id, episodes=20, hyperparameters=NONE)
+    prepared = prepare([problem, trio], config)
+    others = held_out_env(prepared.env, [trio, pair], config)
+    trained = run_training(prepared.env, config, held_out=others)
+    assert others is not None
+    assert others.signature == prepared.env.signature
+    path = tmp_path / "agent.onnx"
+    save_onnx(trained.agent, prepared.env, path)
+    agent = load_agent(path)
+    for k, one in enumerate([problem, trio]):
+        # By itself it does in the environment of that cluster what it does in that of all.
+        assert play(_env(one, agent), agent).episode.volumes == play(prepared.env, agent, k).episode.volumes
+    for one in (problem, trio, pair):
+        assert plan_with(one, Budget(evaluations=3), 3, path).planner.settings["episodes"] == 3
+    more = dataclasses.replace(cluster, name="five", devices=(*cluster.devices, _renamed(cluster)))
+    for refused in (
+        lambda: plan_with(Problem(problem.graph, more), Budget(evaluations=3), 3, path),
+        lambda: held_out_env(prepared.env, [Problem(problem.graph, more)], config),
+    ):
+        with pytest.raises(ConfigError, match="cluster 'five': found 5 devices, accepted: up to 4"):
+            refused()
+
+
+def _renamed(cluster: Cluster) -> Device:
+    return dataclasses.replace(cluster.devices[0], name="another")
+
+
+def test_what_was_trained_on_one_size_is_held_out_on_that_size(problem: Problem, pair: Problem) -> None:
+    config = TrainingConfig(episodes=2, eval_cluster=("pair",), hyperparameters=NONE)
+    env = make_env([problem], config)
+    with pytest.raises(ConfigError, match="--eval-cluster: cluster 'pair': found 2 devices, accepted: 4, since"):
+        held_out_env(env, [pair], config)
+
+
 def test_plans_with_an_exported_agent(problem: Problem, tmp_path: Path) -> None:
     config = TrainingConfig(episodes=300, hyperparameters=SMALL)
     trained, prepared = _train(problem, config)
@@ -210,7 +254,7 @@ def test_plans_with_an_exported_agent(problem: Problem, tmp_path: Path) -> None:
     assert strategy.predicted[metric_names.LATENCY_S] <= min(trained.policy_s[0], offload_latency_s(problem)) * 1.0001
     assert strategy == plan_with(problem, Budget(evaluations=10), 3, path)
     fewer = Problem(problem.graph, dataclasses.replace(problem.cluster, devices=problem.cluster.devices[:2]))
-    with pytest.raises(ConfigError, match=r"agent\.onnx: n_devices: found 4"):
+    with pytest.raises(ConfigError, match=r"agent\.onnx: cluster 'db-50': found 2 devices, accepted: 4, since"):
         plan_with(fewer, Budget(evaluations=10), 3, path)
     (tmp_path / "none.onnx").write_bytes(b"nothing")
     with pytest.raises(FileError, match=r"none\.onnx: not an agent"):
@@ -240,3 +284,49 @@ def test_memory_keeps_different_strategies_best_first(problem: Problem) -> None:
     assert latencies == sorted(latencies)
     assert best.latency_s == latencies[0]
     assert len({episode.volumes for episode in best.episodes}) == len(best.episodes)
+
+
+def test_demonstrations_leave_half_of_the_budget(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    budget = Budget(10.0, clock=lambda: now_s[0])
+    asked: list[str] = []
+
+    def slow(problem: Problem, method: str, *more: Any) -> Strategy:
+        asked.append(method)
+        now_s[0] += 2.0
+        return run(problem, method, *more)
+
+    monkeypatch.setattr(demonstrations, "run", slow)
+    monkeypatch.setattr(demonstrations, "proposed", lambda *given: pytest.fail("there is no time left"))
+    prepared = prepare([problem], TrainingConfig(budget_s=10.0, hyperparameters=SMALL), budget)
+    assert tuple(asked) == demonstrations.CHEAP[:3]
+    assert len(prepared.demonstrations[0]) >= 1
+    assert not budget.expired()
+
+
+def test_an_interruption_during_the_demonstrations_is_one(problem: Problem) -> None:
+    config = TrainingConfig(episodes=5, hyperparameters=SMALL)
+    budget = Budget(evaluations=5)
+    budget.interrupt()
+    prepared = prepare([problem], config, budget)
+    trained = run_training(prepared.env, config, demonstrations=prepared.demonstrations, budget=budget)
+    assert (trained.episodes, trained.stopped) == (0, True)
+
+
+def test_says_where_the_demonstrations_took_all_the_time(problem: Problem, caplog: pytest.LogCaptureFixture) -> None:
+    now_s = [0.0]
+    budget = Budget(1.0, clock=lambda: now_s[0])
+    now_s[0] = 2.0
+    config = TrainingConfig(preset="osds", budget_s=1.0)
+    trained = run_training(make_env([problem], config), config, budget=budget)
+    assert (trained.episodes, trained.stopped) == (0, False)
+    with pytest.raises(Infeasible, match="no episode was played"):
+        found_strategy(problem, config, trained)
+    assert "the demonstrations used up the budget" in caplog.text
+
+
+def test_a_scheme_of_more_volumes_than_the_search_knows(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "MOST_VOLUMES", 2)
+    (inside,) = make_env([problem], TrainingConfig()).problems
+    assert demonstrations.proposed(inside, 2, 0, (9, 17))
+    assert demonstrations.proposed(inside, 2, 0, (4, 9, 17)) == []

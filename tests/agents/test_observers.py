@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from distredge import metric_names
-from distredge.agents.observers import ProgressBar, ProgressCsv, TensorboardLog, figures
+from distredge.agents.observers import ROWS_PER_S, ProgressBar, ProgressCsv, TensorboardLog, figures
 from distredge.agents.osds import make_env
 from distredge.agents.settings import TrainingConfig
+from distredge.agents.tensorboard_log import _Rates
 from distredge.agents.training import EpisodeReport, run_training
+from distredge.cli.train_agent import _OfCluster
 from distredge.latency import offload_latency_s
 from distredge.problem import Problem
 
@@ -110,3 +114,58 @@ def test_time_left_is_that_of_the_nearer_limit() -> None:
     now_s[0] = 10.0
     assert bar.reached(20) == (pytest.approx(1 / 3), pytest.approx(20.0))
     assert bar.reached(80) == (0.8, pytest.approx(2.5))
+
+
+def test_a_run_that_goes_on_counts_its_own_episodes(
+    problem: Problem, config: TrainingConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    kept = _Keep()
+    run_training(make_env(problem, config), config, observers=[kept])
+    now_s = [0.0]
+    rates = _Rates(lambda: now_s[0])
+    told = []
+    with ProgressBar(16) as bar:
+        for report in kept.reports:
+            now_s[0] += 0.25
+            later = dataclasses.replace(report, number=report.number + 1000)
+            bar.episode(later)
+            told.append(rates.since(later).get(metric_names.EPISODES_PER_S))
+    assert "8/16 episodes" in capsys.readouterr().err
+    assert [rate for rate in told if rate is not None] == [pytest.approx(4.0)]
+
+
+def test_thins_out_what_nobody_could_read(problem: Problem, config: TrainingConfig, tmp_path: Path) -> None:
+    kept = _Keep()
+    run_training(make_env(problem, config), config, observers=[kept])
+    plain = next(report for report in kept.reports if not report.improved)
+    now_s = [0.0]
+    with ProgressCsv(tmp_path / "progress.csv", clock=lambda: now_s[0]) as rows:
+        for number in range(1, 1001):
+            now_s[0] += 0.001
+            told = {"improved": number == 500, "evaluation_latency_s": 0.25 if number == 700 else None}
+            rows.episode(dataclasses.replace(plain, number=number, **told))  # type: ignore[arg-type]
+    with (tmp_path / "progress.csv").open() as file:
+        found = {int(row["episode"]): row for row in csv.DictReader(file)}
+    assert 2 * ROWS_PER_S - 3 <= len(found) <= 2 * ROWS_PER_S + 3
+    assert {1, 500, 700, 1000} <= set(found)
+    assert {row["cluster"] for row in found.values()} == {"db-50"}
+
+
+def test_evaluations_after_episodes_on_other_clusters_are_drawn(
+    problem: Problem, small: dict[str, Any], tmp_path: Path
+) -> None:
+    cluster = problem.cluster
+    problems = [problem, Problem(problem.graph, dataclasses.replace(cluster, name="other"))]
+    config = TrainingConfig(preset="osds", episodes=24, eval_freq=2, seed=1, hyperparameters=small)
+    held_out = make_env([Problem(problem.graph, dataclasses.replace(cluster, name="third"))] * 2, config)
+    kept = _Keep()
+    with TensorboardLog(tmp_path, problem, config) as log:
+        env = make_env(problems, config)
+        run_training(env, config, observers=[kept, _OfCluster(log, problem)], held_out=held_out)
+    evaluated = [r.number for r in kept.reports if r.evaluation_latency_s is not None]
+    assert {r.cluster for r in kept.reports if r.evaluation_latency_s is not None} == {"db-50", "other"}
+    greedy = _read(tmp_path / metric_names.GREEDY_LINE).Scalars(metric_names.LINE_SPEEDUP)
+    assert [event.step for event in greedy] == evaluated
+    drawn = _read(tmp_path).Scalars(f"{metric_names.HELD_OUT_SPEEDUP}/third")
+    assert [event.step for event in drawn] == evaluated

@@ -305,6 +305,16 @@ def test_several_clusters_leave_a_strategy_each(folder: Path, capsys: pytest.Cap
     assert all(Strategy.load(path).predicted for path in paths)
 
 
+def test_what_goes_on_keeps_the_scheme_and_takes_the_limit_that_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _run(*QUICK, "-n", "6", "--compare-search-s", "0") == 0
+    monkeypatch.setattr("distredge.agents.osds.choose_scheme", lambda *given: pytest.fail("it has its scheme"))
+    assert _run("--resume", "runs/vgg16_db-50_ddpg_0", "--budget", "0.5") == 0
+    saved = read_config(folder / "runs" / "vgg16_db-50_ddpg_0_2" / "config.yaml")
+    assert (saved["episodes"], saved["budget_s"]) == (None, 0.5)
+
+
 def test_goes_on_from_the_state_of_a_run(folder: Path) -> None:
     assert _run(*QUICK, "-n", "6", "--compare-search-s", "0") == 0
     assert _run("--resume", "runs/vgg16_db-50_ddpg_0", "-n", "4") == 0

@@ -83,6 +83,34 @@ def test_absent_devices_have_nothing(make: type[VolumesEnv], graphs: list[Graph]
     assert info[metric_names.LATENCY_S] == pytest.approx(evaluate(env.problem, strategy), rel=1e-9)
 
 
+@pytest.mark.parametrize("make", [SplitRowsEnv, PartitionEnv])
+def test_room_for_more_devices_is_that_of_a_larger_cluster_beside(
+    make: type[VolumesEnv], graphs: list[Graph], pair: Cluster
+) -> None:
+    beside = make(graphs[0], ["db-50", pair], observe_cluster=True)  # type: ignore[call-arg]
+    alone = make(graphs[0], pair, observe_cluster=True, max_devices=4)  # type: ignore[call-arg]
+    assert alone.signature == beside.signature
+    if isinstance(alone, SplitRowsEnv):
+        alone = SplitRowsEnv(
+            graphs[0],
+            pair,
+            observe_cluster=True,
+            max_devices=4,
+            partition=beside.partition,  # type: ignore[attr-defined]
+        )
+    rng = np.random.default_rng(0)
+    assert np.array_equal(alone.reset()[0], beside.reset(options={"cluster": 1})[0])
+    done = False
+    while not done:
+        action = rng.uniform(-1, 1, alone.action_space.shape).astype(np.float32)
+        (obs, reward, done, _, _), (seen, *other) = alone.step(action), beside.step(action)
+        assert np.array_equal(obs, seen)
+        assert other[:2] == [reward, done]
+    check_env_of_sb3(alone)
+    with pytest.raises(ConfigError, match="max_devices: found 1, accepted: at least 2"):
+        make(graphs[0], pair, max_devices=1)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
 @pytest.mark.parametrize("make", [SplitRowsEnv, PartitionEnv])
 def test_copies_of_several_models_do_what_single_ones_do(
