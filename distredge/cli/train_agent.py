@@ -41,6 +41,7 @@ _CONFIG_OPTIONS = (
     "boundary_first",
 )  # fmt: skip
 
+
 @click.command()
 @click.option(
     "--preset",

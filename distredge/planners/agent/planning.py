@@ -43,7 +43,7 @@ PROPOSALS = 200
 POLISHED = 16
 """Proposals, the best ones, that are polished."""
 
-PLAN_S, PLAN_S_PER_DEVICE, LEAST_POLISH_S = 0.0125, 0.0018, 0.003
+PLAN_S, PLAN_S_PER_DEVICE, LEAST_POLISH_S = 0.0135, 0.0018, 0.003
 """Seconds of planning, without tables, with up to four devices, for each one more, and of polish at least."""
 
 POLISH_EVALUATIONS = 20_000
