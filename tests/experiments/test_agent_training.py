@@ -213,6 +213,7 @@ def test_bad_input_of_the_command(arguments: list[str], said: str, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_command_from_nothing_and_again(tmp_path: Path) -> None:
     folder = tmp_path / "agent"
     command = [sys.executable, "experiments/train_shipped_agent.py", "--quick", "--folder", str(folder)]
