@@ -15,8 +15,6 @@ import argparse
 import functools
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -80,18 +78,10 @@ def main() -> None:
     tasks: list[Task] = [
         (*case, variant, seed, budget_s, given.clock) for seed in seeds for case in cases for variant in variants()
     ]
-    done = {record.key: record for record in osds_runs.read(PATH)}
-    missing = [task for task in tasks if not _is_done(task, done)]
-    with ProcessPoolExecutor(max(1, given.workers), mp_context=get_context("spawn")) as pool:
-        for number, record in enumerate(pool.map(run_task, missing), 1):
-            done[record.key] = record
-            print(
-                f"{number}/{len(missing)} {record.case} {record.variant} {record.seed}: gap {record.gap:.2%}",
-                flush=True,
-            )
+    records_of = osds_runs.all_of(PATH, tasks, _key, _fingerprint, run_task, given.workers)
     found: dict[str, list[osds_runs.TrainingRecord]] = {}
-    for task in tasks:
-        found.setdefault(task[2], []).append(done[_key(task)])
+    for record in records_of:
+        found.setdefault(record.variant, []).append(record)
     print(f"{'variant':32} {'gap':>8} {'policy gap':>11} {'runs':>5}")
     for variant, own in found.items():
         gap, policy = (sum(values) / len(own) for values in ([r.gap for r in own], [r.policy_gap for r in own]))
@@ -127,10 +117,8 @@ def _key(task: Task) -> tuple[Any, ...]:
     return f"{model} on {cluster}", REGIME, variant, seed, budget_s, clock, settings
 
 
-def _is_done(task: Task, done: dict[tuple[Any, ...], osds_runs.TrainingRecord]) -> bool:
-    """Whether there is a record of it under the cost model of today."""
-    record = done.get(_key(task))
-    return record is not None and record.is_of(fingerprint(_problem(*task[:2])[0]))
+def _fingerprint(task: Task) -> float:
+    return fingerprint(_problem(*task[:2])[0])
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ import argparse
 import functools
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -67,18 +65,7 @@ def main() -> None:
     tasks: list[Task] = [
         (*case, regime, variant, budget_s, given.clock) for variant in variants for case in cases for regime in REGIMES
     ]
-    done = {record.key: record for record in osds_runs.read(PATH)}
-    missing = [task for task in tasks if not _is_done(task, done)]
-    # A process of its own for each worker, begun anew: torch and numba do not survive a fork with threads.
-    with ProcessPoolExecutor(max(1, given.workers), mp_context=get_context("spawn")) as pool:
-        for number, record in enumerate(pool.map(run_task, missing), 1):
-            done[record.key] = record
-            print(
-                f"{number}/{len(missing)} {record.case} {record.regime} {record.variant}: "
-                f"{1e3 * record.latency_s:.2f} ms, gap {record.gap:.2%}, policy gap {record.policy_gap:.2%}",
-                flush=True,
-            )
-    print(json.dumps(figures([done[_key(task)] for task in tasks])))
+    print(json.dumps(figures(osds_runs.all_of(PATH, tasks, _key, _fingerprint, run_task, given.workers))))
 
 
 def _variants(text: str) -> list[str]:
@@ -140,10 +127,8 @@ def _key(task: Task) -> tuple[Any, ...]:
     return f"{model} on {cluster}", regime, variant, 0, budget_s, clock, settings
 
 
-def _is_done(task: Task, done: dict[tuple[Any, ...], osds_runs.TrainingRecord]) -> bool:
-    """Whether there is a record of it under the cost model of today."""
-    record = done.get(_key(task))
-    return record is not None and record.is_of(fingerprint(_problem(*task[:3])[0]))
+def _fingerprint(task: Task) -> float:
+    return fingerprint(_problem(*task[:3])[0])
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.planners import METHODS, plan
+from distredge.planners.agent.online import at_rates
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 
@@ -104,14 +105,9 @@ def _milliseconds(call: Callable[[Problem], Strategy], problem: Problem) -> floa
 
 def _another_day(problem: Problem, day: int) -> Problem:
     """The same boards at rates that are some per cent higher."""
-    devices = []
-    for device in problem.cluster.devices:
-        up, down = (
-            link if link.rate_bps is None else replace(link, rate_bps=link.rate_bps * (1.0 + 0.01 * day))
-            for link in (device.uplink, device.downlink)
-        )
-        devices.append(replace(device, uplink=up, downlink=down))
-    return replace(problem, cluster=replace(problem.cluster, devices=tuple(devices)))
+    links = [(device.uplink, device.downlink) for device in problem.cluster.devices]
+    rates_bps = [[(link.rate_bps or 0.0) * (1.0 + 0.01 * day) for link in pair] for pair in links]
+    return replace(problem, cluster=at_rates(problem.cluster, rates_bps))
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from distredge.experiments.common.agent_cases import (
     other_rates,
     read_cases,
 )
-from distredge.experiments.common.records import RESULTS, compact, today
+from distredge.experiments.common.records import RESULTS, append_line, compact, today
 from distredge.experiments.common.regimes import fingerprint
 from distredge.latency import evaluate, offload_latency_s
 from distredge.planners.annealing.lowest_latency import Search
@@ -270,12 +270,8 @@ def read_records(path: Path, kind: type[_Record]) -> dict[str, _Record]:
 
 
 def append_record(path: Path, record: Struct) -> None:
-    """Adds a record as one line; a line before it that was cut off by a kill is ended first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_bytes() if path.exists() else b""
-    broken = b"\n" if before and not before.endswith(b"\n") else b""
-    with open(path, "ab") as file:
-        file.write(broken + msgspec.json.encode(record) + b"\n")
+    """Adds a record as one line."""
+    append_line(path, msgspec.json.encode(record))
 
 
 def missing(cases: Sequence[AgentCase], path: Path, kind: _Kind) -> list[AgentCase]:

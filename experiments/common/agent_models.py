@@ -104,14 +104,11 @@ class _Drawing:
         return finish[kind](maps) if kind in finish else [self.conv(maps[-1], self._one(8, 32, 85, 255), 1, "out")]
 
     def conv(
-        self, x: Value, channels: int, kernel: int, key: str, *, stride: int = 1, groups: int = 1, act: bool = False,
-        pad: int | None = None, dilation: int = 1,
-    ) -> Value:  # fmt: skip
+        self, x: Value, channels: int, kernel: int, key: str, *, stride: int = 1, groups: int = 1, act: bool = False
+    ) -> Value:
         """Adds a convolution and counts its work."""
-        y = self.b.conv(
-            x, channels, kernel, key, stride=stride, groups=groups, bn=f"{key}.bn", act=self.act if act else None,
-            pad=pad, dilation=dilation,
-        )  # fmt: skip
+        activation = self.act if act else None
+        y = self.b.conv(x, channels, kernel, key, stride=stride, groups=groups, bn=f"{key}.bn", act=activation)
         self.macs += float(np.prod(y.shape)) * x.channels / groups * kernel**2
         return y
 

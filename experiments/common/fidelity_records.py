@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from distredge.cluster import Cluster
-from distredge.experiments.common.records import RESULTS, today
+from distredge.experiments.common.records import RESULTS, append_line, today
 from distredge.strategy import Strategy
 
 FOLDER = RESULTS / "fidelity"
@@ -118,20 +118,13 @@ def read(path: Path = RUNS) -> list[Run]:
 
 def append(run: Run, path: Path = RUNS) -> None:
     """Adds a record in one write, with the date and the number of processors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fields = {**run.__dict__, "date": today(), "cores": len(os.sched_getaffinity(0))}
     for key in ("latencies_s", "starts_s", "offload_s"):
         fields[key] = [round(value, 7) for value in fields[key]]
     fields |= {"median_s": run.median_s, "best_s": run.best_s}
     kept = {key: value for key, value in fields.items() if value not in (None, [], "")}
     text = json.dumps({"latencies_s": [], **kept}, separators=(",", ":"), allow_nan=False)
-    with open(path, "ab+") as file:
-        broken = False
-        if file.seek(0, os.SEEK_END):
-            # The line before may have been cut off by a kill.
-            file.seek(-1, os.SEEK_END)
-            broken = file.read(1) != b"\n"
-        file.write(("\n" * broken + text + "\n").encode())
+    append_line(path, text.encode())
 
 
 def profiles_of(cluster: Cluster) -> str:

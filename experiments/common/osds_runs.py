@@ -7,10 +7,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distredge.agents.osds import found_strategy, prepare
 from distredge.agents.settings import TrainingConfig
@@ -21,6 +23,8 @@ from distredge.experiments.common.regimes import fingerprint
 from distredge.latency import offload_latency_s
 from distredge.planners.budget import Budget
 from distredge.problem import Problem
+
+Task = TypeVar("Task", bound=tuple[Any, ...])
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.monotonic}
 
@@ -179,15 +183,44 @@ def read(path: Path) -> list[TrainingRecord]:
 
 def append(path: Path, record: TrainingRecord) -> None:
     """Adds a record in one write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        size = file.seek(0, os.SEEK_END)
-        broken = b""
-        if size:
-            # The line before may have been cut off by a kill.
-            file.seek(size - 1)
-            broken = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(broken + json.dumps(asdict(record), separators=(",", ":"), allow_nan=False).encode() + b"\n")
+    records.append_line(path, json.dumps(asdict(record), separators=(",", ":"), allow_nan=False).encode())
+
+
+def is_done(record: TrainingRecord | None, fingerprint_now: float) -> bool:
+    """Whether there is a record, under the cost model of today."""
+    return record is not None and record.is_of(fingerprint_now)
+
+
+def all_of(
+    path: Path,
+    tasks: Sequence[Task],
+    key_of: Callable[[Task], tuple[Any, ...]],
+    fingerprint_of: Callable[[Task], float],
+    run_task: Callable[[Task], TrainingRecord],
+    workers: int,
+) -> list[TrainingRecord]:
+    """Runs the tasks of which there is no record under the cost model of today; returns the records of all.
+
+    Args:
+        path: of the records.
+        tasks: what is wanted.
+        key_of: key of a task's record.
+        fingerprint_of: says the cost model of a task.
+        run_task: makes a run and adds its record; a function of a module.
+        workers: processes.
+    """
+    done = {record.key: record for record in read(path)}
+    missing = [task for task in tasks if not is_done(done.get(key_of(task)), fingerprint_of(task))]
+    # A process of its own for each worker, begun anew: torch and numba do not survive a fork with threads.
+    with ProcessPoolExecutor(max(1, workers), mp_context=get_context("spawn")) as pool:
+        for number, record in enumerate(pool.map(run_task, missing), 1):
+            done[record.key] = record
+            print(
+                f"{number}/{len(missing)} {record.case} {record.regime} {record.variant} {record.seed}: "
+                f"{1e3 * record.latency_s:.2f} ms, gap {record.gap:.2%}, policy gap {record.policy_gap:.2%}",
+                flush=True,
+            )
+    return [done[key_of(task)] for task in tasks]
 
 
 def best_on_record_s(problem: Problem, case: str, regime: str) -> float:

@@ -78,13 +78,14 @@ def test_a_record_counts_under_its_settings_and_cost_model_alone(
     ):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
         osds_runs.append(path, other)
-        assert experiment._is_done(task, {r.key: r for r in osds_runs.read(path)}) is counts
+        done = {r.key: r for r in osds_runs.read(path)}
+        assert osds_runs.is_done(done.get(experiment._key(task)), experiment._fingerprint(task)) is counts
     # A line from before settings were written is read, and is of none that is known.
     fields = json.loads(path.read_text(encoding="utf-8"))
     del fields["settings"]
     path.write_text(json.dumps(fields) + "\n", encoding="utf-8")
     (old,) = osds_runs.read(path)
-    assert not experiment._is_done(task, {old.key: old})
+    assert old.key != experiment._key(task)
 
 
 def test_other_hyperparameters_make_another_key(gap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
