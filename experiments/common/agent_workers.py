@@ -98,7 +98,7 @@ def _over_ray(
         return function(item)
 
     task: Any = ray.remote(num_cpus=1)(call)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()
     workers = workers or max(1, int(resources.get("CPU", 1)))
     waiting: list[Any] = []
     try:
