@@ -21,7 +21,7 @@ from distredge.strategy import PlannerRef
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
-    from distredge.strategy import Strategy
+    from distredge.strategy import Head, Strategy
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,9 @@ _EVALUATIONS = 100
 _POLISHED, _AGAIN = 12, 3
 """Demonstrations that are polished, each by itself, since those of one valley would end alike; and how many of what
 comes out are polished once more, in the other half of the time."""
+
+_PLANS, _PLAN_EVALUATIONS = 3, 20_000
+"""How often the shipped agent plans, with a seed of its own each time, and strategies that each plan may price."""
 
 ALPHAS = (0.75, 0.5, 0.25, 0.9, 0.1, 1.0)
 """Weights of LC-PSS whose schemes are tried."""
@@ -52,14 +55,15 @@ def never() -> bool:
 
 def known_strategies(
     problem: Problem, count: int, seed: int, polish_s: float = 0.0, expired: Callable[[], bool] = never
-) -> list[Decided]:
+) -> list[Strategy]:
     """Strategies of the cheap planners, and of the shipped agent where it applies, under their own schemes.
 
     Args:
         problem: as an environment has it: what a strategy travels in is given, devices are in the cluster's order.
         count: how many the agent proposes.
         seed: of every random choice.
-        polish_s: seconds of local annealing that the best of them are given, whose results join them; 0 for none.
+        polish_s: seconds of local annealing that the best of them are given, whose results join them, as do whole
+            plans of the agent, which have its own polish; 0 for none of these.
         expired: asked before each step whether to leave it at what there is.
     """
     found = []
@@ -76,11 +80,23 @@ def known_strategies(
             found.append(strategy)
     if not expired():
         found += proposed(problem, count, seed)
+    if polish_s:
+        found += _plans_of_agent(problem, seed, expired)
     if not expired():
         found += _shares_by_speed(problem, count)
     if polish_s and not expired():
         found += _improved(problem, found, polish_s, seed, expired)
-    return distinct(decided(problem, strategy) for strategy in found)
+    return found
+
+
+def fastest(problem: Problem, strategies: Sequence[Strategy], count: int) -> list[Strategy]:
+    """The fastest of some strategies, no two of which deal the same rows and head; those that no link stops."""
+    seconds = mean_latency_s(problem, strategies) if strategies else np.zeros(0)
+    found: dict[tuple[Decided, Head], Strategy] = {}
+    for k in np.argsort(seconds, kind="stable").tolist():
+        if np.isfinite(seconds[k]):
+            found.setdefault((decided(problem, strategies[k]), strategies[k].head), strategies[k])
+    return list(found.values())[:count]
 
 
 def _shares_by_speed(problem: Problem, count: int) -> list[Strategy]:
@@ -139,6 +155,21 @@ def proposed(problem: Problem, count: int, seed: int, scheme: tuple[int, ...] | 
         return []
     planner = PlannerRef("agent", seed)
     return [pricer.codec.strategy(batch, k, planner) for k in range(len(batch.cuts))]
+
+
+def _plans_of_agent(problem: Problem, seed: int, expired: Callable[[], bool]) -> list[Strategy]:
+    """What the shipped agent plans, its polish included; none where it does not apply."""
+    from distredge.planners.agent.planning import agents_own
+
+    plans: list[Strategy] = []
+    try:
+        for number in range(_PLANS):
+            if expired():
+                break
+            plans.append(agents_own(problem, Budget(evaluations=_PLAN_EVALUATIONS), seed + number))
+    except DistredgeError as reason:
+        _log.debug("the shipped agent plans nothing: %s", reason)
+    return plans
 
 
 def decided(problem: Problem, strategy: Strategy) -> Decided:
@@ -214,7 +245,7 @@ def choose_scheme(
 
     Args:
         problems: one model on some clusters.
-        known: strategies of each, from `known_strategies`.
+        known: strategies of each, from `known_strategies`, as they are decided.
         alpha: LC-PSS's weight, whose scheme is kept unless another is worth it.
         tried: schemes that are compared, at most; with 1 there is nothing to compare.
         count: strategies that the shipped agent proposes under each.

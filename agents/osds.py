@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distredge.agents.demonstrations import Decided, choose_scheme, known_strategies, never, of_scheme, ranked
+from distredge.agents.demonstrations import (
+    Decided,
+    choose_scheme,
+    decided,
+    distinct,
+    fastest,
+    known_strategies,
+    never,
+    of_scheme,
+    ranked,
+)
 from distredge.agents.memory import REMEMBERED, mean_latency_s
 from distredge.agents.polish import polished
 from distredge.agents.settings import (
@@ -70,13 +80,14 @@ class Prepared:
         env: where the agent acts; its problems are the problems given, as an environment has them.
         demonstrations: strategies to play first, on each cluster.
         scheme: where the partition scheme comes from, in words; "" where the agent chooses it.
-        known: the same strategies on each cluster before they were brought under that scheme, the fastest first.
+        known: the fastest of these strategies on each cluster before they were brought under that scheme, with the
+            heads that they chose.
     """
 
     env: VolumesEnv
     demonstrations: tuple[tuple[Decided, ...], ...]
     scheme: str
-    known: tuple[tuple[Decided, ...], ...]
+    known: tuple[tuple[Strategy, ...], ...]
 
 
 def prepare(
@@ -101,13 +112,15 @@ def prepare(
     inside = _inside(problems)
     count: int = own["demonstrations"]
     expired = never if budget is None else budget.share(PREPARATION).expired
-    known = [
+    plans = [
         known_strategies(problem, count, config.seed, own["demonstration_polish_s"], expired) if count else []
         for problem in inside
     ]
+    best = tuple(tuple(fastest(problem, own, REMEMBERED)) for problem, own in zip(inside, plans, strict=True))
+    known = [distinct(decided(problem, plan) for plan in own) for problem, own in zip(inside, plans, strict=True)]
     if config.env == PARTITION:
         shown = [_fastest(problem, strategies, count) for problem, strategies in zip(inside, known, strict=True)]
-        return Prepared(make_env(problems, config), tuple(shown), "", tuple(shown))
+        return Prepared(make_env(problems, config), tuple(shown), "", best)
     origin = "the run that this one goes on from"
     if scheme is None:
         scheme, origin = _scheme(inside, known, config, expired)
@@ -119,8 +132,7 @@ def prepare(
         "partition scheme: %s, %d volumes; %d demonstrations; offload in the memory: %s; polish: %g s",
         origin, len(scheme), sum(map(len, shown)), own["offload_memory"], own["polish_s"],
     )  # fmt: skip
-    best = [_fastest(problem, strategies, REMEMBERED) for problem, strategies in zip(inside, known, strict=True)]
-    return Prepared(env or make_env(problems, config, scheme), tuple(shown), origin, tuple(best))
+    return Prepared(env or make_env(problems, config, scheme), tuple(shown), origin, best)
 
 
 def _scheme(
@@ -236,7 +248,7 @@ def found_strategy(
     config: TrainingConfig,
     trained: Trained,
     place: int = 0,
-    known: Sequence[Decided] = (),
+    known: Sequence[Strategy] = (),
     **settings: Any,
 ) -> Strategy:
     """Returns what a training run found on a cluster, with where it comes from and what it is predicted to cost.
@@ -258,7 +270,7 @@ def found_strategy(
     """
     best = trained.bests[place]
     own = config.hyperparameters
-    candidates = _candidates(problem, config, best, [_strategy(problem, one, best) for one in known])
+    candidates = _candidates(problem, config, best, known)
     if own["offload_memory"]:
         candidates.append((offload(problem)[0], BY_ONE_DEVICE))
     if not candidates:
@@ -284,13 +296,6 @@ def found_strategy(
     }
     planner = PlannerRef(METHOD_PARTITION if partitions else METHOD, config.seed, origin)
     return predict(problem, candidates[chosen][0].replace(planner=planner))
-
-
-def _strategy(problem: Problem, volumes: Decided, best: BestStrategy) -> Strategy:
-    """A demonstration as a strategy; the device with most rows of the last volume is the head."""
-    names = problem.cluster.names
-    head = names[int(np.argmax(np.diff(volumes[-1][1])))]
-    return Strategy.make(problem.graph, names, volumes, head=head, input_dtype=best.input_dtype)
 
 
 def _candidates(

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from distredge.agents.demonstrations import known_strategies, of_scheme, ranked
+from distredge.agents.demonstrations import decided, known_strategies, of_scheme, ranked
 from distredge.experiments.common.digests import agent_digest, digest
 from distredge.experiments.common.osds_runs import CLOCKS, TrainingRecord
 from distredge.experiments.common.regimes import fingerprint
@@ -29,7 +29,8 @@ def ceiling_s(problem: Problem, case: str, regime: str, budget_s: float, clock: 
     """Anneals the rows of a problem as published on LC-PSS's scheme; arguments as of `osds_runs.train`."""
     graph, width = problem.graph, len(problem.cluster.devices)
     scheme = tuple(lc_pss.partition(graph, width))
-    known = of_scheme(problem, known_strategies(problem, SHOWN, 0), scheme, 0, 0)
+    plans = [decided(problem, plan) for plan in known_strategies(problem, SHOWN, 0)]
+    known = of_scheme(problem, plans, scheme, 0, 0)
     started, seconds = ranked(problem, known)
     chosen = np.resize(np.arange(len(started)), CHAINS)
     heights = np.array([graph.cuts[cut].height for cut in scheme])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from distredge import metric_names
 from distredge.agents import demonstrations
 from distredge.agents.algorithms import make_agent
-from distredge.agents.demonstrations import distinct, known_strategies, ranked, under_scheme
+from distredge.agents.demonstrations import decided, distinct, fastest, known_strategies, ranked, under_scheme
 from distredge.agents.exported import _env, load_agent, plan_with
 from distredge.agents.exporting import save_onnx
 from distredge.agents.hyperparameters import ALGORITHMS, default_hyperparameters
-from distredge.agents.memory import BestStrategy
+from distredge.agents.memory import BestStrategy, mean_latency_s
 from distredge.agents.osds import found_strategy, held_out_env, make_env, prepare
 from distredge.agents.playing import actions_of, play, play_volumes
 from distredge.agents.settings import TrainingConfig
@@ -71,7 +72,7 @@ def test_reaches_the_known_optimum(pair: Problem) -> None:
     env = make_env([pair], alone, scheme)
     by_itself = run_training(env, alone)
     assert best_s * (1 - 1e-9) <= by_itself.best.latency_s <= 1.06 * best_s
-    known = known_strategies(env.problems[0], 16, 0, polish_s=0.05)
+    known = [decided(env.problems[0], plan) for plan in known_strategies(env.problems[0], 16, 0, polish_s=0.05)]
     shown = distinct(under_scheme(env.problems[0], volumes, scheme) for volumes in known)
     config = TrainingConfig(episodes=400, hyperparameters={**SMALL, "gradient_steps": 16})
     trained = run_training(make_env([pair], config, scheme), config, demonstrations=[shown])
@@ -108,6 +109,27 @@ def test_demonstrations_are_learned_from(problem: Problem) -> None:
     assert trained.policy_s[0] < 1.25 * best_s
     strategy = found_strategy(problem, config, trained, known=prepared.known[0])
     assert strategy.predicted[metric_names.LATENCY_S] <= offload_latency_s(problem) * (1 + 1e-9)
+
+
+def test_the_agents_whole_plans_are_known_with_their_heads(problem: Problem) -> None:
+    (inside,) = make_env([problem], TrainingConfig()).problems
+    plans = known_strategies(inside, 8, 0, polish_s=0.01)
+
+    def whole(found: Sequence[Strategy]) -> int:
+        return sum(plan.planner.method == "agent" and bool(plan.predicted) for plan in found)
+
+    assert whole(plans) == 3
+    assert whole(known_strategies(inside, 8, 0)) == 0
+    best = fastest(inside, [*plans, *plans], 5)
+    assert len({(decided(inside, plan), plan.head) for plan in best}) == len(best) == 5
+    seconds = mean_latency_s(inside, best)
+    assert list(seconds) == sorted(seconds)
+    assert seconds[0] == mean_latency_s(inside, plans).min()
+    # A plan whose head is not the device with most rows of the last volume keeps it.
+    other = plans[0].replace(head=dataclasses.replace(plans[0].head, device=inside.cluster.names[-1]))
+    assert {plan.head.device for plan in fastest(inside, [plans[0], other], 2)} == {
+        plans[0].head.device, other.head.device,
+    }  # fmt: skip
 
 
 def test_one_device_where_that_is_best(problem: Problem) -> None:
@@ -275,7 +297,7 @@ def test_the_preset_of_the_paper_adds_nothing(problem: Problem) -> None:
 def test_memory_keeps_different_strategies_best_first(problem: Problem) -> None:
     env = make_env([problem], TrainingConfig())
     best = BestStrategy(env)
-    strategies = known_strategies(env.problems[0], 0, 0)
+    strategies = [decided(env.problems[0], plan) for plan in known_strategies(env.problems[0], 0, 0)]
     for number, volumes in enumerate([*strategies, *strategies], 1):
         best.offer(play_volumes(env, volumes).episode if volumes[0][0] == env.partition[0] else None, number)
     for volumes in strategies:

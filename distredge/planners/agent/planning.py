@@ -60,7 +60,7 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     try:
         if needs_figures(problem):
             raise Unsupported(f"it plans for latency, not under these objectives and limits ({problem.objective})")
-        return _proposed(problem, budget, seed)
+        return agents_own(problem, budget, seed)
     except Unsupported as reason:
         _log.warning("the trained agent does not apply, search plans instead: %s", reason)
     from distredge.planners.search import plan as searched
@@ -68,7 +68,13 @@ def plan(problem: Problem, budget: Budget, seed: int) -> Strategy:
     return searched(problem, budget, seed)
 
 
-def _proposed(problem: Problem, budget: Budget, seed: int) -> Strategy:
+def agents_own(problem: Problem, budget: Budget, seed: int) -> Strategy:
+    """The same where `search` must not stand in.
+
+    Raises:
+        Infeasible, FileError, MissingDependency: as `plan`.
+        Unsupported: if only the simulator prices the problem, or there are more devices than the network knows.
+    """
     with budget.paused():  # loading is no planning
         policy = load_policy()
     pricer = load(problem, budget)
