@@ -1,6 +1,6 @@
 """What each addition of the preset `distredge` gives over OSDS as published.
 
-    python experiments/osds_ablation.py [--quick] [--workers N] [--clock cpu|wall]
+    python experiments/osds_ablation.py [--quick] [--seeds N] [--budget S] [--workers N] [--clock cpu|wall]
 
 Variants: the paper (preset `osds`), the paper with each addition alone, all of them (preset `distredge`), and all
 without each. Each is run with several seeds on published cases in the regime `paper`, with the same budget in processor
@@ -71,10 +71,13 @@ def main() -> None:
     """Runs what is missing and says the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 cases, 1 seed, 5 s each")
+    parser.add_argument("--seeds", type=int, choices=range(1, len(SEEDS) + 1), help=f"default: {len(SEEDS)}")
+    parser.add_argument("--budget", type=osds_runs.seconds, help=f"seconds of a run (default: {BUDGET_S:g})")
     parser.add_argument("--clock", choices=list(osds_runs.CLOCKS), default="cpu")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
     cases, seeds, budget_s = (CASES[:2], SEEDS[:1], 5.0) if given.quick else (CASES, SEEDS, BUDGET_S)
+    seeds, budget_s = SEEDS[: given.seeds or len(seeds)], given.budget or budget_s
     tasks: list[Task] = [
         (*case, variant, seed, budget_s, given.clock) for seed in seeds for case in cases for variant in variants()
     ]
