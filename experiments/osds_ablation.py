@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--clock", choices=list(osds_runs.CLOCKS), default="cpu")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
-    cases, seeds, budget_s = (CASES[:2], SEEDS[:1], 5.0) if given.quick else (CASES, SEEDS, BUDGET_S)
-    seeds, budget_s = SEEDS[: given.seeds or len(seeds)], given.budget or budget_s
+    cases, default_seeds, default_s = (CASES[:2], SEEDS[:1], 5.0) if given.quick else (CASES, SEEDS, BUDGET_S)
+    seeds, budget_s = SEEDS[: given.seeds or len(default_seeds)], given.budget or default_s
     tasks: list[Task] = [
         (*case, variant, seed, budget_s, given.clock) for seed in seeds for case in cases for variant in variants()
     ]
