@@ -21,6 +21,8 @@ BOUND_BY: Final = "bound_by"
 BOTTLENECK: Final = "bottleneck"
 UTILISATION: Final = "utilisation"
 LINK_BYTES: Final = "link_bytes"
+CLOCK_OFFSET_S: Final = "clock_offset_s"
+CLOCK_ERROR_S: Final = "clock_error_s"
 
 # One episode: columns of `progress.csv`, and TensorBoard tags of a training run's own folder.
 EPISODE_REWARD: Final = "episode/reward"

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment
 
 
+class RanAs(NamedTuple):
+    """Under which plan and number a frame ran: what workers know it by."""
+
+    plan: int
+    frame: int
+
+
 class Pending:
     """A frame that was submitted. Any thread may wait for it.
 
@@ -22,12 +29,14 @@ class Pending:
         outputs: name -> array, such as (N, classes), once it has ended well.
         error: why it has none, once it has ended otherwise.
         latency_s: seconds from submitting until the last output was placed, once it has ended well.
+        ran_as: what workers know it by, once it has ended well.
     """
 
     def __init__(self) -> None:
         self.outputs: dict[str, Array] | None = None
         self.error: DistredgeError | None = None
         self.latency_s: float | None = None
+        self.ran_as: RanAs | None = None
         self._ended = threading.Event()
         self._callbacks: list[Callable[[Pending], None]] = []
 
@@ -62,7 +71,11 @@ class Pending:
         callback(self)
 
     def end(
-        self, outputs: dict[str, Array] | None, error: DistredgeError | None, latency_s: float | None = None
+        self,
+        outputs: dict[str, Array] | None,
+        error: DistredgeError | None,
+        latency_s: float | None = None,
+        ran_as: RanAs | None = None,
     ) -> None:
         """Ends it, once; called by the coordinator's own thread.
 
@@ -70,8 +83,9 @@ class Pending:
             outputs: name -> array, such as (N, classes); None where there is an error.
             error: why there are none.
             latency_s: seconds that it took.
+            ran_as: what workers know it by.
         """
-        self.outputs, self.error, self.latency_s = outputs, error, latency_s
+        self.outputs, self.error, self.latency_s, self.ran_as = outputs, error, latency_s, ran_as
         with _callbacks:
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []
@@ -91,12 +105,14 @@ class FrameResult(NamedTuple):
         outputs: name -> array, such as (N, classes); None if it failed.
         error: why it failed; None if it did not.
         latency_s: seconds from submitting until the last output was placed; None if it failed.
+        ran_as: what `Coordinator.timeline_of` knows it by; None if it failed.
     """
 
     number: int
     outputs: dict[str, Array] | None
     error: DistredgeError | None
     latency_s: float | None
+    ran_as: RanAs | None = None
 
     def result(self) -> dict[str, Array]:
         """The outputs: name -> array, such as (N, classes); raises what the frame failed with."""

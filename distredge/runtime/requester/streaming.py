@@ -146,5 +146,5 @@ class Stream:
 
 def _ended(number: int, item: Pending | DistredgeError) -> FrameResult:
     if isinstance(item, Pending):
-        return FrameResult(number, item.outputs, item.error, item.latency_s)
+        return FrameResult(number, item.outputs, item.error, item.latency_s, item.ran_as)
     return FrameResult(number, None, item, None)
