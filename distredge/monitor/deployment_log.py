@@ -14,6 +14,8 @@ from distredge.monitor.lines import Lines, RollingMean
 from distredge.monitor.pace import Pace
 
 if TYPE_CHECKING:
+    from distredge.monitor.snapshot import Snapshot
+    from distredge.monitor.stream_watch import EndedFrame
     from distredge.problem import Problem
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
@@ -56,6 +58,7 @@ class DeploymentLog:
         self._lines = Lines(folder)
         self._clock = clock
         self._points = Pace(_POINTS_PER_S, _POINTS_SHARE, clock)
+        self._devices = Pace(_TIMELINES_PER_S, _POINTS_SHARE, clock)
         self._timelines = Pace(_TIMELINES_PER_S, _TIMELINES_SHARE, clock)
         self._mean = RollingMean()
         self._latest: tuple[int, float] | None = None
@@ -119,6 +122,28 @@ class DeploymentLog:
             with self._points.turn():
                 self._keep(lambda: self._lines.line(metric_names.IN_FLIGHT_LINE).scalars(values, number))
 
+    def devices(self, number: int, snapshot: Snapshot) -> None:
+        """Writes what each device does, and the percentiles of the latest frames, when that is due.
+
+        Args:
+            number: of the latest frame.
+            snapshot: how the stream stands.
+        """
+        if self._devices.due():
+            values = {metric_names.STREAM_IMAGES_PER_S: snapshot.images_per_s}
+            if snapshot.percentiles_s is not None:
+                tags = (metric_names.STREAM_P50_MS, metric_names.STREAM_P95_MS, metric_names.STREAM_P99_MS)
+                values |= {tag: 1e3 * value for tag, value in zip(tags, snapshot.percentiles_s, strict=True)}
+            for state in snapshot.devices:
+                found = {
+                    metric_names.DEVICE_BUSY: state.busy_share,
+                    metric_names.DEVICE_QUEUE: state.sample.queued,
+                    metric_names.DEVICE_TEMPERATURE: state.sample.temperature_c,
+                }
+                values |= {f"{tag}/{state.device}": value for tag, value in found.items() if value is not None}
+            with self._devices.turn():
+                self._keep(lambda: self._lines.own.scalars(values, number))
+
     def pictures(self, timeline: Timeline) -> None:
         """Adds the measured timeline, and who has which rows."""
         from distredge.monitor import splits
@@ -167,3 +192,33 @@ class DeploymentLog:
                 write()
             except OSError as error:
                 self._fault = error
+
+
+class LogView:
+    """Writes a stream's snapshots to a log, with the frame that ends next (`stream_watch.View`).
+
+    Args:
+        log: which belongs to the stream's own thread.
+    """
+
+    per_s = _TIMELINES_PER_S
+
+    def __init__(self, log: DeploymentLog) -> None:
+        self._log = log
+        self._latest: Snapshot | None = None
+
+    def begin(self, strategy: Strategy) -> None:
+        """Nothing: the log knows the strategy."""
+
+    def frame(self, frame: EndedFrame) -> None:
+        """Writes what is known by now."""
+        if self._latest is not None:
+            snapshot, self._latest = self._latest, None
+            self._log.devices(frame.number, snapshot)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Keeps it for the next frame."""
+        self._latest = snapshot
+
+    def end(self) -> None:
+        """Nothing: the log is closed by whoever made it."""
