@@ -201,7 +201,7 @@ class LogView:
         log: which belongs to the stream's own thread.
     """
 
-    per_s = _TIMELINES_PER_S
+    per_s: float = _TIMELINES_PER_S
 
     def __init__(self, log: DeploymentLog) -> None:
         self._log = log

@@ -40,7 +40,7 @@ class LiveView:
         console: where; stderr by default.
     """
 
-    per_s = DRAWN_PER_S
+    per_s: float = DRAWN_PER_S
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = Console(stderr=True) if console is None else console
@@ -76,7 +76,7 @@ class LinesView:
         console: where; stderr by default.
     """
 
-    per_s = LINES_PER_S
+    per_s: float = LINES_PER_S
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = Console(stderr=True) if console is None else console

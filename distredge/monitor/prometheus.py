@@ -57,7 +57,7 @@ class PrometheusExporter:
         InputError: if it cannot listen there.
     """
 
-    per_s = 1.0
+    per_s: float = 1.0
 
     def __init__(self, host: str, port: int) -> None:
         try:
@@ -69,7 +69,7 @@ class PrometheusExporter:
         self._registry.register(_Collector(lambda: self._latest))
         self._latency = Histogram(
             metric_names.FRAME_LATENCY_SECONDS,
-            "Seconds from submitting a frame to its last output.",
+            "Seconds from a frame's start to its last output.",
             registry=self._registry,
             buckets=_BUCKETS_S,
         )

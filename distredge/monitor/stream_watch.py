@@ -38,7 +38,7 @@ class EndedFrame(Protocol):
 
     @property
     def latency_s(self) -> float | None:
-        """Seconds from submitting to the last output; None if it failed."""
+        """Seconds from its start to its last output; None if it failed."""
 
     @property
     def ended_s(self) -> float:
