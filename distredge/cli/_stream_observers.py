@@ -31,15 +31,15 @@ def observers(options: StreamOptions, log: DeploymentLog | None, as_json: bool) 
         MissingDependency: if what answers it is not installed.
     """
     found: list[StreamObserver] = [] if log is None else [LogObserver(log)]
-    if options.trace_frame is not None:
-        from distredge.monitor.frame_trace import FrameTrace, read_choice
-
-        found.append(FrameTrace(read_choice(options.trace_frame)))
     views = _views(options, log, as_json)
     if views or options.watch is not False:
         from distredge.monitor.stream_watch import StreamWatch
 
         found.append(StreamWatch(views))
+    if options.trace_frame is not None:
+        from distredge.monitor.frame_trace import FrameTrace, read_choice
+
+        found.append(FrameTrace(read_choice(options.trace_frame)))
     return found
 
 

@@ -205,6 +205,7 @@ class LogView:
 
     def __init__(self, log: DeploymentLog) -> None:
         self._log = log
+        self._number = 0
         self._latest: Snapshot | None = None
 
     def begin(self, strategy: Strategy) -> None:
@@ -212,13 +213,18 @@ class LogView:
 
     def frame(self, frame: EndedFrame) -> None:
         """Writes what is known by now."""
-        if self._latest is not None:
-            snapshot, self._latest = self._latest, None
-            self._log.devices(frame.number, snapshot)
+        self._number = frame.number
+        self._write()
 
     def show(self, snapshot: Snapshot) -> None:
         """Keeps it for the next frame."""
         self._latest = snapshot
 
     def end(self) -> None:
-        """Nothing: the log is closed by whoever made it."""
+        """Writes what is known at the end; the log is closed by whoever made it."""
+        self._write()
+
+    def _write(self) -> None:
+        if self._latest is not None:
+            snapshot, self._latest = self._latest, None
+            self._log.devices(self._number, snapshot)

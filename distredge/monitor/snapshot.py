@@ -75,15 +75,22 @@ class Snapshot:
 
 
 class LatestFrames:
-    """Counts frames, and keeps what is needed of the latest ones."""
+    """Counts frames, and keeps what is needed of the latest ones.
+
+    Attributes:
+        frames: that have ended well; `errors` otherwise.
+        ended_s: when the latest one ended, seconds since the beginning.
+    """
 
     def __init__(self) -> None:
         self.frames = self.errors = 0
+        self.ended_s = 0.0
         self._latencies_s: deque[float] = deque(maxlen=LATEST)
         self._ended_s: deque[float] = deque()
 
     def add(self, ended_s: float, latency_s: float | None) -> None:
         """Takes in a frame that has ended; latency None: with an error."""
+        self.ended_s = ended_s
         if latency_s is None:
             self.errors += 1
             return

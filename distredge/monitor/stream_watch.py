@@ -91,6 +91,7 @@ class StreamWatch:
         self._states = DeviceStates()
         self._predicted_s: float | None = None
         self._watched: Watched | None = None
+        self._order: dict[str, int] = {}
         self._begun_s = 0.0
         self._asked = 0
         self._processor_s = 0.0
@@ -107,6 +108,7 @@ class StreamWatch:
             predicted_s: latency of one frame; None if it is not known.
         """
         self._watched, self._predicted_s = coordinator, predicted_s
+        self._order = {name: place for place, name in enumerate(strategy.devices)}
         self._begun_s = self._clock()
         for view in tuple(self._views):
             self._try(view, partial(view.begin, strategy))
@@ -136,12 +138,13 @@ class StreamWatch:
         """How the stream stands now."""
         now_s = self._clock()
         latest, elapsed_s = self._latest, now_s - self._begun_s
-        samples = () if self._watched is None else self._watched.samples()
+        samples = [] if self._watched is None else [s for s in self._watched.samples() if s.device in self._order]
+        samples.sort(key=lambda sample: self._order[sample.device])
         return Snapshot(
             elapsed_s,
             latest.frames,
             latest.errors,
-            latest.images_per_s(elapsed_s),
+            latest.images_per_s(latest.ended_s if self._ending.is_set() else elapsed_s),
             latest.percentiles_s(),
             self._predicted_s,
             self._states.take(samples, now_s),

@@ -87,6 +87,7 @@ class Runner:
         self._recovery: tuple[Recovery, Call[None]] | None = None
         self._due_s = self._renew_s = 0.0
         self._sample = False
+        self._looking_back: list[object] = []
 
     def submit(self, request: Request) -> None:
         """Takes a frame that has its place in the room; called by any thread.
@@ -282,6 +283,17 @@ class Runner:
         return (yield from self._recorded(plan, (ran_as.frame,)))
 
     def _recorded(self, plan: OpenPlan, wanted: tuple[int, ...]) -> Task[Timeline]:
+        # One after the other: an answer does not say which of two questions it is for.
+        turn = object()
+        self._looking_back.append(turn)
+        try:
+            while self._looking_back[0] is not turn:
+                yield time.monotonic() + ANSWER_S
+            return (yield from self._asked(plan, wanted))
+        finally:
+            self._looking_back.remove(turn)
+
+    def _asked(self, plan: OpenPlan, wanted: tuple[int, ...]) -> Task[Timeline]:
         own = tuple(plan.records)
         recorded = {REQUESTER: Recorded(0, own)}
         for name, index in plan.indices.items():
