@@ -6,11 +6,13 @@ It is drawn on stderr; what goes to stdout stays as it is.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
@@ -45,28 +47,65 @@ class LiveView:
     def __init__(self, console: Console | None = None) -> None:
         self._console = Console(stderr=True) if console is None else console
         self._title = ""
-        self._live = Live(
-            console=self._console,
-            auto_refresh=False,
-            vertical_overflow="crop",
-            redirect_stdout=sys.stdout.isatty(),
-        )
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._lock = threading.RLock()
+        self._streams = (sys.stdout, sys.stderr)
+        self._drawing = False
 
     def begin(self, strategy: Strategy) -> None:
-        """Shows the first lines."""
+        """Shows the first lines; what else is written to a terminal from now on appears above them."""
         self._title = f"{strategy.model.name} on {len(strategy.devices)} devices"
+        self._streams = (sys.stdout, sys.stderr)
         self._live.start()
+        self._drawing = True
+        if sys.stdout.isatty():
+            sys.stdout = _Above(self._console, sys.stdout, self._lock)
+        sys.stderr = _Above(self._console, sys.stderr, self._lock)
 
     def frame(self, frame: EndedFrame) -> None:
         """Nothing: it is drawn when it is due."""
 
     def show(self, snapshot: Snapshot) -> None:
         """Draws it anew."""
-        self._live.update(_Drawn(self._console, picture(snapshot, self._title)), refresh=True)
+        with self._lock:
+            self._live.update(_Drawn(self._console, picture(snapshot, self._title)), refresh=True)
 
     def end(self) -> None:
         """Leaves the last picture where it is."""
-        self._live.stop()
+        if self._drawing:
+            self._drawing = False
+            sys.stdout, sys.stderr = self._streams
+            self._live.stop()
+
+
+class _Above(FileProxy):
+    """A stream whose lines are written above what is drawn.
+
+    Rich's own has no encoding, and click then goes around it; and two threads that draw at a time leave remnants.
+    """
+
+    def __init__(self, console: Console, file: TextIO, lock: threading.RLock) -> None:
+        super().__init__(console, file)
+        self._file = file
+        self._lock = lock
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream behind it."""
+        return self._file.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """Of the stream behind it."""
+        return self._file.errors
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._lock:
+            super().flush()
 
 
 class LinesView:
@@ -148,8 +187,10 @@ def _latency(snapshot: Snapshot) -> str:
     p50, p95, p99 = (1e3 * value for value in snapshot.percentiles_s)
     text = f"latency p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms"
     if snapshot.predicted_s:
+        # The prediction is of one frame: of several at a time each takes longer.
         apart = snapshot.percentiles_s[0] / snapshot.predicted_s - 1.0
-        text += f", predicted {1e3 * snapshot.predicted_s:.1f} ms ({100 * apart:+.0f} %)"
+        told = f"({100 * apart:+.0f} %)" if snapshot.in_flight == 1 else "for one alone"
+        text += f", predicted {1e3 * snapshot.predicted_s:.1f} ms {told}"
     return text
 
 

@@ -61,7 +61,8 @@ class Snapshot:
         frames: that have ended well; `errors` otherwise.
         images_per_s: of the latest seconds.
         percentiles_s: latency of the latest frames: of 50, 95 and 99 % at most so many seconds; None before the first.
-        predicted_s: latency that was predicted; None if it is not known.
+        predicted_s: latency that was predicted for one frame alone; None if it is not known.
+        in_flight: frames that may be under way at once.
         devices: those that have said how they are.
     """
 
@@ -71,6 +72,7 @@ class Snapshot:
     images_per_s: float
     percentiles_s: tuple[float, float, float] | None
     predicted_s: float | None
+    in_flight: int
     devices: tuple[DeviceState, ...]
 
 

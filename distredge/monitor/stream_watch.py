@@ -48,6 +48,10 @@ class EndedFrame(Protocol):
 class Watched(Protocol):
     """What runs the frames: a coordinator."""
 
+    @property
+    def in_flight(self) -> int:
+        """How many frames may be under way at once."""
+
     def ask_workers(self) -> None:
         """Asks the workers how they are, without waiting."""
 
@@ -147,6 +151,7 @@ class StreamWatch:
             latest.images_per_s(latest.ended_s if self._ending.is_set() else elapsed_s),
             latest.percentiles_s(),
             self._predicted_s,
+            1 if self._watched is None else self._watched.in_flight,
             self._states.take(samples, now_s),
         )
 
