@@ -100,13 +100,14 @@ class StreamOptions:
             MissingDependency: if a video is asked for and OpenCV is not installed.
         """
         from distredge.media.picture_source import open_files, open_names
+        from distredge.media.video import open_video
         from distredge.runtime.requester.picture_frames import check_takes_pictures
 
         check_takes_pictures(graph)
-        if self.images == "-":
-            return open_names(_STDIN)
+        if self.video is not None:
+            return open_video(self.video)
         assert self.images is not None
-        return open_files(self.images)
+        return open_names(_STDIN) if self.images == "-" else open_files(self.images)
 
 
 _OPTIONS = (
