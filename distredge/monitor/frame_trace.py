@@ -98,8 +98,8 @@ class FrameTrace(Generic[K]):
     def end(self) -> Mapping[str, Any]:
         """Waits for the timeline; returns which frame it is of, for the report."""
         if self._chosen is None:
-            which = "any frame" if self._number is None else f"frame {self._number}"
-            return {"trace": {"error": self._error or f"{which} did not end well"}}
+            why = "no frame ended well" if self._number is None else f"frame {self._number} did not end well"
+            return {"trace": {"error": self._error or why}}
         number, latency_s, asked = self._chosen
         try:
             self._timeline = asked.wait()

@@ -5,6 +5,7 @@ Everything happens in a thread of its own that takes a small share of the time; 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -186,6 +187,8 @@ class StreamWatch:
             self._faults.append(f"{type(view).__name__}: {error.strerror or error}")
             if view in self._views:
                 self._views.remove(view)
+                with contextlib.suppress(OSError):
+                    view.end()
 
     def _figures(self, last: Snapshot) -> dict[str, Any]:
         return {
