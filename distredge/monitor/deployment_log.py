@@ -58,7 +58,6 @@ class DeploymentLog:
         self._lines = Lines(folder)
         self._clock = clock
         self._points = Pace(_POINTS_PER_S, _POINTS_SHARE, clock)
-        self._devices = Pace(_TIMELINES_PER_S, _POINTS_SHARE, clock)
         self._timelines = Pace(_TIMELINES_PER_S, _TIMELINES_SHARE, clock)
         self._mean = RollingMean()
         self._latest: tuple[int, float] | None = None
@@ -123,26 +122,24 @@ class DeploymentLog:
                 self._keep(lambda: self._lines.line(metric_names.IN_FLIGHT_LINE).scalars(values, number))
 
     def devices(self, number: int, snapshot: Snapshot) -> None:
-        """Writes what each device does, and the percentiles of the latest frames, when that is due.
+        """Writes what each device does, and the percentiles of the latest frames.
 
         Args:
             number: of the latest frame.
             snapshot: how the stream stands.
         """
-        if self._devices.due():
-            values = {metric_names.STREAM_IMAGES_PER_S: snapshot.images_per_s}
-            if snapshot.percentiles_s is not None:
-                tags = (metric_names.STREAM_P50_MS, metric_names.STREAM_P95_MS, metric_names.STREAM_P99_MS)
-                values |= {tag: 1e3 * value for tag, value in zip(tags, snapshot.percentiles_s, strict=True)}
-            for state in snapshot.devices:
-                found = {
-                    metric_names.DEVICE_BUSY: state.busy_share,
-                    metric_names.DEVICE_QUEUE: state.sample.queued,
-                    metric_names.DEVICE_TEMPERATURE: state.sample.temperature_c,
-                }
-                values |= {f"{tag}/{state.device}": value for tag, value in found.items() if value is not None}
-            with self._devices.turn():
-                self._keep(lambda: self._lines.own.scalars(values, number))
+        values = {metric_names.STREAM_IMAGES_PER_S: snapshot.images_per_s}
+        if snapshot.percentiles_s is not None:
+            tags = (metric_names.STREAM_P50_MS, metric_names.STREAM_P95_MS, metric_names.STREAM_P99_MS)
+            values |= {tag: 1e3 * value for tag, value in zip(tags, snapshot.percentiles_s, strict=True)}
+        for state in snapshot.devices:
+            found = {
+                metric_names.DEVICE_BUSY: state.busy_share,
+                metric_names.DEVICE_QUEUE: state.sample.queued,
+                metric_names.DEVICE_TEMPERATURE: state.sample.temperature_c,
+            }
+            values |= {f"{tag}/{state.device}": value for tag, value in found.items() if value is not None}
+        self._keep(lambda: self._lines.own.scalars(values, number))
 
     def pictures(self, timeline: Timeline) -> None:
         """Adds the measured timeline, and who has which rows."""

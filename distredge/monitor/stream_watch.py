@@ -158,9 +158,10 @@ class StreamWatch:
 
     def _run(self) -> None:
         started_s = time.thread_time()
-        while not self._ending.wait(TURN_S):
+        while not self._ending.is_set():
             self._turn()
             self._processor_s = time.thread_time() - started_s
+            self._ending.wait(TURN_S)
 
     def _turn(self) -> None:
         assert self._watched is not None

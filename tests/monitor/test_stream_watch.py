@@ -138,19 +138,19 @@ def test_scalars_of_devices_under_the_tags_of_training(tmp_path: Path) -> None:
 
     graph = zoo.build("vgg16", width=0.125)
     problem = Problem(graph, load_cluster("db-50", [graph]))
-    now_s = [0.0]
-    with DeploymentLog(tmp_path / "log", problem, offload(problem)[0], lambda: now_s[0]) as log:
+    with DeploymentLog(tmp_path / "log", problem, offload(problem)[0]) as log:
         view = LogView(log)
         view.begin(_Strategy)
         view.frame(Frame(0, 0.04, 0.1))
+        view.show(snapshot(images_per_s=21.0))
+        view.show(snapshot(images_per_s=22.0))
         for number in range(1, 5):
-            view.show(snapshot(images_per_s=20.0 + number))
             view.frame(Frame(number, 0.04, 1.0))
-            now_s[0] += 0.6
+        view.show(snapshot(images_per_s=23.0))
         view.end()
     events = EventAccumulator(str(tmp_path / "log")).Reload()
-    # Once a second, with the number of the frame.
-    assert [(e.step, e.value) for e in events.Scalars(metric_names.STREAM_IMAGES_PER_S)] == [(1, 21.0), (3, 23.0)]
+    # With the number of the frame that ended next, and at the end.
+    assert [(e.step, e.value) for e in events.Scalars(metric_names.STREAM_IMAGES_PER_S)] == [(1, 22.0), (4, 23.0)]
     assert [round(e.value, 1) for e in events.Scalars(metric_names.STREAM_P95_MS)] == [40.2, 40.2]
     assert [e.value for e in events.Scalars(f"{metric_names.DEVICE_BUSY}/pi-a")] == [0.5, 0.5]
     assert [e.value for e in events.Scalars(f"{metric_names.DEVICE_TEMPERATURE}/pi-a")] == [61.5, 61.5]
