@@ -18,6 +18,8 @@ OVERLAP: Final = 0.45
 """Of two boxes of one class that share more of their union than this, the less probable one goes."""
 
 MOST_BOXES: Final = 200
+MOST_OF_A_CLASS: Final = 400
+"""How many of the surest boxes of a class are looked at, as torchvision does."""
 
 _CENTRE_SCALE, _SIZE_SCALE = 0.1, 0.2
 _LARGEST_GROWTH = math.log(1000.0 / 16.0)
@@ -88,6 +90,7 @@ def find_boxes(
         if names[number] is None:
             continue
         places = np.flatnonzero((scores[:, number] >= least_score) & (scores[:, number] > 0))
+        places = places[np.argsort(-scores[places, number], kind="stable")[:MOST_OF_A_CLASS]]
         kept = places[suppressed(edges[places], scores[places, number])]
         found += [(float(scores[place, number]), int(place), number) for place in kept]
     found.sort(key=lambda one: (-one[0], one[1:]))
