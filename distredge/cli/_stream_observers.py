@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from distredge.errors import ExecutionError
 
 if TYPE_CHECKING:
     from distredge.cli._stream import StreamedFrame, StreamObserver
@@ -43,11 +46,22 @@ def observers(options: StreamOptions, log: DeploymentLog | None, as_json: bool) 
     return found
 
 
-def traced(watching: Sequence[StreamObserver]) -> Timeline | None:
-    """Returns the timeline of the frame that was to be traced; None where there is none."""
+def traced(watching: Sequence[StreamObserver], coordinator: Coordinator, as_json: bool) -> Timeline:
+    """Returns the timeline of the frame that was to be traced, after saying which it is; else of the latest one.
+
+    Raises:
+        ExecutionError: saying why there is none.
+    """
     from distredge.monitor.frame_trace import FrameTrace
 
-    return next((one.timeline for one in watching if isinstance(one, FrameTrace)), None)
+    trace = next((one for one in watching if isinstance(one, FrameTrace)), None)
+    if trace is None:
+        return coordinator.timeline()
+    if trace.timeline is None:
+        raise ExecutionError(f"no timeline is written: {trace.error}")
+    if not as_json:
+        click.echo(f"traced: {trace.text()}")
+    return trace.timeline
 
 
 def _views(options: StreamOptions, log: DeploymentLog | None, as_json: bool) -> list[View]:
@@ -63,7 +77,7 @@ def _views(options: StreamOptions, log: DeploymentLog | None, as_json: bool) -> 
         exporter = PrometheusExporter(*read_endpoint(options.prometheus))
         click.echo(f"Prometheus may ask at {exporter.url} (Grafana dashboard: {DASHBOARD})", err=True)
         views.append(exporter)
-    on_terminal = sys.stderr.isatty()
+    on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     if options.watch or (options.watch is None and on_terminal and not as_json):
         from distredge.monitor.live_view import LinesView, LiveView
 

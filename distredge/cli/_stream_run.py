@@ -18,10 +18,10 @@ from distredge.cli._deployment import Comparison, difference, heading, whole_mod
 from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
-from distredge.cli._stream_meaning import Meaning
+from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers, traced
 from distredge.cli._stream_report import Tally, show
-from distredge.cli._stream_sinks import json_lines, say
+from distredge.cli._stream_sinks import annotated, json_lines, say
 from distredge.errors import DistredgeError, ExecutionError, FileError, InputError, MediaError
 from distredge.writing import as_text, write
 
@@ -91,7 +91,8 @@ class StreamRun:
                     observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                 try:
                     runs = self.session.coordinator.stream_images
-                    follow(runs, pictures, Meaning(self.problem.graph), sinks, watching, interrupts)
+                    meaning = Meaning(self.problem.graph, self.options.min_score)
+                    follow(runs, pictures, meaning, sinks, watching, interrupts)
                 except (KeyboardInterrupt, DistredgeError) as error:
                     ended = error
             with interrupts.held():
@@ -108,8 +109,11 @@ class StreamRun:
                 for section in sections:
                     figures |= section
                 self._tell(figures, comparison)
-                with contextlib.suppress(ExecutionError):
-                    self.save(traced(watching) or self.session.coordinator.timeline())
+                try:
+                    self.save(traced(watching, self.session.coordinator, self.as_json))
+                except ExecutionError as error:
+                    if self.options.trace_frame is not None:
+                        ended = ended or error
             if ended is not None:
                 raise ended
             _check(tally, comparison)
@@ -122,6 +126,8 @@ class StreamRun:
                 sinks.append(first)
             if self.options.out is not None:
                 sinks.append(stack.enter_context(json_lines(self.options.out)))
+            if self.options.annotate is not None:
+                sinks.append(annotated(self.options.annotate))
             if not self.as_json:
                 sinks.append(say)
             yield sinks
@@ -193,7 +199,10 @@ class StreamRun:
             return
         show(figures)
         comparison.show()
-        for what, place in (("results", self.options.out), ("report", path)):
+        if (nothing := means_nothing(self.problem.graph)) is not None:
+            click.echo(nothing)
+        options = self.options
+        for what, place in (("results", options.out), ("pictures", options.annotate), ("report", path)):
             if place is not None:
                 click.echo(f"{what}: {place}")
 

@@ -61,5 +61,27 @@ def json_lines(path: Path) -> Iterator[Sink]:
         yield write
 
 
+def annotated(folder: Path) -> Sink:
+    """Returns what writes each picture with its boxes into a folder.
+
+    Raises:
+        FileError: if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot(folder, error) from error
+
+    def draw(frame: StreamedFrame, result: PictureResult, found: Found) -> None:
+        if found.boxes is None:
+            return
+        from distredge.media.annotating import annotate
+
+        place = folder / f"{frame.number:06d}-{Path(frame.name).stem}.jpg"
+        annotate(result.picture.taken(), found.boxes, place)
+
+    return draw
+
+
 def _cannot(path: Path, error: OSError) -> FileError:
     return FileError(f"{path}: cannot be written: {error.strerror or error}")

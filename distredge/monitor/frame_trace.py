@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
+from distredge import metric_names
 from distredge.errors import DistredgeError, InputError
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class FrameTrace(Generic[K]):
 
     Args:
         number: of the frame, from 0; None for the slowest.
+
+    Attributes:
+        error: why there is no timeline, after `end`; "" where there is one.
     """
 
     def __init__(self, number: int | None) -> None:
@@ -75,7 +79,8 @@ class FrameTrace(Generic[K]):
         self._recorder: Recorder[K] | None = None
         self._chosen: tuple[int, float, Asked] | None = None
         self._timeline: Timeline | None = None
-        self._error = ""
+        self._refused = ""
+        self.error = ""
 
     def begin(self, coordinator: Recorder[K], strategy: Strategy, predicted_s: float | None) -> None:
         """The stream begins."""
@@ -93,19 +98,30 @@ class FrameTrace(Generic[K]):
             try:
                 self._chosen = frame.number, frame.latency_s, self._recorder.timeline_of(frame.ran_as)
             except DistredgeError as error:
-                self._error = str(error)
+                self._refused = str(error)
 
     def end(self) -> Mapping[str, Any]:
         """Waits for the timeline; returns which frame it is of, for the report."""
         if self._chosen is None:
             why = "no frame ended well" if self._number is None else f"frame {self._number} did not end well"
-            return {"trace": {"error": self._error or why}}
+            self.error = self._refused or why
+            return {"trace": {"error": self.error}}
         number, latency_s, asked = self._chosen
         try:
             self._timeline = asked.wait()
         except DistredgeError as error:
+            self.error = f"frame {number}: {error}"
             return {"trace": {"frame": number, "latency_s": latency_s, "error": str(error)}}
         return {"trace": {"frame": number, "latency_s": latency_s, **self._timeline.details}}
+
+    def text(self) -> str:
+        """Which frame it is, and how well the clocks agree; after `end`, where there is a timeline."""
+        assert self._chosen is not None
+        assert self._timeline is not None
+        number, latency_s, _ = self._chosen
+        errors_s = self._timeline.details[metric_names.CLOCK_ERROR_S].values()
+        clocks = f"; clocks agree to {1e3 * max(errors_s):.2f} ms" if errors_s else ""
+        return f"frame {number}, {1e3 * latency_s:.2f} ms{clocks}"
 
     @property
     def timeline(self) -> Timeline | None:

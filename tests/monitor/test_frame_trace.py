@@ -45,6 +45,7 @@ def test_a_frame_by_its_number() -> None:
     assert recorder.asked == ["frame 2"]
     assert told == {"frame": 2, "latency_s": 0.2, "clock_error_s": {"a": 1e-4}}
     assert trace.timeline.spans[0].name == "frame 2"
+    assert trace.text() == "frame 2, 200.00 ms; clocks agree to 0.10 ms"
 
 
 def test_the_slowest_is_asked_for_as_soon_as_it_has_ended() -> None:
@@ -66,6 +67,7 @@ def test_the_slowest_is_asked_for_as_soon_as_it_has_ended() -> None:
 def test_where_there_is_none_the_report_says_why(choice: str, latencies_s, error: str) -> None:
     trace, _, told = _run(choice, latencies_s, forgets=0)
     assert told["error"] == error
+    assert trace.error.endswith(error)
     assert trace.timeline is None
 
 

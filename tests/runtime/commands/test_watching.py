@@ -61,6 +61,18 @@ def test_what_is_seen_of_a_stream(pictures: Path) -> None:
         assert tag in own.read_bytes()
 
 
+def test_a_frame_that_cannot_be_traced_is_a_failure(pictures: Path) -> None:
+    args = (*ARGS, "--images", "pictures", "--timeline", "t.json", "--trace-frame")
+    done = deploy(pictures, *args, "6")
+    assert (done.returncode, done.stderr) == (1, "error: no timeline is written: frame 6 did not end well\n")
+    assert "6 done" in done.stdout
+    assert not (pictures / "t.json").exists()
+    done = deploy(pictures, *args, "5")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^traced: frame 5, [\d.]+ ms; clocks agree to [\d.]+ ms\n", done.stdout, re.MULTILINE)
+    assert (pictures / "t.json").exists()
+
+
 def test_without_a_terminal_nothing_is_drawn(pictures: Path) -> None:
     done = deploy(pictures, *ARGS, "--images", "pictures/*.png", "--no-watch", "--report", "r.json")
     assert (done.returncode, done.stderr) == (0, "")
