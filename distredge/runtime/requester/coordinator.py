@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from distredge.device_sample import DeviceSample
 from distredge.errors import ExecutionError
 from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
+from distredge.runtime.requester.io_loop import Call
 from distredge.runtime.requester.leases import this_holder
-from distredge.runtime.requester.pending import FrameResult, Pending, Request
+from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, RanAs, Request
+from distredge.runtime.requester.picture_frames import PictureResult, offer, picture_results
 from distredge.runtime.requester.runner import Options, Runner
 from distredge.runtime.requester.streaming import Stream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distredge.media.pictures import Picture
     from distredge.runtime.deployment import Deployment
     from distredge.timeline import Timeline
 
@@ -81,7 +87,7 @@ class Coordinator:
 
     @property
     def last_latency_s(self) -> float | None:
-        """Seconds from submitting the frame that ended well last to its last output; None before the first."""
+        """Seconds from the start of the frame that ended well last to its last output; None before the first."""
         return self._runner.frames.last_latency_s
 
     @property
@@ -119,6 +125,18 @@ class Coordinator:
         """Why the plan that is being prepared beside the active one cannot run; None while it may."""
         following = self._runner.plans.following
         return following.error if following is not None else None
+
+    @property
+    def deployment(self) -> Deployment:
+        """What frames run on.
+
+        Raises:
+            ExecutionError: if nothing is deployed.
+        """
+        deployment = self._runner.current
+        if deployment is None:
+            raise ExecutionError("nothing is deployed: call deploy first")
+        return deployment
 
     # Frames.
 
@@ -169,21 +187,19 @@ class Coordinator:
             copied: whether the inputs are copied, since the caller may write into them.
         """
         runner = self._runner
-        started_ns = time.monotonic_ns()
+        asked_s = time.monotonic()
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         self._check_runs()
-        deployment = runner.current
-        if deployment is None:
-            raise ExecutionError("nothing is deployed: call deploy first")
+        deployment = self.deployment
         arrays = deployment.check_inputs(inputs)
         if copied:
             # It may be packed, or run again, after the caller has gone on; what was converted is a copy already.
             arrays = {name: a.copy() if a is inputs[name] else a for name, a in arrays.items()}
-        until_s = started_ns / 1e9 + limit_s
+        until_s = asked_s + limit_s
         if not runner.frames.room.take(limit_s, until_s, wanted):
             return None
         pending = Pending()
-        runner.submit(Request(pending, arrays, deployment, started_ns, until_s))
+        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s))
         return pending
 
     @property
@@ -200,7 +216,7 @@ class Coordinator:
         if refusal is not None:
             raise refusal
 
-    def stream(self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None) -> Iterator[FrameResult]:
+    def stream(self, frames: Iterable[Given], deadline_s: float | None = None) -> Generator[FrameResult, None, None]:
         """Runs frames with as many in flight as the plan allows; yields how each ended, in order, as soon as it has.
 
         The source is iterated in a thread of its own. A frame that fails, because its inputs do not fit, or at its
@@ -208,10 +224,37 @@ class Coordinator:
         itself raises is raised in its place.
 
         Args:
-            frames: the inputs of each, such as (N, C, H, W), as for `submit`.
+            frames: the inputs of each, such as (N, C, H, W), as for `submit`; or `Offered`, with a tag.
             deadline_s: for each of them.
         """
         return iter(Stream(self, frames, deadline_s))
+
+    def stream_images(
+        self, pictures: Iterable[str | Path | Picture], deadline_s: float | None = None
+    ) -> Generator[PictureResult, None, None]:
+        """Runs pictures as `stream` runs frames; one that cannot be read fails by name in its place.
+
+        Args:
+            pictures: files to be read, or pictures (`distredge.media.pictures`). They are read and resized beside
+                inference, and only ahead of what is in flight.
+            deadline_s: for each of them.
+
+        Raises:
+            ModelError: if the model does not say how a picture becomes its input.
+            ExecutionError: if nothing is deployed.
+        """
+        return picture_results(self.stream(self.offer(pictures), deadline_s))
+
+    def offer(self, pictures: Iterable[str | Path | Picture]) -> Iterator[Offered]:
+        """Returns pictures as frames of a `stream`, read and resized one by one as they are taken.
+
+        Args:
+            pictures: as for `stream_images`.
+
+        Raises:
+            ModelError, ExecutionError: as `stream_images`.
+        """
+        return offer(self.deployment, pictures)
 
     # Looking back.
 
@@ -222,10 +265,27 @@ class Coordinator:
             ExecutionError: if there is none.
             PeerTimeout: if a worker does not answer.
         """
-        from distredge.runtime.requester.measured_timeline import build_timeline
+        return self._runner.loop.call(self._runner.timeline(frames))
 
-        plan, recorded, wanted = self._runner.loop.call(self._runner.recorded(frames))
-        return build_timeline(plan.deployment.layout, recorded, wanted)
+    def timeline_of(self, ran_as: RanAs) -> Call[Timeline]:
+        """Begins to ask what happened in one frame that ended well; `wait` of what it returns gives it.
+
+        Workers keep some thousand records: ask soon after the frame has ended.
+
+        Args:
+            ran_as: of its `FrameResult` or `Pending`.
+        """
+        return self._runner.loop.leave(self._runner.timeline_of(ran_as))
+
+    # Watching.
+
+    def ask_workers(self) -> None:
+        """Asks workers how they are, without waiting; those that said so in the latest second are not asked again."""
+        self._runner.ask_workers()
+
+    def samples(self) -> tuple[DeviceSample, ...]:
+        """How the workers were when they said so last, those that did, in the order of their addresses."""
+        return self._runner.workers.samples()
 
     def close(self) -> None:
         """Says goodbye to the workers; frames in flight end with an error."""
