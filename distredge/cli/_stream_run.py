@@ -21,7 +21,7 @@ from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers, traced
 from distredge.cli._stream_report import Tally, show
-from distredge.cli._stream_sinks import annotated, json_lines, say
+from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.errors import DistredgeError, ExecutionError, FileError, InputError, MediaError
 from distredge.writing import as_text, write
 
@@ -128,8 +128,7 @@ class StreamRun:
                 sinks.append(stack.enter_context(json_lines(self.options.out)))
             if self.options.annotate is not None:
                 sinks.append(annotated(self.options.annotate))
-            if not self.as_json:
-                sinks.append(say)
+            sinks.append(stack.enter_context(progress(self.source.count)) if self.as_json else say)
             yield sinks
 
     def _heading(self) -> str:
