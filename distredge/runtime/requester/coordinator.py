@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from distredge.errors import ExecutionError
+from distredge.errors import ConfigError, ExecutionError
 from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
@@ -63,6 +63,7 @@ class Coordinator:
         take_over: bool = False,
     ) -> None:
         self._deadline_s = deadline_s
+        self._replans = replan is not None
         name = this_holder() if holder is None else holder
         self._runner = Runner(network, workers, Options(deadline_s, connect_s, patience_s, replan, name, take_over))
         self._runner.loop.start()
@@ -114,6 +115,20 @@ class Coordinator:
         """
         self._runner.loop.call(self._runner.deploy_beside(deployment, in_flight))
 
+    def deploy_also(self, deployment: Deployment) -> None:
+        """Prepares a deployment that stands beside the others: frames that name it run on it.
+
+        Of each deployment as many frames may be in flight as of the one that `deploy` prepared, which comes first; that
+        is also the limit for all together. A worker that is lost comes back to all of them, as to that one.
+
+        Raises:
+            ConfigError: if the coordinator plans anew: `replan` knows one deployment.
+            PeerTimeout: as for `deploy`, and the errors after it.
+        """
+        if self._replans:
+            raise ConfigError("deploy_also: found a coordinator that plans anew (replan), accepted: one that does not")
+        self._runner.loop.call(self._runner.deploy_also(deployment))
+
     @property
     def beside_error(self) -> ExecutionError | None:
         """Why the plan that is being prepared beside the active one cannot run; None while it may."""
@@ -122,13 +137,16 @@ class Coordinator:
 
     # Frames.
 
-    def infer(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> dict[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, Array], deadline_s: float | None = None, on: Deployment | None = None
+    ) -> dict[str, Array]:
         """Runs one frame.
 
         Args:
             inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W), dtype as in
                 `Deployment.input_dtypes`; nobody may write them meanwhile.
             deadline_s: for this frame; the coordinator's own by default.
+            on: the deployment to run it on, one that stands (`deploy_also`); None: the one that frames run on.
 
         Returns:
             Output name -> array, shape, such as (N, classes), and dtype as in the graph.
@@ -138,7 +156,7 @@ class Coordinator:
             PeerTimeout: if it has not ended within its deadline, or a worker is lost.
             EngineError, TransportError: what a worker reported.
         """
-        pending = self.submit_when(inputs, deadline_s, copied=False)
+        pending = self.submit_when(inputs, deadline_s, copied=False, on=on)
         assert pending is not None
         return pending.result()
 
@@ -159,6 +177,7 @@ class Coordinator:
         wanted: Callable[[], bool] = lambda: True,
         *,
         copied: bool = True,
+        on: Deployment | None = None,
     ) -> Pending | None:
         """Starts a frame, unless it is no longer wanted when there is room: None then.
 
@@ -167,12 +186,13 @@ class Coordinator:
             deadline_s: for this frame.
             wanted: asked whenever `look` is called meanwhile.
             copied: whether the inputs are copied, since the caller may write into them.
+            on: the deployment to run it on, as for `infer`.
         """
         runner = self._runner
         started_ns = time.monotonic_ns()
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         self._check_runs()
-        deployment = runner.current
+        deployment = runner.current if on is None else on
         if deployment is None:
             raise ExecutionError("nothing is deployed: call deploy first")
         arrays = deployment.check_inputs(inputs)
@@ -183,7 +203,7 @@ class Coordinator:
         if not runner.frames.room.take(limit_s, until_s, wanted):
             return None
         pending = Pending()
-        runner.submit(Request(pending, arrays, deployment, started_ns, until_s))
+        runner.submit(Request(pending, arrays, deployment, started_ns, until_s, on=on))
         return pending
 
     @property
@@ -215,8 +235,12 @@ class Coordinator:
 
     # Looking back.
 
-    def timeline(self, frames: int = 1) -> Timeline:
+    def timeline(self, frames: int = 1, on: Deployment | None = None) -> Timeline:
         """What happened in the latest frames that ended well, in one clock.
+
+        Args:
+            frames: how many.
+            on: the deployment that they named; None: the one that frames run on.
 
         Raises:
             ExecutionError: if there is none.
@@ -224,7 +248,7 @@ class Coordinator:
         """
         from distredge.runtime.requester.measured_timeline import build_timeline
 
-        plan, recorded, wanted = self._runner.loop.call(self._runner.recorded(frames))
+        plan, recorded, wanted = self._runner.loop.call(self._runner.recorded(frames, on))
         return build_timeline(plan.deployment.layout, recorded, wanted)
 
     def close(self) -> None:
