@@ -46,7 +46,7 @@ from distredge.testbed.variants import Variants
 
 LIMIT_S: Final = 0.1
 PERIOD_S: Final = 0.15
-CHANNEL: Final = Channel(mean_bps=25e6, spread_bps=12e6, least_bps=5e6)
+CHANNEL: Final = Channel(mean_bps=25e6, spread_bps=10e6, least_bps=6e6)
 MESSAGE_S: Final = 0.0001
 """Fixed cost of a message on the wireless link, as on the boards' own."""
 
