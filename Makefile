@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
-EXTRAS := engine,plan,train,watch,discovery,demo,test,dev
+EXTRAS := engine,plan,train,watch,video,discovery,demo,test,dev
 # Where torch comes from. PyPI's build for Linux on x86-64 brings CUDA, several GB; the build for CPUs alone:
 #   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=

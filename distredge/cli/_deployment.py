@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from distredge.timeline import Timeline
 
 TOP = 5
+CLASSES_MEAN_NOTHING = "weights: random (seed 0): the classes mean nothing; give --weights FILE"
 LOSSLESS_DIFFERENCE = 1e-5
 """Relative to the largest magnitude: float32 sums in another order differ by less."""
 
@@ -46,44 +47,18 @@ class MeasuredRun:
 
 
 @dataclass(frozen=True)
-class DeploymentReport:
-    """What the command has to say."""
+class Comparison:
+    """What was found where outputs were compared with those of the model in one piece.
 
-    problem: Problem
+    Attributes:
+        graph: the model.
+        strategy: says whether it is lossless.
+        difference: the largest, relative to the largest value; None where nothing was compared.
+    """
+
+    graph: Graph
     strategy: Strategy
-    outputs: Mapping[str, NDArray[Any]]
-    run: MeasuredRun
-    predicted_s: float | None
     difference: float | None
-    timeline: Timeline
-    encrypted: bool
-    where: str
-    image: Path | None
-    replanned: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def predictions(self) -> tuple[Prediction, ...]:
-        """The most probable ImageNet classes, where the model has these and has learnt them."""
-        from distredge.media.labels import top
-
-        if not self.classifies or self.problem.graph.weights_from == "random":
-            return ()
-        return top(next(iter(self.outputs.values())), TOP)
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the output is finite scores of the ImageNet classes for a picture."""
-        import numpy as np
-
-        from distredge.media.labels import imagenet_labels
-
-        scores = next(iter(self.outputs.values()))
-        return (
-            len(self.outputs) == 1
-            and scores.size == len(imagenet_labels())
-            and self.image is not None
-            and bool(np.isfinite(scores).all())
-        )
 
     @property
     def fault(self) -> str | None:
@@ -106,13 +81,68 @@ class DeploymentReport:
         More than LOSSLESS_DIFFERENCE only where the file's own runs, with and without the engine's graph optimisation,
         are half as far apart.
         """
-        path = given_file(self.problem.graph)
+        path = given_file(self.graph)
         if path is None or self.difference is None or self.difference <= LOSSLESS_DIFFERENCE:
             return LOSSLESS_DIFFERENCE
         from distredge.model.capture import read_onnx
         from distredge.model.original import Original
 
-        return Original.of(read_onnx(path), self.problem.graph).tolerance()
+        return Original.of(read_onnx(path), self.graph).tolerance()
+
+    def figures(self) -> dict[str, Any]:
+        """The figures under their names."""
+        return {
+            # JSON has no infinity: null, and "correct" is false.
+            "largest_relative_difference": self.difference if math.isfinite(self.difference or 0.0) else None,
+            "compared_with": None if self.difference is None else compared_with(self.graph),
+            "correct": None if self.difference is None else self.fault is None,
+        }
+
+    def show(self) -> None:
+        """Writes it for people."""
+        if self.difference is not None:
+            lossy = "" if self.strategy.lossless else " (lossy)"
+            click.echo(
+                f"largest difference from the whole model in one piece: {self.difference:.2g} of its largest value, "
+                f"against {compared_with(self.graph)}{lossy}"
+            )
+
+
+@dataclass(frozen=True)
+class DeploymentReport:
+    """What the command has to say."""
+
+    problem: Problem
+    strategy: Strategy
+    outputs: Mapping[str, NDArray[Any]]
+    run: MeasuredRun
+    predicted_s: float | None
+    difference: float | None
+    timeline: Timeline
+    encrypted: bool
+    where: str
+    image: Path | None
+    replanned: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """The most probable ImageNet classes, where the model has these and has learnt them."""
+        return classes_of(self.problem.graph, self.outputs) if self.image is not None else ()
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the output is finite scores of the ImageNet classes for a picture."""
+        return self.image is not None and classifies(self.outputs)
+
+    @functools.cached_property
+    def comparison(self) -> Comparison:
+        """What was found where the outputs were compared."""
+        return Comparison(self.problem.graph, self.strategy, self.difference)
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the output; None when nothing is, or it was not compared."""
+        return self.comparison.fault
 
     @property
     def modelled(self) -> tuple[str, ...]:
@@ -136,40 +166,26 @@ class DeploymentReport:
             "predicted_latency_s": self.predicted_s,
             "modelled_profiles": list(self.modelled),
             metric_names.BYTES_SENT: self.timeline.bytes_sent,
-            # JSON has no infinity: null, and "correct" is false.
-            "largest_relative_difference": self.difference if math.isfinite(self.difference or 0.0) else None,
-            "compared_with": None if self.difference is None else compared_with(self.problem.graph),
-            "correct": None if self.difference is None else self.fault is None,
+            **self.comparison.figures(),
             "replanned": list(self.replanned),
             "weights": self.problem.graph.weights_from,
-            "classes": [{"name": p.label.name, "probability": p.probability} for p in self.predictions],
+            "classes": named(self.predictions),
             "input": "noise" if self.image is None else str(self.image),
             "outputs": {name: list(array.shape) for name, array in self.outputs.items()},
         }
 
     def show(self) -> None:
         """Writes it for people."""
-        kind = "lossless" if self.strategy.lossless else "LOSSY"
         devices = len({s.device for s in self.timeline.spans if s.lane == "compute"})
-        where = {"local": "worker processes of this machine", "background": "running workers of this machine"}
-        click.echo(
-            f"{self.strategy.model.name} on {self.problem.cluster.name}: {devices} "
-            f"{where.get(self.where, 'boards')}, volumes: {len(self.strategy.volumes)}, {kind}, "
-            f"{'encrypted' if self.encrypted else 'PLAINTEXT'}"
-        )
+        click.echo(heading(self.problem, self.strategy, devices, self.where, self.encrypted))
         for prediction in self.predictions:
             click.echo(f"  {100 * prediction.probability:6.2f} %  {prediction.label.name}")
         if self.classifies and self.problem.graph.weights_from == "random":
-            click.echo("weights: random (seed 0): the classes mean nothing; give --weights FILE")
+            click.echo(CLASSES_MEAN_NOTHING)
         if not self.predictions:
             for name, array in self.outputs.items():
                 click.echo(f"  output {name}: shape {'x'.join(map(str, array.shape))}, largest {magnitude(array):.6g}")
-        if self.difference is not None:
-            lossy = "" if self.strategy.lossless else " (lossy)"
-            click.echo(
-                f"largest difference from the whole model in one piece: {self.difference:.2g} of its largest value, "
-                f"against {compared_with(self.problem.graph)}{lossy}"
-            )
+        self.comparison.show()
         count = len(self.run.latencies_s)
         frames = "one frame" if count == 1 else f"median of {count}"
         predicted = "not predicted" if self.predicted_s is None else f"predicted {1e3 * self.predicted_s:.2f} ms"
@@ -194,6 +210,57 @@ class DeploymentReport:
                 f"the input was noise: what counts is the latency{compared}, not the output itself; "
                 "--image FILE runs on a picture"
             )
+
+
+def heading(problem: Problem, strategy: Strategy, devices: int, where: str, encrypted: bool) -> str:
+    """Returns what runs where, for people.
+
+    Args:
+        problem: model and cluster.
+        strategy: what runs.
+        devices: how many compute.
+        where: as in `Session`.
+        encrypted: whether rows travel encrypted.
+    """
+    kind = "lossless" if strategy.lossless else "LOSSY"
+    places = {"local": "worker processes of this machine", "background": "running workers of this machine"}
+    return (
+        f"{strategy.model.name} on {problem.cluster.name}: {devices} {places.get(where, 'boards')}, "
+        f"volumes: {len(strategy.volumes)}, {kind}, {'encrypted' if encrypted else 'PLAINTEXT'}"
+    )
+
+
+def classifies(outputs: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether outputs are finite scores of the ImageNet classes.
+
+    Args:
+        outputs: name -> array, such as (N, classes).
+    """
+    import numpy as np
+
+    from distredge.media.labels import imagenet_labels
+
+    scores = next(iter(outputs.values()))
+    return len(outputs) == 1 and scores.size == len(imagenet_labels()) and bool(np.isfinite(scores).all())
+
+
+def classes_of(graph: Graph, outputs: Mapping[str, NDArray[Any]]) -> tuple[Prediction, ...]:
+    """Returns the most probable ImageNet classes, best first, where the model has these and has learnt them.
+
+    Args:
+        graph: the model.
+        outputs: name -> array, such as (N, classes).
+    """
+    from distredge.media.labels import top
+
+    if graph.weights_from == "random" or not classifies(outputs):
+        return ()
+    return top(next(iter(outputs.values())), TOP)
+
+
+def named(predictions: Iterable[Prediction]) -> list[dict[str, Any]]:
+    """Returns classes for machines."""
+    return [{"name": p.label.name, "probability": p.probability} for p in predictions]
 
 
 def magnitude(array: NDArray[Any]) -> float:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,17 @@ from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folde
 from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
 from distredge.cli._planning import say_assumption
 from distredge.cli._replanning import Replanner
+from distredge.cli._stream_options import StreamOptions, stream_options
 from distredge.errors import ExecutionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from distredge.media.picture_source import PictureSource
     from distredge.model.graph import Graph
     from distredge.monitor.deployment_log import DeploymentLog
     from distredge.problem import Problem
+    from distredge.runtime.hosting.session import Session
     from distredge.runtime.requester.coordinator import Coordinator
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
@@ -42,6 +46,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @input_shape_option
 @click.option("--weights", type=_FILE, help="Weights for a zoo model.")
 @click.option("--image", type=_FILE, help="Picture to infer on; without it, seeded noise.")
+@stream_options
 @click.option("--repeat", type=click.IntRange(1), default=1, show_default=True, help="Frames to run, after one more.")
 @click.option(
     "--in-flight", type=click.IntRange(1, 256), default=1, show_default=True, help="Frames under way at once."
@@ -68,6 +73,7 @@ def deploy_strategy(
     input_shape: tuple[int, ...] | None,
     weights: Path | None,
     image: Path | None,
+    stream: StreamOptions,
     repeat: int,
     in_flight: int,
     deadline_s: float,
@@ -84,69 +90,133 @@ def deploy_strategy(
     """Run STRATEGY on the workers of a cluster.
 
     On a cluster of this machine it starts the workers and ends them; on boards `distredge worker` runs already.
+
+    With --images or --video it runs a stream: results come in order, as they are there. A picture that cannot be read
+    or fails is named, and the stream goes on; the exit code is 0 if at least one came through, 1 if none did, and 130
+    after Ctrl-C, with what was done in --out and --report.
     """
     from distredge.cluster import load_cluster
     from distredge.problem import Problem
     from distredge.runtime.hosting.session import open_session
     from distredge.strategy import Strategy
 
+    stream.check(image, repeat)
     check_writable(timeline_path)
     check_folder(log_path)
     strategy = Strategy.load(strategy_path)
     graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
-    inputs = _inputs(graph, strategy, image)
-    replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
-    with contextlib.nullcontext() if log_path is None else _log(log_path, problem, strategy) as log:
-        with contextlib.ExitStack() as stack:
-            try:
-                session = stack.enter_context(
-                    open_session(
-                        problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext,
-                        deadline_s=deadline_s, connect_s=connect_s, in_flight=in_flight, replan=replanner,
-                        take_over=take_over, say=_say_aside,
-                    )
-                )  # fmt: skip
-            except KeyboardInterrupt:
-                _say_partial([], repeat, as_json)
-                raise
-            encrypted, where = session.encrypted, session.where
-            as_run = dataclasses.replace(problem, cluster=dataclasses.replace(problem.cluster, encrypted=encrypted))
-            predicted_s = _predicted_s(as_run, strategy)
-            if log is not None:
-                log.expect(lambda: _latest_prediction_s(predicted_s, replanner), _offload_s(as_run))
-            outputs, run = _measure(session.coordinator, inputs, repeat, in_flight, timeline_path, as_json, log)
-            timeline = session.coordinator.timeline()
-        apart = difference(whole_model(graph, strategy, inputs), outputs) if check else None
-        replanned = () if replanner is None else tuple(replanner.figures())
-        report = DeploymentReport(
-            problem, strategy, outputs, run, predicted_s, apart, timeline, encrypted, where, image, replanned
-        )
-        say_assumption(problem.cluster)
-        # Before any file is written: what cannot be written then loses nothing else.
-        if as_json:
-            print_json(report.figures())
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(contextlib.closing(stream.open(graph))) if stream.wanted else None
+        inputs = _inputs(graph, strategy, image) if source is None else {}
+        replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
+        log = None if log_path is None else stack.enter_context(_log(log_path, problem, strategy))
+        opened = open_session(
+            problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext, deadline_s=deadline_s,
+            connect_s=connect_s, in_flight=in_flight, replan=replanner, take_over=take_over, say=_say_aside,
+        )  # fmt: skip
+        order = _Order(problem, strategy, opened, replanner, log, log_path, timeline_path, check, as_json)
+        if source is not None:
+            _run_stream(order, stream, source, strategy_path)
         else:
-            report.show()
-        if timeline_path is not None:
-            timeline.save(timeline_path)
-            if not as_json:
-                click.echo(f"timeline: {timeline_path} (opens in ui.perfetto.dev)")
-        if log is not None:
-            log.pictures(timeline)
-            log.close()
-            log.check()
-            if not as_json:
-                click.echo(f"log: tensorboard --logdir {log_path}")
+            _run_one(order, inputs, image, repeat)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is run, and how.
+
+    Attributes:
+        problem: model and cluster.
+        strategy: what is deployed.
+        opened: deploys it when entered.
+        replanner: plans anew where workers are lost; None where that is not wanted.
+        log: TensorBoard's; None where it is not wanted.
+        log_path: its folder.
+        timeline_path: where a frame's timeline goes.
+        check: whether an output is compared with the whole model's.
+        as_json: whether machines read what is said.
+    """
+
+    problem: Problem
+    strategy: Strategy
+    opened: contextlib.AbstractContextManager[Session]
+    replanner: Replanner | None
+    log: DeploymentLog | None
+    log_path: Path | None
+    timeline_path: Path | None
+    check: bool
+    as_json: bool
+
+    def as_run(self, session: Session) -> tuple[Problem, float | None]:
+        """The problem as it runs in a session, and the latency in seconds that is predicted; None if not known."""
+        cluster = dataclasses.replace(self.problem.cluster, encrypted=session.encrypted)
+        as_run = dataclasses.replace(self.problem, cluster=cluster)
+        predicted_s = _predicted_s(as_run, self.strategy)
+        if self.log is not None:
+            self.log.expect(lambda: _latest_prediction_s(predicted_s, self.replanner), _offload_s(as_run))
+        return as_run, predicted_s
+
+    def replanned(self) -> tuple[Mapping[str, Any], ...]:
+        """What was planned anew."""
+        return () if self.replanner is None else tuple(self.replanner.figures())
+
+    def save(self, timeline: Timeline) -> None:
+        """Writes what is written besides what is said: the timeline, and the log to its end."""
+        if self.timeline_path is not None:
+            timeline.save(self.timeline_path)
+            if not self.as_json:
+                click.echo(f"timeline: {self.timeline_path} (opens in ui.perfetto.dev)")
+        if self.log is not None:
+            self.log.pictures(timeline)
+            self.log.close()
+            self.log.check()
+            if not self.as_json:
+                click.echo(f"log: tensorboard --logdir {self.log_path}")
+
+
+def _run_one(order: _Order, inputs: Mapping[str, NDArray[Any]], image: Path | None, repeat: int) -> None:
+    problem, strategy = order.problem, order.strategy
+    with contextlib.ExitStack() as stack:
+        try:
+            session = stack.enter_context(order.opened)
+        except KeyboardInterrupt:
+            _say_partial([], repeat, order.as_json)
+            raise
+        _, predicted_s = order.as_run(session)
+        outputs, run = _measure(order, session.coordinator, inputs, repeat)
+        timeline = session.coordinator.timeline()
+    apart = difference(whole_model(problem.graph, strategy, inputs), outputs) if order.check else None
+    report = DeploymentReport(
+        problem, strategy, outputs, run, predicted_s, apart, timeline, session.encrypted, session.where, image,
+        order.replanned(),
+    )  # fmt: skip
+    say_assumption(problem.cluster)
+    # Before any file is written: what cannot be written then loses nothing else.
+    if order.as_json:
+        print_json(report.figures())
+    else:
+        report.show()
+    order.save(timeline)
     if report.fault is not None:
         raise ExecutionError(report.fault)
+
+
+def _run_stream(order: _Order, options: StreamOptions, source: PictureSource, strategy_path: Path) -> None:
+    from distredge.cli._stream_run import StreamRun
+
+    with order.opened as session:
+        as_run, predicted_s = order.as_run(session)
+        StreamRun(
+            options, source, as_run, order.strategy, strategy_path, session, predicted_s, order.check, order.as_json,
+            order.log, order.replanned, order.save,
+        ).run()  # fmt: skip
+    say_assumption(order.problem.cluster)
 
 
 def _inputs(graph: Graph, strategy: Strategy, image: Path | None) -> dict[str, NDArray[Any]]:
     """The picture as the strategy sends it, or seeded noise."""
     import numpy as np
-
-    from distredge.errors import ModelError
 
     as_pixels = strategy.input.pixels
     if image is None:
@@ -158,11 +228,10 @@ def _inputs(graph: Graph, strategy: Strategy, image: Path | None) -> dict[str, N
             found[name] = noise.astype(dtype)
         return found
     from distredge.media.images import read_image
+    from distredge.runtime.requester.picture_frames import check_takes_pictures, inputs_of
 
-    if graph.preprocess is None or len(graph.input_names) != 1:
-        raise ModelError(f"{graph.name}: does not say how a picture becomes its input; leave --image out for noise")
-    prepared = graph.preprocess.prepare(read_image(image))
-    return {graph.input_names[0]: prepared if as_pixels else graph.preprocess.normalise(prepared)}
+    check_takes_pictures(graph)
+    return inputs_of(graph, strategy, read_image(image))
 
 
 def _predicted_s(problem: Problem, strategy: Strategy) -> float | None:
@@ -202,15 +271,10 @@ def _latest_prediction_s(first_s: float | None, replanner: Replanner | None) -> 
 
 
 def _measure(
-    coordinator: Coordinator,
-    inputs: Mapping[str, NDArray[Any]],
-    repeat: int,
-    in_flight: int,
-    timeline_path: Path | None,
-    as_json: bool,
-    log: DeploymentLog | None,
+    order: _Order, coordinator: Coordinator, inputs: Mapping[str, NDArray[Any]], repeat: int
 ) -> tuple[dict[str, NDArray[Any]], MeasuredRun]:
     """Runs one frame, then those that count; what ends it early still says what was measured."""
+    log, timeline_path = order.log, order.timeline_path
     latencies_s: list[float] = []
     first: Timeline | None = None
     try:
@@ -224,21 +288,18 @@ def _measure(
             if log is not None:
                 log.frame(number, latencies_s[-1])
                 log.look_back(number, coordinator.timeline)
-        return outputs, MeasuredRun(tuple(latencies_s), _throughput_per_s(coordinator, inputs, repeat, in_flight, log))
+        return outputs, MeasuredRun(tuple(latencies_s), _throughput_per_s(coordinator, inputs, repeat, log))
     except (KeyboardInterrupt, ExecutionError):
-        _say_partial(latencies_s, repeat, as_json)
+        _say_partial(latencies_s, repeat, order.as_json)
         if timeline_path is not None and first is not None:
             _latest(coordinator, first).save(timeline_path)
         raise
 
 
 def _throughput_per_s(
-    coordinator: Coordinator,
-    inputs: Mapping[str, NDArray[Any]],
-    repeat: int,
-    in_flight: int,
-    log: DeploymentLog | None,
+    coordinator: Coordinator, inputs: Mapping[str, NDArray[Any]], repeat: int, log: DeploymentLog | None
 ) -> float | None:
+    in_flight = coordinator.in_flight
     if in_flight == 1:
         return None
     started_s = time.monotonic()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from distredge.latency.costs.boundary_first import strip_seconds
 from distredge.latency.simulator.offload import offload, offload_latency_s
-from distredge.latency.simulator.report import simulate
+from distredge.latency.simulator.report import Throughput, simulate, throughput
 from distredge.latency.simulator.simulation import run
 from distredge.latency.simulator.step_by_step import StepSimulator
 from distredge.model.laying_out import lay_out
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
     from distredge.strategy import Strategy
 
-__all__ = ["StepSimulator", "evaluate", "offload", "offload_latency_s", "simulate"]
+__all__ = ["StepSimulator", "Throughput", "evaluate", "offload", "offload_latency_s", "simulate", "throughput"]
 
 
 def evaluate(problem: Problem, strategy: Strategy, *, start_s: float = 0.0) -> float:

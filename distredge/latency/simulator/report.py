@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distredge.errors import ConfigError, located
@@ -74,6 +75,41 @@ def throughput_per_s(simulation: Simulation) -> float | None:
     return images / seconds if seconds > 0 else None
 
 
+@dataclass(frozen=True)
+class Throughput:
+    """What several images in flight are predicted to reach.
+
+    Attributes:
+        images_per_s: in the steady state; None where nothing takes time.
+        resource: the busiest one, as `bottleneck` names it; None where nothing takes time.
+        bound_per_s: images per second that it allows, however many are in flight.
+    """
+
+    images_per_s: float | None
+    resource: str | None
+    bound_per_s: float | None
+
+
+def throughput(problem: Problem, strategy: Strategy, in_flight: int) -> Throughput:
+    """Predicts how many images per second a strategy runs.
+
+    Args:
+        problem: model and cluster.
+        strategy: what to run; it must fit both.
+        in_flight: images under way at once.
+
+    Raises:
+        StrategyError, ClusterError, ProfileError, Infeasible: as `simulate`.
+    """
+    layout = lay_out(problem.graph, strategy)
+    frames = 2 * max(2, in_flight)
+    simulation = run(problem, layout, frames, in_flight, 0.0, strip_seconds(problem, layout))
+    busy_s = _busy_seconds(simulation)
+    resource = bottleneck(simulation)
+    bound_per_s = None if resource is None else frames / busy_s[resource]
+    return Throughput(throughput_per_s(simulation), resource, bound_per_s)
+
+
 def bottleneck(simulation: Simulation) -> str | None:
     """The busiest resource: it bounds the throughput as soon as enough images are in flight; None for one image.
 
@@ -81,9 +117,15 @@ def bottleneck(simulation: Simulation) -> str | None:
     "a>b link" as `timeline.place_of` names them; of what several connections share, how long it needs at least for what
     it carries: "a uplink", "b downlink" or "medium".
     """
+    busy_s = _busy_seconds(simulation) if len(simulation.frames) > 1 else {}
+    place = max(busy_s, key=lambda name: busy_s[name], default=None)
+    return place if place is not None and busy_s[place] > 0 else None
+
+
+def _busy_seconds(simulation: Simulation) -> Mapping[str, float]:
     busy_s: dict[str, float] = defaultdict(float)
     net = simulation.network
-    for frame in simulation.frames if len(simulation.frames) > 1 else ():
+    for frame in simulation.frames:
         for work in frame.works:
             busy_s[f"{net.names[work.device]} compute"] += work.busy_s
         for message in frame.messages:
@@ -92,8 +134,7 @@ def bottleneck(simulation: Simulation) -> str | None:
             ends = message.source, message.destination
             for name, seconds in _used(net, *ends, 8.0 * message.size_bytes, message.sent_s - message.wire_s):
                 busy_s[name] += seconds
-    place = max(busy_s, key=lambda name: busy_s[name], default=None)
-    return place if place is not None and busy_s[place] > 0 else None
+    return busy_s
 
 
 def _used(net: ClusterLinks, source: int, destination: int, bits: float, seconds: float) -> Iterator[tuple[str, float]]:

@@ -13,8 +13,12 @@ from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import DEADLINE_S, PATIENCE_S, Coordinator
 from distredge.runtime.requester.pending import FrameResult, Pending
+from distredge.runtime.requester.picture_frames import PictureResult
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distredge.media.pictures import Picture
     from distredge.problem import Problem
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
@@ -118,6 +122,12 @@ class LocalCluster:
     def stream(self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None) -> Iterator[FrameResult]:
         """Runs frames with several in flight, yields how each ended: inputs (N, C, H, W), see `Coordinator.stream`."""
         return self.coordinator.stream(frames, deadline_s)
+
+    def stream_images(
+        self, pictures: Iterable[str | Path | Picture], deadline_s: float | None = None
+    ) -> Iterator[PictureResult]:
+        """Runs pictures with several in flight, yields how each ended; see `Coordinator.stream_images`."""
+        return self.coordinator.stream_images(pictures, deadline_s)
 
     @property
     def timeline(self) -> Timeline:

@@ -11,24 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from distredge.errors import DistredgeError
 from distredge.runtime.buffers import Array
 from distredge.runtime.requester.coordinator import Coordinator
-from distredge.runtime.requester.pending import FrameResult, Pending
+from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, offered
+from distredge.runtime.requester.picture_frames import PictureResult, picture_result
 from distredge.runtime.requester.streaming import AHEAD
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distredge.media.pictures import Picture
     from distredge.runtime.deployment import Deployment
     from distredge.timeline import Timeline
 
 T = TypeVar("T")
 
 Inputs: TypeAlias = Mapping[str, Array]
-
-_END: Final = object()
 
 
 class AsyncPending:
@@ -55,6 +57,13 @@ class AsyncPending:
     def __await__(self) -> Generator[object, None, dict[str, Array]]:
         yield from self.wait().__await__()
         return self.pending.result()
+
+
+class _Started(NamedTuple):
+    """A frame that was started, or why it could not be."""
+
+    frame: AsyncPending | DistredgeError
+    tag: object
 
 
 class AsyncCoordinator:
@@ -111,26 +120,27 @@ class AsyncCoordinator:
             raise
 
     async def stream(
-        self, frames: AsyncIterable[Inputs] | Iterable[Inputs], deadline_s: float | None = None
-    ) -> AsyncIterator[FrameResult]:
+        self, frames: AsyncIterable[Given] | Iterable[Given], deadline_s: float | None = None
+    ) -> AsyncGenerator[FrameResult, None]:
         """Runs frames with as many in flight as the plan allows; see `Coordinator.stream`.
 
         Args:
-            frames: the inputs of each, such as (N, C, H, W). What is no asynchronous iterable is iterated in threads.
+            frames: the inputs of each, such as (N, C, H, W), or `Offered`. What is no asynchronous iterable is iterated
+                in threads.
             deadline_s: for each of them.
         """
-        items: asyncio.Queue[AsyncPending | DistredgeError | object] = asyncio.Queue(AHEAD * self.coordinator.in_flight)
+        items: asyncio.Queue[_Started | None] = asyncio.Queue(AHEAD * self.coordinator.in_flight)
         feeder = asyncio.create_task(self._feed(frames, deadline_s, items))
         number = 0
         try:
-            while (item := await items.get()) is not _END:
-                if isinstance(item, AsyncPending):
-                    await item.wait()
-                    ended = item.pending
-                    yield FrameResult(number, ended.outputs, ended.error, ended.latency_s)
+            while (item := await items.get()) is not None:
+                frame, tag = item
+                if isinstance(frame, AsyncPending):
+                    await frame.wait()
+                    ended = frame.pending
+                    yield FrameResult(number, ended.outputs, ended.error, ended.latency_s, tag)
                 else:
-                    assert isinstance(item, DistredgeError)
-                    yield FrameResult(number, None, item, None)
+                    yield FrameResult(number, None, frame, None, tag)
                 number += 1
             # What the source raised comes after all results before it.
             await feeder
@@ -141,26 +151,40 @@ class AsyncCoordinator:
 
     async def _feed(
         self,
-        frames: AsyncIterable[Inputs] | Iterable[Inputs],
+        frames: AsyncIterable[Given] | Iterable[Given],
         deadline_s: float | None,
-        items: asyncio.Queue[AsyncPending | DistredgeError | object],
+        items: asyncio.Queue[_Started | None],
     ) -> None:
         try:
-            async for inputs in _each(frames):
+            async for given in _each(frames):
+                inputs, tag = offered(given)
                 try:
+                    if isinstance(inputs, DistredgeError):
+                        raise inputs
                     pending = await self._started(inputs, deadline_s)
                 except DistredgeError as error:
-                    await items.put(error)
+                    await items.put(_Started(error, tag))
                 else:
                     assert pending is not None
-                    await items.put(AsyncPending(pending))
+                    await items.put(_Started(AsyncPending(pending), tag))
         except asyncio.CancelledError:
             # Nobody takes anything any more.
             raise
         except BaseException:
-            await items.put(_END)
+            await items.put(None)
             raise
-        await items.put(_END)
+        await items.put(None)
+
+    def stream_images(
+        self, pictures: Iterable[str | Path | Picture], deadline_s: float | None = None
+    ) -> AsyncIterator[PictureResult]:
+        """Runs pictures, which are read in threads; see `Coordinator.stream_images`."""
+        return self._pictures(self.coordinator.offer(pictures), deadline_s)
+
+    async def _pictures(self, frames: Iterable[Offered], deadline_s: float | None) -> AsyncIterator[PictureResult]:
+        async with contextlib.aclosing(self.stream(frames, deadline_s)) as results:
+            async for result in results:
+                yield picture_result(result)
 
     async def timeline(self, frames: int = 1) -> Timeline:
         """What happened in the latest frames that ended well; see `Coordinator.timeline`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from distredge.errors import ConfigError, ExecutionError
@@ -16,11 +16,15 @@ from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
 from distredge.runtime.requester.leases import this_holder
-from distredge.runtime.requester.pending import FrameResult, Pending, Request
+from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, Request
+from distredge.runtime.requester.picture_frames import PictureResult, offer, picture_results
 from distredge.runtime.requester.runner import Options, Runner
 from distredge.runtime.requester.streaming import Stream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distredge.media.pictures import Picture
     from distredge.runtime.deployment import Deployment
     from distredge.timeline import Timeline
 
@@ -82,7 +86,7 @@ class Coordinator:
 
     @property
     def last_latency_s(self) -> float | None:
-        """Seconds from submitting the frame that ended well last to its last output; None before the first."""
+        """Seconds from the start of the frame that ended well last to its last output; None before the first."""
         return self._runner.frames.last_latency_s
 
     @property
@@ -134,6 +138,18 @@ class Coordinator:
         """Why the plan that is being prepared beside the active one cannot run; None while it may."""
         following = self._runner.plans.following
         return following.error if following is not None else None
+
+    @property
+    def deployment(self) -> Deployment:
+        """What frames run on.
+
+        Raises:
+            ExecutionError: if nothing is deployed.
+        """
+        deployment = self._runner.current
+        if deployment is None:
+            raise ExecutionError("nothing is deployed: call deploy first")
+        return deployment
 
     # Frames.
 
@@ -189,21 +205,19 @@ class Coordinator:
             on: the deployment to run it on, as for `infer`.
         """
         runner = self._runner
-        started_ns = time.monotonic_ns()
+        asked_s = time.monotonic()
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         self._check_runs()
-        deployment = runner.current if on is None else on
-        if deployment is None:
-            raise ExecutionError("nothing is deployed: call deploy first")
+        deployment = self.deployment if on is None else on
         arrays = deployment.check_inputs(inputs)
         if copied:
             # It may be packed, or run again, after the caller has gone on; what was converted is a copy already.
             arrays = {name: a.copy() if a is inputs[name] else a for name, a in arrays.items()}
-        until_s = started_ns / 1e9 + limit_s
+        until_s = asked_s + limit_s
         if not runner.frames.room.take(limit_s, until_s, wanted):
             return None
         pending = Pending()
-        runner.submit(Request(pending, arrays, deployment, started_ns, until_s, on=on))
+        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s, on=on))
         return pending
 
     @property
@@ -220,7 +234,7 @@ class Coordinator:
         if refusal is not None:
             raise refusal
 
-    def stream(self, frames: Iterable[Mapping[str, Array]], deadline_s: float | None = None) -> Iterator[FrameResult]:
+    def stream(self, frames: Iterable[Given], deadline_s: float | None = None) -> Generator[FrameResult, None, None]:
         """Runs frames with as many in flight as the plan allows; yields how each ended, in order, as soon as it has.
 
         The source is iterated in a thread of its own. A frame that fails, because its inputs do not fit, or at its
@@ -228,10 +242,37 @@ class Coordinator:
         itself raises is raised in its place.
 
         Args:
-            frames: the inputs of each, such as (N, C, H, W), as for `submit`.
+            frames: the inputs of each, such as (N, C, H, W), as for `submit`; or `Offered`, with a tag.
             deadline_s: for each of them.
         """
         return iter(Stream(self, frames, deadline_s))
+
+    def stream_images(
+        self, pictures: Iterable[str | Path | Picture], deadline_s: float | None = None
+    ) -> Generator[PictureResult, None, None]:
+        """Runs pictures as `stream` runs frames; one that cannot be read fails by name in its place.
+
+        Args:
+            pictures: files to be read, or pictures (`distredge.media.pictures`). They are read and resized beside
+                inference, and only ahead of what is in flight.
+            deadline_s: for each of them.
+
+        Raises:
+            ModelError: if the model does not say how a picture becomes its input.
+            ExecutionError: if nothing is deployed.
+        """
+        return picture_results(self.stream(self.offer(pictures), deadline_s))
+
+    def offer(self, pictures: Iterable[str | Path | Picture]) -> Iterator[Offered]:
+        """Returns pictures as frames of a `stream`, read and resized one by one as they are taken.
+
+        Args:
+            pictures: as for `stream_images`.
+
+        Raises:
+            ModelError, ExecutionError: as `stream_images`.
+        """
+        return offer(self.deployment, pictures)
 
     # Looking back.
 

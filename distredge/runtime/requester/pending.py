@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from distredge.errors import DistredgeError, ExecutionError, PeerTimeout
 from distredge.runtime.buffers import Array
@@ -21,7 +21,8 @@ class Pending:
     Attributes:
         outputs: name -> array, such as (N, classes), once it has ended well.
         error: why it has none, once it has ended otherwise.
-        latency_s: seconds from submitting until the last output was placed, once it has ended well.
+        latency_s: seconds from its start until the last output was placed, once it has ended well; waiting for room
+            before that does not count.
     """
 
     def __init__(self) -> None:
@@ -90,13 +91,15 @@ class FrameResult(NamedTuple):
         number: of the frame in the stream, from 0.
         outputs: name -> array, such as (N, classes); None if it failed.
         error: why it failed; None if it did not.
-        latency_s: seconds from submitting until the last output was placed; None if it failed.
+        latency_s: seconds from the frame's start until the last output was placed; None if it failed.
+        tag: what its source gave with it; None if nothing.
     """
 
     number: int
     outputs: dict[str, Array] | None
     error: DistredgeError | None
     latency_s: float | None
+    tag: object = None
 
     def result(self) -> dict[str, Array]:
         """The outputs: name -> array, such as (N, classes); raises what the frame failed with."""
@@ -104,6 +107,27 @@ class FrameResult(NamedTuple):
             raise self.error
         assert self.outputs is not None
         return self.outputs
+
+
+class Offered(NamedTuple):
+    """What a source of frames may give instead of inputs alone.
+
+    Attributes:
+        inputs: of the frame, such as (N, C, H, W); or why there are none, which then fails in its place.
+        tag: comes back with the frame's result.
+    """
+
+    inputs: Mapping[str, Array] | DistredgeError
+    tag: object
+
+
+Given: TypeAlias = Mapping[str, Array] | Offered
+"""What a source of frames gives."""
+
+
+def offered(given: Given) -> Offered:
+    """Returns what a source gave, with no tag where it gave none."""
+    return given if isinstance(given, Offered) else Offered(given, None)
 
 
 @dataclass(eq=False)
@@ -114,7 +138,7 @@ class Request:
         pending: what the caller holds.
         inputs: name -> array, such as (N, C, H, W), dtype as the strategy sends it; nobody writes them meanwhile.
         checked: the deployment whose inputs they are known to be.
-        started_ns, until_s: when it was submitted and when it must have ended (monotonic).
+        started_ns, until_s: when it got its place and when it must have ended (monotonic).
         not_before_s: when it may start; later than now after a connection was made anew.
         lost: why it has to be run again.
         on: the deployment that it names; None: the one that frames run on.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from collections.abc import Generator, Iterable, Mapping
+from typing import Final, NamedTuple, Protocol
 
 from distredge.errors import DistredgeError
 from distredge.runtime.buffers import Array
-from distredge.runtime.requester.pending import FrameResult, Pending
+from distredge.runtime.requester.pending import FrameResult, Given, Pending, offered
 
 AHEAD: Final = 2
 """Times the frames in flight: how many results may wait for a consumer that is slower than the workers."""
@@ -39,7 +39,11 @@ class _Raised(NamedTuple):
     error: BaseException | None
 
 
-_Item: TypeAlias = Pending | DistredgeError | _Raised
+class _Started(NamedTuple):
+    """A frame that was started, or why it could not be."""
+
+    frame: Pending | DistredgeError
+    tag: object
 
 
 class Stream:
@@ -47,20 +51,20 @@ class Stream:
 
     Args:
         submits: what runs the frames.
-        frames: the inputs of each, such as (N, C, H, W).
+        frames: the inputs of each, such as (N, C, H, W), or `Offered`.
         deadline_s: for each of them; None for the coordinator's own.
     """
 
-    def __init__(self, submits: Submits, frames: Iterable[Mapping[str, Array]], deadline_s: float | None) -> None:
+    def __init__(self, submits: Submits, frames: Iterable[Given], deadline_s: float | None) -> None:
         self._submits = submits
         self._frames = frames
         self._deadline_s = deadline_s
         self._changed = threading.Condition()
-        self._items: deque[_Item] = deque()
+        self._items: deque[_Started | _Raised] = deque()
         self._stopped = False
         self._in_source = False
 
-    def __iter__(self) -> Iterator[FrameResult]:
+    def __iter__(self) -> Generator[FrameResult, None, None]:
         thread = threading.Thread(target=self._feed, name="stream", daemon=True)
         thread.start()
         number = 0
@@ -76,13 +80,13 @@ class Stream:
         finally:
             self._stop(thread)
 
-    def _next(self) -> _Item:
+    def _next(self) -> _Started | _Raised:
         with self._changed:
             while not self._items:
                 self._changed.wait()
             item = self._items[0]
-        if isinstance(item, Pending):
-            item.wait()
+        if isinstance(item, _Started) and isinstance(item.frame, Pending):
+            item.frame.wait()
         with self._changed:
             self._items.popleft()
             self._changed.notify_all()
@@ -103,12 +107,12 @@ class Stream:
             source = iter(self._frames)
             while self._enter():
                 try:
-                    inputs = next(source)
+                    given = next(source)
                 except StopIteration:
                     break
                 finally:
                     self._leave()
-                if not self._put(inputs):
+                if not self._put(given):
                     break
         except BaseException as error:
             self._append(_Raised(error))
@@ -126,25 +130,29 @@ class Stream:
         with self._changed:
             self._in_source = False
 
-    def _put(self, inputs: Mapping[str, Array]) -> bool:
+    def _put(self, given: Given) -> bool:
         """Starts a frame; returns whether the stream goes on."""
+        inputs, tag = offered(given)
         try:
+            if isinstance(inputs, DistredgeError):
+                raise inputs
             pending = self._submits.submit_when(inputs, self._deadline_s, lambda: not self._stopped)
         except DistredgeError as error:
-            self._append(error)
+            self._append(_Started(error, tag))
             return True
         if pending is None:
             return False
-        self._append(pending)
+        self._append(_Started(pending, tag))
         return True
 
-    def _append(self, item: _Item) -> None:
+    def _append(self, item: _Started | _Raised) -> None:
         with self._changed:
             self._items.append(item)
             self._changed.notify_all()
 
 
-def _ended(number: int, item: Pending | DistredgeError) -> FrameResult:
-    if isinstance(item, Pending):
-        return FrameResult(number, item.outputs, item.error, item.latency_s)
-    return FrameResult(number, None, item, None)
+def _ended(number: int, item: _Started) -> FrameResult:
+    frame, tag = item
+    if isinstance(frame, Pending):
+        return FrameResult(number, frame.outputs, frame.error, frame.latency_s, tag)
+    return FrameResult(number, None, frame, None, tag)

@@ -1,0 +1,115 @@
+"""Options of `deploy-strategy` for a stream of pictures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from distredge.cli._common import check_folder, check_writable
+
+if TYPE_CHECKING:
+    from distredge.media.picture_source import PictureSource
+    from distredge.model.graph import Graph
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_STDIN = 0
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """What was asked of a stream.
+
+    Attributes:
+        images: folder, pattern or file; "-" for names from stdin; None for none.
+        video: file or device; None for none.
+        out: file for a JSON line of each frame.
+        report: file for the figures of all.
+        annotate: folder for pictures with boxes.
+    """
+
+    images: str | None
+    video: str | None
+    out: Path | None
+    report: Path | None
+    annotate: Path | None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a stream."""
+        return self.images is not None or self.video is not None
+
+    def check(self, image: Path | None, repeat: int) -> None:
+        """Checks before any work that the options go together, and that what is to be written can be.
+
+        Raises:
+            click.UsageError: naming the option that does not.
+            FileError: naming what cannot be written.
+        """
+        if self.images is not None and self.video is not None:
+            raise click.UsageError("--images and --video are two streams: give one of them")
+        stream = "--images" if self.images is not None else "--video"
+        if self.wanted:
+            if image is not None:
+                raise click.UsageError(f"{stream} runs a stream and --image one picture: give one of them")
+            if repeat != 1:
+                raise click.UsageError(f"{stream} runs each picture once: leave --repeat away")
+        for name in ("out", "report", "annotate"):
+            if getattr(self, name) is not None and not self.wanted:
+                raise click.UsageError(f"--{name} is for a stream: give --images or --video")
+        check_writable(self.out)
+        check_writable(self.report)
+        if self.annotate is not None:
+            check_folder(self.annotate)
+
+    def open(self, graph: Graph) -> PictureSource:
+        """Opens the source.
+
+        Args:
+            graph: the model that its pictures are for.
+
+        Raises:
+            MediaError: if it is not there.
+            ModelError: if the model takes no pictures.
+            MissingDependency: if a video is asked for and OpenCV is not installed.
+        """
+        from distredge.media.picture_source import open_files, open_names
+        from distredge.media.video import open_video
+        from distredge.runtime.requester.picture_frames import check_takes_pictures
+
+        check_takes_pictures(graph)
+        if self.video is not None:
+            return open_video(self.video)
+        assert self.images is not None
+        return open_names(_STDIN) if self.images == "-" else open_files(self.images)
+
+
+_OPTIONS = (
+    click.option("--images", metavar="DIR|GLOB|-",
+                 help="Pictures to infer on, one after the other; - takes their names from stdin, one a line."),
+    click.option("--video", metavar="FILE|DEVICE", help="Frames of a video, or of a camera: 0 or /dev/video0."),
+    click.option("--out", type=_FILE, help="Of a stream: write a JSON line for each frame as it ends."),
+    click.option("--report", type=_FILE, help="Of a stream: write its figures as JSON at the end."),
+    click.option("--annotate", type=_FOLDER, help="Of a stream: write pictures with the detector's boxes there."),
+)  # fmt: skip
+
+
+def stream_options(command: F) -> F:
+    """Adds the options of a stream; `stream` is passed to the command as `StreamOptions`."""
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> Any:
+        stream = StreamOptions(**{field.name: options.pop(field.name) for field in fields(StreamOptions)})
+        return command(stream=stream, **options)
+
+    decorated: Any = wrapped
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]

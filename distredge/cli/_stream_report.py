@@ -1,0 +1,114 @@
+"""The figures of a stream."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from distredge import metric_names
+
+if TYPE_CHECKING:
+    from distredge.cli._stream import StreamedFrame
+
+FAILURES_TOLD: Final = 1000
+"""How many of the failed pictures the report names."""
+
+_PERCENTILES: Final = (50, 95, 99)
+
+
+@dataclass
+class Tally:
+    """Counts the frames of a stream as they end.
+
+    Attributes:
+        latencies_s: of those that ended well.
+        failed: how many did not.
+        told: name and error of the first FAILURES_TOLD of them.
+        out_of_order: frames that ended after one that was read later.
+        seconds: from the stream's beginning to the end of the last frame.
+    """
+
+    latencies_s: array[float] = field(default_factory=lambda: array("d"))
+    failed: int = 0
+    told: list[dict[str, str]] = field(default_factory=list)
+    out_of_order: int = 0
+    seconds: float = 0.0
+    _next: int = 0
+
+    def add(self, frame: StreamedFrame) -> None:
+        """Counts a frame."""
+        if frame.latency_s is not None:
+            self.latencies_s.append(frame.latency_s)
+        else:
+            self.failed += 1
+            if len(self.told) < FAILURES_TOLD:
+                self.told.append({"name": frame.name, "error": frame.error or ""})
+        self.out_of_order += frame.number < self._next
+        self._next = max(self._next, frame.number + 1)
+        self.seconds = frame.ended_s
+
+    @property
+    def frames(self) -> int:
+        """How many have ended."""
+        return self.done + self.failed
+
+    @property
+    def done(self) -> int:
+        """How many have ended well."""
+        return len(self.latencies_s)
+
+    def figures(self) -> dict[str, Any]:
+        """What was counted, under the report's names."""
+        return {
+            "frames": self.frames,
+            "done": self.done,
+            "failed": self.told,
+            "failed_frames": self.failed,
+            "out_of_order": self.out_of_order,
+            "seconds": self.seconds,
+            metric_names.IMAGES_PER_S: self.done / self.seconds if self.seconds > 0 else None,
+            "latency": _spread(self.latencies_s),
+        }
+
+
+def _spread(latencies_s: array[float]) -> dict[str, float] | None:
+    """Percentiles (linear between ranks), mean and largest, in seconds; None for none."""
+    if not latencies_s:
+        return None
+    import numpy as np
+
+    points = np.percentile(latencies_s, _PERCENTILES)
+    named = {f"p{percent}_s": float(point) for percent, point in zip(_PERCENTILES, points, strict=True)}
+    return {**named, "mean_s": float(np.mean(latencies_s)), "max_s": max(latencies_s)}
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Writes a report for people."""
+    failed = f", {figures['failed_frames']} failed" if figures["failed_frames"] else ""
+    rate = figures[metric_names.IMAGES_PER_S]
+    rates = "" if rate is None else f": {rate:.2f} images/s"
+    expected = figures["predicted_images_per_s"]
+    if expected is not None:
+        rates += f" (predicted {expected:.2f}, {figures['in_flight']} in flight)"
+    click.echo(f"{figures['done']} done{failed} in {figures['seconds']:.1f} s{rates}")
+    if figures[metric_names.BOTTLENECK] is not None:
+        bound = f"at most {figures['bound_images_per_s']:.2f} images/s"
+        click.echo(f"busiest: {figures[metric_names.BOTTLENECK]}, which allows {bound} (predicted)")
+    latency = figures["latency"]
+    if latency is not None:
+        points = ", ".join(f"{name[:-2]} {1e3 * seconds:.2f} ms" for name, seconds in latency.items())
+        alone = figures["predicted_latency_s"]
+        told = "" if alone is None else f"; predicted {1e3 * alone:.2f} ms for one alone"
+        click.echo(f"latency: {points}{told}")
+    for name, what in (
+        ("lost", "lost: neither a result nor an error came"),
+        ("unfinished", "under way when it ended"),
+        ("dropped", "dropped: nobody took them in time"),
+        ("out_of_order", "out of order"),
+    ):
+        if figures[name]:
+            click.echo(f"{figures[name]} {what}")

@@ -1,0 +1,225 @@
+"""Runs a stream of pictures on deployed workers, and says how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge import metric_names
+from distredge.cli._common import print_json
+from distredge.cli._deployment import Comparison, difference, heading, whole_model
+from distredge.cli._interrupts import Interrupts
+from distredge.cli._planning import about_links
+from distredge.cli._stream import Counted, follow
+from distredge.cli._stream_meaning import Meaning
+from distredge.cli._stream_observers import observers
+from distredge.cli._stream_report import Tally, show
+from distredge.cli._stream_sinks import json_lines, say
+from distredge.errors import DistredgeError, ExecutionError, FileError, InputError, MediaError
+from distredge.writing import as_text, write
+
+if TYPE_CHECKING:
+    from distredge.cli._stream import Sink, StreamedFrame
+    from distredge.cli._stream_meaning import Found
+    from distredge.cli._stream_options import StreamOptions
+    from distredge.media.picture_source import PictureSource
+    from distredge.monitor.deployment_log import DeploymentLog
+    from distredge.problem import Problem
+    from distredge.runtime.hosting.session import Session
+    from distredge.runtime.requester.picture_frames import PictureResult
+    from distredge.strategy import Strategy
+    from distredge.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class StreamRun:
+    """A stream that was asked for.
+
+    Attributes:
+        options: its options.
+        source: its pictures.
+        problem: model and cluster, as it runs.
+        strategy: what runs.
+        strategy_path: its file.
+        session: the deployed strategy.
+        predicted_s: of one frame alone; None if not known.
+        check: whether the first output is compared with the whole model's.
+        as_json: whether machines read what is said.
+        log: TensorBoard's, where it is wanted.
+        replanned: returns what was planned anew.
+        save: writes a frame's timeline, and ends the log.
+    """
+
+    options: StreamOptions
+    source: PictureSource
+    problem: Problem
+    strategy: Strategy
+    strategy_path: Path
+    session: Session
+    predicted_s: float | None
+    check: bool
+    as_json: bool
+    log: DeploymentLog | None
+    replanned: Callable[[], Sequence[Mapping[str, Any]]]
+    save: Callable[[Timeline], None]
+
+    def run(self) -> None:
+        """Runs it and says how it went; what was done is written down however it ends.
+
+        Raises:
+            ExecutionError: if no picture came through, or the output is wrong.
+            FileError: if something cannot be written.
+            MediaError: if there was no picture, or the source broke off.
+            KeyboardInterrupt: on Ctrl-C.
+        """
+        began = datetime.now(timezone.utc)
+        tally, first, pictures = Tally(), _First(), Counted(self.source)
+        ended: BaseException | None = None
+        watching = observers(self.options, self.log)
+        if not self.as_json:
+            click.echo(self._heading())
+        with Interrupts() as interrupts:
+            with self._sinks(tally, first) as sinks:
+                for observer in watching:
+                    observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
+                try:
+                    runs = self.session.coordinator.stream_images
+                    follow(runs, pictures, Meaning(self.problem.graph), sinks, watching, interrupts)
+                except (KeyboardInterrupt, DistredgeError) as error:
+                    ended = error
+            with interrupts.held():
+                sections = [observer.end() for observer in watching]
+                comparison = Comparison(self.problem.graph, self.strategy, self._difference(first, ended))
+                figures = {
+                    **self._about(began),
+                    **tally.figures(),
+                    **self._counts(tally, pictures, ended),
+                    **self._predicted(),
+                    **comparison.figures(),
+                    "replanned": list(self.replanned()),
+                }
+                for section in sections:
+                    figures |= section
+                self._tell(figures, comparison)
+                with contextlib.suppress(ExecutionError):
+                    self.save(self.session.coordinator.timeline())
+            if ended is not None:
+                raise ended
+            _check(tally, comparison)
+
+    @contextlib.contextmanager
+    def _sinks(self, tally: Tally, first: _First) -> Iterator[list[Sink]]:
+        with contextlib.ExitStack() as stack:
+            sinks: list[Sink] = [lambda frame, *_: tally.add(frame)]
+            if self.check:
+                sinks.append(first)
+            if self.options.out is not None:
+                sinks.append(stack.enter_context(json_lines(self.options.out)))
+            if not self.as_json:
+                sinks.append(say)
+            yield sinks
+
+    def _heading(self) -> str:
+        where, encrypted = self.session.where, self.session.encrypted
+        devices = len(self.session.coordinator.deployment.busy)
+        return heading(self.problem, self.strategy, devices, where, encrypted)
+
+    def _difference(self, first: _First, ended: BaseException | None) -> float | None:
+        """How far the first output is from the whole model's; None where it is not to be compared."""
+        if first.result is None or ended is not None:
+            return None
+        from distredge.runtime.requester.picture_frames import inputs_of
+
+        graph, result = self.problem.graph, first.result
+        inputs = inputs_of(graph, self.strategy, result.picture.taken())
+        return difference(whole_model(graph, self.strategy, inputs), result.result())
+
+    def _about(self, began: datetime) -> dict[str, Any]:
+        cluster = self.problem.cluster
+        source = self.options.images if self.options.video is None else self.options.video
+        return {
+            "model": self.strategy.model.name,
+            "weights": self.problem.graph.weights_from,
+            "cluster": cluster.name,
+            **about_links(cluster),
+            "plan": as_text(str(self.strategy_path)),
+            "devices": list(self.strategy.devices),
+            "workers": self.session.where,
+            "encrypted": self.session.encrypted,
+            "lossless": self.strategy.lossless,
+            "source": as_text(str(source)),
+            "started": began.isoformat(timespec="milliseconds"),
+            "in_flight": self.session.coordinator.in_flight,
+        }
+
+    def _counts(self, tally: Tally, pictures: Counted, ended: BaseException | None) -> dict[str, Any]:
+        missing = pictures.taken - tally.frames
+        return {
+            "lost": missing if ended is None else 0,
+            "unfinished": 0 if ended is None else missing,
+            "dropped": self.source.dropped,
+            "interrupted": isinstance(ended, KeyboardInterrupt),
+        }
+
+    def _predicted(self) -> dict[str, Any]:
+        from distredge.latency import throughput
+
+        found = None
+        with contextlib.suppress(InputError):
+            found = throughput(self.problem, self.strategy, self.session.coordinator.in_flight)
+        return {
+            "predicted_latency_s": self.predicted_s,
+            "predicted_images_per_s": None if found is None else found.images_per_s,
+            metric_names.BOTTLENECK: None if found is None else found.resource,
+            "bound_images_per_s": None if found is None else found.bound_per_s,
+        }
+
+    def _tell(self, figures: Mapping[str, Any], comparison: Comparison) -> None:
+        path = self.options.report
+        if path is not None:
+            try:
+                write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
+            except OSError as error:
+                raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
+        if self.as_json:
+            print_json(figures)
+            return
+        show(figures)
+        comparison.show()
+        for what, place in (("results", self.options.out), ("report", path)):
+            if place is not None:
+                click.echo(f"{what}: {place}")
+
+
+class _First:
+    """Keeps the first picture that came through."""
+
+    def __init__(self) -> None:
+        self.result: PictureResult | None = None
+
+    def __call__(self, frame: StreamedFrame, result: PictureResult, found: Found) -> None:
+        if self.result is None and result.outputs is not None:
+            self.result = result
+
+
+def _check(tally: Tally, comparison: Comparison) -> None:
+    """Says what makes a stream that came to its end a failure.
+
+    Raises:
+        MediaError: if there was no picture.
+        ExecutionError: if none came through, or the output is wrong.
+    """
+    if not tally.frames:
+        raise MediaError("found no picture, accepted: a stream of at least one")
+    if not tally.done:
+        first = tally.told[0]
+        raise ExecutionError(f"all {tally.failed} pictures failed; the first: {first['error']}")
+    if comparison.fault is not None:
+        raise ExecutionError(comparison.fault)

@@ -1,0 +1,65 @@
+"""What is written down of each frame of a stream as it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distredge.errors import FileError
+from distredge.writing import as_text, descriptor_of
+
+if TYPE_CHECKING:
+    from distredge.cli._stream import Sink, StreamedFrame
+    from distredge.cli._stream_meaning import Found
+    from distredge.runtime.requester.picture_frames import PictureResult
+
+_ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+
+def say(frame: StreamedFrame, result: PictureResult, found: Found) -> None:
+    """Writes a line for people of a frame."""
+    if frame.latency_s is None:
+        click.echo(f"{frame.number:6d}  failed: {frame.error}")
+    else:
+        click.echo(f"{frame.number:6d}  {1e3 * frame.latency_s:8.2f} ms  {frame.name}{found.text()}")
+
+
+@contextlib.contextmanager
+def json_lines(path: Path) -> Iterator[Sink]:
+    """Gives what writes a JSON line of each frame, which is there as soon as the frame has ended.
+
+    Raises:
+        FileError: if the file cannot be written.
+    """
+
+    def write(frame: StreamedFrame, result: PictureResult, found: Found) -> None:
+        line: dict[str, Any] = {
+            "frame": frame.number,
+            "name": as_text(frame.name),
+            "latency_s": frame.latency_s,
+            "ended_s": frame.ended_s,
+        }
+        line |= found.figures() if frame.error is None else {"error": as_text(frame.error)}
+        try:
+            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            file.flush()
+        except OSError as error:
+            raise _cannot(path, error) from error
+
+    open_already = descriptor_of(path)
+    try:
+        descriptor = os.open(path, _ANEW, 0o666) if open_already is None else os.dup(open_already)
+    except OSError as error:
+        raise _cannot(path, error) from error
+    with os.fdopen(descriptor, "wb") as file:
+        yield write
+
+
+def _cannot(path: Path, error: OSError) -> FileError:
+    return FileError(f"{path}: cannot be written: {error.strerror or error}")

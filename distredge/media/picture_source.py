@@ -1,0 +1,60 @@
+"""Where the pictures of a stream come from, opened before anything else is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from distredge.media.pictures import Picture, find_pictures, lines_of, read_picture
+
+
+class PictureSource(Protocol):
+    """Pictures, read one by one as they are taken; a context manager."""
+
+    @property
+    def count(self) -> int | None:
+        """How many there are; None if nobody knows."""
+
+    @property
+    def dropped(self) -> int:
+        """Pictures so far that nobody took in time."""
+
+    def __iter__(self) -> Iterator[Picture]: ...
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+class _Files:
+    """Files that are there, or whose names come one by one."""
+
+    dropped = 0
+
+    def __init__(self, names: Iterator[str], count: int | None) -> None:
+        self._names = names
+        self.count = count
+
+    def __iter__(self) -> Iterator[Picture]:
+        return map(read_picture, self._names)
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def open_files(what: str) -> PictureSource:
+    """Opens a folder, a pattern such as 'folder/*.jpg', or a file.
+
+    Raises:
+        MediaError: if there are no pictures.
+    """
+    paths = find_pictures(what)
+    return _Files(map(str, paths), len(paths))
+
+
+def open_names(descriptor: int) -> PictureSource:
+    """Opens a list of names, one a line, that may go on growing.
+
+    Args:
+        descriptor: of the open list, such as 0 for stdin; it stays open.
+    """
+    return _Files(lines_of(descriptor), None)

@@ -1,0 +1,95 @@
+"""Pictures that come one after the other: files of a folder, of a pattern, or named line by line."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distredge.errors import MediaError
+from distredge.media.images import read_image
+from distredge.media.sources import find_images
+
+_BLOCK_BYTES = 4096
+_WILD = frozenset("*?[")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture of a stream.
+
+    Attributes:
+        name: for reports.
+        pixels: uint8 (height, width, 3), RGB; None if it could not be read.
+        error: why not.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8] | None
+    error: MediaError | None = None
+
+    def taken(self) -> NDArray[np.uint8]:
+        """Returns the pixels, uint8 (height, width, 3).
+
+        Raises:
+            MediaError: if it could not be read.
+        """
+        if self.pixels is None:
+            raise self.error or MediaError(f"{self.name}: no pixels")
+        return self.pixels
+
+
+def read_picture(path: str | Path) -> Picture:
+    """Reads a picture; what is wrong with it comes along instead of its pixels."""
+    try:
+        return Picture(str(path), read_image(path))
+    except MediaError as error:
+        return Picture(str(path), None, error)
+
+
+def find_pictures(what: str) -> list[Path]:
+    """Returns the files that a folder, a pattern or a name stands for, by name.
+
+    A pattern's files are taken as they are; of a folder's, those that end as pictures do (`sources.SUFFIXES`).
+
+    Raises:
+        MediaError: if there are none.
+    """
+    if not _WILD & set(what) or os.path.exists(what):
+        return find_images(what)
+    found = sorted(Path(name) for name in glob.glob(what, recursive=True) if os.path.isfile(name))
+    if not found:
+        raise MediaError(f"{what}: no file fits the pattern; accepted: such as 'folder/*.jpg'")
+    return found
+
+
+def lines_of(descriptor: int) -> Iterator[str]:
+    """Yields the lines of an open file as they come, without their ends; empty ones are left out.
+
+    It reads the descriptor itself: a thread that waits in Python's own `stdin` would hold it when the process ends.
+
+    Args:
+        descriptor: of the file, such as 0; it stays open.
+
+    Raises:
+        MediaError: if it cannot be read.
+    """
+    rest = b""
+    while True:
+        try:
+            block = os.read(descriptor, _BLOCK_BYTES)
+        except OSError as error:
+            raise MediaError(f"names of pictures: cannot be read: {error.strerror or error}") from None
+        *lines, rest = (rest + block).split(b"\n")
+        if not block and rest:
+            lines, rest = [rest], b""
+        for line in lines:
+            if name := os.fsdecode(line.rstrip(b"\r")):
+                yield name
+        if not block:
+            return

@@ -1,0 +1,128 @@
+"""Pictures as frames of a stream, and results that say which picture they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from distredge.errors import DistredgeError, ModelError
+from distredge.media.pictures import Picture, read_picture
+from distredge.runtime.buffers import Array
+from distredge.runtime.requester.pending import FrameResult, Offered
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from distredge.model.graph import Graph
+    from distredge.model.preprocess import Preprocess
+    from distredge.runtime.deployment import Deployment
+    from distredge.strategy import Strategy
+
+
+class PictureResult(NamedTuple):
+    """How a picture of a stream ended.
+
+    Attributes:
+        number: of the picture as it was read, from 0.
+        picture: what was read: its name, and its pixels where it could be.
+        outputs: name -> array, such as (N, classes); None if it failed.
+        error: why it failed; None if it did not.
+        latency_s: seconds from the frame's start until the last output was placed; None if it failed.
+    """
+
+    number: int
+    picture: Picture
+    outputs: dict[str, Array] | None
+    error: DistredgeError | None
+    latency_s: float | None
+
+    @property
+    def name(self) -> str:
+        """The picture's name."""
+        return self.picture.name
+
+    def result(self) -> dict[str, Array]:
+        """The outputs: name -> array, such as (N, classes); raises what the picture failed with."""
+        if self.error is not None:
+            raise self.error
+        assert self.outputs is not None
+        return self.outputs
+
+
+class _Read(NamedTuple):
+    number: int
+    picture: Picture
+
+
+def offer(deployment: Deployment, pictures: Iterable[str | Path | Picture]) -> Iterator[Offered]:
+    """Returns pictures as frames, read and resized one by one as they are taken.
+
+    Args:
+        deployment: what they will run on.
+        pictures: files to be read, or pictures.
+
+    Raises:
+        ModelError: if the model does not say how a picture becomes its input.
+    """
+    check_takes_pictures(deployment.graph)
+    return _offered(deployment, pictures)
+
+
+def _offered(deployment: Deployment, pictures: Iterable[str | Path | Picture]) -> Iterator[Offered]:
+    for number, given in enumerate(pictures):
+        picture = given if isinstance(given, Picture) else read_picture(given)
+        yield Offered(_inputs(deployment, picture), _Read(number, picture))
+
+
+def _inputs(deployment: Deployment, picture: Picture) -> dict[str, Array] | DistredgeError:
+    try:
+        return inputs_of(deployment.graph, deployment.strategy, picture.taken())
+    except DistredgeError as error:
+        return error
+
+
+def inputs_of(graph: Graph, strategy: Strategy, pixels: NDArray[np.uint8]) -> dict[str, Array]:
+    """Returns a picture as the strategy sends it.
+
+    Args:
+        graph: the model.
+        strategy: says whether pixels travel as they are.
+        pixels: uint8 (height, width, 3), RGB, of any size.
+
+    Returns:
+        The model's input -> (1, depth, height, width), or (1, height, width, depth) where its layout is NHWC.
+
+    Raises:
+        ModelError: if the model does not say how a picture becomes its input.
+    """
+    preprocess = check_takes_pictures(graph)
+    prepared = preprocess.prepare(pixels)
+    return {graph.input_names[0]: prepared if strategy.input.pixels else preprocess.normalise(prepared)}
+
+
+def check_takes_pictures(graph: Graph) -> Preprocess:
+    """Returns how a picture becomes the model's input.
+
+    Raises:
+        ModelError: if the model does not say so.
+    """
+    if graph.preprocess is None or len(graph.input_names) != 1:
+        raise ModelError(f"{graph.name}: does not say how a picture becomes its input")
+    return graph.preprocess
+
+
+def picture_result(result: FrameResult) -> PictureResult:
+    """Returns the result of a frame that `offer` made."""
+    assert isinstance(result.tag, _Read)
+    return PictureResult(*result.tag, result.outputs, result.error, result.latency_s)
+
+
+def picture_results(results: Generator[FrameResult, None, None]) -> Generator[PictureResult, None, None]:
+    """Yields the results of a stream of frames that `offer` made; the stream is closed with this one."""
+    try:
+        for result in results:
+            yield picture_result(result)
+    finally:
+        results.close()
