@@ -1,6 +1,7 @@
 """The rule: the most accurate variant that is predicted to be in time.
 
-Li, Iosifidis and Zhang, ICC 2022 (arXiv 2207.11294). There a request that no variant meets fails; here the fastest runs.
+Li, Iosifidis and Zhang, ICC 2022 (arXiv 2207.11294). There a request that no variant meets fails; here the fastest one
+runs.
 """
 
 from __future__ import annotations
