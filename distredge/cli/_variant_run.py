@@ -87,18 +87,18 @@ class VariantRun:
         cluster = variants[0].problem.cluster
         plans = [(variant.problem, variant.strategy) for variant in variants]
         selector = Selector(cluster, plans, [entry.accuracy for entry in entries], self.limit_s)
-        with contextlib.closing(self._source(variants[0], first_pixels)) as source:
-            with open_session(
-                variants[0].problem, variants[0].strategy, self.cluster_name, in_flight=1, say=self.say_aside,
-                deployments=tuple(variant.deployment for variant in variants), **self.session,
-            ) as session:  # fmt: skip
-                frames = VariantFrames(session.coordinator, variants, selector, self.session["deadline_s"])
-                apart = frames.try_each(first_pixels, self.check)
-                compared = [
-                    Comparison(variant.problem.graph, variant.strategy, difference)
-                    for variant, difference in zip(variants, apart, strict=True)
-                ]
-                self._follow(variants, selector, frames, source, session, compared)
+        opened = open_session(
+            variants[0].problem, variants[0].strategy, self.cluster_name, in_flight=1, say=self.say_aside,
+            deployments=tuple(variant.deployment for variant in variants), **self.session,
+        )  # fmt: skip
+        with contextlib.closing(self._source(variants[0], first_pixels)) as source, opened as session:
+            frames = VariantFrames(session.coordinator, variants, selector, self.session["deadline_s"])
+            apart = frames.try_each(first_pixels, self.check)
+            compared = [
+                Comparison(variant.problem.graph, variant.strategy, difference)
+                for variant, difference in zip(variants, apart, strict=True)
+            ]
+            self._follow(variants, selector, frames, source, session, compared)
         say_assumption(cluster)
         fault = next((found.fault for found in compared if found.fault is not None), None)
         if fault is not None:

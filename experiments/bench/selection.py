@@ -186,9 +186,8 @@ def main() -> None:
     with Testbed(boards(seconds, options.seed)) as bed:
         standing = bed.stand([(problem, strategy, _noise(problem, strategy)) for problem, strategy in plans])
         bench = Bench(standing, bed.cluster, names, plans, seconds)
-        print(
-            f"{len(names)} variants twice, dilation {standing.dilation:.3g}; up after {time.monotonic() - began_s:.0f} s"
-        )
+        up_s = time.monotonic() - began_s
+        print(f"{len(names)} variants twice, dilation {standing.dilation:.3g}; up after {up_s:.0f} s", flush=True)
         outcomes = {"selection": bench.selection(False), "selection alone": bench.selection(True)}
         outcomes |= {name: bench.fixed(name, False) for name in names}
         outcomes |= {f"{name} alone": bench.fixed(name, True) for name in names}

@@ -24,6 +24,8 @@ from distredge.checked_reading import decode_toml, read_bytes
 from distredge.errors import FileError, located
 
 FORMAT = "distredge.menu/1"
+MOST_VARIANTS = 12
+"""All of them stand on the workers at a time, each with its own arrays."""
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Size = Annotated[int, Meta(ge=1)]
@@ -78,8 +80,8 @@ def load_menu(path: str | Path) -> tuple[MenuEntry, ...]:
     file = decode_toml(read_bytes(path), MenuFile, path, FileError)
     if file.format != FORMAT:
         raise FileError(located(path, "format", file.format, f"'{FORMAT}'"))
-    if not file.variant:
-        raise FileError(located(path, "variant", "none", "one [[variant]] or more"))
+    if not 1 <= len(file.variant) <= MOST_VARIANTS:
+        raise FileError(located(path, "variant", f"{len(file.variant)} of them", f"1 to {MOST_VARIANTS} [[variant]]"))
     entries = tuple(_entry(path, f"variant[{k}]", variant) for k, variant in enumerate(file.variant))
     for number, entry in enumerate(entries):
         if entry in entries[:number]:
