@@ -14,9 +14,10 @@ Files are relative to the menu.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -28,6 +29,7 @@ MOST_VARIANTS = 12
 """All of them stand on the workers at a time, each with its own arrays."""
 
 _Text = Annotated[str, Meta(min_length=1)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
 _Size = Annotated[int, Meta(ge=1)]
 
 
@@ -35,8 +37,8 @@ class VariantFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One variant as it stands in the file."""
 
     model: _Text
-    # Anything, so that a menu without accuracies is told what they are.
-    accuracy: Any = UNSET
+    # Required; unset here, so that a menu without accuracies is told what they are for.
+    accuracy: _Share | UnsetType = UNSET
     input_shape: tuple[_Size, ...] | None = None
     weights: _Text | None = None
     strategy: _Text | None = None
@@ -96,7 +98,7 @@ def _entry(path: Path, where: str, found: VariantFile) -> MenuEntry:
             f"{path}: {where} ('{found.model}'): the key 'accuracy' is missing: the most accurate variant that is in "
             "time is taken; accepted: a number from 0 to 1, such as the model's top-1 accuracy"
         )
-    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+    if math.isnan(accuracy):
         raise FileError(located(path, f"{where}.accuracy", accuracy, "a number from 0 to 1"))
     is_file = found.model.endswith(".onnx")
     name = Path(found.model).stem if is_file else found.model
@@ -105,7 +107,7 @@ def _entry(path: Path, where: str, found: VariantFile) -> MenuEntry:
     return MenuEntry(
         name,
         str(path.parent / found.model) if is_file else found.model,
-        float(accuracy),
+        accuracy,
         found.input_shape,
         None if found.weights is None else path.parent / found.weights,
         None if found.strategy is None else path.parent / found.strategy,
