@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from distredge.timeline import Timeline
 
 TOP = 5
-CLASSES_MEAN_NOTHING = "weights: random (seed 0): the classes mean nothing; give --weights FILE"
 LOSSLESS_DIFFERENCE = 1e-5
 """Relative to the largest magnitude: float32 sums in another order differ by less."""
 
@@ -181,7 +180,7 @@ class DeploymentReport:
         for prediction in self.predictions:
             click.echo(f"  {100 * prediction.probability:6.2f} %  {prediction.label.name}")
         if self.classifies and self.problem.graph.weights_from == "random":
-            click.echo(CLASSES_MEAN_NOTHING)
+            click.echo("weights: random (seed 0): the classes mean nothing; give --weights FILE")
         if not self.predictions:
             for name, array in self.outputs.items():
                 click.echo(f"  output {name}: shape {'x'.join(map(str, array.shape))}, largest {magnitude(array):.6g}")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from distredge.cli._common import check_folder, check_writable
+from distredge.cli._options import Number
+from distredge.errors import ModelError
 
 if TYPE_CHECKING:
     from distredge.media.picture_source import PictureSource
@@ -33,6 +35,7 @@ class StreamOptions:
         out: file for a JSON line of each frame.
         report: file for the figures of all.
         annotate: folder for pictures with boxes.
+        min_score: of boxes that are said and drawn, from 0 to 1.
     """
 
     images: str | None
@@ -40,6 +43,7 @@ class StreamOptions:
     out: Path | None
     report: Path | None
     annotate: Path | None
+    min_score: float
 
     @property
     def wanted(self) -> bool:
@@ -77,7 +81,7 @@ class StreamOptions:
 
         Raises:
             MediaError: if it is not there.
-            ModelError: if the model takes no pictures.
+            ModelError: if the model takes no pictures, or finds no boxes where they are to be drawn.
             MissingDependency: if a video is asked for and OpenCV is not installed.
         """
         from distredge.media.picture_source import open_files, open_names
@@ -85,10 +89,18 @@ class StreamOptions:
         from distredge.runtime.requester.picture_frames import check_takes_pictures
 
         check_takes_pictures(graph)
+        if self.annotate is not None and graph.detector is None:
+            raise ModelError(f"{graph.name}: finds no boxes to be drawn, accepted with --annotate: {_detectors()}")
         if self.video is not None:
             return open_video(self.video)
         assert self.images is not None
         return open_names(_STDIN) if self.images == "-" else open_files(self.images)
+
+
+def _detectors() -> str:
+    from distredge.model import zoo
+
+    return ", ".join(entry.name for entry in zoo.entries() if entry.detector is not None)
 
 
 _OPTIONS = (
@@ -98,6 +110,8 @@ _OPTIONS = (
     click.option("--out", type=_FILE, help="Of a stream: write a JSON line for each frame as it ends."),
     click.option("--report", type=_FILE, help="Of a stream: write its figures as JSON at the end."),
     click.option("--annotate", type=_FOLDER, help="Of a stream: write pictures with the detector's boxes there."),
+    click.option("--min-score", type=Number(0, 1), default=0.5, show_default=True,
+                 help="How sure a detector must be of a box, 0 to 1."),
 )  # fmt: skip
 
 

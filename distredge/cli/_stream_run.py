@@ -18,10 +18,10 @@ from distredge.cli._deployment import Comparison, difference, heading, whole_mod
 from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
-from distredge.cli._stream_meaning import Meaning
+from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers
 from distredge.cli._stream_report import Tally, show
-from distredge.cli._stream_sinks import json_lines, say
+from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.errors import DistredgeError, ExecutionError, FileError, InputError, MediaError
 from distredge.writing import as_text, write
 
@@ -91,7 +91,8 @@ class StreamRun:
                     observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                 try:
                     runs = self.session.coordinator.stream_images
-                    follow(runs, pictures, Meaning(self.problem.graph), sinks, watching, interrupts)
+                    meaning = Meaning(self.problem.graph, self.options.min_score)
+                    follow(runs, pictures, meaning, sinks, watching, interrupts)
                 except (KeyboardInterrupt, DistredgeError) as error:
                     ended = error
             with interrupts.held():
@@ -122,8 +123,9 @@ class StreamRun:
                 sinks.append(first)
             if self.options.out is not None:
                 sinks.append(stack.enter_context(json_lines(self.options.out)))
-            if not self.as_json:
-                sinks.append(say)
+            if self.options.annotate is not None:
+                sinks.append(annotated(self.options.annotate))
+            sinks.append(stack.enter_context(progress(self.source.count)) if self.as_json else say)
             yield sinks
 
     def _heading(self) -> str:
@@ -193,7 +195,10 @@ class StreamRun:
             return
         show(figures)
         comparison.show()
-        for what, place in (("results", self.options.out), ("report", path)):
+        if (nothing := means_nothing(self.problem.graph)) is not None:
+            click.echo(nothing)
+        options = self.options
+        for what, place in (("results", options.out), ("pictures", options.annotate), ("report", path)):
             if place is not None:
                 click.echo(f"{what}: {place}")
 

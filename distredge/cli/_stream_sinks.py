@@ -61,5 +61,44 @@ def json_lines(path: Path) -> Iterator[Sink]:
         yield write
 
 
+@contextlib.contextmanager
+def progress(count: int | None) -> Iterator[Sink]:
+    """Gives what shows how far a stream is, on stderr where that is a terminal.
+
+    Args:
+        count: of its pictures; None if nobody knows.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("pictures", total=count)
+        yield lambda *_: bar.advance(task)
+
+
+def annotated(folder: Path) -> Sink:
+    """Returns what writes each picture with its boxes into a folder.
+
+    Raises:
+        FileError: if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot(folder, error) from error
+
+    def draw(frame: StreamedFrame, result: PictureResult, found: Found) -> None:
+        if found.boxes is None:
+            return
+        from distredge.media.annotating import annotate
+
+        place = folder / f"{frame.number:06d}-{Path(frame.name).stem}.jpg"
+        annotate(result.picture.taken(), found.boxes, place)
+
+    return draw
+
+
 def _cannot(path: Path, error: OSError) -> FileError:
     return FileError(f"{path}: cannot be written: {error.strerror or error}")

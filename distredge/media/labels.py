@@ -1,10 +1,12 @@
-"""Names of the ImageNet classes, from WordNet 3.0 (licence in `imagenet_classes.txt` beside this file)."""
+"""Names of classes: ImageNet's, from WordNet 3.0 (licence in `imagenet_classes.txt` beside this file), and COCO's."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,11 +49,19 @@ def imagenet_labels() -> tuple[Label, ...]:
     return tuple(labels)
 
 
+@functools.cache
+def coco_names() -> Mapping[int, str]:
+    """Returns the 80 categories of COCO in their order: id, from 1 to 90, -> name."""
+    text = Path(__file__).with_name("coco_classes.txt").read_text(encoding="utf-8")
+    lines = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
+    return MappingProxyType({int(number): name for number, name in lines})
+
+
 def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Returns exp(scores) / sum(exp(scores)) along the last axis.
 
     Args:
-        scores: (n_images, n_classes) or (n_classes,), finite, of any real dtype.
+        scores: (..., n_classes), finite, of any real dtype.
 
     Returns:
         float64 of the same shape, from 0 to 1; the last axis adds to 1.

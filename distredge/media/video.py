@@ -210,8 +210,9 @@ class Camera:
         while not self._is_over:
             is_there, frame = self._capture.read()
             with self._changed:
-                self._is_over = self._is_over or not is_there
-                if is_there:
+                if not is_there:
+                    self._is_over = True
+                else:
                     self.dropped += self._newest is not None
                     self._newest = frame
                     self._read += 1

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from distredge.model.axes import assign_axes
 from distredge.model.cuts import Body, Cut, find_body, find_cuts
+from distredge.model.detector import Detector
 from distredge.model.nodes import NodeList
 from distredge.model.preprocess import Preprocess
 from distredge.model.rewrite import rewritten
@@ -78,6 +79,8 @@ class Graph(NodeList):
         assign_axes(self)
         self._weight_hashes: dict[str, str] = {}
         self.preprocess = preprocess
+        self.detector: Detector | None = None
+        """How its outputs become boxes, where it is a detector of the zoo."""
         self.check: CaptureCheck | None = None
         """How capture compared it with what was given; None for a graph of the zoo, which is given as it is."""
         self.source: Path | None = None

@@ -92,7 +92,7 @@ class Preprocess:
         picture = picture.convert("L" if self.channels == "L" else "RGB")
         height, width = self.crop
         resample = pillow.Resampling[self.interpolation.upper()]
-        resized = picture.resize((width, height), resample, box=self._box(picture.width, picture.height))
+        resized = picture.resize((width, height), resample, box=self.seen(picture.width, picture.height))
         pixels = np.asarray(resized, dtype=np.uint8).reshape(height, width, self.depth)
         if self.channels == "BGR":
             pixels = pixels[:, :, ::-1]
@@ -115,8 +115,13 @@ class Preprocess:
         normalised: NDArray[np.float32] = (prepared.astype(np.float32) - mean) * scale
         return normalised
 
-    def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        # Crop and resize in one step: the box of the source image that becomes the crop.
+    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Returns which part of an image becomes the input: left, top, right, bottom, in its own pixels.
+
+        Args:
+            width: of the image.
+            height: of the image.
+        """
         if self.resize is None:
             return (0.0, 0.0, float(width), float(height))
         shorter = min(width, height)

@@ -78,6 +78,7 @@ def build(
     builder = Builder(name, source, factor)
     preprocess = entry.preprocess(shape[-2], shape[-1]) if entry.preprocess else None
     graph = builder.finish(entry.write(builder, shape), preprocess)
+    graph.detector = entry.detector
     if isinstance(source, SeededWeights):
         graph.weights_from = "random"
     elif weights is None:

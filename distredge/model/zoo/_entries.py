@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from distredge.model.detector import Detector
 from distredge.model.preprocess import Preprocess, imagenet
 from distredge.model.zoo import (
     densenet,
@@ -45,6 +46,7 @@ class Entry:
         scalable_name: whether `NAME-WIDTH-RESOLUTION` names a variant.
         unneeded: prefixes of parameters in weights files that only training needs.
         small: height and width at which a narrow variant (`width=0.25`) takes milliseconds, for tests.
+        detector: how its outputs become boxes; None when it is no detector.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Entry:
     scalable_name: bool = False
     unneeded: tuple[str, ...] = ()
     small: tuple[int, int] = (64, 64)
+    detector: Detector | None = None
 
     @property
     def small_shape(self) -> tuple[int, ...]:
@@ -172,16 +175,16 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "yolov2", yolo.yolov2, (1, 3, 416, 416), 14.73, 50_962_889,
         "Redmon & Farhadi, CVPR 2017; figures: Darknet's yolov2.cfg (62.94 BFLOPs at 608 x 608), yolov2.weights",
-        _stretched,
+        _stretched, detector=yolo.DETECTOR,
     ),
     Entry(
         "ssd-vgg16", ssd.ssd_vgg16, (1, 3, 300, 300), 34.86, 35_641_826,
-        f"Liu et al., ECCV 2016, figure 2; {TORCHVISION}", _ssd_vgg, small=(300, 300),
+        f"Liu et al., ECCV 2016, figure 2; {TORCHVISION}", _ssd_vgg, small=(300, 300), detector=ssd.VGG16_DETECTOR,
     ),
     Entry(
         "ssd-resnet50", ssd.ssd_resnet50, (1, 3, 300, 300), 20.15, 22_894_902,
         f"Liu et al., ECCV 2016, on ResNet-50 as in NVIDIA's DeepLearningExamples, SSD v1.1; {COUNTED}",
-        _ssd_resnet, small=(300, 300),
+        _ssd_resnet, small=(300, 300), detector=ssd.RESNET50_DETECTOR,
     ),
     Entry(
         "openpose", openpose.openpose, (1, 3, 368, 368), 135.93, 52_311_446,

@@ -1,20 +1,48 @@
 """SSD300 (Liu et al., ECCV 2016, figure 2) on VGG-16 and on ResNet-50.
 
 The outputs are the maps of the six detection heads as the convolutions make them, classes and boxes apart: decoding
-and suppression are the requester's.
+and suppression are the requester's. Anchors and steps of both are those of Caffe's SSD300 for COCO.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from distredge.model.detector import Detector, LabelSet, Sizes, SsdMap
 from distredge.model.zoo import resnet, vgg
 from distredge.model.zoo._builder import Builder, Value
 
 ANCHORS = (4, 6, 6, 6, 4, 4)
 COCO_91, COCO_81 = 91, 81
+
+_STEPS = (8, 16, 32, 64, 100, 300)
+_SCALES = (21, 45, 99, 153, 207, 261, 315)
+"""Of the anchors, in pixels of an input of 300; the last is for the geometric mean alone."""
+_RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
+
+
+def _anchors(place: int) -> Sizes:
+    scale, following = _SCALES[place] / 300, _SCALES[place + 1] / 300
+    sizes = [(scale, scale), (math.sqrt(scale * following),) * 2]
+    for ratio in _RATIOS[place]:
+        longer, shorter = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
+        sizes += [(longer, shorter), (shorter, longer)]
+    return tuple(sizes)
+
+
+def _detector(labels: LabelSet, anchors_first: bool) -> Detector:
+    maps = (
+        SsdMap(f"classes{place}", f"boxes{place}", step, _anchors(place), anchors_first)
+        for place, step in enumerate(_STEPS)
+    )
+    return Detector(tuple(maps), labels)
+
+
+VGG16_DETECTOR = _detector("coco ids", anchors_first=True)
+RESNET50_DETECTOR = _detector("background, coco", anchors_first=False)
 
 
 def ssd_vgg16(b: Builder, shape: Sequence[int]) -> list[Value]:

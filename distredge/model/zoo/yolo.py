@@ -7,8 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distredge.model.detector import Detector, YoloMap
 from distredge.model.zoo._builder import Builder, Value
 
+# Of Darknet's yolov2.cfg.
+DETECTOR = Detector(
+    (
+        YoloMap(
+            "detections",
+            (
+                (0.57273, 0.677385), (1.87446, 2.06253), (3.33843, 5.47434), (7.88282, 3.52778), (9.77052, 9.16828),
+            ),
+        ),
+    ),
+    "coco",
+)  # fmt: skip
 ANCHORS, CLASSES = 5, 80
 
 # (channels, kernel) of the convolutions before each pooling of Darknet-19
