@@ -21,6 +21,7 @@ from distredge.cli._options import Number, input_shape_option, json_option, verb
 from distredge.cli._planning import say_assumption
 from distredge.cli._replanning import Replanner
 from distredge.cli._stream_options import StreamOptions, stream_options
+from distredge.cli._variant_options import VariantOptions, variant_options
 from distredge.errors import ExecutionError
 
 if TYPE_CHECKING:
@@ -40,13 +41,14 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("strategy_path", metavar="STRATEGY", type=click.Path(path_type=Path))
+@click.argument("strategy_path", metavar="[STRATEGY]", required=False, type=click.Path(path_type=Path))
 @click.option("--cluster", "cluster_name", required=True, help="A cluster file, or a shipped one such as this-machine.")
 @click.option("--model", "model_name", help="Zoo name, .onnx file or package.module:callable; default: the strategy's.")
 @input_shape_option
 @click.option("--weights", type=_FILE, help="Weights for a zoo model.")
 @click.option("--image", type=_FILE, help="Picture to infer on; without it, seeded noise.")
 @stream_options
+@variant_options
 @click.option("--repeat", type=click.IntRange(1), default=1, show_default=True, help="Frames to run, after one more.")
 @click.option(
     "--in-flight", type=click.IntRange(1, 256), default=1, show_default=True, help="Frames under way at once."
@@ -67,13 +69,14 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @verbose_option
 @version_option
 def deploy_strategy(
-    strategy_path: Path,
+    strategy_path: Path | None,
     cluster_name: str,
     model_name: str | None,
     input_shape: tuple[int, ...] | None,
     weights: Path | None,
     image: Path | None,
     stream: StreamOptions,
+    variants: VariantOptions,
     repeat: int,
     in_flight: int,
     deadline_s: float,
@@ -94,6 +97,9 @@ def deploy_strategy(
     With --images or --video it runs a stream: results come in order, as they are there. A picture that cannot be read
     or fails is named, and the stream goes on; the exit code is 0 if at least one came through, 1 if none did, and 130
     after Ctrl-C, with what was done in --out and --report.
+
+    With --variants each frame takes the most accurate model of a menu that is predicted to end within
+    --latency-limit-ms at the rates of the moment, which the frames themselves show; all of them stand ready.
     """
     from distredge.cluster import load_cluster
     from distredge.problem import Problem
@@ -101,8 +107,27 @@ def deploy_strategy(
     from distredge.strategy import Strategy
 
     stream.check(image, repeat, timeline_path)
+    variants.check(
+        {
+            "STRATEGY": strategy_path, "--model": model_name, "--input-shape": input_shape, "--weights": weights,
+            "--replan": replan_method, "--in-flight": in_flight, "--log": log_path, "--annotate": stream.annotate,
+        }
+    )  # fmt: skip
     check_writable(timeline_path)
     check_folder(log_path)
+    if variants.menu is not None and variants.latency_limit_s is not None:
+        from distredge.cli._variant_run import VariantRun
+
+        hosting = {
+            "keys_path": keys_path, "plaintext": plaintext, "deadline_s": deadline_s, "connect_s": connect_s,
+            "take_over": take_over,
+        }  # fmt: skip
+        VariantRun(
+            variants.menu, variants.latency_limit_s, stream, image, repeat, cluster_name, hosting, check, timeline_path,
+            as_json, _say_aside,
+        ).run()  # fmt: skip
+        return
+    assert strategy_path is not None
     strategy = Strategy.load(strategy_path)
     graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))

@@ -14,6 +14,7 @@ FORMATS = {
     "strategy": "distredge.strategy:StrategyFile",
     "cluster": "distredge.cluster_file:ClusterFile",
     "profile": "distredge.profiles.schema:ProfileFile",
+    "menu": "distredge.planners.live_selection.menu:MenuFile",
 }
 """Format -> the structure that its reader checks files against."""
 
@@ -23,7 +24,7 @@ FORMATS = {
 @json_option
 @verbose_option
 def schema(name: str, as_json: bool) -> None:
-    """Print the JSON schema of the file format NAME (a cluster file is TOML of the same structure).
+    """Print the JSON schema of the file format NAME (cluster files and menus are TOML of the same structure).
 
     It is JSON in any case; with --json it is on one line.
     """

@@ -182,6 +182,11 @@ class Deployment:
         return Buffer(port.name, port.tensor, _corner(tensor, port.region), port.shape, port.dtype)
 
 
+def workers_of(deployments: Iterable[Deployment]) -> tuple[str, ...]:
+    """Returns the devices that have something to do in one of several deployments, each once."""
+    return tuple(dict.fromkeys(d.devices[i] for d in deployments for i in d.busy))
+
+
 def deploy(graph: Graph, strategy: Strategy) -> Deployment:
     """Works out what every device has to do.
 

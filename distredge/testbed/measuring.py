@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import psutil
@@ -18,6 +18,9 @@ from distredge.runtime.requester.pending import Pending
 from distredge.testbed.measured import Measured, undilated
 from distredge.testbed.pace_table import EXCESS, OVERRUNS, PACE, REAL, SETTINGS, TOLERANCE, PaceTable
 from distredge.testbed.pacer import Pacer
+
+if TYPE_CHECKING:
+    from distredge.runtime.deployment import Deployment
 
 ROOM: Final = 1.1
 """By how much more time than computing took in most frames the dilation gives it."""
@@ -40,6 +43,7 @@ class Run:
         inputs: of every frame.
         in_flight: frames that are under way at once.
         deadline_s: within which a frame must end.
+        on: the deployment, where several stand.
     """
 
     coordinator: Coordinator
@@ -48,12 +52,17 @@ class Run:
     inputs: Inputs
     in_flight: int
     deadline_s: float
+    on: Deployment | None = None
     outputs: Mapping[str, Array] = field(default_factory=dict)
 
     def warm_up(self, frames: int) -> None:
         """Runs frames that do not count."""
         for _ in self._frames(frames):
             pass
+
+    def one(self) -> tuple[float, float, bool]:
+        """Runs one frame; returns when it started, its latency (both dilated), and whether no part was late."""
+        return next(iter(self._frames(1)))
 
     def dilation_that_would_do(self, dilation: float) -> float | None:
         """Runs some frames and returns the dilation at which parts would be on time; None where they are already.
@@ -120,7 +129,9 @@ class Run:
                 self.pacer.begin()
                 overruns = self._overruns()
                 now_s = time.monotonic()
-                waiting.append((now_s, overruns, self.coordinator.submit(self.inputs, self.deadline_s)))
+                pending = self.coordinator.submit_when(self.inputs, self.deadline_s, on=self.on)
+                assert pending is not None
+                waiting.append((now_s, overruns, pending))
                 started += 1
             started_s, overruns, pending = waiting.popleft()
             self.outputs = pending.result()

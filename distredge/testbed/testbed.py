@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from distredge.errors import ConfigError, located
@@ -23,13 +24,14 @@ from distredge.testbed.commands import why_no_namespaces
 from distredge.testbed.measured import Measured
 from distredge.testbed.measuring import TRIALS, Run, too_fast
 from distredge.testbed.namespaces import Namespaces
-from distredge.testbed.pace_table import make_anonymous_table
+from distredge.testbed.pace_table import PaceTable, make_anonymous_table
 from distredge.testbed.paced_network import PacedNetwork
 from distredge.testbed.pacer import Pacer, on_time
 from distredge.testbed.paces import Paces
 from distredge.testbed.places import places
 from distredge.testbed.relays import Relays
 from distredge.testbed.shaping import Shaping
+from distredge.testbed.variants import Variants
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -167,8 +169,7 @@ class Testbed:
         tables = {i: self._boards.tables[deployment.devices[i]] for i in deployment.busy}
 
         def slow_down() -> None:
-            for index, table in {REQUESTER: self._pacer.table, **tables}.items():
-                paces.fill(table, index, self.dilation)
+            self._fill(paces, tables)
             self._shaping.start(self.dilation)
 
         run = Run(
@@ -182,6 +183,41 @@ class Testbed:
             )
         self._shaping.lift()
         return measured
+
+    def stand(self, variants: Sequence[tuple[Problem, Strategy, Mapping[str, Array]]]) -> Variants:
+        """Deploys several strategies at a time, one frame of one of them to be run after the other.
+
+        Args:
+            variants: of each the model, on a cluster with the same devices as this testbed's, the strategy, and the
+                inputs of every frame: tensor name -> array, such as (N, C, H, W), as the strategy sends it.
+
+        Raises:
+            StrategyError, ConfigError, ExecutionError: as `measure`.
+        """
+        assert self._boards is not None
+        self._shaping.lift()
+        coordinator = self._connected()
+        kept: list[tuple[Run, Callable[[], None]]] = []
+        for problem, strategy, inputs in variants:
+            seen = replace(problem, cluster=self.cluster)
+            deployment = deploy(seen.graph, strategy)
+            (coordinator.deploy if not kept else coordinator.deploy_also)(deployment)
+            tables = {i: self._boards.tables[deployment.devices[i]] for i in deployment.busy}
+            fill = partial(self._fill, Paces(seen, deployment, self._encrypted, self._paced), tables)
+            deadline_s = FRAME_S * max(1.0, self.dilation)
+            kept.append((Run(coordinator, self._pacer, list(tables.values()), inputs, 1, deadline_s, deployment), fill))
+        wanted = []
+        with on_time(self._paced):
+            for each, tell in kept:
+                self._find_dilation(each, tell)
+                wanted.append(self.dilation)
+            self.dilation = max(wanted)
+        return Variants(kept, self._shaping, self.dilation, self._paced)
+
+    def _fill(self, paces: Paces, tables: Mapping[int, PaceTable]) -> None:
+        """Tells the boards how long the parts of one strategy take."""
+        for index, table in {REQUESTER: self._pacer.table, **tables}.items():
+            paces.fill(table, index, self.dilation)
 
     def shape(self) -> None:
         """Narrows the links, as `measure` does by itself, for others to use the boards."""

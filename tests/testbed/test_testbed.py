@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distredge.cluster import Link, Requester
 from distredge.errors import ClusterError, ConfigError
 from distredge.latency import evaluate
+from distredge.latency.simulator.offload import single_device
 from distredge.problem import Problem
 from distredge.strategy import Strategy
 from distredge.testbed import Testbed
@@ -58,6 +59,23 @@ def test_outputs_are_the_whole_model_s_and_frames_last_as_long_as_predicted_or_l
     assert min(measured.timeline.frame_latency_s) > 0.8 * predicted_s
     assert {span.lane for span in measured.timeline.spans} == {"compute", "send", "receive"}
     assert mode == "loopback" or made not in numbers()
+
+
+def test_several_strategies_stand_and_each_has_its_own_pace(
+    problem: Problem, strategy: Strategy, image: dict[str, Array]
+) -> None:
+    alone = single_device(problem, "beta")
+    with Testbed(problem.cluster, "loopback", engine="sleep", dilation=2.0) as bed:
+        standing = bed.stand([(problem, strategy, image), (problem, alone, image)])
+        standing.begin()
+        frames = [standing.run(index) for index in (0, 1, 0)]
+        seen = dataclasses.replace(problem, cluster=bed.cluster)
+        predicted_s = [evaluate(seen, plan) for plan in (strategy, alone, strategy)]
+    for frame, seconds in zip(frames, predicted_s, strict=True):
+        assert frame.latency_s > 0.8 * seconds
+    computing = [{s.device for s in frame.timeline.spans if s.lane == "compute"} for frame in frames]
+    assert computing == [{"alpha", "beta"}, {"beta"}, {"alpha", "beta"}]
+    assert 0 <= frames[0].start_s < frames[1].start_s < frames[2].start_s
 
 
 def test_several_frames_in_flight_without_computing(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from distredge.runtime.buffers import Array
-from distredge.runtime.deployment import Deployment, deploy
+from distredge.runtime.deployment import Deployment, deploy, workers_of
 from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
 from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
 from distredge.runtime.protocol.transport import ZmqNetwork
@@ -40,6 +40,7 @@ class LocalCluster:
         replan: asked, with the names of the workers that are lost, for a deployment on those that are left; frames in
             flight are then run again there.
         deployment: of that strategy, where it is made already; None makes it.
+        also: deployments that stand beside it, for frames that name them.
 
     Raises:
         StrategyError: if the strategy does not fit the problem.
@@ -57,9 +58,10 @@ class LocalCluster:
         connect_s: float | None = None,
         replan: Callable[[frozenset[str]], Deployment] | None = None,
         deployment: Deployment | None = None,
+        also: Sequence[Deployment] = (),
     ) -> None:
         self._deployment = deploy(problem.graph, strategy) if deployment is None else deployment
-        names = [strategy.devices[i] for i in self._deployment.busy]
+        names = workers_of((self._deployment, *also))
         devices = [problem.cluster.device(name) for name in names]
         keys = make_keys(names)
         orders = [
@@ -84,6 +86,8 @@ class LocalCluster:
                 self._network, addresses, deadline_s=deadline_s, connect_s=left_s, replan=replan
             )
             self._coordinator.deploy(self._deployment, in_flight)
+            for other in also:
+                self._coordinator.deploy_also(other)
         except BaseException:
             self.close()
             raise

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from distredge.errors import ConfigError
-from distredge.runtime.deployment import Deployment, deploy
+from distredge.runtime.deployment import Deployment, deploy, workers_of
 from distredge.runtime.hosting.background import background_addresses
 from distredge.runtime.hosting.boards import check_addresses, cluster_keys, is_local, keys_folder, worker_addresses
 from distredge.runtime.hosting.local_cluster import LocalCluster
@@ -60,6 +60,7 @@ def open_session(
     in_flight: int = 1,
     take_over: bool = False,
     say: Callable[[str], None] | None = None,
+    deployments: Sequence[Deployment] = (),
 ) -> Iterator[Session]:
     """Deploys a strategy, starting workers where the cluster is this machine.
 
@@ -75,6 +76,8 @@ def open_session(
         in_flight: frames in flight.
         take_over: whether workers are taken that somebody else holds.
         say: told who is waited for, where reaching the workers takes a while.
+        deployments: of that strategy, then others that stand beside it for frames that name them, on devices of the
+            same cluster; without them the first is made here.
 
     Raises:
         InputError: if strategy, model or keys do not fit.
@@ -83,8 +86,8 @@ def open_session(
     """
     cluster = problem.cluster
     check_addresses(cluster)
-    deployment = deploy(problem.graph, strategy)
-    names = [deployment.devices[i] for i in deployment.busy]
+    deployment, *also = deployments or (deploy(problem.graph, strategy),)
+    names = list(workers_of((deployment, *also)))
     for name in names:
         cluster.device(name)
     local = is_local(cluster, names)
@@ -97,7 +100,7 @@ def open_session(
     if local and running is None:
         with LocalCluster(
             problem, strategy, deadline_s=deadline_s, in_flight=in_flight, plaintext=plaintext, connect_s=connect_s,
-            replan=replan, deployment=deployment,
+            replan=replan, deployment=deployment, also=also,
         ) as made:  # fmt: skip
             yield Session(made.coordinator, "local", not plaintext)
         return
@@ -115,6 +118,8 @@ def open_session(
         ) as coordinator:
             with _telling(coordinator, say):
                 coordinator.deploy(deployment, in_flight)
+                for other in also:
+                    coordinator.deploy_also(other)
             yield Session(coordinator, "background" if running is not None else "boards", keys is not None)
     finally:
         network.close()

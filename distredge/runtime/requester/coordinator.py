@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from distredge.device_sample import DeviceSample
-from distredge.errors import ExecutionError
+from distredge.errors import ConfigError, ExecutionError
 from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
@@ -69,6 +69,7 @@ class Coordinator:
         take_over: bool = False,
     ) -> None:
         self._deadline_s = deadline_s
+        self._replans = replan is not None
         name = this_holder() if holder is None else holder
         self._runner = Runner(network, workers, Options(deadline_s, connect_s, patience_s, replan, name, take_over))
         self._runner.loop.start()
@@ -120,6 +121,20 @@ class Coordinator:
         """
         self._runner.loop.call(self._runner.deploy_beside(deployment, in_flight))
 
+    def deploy_also(self, deployment: Deployment) -> None:
+        """Prepares a deployment that stands beside the others: frames that name it run on it.
+
+        Of each deployment as many frames may be in flight as of the one that `deploy` prepared, which comes first; that
+        is also the limit for all together. A worker that is lost comes back to all of them, as to that one.
+
+        Raises:
+            ConfigError: if the coordinator plans anew: `replan` knows one deployment.
+            PeerTimeout: as for `deploy`, and the errors after it.
+        """
+        if self._replans:
+            raise ConfigError("deploy_also: found a coordinator that plans anew (replan), accepted: one that does not")
+        self._runner.loop.call(self._runner.deploy_also(deployment))
+
     @property
     def beside_error(self) -> ExecutionError | None:
         """Why the plan that is being prepared beside the active one cannot run; None while it may."""
@@ -140,13 +155,16 @@ class Coordinator:
 
     # Frames.
 
-    def infer(self, inputs: Mapping[str, Array], deadline_s: float | None = None) -> dict[str, Array]:
+    def infer(
+        self, inputs: Mapping[str, Array], deadline_s: float | None = None, on: Deployment | None = None
+    ) -> dict[str, Array]:
         """Runs one frame.
 
         Args:
             inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W), dtype as in
                 `Deployment.input_dtypes`; nobody may write them meanwhile.
             deadline_s: for this frame; the coordinator's own by default.
+            on: the deployment to run it on, one that stands (`deploy_also`); None: the one that frames run on.
 
         Returns:
             Output name -> array, shape, such as (N, classes), and dtype as in the graph.
@@ -156,7 +174,7 @@ class Coordinator:
             PeerTimeout: if it has not ended within its deadline, or a worker is lost.
             EngineError, TransportError: what a worker reported.
         """
-        pending = self.submit_when(inputs, deadline_s, copied=False)
+        pending = self.submit_when(inputs, deadline_s, copied=False, on=on)
         assert pending is not None
         return pending.result()
 
@@ -177,6 +195,7 @@ class Coordinator:
         wanted: Callable[[], bool] = lambda: True,
         *,
         copied: bool = True,
+        on: Deployment | None = None,
     ) -> Pending | None:
         """Starts a frame, unless it is no longer wanted when there is room: None then.
 
@@ -185,12 +204,13 @@ class Coordinator:
             deadline_s: for this frame.
             wanted: asked whenever `look` is called meanwhile.
             copied: whether the inputs are copied, since the caller may write into them.
+            on: the deployment to run it on, as for `infer`.
         """
         runner = self._runner
         asked_s = time.monotonic()
         limit_s = self._deadline_s if deadline_s is None else deadline_s
         self._check_runs()
-        deployment = self.deployment
+        deployment = self.deployment if on is None else on
         arrays = deployment.check_inputs(inputs)
         if copied:
             # It may be packed, or run again, after the caller has gone on; what was converted is a copy already.
@@ -199,7 +219,7 @@ class Coordinator:
         if not runner.frames.room.take(limit_s, until_s, wanted):
             return None
         pending = Pending()
-        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s))
+        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s, on=on))
         return pending
 
     @property
@@ -258,14 +278,18 @@ class Coordinator:
 
     # Looking back.
 
-    def timeline(self, frames: int = 1) -> Timeline:
+    def timeline(self, frames: int = 1, on: Deployment | None = None) -> Timeline:
         """What happened in the latest frames that ended well, in one clock.
+
+        Args:
+            frames: how many.
+            on: the deployment that they named; None: the one that frames run on.
 
         Raises:
             ExecutionError: if there is none.
             PeerTimeout: if a worker does not answer.
         """
-        return self._runner.loop.call(self._runner.timeline(frames))
+        return self._runner.loop.call(self._runner.timeline(frames, on))
 
     def timeline_of(self, ran_as: RanAs) -> Call[Timeline]:
         """Begins to ask what happened in one frame that ended well; `wait` of what it returns gives it.

@@ -110,16 +110,20 @@ class Frames:
 
     def start_waiting(self, now_s: float, refusal: ExecutionError | None) -> None:
         """Starts the frames for which there is room, the oldest first; or ends them with why nothing is run."""
-        while self.waiting and self.waiting[0].not_before_s <= now_s:
-            plan = self._plans.active
+        held_up: set[int] = set()
+        for request in tuple(self.waiting):
+            plan = self._plans.for_frames(request.on)
             if plan is None or refusal is not None:
-                why = refusal or ExecutionError("nothing is deployed: call deploy first")
-                self._end(self.waiting.pop(0), why)
+                self.waiting.remove(request)
+                self._end(request, refusal or _not_deployed(request))
                 continue
             number = plan.book.free_number()
-            if plan.error is not None or number is None:
-                return
-            request = self.waiting.pop(0)
+            if plan.error is not None or number is None or request.not_before_s > now_s:
+                # Nobody overtakes it on its own plan.
+                held_up.add(plan.number)
+            if plan.number in held_up or number is None:
+                continue
+            self.waiting.remove(request)
             try:
                 self._start(plan, number, request)
             except DistredgeError as error:
@@ -261,6 +265,12 @@ class Frames:
         size_bytes = bytes_of(frames) - HEAD_BYTES
         plan.records.append(Record("receive", message.frame, message.stage, index, *times_ns, size_bytes))
         self.handle(plan, OutputArrived(message.frame, index, placed_ns / 1e9))
+
+
+def _not_deployed(request: Request) -> ExecutionError:
+    if request.on is None:
+        return ExecutionError("nothing is deployed: call deploy first")
+    return ExecutionError("the deployment that the frame names does not stand: call deploy_also first")
 
 
 def _started_ns(request: Request) -> int:

@@ -157,6 +157,7 @@ class Request:
         started_ns, until_s: when it got its place and when it must have ended (monotonic).
         not_before_s: when it may start; later than now after a connection was made anew.
         lost: why it has to be run again.
+        on: the deployment that it names; None: the one that frames run on.
     """
 
     pending: Pending
@@ -166,6 +167,7 @@ class Request:
     until_s: float
     not_before_s: float = 0.0
     lost: ExecutionError | None = None
+    on: Deployment | None = None
 
 
 class Room:

@@ -54,6 +54,7 @@ class Plans:
     Attributes:
         active: runs the frames.
         following: is being prepared beside it.
+        standing: others that stand, each for the frames that name its deployment.
     """
 
     def __init__(self, workers: WorkerConnections, connect_s: float, patience_s: float, leaves_out: bool) -> None:
@@ -64,6 +65,7 @@ class Plans:
         self._plans: dict[int, OpenPlan] = {}
         self.active: OpenPlan | None = None
         self.following: OpenPlan | None = None
+        self.standing: list[OpenPlan] = []
 
     def all(self) -> tuple[OpenPlan, ...]:
         """Every plan that is not retired."""
@@ -74,6 +76,18 @@ class Plans:
         plan = self._plans.get(number)
         index = plan.indices.get(worker.name) if plan is not None else None
         return None if plan is None or index is None else (plan, index)
+
+    def for_frames(self, deployment: Deployment | None) -> OpenPlan | None:
+        """The plan for frames that name a deployment, or, with None, name none; None if there is no such plan."""
+        active = self.active
+        if deployment is None or (active is not None and active.deployment is deployment):
+            return active
+        return next((plan for plan in self.standing if plan.deployment is deployment), None)
+
+    @property
+    def for_some_frames(self) -> tuple[OpenPlan, ...]:
+        """The plans on which frames are run: the active one, then those that stand beside it."""
+        return (*(() if self.active is None else (self.active,)), *self.standing)
 
     # Preparing.
 
@@ -160,6 +174,13 @@ class Plans:
             old.retiring = True
         self.retire_ended()
 
+    def stand(self, plan: OpenPlan) -> None:
+        """Runs the frames that name its deployment on a plan; another one of that deployment is wanted no more."""
+        for old in self.standing:
+            old.retiring = old.retiring or old.deployment is plan.deployment
+        self.standing = [*(old for old in self.standing if not old.retiring), plan]
+        self.retire_ended()
+
     def retire(self, plan: OpenPlan) -> None:
         """Lets the workers forget a plan."""
         if self._plans.pop(plan.number, None) is None:
@@ -167,6 +188,8 @@ class Plans:
         plan.retired = True
         if self.active is plan:
             self.active = None
+        if plan in self.standing:
+            self.standing.remove(plan)
         for name in plan.indices:
             if self._workers[name].greeted:
                 self._workers.tell(self._workers[name], Retire(plan.number))
@@ -181,6 +204,7 @@ class Plans:
         """Forgets every plan; the workers have done so already, or will."""
         self._plans.clear()
         self.active = self.following = None
+        self.standing = []
 
     @property
     def next_s(self) -> float:

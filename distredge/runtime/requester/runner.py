@@ -167,6 +167,12 @@ class Runner:
         self.plans.following = None
         self.plans.following = yield from self.plans.begin(deployment, slots)
 
+    def deploy_also(self, deployment: Deployment) -> Task[None]:
+        """Prepares a deployment for the frames that name it, as many at once as may be in flight."""
+        self.refusal = None
+        plan = yield from self.plans.prepare(deployment, self.frames.room.limit)
+        self.plans.stand(plan)
+
     def _swap(self) -> None:
         """Goes over to the plan that was prepared beside the active one, once it can run."""
         following = self.plans.following
@@ -188,16 +194,24 @@ class Runner:
             self._recovery = None
 
     def _recover(self) -> None:
-        """Sees to it that the active plan can go on, or another one instead."""
-        plan, options = self.plans.active, self._options
-        if plan is None or plan.error is None or self._recovery is not None:
+        """Sees to it that the plans can go on, or others instead; one after the other."""
+        options = self._options
+        if self._recovery is not None:
             return
-        if plan.recovery_failed and not self.frames.waiting:
+        plan = next((plan for plan in self.plans.for_some_frames if self._needs_recovery(plan)), None)
+        if plan is None:
             return
         one = Recovery(
             self.workers, self.plans, plan, options.deadline_s, options.connect_s, options.replan, self._bell
         )
         self._recovery = (one, self.loop.begin(self._recovered(one, plan)))
+
+    def _needs_recovery(self, plan: OpenPlan) -> bool:
+        if plan.error is None:
+            return False
+        return not plan.recovery_failed or any(
+            self.plans.for_frames(request.on) is plan for request in self.frames.waiting
+        )
 
     def _recovered(self, one: Recovery, broken: OpenPlan) -> Task[None]:
         try:
@@ -209,7 +223,10 @@ class Runner:
             self.frames.end_waiting(error)
             return
         self._recovery = None
-        self._activate(plan)
+        if broken in self.plans.standing:
+            self.plans.stand(plan)
+        else:
+            self._activate(plan)
 
     # What comes in (`workers.Handler`).
 
@@ -257,14 +274,14 @@ class Runner:
 
     # Looking back.
 
-    def timeline(self, frames: int) -> Task[Timeline]:
+    def timeline(self, frames: int, on: Deployment | None = None) -> Task[Timeline]:
         """Asks the workers what they did in the latest frames.
 
         Raises:
             ExecutionError: if no frame ended well.
             PeerTimeout: if a worker does not answer.
         """
-        plan = self.plans.active
+        plan = self.plans.for_frames(on)
         wanted = latest_frames(plan.records, frames) if plan is not None else ()
         if plan is None or not wanted:
             raise self.refusal or ExecutionError("no frame has been run yet: there is no timeline")

@@ -43,7 +43,7 @@ from distredge.runtime.worker.supervisor import Supervisor
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
 """How much of the constants comes in between two signs of life."""
 
-MAX_PLANS: Final = 4
+MAX_PLANS: Final = 16
 
 LOADING_NICE: Final = 5
 """Frames that run meanwhile come first: this much lower is the priority of what is loaded for later ones.

@@ -1,0 +1,184 @@
+"""Frames of which each runs on a variant of its own: the menu's models made ready, and what runs pictures on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from distredge.errors import DistredgeError, ExecutionError
+from distredge.planners.live_selection.choosing import Choice
+from distredge.planners.live_selection.menu import MenuEntry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from distredge.media.pictures import Picture
+    from distredge.planners.live_selection.selector import Selector
+    from distredge.problem import Problem
+    from distredge.runtime.deployment import Deployment
+    from distredge.runtime.requester.coordinator import Coordinator
+    from distredge.runtime.requester.picture_frames import PictureResult
+    from distredge.strategy import Strategy
+    from distredge.timeline import Timeline
+
+PLANNING_S = 1.0
+TRIES = 2
+"""Frames of each variant before the first picture; the last of them says how far off the simulator is."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One that is ready to be deployed.
+
+    Attributes:
+        entry: of the menu.
+        problem: its model, on the cluster of all.
+        strategy: its own, or planned here.
+        deployment: of that.
+    """
+
+    entry: MenuEntry
+    problem: Problem
+    strategy: Strategy
+    deployment: Deployment
+
+
+def make_variants(
+    entries: Sequence[MenuEntry], cluster_name: str, encrypted: bool, say: Callable[[str], None]
+) -> tuple[Variant, ...]:
+    """Loads the models of a menu, and plans those without a strategy.
+
+    Args:
+        entries: of the menu.
+        cluster_name: a cluster file, or a shipped one.
+        encrypted: whether rows will travel encrypted.
+        say: told what is planned.
+
+    Raises:
+        InputError: naming what cannot be used.
+    """
+    from distredge.cli._common import load_model_of
+    from distredge.cluster import load_cluster
+    from distredge.model.capture import load_model
+    from distredge.problem import Problem
+    from distredge.runtime.deployment import deploy
+    from distredge.runtime.requester.picture_frames import check_takes_pictures
+    from distredge.strategy import Strategy
+
+    given = [None if entry.strategy is None else Strategy.load(entry.strategy) for entry in entries]
+    graphs = []
+    for entry, strategy in zip(entries, given, strict=True):
+        if strategy is None:
+            graph = load_model(entry.model, entry.input_shape, entry.weights)
+        else:
+            graph = load_model_of(strategy, str(entry.strategy), entry.model, entry.input_shape, entry.weights)
+        check_takes_pictures(graph)
+        graphs.append(graph)
+    cluster = replace(load_cluster(cluster_name, models=graphs), encrypted=encrypted)
+    made = []
+    for entry, graph, strategy in zip(entries, graphs, given, strict=True):
+        problem = Problem.lossless(graph, cluster)
+        planned = strategy if strategy is not None else _planned(problem, entry, say)
+        made.append(Variant(entry, problem, planned, deploy(graph, planned)))
+    return tuple(made)
+
+
+def _planned(problem: Problem, entry: MenuEntry, say: Callable[[str], None]) -> Strategy:
+    from distredge.planners import plan
+
+    say(f"planning {entry.name}")
+    return plan(problem, "auto", PLANNING_S)
+
+
+class VariantFrames:
+    """Runs pictures, each on the variant of the moment.
+
+    Args:
+        coordinator: on which all variants stand.
+        variants: them.
+        selector: chooses, and learns from each frame.
+        deadline_s: of a frame.
+
+    Attributes:
+        latest: what the latest picture took; None where it could not be read.
+        expected_s: what that was predicted to take.
+        ran: the variant that ran last.
+    """
+
+    def __init__(
+        self, coordinator: Coordinator, variants: Sequence[Variant], selector: Selector, deadline_s: float
+    ) -> None:
+        self._coordinator = coordinator
+        self._variants = variants
+        self._selector = selector
+        self._deadline_s = deadline_s
+        self.latest: Choice | None = None
+        self.expected_s = 0.0
+        self.ran = variants[0]
+
+    def try_each(self, pixels: NDArray[np.uint8], check: bool) -> tuple[float | None, ...]:
+        """Runs some frames on every variant, so that none is slow the first time that it counts.
+
+        Args:
+            pixels: (height, width, 3), RGB.
+            check: whether outputs are compared with those of the model in one piece.
+
+        Returns:
+            How far each variant's outputs are from these; None where that was not asked for.
+        """
+        from distredge.cli._deployment import difference, whole_model
+        from distredge.runtime.requester.picture_frames import inputs_of
+
+        found = []
+        for index, variant in enumerate(self._variants):
+            inputs = inputs_of(variant.problem.graph, variant.strategy, pixels)
+            for _ in range(TRIES):
+                outputs, latency_s = self._infer(variant, inputs)
+            self._selector.ended(index, latency_s, self.timeline(variant), time.monotonic())
+            whole = whole_model(variant.problem.graph, variant.strategy, inputs) if check else None
+            found.append(None if whole is None else difference(whole, outputs))
+        return tuple(found)
+
+    def runs(self, pictures: Iterable[Picture]) -> Generator[PictureResult, None, None]:
+        """Runs pictures one at a time; yields how each ended."""
+        from distredge.runtime.requester.picture_frames import PictureResult, inputs_of
+
+        for number, picture in enumerate(pictures):
+            self.latest = None
+            try:
+                pixels = picture.taken()
+            except DistredgeError as error:
+                yield PictureResult(number, picture, None, error, None)
+                continue
+            self.latest, self.expected_s = self._selector.choose(time.monotonic())
+            index = self.latest.index
+            self.ran = variant = self._variants[index]
+            try:
+                inputs = inputs_of(variant.problem.graph, variant.strategy, pixels)
+                outputs, latency_s = self._infer(variant, inputs)
+            except ExecutionError as error:
+                self._selector.ended(index, self._deadline_s, None, time.monotonic(), self.expected_s)
+                yield PictureResult(number, picture, None, error, None)
+            except DistredgeError as error:
+                yield PictureResult(number, picture, None, error, None)
+            else:
+                yield PictureResult(number, picture, outputs, None, latency_s)
+                timeline = self.timeline(variant)
+                self._selector.ended(index, latency_s, timeline, time.monotonic(), self.expected_s)
+
+    def timeline(self, variant: Variant) -> Timeline | None:
+        """What happened in the latest frame of a variant; None where a worker does not say."""
+        try:
+            return self._coordinator.timeline(on=variant.deployment)
+        except ExecutionError:
+            return None
+
+    def _infer(self, variant: Variant, inputs: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], float]:
+        pending = self._coordinator.submit_when(inputs, on=variant.deployment, copied=False)
+        assert pending is not None
+        outputs = pending.result()
+        assert pending.latency_s is not None
+        return outputs, pending.latency_s
