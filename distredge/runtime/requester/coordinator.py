@@ -89,6 +89,11 @@ class Coordinator:
         """The workers that are to be reached and do not stand yet, each with its address and what is known of why."""
         return self._runner.workers.waited_for()
 
+    @property
+    def weights_sent_bytes(self) -> int:
+        """Bytes of constants that workers lacked and were sent, since this coordinator was made."""
+        return self._runner.plans.weights_sent_bytes
+
     # Plans.
 
     def deploy(self, deployment: Deployment, in_flight: int = 1) -> None:

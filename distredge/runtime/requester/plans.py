@@ -54,6 +54,7 @@ class Plans:
     Attributes:
         active: runs the frames.
         following: is being prepared beside it.
+        weights_sent_bytes: constants sent to workers so far, for all plans.
     """
 
     def __init__(self, workers: WorkerConnections, connect_s: float, patience_s: float, leaves_out: bool) -> None:
@@ -64,6 +65,7 @@ class Plans:
         self._plans: dict[int, OpenPlan] = {}
         self.active: OpenPlan | None = None
         self.following: OpenPlan | None = None
+        self.weights_sent_bytes = 0
 
     def all(self) -> tuple[OpenPlan, ...]:
         """Every plan that is not retired."""
@@ -221,7 +223,9 @@ class Plans:
             if not self._workers.tell(worker, item[0], [item[1]]):
                 plan.unsent[name] = item
                 return
-            plan.sent_bytes[name] += bytes_of([item[1]])
+            size_bytes = bytes_of([item[1]])
+            plan.sent_bytes[name] += size_bytes
+            self.weights_sent_bytes += size_bytes
             plan.preparation.heard(plan.indices[name], time.monotonic())
 
     # What comes in.

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 import msgspec
@@ -27,6 +28,7 @@ from distredge.runtime.protocol.transport import Network, ZmqNetwork
 from distredge.runtime.worker.allocator import keep_freed_frames
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.supervisor import WorkerDied
+from distredge.runtime.worker.weight_disk import WeightDisk
 from distredge.runtime.worker.worker import Worker
 
 Adapt: TypeAlias = Callable[[Engine, Network], tuple[Engine, Network]]
@@ -75,7 +77,9 @@ def _serve(order: Order, adapt: Adapt | None) -> None:
     if adapt is not None:
         engine, network = adapt(engine, network)
     try:
-        worker = Worker(WorkerSettings(order.name, order.control, order.data, order.memory_bytes), network, engine)
+        disk = WeightDisk(Path(order.cache), order.cache_bytes) if order.cache else None
+        settings = WorkerSettings(order.name, order.control, order.data, order.memory_bytes, disk=disk)
+        worker = Worker(settings, network, engine)
     except BaseException:
         network.close()
         raise

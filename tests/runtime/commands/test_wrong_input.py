@@ -93,6 +93,16 @@ def _is_one_line(done: Done, code: int, text: str) -> None:
             1,
             "this build of ONNX Runtime",
         ),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--cache", "c", "--no-cache"),
+            2,
+            "--cache names a folder for weights and --no-cache keeps none",
+        ),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--cache", "away.toml/weights"),
+            2,
+            "no folder to keep constants in",
+        ),
         (("worker", "--cluster", "db-50", "--name", "nano-0"), 2, "have no addresses of their own"),
         (("worker", "--cluster", "db-50", "--name", "nano-0", "--plaintext"), 2, "for planning and simulation"),
         (("keys", "nothing.toml"), 2, "nothing.toml"),
