@@ -66,10 +66,12 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "links": {"protocol"},
     "buffers": {"protocol"},
     "engine": {"buffers"},
+    "engine_host": set(),
+    "old_python_engine": {"buffers", "engine"},
     "weights": {"protocol", "buffers"},
     "deployment": {"protocol", "buffers"},
     "in_process": {"protocol", "buffers", "engine", "deployment"},
-    "worker": {"protocol", "links", "buffers", "engine", "weights"},
+    "worker": {"protocol", "links", "buffers", "engine", "old_python_engine", "weights"},
     "requester": {"protocol", "buffers", "weights", "deployment"},
     "hosting": {"protocol", "buffers", "deployment", "requester"},
 }
