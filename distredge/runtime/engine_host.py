@@ -7,8 +7,9 @@ at once; it ends when they close. On either::
     bytes 0..7   size of what follows, big endian; with it, perhaps, a descriptor of shared memory (SCM_RIGHTS)
     bytes 8..    a JSON object: `do` and what that needs; answered by another one, whose `error` is empty if it was done
 
-    start    threads, providers [[name, options], ...]    first of all; the answer has python, runtime, providers
-    load     model (a number), content [start, stop], files {name: [start, stop]}, fed [array, ...]    and memory
+    start    threads, providers [name, ...]: first of all; the answer has python, runtime, and providers that are there
+    load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
+             fed [array, ...]    and memory
     bind     run (a number), model, inputs [array, ...], outputs [array, ...]                          and memory
     run      run
     forget   models, runs
@@ -52,7 +53,6 @@ class Host:
         self._models: Dict[int, _Model] = {}
         self._runs: Dict[int, Callable[[], None]] = {}
         self._threads = 1
-        self._providers: List[Any] = []
         self._runtime: Any = None
         self._numpy: Any = None
 
@@ -80,13 +80,12 @@ class Host:
         self._threads = message["threads"]
         available = onnxruntime.get_available_providers()
         wanted = message["providers"]
-        if wanted[0][0] not in available:
-            raise ValueError(f"it has no {wanted[0][0]}; it has: {', '.join(available)}")
-        self._providers = [(name, options) for name, options in wanted if name in available]
+        if wanted[0] not in available:
+            raise ValueError(f"it has no {wanted[0]}; it has: {', '.join(available)}")
         return {
             "python": sys.version.split()[0],
             "runtime": onnxruntime.__version__,
-            "providers": [name for name, _ in self._providers],
+            "providers": [name for name in wanted if name in available],
         }
 
     def _load(self, message: Dict[str, Any], memory: mmap.mmap) -> None:
@@ -96,9 +95,10 @@ class Host:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         folder = self._write(memory, dict(message["files"], **{"model.onnx": message["content"]}))
+        providers = [(name, chosen) for name, chosen in message["providers"]]
         try:
             path = os.path.join(folder, "model.onnx")
-            session = self._runtime.InferenceSession(path, options, providers=self._providers)
+            session = self._runtime.InferenceSession(path, options, providers=providers)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         fed = {entry["name"]: self._array(memory, entry) for entry in message["fed"]}

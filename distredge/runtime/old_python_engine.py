@@ -29,7 +29,9 @@ import numpy as np
 from distredge.errors import ConfigError, EngineError
 from distredge.model import AS_INPUT, constant_file
 from distredge.runtime.buffers import ALIGNMENT_BYTES, Array
-from distredge.runtime.engine import PROVIDERS, Loaded
+from distredge.runtime.engine import Loaded
+from distredge.runtime.engine_folders import EngineFolders
+from distredge.runtime.provider_options import NO_TF32, PROVIDERS, TENSORRT, provider_options
 
 START_S: Final = 60.0
 """Within which the process must have its ONNX Runtime: from an SD card that takes long."""
@@ -53,18 +55,27 @@ class OldPythonEngine:
         threads: threads inside an operator.
         provider: "cpu", "cuda" or "tensorrt".
         load_s: within which a sub-model must be loaded.
+        folders: where TensorRT keeps what it has built; None: nowhere.
 
     Raises:
         ConfigError: if there is no such interpreter, or no engine under it.
         EngineError: if its ONNX Runtime has not the provider.
     """
 
-    def __init__(self, python: str, threads: int = 1, provider: str = "cpu", load_s: float = LOAD_S) -> None:
+    def __init__(
+        self,
+        python: str,
+        threads: int = 1,
+        provider: str = "cpu",
+        load_s: float = LOAD_S,
+        folders: EngineFolders | None = None,
+    ) -> None:
         if provider not in PROVIDERS:
             raise EngineError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
         self._python = python
         self._threads = threads
-        self._wanted = [[name, {}] for name in PROVIDERS[provider]]
+        self._wanted = PROVIDERS[provider]
+        self._folders = folders
         self._load_s = load_s
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -109,6 +120,7 @@ class OldPythonEngine:
         message = {
             "do": "load",
             "model": number,
+            "providers": self._options(model, weights),
             "content": [content, content + len(model)],
             "files": {
                 constant_file(name): [start, start + weights[name].nbytes]
@@ -122,6 +134,10 @@ class OldPythonEngine:
         loaded = _OldPythonLoaded(host, number, self._numbers, self._load_s)
         weakref.finalize(loaded, host.forget, "models", number).atexit = False
         return loaded
+
+    def _options(self, model: bytes, weights: Mapping[str, Array]) -> list[tuple[str, dict[str, str]]]:
+        engines = None if self._folders is None or TENSORRT not in self.providers else self._folders.of(model, weights)
+        return [(name, provider_options(name, engines, old=True)) for name in self.providers]
 
     def close(self) -> None:
         """Ends the process."""
@@ -248,6 +264,7 @@ class _Host:
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=[theirs.fileno() for _, theirs in pairs],
+                env={NO_TF32[0]: NO_TF32[1], **os.environ},
                 # Ctrl-C at a terminal goes to the whole group: the worker ends first, and it with the worker.
                 start_new_session=True,
             )

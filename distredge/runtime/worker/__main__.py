@@ -22,6 +22,7 @@ import msgspec
 
 from distredge.errors import DistredgeError
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
+from distredge.runtime.old_python_engine import OldPythonEngine
 from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Order
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import Network, ZmqNetwork
@@ -69,9 +70,7 @@ def _read_order() -> Order:
 
 def _serve(order: Order, adapt: Adapt | None) -> None:
     keep_freed_frames()
-    engine: Engine = (
-        SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
-    )
+    engine = _engine(order)
     security = Security(order.name, order.public_key, order.secret_key, order.allowed) if order.secret_key else None
     network: Network = ZmqNetwork(security)
     if adapt is not None:
@@ -89,6 +88,14 @@ def _serve(order: Order, adapt: Adapt | None) -> None:
         _watch_parent(order.parent, worker.stop)
     _say(Bound(worker.control_address, worker.data_address))
     worker.run()
+
+
+def _engine(order: Order) -> Engine:
+    if order.engine == "sleep":
+        return SleepEngine(order.seconds)
+    if order.engine_python:
+        return OldPythonEngine(order.engine_python, order.threads, order.provider)
+    return OnnxRuntimeEngine(order.threads, order.provider)
 
 
 def _say(bound: Bound) -> None:

@@ -16,12 +16,13 @@ from typing import Final, NamedTuple
 
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import CPU, Engine, Loaded
+from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import Failed, Missing, Prepare, Progress, Ready, ToCoordinator, Weight
 from distredge.runtime.protocol.prepare_parts import read_prepare
+from distredge.runtime.provider_options import CPU
 from distredge.runtime.weights import WeightStore
 from distredge.runtime.worker.allocator import give_memory_back
 from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanStands, RemovePlan

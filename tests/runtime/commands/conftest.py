@@ -94,7 +94,7 @@ def boards(folder: Path, ports: list[int]) -> Iterator[tuple[Path, list[subproce
     workers = []
     try:
         for name in DEVICES:
-            own = ["--cluster", "boards.toml", "--name", name, "--cache", "weights"]
+            own = ["--cluster", "boards.toml", "--name", name, "--cache", "kept"]
             command = [sys.executable, "-m", "distredge", "worker", *own]
             workers.append(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
