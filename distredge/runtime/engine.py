@@ -86,8 +86,9 @@ class OnnxRuntimeEngine:
     def __init__(
         self, threads: int = 1, provider: str = "cpu", spinning: bool = False, folders: EngineFolders | None = None
     ) -> None:
-        # Before its libraries are loaded.
-        os.environ.setdefault(*NO_TF32)
+        if provider == "tensorrt":
+            # Before its libraries are loaded.
+            os.environ.setdefault(*NO_TF32)
         try:
             import onnxruntime
         except ImportError:

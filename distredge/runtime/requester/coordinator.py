@@ -94,6 +94,17 @@ class Coordinator:
         """Bytes of constants that workers lacked and were sent, since this coordinator was made."""
         return self._runner.plans.weights_sent_bytes
 
+    @property
+    def prepares(self) -> tuple[str, ...]:
+        """The workers that load sub-models, each with how many of them it has loaded."""
+        return self._runner.plans.loading()
+
+    @property
+    def prepared_s(self) -> float | None:
+        """Seconds that preparing the plan took that runs, its workers reached; None before there is one."""
+        active = self._runner.plans.active
+        return None if active is None else active.prepared_s
+
     # Plans.
 
     def deploy(self, deployment: Deployment, in_flight: int = 1) -> None:

@@ -77,6 +77,11 @@ class Plans:
         index = plan.indices.get(worker.name) if plan is not None else None
         return None if plan is None or index is None else (plan, index)
 
+    def loading(self) -> tuple[str, ...]:
+        """The workers that load sub-models, each with how far it is; called by any thread."""
+        found = [item for plan in self.all() for item in tuple(plan.loaded.items())]
+        return tuple(f"'{name}' has loaded {loaded} of {models} sub-models" for name, (loaded, models) in found)
+
     # Preparing.
 
     def begin(self, deployment: Deployment, slots: int, back: bool = False) -> Task[OpenPlan]:
@@ -156,6 +161,7 @@ class Plans:
     def activate(self, plan: OpenPlan) -> None:
         """Runs frames on a plan from now on; those in flight come to their end under the one before."""
         old, self.active = self.active, plan
+        plan.prepared_s = time.monotonic() - plan.begun_s
         if self.following is plan:
             self.following = None
         if old is not None:
@@ -244,8 +250,15 @@ class Plans:
         if isinstance(message, Progress):
             known = plan.received_bytes[worker.name]
             plan.received_bytes[worker.name] = max(known, min(message.received_bytes, plan.sent_bytes[worker.name]))
+            if message.models:
+                models = len(plan.deployment.programs[index].segments)
+                loaded = min(message.loaded, models)
+                if loaded > plan.loaded.get(worker.name, (0, 0))[0]:
+                    plan.preparation.advanced(time.monotonic())
+                plan.loaded[worker.name] = (loaded, models)
         elif isinstance(message, Ready):
             plan.received_bytes[worker.name] = plan.sent_bytes[worker.name]
+            plan.loaded.pop(worker.name, None)
             plan.preparation.ready(index)
         elif isinstance(message, Failed):
             plan.weights.pop(worker.name, None)

@@ -167,7 +167,7 @@ class ControlPlane:
     def _about(self) -> About:
         engine, data = self._engine, self._data
         runs_on = (engine.name, engine.providers, engine.threads, self._memory_bytes or 0)
-        return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans)
+        return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans, self._plans.states())
 
     def _hello(self, received: Received, message: Hello) -> None:
         if message.name != self._name:

@@ -20,7 +20,16 @@ from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.messages import Failed, Missing, Prepare, Progress, Ready, ToCoordinator, Weight
+from distredge.runtime.protocol.messages import (
+    Failed,
+    Missing,
+    Prepare,
+    PreparingPlan,
+    Progress,
+    Ready,
+    ToCoordinator,
+    Weight,
+)
 from distredge.runtime.protocol.prepare_parts import read_prepare
 from distredge.runtime.provider_options import CPU
 from distredge.runtime.weights import WeightStore
@@ -63,6 +72,11 @@ class _Preparing:
     reading: set[str] = field(default_factory=set)
     received_bytes: int = 0
     told_bytes: int = 0
+    loaded: int = 0
+
+    def count_loaded(self) -> None:
+        """Notes one more sub-model; called by the thread that loads them."""
+        self.loaded += 1
 
 
 class _LoadEnd(NamedTuple):
@@ -192,7 +206,11 @@ class Preparations:
         """
         for number, preparing in self._preparing.items():
             if number in self._loaders or preparing.reading:
-                self._tell(Progress(number, preparing.received_bytes))
+                self._tell(Progress(number, preparing.received_bytes, preparing.loaded, len(preparing.models)))
+
+    def states(self) -> tuple[PreparingPlan, ...]:
+        """How far the plans are that are not ready yet."""
+        return tuple(PreparingPlan(n, p.loaded, len(p.models)) for n, p in self._preparing.items())
 
     def take_outcomes(self) -> None:
         """Goes on with the plans that have been loaded, and tells of those that stand or fail."""
@@ -304,7 +322,7 @@ class Preparations:
             before_bytes = resident_bytes()
             known: dict[bytes, Loaded] = dict(self._models)
             before = frozenset(known)
-            loaded = load_plan(plan, preparing.models, weights, self._engine, known)
+            loaded = load_plan(plan, preparing.models, weights, self._engine, known, preparing.count_loaded)
             fresh = {digest: model for digest, model in known.items() if digest not in before}
             if self._warms_up_now():
                 _warm_up(loaded, preparing.models, fresh)
