@@ -297,6 +297,7 @@ def _ask_all(
             "providers": list(about.providers),
             "threads": about.threads,
             "plans": len(about.plans),
+            "preparing": [{"loaded": plan.loaded, "models": plan.models} for plan in about.preparing],
             "dropped": dict(answer.pong.dropped),
         }
     return found, [name for name, answer in answers.items() if isinstance(answer, PeerTimeout)]
@@ -309,6 +310,7 @@ def _line(state: dict[str, Any]) -> str:
     return (
         f"distredge {state['version']}, {state['engine']} ({state['providers'][0]}), "
         f"{_count(state['threads'], 'thread')}, {_count(state['plans'], 'plan')}"
+        + "".join(f", preparing: {p['loaded']} of {p['models']} sub-models" for p in state["preparing"])
         + (f", dropped {dropped}" if dropped else "")
     )
 

@@ -24,6 +24,13 @@ PROVIDERS = ("cpu", "cuda", "tensorrt")
 @click.option("--bind", help="Address to listen at, or '*' for every interface; default: the cluster file's.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the engine; default: the cluster file's.")
 @click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True, help="What computes.")
+@click.option("--engine-python", metavar="PATH", help="Older Python (3.6 or later) whose ONNX Runtime computes.")
+@click.option("--cache", "cache_path", type=click.Path(file_okay=False, path_type=Path),
+              help="Keeps weights, and what TensorRT builds, for later; default: ~/.cache/distredge.")  # fmt: skip
+@click.option(
+    "--cache-mb", type=click.IntRange(1), default=2000, show_default=True, help="Most that weights take there."
+)
+@click.option("--no-cache", is_flag=True, help="Keep nothing on disk.")
 @click.option("--plaintext", is_flag=True, help="No encryption, no authentication: anybody who can connect may use it.")
 @verbose_option
 def worker(
@@ -33,6 +40,10 @@ def worker(
     bind: str | None,
     threads: int | None,
     provider: str,
+    engine_python: str | None,
+    cache_path: Path | None,
+    cache_mb: int,
+    no_cache: bool,
     plaintext: bool,
 ) -> None:
     """Run a worker on this board until Ctrl-C.
@@ -41,8 +52,10 @@ def worker(
     ports that the cluster file gives it, and computes what the requester named in its keys deploys.
     """
     from distredge.cluster_file import read_boards
-    from distredge.errors import TransportError
-    from distredge.runtime.engine import OnnxRuntimeEngine
+    from distredge.errors import ConfigError, TransportError
+    from distredge.folders import user_folder
+    from distredge.runtime.engine import Engine, OnnxRuntimeEngine
+    from distredge.runtime.engine_folders import EngineFolders
     from distredge.runtime.hosting.boards import (
         bind_addresses,
         check_addresses,
@@ -50,11 +63,15 @@ def worker(
         keys_folder,
         memory_limit_bytes,
     )
+    from distredge.runtime.old_python_engine import OldPythonEngine
     from distredge.runtime.protocol.transport import ZmqNetwork
     from distredge.runtime.worker.allocator import keep_freed_frames
     from distredge.runtime.worker.settings import WorkerSettings
+    from distredge.runtime.worker.weight_disk import WeightDisk
     from distredge.runtime.worker.worker import Worker
 
+    if no_cache and cache_path is not None:
+        raise ConfigError("--cache says where to keep weights and --no-cache to keep none: give one of them")
     # Nothing but this board's own profile: the other boards' are not here.
     boards = read_boards(cluster_name)
     device = boards.device(name)
@@ -65,10 +82,20 @@ def worker(
     control, data = bind_addresses(device, bind, not plaintext)
     memory_bytes = memory_limit_bytes(device, boards.folder)
     keep_freed_frames()
-    engine = OnnxRuntimeEngine(device.threads if threads is None else threads, provider)
+    disk = folders = None
+    if not no_cache:
+        folder = cache_path or user_folder("XDG_CACHE_HOME", ".cache") / "distredge"
+        disk = WeightDisk(folder / "weights", cache_mb * 1_000_000, required=cache_path is not None)
+        folders = EngineFolders(folder / "engines", cache_mb * 1_000_000)
+    count = device.threads if threads is None else threads
+    engine: Engine
+    if engine_python is None:
+        engine = OnnxRuntimeEngine(count, provider, folders=folders)
+    else:
+        engine = OldPythonEngine(engine_python, count, provider, folders=folders)
     network = ZmqNetwork(security)
     try:
-        made = Worker(WorkerSettings(name, control, data, memory_bytes), network, engine)
+        made = Worker(WorkerSettings(name, control, data, memory_bytes, disk=disk), network, engine)
     except TransportError as error:
         network.close()
         raise TransportError(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import StrategyError
-from distredge.model import AS_INPUT
+from distredge.model import AS_INPUT, constant_file
 from distredge.model.graph import Graph
 from distredge.model.laying_out import StrategyLike, lay_out
 from distredge.model.layout import PARTIAL, Layout, Part
@@ -257,7 +257,7 @@ class _Emitter:
             return
         missing = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
         missing.data_location = TensorProto.EXTERNAL
-        for key, text in (("location", "weights"), ("offset", "0"), ("length", str(value.nbytes))):
+        for key, text in (("location", constant_file(name)), ("offset", "0"), ("length", str(value.nbytes))):
             missing.external_data.add(key=key, value=text)
         self.initializers[name] = missing
         self.weights[name] = self.graph.weight_hash(name)

@@ -6,27 +6,19 @@ these arrays in place.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distredge.errors import EngineError, MissingDependency
 from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Array
+from distredge.runtime.engine_folders import EngineFolders
+from distredge.runtime.provider_options import CUDA, NO_TF32, PROVIDERS, TENSORRT, provider_options
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-
-CPU: Final = "CPUExecutionProvider"
-CUDA: Final = "CUDAExecutionProvider"
-TENSORRT: Final = "TensorrtExecutionProvider"
-
-PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
-    "cpu": (CPU,),
-    "cuda": (CUDA, CPU),
-    "tensorrt": (TENSORRT, CUDA, CPU),
-}
-"""What an operator not supported by the first provider falls back to."""
 
 
 class Loaded(Protocol):
@@ -84,13 +76,19 @@ class OnnxRuntimeEngine:
         threads: threads inside an operator.
         provider: "cpu", "cuda" or "tensorrt".
         spinning: whether idle threads burn their core while waiting; only worth it on a core of one's own.
+        folders: where TensorRT keeps what it has built; None: nowhere.
 
     Raises:
         MissingDependency: if onnxruntime is not installed.
         EngineError: if this build has not the provider.
     """
 
-    def __init__(self, threads: int = 1, provider: str = "cpu", spinning: bool = False) -> None:
+    def __init__(
+        self, threads: int = 1, provider: str = "cpu", spinning: bool = False, folders: EngineFolders | None = None
+    ) -> None:
+        if provider == "tensorrt":
+            # Before its libraries are loaded.
+            os.environ.setdefault(*NO_TF32)
         try:
             import onnxruntime
         except ImportError:
@@ -106,6 +104,7 @@ class OnnxRuntimeEngine:
         self._ort = onnxruntime
         self._threads = threads
         self._spinning = spinning
+        self._folders = folders
         self._providers = tuple(p for p in PROVIDERS[provider] if p in available)
 
     @property
@@ -137,7 +136,8 @@ class OnnxRuntimeEngine:
         values = [self._ort.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
         if values:
             options.add_external_initializers(names, values)
-        providers = [(p, {"use_tf32": "0"}) if p == CUDA else p for p in self._providers]
+        engines = None if self._folders is None or TENSORRT not in self._providers else self._folders.of(model, weights)
+        providers = [(p, provider_options(p, engines)) for p in self._providers]
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:

@@ -50,25 +50,25 @@ class WeightStore:
         self._held: OrderedDict[str, Array] = OrderedDict()
         self._pins: dict[int, frozenset[str]] = {}
         self._arriving: dict[str, _Arriving] = {}
+        self._reading: dict[str, Array] = {}
         self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held, and of what is coming in: each constant whole from its first piece on."""
+        """Bytes held, and of what is coming in or being read: each constant whole from its first piece on."""
         with self._lock:
-            held_bytes = sum(array.nbytes for array in self._held.values())
-            return held_bytes + sum(arriving.content.nbytes for arriving in self._arriving.values())
+            return sum(array.nbytes for array in self._held.values()) + self._coming_bytes()
 
     def sizes_bytes(self, digests: Iterable[str]) -> int:
-        """Bytes of those of these constants that are held or coming in."""
+        """Bytes of those of these constants that are held, coming in or being read."""
         with self._lock:
-            found = [self._held.get(d) if d in self._held else self._arriving_content(d) for d in digests]
+            found = [self._held.get(d) if d in self._held else self._room_of(d) for d in digests]
             return sum(array.nbytes for array in found if array is not None)
 
     def make_room(self, room_bytes: int) -> None:
         """Drops constants that no plan needs, until no more than `room_bytes` are held or none of them is left."""
         with self._lock:
-            self._drop_down_to(room_bytes - sum(arriving.content.nbytes for arriving in self._arriving.values()))
+            self._drop_down_to(room_bytes - self._coming_bytes())
 
     def begins(self, message: Weight, size_bytes: int) -> int:
         """Returns how much memory a piece takes that begins a constant; 0 where its constant has its memory already.
@@ -82,7 +82,7 @@ class WeightStore:
         """
         check_weight(message, size_bytes)
         with self._lock:
-            if message.digest in self._held or self._arriving_content(message.digest) is not None:
+            if message.digest in self._held or message.digest in self._arriving:
                 return 0
             if not any(message.digest in pins for pins in self._pins.values()):
                 raise ProtocolError("a constant that no plan asked for")
@@ -103,6 +103,7 @@ class WeightStore:
             self._pins.pop(plan, None)
             wanted = frozenset[str]().union(*self._pins.values())
             self._arriving = {d: a for d, a in self._arriving.items() if d in wanted}
+            self._reading = {d: a for d, a in self._reading.items() if d in wanted}
             self._drop_down_to(self._cap_bytes)
 
     def receive(self, message: Weight, content: Bytes) -> bool:
@@ -141,6 +142,39 @@ class WeightStore:
             self._drop_down_to(self._cap_bytes)
         return True
 
+    def begin_reading(self, digest: str, dtype: str, shape: Sequence[int]) -> Array:
+        """Returns the array (d0, d1, ...) of that shape and dtype into which a constant is to be read, not sent.
+
+        Raises:
+            MemoryError: if there is no memory for it.
+        """
+        into = allocate(shape, dtype)
+        with self._lock:
+            self._reading[digest] = into
+        return into
+
+    def reads(self, digest: str, into: Array | None = None) -> bool:
+        """Whether a constant is being read, into that array (d0, d1, ...) if one is given; called by any thread."""
+        with self._lock:
+            found = self._reading.get(digest)
+            return found is not None and (into is None or found is into)
+
+    def end_reading(self, digest: str, into: Array, whole: bool) -> bool:
+        """Holds the constant that was read, if it is `whole`; returns whether it was still wanted in that array."""
+        with self._lock:
+            if self._reading.get(digest) is not into:
+                return False
+            del self._reading[digest]
+            if whole:
+                self._held[digest] = into
+                self._drop_down_to(self._cap_bytes)
+            return True
+
+    def held(self, digest: str) -> Array | None:
+        """Returns a constant (d0, d1, ...), or None if it is not held; called by any thread."""
+        with self._lock:
+            return self._held.get(digest)
+
     def take(self, plan: int) -> Mapping[str, Array]:
         """Returns the constants of a plan: content hash -> (d0, d1, ...), shape and dtype as in the graph.
 
@@ -153,9 +187,13 @@ class WeightStore:
                 raise ProtocolError(f"{len(missing)} constants of the plan are missing")
             return {digest: self._held[digest] for digest in self._pins[plan]}
 
-    def _arriving_content(self, digest: str) -> Array | None:
+    def _room_of(self, digest: str) -> Array | None:
         arriving = self._arriving.get(digest)
-        return arriving.content if arriving is not None else None
+        return arriving.content if arriving is not None else self._reading.get(digest)
+
+    def _coming_bytes(self) -> int:
+        arriving_bytes = sum(arriving.content.nbytes for arriving in self._arriving.values())
+        return arriving_bytes + sum(array.nbytes for array in self._reading.values())
 
     def _drop_down_to(self, most_bytes: int) -> None:
         pinned = frozenset[str]().union(*self._pins.values())

@@ -137,7 +137,8 @@ def _telling(coordinator: Coordinator, say: Callable[[str], None] | None) -> Ite
         wait_s = QUIET_S
         while not reached.wait(wait_s):
             names = coordinator.waits_for
-            say(f"waiting for {', '.join(names)}" if names else "waiting for the workers to prepare the plan")
+            loading = "".join(f"{', ' if i else ': '}{told}" for i, told in enumerate(coordinator.prepares))
+            say(f"waiting for {', '.join(names)}" if names else f"waiting for the workers to prepare the plan{loading}")
             wait_s = AGAIN_S
 
     thread = threading.Thread(target=work, name="telling", daemon=True)

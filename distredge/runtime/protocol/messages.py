@@ -55,6 +55,14 @@ MAX_ECHO_BYTES: Final = 16 * 1024 * 1024
 MAX_ECHOES: Final = 1000
 
 
+class PreparingPlan(Struct, frozen=True, array_like=True):
+    """A plan that is not ready yet: sub-models loaded, of how many."""
+
+    plan: Count
+    loaded: Count
+    models: Count
+
+
 class About(Struct, frozen=True, array_like=True):
     """What a worker says of itself."""
 
@@ -66,6 +74,7 @@ class About(Struct, frozen=True, array_like=True):
     memory_bytes: Count
     data_endpoint: Name
     plans: tuple[Count, ...]
+    preparing: Annotated[tuple[PreparingPlan, ...], Meta(max_length=256)] = ()
 
 
 class WorkerLoad(Struct, frozen=True, array_like=True):
@@ -219,10 +228,12 @@ class Missing(Struct, frozen=True, array_like=True, tag=22):
 
 
 class Progress(Struct, frozen=True, array_like=True, tag=23):
-    """Says that preparing goes on; the coordinator's patience starts anew."""
+    """Says that preparing goes on; the coordinator's patience starts anew. `loaded` of `models` sub-models are."""
 
     plan: Count
     received_bytes: Count
+    loaded: Count = 0
+    models: Count = 0
 
 
 class Ready(Struct, frozen=True, array_like=True, tag=24):

@@ -29,6 +29,8 @@ class Order(Struct, frozen=True):
         public_key, secret_key, allowed: see `protocol.security.Security`; empty keys mean no encryption.
         seconds: stage -> seconds, for the sleep engine.
         parent: process id of the parent; 0 for a worker that outlives it.
+        cache: folder for constants that are kept from start to start; empty: none. `cache_bytes` is its bound.
+        engine_python: interpreter of an older Python, in which the engine runs; empty: this one.
     """
 
     name: str
@@ -43,6 +45,9 @@ class Order(Struct, frozen=True):
     allowed: dict[str, dict[str, str]]
     seconds: dict[int, float]
     parent: int
+    cache: str = ""
+    cache_bytes: int = 0
+    engine_python: str = ""
 
 
 class Bound(Struct, frozen=True):

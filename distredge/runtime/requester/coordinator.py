@@ -96,6 +96,22 @@ class Coordinator:
         """The workers that are to be reached and do not stand yet, each with its address and what is known of why."""
         return self._runner.workers.waited_for()
 
+    @property
+    def weights_sent_bytes(self) -> int:
+        """Bytes of constants that workers lacked and were sent, since this coordinator was made."""
+        return self._runner.plans.weights_sent_bytes
+
+    @property
+    def prepares(self) -> tuple[str, ...]:
+        """The workers that load sub-models, each with how many of them it has loaded."""
+        return self._runner.plans.loading()
+
+    @property
+    def prepared_s(self) -> float | None:
+        """Seconds that preparing the plan took that runs, its workers reached; None before there is one."""
+        active = self._runner.plans.active
+        return None if active is None else active.prepared_s
+
     # Plans.
 
     def deploy(self, deployment: Deployment, in_flight: int = 1) -> None:

@@ -354,6 +354,10 @@ class Preparation:
         """A worker said that it goes on."""
         self._heard_s[device] = now_s
 
+    def advanced(self, now_s: float) -> None:
+        """A worker has loaded one sub-model more: all of it may take as long again."""
+        self._until_s = now_s + self._limit_s
+
     def ready(self, device: int) -> None:
         """A worker is ready."""
         self._waiting.discard(device)

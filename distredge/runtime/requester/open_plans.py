@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 PREPARE_S: Final = 1800.0
-"""Within which a plan must be ready: hundreds of megabytes of constants over a slow link take their time."""
+"""Within which a plan must be ready, or a worker have loaded one sub-model more: hundreds of megabytes of constants
+over a slow link take their time, and so does TensorRT."""
 
 
 @dataclass(eq=False)
@@ -48,6 +49,8 @@ class OpenPlan:
         error: why it cannot be run any more, or never could.
         given_up: workers without which it must be planned anew, though they may seem to stand.
         weights: worker -> pieces of constants that it is still to be sent.
+        loaded: worker -> (sub-models that it has loaded, of how many), of those that load and have said so.
+        prepared_s: seconds from the first word of it until it could run; None before that.
         sent_bytes: worker -> bytes of constants that were sent to it; `received_bytes` that it has said to have.
     """
 
@@ -71,6 +74,9 @@ class OpenPlan:
         self.weights: dict[str, Iterator[tuple[Weight, Bytes]]] = {}
         self.sent_bytes: Counter[str] = Counter()
         self.received_bytes: Counter[str] = Counter()
+        self.loaded: dict[str, tuple[int, int]] = {}
+        self.begun_s = time.monotonic()
+        self.prepared_s: float | None = None
         self.unsent: dict[str, tuple[Weight, Bytes]] = {}
         self.records: deque[Record] = deque(maxlen=8192)
         self.output_forms = {m.source: rows_form(m.boxes) for m in deployment.output_messages}

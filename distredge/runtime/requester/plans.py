@@ -55,6 +55,7 @@ class Plans:
         active: runs the frames.
         following: is being prepared beside it.
         standing: others that stand, each for the frames that name its deployment.
+        weights_sent_bytes: constants sent to workers so far, for all plans.
     """
 
     def __init__(self, workers: WorkerConnections, connect_s: float, patience_s: float, leaves_out: bool) -> None:
@@ -66,6 +67,7 @@ class Plans:
         self.active: OpenPlan | None = None
         self.following: OpenPlan | None = None
         self.standing: list[OpenPlan] = []
+        self.weights_sent_bytes = 0
 
     def all(self) -> tuple[OpenPlan, ...]:
         """Every plan that is not retired."""
@@ -88,6 +90,11 @@ class Plans:
     def for_some_frames(self) -> tuple[OpenPlan, ...]:
         """The plans on which frames are run: the active one, then those that stand beside it."""
         return (*(() if self.active is None else (self.active,)), *self.standing)
+
+    def loading(self) -> tuple[str, ...]:
+        """The workers that load sub-models, each with how far it is; called by any thread."""
+        found = [item for plan in self.all() for item in tuple(plan.loaded.items())]
+        return tuple(f"'{name}' has loaded {loaded} of {models} sub-models" for name, (loaded, models) in found)
 
     # Preparing.
 
@@ -168,6 +175,7 @@ class Plans:
     def activate(self, plan: OpenPlan) -> None:
         """Runs frames on a plan from now on; those in flight come to their end under the one before."""
         old, self.active = self.active, plan
+        plan.prepared_s = time.monotonic() - plan.begun_s
         if self.following is plan:
             self.following = None
         if old is not None:
@@ -245,7 +253,9 @@ class Plans:
             if not self._workers.tell(worker, item[0], [item[1]]):
                 plan.unsent[name] = item
                 return
-            plan.sent_bytes[name] += bytes_of([item[1]])
+            size_bytes = bytes_of([item[1]])
+            plan.sent_bytes[name] += size_bytes
+            self.weights_sent_bytes += size_bytes
             plan.preparation.heard(plan.indices[name], time.monotonic())
 
     # What comes in.
@@ -264,8 +274,15 @@ class Plans:
         if isinstance(message, Progress):
             known = plan.received_bytes[worker.name]
             plan.received_bytes[worker.name] = max(known, min(message.received_bytes, plan.sent_bytes[worker.name]))
+            if message.models:
+                models = len(plan.deployment.programs[index].segments)
+                loaded = min(message.loaded, models)
+                if loaded > plan.loaded.get(worker.name, (0, 0))[0]:
+                    plan.preparation.advanced(time.monotonic())
+                plan.loaded[worker.name] = (loaded, models)
         elif isinstance(message, Ready):
             plan.received_bytes[worker.name] = plan.sent_bytes[worker.name]
+            plan.loaded.pop(worker.name, None)
             plan.preparation.ready(index)
         elif isinstance(message, Failed):
             plan.weights.pop(worker.name, None)

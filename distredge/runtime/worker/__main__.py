@@ -15,18 +15,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 import msgspec
 
 from distredge.errors import DistredgeError
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine, SleepEngine
+from distredge.runtime.old_python_engine import OldPythonEngine
 from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Order
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import Network, ZmqNetwork
 from distredge.runtime.worker.allocator import keep_freed_frames
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.supervisor import WorkerDied
+from distredge.runtime.worker.weight_disk import WeightDisk
 from distredge.runtime.worker.worker import Worker
 
 Adapt: TypeAlias = Callable[[Engine, Network], tuple[Engine, Network]]
@@ -67,15 +70,15 @@ def _read_order() -> Order:
 
 def _serve(order: Order, adapt: Adapt | None) -> None:
     keep_freed_frames()
-    engine: Engine = (
-        SleepEngine(order.seconds) if order.engine == "sleep" else OnnxRuntimeEngine(order.threads, order.provider)
-    )
+    engine = _engine(order)
     security = Security(order.name, order.public_key, order.secret_key, order.allowed) if order.secret_key else None
     network: Network = ZmqNetwork(security)
     if adapt is not None:
         engine, network = adapt(engine, network)
     try:
-        worker = Worker(WorkerSettings(order.name, order.control, order.data, order.memory_bytes), network, engine)
+        disk = WeightDisk(Path(order.cache), order.cache_bytes) if order.cache else None
+        settings = WorkerSettings(order.name, order.control, order.data, order.memory_bytes, disk=disk)
+        worker = Worker(settings, network, engine)
     except BaseException:
         network.close()
         raise
@@ -85,6 +88,14 @@ def _serve(order: Order, adapt: Adapt | None) -> None:
         _watch_parent(order.parent, worker.stop)
     _say(Bound(worker.control_address, worker.data_address))
     worker.run()
+
+
+def _engine(order: Order) -> Engine:
+    if order.engine == "sleep":
+        return SleepEngine(order.seconds)
+    if order.engine_python:
+        return OldPythonEngine(order.engine_python, order.threads, order.provider)
+    return OnnxRuntimeEngine(order.threads, order.provider)
 
 
 def _say(bound: Bound) -> None:

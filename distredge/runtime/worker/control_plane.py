@@ -175,7 +175,7 @@ class ControlPlane:
     def _about(self) -> About:
         engine, data = self._engine, self._data
         runs_on = (engine.name, engine.providers, engine.threads, self._memory_bytes or 0)
-        return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans)
+        return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans, self._plans.states())
 
     def _load(self, now_ns: int) -> WorkerLoad:
         data = self._data

@@ -64,6 +64,7 @@ def load_plan(
     weights: Mapping[str, Array],
     engine: Engine,
     known: MutableMapping[bytes, Loaded],
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> LoadedPlan:
     """Loads the sub-models of a plan and makes its arrays.
 
@@ -73,6 +74,7 @@ def load_plan(
         weights: constants by content hash: (d0, d1, ...), shape and dtype as in the graph.
         engine: what runs them.
         known: sub-models that are loaded already, by digest; those loaded now are added.
+        on_loaded: called after each sub-model.
 
     Raises:
         EngineError: if the engine refuses a sub-model.
@@ -94,6 +96,7 @@ def load_plan(
                 run[stage] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
         except EngineError as error:
             raise EngineError(f"stage {stage}: {error}") from error
+        on_loaded()
     memory_bytes = sum(slot.size_bytes for slot in slots) + sum(array.nbytes for array in weights.values())
     return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, time.monotonic() - started_s)
 

@@ -7,6 +7,7 @@ process grew by, where that was more.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ REMEMBERED: Final = 256
 """Sub-models that are here no more whose real size is still known."""
 
 _STATM: Final = Path("/proc/self/statm")
+_TASKS: Final = Path("/proc/self/task")
 _MB: Final = 1e6
 
 
@@ -159,8 +161,15 @@ def machine_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Memory that this process has in use; 0 where the platform does not tell."""
+    """Memory that this process has in use, and an engine's process that it started; 0 where the platform is silent."""
     try:
-        return int(_STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(_STATM.read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return 0
+    for task in _TASKS.glob("*/children"):
+        # A process that ends, and a thread that does, are no more; what the processes share is counted already.
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for child in task.read_text(encoding="ascii").split():
+                _, resident, shared, *_ = Path(f"/proc/{child}/statm").read_text(encoding="ascii").split()
+                pages += int(resident) - int(shared)
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -6,28 +6,36 @@ else belongs to the thread of the control plane.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import queue
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import CPU, Engine, Loaded
+from distredge.runtime.engine import Engine, Loaded
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.messages import Failed, Missing, Prepare, Progress, Ready, ToCoordinator, Weight
+from distredge.runtime.protocol.messages import (
+    Failed,
+    Missing,
+    Prepare,
+    PreparingPlan,
+    Progress,
+    Ready,
+    ToCoordinator,
+    Weight,
+)
 from distredge.runtime.protocol.prepare_parts import read_prepare
+from distredge.runtime.provider_options import CPU
 from distredge.runtime.weights import WeightStore
 from distredge.runtime.worker.allocator import give_memory_back
 from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanStands, RemovePlan
+from distredge.runtime.worker.kept_constants import KeptConstants, ReadEnd
 from distredge.runtime.worker.loaded_plan import LoadedPlan, load_plan, model_digest
 from distredge.runtime.worker.memory_account import (
     MemoryAccount,
@@ -39,6 +47,7 @@ from distredge.runtime.worker.memory_account import (
 )
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.supervisor import Supervisor
+from distredge.runtime.worker.thread_priority import stand_back
 
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
 """How much of the constants comes in between two signs of life."""
@@ -60,8 +69,14 @@ class _Preparing:
     plan: DevicePlan
     models: tuple[bytes, ...]
     missing: set[str]
+    reading: set[str] = field(default_factory=set)
     received_bytes: int = 0
     told_bytes: int = 0
+    loaded: int = 0
+
+    def count_loaded(self) -> None:
+        """Notes one more sub-model; called by the thread that loads them."""
+        self.loaded += 1
 
 
 class _LoadEnd(NamedTuple):
@@ -100,6 +115,7 @@ class Preparations:
         limits_bytes = [b for b in (settings.weights_bytes, settings.memory_bytes) if b is not None]
         self._store = WeightStore(min(limits_bytes))
         self._account = MemoryAccount(settings.memory_bytes, self._store)
+        self._kept = KeptConstants(settings.disk, self._store, supervisor, wake)
         self._engine = engine
         self._data = data
         self._supervisor = supervisor
@@ -137,12 +153,12 @@ class Preparations:
                 for model, segment in zip(models, plan.segments, strict=True)
             }
             self._account.enter(number, arrays_bytes(plan), needs)
+            preparing.reading = self._from_disk(number, missing)
         except (ProtocolError, OverLimit, MemoryError) as error:
             self._fail(number, _kind(error), _reason(error))
             return
-        self._tell(Missing(number, missing))
-        if not missing:
-            self._load(preparing)
+        if not preparing.reading:
+            self._ask(preparing)
 
     def weight(self, message: Weight, parts: Sequence[Bytes]) -> None:
         """Takes one piece of a constant in."""
@@ -165,6 +181,7 @@ class Preparations:
             self._fail(message.plan, _kind(error), _reason(error))
             return
         if complete and message.digest in preparing.missing:
+            self._kept.write(message.digest)
             preparing.missing.discard(message.digest)
             if not preparing.missing:
                 self._load(preparing)
@@ -188,13 +205,23 @@ class Preparations:
         return bool(self._preparing or self._loaders)
 
     def say_alive(self) -> None:
-        """Tells of plans that are being loaded, which can take minutes: TensorRT builds its engines then."""
+        """Tells of plans that are being loaded, which can take minutes: TensorRT builds its engines then.
+
+        So it does of those whose constants are read from the disk.
+        """
         for number, preparing in self._preparing.items():
-            if number in self._loaders:
-                self._tell(Progress(number, preparing.received_bytes))
+            if number in self._loaders or preparing.reading:
+                self._tell(Progress(number, preparing.received_bytes, preparing.loaded, len(preparing.models)))
+
+    def states(self) -> tuple[PreparingPlan, ...]:
+        """How far the plans are that are not ready yet."""
+        return tuple(PreparingPlan(n, p.loaded, len(p.models)) for n, p in self._preparing.items())
 
     def take_outcomes(self) -> None:
         """Goes on with the plans that have been loaded, and tells of those that stand or fail."""
+        for end in self._kept.take_ends():
+            if self._store.end_reading(*end):
+                self._read(end)
         while not self._ends.empty():
             self._loaded(self._ends.get())
         while self._data.outcomes:
@@ -207,9 +234,43 @@ class Preparations:
                 self._fail(outcome.plan, "peer", outcome.reason)
 
     def join(self) -> None:
-        """Waits until no plan is being loaded."""
+        """Waits until no plan is being loaded; constants that are not on the disk yet do not come there."""
+        self._kept.stop()
         for thread in self._loaders.values():
             thread.join()
+
+    def _from_disk(self, plan: int, missing: Iterable[str]) -> set[str]:
+        """Begins to read those of the constants that a plan lacks which are on the disk; returns which.
+
+        Raises:
+            OverLimit: if there is no room for them.
+        """
+        found = set()
+        for digest in missing:
+            if not self._store.reads(digest):
+                form = self._kept.form(digest)
+                if form is None:
+                    continue
+                self._account.admit(plan, digest, form.size_bytes)
+                self._kept.read(digest, self._store.begin_reading(digest, form.dtype, form.shape))
+            found.add(digest)
+        return found
+
+    def _read(self, end: ReadEnd) -> None:
+        """Goes on with the plans that waited for a constant from the disk; one that is damaged has to be sent."""
+        for preparing in tuple(self._preparing.values()):
+            if end.digest in preparing.reading:
+                preparing.reading.discard(end.digest)
+                if end.whole:
+                    preparing.missing.discard(end.digest)
+                if not preparing.reading:
+                    self._ask(preparing)
+
+    def _ask(self, preparing: _Preparing) -> None:
+        """Says what is missing; loads the plan if that is nothing."""
+        self._tell(Missing(preparing.plan.plan, tuple(sorted(preparing.missing))))
+        if not preparing.missing:
+            self._load(preparing)
 
     def _loaded(self, end: _LoadEnd) -> None:
         self._loaders.pop(end.plan).join()
@@ -266,7 +327,7 @@ class Preparations:
             before_bytes = resident_bytes()
             known: dict[bytes, Loaded] = dict(self._models)
             before = frozenset(known)
-            loaded = load_plan(plan, preparing.models, weights, self._engine, known)
+            loaded = load_plan(plan, preparing.models, weights, self._engine, known, preparing.count_loaded)
             fresh = {digest: model for digest, model in known.items() if digest not in before}
             if self._warms_up_now():
                 _warm_up(loaded, preparing.models, fresh)
@@ -302,9 +363,8 @@ def _step_back(engine: Engine) -> None:
 
     Threads that an engine starts while it loads would inherit that for good: only where it starts none.
     """
-    if sys.platform == "linux" and _steps_back(engine):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICE)
+    if _steps_back(engine):
+        stand_back(LOADING_NICE)
 
 
 def _kind(error: Exception) -> str:

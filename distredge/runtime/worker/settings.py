@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from distredge.runtime.worker.weight_disk import WeightDisk
 
 WEIGHTS_BYTES: Final = 2 * 1024**3
 """Constants that a worker keeps from plan to plan unless it is told otherwise."""
@@ -18,6 +21,7 @@ class WorkerSettings:
         control, data: addresses to bind, such as ``tcp://192.168.1.11:5700``.
         memory_bytes: what plans and constants may take together; None for no limit.
         weights_bytes: constants kept from plan to plan.
+        disk: where constants are kept from start to start; None: nowhere.
     """
 
     name: str
@@ -25,3 +29,4 @@ class WorkerSettings:
     data: str
     memory_bytes: int | None = None
     weights_bytes: int = WEIGHTS_BYTES
+    disk: WeightDisk | None = None

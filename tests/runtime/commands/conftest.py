@@ -94,7 +94,8 @@ def boards(folder: Path, ports: list[int]) -> Iterator[tuple[Path, list[subproce
     workers = []
     try:
         for name in DEVICES:
-            command = [sys.executable, "-m", "distredge", "worker", "--cluster", "boards.toml", "--name", name]
+            own = ["--cluster", "boards.toml", "--name", name, "--cache", "kept"]
+            command = [sys.executable, "-m", "distredge", "worker", *own]
             workers.append(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
             )

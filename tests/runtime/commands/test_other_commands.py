@@ -12,7 +12,7 @@ import pytest
 
 from distredge.cli import doctor, worker
 from distredge.cli._common import load_object
-from distredge.runtime.engine import PROVIDERS
+from distredge.runtime.provider_options import PROVIDERS
 from tests.runtime.commands.conftest import Done, distredge
 from tests.runtime.conftest import DEVICES
 

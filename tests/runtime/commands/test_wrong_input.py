@@ -93,6 +93,26 @@ def _is_one_line(done: Done, code: int, text: str) -> None:
             1,
             "this build of ONNX Runtime",
         ),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--cache", "c", "--no-cache"),
+            2,
+            "--cache says where to keep weights and --no-cache to keep none",
+        ),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--cache", "away.toml/kept"),
+            2,
+            "no folder to keep constants in",
+        ),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--engine-python", "python3.599"),
+            2,
+            "engine's Python: found 'python3.599', which cannot be run: No such file or directory",
+        ),
+        (
+            ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--engine-python", "/bin/false"),
+            2,
+            "the engine's process under /bin/false ended with exit code 1",
+        ),
         (("worker", "--cluster", "db-50", "--name", "nano-0"), 2, "have no addresses of their own"),
         (("worker", "--cluster", "db-50", "--name", "nano-0", "--plaintext"), 2, "for planning and simulation"),
         (("keys", "nothing.toml"), 2, "nothing.toml"),

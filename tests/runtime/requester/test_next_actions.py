@@ -192,6 +192,9 @@ def test_preparing_waits_for_everybody_and_names_who_is_silent() -> None:
     preparation.heard(2, 159.0)
     assert preparation.next_s == 160.0
     assert str(preparation.overdue(160.0)) == "preparing the plan: not ready within 60 s: a, c"
+    preparation.advanced(159.5)
+    assert preparation.overdue(160.0) is None
+    assert str(preparation.overdue(219.5)).startswith("preparing the plan: not ready within 60 s")
     preparation.ready(0)
     preparation.ready(2)
     assert preparation.done

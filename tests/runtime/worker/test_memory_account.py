@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -132,3 +135,17 @@ def test_arrays_are_counted_before_they_are_made(graph, shares, slots: int, pack
 def test_what_the_engine_is_fed_as_an_input_it_does_not_copy() -> None:
     segment = SegmentPlan(0, 0, {"w": "a" * 64, f"fc{AS_INPUT}": "b" * 64}, (), ())
     assert laid_out_anew(segment) == {"a" * 64}
+
+
+_CHILD = "import sys\nheld = bytearray(b'x') * int(sys.argv[1])\nprint(len(held), flush=True)\nsys.stdin.read()"
+
+
+def test_the_memory_of_an_engines_process_counts() -> None:
+    before_bytes = resident_bytes()
+    command = [sys.executable, "-c", _CHILD, str(50 * MB)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        grew_bytes = resident_bytes() - before_bytes
+        child.stdin.close()
+    assert 50 * MB <= grew_bytes < 80 * MB
+    assert resident_bytes() < before_bytes + 10 * MB

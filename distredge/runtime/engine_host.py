@@ -1,0 +1,216 @@
+"""Runs sub-models under an older Python, for `old_python_engine`, which starts it: boards whose ONNX Runtime needs one.
+
+Python 3.6 and later; NumPy, ONNX Runtime and nothing else, nothing of Distredge either. Started as
+``python3.6 -E engine_host.py 5 6`` with two Unix stream sockets, one for loading and one for running, since both go on
+at once; it ends when they close. On either::
+
+    bytes 0..7   size of what follows, big endian; with it, perhaps, a descriptor of shared memory (SCM_RIGHTS)
+    bytes 8..    a JSON object: `do` and what that needs; answered by another one, whose `error` is empty if it was done
+
+    start    threads, providers [name, ...]: first of all; the answer has python, runtime, and providers that are there
+    load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
+             fed [array, ...]    and memory
+    bind     run (a number), model, inputs [array, ...], outputs [array, ...]                          and memory
+    run      run
+    forget   models, runs
+
+An array is {name, dtype, shape, start}: where it lies in the shared memory. Rows stay there; nothing of them crosses a
+socket.
+"""
+
+import array
+import json
+import mmap
+import os
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import threading
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+_HEAD = struct.Struct(">Q")
+_PLACES = ("/dev/shm", "")
+
+CUDA = "CUDAExecutionProvider"
+
+
+class _Model:
+    """A session, the constants that it is fed with, where they are besides, and what holds their memory."""
+
+    def __init__(self, session: Any, fed: Dict[str, Any], on_device: Dict[str, Any], memory: mmap.mmap) -> None:
+        self.session = session
+        self.fed = fed
+        self.on_device = on_device
+        self.memory = memory
+
+
+class Host:
+    """The models that are loaded, and the runs that are bound to arrays."""
+
+    def __init__(self) -> None:
+        self._models: Dict[int, _Model] = {}
+        self._runs: Dict[int, Callable[[], None]] = {}
+        self._threads = 1
+        self._runtime: Any = None
+        self._numpy: Any = None
+
+    def do(self, message: Dict[str, Any], descriptor: Optional[int]) -> Dict[str, Any]:
+        """Does what a message asks for; whatever goes wrong is in the answer."""
+        try:
+            method = getattr(self, "_" + message["do"])
+            if descriptor is None:
+                found = method(message)
+            else:
+                memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+                found = method(message, memory)
+            return dict(found or {}, error="")
+        except Exception as error:  # an engine may raise anything
+            return {"error": f"{type(error).__name__}: {error}"[:4000]}
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _start(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        import numpy
+        import onnxruntime
+
+        self._numpy, self._runtime = numpy, onnxruntime
+        self._threads = message["threads"]
+        available = onnxruntime.get_available_providers()
+        wanted = message["providers"]
+        if wanted[0] not in available:
+            raise ValueError(f"it has no {wanted[0]}; it has: {', '.join(available)}")
+        return {
+            "python": sys.version.split()[0],
+            "runtime": onnxruntime.__version__,
+            "providers": [name for name in wanted if name in available],
+        }
+
+    def _load(self, message: Dict[str, Any], memory: mmap.mmap) -> None:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        folder = self._write(memory, dict(message["files"], **{"model.onnx": message["content"]}))
+        providers = [(name, chosen) for name, chosen in message["providers"]]
+        try:
+            path = os.path.join(folder, "model.onnx")
+            session = self._runtime.InferenceSession(path, options, providers=providers)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        fed = {entry["name"]: self._array(memory, entry) for entry in message["fed"]}
+        on_device = {}
+        if CUDA in session.get_providers():
+            on_device = {name: self._runtime.OrtValue.ortvalue_from_numpy(fed[name], "cuda", 0) for name in fed}
+        self._models[message["model"]] = _Model(session, fed, on_device, memory)
+
+    def _write(self, memory: mmap.mmap, files: Dict[str, List[int]]) -> str:
+        """Writes files into a new folder: every version of ONNX Runtime reads a model's constants from beside it."""
+        for place in _PLACES:
+            folder = ""
+            try:
+                folder = tempfile.mkdtemp(prefix="distredge-engine-", dir=place or None)
+                for name, (start, stop) in files.items():
+                    with open(os.path.join(folder, os.path.basename(name)), "wb") as file:
+                        file.write(memoryview(memory)[start:stop])
+                return folder
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                if place == _PLACES[-1]:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _bind(self, message: Dict[str, Any], memory: mmap.mmap) -> None:
+        model = self._models[message["model"]]
+        session, binding = model.session, model.session.io_binding()
+        inputs = [(entry["name"], self._array(memory, entry)) for entry in message["inputs"]]
+        outputs = [(entry["name"], self._array(memory, entry)) for entry in message["outputs"]]
+        _check([node for node in session.get_inputs() if node.name not in model.fed], inputs, "inputs")
+        _check(session.get_outputs(), outputs, "outputs")
+        for name, value in model.on_device.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, held in [entry for entry in model.fed.items() if entry[0] not in model.on_device] + inputs:
+            binding.bind_input(name, "cpu", 0, held.dtype, held.shape, held.ctypes.data)
+        for name, held in outputs:
+            binding.bind_output(name, "cpu", 0, held.dtype, held.shape, held.ctypes.data)
+        # The arrays are kept as long as the run is: the binding has their addresses alone.
+        kept = (inputs, outputs, model)
+
+        def run() -> None:
+            assert kept
+            session.run_with_iobinding(binding)
+
+        self._runs[message["run"]] = run
+
+    def _array(self, memory: mmap.mmap, entry: Dict[str, Any]) -> Any:
+        dtype, count = self._numpy.dtype(entry["dtype"]), 1
+        for size in entry["shape"]:
+            count *= size
+        return self._numpy.frombuffer(memory, dtype, count, entry["start"]).reshape(entry["shape"])
+
+    def _run(self, message: Dict[str, Any]) -> None:
+        self._runs[message["run"]]()
+
+    def _forget(self, message: Dict[str, Any]) -> None:
+        for run in message["runs"]:
+            self._runs.pop(run, None)
+        for model in message["models"]:
+            self._models.pop(model, None)
+
+
+def _check(declared: List[Any], arrays: List[Tuple[str, Any]], what: str) -> None:
+    """The engine would write beyond an array that is too small: shapes must be exactly the model's."""
+    shapes = {node.name: tuple(node.shape) for node in declared}
+    found = {name: held.shape for name, held in arrays}
+    if shapes != found:
+        raise ValueError(f"the sub-model's {what} are {shapes}, the plan's {found}")
+
+
+def _receive(end: socket.socket) -> Tuple[Dict[str, Any], Optional[int]]:
+    """Returns the next message and the descriptor that came with it."""
+    descriptors = array.array("i")
+    head = b""
+    while len(head) < _HEAD.size:
+        piece, extra, _, _ = end.recvmsg(_HEAD.size - len(head), socket.CMSG_SPACE(descriptors.itemsize))
+        if not piece:
+            raise EOFError
+        head += piece
+        for level, kind, content in extra:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(content[: descriptors.itemsize])
+    left = _HEAD.unpack(head)[0]
+    body = bytearray()
+    while len(body) < left:
+        piece = end.recv(min(left - len(body), 1 << 20))
+        if not piece:
+            raise EOFError
+        body += piece
+    return json.loads(body.decode()), (descriptors[0] if descriptors else None)
+
+
+def serve(host: Host, end: socket.socket) -> None:
+    """Does what comes over a socket; ends the process when it closes."""
+    try:
+        while True:
+            answer = json.dumps(host.do(*_receive(end))).encode()
+            end.sendall(_HEAD.pack(len(answer)) + answer)
+    except (EOFError, OSError):
+        # At once, whatever the other thread does: whoever wanted it is gone.
+        os._exit(0)
+
+
+def main() -> None:
+    """Serves until a socket closes."""
+    # What lies beside this file is another Python's.
+    del sys.path[0]
+    host = Host()
+    loading, running = (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, int(number)) for number in sys.argv[1:3])
+    threading.Thread(target=serve, args=(host, loading), name="loading", daemon=True).start()
+    serve(host, running)
+
+
+if __name__ == "__main__":
+    main()

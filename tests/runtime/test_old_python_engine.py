@@ -1,0 +1,302 @@
+"""The engine in a process of its own computes what the ordinary one does, and its end is a named failure."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from distredge.errors import ConfigError, EngineError
+from distredge.model import AS_INPUT
+from distredge.model.capture import load_model
+from distredge.runtime import engine_host, old_python_engine
+from distredge.runtime.deployment import deploy
+from distredge.runtime.hosting.worker_process import START_S, WorkerProcess, local_order
+from distredge.runtime.in_process import InProcess
+from distredge.runtime.old_python_engine import OldPythonEngine
+from distredge.runtime.protocol.addresses import WorkerAddress
+from distredge.runtime.protocol.transport import ZmqNetwork
+from distredge.runtime.requester.coordinator import Coordinator
+from tests.runtime.conftest import make_strategy
+
+HOST = Path(engine_host.__file__)
+
+WHEELS = {
+    "3.6": ("onnxruntime==1.10.0", "numpy==1.19.5", "flatbuffers==2.0.7", "protobuf==3.19.6"),
+    "3.8": ("onnxruntime==1.11.1", "numpy==1.24.4", "flatbuffers==2.0.7", "protobuf==3.19.6"),
+}
+"""What JetPack 4 and 5 have, as PyPI has it for this machine."""
+
+
+@pytest.fixture(scope="module")
+def shared_engine() -> Iterator[OldPythonEngine]:
+    made = OldPythonEngine(sys.executable)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine() -> Iterator[OldPythonEngine]:
+    """One that a test may break."""
+    made = OldPythonEngine(sys.executable)
+    yield made
+    made.close()
+
+
+def _model(op_type: str = "Relu", opset: int = 13, shape: tuple[int, ...] = (1, 4), **attributes: object) -> bytes:
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node(op_type, ["x"], ["y"], **attributes)], "one", ports[:1], ports[1:])
+    made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)])
+    return made.SerializeToString()
+
+
+def _arrays() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    return {"x": np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)}, {"y": np.zeros((1, 4), np.float32)}
+
+
+def _apart(graph, strategy, engine, inputs) -> float:
+    """Largest difference from the ordinary engine, of the largest magnitude."""
+    deployment = deploy(graph, strategy)
+    expected = InProcess(deployment).infer(inputs)
+    found = InProcess(deployment, engine).infer(inputs)
+    return max(float(np.abs(found[n] - expected[n]).max() / np.abs(expected[n]).max()) for n in expected)
+
+
+def test_the_host_is_python_36() -> None:
+    tree = ast.parse(HOST.read_text(encoding="utf-8"), feature_version=(3, 6))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    assert "__future__" not in imported, "annotations are from 3.7 on"
+
+
+def test_it_computes_what_the_ordinary_engine_does(shared_engine, graph, strategy, image) -> None:
+    assert _apart(graph, strategy, shared_engine, image) <= 1e-5
+
+
+def test_constants_that_are_fed(shared_engine) -> None:
+    graph = load_model("vgg16", input_shape=(1, 3, 32, 32), width=0.25)
+    strategy = make_strategy(graph, [(1, 1)], head="alpha")
+    assert any(n.endswith(AS_INPUT) for s in deploy(graph, strategy).programs[0].segments for n in s.weights)
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
+    assert _apart(graph, strategy, shared_engine, {graph.input_names[0]: image}) <= 1e-5
+
+
+def test_runs_read_and_write_the_arrays_in_place(shared_engine) -> None:
+    inputs, outputs = _arrays()
+    run = shared_engine.load(_model(), {}).bind(inputs, outputs, 0)
+    for _ in range(2):
+        run()
+        np.testing.assert_array_equal(outputs["y"], np.maximum(inputs["x"], 0))
+        inputs["x"] *= -2
+
+
+def test_what_the_runtime_refuses_is_named(shared_engine) -> None:
+    with pytest.raises(EngineError, match=r"^onnxruntime [\d.]+ \(Python 3[\d.]+\) refuses the sub-model: .*Nonsense"):
+        shared_engine.load(_model("Nonsense"), {})
+    inputs, outputs = _arrays()
+    outputs["y"] = np.zeros((1, 3), np.float32)
+    with pytest.raises(
+        EngineError, match=r"the sub-model's outputs are \{'y': \(1, 4\)\}, the plan's \{'y': \(1, 3\)\}"
+    ):
+        shared_engine.load(_model(), {}).bind(inputs, outputs, 0)
+    assert shared_engine.load(_model(), {}) is not None, "it goes on"
+
+
+def test_nothing_is_left_of_a_model_that_nobody_has(engine) -> None:
+    def fds() -> int:
+        return len(os.listdir(f"/proc/{engine.pid}/fd"))
+
+    def maps() -> int:
+        return Path(f"/proc/{engine.pid}/maps").read_text().count("distredge-engine ")
+
+    inputs, outputs = _arrays()
+    engine.load(_model(), {}).bind(inputs, outputs, 0)()
+    gc.collect()
+    engine.load(_model(), {})
+    first = (fds(), maps(), len(os.listdir("/proc/self/fd")))
+    for _ in range(20):
+        engine.load(_model(), {}).bind(inputs, outputs, 0)()
+    gc.collect()
+    engine.load(_model(), {})
+    gc.collect()
+    assert (fds(), maps(), len(os.listdir("/proc/self/fd"))) == first
+
+
+def test_the_end_of_the_process_fails_its_plan_and_not_the_next(engine) -> None:
+    inputs, outputs = _arrays()
+    run = engine.load(_model(), {}).bind(inputs, outputs, 0)
+    os.kill(engine.pid, signal.SIGSEGV)
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"the engine's process under .* ended with signal 11 \(SIGSEGV\)"):
+            run()
+    again = engine.load(_model(), {}).bind(inputs, outputs, 0)
+    again()
+    np.testing.assert_array_equal(outputs["y"], [[0, 2, 0, 4]])
+    with pytest.raises(EngineError, match="SIGSEGV"):
+        run()
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch) -> Path:
+    """A host of the test's own."""
+    path = tmp_path / "engine_host.py"
+    monkeypatch.setattr(old_python_engine, "_HOST", path)
+    return path
+
+
+def test_a_process_that_ends_says_its_last_words(host: Path) -> None:
+    host.write_text("import sys\nsys.exit('libcudnn.so.8: cannot open\\nshared object file')")
+    with pytest.raises(ConfigError, match=r"ended with exit code 1: libcudnn.so.8: cannot open \| shared object file"):
+        OldPythonEngine(sys.executable)
+
+
+def test_an_interpreter_without_an_engine(host: Path) -> None:
+    text = HOST.read_text(encoding="utf-8").replace("import onnxruntime", "import no_such_runtime as onnxruntime")
+    host.write_text(text)
+    with pytest.raises(
+        ConfigError, match=r"no engine under .*: ModuleNotFoundError: .*; install numpy and onnxruntime"
+    ):
+        OldPythonEngine(sys.executable)
+
+
+def test_loading_that_takes_too_long_is_ended(host: Path) -> None:
+    text = HOST.read_text(encoding="utf-8").replace(
+        "        options = self._runtime.SessionOptions()\n", "        import time; time.sleep(60)\n"
+    )
+    host.write_text(text)
+    engine = OldPythonEngine(sys.executable, load_s=0.5)
+    pid = engine.pid
+    try:
+        with pytest.raises(EngineError, match=r"did not answer within 0.5 s and was ended"):
+            engine.load(_model(), {})
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        engine.close()
+
+
+def test_a_provider_that_it_has_not() -> None:
+    with pytest.raises(EngineError, match=r"it has no TensorrtExecutionProvider; it has: .*CPUExecutionProvider"):
+        OldPythonEngine(sys.executable, provider="tensorrt")
+
+
+_PARENT = """
+import os, sys, time
+from distredge.runtime.old_python_engine import OldPythonEngine
+engine = OldPythonEngine(sys.executable)
+print(engine.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_ends_with_the_worker() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    until_s = time.monotonic() + 10
+    while _runs(child):
+        assert time.monotonic() < until_s, "it is still there"
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process that is more than a name: whoever adopted it may not have noticed its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_in_a_worker(graph, image, whole_model) -> None:
+    deployment = deploy(graph, make_strategy(graph, [(1,)], head="alpha"))
+    order = msgspec.structs.replace(local_order("alpha", None), engine_python=sys.executable)
+    process, network = WorkerProcess(order), ZmqNetwork(None)
+    try:
+        bound = process.wait_bound(time.monotonic() + START_S)
+        with Coordinator(network, [WorkerAddress("alpha", bound.control, bound.data)]) as coordinator:
+            coordinator.deploy(deployment)
+            outputs = coordinator.infer(image)
+            (child,) = _children(process.pid)
+            os.kill(child, signal.SIGKILL)
+            with pytest.raises(EngineError, match=r"ended with signal 9 \(SIGKILL\)"):
+                coordinator.infer(image)
+        with Coordinator(network, [WorkerAddress("alpha", bound.control, bound.data)]) as coordinator:
+            coordinator.deploy(deployment)
+            again = coordinator.infer(image)
+    finally:
+        network.close()
+        process.stop()
+    for name, expected in whole_model(image).items():
+        np.testing.assert_allclose(outputs[name], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_array_equal(outputs[name], again[name])
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# Old ones.
+
+
+def _interpreter(version: str) -> str:
+    """An interpreter of that version; skips where there is none."""
+    own = [os.environ.get("DISTREDGE_OLD_PYTHON"), shutil.which(f"python{version}")]
+    pyenv = Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
+    for place in [*filter(None, own), *map(str, pyenv)]:
+        asked = [place, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        with contextlib.suppress(OSError):
+            if subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.strip() == version:
+                return place
+    pytest.skip(f"no python{version} in PATH or ~/.pyenv; DISTREDGE_OLD_PYTHON may name one")
+
+
+@pytest.fixture(scope="module", params=sorted(WHEELS))
+def old_engine(request, tmp_path_factory) -> Iterator[OldPythonEngine]:
+    """An engine under an old Python, with an old ONNX Runtime in an environment of its own."""
+    version = request.param
+    interpreter, folder = _interpreter(version), tmp_path_factory.mktemp("old")
+    subprocess.run([interpreter, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    # By this Python's pip, since theirs is too old for today's wheels.
+    packages = folder / "venv" / "lib" / f"python{version}" / "site-packages"
+    platforms = [
+        f"--platform={name}_{os.uname().machine}"
+        for name in ("manylinux1", "manylinux2010", "manylinux2014", "manylinux_2_17")
+    ]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    only = ["--only-binary=:all:", f"--python-version={version}", *platforms, "--target", str(packages)]
+    done = subprocess.run([*pip, *only, *WHEELS[version]], capture_output=True, text=True, timeout=200)
+    if done.returncode:
+        pytest.skip(f"no ONNX Runtime for Python {version} here: {done.stderr.strip().splitlines()[-1]}")
+    made = OldPythonEngine(str(folder / "venv" / "bin" / "python"))
+    assert f"(Python {version}." in made.name
+    yield made
+    made.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "mobilenet-v2", "efficientnet-lite0", "yolov2"])
+def test_an_old_python_computes_the_same(old_engine, name: str) -> None:
+    graph = load_model(name)
+    rng = np.random.default_rng(0)
+    inputs = {n: rng.standard_normal(graph.tensors[n].shape, dtype=np.float32) for n in graph.input_names}
+    assert _apart(graph, make_strategy(graph, [(2, 1, 1), (1, 1, 2)]), old_engine, inputs) <= 1e-5
+
+
+@pytest.mark.slow
+def test_an_old_runtime_names_what_it_cannot_read(old_engine) -> None:
+    with pytest.raises(EngineError, match=r"^onnxruntime 1\.1.* refuses the sub-model: .*(?i:opset|LayerNorm)"):
+        old_engine.load(_model("Mish", 18), {})

@@ -1,0 +1,137 @@
+"""What TensorRT and CUDA are told, by a runtime that says it has them: no engine is ever another sub-model's."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from distredge.errors import EngineError
+from distredge.runtime.engine import OnnxRuntimeEngine
+from distredge.runtime.engine_folders import EngineFolders
+from distredge.runtime.old_python_engine import OldPythonEngine
+from distredge.runtime.provider_options import CPU, CUDA, TENSORRT
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, dict[str, str]]]:
+    """The options with which sessions were made, by a runtime that says that it has every provider."""
+    made: list[dict[str, dict[str, str]]] = []
+
+    def session(model: bytes, options: Any, providers: list[Any]) -> Any:
+        made.append(dict(providers))
+        return onnxruntime.InferenceSession(model, options, providers=[CPU])
+
+    double = types.ModuleType("onnxruntime")
+    double.__dict__.update(vars(onnxruntime))
+    double.get_available_providers = lambda: [TENSORRT, CUDA, CPU]
+    double.InferenceSession = session
+    monkeypatch.setitem(sys.modules, "onnxruntime", double)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    return made
+
+
+def _model(rows: int) -> bytes:
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, rows)) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "segment", ports[:1], ports[1:])
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
+
+
+def test_tensorrt_keeps_what_it_has_built_for_this_sub_model_alone(asked, tmp_path: Path) -> None:
+    engine = OnnxRuntimeEngine(provider="tensorrt", folders=EngineFolders(tmp_path / "engines", 10**9))
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    for rows in (4, 5, 4):
+        engine.load(_model(rows), {})
+    four, five, again = (options[TENSORRT]["trt_engine_cache_path"] for options in asked)
+    assert four == again
+    assert four != five
+    assert all(Path(folder).parent == tmp_path / "engines" and Path(folder).is_dir() for folder in (four, five))
+    assert Path(four).stat().st_mode & 0o777 == 0o700
+    for options in asked:
+        assert options[TENSORRT]["trt_engine_cache_enable"] == options[TENSORRT]["trt_timing_cache_enable"] == "True"
+        assert options[TENSORRT]["trt_timing_cache_path"] == str(tmp_path / "engines")
+        assert options[CUDA] == {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+        assert options[CPU] == {}
+
+
+def test_without_a_folder_nothing_is_kept(asked) -> None:
+    OnnxRuntimeEngine(provider="tensorrt").load(_model(4), {})
+    assert asked[0][TENSORRT] == {}
+
+
+def test_other_weights_are_another_sub_model(tmp_path: Path) -> None:
+    folders, value = EngineFolders(tmp_path, 10**9), np.ones((2, 3), np.float32)
+    found = [
+        folders.of(model, {"w": weights})
+        for model, weights in [(b"m", value), (b"m", 2 * value), (b"n", value), (b"m", value.reshape(3, 2))]
+    ]
+    assert len(set(found)) == 4
+    assert folders.of(b"m", {"w": value.copy()}) == found[0]
+
+
+def test_engines_used_least_recently_go_first(tmp_path: Path) -> None:
+    folders = EngineFolders(tmp_path, 250)
+    made = [folders.of(bytes([number]), {}) for number in range(3)]
+    for number, folder in enumerate(made):
+        (folder / "x.engine").write_bytes(bytes(100))
+        os.utime(folder, (time.time() - 100 + number,) * 2)
+    (tmp_path / "timing.cache").write_bytes(bytes(1000))
+    assert folders.of(b"\0", {}) == made[0], "used again"
+    folders.of(b"another", {})
+    assert [folder.exists() for folder in made] == [True, False, True]
+    assert (tmp_path / "timing.cache").exists()
+
+
+def test_no_place_for_engines_is_no_error(tmp_path: Path, caplog) -> None:
+    (tmp_path / "file").write_text("")
+    assert EngineFolders(tmp_path / "file" / "engines", 100).of(b"m", {}) is None
+    assert "engines are built each time: Not a directory" in caplog.text
+
+
+_RUNTIME = """
+import json, os
+from onnxruntime import *
+from onnxruntime import InferenceSession as _Session, __version__
+
+def get_available_providers():
+    return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+class InferenceSession(_Session):
+    def __init__(self, path, options, providers):
+        with open(os.environ["ASKED"], "a") as file:
+            file.write(json.dumps([providers, os.environ["NVIDIA_TF32_OVERRIDE"]]) + "\\n")
+        raise RuntimeError("no GPU here")
+"""
+
+
+def test_an_old_runtime_is_told_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = tmp_path / "engine_host.py"
+    real = Path(__file__).resolve().parents[2] / "distredge" / "runtime" / "engine_host.py"
+    (tmp_path / "old_runtime.py").write_text(_RUNTIME)
+    text = real.read_text(encoding="utf-8").replace("import onnxruntime\n", "import old_runtime as onnxruntime\n")
+    host.write_text(text.replace("    del sys.path[0]\n", ""))
+    monkeypatch.setattr("distredge.runtime.old_python_engine._HOST", host)
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked.jsonl"))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    engine = OldPythonEngine(sys.executable, provider="tensorrt", folders=EngineFolders(tmp_path / "engines", 10**9))
+    try:
+        assert engine.providers == (TENSORRT, CUDA, CPU)
+        with pytest.raises(EngineError, match="refuses the sub-model: RuntimeError: no GPU here"):
+            engine.load(_model(4), {})
+    finally:
+        engine.close()
+    (line,) = (tmp_path / "asked.jsonl").read_text().splitlines()
+    providers, override = json.loads(line)
+    options = dict(providers)
+    assert override == "0"
+    assert set(options[TENSORRT]) == {"trt_engine_cache_enable", "trt_engine_cache_path"}
+    assert options[CUDA] == {"cudnn_conv_algo_search": "HEURISTIC"}
