@@ -5,8 +5,8 @@
 A wheel of this repository is installed, with what it requires, into a fresh virtual environment without pip, from the
 index that pip is set up with; then a worker with keys of its own runs there and is asked nothing. The goals are at
 most 250 MB (all files of the environment, the compiled ones that pip makes included) and 80 MB
-(resident, shared libraries included). Python 3.10, for which ONNX Runtime still requires sympy, takes 280 MB, and less
-than 200 MB with pip's --no-compile.
+(resident, shared libraries included). Python 3.10, for which ONNX Runtime still requires sympy, takes about 290 MB, and
+about 200 MB with pip's --no-compile.
 
 --aarch64 also adds up the wheels that a 64-bit ARM board would install, unpacked but not compiled. --quick leaves it
 at the installation for this machine. Linux, about half a minute.
