@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agents": _DOMAIN | {"latency", "planners", "envs", "monitor"},
     "runtime": _DOMAIN | {"media"},
     "testbed": _DOMAIN | {"media", "monitor", "latency", "runtime"},
+    "remote": _DOMAIN | {"media", "runtime"},
 }
 _ALL = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = _ALL
