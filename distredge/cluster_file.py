@@ -28,6 +28,7 @@ _Rate = Annotated[float, Meta(ge=0, lt=1e15)]
 _Seconds = Annotated[float, Meta(ge=0, lt=1e6)]
 _Port = Annotated[int, Meta(ge=0, le=65535)]
 _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+_Ssh = Annotated[str, Meta(pattern=r"""^[^-\s"'\\][^\s"'\\]*$""", max_length=300)]
 
 
 class LinkFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +52,7 @@ class DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     public_key: Annotated[str, Meta(min_length=40, max_length=40)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     memory_bytes: Annotated[int, Meta(ge=1)] | None = None
+    ssh: _Ssh | None = None
     host: str | None = None
     link: LinkFile | None = None
     uplink: LinkFile | None = None
@@ -103,6 +105,7 @@ class BoardEntry:
         threads: of its engine.
         memory_bytes: for plans and buffers, where the file says it; else its profile does.
         profile: path or name, as it stands.
+        ssh: where its system's ssh server is, as user@host; None: not said.
     """
 
     name: str
@@ -113,6 +116,7 @@ class BoardEntry:
     threads: int
     memory_bytes: int | None
     profile: str
+    ssh: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def read_boards(name_or_path: str | Path) -> BoardEntries:
         boards.append(
             BoardEntry(
                 entry.name, address, control_port, entry.data_port, entry.public_key, entry.threads,
-                entry.memory_bytes, entry.profile,
+                entry.memory_bytes, entry.profile, entry.ssh,
             )
         )  # fmt: skip
     return BoardEntries(file.name, tuple(boards), folder)

@@ -171,6 +171,9 @@ class Board:
     def __init__(self, destination: Destination, options: Sequence[str], socket: Path, program: str) -> None:
         self.destination = destination
         self._options, self._socket, self._program = tuple(options), socket, program
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._abandoned = False
 
     def command(self, script: str) -> list[str]:
         """The command line that runs a script of POSIX sh there over the connection that is open."""
@@ -194,8 +197,7 @@ class Board:
                 text = f"no answer within {timeout_s:.0f} s"
                 raise SshError(self.destination, "timeout", text) from None
         result = Result(process.returncode, _text(out), _text(err))
-        if result.returncode == _SSH_FAILED:
-            raise _what_ssh_says(self.destination, result.stderr)
+        self._check(result.returncode, result.stderr)
         return result
 
     def put(self, content: Path | bytes, remote_path: str, mode: int = 0o644, timeout_s: float = RUN_S) -> None:
@@ -264,9 +266,16 @@ class Board:
                     timer.cancel()
         if is_over.is_set():
             raise SshError(self.destination, "timeout", f"not done within {timeout_s:.0f} s; it was ended")
-        if code == _SSH_FAILED:
-            raise _what_ssh_says(self.destination, "\n".join(lines[-3:]))
+        self._check(code, "\n".join(lines[-3:]))
         return Result(code, "\n".join(lines), "")
+
+    def abandon(self) -> None:
+        """Ends what other threads do on the board, and refuses what they would begin; `work` there tidies up."""
+        with self._lock:
+            self._abandoned = True
+            running = list(self._running)
+        for process in running:
+            _end(process, own_group=True)
 
     def close(self) -> None:
         """Ends the connection; ends no process on the board."""
@@ -307,6 +316,12 @@ class Board:
         if code != 0:
             raise _what_ssh_says(self.destination, text)
 
+    def _check(self, code: int, said: str) -> None:
+        if code < 0:
+            raise SshError(self.destination, "lost", "ssh was ended")
+        if code == _SSH_FAILED:
+            raise _what_ssh_says(self.destination, said)
+
     def _ssh(self, *options: str) -> list[str]:
         usual = (f"ConnectTimeout={CONNECT_S:.0f}", "ServerAliveInterval=5", "ServerAliveCountMax=6", "LogLevel=ERROR")
         # Of an option that stands twice ssh takes the first: the user's own.
@@ -322,17 +337,24 @@ class Board:
             feeds: whether its input is a pipe; else it is empty.
             together: whether it writes on one stream.
         """
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE if feeds else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if together else subprocess.PIPE,
-            start_new_session=True,
-        ) as process:
+        with self._lock:
+            if self._abandoned:
+                raise SshError(self.destination, "lost", "interrupted")
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if feeds else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if together else subprocess.PIPE,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        with process:
             try:
                 yield process
             finally:
                 _end(process, own_group=True)
+                with self._lock:
+                    self._running.discard(process)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,378 @@
+"""`cluster init` by ssh: looks, asks, installs, measures, writes; a board that fails stops none of the others."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import click
+
+from distredge.cli._cluster_lines import PROFILE, BoardLines, board_name, boards_of, cluster_text, link_line, name_of
+from distredge.cli._common import check_writable, print_json
+from distredge.cli._remote import progress, reached, say_failed, say_plan
+from distredge.errors import ConfigError, ExecutionError, FileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distredge.remote.look import Found
+    from distredge.remote.measuring import LinkMeasured
+    from distredge.remote.ssh import Board, Destination
+    from distredge.remote.wheel import Wheel
+
+# Words of a board's own name for its model -> shipped profile; the first that fits counts.
+_MODELS: Final = {
+    "Raspberry Pi 3": "pi3",
+    "Raspberry Pi 4": "pi4",
+    "Raspberry Pi 5": "pi5",
+    "Xavier NX": "xavier-nx",
+    "Xavier": "xavier",
+    "Orin Nano": "orin-nano",
+    "AGX Orin": "agx-orin",
+    "Jetson Nano": "nano",
+    "TX2": "tx2",
+}
+
+
+class Wanted(NamedTuple):
+    """What is said of a board: its name (None: its host's), where ssh finds it, its worker's address, its profile."""
+
+    name: str | None
+    destination: Destination
+    address: str | None = None
+    profile: str | None = None
+
+
+class Wishes(NamedTuple):
+    """What the command line asks for."""
+
+    path: Path
+    boards: tuple[Wanted, ...]
+    models: tuple[str, ...]
+    threads: int | None
+    measures: bool
+    probes: bool
+    link: str
+    ssh_option: tuple[str, ...]
+    batch: bool
+    yes: bool
+    dry_run: bool
+    as_json: bool
+
+
+class _Named(NamedTuple):
+    """A board that was looked at: what it is called, what was asked for, what was found, where its worker is."""
+
+    name: str
+    wanted: Wanted
+    found: Found
+    address: str
+    threads: int
+
+
+def set_up(wishes: Wishes) -> None:
+    """Sets boards up and writes their cluster file.
+
+    Raises:
+        InputError: if something that was given cannot be used.
+        SystemExit: with 1 where something failed on a board; those that worked are in the file.
+    """
+    from distredge.remote.fleet import each
+    from distredge.remote.look import look
+    from distredge.remote.wheel import own_wheel
+
+    _check(wishes)
+    known = _known(wishes.path)
+    wheel = own_wheel()
+    if wishes.dry_run:
+        _say_steps(wishes, wheel)
+        return
+    keyed = {_key(board): board for board in wishes.boards}
+    with reached({key: b.destination for key, b in keyed.items()}, wishes.ssh_option, wishes.batch) as boards:
+        failed = dict(boards.failed)
+
+        def fit(key: str, board: Board) -> Found:
+            found = look(board)
+            fault = found.fault()
+            if fault is not None:
+                raise ExecutionError(f"{board.destination.text}: {fault}")
+            return found
+
+        looked = each(boards.done, fit)
+        failed |= looked.failed
+        say_failed(failed)
+        named = _named(wishes, {keyed[key]: found for key, found in looked.done.items()}, known)
+        links = {board.name: boards.done[_key(board.wanted)] for board in named}
+        _ask(wishes, named, wheel)
+        with progress(list(links)) as tell:
+            by_name = {board.name: board for board in named}
+            done = each(links, lambda name, board: _set_up_one(wishes, by_name[name], board, wheel, tell, known))
+        say_failed(done.failed)
+        failed |= done.failed
+        lines = _merged(known, {name: done.done[name] for name in links if name in done.done})
+        if not done.done:
+            if wishes.as_json:
+                print_json({"cluster": name_of(wishes.path), "file": None, "devices": [], "failed": failed})
+            raise SystemExit(1)
+        cores = {board.address: board.found.cores for board in named}
+        _write(wishes.path, lines, cores)
+        if wishes.probes:
+            fresh = [name for name in done.done if all(name != board.name for board in known)]
+            unmeasured, lines = _probe(wishes.path, {name: links[name] for name in fresh}, lines, cores)
+            say_failed(unmeasured)
+            failed |= unmeasured
+    _report(wishes, list(done.done), failed)
+
+
+def _check(wishes: Wishes) -> None:
+    from distredge.model import zoo
+    from distredge.profiles.compute import load_profile
+
+    check_writable(wishes.path)
+    if wishes.path.suffix != ".toml":
+        raise ConfigError(f"FILE: found '{wishes.path}', accepted: a name that ends in .toml")
+    for model in wishes.models:
+        if zoo.find(model) is None:
+            raise ConfigError(f"--model: found '{model}', accepted: a model of the zoo, which boards have too")
+    for board in wishes.boards:
+        if board.profile is not None and not board.profile.endswith(".json"):
+            load_profile(board.profile)
+        if board.name is not None and board_name(board.name) != board.name:
+            raise ConfigError(f"found '{board.name}', accepted: a name of letters, digits, '.', '_' and '-'")
+
+
+def _known(path: Path) -> tuple[BoardLines, ...]:
+    """The boards of a file that this command wrote before; none where there is no file."""
+    from distredge.cluster_file import read_cluster_file
+
+    if not path.exists():
+        return ()
+    file, where, _ = read_cluster_file(_as_path(path))
+    boards = boards_of(file, path.read_text(encoding="utf-8"))
+    if boards is None:
+        raise FileError(
+            f"{where}: is there already and was edited since it was written; give another name, or set the boards up "
+            "into another file and copy their lines"
+        )
+    return boards
+
+
+def _as_path(path: Path) -> str:
+    return str(path) if path.suffix == ".toml" else f"./{path}"
+
+
+def _key(board: Wanted) -> str:
+    return board.destination.text if board.name is None else f"{board.name} ({board.destination.text})"
+
+
+def _named(wishes: Wishes, looked: Mapping[Wanted, Found], known: tuple[BoardLines, ...]) -> list[_Named]:
+    """Gives boards their names and the addresses of their workers."""
+    from distredge.network_addresses import is_loopback, is_numeric
+    from distredge.remote.ssh import host_name
+
+    taken = {board.name: board.ssh for board in known}
+    named = []
+    places = {board: board.address or host_name(board.destination, wishes.ssh_option) for board in looked}
+    for board, found in looked.items():
+        host = board.destination.host
+        name = board.name or next((n for n, ssh in taken.items() if ssh == board.destination.text), None)
+        if name is None:
+            own = found.name if is_numeric(host) or is_loopback(host) else host
+            name = base = board_name(own.partition(".")[0])
+            number = 2
+            while name in taken:
+                name, number = f"{base}-{number}", number + 1
+        taken[name] = board.destination.text
+        beside = sum(place.partition(":")[0] == places[board].partition(":")[0] for place in places.values())
+        threads = wishes.threads or max(1, found.cores // beside)
+        named.append(_Named(name, board, found, places[board], threads))
+    return named
+
+
+def _ask(wishes: Wishes, named: list[_Named], wheel: Wheel) -> None:
+    """Says what is on the boards and what is going to be done, and asks before something is installed."""
+    from distredge.remote.install import is_current
+    from distredge.remote.look import HOME
+
+    for board in named:
+        click.echo(f"{board.name} ({board.wanted.destination.text}): {board.found.in_words()}", err=True)
+    lacking = [board.name for board in named if not is_current(board.found, wheel)]
+    if not lacking:
+        return
+    click.echo(
+        f"installs distredge {wheel.version} and what a worker needs (up to 250 MB, by pip) into ~/{HOME} on: "
+        f"{', '.join(lacking)}; --dry-run prints the commands",
+        err=True,
+    )
+    if wishes.yes:
+        return
+    if wishes.as_json or not sys.stdin.isatty():
+        raise ConfigError("nobody can be asked whether to install on these boards; accepted: --yes")
+    click.confirm("Install?", abort=True, err=True)
+
+
+def _set_up_one(
+    wishes: Wishes,
+    named: _Named,
+    board: Board,
+    wheel: Wheel,
+    tell: Callable[[str, str], None],
+    known: tuple[BoardLines, ...],
+) -> BoardLines:
+    """Installs on one board and measures its profile; returns what the cluster file says of it."""
+    from distredge.remote.install import install
+    from distredge.remote.measuring import measure_profile
+
+    name = named.name
+    tell(name, "sends distredge")
+    install(board, named.found, wheel, lambda line: tell(name, f"pip: {line}"))
+    there = next((lines for lines in known if lines.name == name), None)
+    if there is not None:
+        tell(name, "done")
+        return there
+    profile = named.wanted.profile
+    if profile is None and wishes.measures:
+        profile = f"{name}.json"
+        path = wishes.path.parent / profile
+        _check_replaceable(path)
+        tell(name, f"measures a quick profile of {', '.join(wishes.models)}")
+        content = measure_profile(board, name, wishes.models, named.threads)
+        with _written(path):
+            from distredge.writing import write
+
+            write(path, content)
+    tell(name, "done")
+    profile = profile or _shipped(named.found.model)
+    return BoardLines(name, named.address, profile, named.threads, (wishes.link,), named.wanted.destination.text)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuses to write a profile over a file that is none."""
+    from distredge.errors import ProfileError
+    from distredge.profiles.compute import load_profile
+
+    if path.exists():
+        try:
+            load_profile(path)
+        except ProfileError:
+            raise FileError(f"{path}: is there and no profile; give the board another name: NAME=USER@HOST") from None
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _shipped(model: str) -> str:
+    """The modelled profile of a kind of board; where it is not known, that of the slowest."""
+    return next((f"default:{name}" for words, name in _MODELS.items() if words in model), PROFILE)
+
+
+def _merged(known: tuple[BoardLines, ...], done: Mapping[str, BoardLines]) -> list[BoardLines]:
+    merged = {board.name: board for board in known}
+    merged |= {name: lines for name, lines in done.items() if name not in merged}
+    return list(merged.values())
+
+
+def _write(path: Path, lines: list[BoardLines], cores: Mapping[str, int]) -> None:
+    """Writes the file, and keys for those that have none; what cannot be used is taken back."""
+    from distredge.cluster_file import read_boards
+    from distredge.remote.key_set import complete_keys
+    from distredge.runtime.hosting.boards import check_addresses, keys_folder
+    from distredge.writing import write
+
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    with _written(path):
+        write(path, cluster_text(name_of(path), lines, cores))
+    try:
+        made = read_boards(_as_path(path))
+        check_addresses(made)
+        complete_keys(keys_folder(path, None), made.names)
+    except BaseException:
+        if before is None:
+            path.unlink()
+        else:
+            write(path, before)
+        raise
+
+
+def _probe(
+    path: Path, boards: Mapping[str, Board], lines: list[BoardLines], cores: Mapping[str, int]
+) -> tuple[dict[str, str], list[BoardLines]]:
+    """Starts the workers of these boards, measures their links, ends them, and writes what was measured."""
+    from distredge.cluster_file import read_boards
+    from distredge.remote.fleet import each
+    from distredge.remote.measuring import measure_links
+    from distredge.remote.workers import Place, needed_files, start, stop
+    from distredge.runtime.hosting.boards import cluster_keys, keys_folder
+
+    cluster = read_boards(_as_path(path))
+    folder = keys_folder(path, None)
+    places = {name: Place(cluster.name, name, path.name) for name in boards}
+
+    def start_one(name: str, board: Board) -> bool:
+        files = needed_files(path, cluster, cluster.device(name), folder)
+        return start(board, places[name], files, "process")[2]
+
+    try:
+        with progress(list(boards)) as tell:
+            started = each(boards, start_one)
+            found, failed = measure_links(
+                cluster, list(started.done), cluster_keys(cluster, folder), lambda name: tell(name, "measures its link")
+            )
+    finally:
+        each(boards, lambda name, board: stop(board, places[name]))
+    measured = [board if board.name not in found else _with_links(board, *found[board.name]) for board in lines]
+    _write(path, measured, cores)
+    return {**started.failed, **failed}, measured
+
+
+def _with_links(board: BoardLines, uplink: LinkMeasured, downlink: LinkMeasured) -> BoardLines:
+    """What the file says of a board once its links are measured."""
+    ways = {"uplink": uplink, "downlink": downlink}
+    return replace(board, links=tuple(_link_line(way, link) for way, link in ways.items()))
+
+
+def _link_line(way: str, link: LinkMeasured) -> str:
+    rate_bps = None if link.rate_bps is None else float(f"{link.rate_bps:.3g}")
+    return link_line(way, rate_bps, float(f"{link.rtt_s:.2g}"))
+
+
+def _report(wishes: Wishes, names: list[str], failed: Mapping[str, str]) -> None:
+    path = wishes.path
+    if wishes.as_json:
+        print_json({"cluster": name_of(path), "file": str(path), "devices": names, "failed": dict(failed)})
+    else:
+        click.echo(f"wrote {path} with {', '.join(names)}; next: distredge cluster start {path}")
+    if failed:
+        click.echo(
+            f"{len(failed)} of {len(wishes.boards)} boards: see above; the same command again goes on with them",
+            err=True,
+        )
+        raise SystemExit(1)
+
+
+def _say_steps(wishes: Wishes, wheel: Wheel) -> None:
+    from distredge.remote.install import install_script, wheel_path
+    from distredge.remote.look import LOOK
+    from distredge.remote.measuring import profile_script
+
+    for board in wishes.boards:
+        where = board.destination.text
+        name = board.name or board_name(board.destination.host)
+        say_plan(f"{where}: looks at the board, changes nothing", LOOK)
+        say_plan(f"{where}: sends {wheel.name}, {len(wheel.content) / 1e6:.1f} MB", f"cat > {wheel_path(wheel)}")
+        say_plan(f"{where}: installs, unless this wheel is in use", install_script("PYTHON", wheel))
+        if wishes.measures and board.profile is None:
+            script = profile_script(name, wishes.models, wishes.threads or 1)
+            say_plan(f"{where}: measures a quick profile, which comes back as {name}.json", script)
+        if wishes.probes:
+            click.echo(f"# {where}: starts a worker as `cluster start --dry-run` says, measures the link, ends it")
+    click.echo(f"# here: writes {wishes.path}, keys, and the profiles beside it")

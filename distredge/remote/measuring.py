@@ -1,0 +1,123 @@
+"""Measuring boards that were just installed: a quick profile on the board itself, and the links from here to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from distredge.cluster_file import BoardEntries
+from distredge.errors import ExecutionError
+from distredge.network_addresses import tcp
+from distredge.remote.look import HOME
+from distredge.remote.ssh import Board
+from distredge.runtime.links.one_link import SIZES, fit, measure_link
+from distredge.runtime.protocol.addresses import PeerAddress
+from distredge.runtime.protocol.security import Keys
+from distredge.runtime.protocol.transport import ZmqNetwork
+
+PROFILE_S: Final = 900.0
+"""Within which a quick profile is there; it is bounded itself, but for loading the models."""
+
+LINK_S: Final = 30.0
+"""Within which one direction of a link is measured."""
+
+REPEATS: Final = 5
+
+# A board keeps its profile: the same command then has nothing left to do. One that does not fit any more is left.
+_SCRIPT: Final = """
+cd {home} || exit 1
+run() {{ venv/bin/distredge profile run --quick {models} --threads {threads} --name {name} --out {file} "$@"; }}
+run >/dev/null 2>profile.said; code=$?
+if [ $code -eq 2 ]; then run --restart >/dev/null 2>profile.said; code=$?; fi
+[ $code -eq 0 ] || grep . profile.said | tail -n 1
+rm -f profile.said
+exit $code
+"""
+
+
+@dataclass(frozen=True)
+class LinkMeasured:
+    """One direction of a board's link: bits per second (None: more than can be told), and the round trip."""
+
+    rate_bps: float | None
+    rtt_s: float
+
+
+def profile_script(name: str, models: Sequence[str], threads: int) -> str:
+    """The script that measures a board's quick profile.
+
+    Args:
+        name: of the profile.
+        models: of the zoo.
+        threads: of the engine.
+    """
+    options = shlex.join([part for model in models for part in ("--model", model)])
+    return _SCRIPT.format(
+        home=HOME, models=options, threads=threads, name=shlex.quote(name), file=shlex.quote(_file(name, threads))
+    )
+
+
+def measure_profile(board: Board, name: str, models: Sequence[str], threads: int) -> bytes:
+    """Measures a quick profile on a board; returns its file.
+
+    Args:
+        board: with distredge installed.
+        name: of the profile.
+        models: of the zoo.
+        threads: of the engine.
+
+    Raises:
+        SshError: if the connection is lost or it takes too long.
+        ExecutionError: with what the board says, if it cannot be measured.
+    """
+    done = board.work(profile_script(name, models, threads), timeout_s=PROFILE_S)
+    if not done.ok:
+        raise ExecutionError(f"{board.destination.text}: cannot measure a profile: {done.said.removeprefix('error: ')}")
+    content = board.run(f"cat {HOME}/{shlex.quote(_file(name, threads))}").stdout
+    try:
+        json.loads(content)
+    except ValueError as error:
+        raise ExecutionError(f"{board.destination.text}: its profile cannot be read: {error}") from error
+    return content.encode()
+
+
+def measure_links(
+    boards: BoardEntries, names: Sequence[str], keys: Keys, tell: Callable[[str], None] | None = None
+) -> tuple[dict[str, tuple[LinkMeasured, LinkMeasured]], dict[str, str]]:
+    """Measures the links between here and workers that run and are idle, one after the other.
+
+    Args:
+        boards: of the cluster file.
+        names: of the workers.
+        keys: the requester's.
+        tell: told the name that is measured.
+
+    Returns:
+        Worker -> its uplink and its downlink; worker -> what went wrong.
+    """
+    found: dict[str, tuple[LinkMeasured, LinkMeasured]] = {}
+    failed: dict[str, str] = {}
+    with contextlib.closing(ZmqNetwork(keys.for_requester())) as network:
+        for name in names:
+            if tell is not None:
+                tell(name)
+            entry = boards.device(name)
+            peer = PeerAddress(name, tcp(entry.address, entry.data_port), keys.public[name])
+            try:
+                found[name] = (_one(network, peer, back=True), _one(network, peer, back=False))
+            except ExecutionError as error:
+                failed[name] = f"its link cannot be measured: {error}"
+    return found, failed
+
+
+def _one(network: ZmqNetwork, peer: PeerAddress, back: bool) -> LinkMeasured:
+    figures = fit(SIZES, measure_link(network, peer, SIZES, REPEATS, LINK_S, back=back))
+    return LinkMeasured(figures.rate_bps, figures.round_trip_s)
+
+
+def _file(name: str, threads: int) -> str:
+    return f"profile-{name}-{threads}.json"
