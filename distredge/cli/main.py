@@ -35,7 +35,7 @@ _COMMANDS = {
     "keys": _Entry("distredge.cli.keys:keys", "Make the keys of a cluster."),
     "worker": _Entry("distredge.cli.worker:worker", "Run a worker on this board."),
     "testbed": _Entry("distredge.cli.testbed:testbed", "Emulate boards and links on this machine."),
-    "doctor": _Entry("distredge.cli.doctor:doctor", "Say what works on this machine and what is missing."),
+    "doctor": _Entry("distredge.cli.doctor:doctor", "Say what is wrong on this machine, or on which board."),
     "schema": _Entry("distredge.cli.schema:schema", "Print the JSON schema of a file format."),
 }
 

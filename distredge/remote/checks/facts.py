@@ -49,6 +49,7 @@ class Facts:
         pythons: versions that are installed.
         externally_managed: whether Debian's pip refuses to install outside a virtual environment.
         distredge: versions that are installed, the one that `cluster init` installs first.
+        public_keys: digest of the public keys that `cluster start` copied; "" without them.
         governors: of the processors, each once.
         frequencies_hz: of each processor, lowest and highest that is allowed, and highest that it can.
         heat_c: sensor -> degrees Celsius.
@@ -78,6 +79,7 @@ class Facts:
     pythons: tuple[str, ...]
     externally_managed: bool
     distredge: tuple[str, ...]
+    public_keys: str
     governors: tuple[str, ...]
     frequencies_hz: tuple[tuple[float, float, float], ...]
     heat_c: dict[str, float]
@@ -94,16 +96,17 @@ class Facts:
     reached: dict[tuple[str, int], bool]
 
 
-def script(peers: Iterable[tuple[str, int]]) -> str:
+def script(peers: Iterable[tuple[str, int]], keys: str = "") -> str:
     """Returns the script that reads a board.
 
     Args:
         peers: host and port of what the board must reach: the other boards' workers.
+        keys: folder of its worker's keys, from the user's home.
     """
     lines = "\n".join(f"{host} {port}" for host, port in peers)
     text = (resources.files("distredge.remote.checks") / "facts.sh").read_text(encoding="utf-8")
     # What a tool complains of goes nowhere: a tool that is not there is the rule.
-    return f"exec 2>/dev/null\nPEERS={quote(lines)}\n{text}"
+    return f"exec 2>/dev/null\nPEERS={quote(lines)}\nKEYS={quote(keys)}\n{text}"
 
 
 def read_facts(text: str) -> Facts:
@@ -130,6 +133,7 @@ def read_facts(text: str) -> Facts:
         pythons=tuple(dict.fromkeys(re.findall(r"^\d+\.\d+\.\d+$", said("pythons"), re.MULTILINE))),
         externally_managed="EXTERNALLY-MANAGED" in said("managed"),
         distredge=tuple(re.findall(r"^distredge(?:,? version)? (\S+)$", said("distredge"), re.MULTILINE)),
+        public_keys=said("keys").partition(" ")[0],
         governors=tuple(dict.fromkeys(said("governor").split())),
         frequencies_hz=_frequencies(said("frequency")),
         heat_c={name: value * _MILLI for name, value in _pairs(said("temperature"))},

@@ -1,5 +1,6 @@
 # Prints what a board's own tools say, for `distredge doctor --cluster`. It reads and changes nothing.
-# POSIX sh. Sections begin with "@@ NAME". PEERS has a line "HOST PORT" for every port of the other boards.
+# POSIX sh. Sections begin with "@@ NAME". PEERS has a line "HOST PORT" for every port of the other boards, KEYS is the
+# folder of keys that `cluster start` copied.
 LC_ALL=C
 export LC_ALL
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/bin
@@ -35,6 +36,8 @@ part distredge
 for program in "$HOME/.local/share/distredge/venv/bin/distredge" distredge; do
   has "$program" && soon "$program" --version
 done
+part keys
+has sha256sum && sha256sum "$HOME/$KEYS/public.json"
 part governor
 cat /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor
 part frequency
@@ -96,5 +99,4 @@ if has bash && has timeout; then
   }
 fi
 part end
-
 exit 0

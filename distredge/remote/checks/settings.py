@@ -68,6 +68,38 @@ def _python(device: Device, facts: Facts) -> Iterator[Finding]:
     yield Finding(device.name, "python", "ok", f"Python {said}")
 
 
+def check_installed(device: Device, facts: Facts, version: str, cluster_file: str) -> Iterator[Finding]:
+    """Yields whether what is installed on a board is this version.
+
+    Args:
+        device: of the cluster file.
+        facts: of its board.
+        version: of Distredge here.
+        cluster_file: as the command was given it.
+    """
+    if facts.distredge and facts.distredge[0] != version:
+        todo = f"distredge cluster upgrade {cluster_file}, or install {version} there"
+        yield Finding(device.name, "installed", "bad", f"distredge {facts.distredge[0]} there, {version} here", todo)
+    elif facts.distredge:
+        yield Finding(device.name, "installed", "ok", f"distredge {version}")
+
+
+def check_keys(device: Device, facts: Facts, digest: str, cluster_file: str) -> Iterator[Finding]:
+    """Yields whether the public keys on a board are those of this machine.
+
+    Args:
+        device: of the cluster file.
+        facts: of its board.
+        digest: SHA-256 of this machine's file of public keys; "" without one.
+        cluster_file: as the command was given it.
+    """
+    if facts.public_keys and digest and facts.public_keys != digest:
+        todo = f"distredge cluster start {cluster_file} copies them anew"
+        yield Finding(device.name, "key files", "bad", "its public keys are not this machine's", todo)
+    elif facts.public_keys and digest:
+        yield Finding(device.name, "key files", "ok", "the public keys there are this machine's")
+
+
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
@@ -104,9 +136,7 @@ def check_memory(device: Device, facts: Facts, need_bytes: int | None) -> Iterat
         promised = device.memory_bytes
         if promised is not None and promised > total:
             todo = f"write memory_bytes = {int(0.8 * free)} for it, or measure its profile anew"
-            yield Finding(
-                device.name, "memory", "bad", f"{has}; plans may take {promised / 1e6:.0f} MB of it", todo
-            )
+            yield Finding(device.name, "memory", "bad", f"{has}; plans may take {promised / 1e6:.0f} MB of it", todo)
         else:
             yield Finding(device.name, "memory", "ok", has)
         return

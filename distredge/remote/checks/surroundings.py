@@ -10,7 +10,7 @@ from typing import Final
 from distredge.cluster import Cluster, Device, Link
 from distredge.network_addresses import is_loopback, is_numeric
 from distredge.remote.checks.facts import Facts, Interface
-from distredge.remote.checks.findings import Finding
+from distredge.remote.checks.findings import Finding, State
 
 _BRIDGES = re.compile(r"docker|br-|virbr|veth|lxc|lxd|podman|cni|flannel|cali")
 _SIDEWAYS = re.compile(r"l4tbr|usb|rndis|tun|tap|wg|tailscale|zt|ppp|wwan")
@@ -41,9 +41,9 @@ def check_interfaces(device: Device, facts: Facts, numeric: str | None) -> Itera
     kind = virtual(found.name)
     if kind:
         plain = next((one for one in others if _plain(one)), None)
-        better = f"write address = \"{plain.address}\" ({plain.name})" if plain else "give it an address of its network"
-        state = "bad" if _BRIDGES.match(found.name) else "warning"
-        yield Finding(device.name, "interfaces", state, f"{numeric} is at {found.name}, {kind}", better)  # type: ignore[arg-type]
+        better = f'write address = "{plain.address}" ({plain.name})' if plain else "give it an address of its network"
+        state: State = "bad" if _BRIDGES.match(found.name) else "warning"
+        yield Finding(device.name, "interfaces", state, f"{numeric} is at {found.name}, {kind}", better)
         return
     yield from _rate(device, found)
 
@@ -145,7 +145,8 @@ def check_clock(device: Device, facts: Facts, before_s: float, after_s: float) -
     Args:
         device: of the cluster file.
         facts: of its board.
-        before_s, after_s: this machine's clock when the board was asked and when it had answered.
+        before_s: this machine's clock when the board was asked.
+        after_s: when it had answered.
     """
     if facts.clock_s is None:
         return

@@ -110,7 +110,7 @@ def power_save(text: str) -> dict[str, bool]:
 
 
 def listeners(text: str) -> dict[int, str]:
-    """Reads `ss -ltnp`, or /proc/net/tcp and tcp6: TCP port -> program that listens there, "" where that is not told."""
+    """Reads `ss -ltnp`, or /proc/net/tcp and tcp6: TCP port -> program that listens there, "" where it is not told."""
     found: dict[int, str] = {}
     for line in text.splitlines():
         words = line.split()

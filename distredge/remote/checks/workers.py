@@ -1,11 +1,11 @@
-"""Asks the workers of a cluster themselves: whether they are there, which version, which keys, how fast their links are."""
+"""Asks the workers of a cluster themselves: whether they are there, of which version and keys, how fast their links."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from distredge.cluster import Cluster, Device
@@ -166,7 +166,9 @@ def check_rates(
             poor += [words] if ratio < _POOR else []
     detail = "; ".join(told)
     if slow:
-        todo = "write what `distredge probe` prints into the cluster file, and plan anew; a slow link: cable, Wi-Fi, hub"
+        todo = (
+            "write what `distredge probe` prints into the cluster file, and plan anew; a slow link: cable, Wi-Fi, hub"
+        )
         yield Finding(device.name, "throughput", "bad" if poor else "warning", detail, todo)
     else:
         yield Finding(device.name, "throughput", "ok", detail)
@@ -174,8 +176,3 @@ def check_rates(
 
 def _mbps(rate_bps: float | None) -> str:
     return "unbounded" if rate_bps is None else f"{rate_bps / 1e6:.0f} Mbit/s"
-
-
-def are_apart(versions: Sequence[str]) -> bool:
-    """Whether several versions are in use."""
-    return len(set(versions)) > 1
