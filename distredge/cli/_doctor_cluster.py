@@ -177,10 +177,21 @@ def _no_look_up(host: str) -> tuple[str, ...]:
 
 
 def _ask_workers(made: Cluster, wishes: Wishes, keys: Keys | None, seen: _Seen) -> None:
+    """Asks the workers whose control ports are open; nobody waits for one that cannot answer."""
+    from distredge.errors import PeerTimeout
+    from distredge.remote.checks.workers import OPEN, knock
     from distredge.runtime.links.one_link import ask_all
     from distredge.runtime.protocol.transport import ZmqNetwork
 
-    wanted = [address for name, address in seen.addresses.items() if seen.numeric[name] is not None]
+    def look(device: Device) -> str:
+        numeric = seen.numeric[device.name]
+        return OPEN if numeric is None or not device.control_port else knock(numeric, device.control_port)
+
+    known = [device for device in made.devices if device.name in seen.addresses and seen.numeric[device.name]]
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        ports = dict(zip([device.name for device in known], threads.map(look, known), strict=True))
+    seen.answers.update({name: PeerTimeout(text) for name, text in ports.items() if text != OPEN})
+    wanted = [seen.addresses[name] for name, text in ports.items() if text == OPEN]
     if not wanted:
         return
     network = ZmqNetwork(keys.for_requester() if keys is not None else None)
@@ -221,7 +232,8 @@ def _read(
     for device in made.devices:
         if device.name in failed:
             state: State = "warning" if seen.answers_to(device.name) else "bad"
-            seen.findings.append(Finding(device.name, "ssh", state, failed[device.name]))
+            way = "ssh" if device.name in destinations else "tools"
+            seen.findings.append(Finding(device.name, way, state, failed[device.name]))
         elif device.name not in seen.readings:
             detail = "the cluster file does not say where ssh finds it: the board's own tools are not asked"
             todo = f'write ssh = "user@host" under the device, or give --ssh {device.name}=user@host'

@@ -17,6 +17,10 @@ from distredge.runtime.links.one_link import Answer, fit, measure_link
 from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.transport import Network
 
+OPEN: Final = "open"
+KNOCK_S: Final = 2.0
+"""Within which a port that is open accepts a connection."""
+
 _SIZES: Final = (0, 65_536, 1_048_576)
 _REPEATS: Final = 4
 _SLOW, _POOR, _FAST = 0.8, 0.5, 1.5
@@ -109,28 +113,32 @@ def check_answer(
 
 
 def _silent(device: Device, answer: ExecutionError, cluster_file: str, numeric: str | None) -> Finding:
-    start = f"on the board: distredge worker --cluster {os.path.basename(cluster_file)} --name {device.name}"
+    start = (
+        f"distredge cluster start {cluster_file}, or on the board: distredge worker --cluster "
+        f"{os.path.basename(cluster_file)} --name {device.name}"
+    )
     if numeric is None or not isinstance(answer, PeerTimeout):
         return Finding(device.name, "worker", "bad", str(answer), start)
-    why = {port: _knock(numeric, port) for port in (device.control_port, device.data_port)}
+    why = {port: knock(numeric, port) for port in (device.control_port, device.data_port)}
     said = "; ".join(f"port {port}: {text}" for port, text in why.items())
-    if "nothing listens there" in said:
+    if why[device.control_port] == _WHY[errno.ECONNREFUSED]:
         return Finding(device.name, "worker", "bad", f"no worker runs at {numeric} ({said})", start)
-    if not any(text == "open" for text in why.values()):
+    if why[device.control_port] != OPEN:
         todo = f"is the board on, and do its firewall and the network let {' and '.join(map(str, why))} through?"
         return Finding(device.name, "worker", "bad", f"{numeric} is not reached ({said})", todo)
     todo = "another program may listen there, or the worker waits for other keys: look at its log"
     return Finding(device.name, "worker", "bad", f"something at {numeric} does not answer ({said})", todo)
 
 
-def _knock(numeric: str, port: int, timeout_s: float = 2.0) -> str:
+def knock(numeric: str, port: int, timeout_s: float = KNOCK_S) -> str:
+    """Returns "open" where something accepts connections at a TCP port; else what is in the way."""
     try:
         socket.create_connection((numeric, port), timeout_s).close()
     except TimeoutError:
         return "no answer"
     except OSError as error:
         return _WHY.get(error.errno or 0, error.strerror or str(error))
-    return "open"
+    return OPEN
 
 
 def check_rates(
