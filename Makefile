@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 EXTRAS := engine,plan,train,watch,video,discovery,demo,test,dev
-# Where torch comes from. PyPI's build for Linux on x86-64 brings CUDA, several GB; the build for CPUs alone:
-#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch comes from. Empty: without an NVIDIA GPU the index of builds for CPUs, if it answers within seconds, else
+# pip's own index, whose build for Linux brings CUDA, several GB. Another index, such as one for another CUDA:
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cu126
 TORCH_INDEX ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -26,13 +27,18 @@ help:
 
 install: $(STAMP)
 
-# torch first: later, among the other packages, the resolver could take another build of it.
+# torch first: later, among the other packages, the resolver could take another build of it. What it needs comes with
+# the rest, from pip's own index: the index of torch may lack the versions that constraints.txt pins.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  f"make needs Python 3.11 or later, found {sys.version.split()[0]}: make install PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@set -e; started=$$(date +%s); \
+	  index=$$($(PYTHON) tools/torch_index.py --given "$(TORCH_INDEX)"); \
+	  echo "installing into $(VENV): 2 to 5 minutes on a common line, longer with CUDA"; set -x; \
+	  $(PIP) install --quiet --constraint constraints.txt --no-deps $${index:+--index-url "$$index"} torch; \
+	  $(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	  { set +x; } 2>/dev/null; echo "installed in $$(($$(date +%s) - started)) s"
 	touch $@
 
 demo: install

@@ -1,47 +1,74 @@
-"""`distredge doctor`: says what works on this machine and what is missing."""
+"""`distredge doctor`: says what works and what does not, on this machine or on the boards of a cluster."""
 
 from __future__ import annotations
 
-import platform
-import socket
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from distredge.cli._common import print_json
-from distredge.cli._options import json_option, verbose_option
+from distredge.cli._options import Number, json_option, verbose_option
+from distredge.cli._remote import ssh_options
+
+if TYPE_CHECKING:
+    from distredge.remote.checks.findings import Finding
 
 _WIDTH = 16
-_PACKAGES = ("numpy", "pyzmq", "msgspec", "onnx", "onnxruntime", "click", "rich", "pillow", "psutil")
-_OPTIONAL = {
-    "plan": ("numba", "scipy"),
-    "train": ("torch", "gymnasium", "stable-baselines3", "tensorboard"),
-    "watch": ("matplotlib", "prometheus-client"),
-    "discovery": ("zeroconf",),
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: "ok", "missing" (something optional) or "bad"."""
-
-    what: str
-    state: str
-    detail: str
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
+@click.option("--cluster", "cluster_name", help="Look at the boards of this cluster file, by ssh and by their workers.")
+@click.option("--ssh", "ssh", multiple=True, metavar="NAME=USER@HOST",
+              help="Where ssh finds a board, where the cluster file does not say it; once per board.")  # fmt: skip
+@click.option("--strategy", type=click.Path(path_type=Path), help="Whether the boards have the memory that it takes.")
+@click.option("--model", "model_name", help="The strategy's model, where it is not in the zoo.")
+@click.option("--rates/--no-rates", default=True, show_default=True,
+              help="Measure the links; leave it where workers are busy.")  # fmt: skip
+@click.option("--keys", "keys_path", type=_FOLDER, help="Folder of keys; default: 'keys' beside the cluster file.")
+@click.option("--plaintext", is_flag=True, help="The workers run without encryption.")
+@click.option("--timeout", "timeout_s", type=Number(0, 600, above=True), default=20.0, show_default=True,
+              help="Seconds for each board and each step.")  # fmt: skip
+@ssh_options
 @json_option
 @verbose_option
-def doctor(as_json: bool) -> None:
-    """Say what works on this machine and what is missing; exit code 1 when a worker cannot run here."""
+def doctor(
+    cluster_name: str | None,
+    ssh: tuple[str, ...],
+    strategy: Path | None,
+    model_name: str | None,
+    rates: bool,
+    keys_path: Path | None,
+    plaintext: bool,
+    timeout_s: float,
+    ssh_option: tuple[str, ...],
+    batch: bool,
+    as_json: bool,
+) -> None:
+    """Say what works and what does not; exit code 1 when something is bad.
+
+    Without --cluster: whether a worker can run on this machine. With it: what is wrong on which board, and what to do;
+    boards are only read, by one shell script each, and nothing on them is changed.
+    """
+    if cluster_name is None:
+        for name, given in (("--ssh", ssh), ("--strategy", strategy), ("--model", model_name), ("--keys", keys_path)):
+            if given:
+                raise click.UsageError(f"{name} is for --cluster FILE")
+        _here(as_json)
+        return
+    from distredge.cli._doctor_cluster import Wishes, examine
+
+    wishes = Wishes(cluster_name, ssh, strategy, model_name, rates, keys_path, plaintext, timeout_s, ssh_option, batch)
+    _say(cluster_name, examine(wishes), as_json)
+
+
+def _here(as_json: bool) -> None:
+    from distredge.cli._doctor_here import look_around
+
     findings = []
-    for finding in _all():
+    for finding in look_around():
         findings.append(finding)
-        # At once: the last check can take half a minute.
         if not as_json:
             click.echo(f"{finding.state:8} {finding.what:{_WIDTH}} {finding.detail}")
     if as_json:
@@ -50,151 +77,19 @@ def doctor(as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _all() -> Iterator[Finding]:
-    yield Finding("python", "ok" if sys.version_info >= (3, 10) else "bad", f"{platform.python_version()}")
-    yield from _packages()
-    for what, check in _CHECKS.items():
-        try:
-            state, detail = check()
-        except Exception as error:
-            state, detail = "bad", f"{type(error).__name__}: {error}"
-        yield Finding(what, state, " ".join(detail.split()))
-
-
-def _packages() -> Iterator[Finding]:
-    for name in _PACKAGES:
-        version = _version(name)
-        yield Finding(name, "ok" if version else "bad", version or f"not installed: pip install {name}")
-    for extra, names in _OPTIONAL.items():
-        absent = [name for name in names if not _version(name)]
-        there = ", ".join(f"{name} {_version(name)}" for name in names if name not in absent)
-        hint = f"; {', '.join(absent)} absent: pip install 'distredge[{extra}]'" if absent else ""
-        yield Finding(f"extra {extra}", "missing" if absent else "ok", (there + hint).lstrip("; "))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _machine() -> tuple[str, str]:
-    import os
-
-    import psutil
-
-    from distredge.processors import usable_cores
-
-    memory = psutil.virtual_memory()
-    cores = usable_cores()
-    return "ok", (
-        f"{platform.machine()}, {cores} cores, {memory.total / 1e9:.1f} GB memory ({memory.available / 1e9:.1f} free), "
-        f"load {os.getloadavg()[0]:.2f}"
-    )
-
-
-def _interfaces() -> tuple[str, str]:
-    import psutil
-
-    stats = psutil.net_if_stats()
-    found = [
-        f"{name} {address.address}"
-        for name, addresses in psutil.net_if_addrs().items()
-        for address in addresses
-        if address.family == socket.AF_INET and name in stats and stats[name].isup
-    ]
-    return ("ok" if found else "bad"), ", ".join(found) or "none is up"
-
-
-def _ports() -> tuple[str, str]:
-    from distredge.cluster_file import CONTROL_PORT, DATA_PORT
-
-    busy = [port for port in (CONTROL_PORT, DATA_PORT) if not _is_free(port)]
-    if busy:
-        return (
-            "missing",
-            f"{', '.join(map(str, busy))} in use: a worker may run already, or give others in the cluster file",
-        )
-    return "ok", f"{CONTROL_PORT} (control) and {DATA_PORT} (data) are free"
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
-def _curve() -> tuple[str, str]:
-    import zmq
-
-    state = "ok" if zmq.has("curve") else "bad"
-    return state, f"libzmq {zmq.zmq_version()}" + ("" if state == "ok" else " without CURVE: install the pyzmq wheel")
-
-
-def _loopback() -> tuple[str, str]:
-    """One worker process, encrypted, and what a message to it costs."""
-    from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
-    from distredge.runtime.links.one_link import SIZES, fit, measure_link
-    from distredge.runtime.protocol.addresses import PeerAddress
-    from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
-    from distredge.runtime.protocol.transport import ZmqNetwork
-
-    keys = make_keys(["doctor"])
-    workers = WorkerProcesses([local_order("doctor", keys["doctor"].for_worker())])
-    try:
-        (address,) = workers.wait(START_S, keys[REQUESTER_NAME])
-        network = ZmqNetwork(keys[REQUESTER_NAME].for_requester())
-        try:
-            peer = PeerAddress(address.name, address.data, address.public_key)
-            figures = fit(SIZES, measure_link(network, peer, SIZES, 5))
-        finally:
-            network.close()
-    finally:
-        workers.close()
-    rate = "unbounded" if figures.rate_bps is None else f"{figures.rate_bps / 8e6:.0f} MB/s"
-    return "ok", f"a worker answers in {1e3 * figures.round_trip_s:.3f} ms, takes rows at {rate}, encrypted"
-
-
-def _providers() -> tuple[str, str]:
-    import onnxruntime
-
-    return "ok", ", ".join(onnxruntime.get_available_providers())
-
-
-def _kernel() -> tuple[str, str]:
-    """Compiles what no cache holds yet, so that neither the first plan nor the first training waits for it."""
-    import importlib
-    import time
-    from importlib.util import find_spec
-
-    started_s = time.monotonic()
-    try:
-        importlib.import_module("distredge.latency.kernel.kernel").warm()
-        importlib.import_module("distredge.planners.search").warm()
-        what = "kernel and search"
-        if find_spec("gymnasium") is not None:
-            importlib.import_module("distredge.envs.warming").warm()
-            what = "kernel, search and environments"
-    except (ImportError, AttributeError) as error:
-        return "missing", f"no compiled latency kernel, plans are slower: {error}"
-    ready = f"compiled {what} ready in {time.monotonic() - started_s:.1f} s"
-    folder = importlib.import_module("distredge.latency.kernel.entry_points").folder()
-    if folder is None:
-        return "missing", f"{ready}, and anew in every process: set NUMBA_CACHE_DIR to a folder that can be written"
-    return "ok", f"{ready}, kept in {folder}"
-
-
-_CHECKS: dict[str, Callable[[], tuple[str, str]]] = {
-    "machine": _machine,
-    "interfaces": _interfaces,
-    "ports": _ports,
-    "encryption": _curve,
-    "engine": _providers,
-    "worker": _loopback,
-    "planning": _kernel,
-}
+def _say(cluster: str, findings: list[Finding], as_json: bool) -> None:
+    counts = {state: sum(f.state == state for f in findings) for state in ("ok", "warning", "bad")}
+    if as_json:
+        told = [
+            {"board": f.board, "what": f.what, "state": f.state, "detail": f.detail, "do": f.todo} for f in findings
+        ]
+        print_json({"cluster": cluster, "findings": told, **counts})
+    else:
+        width = max((len(f.board) for f in findings), default=0)
+        for finding in findings:
+            click.echo(f"{finding.state:8} {finding.board:{width}} {finding.what:{_WIDTH}} {finding.detail}")
+            if finding.todo:
+                click.echo(f"{'':8} {'':{width}} {'':{_WIDTH}} -> {finding.todo}")
+        click.echo(", ".join(f"{count} {state}" for state, count in counts.items()))
+    if counts["bad"]:
+        raise SystemExit(1)

@@ -36,7 +36,7 @@ _COMMANDS = {
     "worker": _Entry("distredge.cli.worker:worker", "Run a worker on this board."),
     "trial": _Entry("distredge.cli.trial:trial", "Profile, probe, plan and deploy; one file to send back."),
     "testbed": _Entry("distredge.cli.testbed:testbed", "Emulate boards and links on this machine."),
-    "doctor": _Entry("distredge.cli.doctor:doctor", "Say what works on this machine and what is missing."),
+    "doctor": _Entry("distredge.cli.doctor:doctor", "Say what is wrong on this machine, or on which board."),
     "schema": _Entry("distredge.cli.schema:schema", "Print the JSON schema of a file format."),
 }
 

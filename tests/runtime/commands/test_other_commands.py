@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distredge.cli import doctor, worker
+from distredge.cli import _doctor_here, worker
 from distredge.cli._common import load_object
 from distredge.runtime.provider_options import PROVIDERS
 from tests.runtime.commands.conftest import Done, distredge
@@ -122,7 +122,7 @@ def test_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_doctor_says_what_is_missing_and_what_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distredge.latency.kernel.kernel", None)
-    monkeypatch.setitem(doctor._CHECKS, "worker", lambda: 1 / 0)
+    monkeypatch.setitem(_doctor_here._CHECKS, "worker", lambda: 1 / 0)
     done = distredge(tmp_path, "doctor", "--json")
     findings = _findings(done, 1)
     assert findings["planning"]["state"] == "missing"
