@@ -4,10 +4,10 @@
 
     stream
         500 JPEG pictures (150 with --quick) through four emulated boards at 20 Mbit/s, which DeepSlicing gives rows in
-        ten volumes each, with `deploy-strategy --images --watch --in-flight 8`, encrypted: `images_per_s_over_bound` is what came over what the busiest resource is
-        predicted to allow. `lost` counts pictures without a result or an error, `out_of_order` results that came after
-        a later one's. The boards compute at this machine's own speed (dilation 1), `busy_share` says how much of its
-        processors all of it took.
+        ten volumes each, with `deploy-strategy --images --watch --in-flight 8`, encrypted: `images_per_s_over_bound` is
+        what came over what the busiest resource is predicted to allow. `lost` counts pictures without a result or an
+        error, `out_of_order` results that came after a later one's. The boards compute at this machine's own speed
+        (dilation 1), `busy_share` says how much of its processors all of it took.
     watch
         `watch_overhead`: how much longer a frame takes with live view, questions to the workers, TensorBoard and a
         Prometheus endpoint than without any, on two workers of this machine, unpaced. Phases of one session in turn,
@@ -18,8 +18,8 @@
         ended and started again: `first_deploy_s`, `second_deploy_s` from opening the session until it can take frames,
         and bytes of constants sent. Workers of both keep them in the same folder.
 
-HALP's selection is measured by experiments/bench/selection.py. Other programs disturb. Prints a line for each figure and
-ends with one JSON object.
+HALP's selection is measured by experiments/bench/selection.py. Other programs disturb. Prints a line for each figure
+and ends with one JSON object.
 """
 
 from __future__ import annotations
@@ -207,11 +207,11 @@ def _watched(local: Any, problem: Any, strategy: Any, folder: Path) -> Iterator[
     from distredge.monitor.deployment_log import DeploymentLog, LogView
     from distredge.monitor.live_view import LiveView
     from distredge.monitor.prometheus import PrometheusExporter, read_endpoint
-    from distredge.monitor.stream_watch import StreamWatch
+    from distredge.monitor.stream_watch import StreamWatch, View
 
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120, height=40)
     with DeploymentLog(folder, problem, strategy) as log:
-        views = [LiveView(terminal), LogView(log), PrometheusExporter(*read_endpoint("127.0.0.1:0"))]
+        views: list[View] = [LiveView(terminal), LogView(log), PrometheusExporter(*read_endpoint("127.0.0.1:0"))]
         watching = StreamWatch(views)
         watching.begin(local.coordinator, strategy, 0.01)
 
@@ -282,7 +282,8 @@ def _busy_share(before: Any, after: Any) -> float:
     spent = {
         name: getattr(after, name) - getattr(before, name) for name in ("user", "nice", "system", "idle", "iowait")
     }
-    return 1.0 - (spent["idle"] + spent["iowait"]) / max(sum(spent.values()), 1e-9)
+    share: float = 1.0 - (spent["idle"] + spent["iowait"]) / max(sum(spent.values()), 1e-9)
+    return share
 
 
 PARTS: Final[dict[str, Callable[[Path, bool], Figures]]] = {"stream": stream, "watch": watch, "deploy": deploy_twice}
