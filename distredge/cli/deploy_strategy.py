@@ -100,7 +100,7 @@ def deploy_strategy(
     from distredge.runtime.hosting.session import open_session
     from distredge.strategy import Strategy
 
-    stream.check(image, repeat)
+    stream.check(image, repeat, timeline_path)
     check_writable(timeline_path)
     check_folder(log_path)
     strategy = Strategy.load(strategy_path)
