@@ -105,6 +105,10 @@ def test_when_all_pictures_fail(folder: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: all 1 pictures failed; the first: pics/3.jpg: not an image")
     assert (report(folder)["done"], report(folder)["latency"], len(lines(folder))) == (0, None, 1)
+    done = deploy(folder, *GIVEN, "--images", "pics/3.jpg", "--json", "--timeline", "t.json")
+    assert done.returncode == 1
+    assert done.stderr.startswith("no timeline: ")
+    assert not (folder / "t.json").exists()
 
 
 @contextlib.contextmanager
@@ -186,7 +190,7 @@ def test_what_watches_a_stream_is_told_in_the_main_thread(folder: Path, monkeypa
             told.append("end")
             return {"watched": {"frames": 2}}
 
-    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda options, log: [Watching()])
+    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda *_: [Watching()])
     done = deploy(folder, *GIVEN, "--images", "pics/[2-3].jpg", "--json", "--no-check")
     assert done.returncode == 0, done.stderr
     assert told == [(1, ("alpha", "beta"), True), (0, "pics/2.jpg", True), (1, "pics/3.jpg", False), "end"]
