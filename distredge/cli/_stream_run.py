@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers, traced
 from distredge.cli._stream_report import Tally, show
-from distredge.cli._stream_sinks import annotated, json_lines, say
-from distredge.errors import DistredgeError, ExecutionError, FileError, InputError, MediaError
+from distredge.cli._stream_sinks import annotated, json_lines, progress, say
+from distredge.errors import ExecutionError, FileError, InputError, MediaError
 from distredge.writing import as_text, write
 
 if TYPE_CHECKING:
@@ -90,10 +91,11 @@ class StreamRun:
                 for observer in watching:
                     observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                 try:
-                    runs = self.session.coordinator.stream_images
+                    keep_pixels = self.options.annotate is not None
+                    runs = functools.partial(self.session.coordinator.stream_images, keep_pixels=keep_pixels)
                     meaning = Meaning(self.problem.graph, self.options.min_score)
                     follow(runs, pictures, meaning, sinks, watching, interrupts)
-                except (KeyboardInterrupt, DistredgeError) as error:
+                except (KeyboardInterrupt, Exception) as error:
                     ended = error
             with interrupts.held():
                 sections = [observer.end() for observer in watching]
@@ -128,8 +130,7 @@ class StreamRun:
                 sinks.append(stack.enter_context(json_lines(self.options.out)))
             if self.options.annotate is not None:
                 sinks.append(annotated(self.options.annotate))
-            if not self.as_json:
-                sinks.append(say)
+            sinks.append(stack.enter_context(progress(self.source.count)) if self.as_json else say)
             yield sinks
 
     def _heading(self) -> str:
@@ -141,11 +142,10 @@ class StreamRun:
         """How far the first output is from the whole model's; None where it is not to be compared."""
         if first.result is None or ended is not None:
             return None
-        from distredge.runtime.requester.picture_frames import inputs_of
-
-        graph, result = self.problem.graph, first.result
-        inputs = inputs_of(graph, self.strategy, result.picture.taken())
-        return difference(whole_model(graph, self.strategy, inputs), result.result())
+        inputs = first.result.inputs
+        if inputs is None:
+            return None
+        return difference(whole_model(self.problem.graph, self.strategy, inputs), first.result.result())
 
     def _about(self, began: datetime) -> dict[str, Any]:
         cluster = self.problem.cluster

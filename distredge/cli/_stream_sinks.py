@@ -61,6 +61,23 @@ def json_lines(path: Path) -> Iterator[Sink]:
         yield write
 
 
+@contextlib.contextmanager
+def progress(count: int | None) -> Iterator[Sink]:
+    """Gives what shows how far a stream is, on stderr where that is a terminal.
+
+    Args:
+        count: of its pictures; None if nobody knows.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("pictures", total=count)
+        yield lambda *_: bar.advance(task)
+
+
 def annotated(folder: Path) -> Sink:
     """Returns what writes each picture with its boxes into a folder.
 

@@ -83,7 +83,7 @@ def find_boxes(
     scores = np.concatenate([part.scores for part in parts])
     edges = _edges(boxes, seen, size)
     # What lies beyond the picture has no size in it.
-    scores *= (edges[:, 2:] > edges[:, :2]).all(axis=1)[:, None]
+    scores[(edges[:, 2:] <= edges[:, :2]).any(axis=1)] = 0.0
     names = _names(detector, scores.shape[1])
     found: list[tuple[float, int, int]] = []
     for number in range(scores.shape[1]):

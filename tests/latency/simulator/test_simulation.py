@@ -9,7 +9,7 @@ import pytest
 
 from distredge.cluster import Link, Requester
 from distredge.errors import ClusterError, ConfigError, Infeasible, ProfileError
-from distredge.latency import evaluate, offload, simulate
+from distredge.latency import evaluate, offload, simulate, throughput
 from distredge.model.graph import Graph
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
@@ -306,6 +306,10 @@ def test_several_images_in_flight(lab: Any, chain: Graph, rate_bps: float, bottl
     assert many.frame_latency_s[1] == pytest.approx(there + compute + back + max(there, compute))
     assert many.throughput_per_s == pytest.approx(1 / max(there, compute))
     assert many.bottleneck == bottleneck
+    found = throughput(problem, strategy, in_flight=4)
+    assert found.resource == bottleneck
+    # One device after one link: several in flight keep the busiest of the two at work.
+    assert found.images_per_s == pytest.approx(found.bound_per_s)
     assert [s.frame for s in many.spans if s.lane == "compute"] == list(range(12))
 
 

@@ -1,0 +1,251 @@
+"""`deploy-strategy` on streams of pictures: in order, by name, and with what was done written down however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distredge.cli._stream_report import Tally
+from distredge.model import zoo
+from distredge.model.graph import Graph
+from tests.runtime.commands.conftest import Done, deploy, write_cluster
+from tests.runtime.conftest import make_strategy
+
+MODEL = "mobilenet-v1-0.25-128"
+GIVEN = ("s.json", "--cluster", "local.toml")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Graph:
+    return zoo.build(MODEL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, classifier: Graph) -> Path:
+    """A strategy for two devices, a cluster of this machine, and six pictures, of which the fourth is none."""
+    make_strategy(classifier, [(2, 1)], input_dtype="uint8").save(tmp_path / "s.json")
+    write_cluster(tmp_path / "local.toml", [0] * 6)
+    (tmp_path / "pics").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        picture = Image.fromarray(rng.integers(0, 256, (90, 120 + number, 3), np.uint8))
+        picture.save(tmp_path / "pics" / f"{number}.jpg")
+    (tmp_path / "pics" / "3.jpg").write_bytes(b"no picture")
+    return tmp_path
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+WRITTEN = ("--out", "out.jsonl", "--report", "report.json")
+
+
+def test_a_folder_of_pictures(folder: Path) -> None:
+    done = deploy(folder, *GIVEN, "--images", "pics", "--in-flight", "2", *WRITTEN, "--timeline", "t.json")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == f"{MODEL} on test: 2 worker processes of this machine, volumes: 1, lossless, encrypted"
+    assert [line.split()[0] for line in said[1:7]] == ["0", "1", "2", "3", "4", "5"]
+    assert "failed: pics/3.jpg: not an image" in said[4]
+    assert said[7].startswith("5 done, 1 failed in ")
+    assert "weights: random (seed 0): what it finds means nothing; give --weights FILE" in said
+    found = lines(folder)
+    assert [line["frame"] for line in found] == list(range(6))
+    assert [line["name"] for line in found] == [f"pics/{number}.jpg" for number in range(6)]
+    assert ["error" in line for line in found] == [False, False, False, True, False, False]
+    assert all((line["latency_s"] is None) == ("error" in line) for line in found)
+    ended_s = [line["ended_s"] for line in found]
+    assert ended_s == sorted(ended_s)
+    figures = report(folder)
+    assert (figures["frames"], figures["done"], figures["failed_frames"]) == (6, 5, 1)
+    assert [one["name"] for one in figures["failed"]] == ["pics/3.jpg"]
+    assert [figures[key] for key in ("lost", "unfinished", "dropped", "out_of_order")] == [0, 0, 0, 0]
+    assert (figures["plan"], figures["cluster"], figures["model"]) == ("s.json", "test", MODEL)
+    assert (figures["in_flight"], figures["interrupted"], figures["correct"]) == (2, False, True)
+    assert figures["seconds"] == ended_s[-1]
+    assert figures["images_per_s"] == pytest.approx(5 / ended_s[-1])
+    assert sorted(figures["latency"]) == ["max_s", "mean_s", "p50_s", "p95_s", "p99_s"]
+    assert figures["latency"]["max_s"] == max(line["latency_s"] or 0 for line in found)
+    assert figures["predicted_images_per_s"] <= figures["bound_images_per_s"] * (1 + 1e-9)
+    assert figures["bottleneck"].endswith(" compute")
+    assert figures["predicted_latency_s"] > 0
+    assert json.loads((folder / "t.json").read_text())["traceEvents"]
+
+
+def test_for_machines_and_with_a_log(folder: Path) -> None:
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("matplotlib")
+    done = deploy(folder, *GIVEN, "--images", "pics/[0-2].jpg", "--json", "--no-check", "--log", "log")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert (found["frames"], found["done"], found["failed"], found["correct"]) == (3, 3, [], None)
+    (events,) = (folder / "log" / "frames").iterdir()
+    assert b"strategy/latency_ms" in events.read_bytes()
+
+
+def test_when_all_pictures_fail(folder: Path) -> None:
+    done = deploy(folder, *GIVEN, "--images", "pics/3.jpg", *WRITTEN)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: all 1 pictures failed; the first: pics/3.jpg: not an image")
+    assert (report(folder)["done"], report(folder)["latency"], len(lines(folder))) == (0, None, 1)
+
+
+@contextlib.contextmanager
+def stdin() -> Iterator[int]:
+    """A pipe as the process's own stdin; gives its other end, which is closed at the end."""
+    reading, writing = os.pipe()
+    kept = os.dup(0)
+    os.dup2(reading, 0)
+    os.close(reading)
+    try:
+        yield writing
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(writing)
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
+def test_names_from_stdin(folder: Path) -> None:
+    with stdin() as writing:
+        os.write(writing, b"pics/5.jpg\n\npics/absent.jpg\npics/0.jpg")
+        os.close(writing)
+        done = deploy(folder, *GIVEN, "--images", "-", *WRITTEN)
+    assert done.returncode == 0, done.stderr
+    assert [line["name"] for line in lines(folder)] == ["pics/5.jpg", "pics/absent.jpg", "pics/0.jpg"]
+    assert lines(folder)[1]["error"].startswith("pics/absent.jpg: no such file")
+    with stdin() as writing:
+        os.close(writing)
+        done = deploy(folder, *GIVEN, "--images", "-")
+    assert (done.returncode, done.stderr) == (2, "error: found no picture, accepted: a stream of at least one\n")
+
+
+def at_picture(monkeypatch, number: int) -> None:
+    """Interrupts this process while a picture is written down."""
+    add = Tally.add
+
+    def counted(self: Tally, frame: Any) -> None:
+        add(self, frame)
+        if frame.number == number:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Tally, "add", counted)
+
+
+def test_interrupted_while_it_waits_for_the_next_picture(folder: Path, monkeypatch) -> None:
+    at_picture(monkeypatch, 1)
+    before = signal.getsignal(signal.SIGINT)
+    with stdin() as writing:
+        os.write(writing, b"pics/5.jpg\npics/0.jpg\n")
+        done = deploy(folder, *GIVEN, "--images", "-", *WRITTEN)
+    assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
+    assert [line["name"] for line in lines(folder)] == ["pics/5.jpg", "pics/0.jpg"]
+    figures = report(folder)
+    assert (figures["interrupted"], figures["done"], figures["lost"], figures["unfinished"]) == (True, 2, 0, 0)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupted_with_pictures_under_way(folder: Path, monkeypatch) -> None:
+    at_picture(monkeypatch, 0)
+    done = deploy(folder, *GIVEN, "--images", "pics", "--in-flight", "2", *WRITTEN)
+    assert done.returncode == 130
+    figures = report(folder)
+    assert (figures["frames"], figures["lost"], len(lines(folder))) == (1, 0, 1)
+    assert 0 <= figures["unfinished"] <= 5
+
+
+def test_what_watches_a_stream_is_told_in_the_main_thread(folder: Path, monkeypatch) -> None:
+    told: list[Any] = []
+
+    class Watching:
+        def begin(self, coordinator, strategy, predicted_s) -> None:
+            told.append((coordinator.in_flight, strategy.devices, predicted_s > 0))
+
+        def frame(self, frame) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            told.append((frame.number, frame.name, frame.error is None))
+
+        def end(self) -> dict[str, Any]:
+            told.append("end")
+            return {"watched": {"frames": 2}}
+
+    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda options, log: [Watching()])
+    done = deploy(folder, *GIVEN, "--images", "pics/[2-3].jpg", "--json", "--no-check")
+    assert done.returncode == 0, done.stderr
+    assert told == [(1, ("alpha", "beta"), True), (0, "pics/2.jpg", True), (1, "pics/3.jpg", False), "end"]
+    assert json.loads(done.stdout)["watched"] == {"frames": 2}
+
+
+def test_a_video_with_a_detector(folder: Path, monkeypatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    writer = cv2.VideoWriter(str(folder / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 64))
+    for number in range(3):
+        writer.write(np.full((64, 80, 3), 80 * number, np.uint8))
+    writer.release()
+    detector = zoo.build("yolov2", (1, 3, 64, 64), width=0.25)
+    monkeypatch.setattr("distredge.cli.deploy_strategy.load_model_of", lambda *_: detector)
+    make_strategy(detector, [(2, 1)], input_dtype="uint8").save(folder / "d.json")
+    asked = ("d.json", *GIVEN[1:], "--video", "film.avi", "--annotate", "drawn", "--min-score", "0", *WRITTEN)
+    done = deploy(folder, *asked)
+    assert done.returncode == 0, done.stderr
+    assert [line["name"] for line in lines(folder)] == ["film.avi#0", "film.avi#1", "film.avi#2"]
+    for line in lines(folder):
+        for box in line["boxes"]:
+            assert 0 <= box["left"] < box["right"] <= 80
+            assert 0 <= box["top"] < box["bottom"] <= 64
+    assert lines(folder)[2]["boxes"]
+    drawn = sorted((folder / "drawn").iterdir())
+    assert [path.name for path in drawn] == [f"00000{number}-film.jpg" for number in range(3)]
+    with Image.open(drawn[2]) as opened:
+        assert opened.size == (80, 64)
+    assert report(folder)["source"] == "film.avi"
+
+
+def refused(folder: Path, *args: str) -> str:
+    done: Done = deploy(folder, *GIVEN, *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--images", "pics", "--video", "a.avi"), "--images and --video are two streams: give one of them"),
+        (("--images", "pics", "--image", "a.png"), "--images runs a stream and --image one picture"),
+        (("--video", "a.avi", "--repeat", "3"), "--video runs each picture once: leave --repeat away"),
+        (("--report", "r.json"), "--report is for a stream: give --images or --video"),
+        (("--annotate", "drawn"), "--annotate is for a stream: give --images or --video"),
+        (("--images", "absent"), "absent: no such file or folder; accepted: an image or a folder of images"),
+        (("--images", "*.gif"), "*.gif: no file fits the pattern"),
+        (("--images", "pics", "--out", "absent/o.jsonl"), "absent/o.jsonl: there is no folder 'absent'"),
+        (("--images", "pics", "--report", "pics"), "--report"),
+        (("--images", "pics", "--annotate", "s.json"), "--annotate"),
+        (("--images", "pics", "--annotate", "drawn"), "finds no boxes to be drawn, accepted with --annotate: yolov2"),
+        (("--images", "pics", "--min-score", "2"), "--min-score"),
+    ],
+)
+def test_wrong_options(folder: Path, args: tuple[str, ...], said: str) -> None:
+    assert said in refused(folder, *args)
+    assert not (folder / "drawn").exists()
+
+
+def test_a_camera_that_is_not_there(folder: Path) -> None:
+    pytest.importorskip("cv2")
+    assert "/dev/video93: no such camera" in refused(folder, "--video", "93")
