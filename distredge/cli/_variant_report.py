@@ -51,11 +51,12 @@ class VariantMeaning:
         variants: of the menu.
         frames: says which ran.
         limit_s: within which frames are to end.
+        least_score: of boxes that are said.
     """
 
-    def __init__(self, variants: Sequence[Variant], frames: VariantFrames, limit_s: float) -> None:
+    def __init__(self, variants: Sequence[Variant], frames: VariantFrames, limit_s: float, least_score: float) -> None:
         self._names = [variant.entry.name for variant in variants]
-        self._meanings = [Meaning(variant.problem.graph) for variant in variants]
+        self._meanings = [Meaning(variant.problem.graph, least_score) for variant in variants]
         self._frames = frames
         self._limit_s = limit_s
 

@@ -20,7 +20,7 @@ from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_observers import observers
 from distredge.cli._stream_report import Tally
-from distredge.cli._stream_sinks import json_lines, say
+from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.cli._variant_frames import Variant, VariantFrames, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
 from distredge.errors import DistredgeError, ExecutionError, FileError, MediaError
@@ -122,11 +122,11 @@ class VariantRun:
             where = "worker processes of this machine" if session.where == "local" else "running workers"
             click.echo(f"{len(variants)} variants on {variants[0].problem.cluster.name}, {where}")
         with Interrupts() as interrupts:
-            with self._sinks(tally, chosen) as sinks:
+            with self._sinks(tally, chosen, source.count) as sinks:
                 for observer in watching:
                     observer.begin(session.coordinator, variants[0].strategy, None)
                 try:
-                    meaning = VariantMeaning(variants, frames, self.limit_s)
+                    meaning = VariantMeaning(variants, frames, self.limit_s, self.stream.min_score)
                     follow(frames.runs, pictures, meaning, sinks, watching, interrupts)
                 except (KeyboardInterrupt, DistredgeError) as error:
                     ended = error
@@ -149,13 +149,14 @@ class VariantRun:
             _check(tally)
 
     @contextlib.contextmanager
-    def _sinks(self, tally: Tally, chosen: SelectionTally) -> Iterator[list[Sink]]:
+    def _sinks(self, tally: Tally, chosen: SelectionTally, count: int | None) -> Iterator[list[Sink]]:
         with contextlib.ExitStack() as stack:
             sinks: list[Sink] = [lambda frame, *_: tally.add(frame), chosen]
             if self.stream.out is not None:
                 sinks.append(stack.enter_context(json_lines(self.stream.out)))
-            if not self.as_json:
-                sinks.append(say)
+            if self.stream.annotate is not None:
+                sinks.append(annotated(self.stream.annotate))
+            sinks.append(stack.enter_context(progress(count)) if self.as_json else say)
             yield sinks
 
     def _pixels(self) -> NDArray[np.uint8]:
