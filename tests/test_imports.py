@@ -27,7 +27,9 @@ _GROUND = {
     "processors",
     "writing",
 }
-_DOMAIN = _GROUND | {"cluster_file", "model", "profiles", "cluster", "strategy", "timeline", "problem"}
+_DOMAIN = _GROUND | {
+    "cluster_file", "model", "profiles", "cluster", "strategy", "timeline", "problem", "device_sample",
+}  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "checked_reading": {"errors"},
@@ -44,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster": _GROUND | {"cluster_file", "model", "profiles"},
     "strategy": _GROUND | {"model", "profiles", "cluster"},
     "timeline": _GROUND | {"model", "profiles", "cluster"},
+    "device_sample": set(),
     "problem": _GROUND | {"model", "profiles", "cluster", "strategy", "timeline"},
     "media": {"errors", "model"},
     "monitor": _DOMAIN,

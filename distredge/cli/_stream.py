@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from distredge.cli._stream_meaning import Found
     from distredge.media.pictures import Picture
     from distredge.runtime.requester.coordinator import Coordinator
+    from distredge.runtime.requester.pending import RanAs
     from distredge.runtime.requester.picture_frames import PictureResult
     from distredge.strategy import Strategy
 
@@ -38,6 +39,7 @@ class StreamedFrame:
         latency_s: seconds from the frame's start until its last output was there; None if it failed.
         error: why it failed; None if it did not.
         ended_s: seconds since the stream began (monotonic).
+        ran_as: what `Coordinator.timeline_of` knows it by; None if it failed.
     """
 
     number: int
@@ -45,6 +47,7 @@ class StreamedFrame:
     latency_s: float | None
     error: str | None
     ended_s: float
+    ran_as: RanAs | None = None
 
 
 class StreamObserver(Protocol):
@@ -104,7 +107,7 @@ def follow(
             ended_s = time.monotonic() - began_s
             with interrupts.held():
                 error = None if result.error is None else str(result.error)
-                frame = StreamedFrame(result.number, result.name, result.latency_s, error, ended_s)
+                frame = StreamedFrame(result.number, result.name, result.latency_s, error, ended_s, result.ran_as)
                 found = meaning(result)
                 for sink in sinks:
                     sink(frame, result, found)

@@ -36,6 +36,9 @@ class StreamOptions:
         report: file for the figures of all.
         annotate: folder for pictures with boxes.
         min_score: of boxes that are said and drawn, from 0 to 1.
+        watch: whether it is shown how it stands; None: where stderr is a terminal.
+        prometheus: [HOST:]PORT at which Prometheus may ask; None: nowhere.
+        trace_frame: frame whose timeline is written, by number or "slowest"; None: the latest.
     """
 
     images: str | None
@@ -44,13 +47,16 @@ class StreamOptions:
     report: Path | None
     annotate: Path | None
     min_score: float
+    watch: bool | None
+    prometheus: str | None
+    trace_frame: str | None
 
     @property
     def wanted(self) -> bool:
         """Whether there is a stream."""
         return self.images is not None or self.video is not None
 
-    def check(self, image: Path | None, repeat: int) -> None:
+    def check(self, image: Path | None, repeat: int, timeline: Path | None) -> None:
         """Checks before any work that the options go together, and that what is to be written can be.
 
         Raises:
@@ -65,13 +71,26 @@ class StreamOptions:
                 raise click.UsageError(f"{stream} runs a stream and --image one picture: give one of them")
             if repeat != 1:
                 raise click.UsageError(f"{stream} runs each picture once: leave --repeat away")
-        for name in ("out", "report", "annotate"):
+        for name in ("out", "report", "annotate", "watch", "prometheus", "trace_frame"):
             if getattr(self, name) is not None and not self.wanted:
-                raise click.UsageError(f"--{name} is for a stream: give --images or --video")
+                raise click.UsageError(f"--{name.replace('_', '-')} is for a stream: give --images or --video")
+        self._check_watching(timeline)
         check_writable(self.out)
         check_writable(self.report)
         if self.annotate is not None:
             check_folder(self.annotate)
+
+    def _check_watching(self, timeline: Path | None) -> None:
+        if self.prometheus is not None:
+            from distredge.monitor.prometheus import read_endpoint
+
+            read_endpoint(self.prometheus)
+        if self.trace_frame is not None:
+            from distredge.monitor.frame_trace import read_choice
+
+            read_choice(self.trace_frame)
+            if timeline is None:
+                raise click.UsageError("--trace-frame says which frame --timeline writes: give --timeline FILE")
 
     def open(self, graph: Graph) -> PictureSource:
         """Opens the source.
@@ -109,6 +128,10 @@ _OPTIONS = (
     click.option("--video", metavar="FILE|DEVICE", help="Frames of a video, or of a camera: 0 or /dev/video0."),
     click.option("--out", type=_FILE, help="Of a stream: write a JSON line for each frame as it ends."),
     click.option("--report", type=_FILE, help="Of a stream: write its figures as JSON at the end."),
+    click.option("--watch/--no-watch", default=None,
+                 help="Of a stream: show how it stands; default: on a terminal, without --json."),
+    click.option("--prometheus", metavar="[HOST:]PORT", help="Of a stream: let Prometheus ask there for its figures."),
+    click.option("--trace-frame", metavar="N|slowest", help="Of a stream: the frame that --timeline writes."),
     click.option("--annotate", type=_FOLDER, help="Of a stream: write pictures with the detector's boxes there."),
     click.option("--min-score", type=Number(0, 1), default=0.5, show_default=True,
                  help="How sure a detector must be of a box, 0 to 1."),

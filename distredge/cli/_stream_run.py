@@ -19,7 +19,7 @@ from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
-from distredge.cli._stream_observers import observers
+from distredge.cli._stream_observers import observers, traced
 from distredge.cli._stream_report import Tally, show
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.errors import DistredgeError, ExecutionError, FileError, InputError, MediaError
@@ -82,7 +82,7 @@ class StreamRun:
         began = datetime.now(timezone.utc)
         tally, first, pictures = Tally(), _First(), Counted(self.source)
         ended: BaseException | None = None
-        watching = observers(self.options, self.log)
+        watching = observers(self.options, self.log, self.as_json)
         if not self.as_json:
             click.echo(self._heading())
         with Interrupts() as interrupts:
@@ -109,8 +109,11 @@ class StreamRun:
                 for section in sections:
                     figures |= section
                 self._tell(figures, comparison)
-                with contextlib.suppress(ExecutionError):
-                    self.save(self.session.coordinator.timeline())
+                try:
+                    self.save(traced(watching, self.session.coordinator, self.as_json))
+                except ExecutionError as error:
+                    if self.options.trace_frame is not None:
+                        ended = ended or error
             if ended is not None:
                 raise ended
             _check(tally, comparison)

@@ -156,7 +156,7 @@ class VariantFrames:
             inputs = inputs_of(variant.problem.graph, variant.strategy, pixels)
             for _ in range(TRIES):
                 outputs, latency_s = self._infer(variant, inputs)
-            self._selector.ended(index, latency_s, self.timeline(variant), time.monotonic())
+            self._selector.ended(index, latency_s, self._coordinator.timeline(on=variant.deployment), time.monotonic())
             whole = whole_model(variant.problem.graph, variant.strategy, inputs) if check else None
             found.append(None if whole is None else difference(whole, outputs))
         return tuple(found)
@@ -175,7 +175,7 @@ class VariantFrames:
                 if picture.pixels is not None:
                     self.latest, self.expected_s = self._chosen.popleft()
                     self.ran = self._variants[self.latest.index]
-                yield PictureResult(number, picture, result.outputs, result.error, result.latency_s)
+                yield PictureResult(number, picture, result.outputs, result.error, result.latency_s, result.ran_as)
         finally:
             results.close()
 
@@ -224,16 +224,27 @@ class VariantFrames:
             return False
         self._under_way = None
         if pending.latency_s is not None:
-            timeline = self.timeline(self._variants[choice.index])
-            self._selector.ended(choice.index, pending.latency_s, timeline, time.monotonic(), expected_s)
+            self._selector.ended(
+                choice.index, pending.latency_s, self._timeline_of(pending), time.monotonic(), expected_s
+            )
         else:
             self._selector.ended(choice.index, self._deadline_s, None, time.monotonic(), expected_s)
         return True
 
-    def timeline(self, variant: Variant) -> Timeline | None:
-        """What happened in the latest frame of a variant; None where a worker does not say."""
+    def timeline(self) -> Timeline:
+        """What happened in the latest frame.
+
+        Raises:
+            ExecutionError: if a worker does not say.
+        """
+        return self._coordinator.timeline(on=self.ran.deployment)
+
+    def _timeline_of(self, pending: Pending) -> Timeline | None:
+        """What happened in a frame; None where a worker does not say."""
+        if pending.ran_as is None:
+            return None
         try:
-            return self._coordinator.timeline(on=variant.deployment)
+            return self._coordinator.timeline_of(pending.ran_as).wait()
         except ExecutionError:
             return None
 

@@ -106,7 +106,7 @@ def deploy_strategy(
     from distredge.runtime.hosting.session import open_session
     from distredge.strategy import Strategy
 
-    stream.check(image, repeat)
+    stream.check(image, repeat, timeline_path)
     variants.check(
         {
             "STRATEGY": strategy_path, "--model": model_name, "--input-shape": input_shape, "--weights": weights,

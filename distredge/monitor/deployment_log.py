@@ -14,6 +14,8 @@ from distredge.monitor.lines import Lines, RollingMean
 from distredge.monitor.pace import Pace
 
 if TYPE_CHECKING:
+    from distredge.monitor.snapshot import Snapshot
+    from distredge.monitor.stream_watch import EndedFrame
     from distredge.problem import Problem
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
@@ -119,6 +121,26 @@ class DeploymentLog:
             with self._points.turn():
                 self._keep(lambda: self._lines.line(metric_names.IN_FLIGHT_LINE).scalars(values, number))
 
+    def devices(self, number: int, snapshot: Snapshot) -> None:
+        """Writes what each device does, and the percentiles of the latest frames.
+
+        Args:
+            number: of the latest frame.
+            snapshot: how the stream stands.
+        """
+        values = {metric_names.STREAM_IMAGES_PER_S: snapshot.images_per_s}
+        if snapshot.percentiles_s is not None:
+            tags = (metric_names.STREAM_P50_MS, metric_names.STREAM_P95_MS, metric_names.STREAM_P99_MS)
+            values |= {tag: 1e3 * value for tag, value in zip(tags, snapshot.percentiles_s, strict=True)}
+        for state in snapshot.devices:
+            found = {
+                metric_names.DEVICE_BUSY: state.busy_share,
+                metric_names.DEVICE_QUEUE: state.sample.queued,
+                metric_names.DEVICE_TEMPERATURE: state.sample.temperature_c,
+            }
+            values |= {f"{tag}/{state.device}": value for tag, value in found.items() if value is not None}
+        self._keep(lambda: self._lines.own.scalars(values, number))
+
     def pictures(self, timeline: Timeline) -> None:
         """Adds the measured timeline, and who has which rows."""
         from distredge.monitor import splits
@@ -167,3 +189,39 @@ class DeploymentLog:
                 write()
             except OSError as error:
                 self._fault = error
+
+
+class LogView:
+    """Writes a stream's snapshots to a log, with the frame that ends next (`stream_watch.View`).
+
+    Args:
+        log: which belongs to the stream's own thread.
+    """
+
+    per_s: float = _TIMELINES_PER_S
+
+    def __init__(self, log: DeploymentLog) -> None:
+        self._log = log
+        self._number = 0
+        self._latest: Snapshot | None = None
+
+    def begin(self, strategy: Strategy) -> None:
+        """Nothing: the log knows the strategy."""
+
+    def frame(self, frame: EndedFrame) -> None:
+        """Writes what is known by now."""
+        self._number = frame.number
+        self._write()
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Keeps it for the next frame."""
+        self._latest = snapshot
+
+    def end(self) -> None:
+        """Writes what is known at the end; the log is closed by whoever made it."""
+        self._write()
+
+    def _write(self) -> None:
+        if self._latest is not None:
+            snapshot, self._latest = self._latest, None
+            self._log.devices(self._number, snapshot)

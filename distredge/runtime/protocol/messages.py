@@ -21,7 +21,7 @@ Nothing is pickled. A header is decoded into its type or refused; rows are compa
 from __future__ import annotations
 
 import zlib
-from typing import Annotated, Final, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -66,6 +66,24 @@ class About(Struct, frozen=True, array_like=True):
     memory_bytes: Count
     data_endpoint: Name
     plans: tuple[Count, ...]
+
+
+class WorkerLoad(Struct, frozen=True, array_like=True):
+    """What a worker does, and has done since it started.
+
+    `state` is "preparing" while a plan is on its way, "running" while frames come, else "idle". `frames` are done as
+    far as they concern this device, `open_frames` begun; `queued` stages could run if the engine were free. `busy_ns`
+    is computing, the stage that runs now included; bytes are of rows.
+    """
+
+    state: Literal["idle", "preparing", "running"]
+    frames: Count
+    open_frames: Count
+    queued: Count
+    busy_ns: Count
+    received_bytes: Count
+    sent_bytes: Count
+    temperature_c: Annotated[float, Meta(ge=-273.15, le=1000)] | None
 
 
 class Situation(Struct, frozen=True, array_like=True):
@@ -224,12 +242,14 @@ class Failed(Struct, frozen=True, array_like=True, tag=25):
 
 
 class Pong(Struct, frozen=True, array_like=True, tag=26):
-    """Answers `Ping` with the worker's monotonic clock."""
+    """Answers `Ping` with the worker's monotonic clock: when it heard the question, and when it answered."""
 
     token: Count
-    clock_ns: Count
+    heard_ns: ClockNs
+    clock_ns: ClockNs
     about: About
     dropped: dict[Name, Count]
+    load: WorkerLoad
 
 
 class Told(Struct, frozen=True, array_like=True, tag=27):

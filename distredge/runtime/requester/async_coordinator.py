@@ -138,7 +138,7 @@ class AsyncCoordinator:
                 if isinstance(frame, AsyncPending):
                     await frame.wait()
                     ended = frame.pending
-                    yield FrameResult(number, ended.outputs, ended.error, ended.latency_s, tag)
+                    yield FrameResult(number, ended.outputs, ended.error, ended.latency_s, tag, ended.ran_as)
                 else:
                     yield FrameResult(number, None, frame, None, tag)
                 number += 1

@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from distredge.device_sample import DeviceSample
 from distredge.errors import ConfigError, ExecutionError
 from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
+from distredge.runtime.requester.io_loop import Call
 from distredge.runtime.requester.leases import this_holder
-from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, Request
+from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, RanAs, Request
 from distredge.runtime.requester.picture_frames import PictureResult, offer, picture_results
 from distredge.runtime.requester.runner import Options, Runner
 from distredge.runtime.requester.streaming import Stream
@@ -287,10 +289,27 @@ class Coordinator:
             ExecutionError: if there is none.
             PeerTimeout: if a worker does not answer.
         """
-        from distredge.runtime.requester.measured_timeline import build_timeline
+        return self._runner.loop.call(self._runner.timeline(frames, on))
 
-        plan, recorded, wanted = self._runner.loop.call(self._runner.recorded(frames, on))
-        return build_timeline(plan.deployment.layout, recorded, wanted)
+    def timeline_of(self, ran_as: RanAs) -> Call[Timeline]:
+        """Begins to ask what happened in one frame that ended well; `wait` of what it returns gives it.
+
+        Workers keep some thousand records: ask soon after the frame has ended.
+
+        Args:
+            ran_as: of its `FrameResult` or `Pending`.
+        """
+        return self._runner.loop.leave(self._runner.timeline_of(ran_as))
+
+    # Watching.
+
+    def ask_workers(self) -> None:
+        """Asks workers how they are, without waiting; those that said so in the latest second are not asked again."""
+        self._runner.ask_workers()
+
+    def samples(self) -> tuple[DeviceSample, ...]:
+        """How the workers were when they said so last, those that did, in the order of their addresses."""
+        return self._runner.workers.samples()
 
     def close(self) -> None:
         """Says goodbye to the workers; frames in flight end with an error."""

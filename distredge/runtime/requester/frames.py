@@ -32,7 +32,7 @@ from distredge.runtime.requester.next_actions import (
     Tick,
 )
 from distredge.runtime.requester.open_plans import OpenFrame, OpenPlan
-from distredge.runtime.requester.pending import Request, Room
+from distredge.runtime.requester.pending import RanAs, Request, Room
 from distredge.runtime.requester.plans import Plans
 from distredge.runtime.requester.worker_connection import WorkerConnection
 from distredge.runtime.requester.workers import WorkerConnections
@@ -179,7 +179,7 @@ class Frames:
     def _perform(self, plan: OpenPlan, actions: Sequence[FrameAction]) -> None:
         for action in actions:
             if isinstance(action, Finish):
-                self._finish(plan.frames.pop(action.frame))
+                self._finish(plan.frames.pop(action.frame), RanAs(plan.number, action.frame))
             elif isinstance(action, Fail):
                 self._fail(plan, plan.frames.pop(action.frame).request, action.error)
             elif isinstance(action, Again):
@@ -196,11 +196,11 @@ class Frames:
             else:
                 self.dropped[action.why] += 1
 
-    def _finish(self, frame: OpenFrame) -> None:
+    def _finish(self, frame: OpenFrame, ran_as: RanAs) -> None:
         request = frame.request
         self.last_latency_s = latency_s = (time.monotonic_ns() - request.started_ns) / 1e9
         self.room.give()
-        request.pending.end(frame.outputs, None, latency_s)
+        request.pending.end(frame.outputs, None, latency_s, ran_as)
 
     def _end(self, request: Request, error: DistredgeError) -> None:
         self.room.give()

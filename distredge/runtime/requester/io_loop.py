@@ -53,6 +53,11 @@ class Call(Generic[T]):
         self._result, self._error = result, error
         self._ended.set()
 
+    @property
+    def ended(self) -> bool:
+        """Whether `wait` returns at once."""
+        return self._ended.is_set()
+
     def wait(self) -> T:
         """Waits for its end; raises what it raised."""
         self._ended.wait()
@@ -108,15 +113,24 @@ class IoLoop:
         Raises:
             ExecutionError: if the thread has ended.
         """
-        call = Call(task)
-        self._new.append(call)
-        self.wake()
+        call = self.leave(task)
         try:
             return call.wait()
         except BaseException:
             call.cancelled = True
             self._bell.ring()
             raise
+
+    def leave(self, task: Task[T]) -> Call[T]:
+        """Runs a task in the thread without waiting for it; called by any thread.
+
+        Raises:
+            ExecutionError: if the thread has ended.
+        """
+        call = Call(task)
+        self._new.append(call)
+        self.wake()
+        return call
 
     def begin(self, task: Task[None]) -> Call[None]:
         """Runs a task beside the others; called in the thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from distredge import metric_names
 from distredge.runtime.protocol.device_plan import REQUESTER
 from distredge.runtime.protocol.messages import Record
 from distredge.runtime.protocol.security import REQUESTER_NAME
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Recorded(NamedTuple):
-    """What one process recorded, and its clock minus the requester's."""
+    """What one process recorded, its clock minus the requester's, and how wrong that may be."""
 
     offset_ns: int
     records: tuple[Record, ...]
+    error_ns: int = 0
 
 
 def latest_frames(records: Iterable[Record], count: int) -> tuple[int, ...]:
@@ -35,6 +37,7 @@ def build_timeline(layout: Layout, recorded: Mapping[int, Recorded], frames: tup
 
     A message is a span at either end: "send" from the start of packing until it came in, "receive" from when it was
     handed over until its rows were placed. A clock's error can put an arrival before its sending; a span is then empty.
+    How wrong each device's times may be is in the timeline's details, and so in its trace.
 
     Args:
         layout: of the strategy that ran.
@@ -55,7 +58,17 @@ def build_timeline(layout: Layout, recorded: Mapping[int, Recorded], frames: tup
         (*layout.devices, REQUESTER_NAME),
         "measured",
         latencies_s,
+        details=_clocks(layout, recorded),
     )
+
+
+def _clocks(layout: Layout, recorded: Mapping[int, Recorded]) -> dict[str, dict[str, float]]:
+    """How the devices' clocks stand to the requester's."""
+    of_devices = {layout.devices[index]: one for index, one in recorded.items() if index != REQUESTER}
+    return {
+        metric_names.CLOCK_OFFSET_S: {name: one.offset_ns / 1e9 for name, one in of_devices.items()},
+        metric_names.CLOCK_ERROR_S: {name: one.error_ns / 1e9 for name, one in of_devices.items()},
+    }
 
 
 class _Spans:

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment
 
 
+class RanAs(NamedTuple):
+    """Under which plan and number a frame ran: what workers know it by."""
+
+    plan: int
+    frame: int
+
+
 class Pending:
     """A frame that was submitted. Any thread may wait for it.
 
@@ -23,12 +30,14 @@ class Pending:
         error: why it has none, once it has ended otherwise.
         latency_s: seconds from its start until the last output was placed, once it has ended well; waiting for room
             before that does not count.
+        ran_as: what workers know it by, once it has ended well.
     """
 
     def __init__(self) -> None:
         self.outputs: dict[str, Array] | None = None
         self.error: DistredgeError | None = None
         self.latency_s: float | None = None
+        self.ran_as: RanAs | None = None
         self._ended = threading.Event()
         self._callbacks: list[Callable[[Pending], None]] = []
 
@@ -63,7 +72,11 @@ class Pending:
         callback(self)
 
     def end(
-        self, outputs: dict[str, Array] | None, error: DistredgeError | None, latency_s: float | None = None
+        self,
+        outputs: dict[str, Array] | None,
+        error: DistredgeError | None,
+        latency_s: float | None = None,
+        ran_as: RanAs | None = None,
     ) -> None:
         """Ends it, once; called by the coordinator's own thread.
 
@@ -71,8 +84,9 @@ class Pending:
             outputs: name -> array, such as (N, classes); None where there is an error.
             error: why there are none.
             latency_s: seconds that it took.
+            ran_as: what workers know it by.
         """
-        self.outputs, self.error, self.latency_s = outputs, error, latency_s
+        self.outputs, self.error, self.latency_s, self.ran_as = outputs, error, latency_s, ran_as
         with _callbacks:
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []
@@ -93,6 +107,7 @@ class FrameResult(NamedTuple):
         error: why it failed; None if it did not.
         latency_s: seconds from the frame's start until the last output was placed; None if it failed.
         tag: what its source gave with it; None if nothing.
+        ran_as: what `Coordinator.timeline_of` knows it by; None if it failed.
     """
 
     number: int
@@ -100,6 +115,7 @@ class FrameResult(NamedTuple):
     error: DistredgeError | None
     latency_s: float | None
     tag: object = None
+    ran_as: RanAs | None = None
 
     def result(self) -> dict[str, Array]:
         """The outputs: name -> array, such as (N, classes); raises what the frame failed with."""

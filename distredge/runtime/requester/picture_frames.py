@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from distredge.errors import DistredgeError, ModelError
 from distredge.media.pictures import Picture, read_picture
 from distredge.runtime.buffers import Array
-from distredge.runtime.requester.pending import FrameResult, Offered
+from distredge.runtime.requester.pending import FrameResult, Offered, RanAs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,7 @@ class PictureResult(NamedTuple):
         outputs: name -> array, such as (N, classes); None if it failed.
         error: why it failed; None if it did not.
         latency_s: seconds from the frame's start until the last output was placed; None if it failed.
+        ran_as: what `Coordinator.timeline_of` knows it by; None if it failed.
     """
 
     number: int
@@ -37,6 +38,7 @@ class PictureResult(NamedTuple):
     outputs: dict[str, Array] | None
     error: DistredgeError | None
     latency_s: float | None
+    ran_as: RanAs | None = None
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ def check_takes_pictures(graph: Graph) -> Preprocess:
 def picture_result(result: FrameResult) -> PictureResult:
     """Returns the result of a frame that `offer` made."""
     assert isinstance(result.tag, _Read)
-    return PictureResult(*result.tag, result.outputs, result.error, result.latency_s)
+    return PictureResult(*result.tag, result.outputs, result.error, result.latency_s, result.ran_as)
 
 
 def picture_results(results: Generator[FrameResult, None, None]) -> Generator[PictureResult, None, None]:

@@ -25,13 +25,14 @@ from distredge.runtime.protocol.messages import (
 )
 from distredge.runtime.protocol.row_messages import Rows
 from distredge.runtime.protocol.transport import Network
+from distredge.runtime.requester.clock_offsets import ClockOffset
 from distredge.runtime.requester.frames import Frames
 from distredge.runtime.requester.io_loop import Call, IoLoop, Task
 from distredge.runtime.requester.leases import taken_by
-from distredge.runtime.requester.measured_timeline import Recorded, latest_frames
+from distredge.runtime.requester.measured_timeline import Recorded, build_timeline, latest_frames
 from distredge.runtime.requester.next_actions import Answered, Heard, WorkerGone
 from distredge.runtime.requester.open_plans import OpenPlan
-from distredge.runtime.requester.pending import Request
+from distredge.runtime.requester.pending import RanAs, Request
 from distredge.runtime.requester.plans import Plans
 from distredge.runtime.requester.recovery import Recovery
 from distredge.runtime.requester.worker_connection import WorkerConnection
@@ -39,6 +40,7 @@ from distredge.runtime.requester.workers import WorkerConnections
 
 if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment
+    from distredge.timeline import Timeline
 
 ANSWER_S: Final = 2.0
 """Within which a worker must answer a question about what it did."""
@@ -84,6 +86,8 @@ class Runner:
         self.refusal: ExecutionError | None = None
         self._recovery: tuple[Recovery, Call[None]] | None = None
         self._due_s = self._renew_s = 0.0
+        self._sample = False
+        self._looking_back: list[object] = []
 
     def submit(self, request: Request) -> None:
         """Takes a frame that has its place in the room; called by any thread.
@@ -92,6 +96,15 @@ class Runner:
             ExecutionError: if the coordinator is closed.
         """
         self.frames.asked.append(request)
+        self.loop.wake()
+
+    def ask_workers(self) -> None:
+        """Lets the workers of the active plan be asked how they are; called by any thread.
+
+        Raises:
+            ExecutionError: if the coordinator is closed.
+        """
+        self._sample = True
         self.loop.wake()
 
     # The thread (`io_loop.Owner`).
@@ -108,6 +121,9 @@ class Runner:
         if is_due:
             frames.tick(now_s)
             self._renew_s = self.workers.renew(now_s)
+        if self._sample:
+            self._sample = False
+            self.workers.sample(dict.fromkeys(name for plan in self.plans.for_some_frames for name in plan.indices))
         self._swap()
         self._recover()
         if frames.waiting:
@@ -257,10 +273,8 @@ class Runner:
 
     # Looking back.
 
-    def recorded(
-        self, frames: int, on: Deployment | None = None
-    ) -> Task[tuple[OpenPlan, dict[int, Recorded], tuple[int, ...]]]:
-        """Asks the workers what they did; returns the plan, what each recorded, and the frames wanted.
+    def timeline(self, frames: int, on: Deployment | None = None) -> Task[Timeline]:
+        """Asks the workers what they did in the latest frames on a deployment.
 
         Raises:
             ExecutionError: if no frame ended well.
@@ -270,10 +284,39 @@ class Runner:
         wanted = latest_frames(plan.records, frames) if plan is not None else ()
         if plan is None or not wanted:
             raise self.refusal or ExecutionError("no frame has been run yet: there is no timeline")
-        recorded = {REQUESTER: Recorded(0, tuple(plan.records))}
+        return (yield from self._recorded(plan, wanted))
+
+    def timeline_of(self, ran_as: RanAs) -> Task[Timeline]:
+        """Asks the workers what they did in one frame.
+
+        Raises:
+            ExecutionError: if its plan has been given up.
+            PeerTimeout: if a worker does not answer.
+        """
+        plan = next((plan for plan in self.plans.all() if plan.number == ran_as.plan), None)
+        if plan is None or ran_as.frame not in latest_frames(plan.records, len(plan.records)):
+            raise ExecutionError("what was recorded of this frame is forgotten already")
+        return (yield from self._recorded(plan, (ran_as.frame,)))
+
+    def _recorded(self, plan: OpenPlan, wanted: tuple[int, ...]) -> Task[Timeline]:
+        # One after the other: an answer does not say which of two questions it is for.
+        turn = object()
+        self._looking_back.append(turn)
+        try:
+            while self._looking_back[0] is not turn:
+                yield time.monotonic() + ANSWER_S
+            return (yield from self._asked(plan, wanted))
+        finally:
+            self._looking_back.remove(turn)
+
+    def _asked(self, plan: OpenPlan, wanted: tuple[int, ...]) -> Task[Timeline]:
+        own = tuple(plan.records)
+        recorded = {REQUESTER: Recorded(0, own)}
         for name, index in plan.indices.items():
             worker = self.workers[name]
-            offset_ns, _ = yield from self.workers.clock_offset_ns(worker, ANSWER_S)
-            answer, _ = yield from self.workers.ask(worker, Fetch(plan.number, wanted[0]), Records, ANSWER_S)
-            recorded[index] = Recorded(offset_ns, answer.records)
-        return plan, recorded, wanted
+            yield from self.workers.measure_clock(worker, ANSWER_S)
+            answer, came_ns = yield from self.workers.ask(worker, Fetch(plan.number, wanted[0]), Records, ANSWER_S)
+            # By when the frame ran, which may be before the clock was measured.
+            offset = worker.clock.at(own[-1].stop_ns) or ClockOffset(0, came_ns)
+            recorded[index] = Recorded(offset.offset_ns, answer.records, offset.error_ns)
+        return build_timeline(plan.deployment.layout, recorded, wanted)

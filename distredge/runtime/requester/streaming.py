@@ -154,5 +154,5 @@ class Stream:
 def _ended(number: int, item: _Started) -> FrameResult:
     frame, tag = item
     if isinstance(frame, Pending):
-        return FrameResult(number, frame.outputs, frame.error, frame.latency_s, tag)
+        return FrameResult(number, frame.outputs, frame.error, frame.latency_s, tag, frame.ran_as)
     return FrameResult(number, None, frame, None, tag)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+from distredge.device_sample import DeviceSample
 from distredge.errors import ExecutionError
 from distredge.runtime.protocol.addresses import PeerAddress, WorkerAddress
 from distredge.runtime.protocol.fields import Bytes
-from distredge.runtime.protocol.messages import About, FrameFailed, ToCoordinator
+from distredge.runtime.protocol.messages import About, FrameFailed, Ping, Pong, ToCoordinator
 from distredge.runtime.protocol.row_messages import Rows
 from distredge.runtime.protocol.transport import Endpoint
+from distredge.runtime.requester.clock_offsets import ClockOffsets
 from distredge.runtime.requester.leases import HeldBy
+
+ASKED_KEPT: Final = 64
+"""Pings without an answer that are remembered: on a slow link answers wait behind constants."""
 
 
 class WorkerConnection:
@@ -29,6 +34,9 @@ class WorkerConnection:
         ours: whether its lease is this coordinator's, as far as known, though it may have to be greeted again.
         held: by whom else it is held, until it is greeted again; `held_before` as it said last.
         heard_s: when anything came in from it last (monotonic).
+        asked: token of a ping -> when it was sent (monotonic nanoseconds); of the latest ones.
+        clock: its clock against this process's.
+        latest: how it was last, and when that came in (monotonic nanoseconds).
         answers: kind of answer -> the latest, and when it came in (monotonic nanoseconds).
     """
 
@@ -51,6 +59,9 @@ class WorkerConnection:
         self.trouble = ""
         self.fatal: ExecutionError | None = None
         self.heard_s = 0.0
+        self.asked: dict[int, int] = {}
+        self.clock = ClockOffsets()
+        self.latest: tuple[Pong, int] | None = None
         self.answers: dict[type, tuple[ToCoordinator, int]] = {}
 
     @property
@@ -74,6 +85,49 @@ class WorkerConnection:
     def for_others(self) -> PeerAddress:
         """Its data address as other workers need it."""
         return PeerAddress(self.name, self.data_address, self.address.public_key)
+
+    def ask(self, token: int, now_ns: int) -> Ping:
+        """What to ask for a sign of life with; the answer then says how the clocks stand."""
+        while len(self.asked) >= ASKED_KEPT:
+            del self.asked[next(iter(self.asked))]
+        self.asked[token] = now_ns
+        return Ping(token)
+
+    def pong(self, message: Pong, came_ns: int) -> None:
+        """Takes in how it is, and what that says of its clock."""
+        sent_ns = self.asked.pop(message.token, None)
+        if sent_ns is None:
+            return
+        self.clock.add(sent_ns, message.heard_ns, message.clock_ns, came_ns)
+        self.latest = (message, came_ns)
+
+    def forget_clock(self) -> None:
+        """Forgets how the clocks stand."""
+        self.asked.clear()
+        self.clock.clear()
+
+    def sample(self) -> DeviceSample | None:
+        """How it was last; None before its first answer. Called by any thread."""
+        if self.latest is None:
+            return None
+        (pong, came_ns), load = self.latest, self.latest[0].load
+        offset = self.clock.at(came_ns)
+        return DeviceSample(
+            self.name,
+            pong.clock_ns / 1e9,
+            came_ns / 1e9,
+            load.state,
+            load.frames,
+            load.open_frames,
+            load.queued,
+            load.busy_ns / 1e9,
+            load.received_bytes,
+            load.sent_bytes,
+            load.temperature_c,
+            sum(pong.dropped.values()),
+            None if offset is None else offset.offset_ns / 1e9,
+            None if offset is None else offset.error_ns / 1e9,
+        )
 
     def told(self) -> str:
         """Which it is, where it is looked for, and what is known of why it does not stand."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from distredge.device_sample import DeviceSample
 from distredge.errors import AuthError, PeerTimeout, ProtocolError, TransportError
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.fields import Bytes
@@ -24,7 +25,6 @@ from distredge.runtime.protocol.messages import (
     Goodbye,
     Held,
     Hello,
-    Ping,
     Pong,
     Refused,
     TakenOver,
@@ -43,6 +43,11 @@ from distredge.runtime.requester.leases import ASK_AGAIN_S, RENEW_S, HeldBy, Wor
 from distredge.runtime.requester.worker_connection import Handler, WorkerConnection
 
 PINGS: Final = 8
+FRESH_NS: Final = 1_000_000_000
+"""A worker's clock is known from so many exchanges, no older than that."""
+
+SAMPLE_NS: Final = 900_000_000
+"""What workers said less long ago is new enough for who watches them."""
 
 _log = logging.getLogger(__name__)
 
@@ -163,6 +168,11 @@ class WorkerConnections:
         found = [worker for worker in map(self._by_name.__getitem__, names) if not worker.stands]
         return self._absent(found, limit_s) if found else None
 
+    def samples(self) -> tuple[DeviceSample, ...]:
+        """How the workers were last; called by any thread."""
+        found = (worker.sample() for worker in self._in_order)
+        return tuple(sample for sample in found if sample is not None)
+
     def waited_for(self) -> tuple[str, ...]:
         """The workers that are wanted and do not stand, each with what is known of why; called by any thread."""
         absent = [worker for worker in self._in_order if worker.wanted and not worker.stands]
@@ -179,7 +189,13 @@ class WorkerConnections:
     def ping(self, names: Iterable[str]) -> None:
         """Asks workers for a sign of life."""
         for name in names:
-            self.tell(self._by_name[name], Ping(next(self._tokens)))
+            worker = self._by_name[name]
+            self.tell(worker, worker.ask(next(self._tokens), time.monotonic_ns()))
+
+    def sample(self, names: Iterable[str]) -> None:
+        """Asks those workers how they are that are there and have not said so in the latest second."""
+        old_ns = time.monotonic_ns() - SAMPLE_NS
+        self.ping(n for n in names if (w := self._by_name[n]).greeted and (w.latest is None or w.latest[1] < old_ns))
 
     def tell(self, worker: WorkerConnection, message: ToWorker, parts: Sequence[Bytes] = ()) -> bool:
         """Sends a control message; returns whether it could be sent."""
@@ -208,22 +224,16 @@ class WorkerConnections:
         assert isinstance(found, answer)
         return found, came_ns
 
-    def clock_offset_ns(self, worker: WorkerConnection, timeout_s: float) -> Task[tuple[int, int]]:
-        """Measures a worker's monotonic clock against this process's.
+    def measure_clock(self, worker: WorkerConnection, timeout_s: float) -> Task[None]:
+        """Sees to it that there are enough exchanges of late that say how a worker's clock stands to this process's.
 
-        Returns:
-            (worker's clock minus this one, shortest round trip), nanoseconds; the offset is wrong by half of the
-            latter at most.
+        Raises:
+            PeerTimeout: if it does not answer.
         """
-        best = (0, 1 << 62)
-        for _ in range(PINGS):
-            token = next(self._tokens)
-            sent_ns = time.monotonic_ns()
-            pong, came_ns = yield from self.ask(worker, Ping(token), Pong, timeout_s)
-            round_trip_ns = came_ns - sent_ns
-            if pong.token == token and round_trip_ns < best[1]:
-                best = (pong.clock_ns - sent_ns - round_trip_ns // 2, round_trip_ns)
-        return best
+        fresh = worker.clock.fresh(time.monotonic_ns() - FRESH_NS)
+        for _ in range(max(1, PINGS - fresh)):
+            ping = worker.ask(next(self._tokens), time.monotonic_ns())
+            yield from self.ask(worker, ping, Pong, timeout_s)
 
     def remake_data(self, worker: WorkerConnection) -> None:
         """Makes the data connection to a worker anew."""
@@ -298,6 +308,7 @@ class WorkerConnections:
                 worker.trouble = str(error)
 
     def _control(self, worker: WorkerConnection, received: Received) -> None:
+        came_ns = time.monotonic_ns()
         try:
             message = decode_to_coordinator(received.head)
         except VersionMismatch as error:
@@ -317,8 +328,12 @@ class WorkerConnections:
             self.dropped["late"] += 1
         elif isinstance(message, Refused):
             self._refused(worker, message.reason)
+        elif isinstance(message, Pong):
+            worker.pong(message, came_ns)
+            self._handler.control_message(worker, message)
+            worker.answers[Pong] = (message, came_ns)
         elif self._handler.control_message(worker, message):
-            worker.answers[type(message)] = (message, time.monotonic_ns())
+            worker.answers[type(message)] = (message, came_ns)
         else:
             self._drop(worker, f"{type(message).__name__} does not fit the plan")
 
@@ -328,6 +343,9 @@ class WorkerConnections:
             return
         if about.version != self._version:
             _log.warning("worker '%s' runs distredge %s, this is %s", worker.name, about.version, self._version)
+        if not worker.greeted:
+            # It may be another process, on a machine that has started anew.
+            worker.forget_clock()
         worker.about, worker.greeted, worker.fatal, worker.trouble = about, True, None, ""
         worker.ours, worker.greeting, worker.held = True, False, None
         if worker.data is not None and worker.dialled != worker.data_address:

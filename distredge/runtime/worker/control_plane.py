@@ -35,6 +35,7 @@ from distredge.runtime.protocol.messages import (
     ToWorker,
     Weight,
     Welcome,
+    WorkerLoad,
     decode_to_worker,
     encode,
     package_version,
@@ -46,9 +47,13 @@ from distredge.runtime.worker.link_measuring import LinkMeasuring
 from distredge.runtime.worker.preparing import Preparations
 from distredge.runtime.worker.settings import WorkerSettings
 from distredge.runtime.worker.supervisor import Supervisor
+from distredge.runtime.worker.thermometer import Thermometer
 
 ALIVE_S: Final = 2.0
 """Between two signs of life while sub-models are loaded."""
+
+RUNS_NS: Final = 1_000_000_000
+"""After its latest stage a worker counts as running for so long: frames may come one at a time."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +94,7 @@ class ControlPlane:
         self._lease = Lease()
         self._plans = Preparations(settings, engine, data, supervisor, self._bell.ring, self._tell)
         self._measuring = LinkMeasuring(network, supervisor, self._bell.ring, self._reply)
+        self._thermometer = Thermometer(clock)
         self._told_alive_s = 0.0
         self._stopping = False
 
@@ -137,8 +143,10 @@ class ControlPlane:
             return
         holds = self._lease.heard(received.peer, self._clock())
         if isinstance(message, Ping):
+            heard_ns = time.monotonic_ns()
             dropped = {**self._data.dropped, **self._network.dropped, "refused connections": self._network.refused}
-            self._reply(received.peer, Pong(message.token, time.monotonic_ns(), self._about(), dropped))
+            about, load = self._about(), self._load(heard_ns)
+            self._reply(received.peer, Pong(message.token, heard_ns, time.monotonic_ns(), about, dropped, load))
         elif isinstance(message, Measure):
             self._measuring.begin(received.peer, message)
         elif holds:
@@ -168,6 +176,22 @@ class ControlPlane:
         engine, data = self._engine, self._data
         runs_on = (engine.name, engine.providers, engine.threads, self._memory_bytes or 0)
         return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans)
+
+    def _load(self, now_ns: int) -> WorkerLoad:
+        data = self._data
+        computed, at_hand = data.computed, data.at_hand()
+        runs = computed.since_ns or at_hand.open_frames or now_ns - computed.until_ns < RUNS_NS
+        state: Final = "running" if runs and data.plans else "preparing" if self._plans.under_way else "idle"
+        return WorkerLoad(
+            state,
+            data.frames_done,
+            at_hand.open_frames,
+            at_hand.queued,
+            computed.busy_ns(now_ns),
+            data.received_bytes,
+            data.sent_bytes,
+            self._thermometer.read_c(),
+        )
 
     def _hello(self, received: Received, message: Hello) -> None:
         if message.name != self._name:

@@ -39,7 +39,7 @@ from distredge.runtime.protocol.row_messages import (
 from distredge.runtime.protocol.security import REQUESTER_NAME
 from distredge.runtime.protocol.transport import Endpoint, Network, NotConnected, Received
 from distredge.runtime.worker.loaded_plan import LoadedPlan, Peer
-from distredge.runtime.worker.next_actions import Report, Run, WorkerState
+from distredge.runtime.worker.next_actions import AtHand, Report, Run, WorkerState
 
 LOOK_S: Final = 1.0
 """Between two looks at the peers that rows are sent to."""
@@ -92,6 +92,24 @@ class PlanFails(NamedTuple):
 PlanOutcome: TypeAlias = PlanStands | PlanFails
 
 
+class Computed(NamedTuple):
+    """What the engine has done.
+
+    Attributes:
+        total_ns: computing, all stages that are done.
+        since_ns: when the stage that runs began; 0 while none does.
+        until_ns: when the latest one that is done ended; 0 before the first.
+    """
+
+    total_ns: int
+    since_ns: int
+    until_ns: int
+
+    def busy_ns(self, now_ns: int) -> int:
+        """Computing until now."""
+        return self.total_ns + (max(0, now_ns - self.since_ns) if self.since_ns else 0)
+
+
 @dataclass
 class _Connecting:
     loaded: LoadedPlan
@@ -108,6 +126,8 @@ class DataPlane:
     Attributes:
         session: secret of the session that the worker serves, b"" without one; set by the control plane's thread.
         on_outcome: called when `outcomes` has something new; set before `run`.
+        computed: replaced as a whole, so that another thread sees figures that belong together.
+        received_bytes, sent_bytes: of rows, since the start.
     """
 
     def __init__(self, network: Network, address: str) -> None:
@@ -120,6 +140,8 @@ class DataPlane:
         self._instructions: deque[Instruction] = deque()
         self.outcomes: deque[PlanOutcome] = deque()
         self.dropped: Counter[str] = Counter()
+        self.computed = Computed(0, 0, 0)
+        self.received_bytes = self.sent_bytes = 0
         self._state = WorkerState()
         self._plans: dict[int, LoadedPlan] = {}
         self._connecting: list[_Connecting] = []
@@ -141,6 +163,15 @@ class DataPlane:
     def situation(self, plan: int, frame: int) -> Situation | None:
         """How far a frame has come; called by another thread."""
         return self._state.situation(plan, frame)
+
+    @property
+    def frames_done(self) -> int:
+        """Frames of which nothing is left to compute here; called by another thread."""
+        return self._state.frames_done
+
+    def at_hand(self) -> AtHand:
+        """What is begun and what could run now; called by another thread."""
+        return self._state.at_hand()
 
     @property
     def plans(self) -> tuple[int, ...]:
@@ -232,18 +263,23 @@ class DataPlane:
             inbox = loaded.slots[slot].inboxes[stage, source]
         inbox.place(opened)
         size_bytes = sum(map(len, received.parts)) - HEAD_BYTES
+        self.received_bytes += size_bytes
         loaded.records.append(("receive", frame, stage, source, sent_ns, time.monotonic_ns(), arrived_ns, size_bytes))
 
     def _run(self, run: Run) -> None:
         plan, frame, slot, stage = run
         loaded = self._plans[plan]
+        done_ns, _, until_ns = self.computed
         started_ns = time.monotonic_ns()
+        self.computed = Computed(done_ns, started_ns, until_ns)
         try:
             loaded.runs[slot][stage]()
         except EngineError as error:
+            self.computed = Computed(done_ns, 0, time.monotonic_ns())
             self._report(self._state.stage_failed(run, f"stage {stage}: {error}"[:2000]))
             return
         stopped_ns = time.monotonic_ns()
+        self.computed = Computed(done_ns + stopped_ns - started_ns, 0, stopped_ns)
         loaded.records.append(("compute", frame, stage, REQUESTER, started_ns, stopped_ns, stopped_ns, 0))
         after = self._state.stage_done(run)
         for index in after.sends:
@@ -267,6 +303,7 @@ class DataPlane:
         except NotConnected as error:
             self._report(self._state.send_failed(loaded.number, frame, message.destination, str(error)))
             return
+        self.sent_bytes += pack.size_bytes
         times_ns = (started_ns, time.monotonic_ns(), sent_ns)
         loaded.records.append(("send", frame, message.stage, message.destination, *times_ns, pack.size_bytes))
 

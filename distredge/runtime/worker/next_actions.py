@@ -49,6 +49,18 @@ class Report(NamedTuple):
     reason: str
 
 
+class AtHand(NamedTuple):
+    """What a worker has before it.
+
+    Attributes:
+        open_frames: frames of which something has come and something is left to compute.
+        queued: stages that have all that they need, but the one that runs.
+    """
+
+    open_frames: int
+    queued: int
+
+
 _NOTHING: Final = AfterStage((), ())
 
 
@@ -159,9 +171,14 @@ class _PlanState:
 
 
 class WorkerState:
-    """All plans of one worker and the frames in them."""
+    """All plans of one worker and the frames in them.
+
+    Attributes:
+        frames_done: frames of which this device has nothing left to compute.
+    """
 
     def __init__(self) -> None:
+        self.frames_done = 0
         self._plans: dict[int, _PlanState] = {}
         self._running: tuple[int, int, int] | None = None
 
@@ -225,6 +242,8 @@ class WorkerState:
         if state is None or held is None or run.stage not in held.waits:
             return _NOTHING
         del held.waits[run.stage]
+        if not held.waits:
+            self.frames_done += 1
         sends, waits, after, keeps = state.needs.following[run.stage]
         for stage in waits:
             held.waits[stage] -= 1
@@ -254,6 +273,18 @@ class WorkerState:
             return None
         held.failed = True
         return Report(plan, frame, kind, reason)
+
+    def at_hand(self) -> AtHand:
+        """What is begun and what could run now. May be called by another thread."""
+        open_frames = queued = 0
+        running = self._running
+        for state in tuple(self._plans.values()):
+            for held in tuple(state.frames):
+                # As in `situation`: another thread may be changing it.
+                waits = {} if held is None or held.failed else dict(held.waits)
+                open_frames += bool(waits)
+                queued += sum(1 for missing in waits.values() if missing == 0)
+        return AtHand(open_frames, max(0, queued - (running is not None)))
 
     def situation(self, plan: int, frame: int) -> Situation | None:
         """How far a frame has come; None when it is not here. May be called by another thread."""

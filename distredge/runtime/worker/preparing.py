@@ -182,6 +182,11 @@ class Preparations:
         for plan in [*self._plans, *self._preparing]:
             self.retire(plan)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a plan is being prepared."""
+        return bool(self._preparing or self._loaders)
+
     def say_alive(self) -> None:
         """Tells of plans that are being loaded, which can take minutes: TensorRT builds its engines then."""
         for number, preparing in self._preparing.items():

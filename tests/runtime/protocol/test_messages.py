@@ -14,6 +14,7 @@ from distredge.runtime.protocol.device_plan import TensorBox
 
 BOX = TensorBox("conv1", (0, 0, 3, 0), (1, 64, 2, 224), "float32")
 ABOUT = m.About("a", "0.1.0", "onnxruntime 1.31", ("CPUExecutionProvider",), 4, 0, "tcp://127.0.0.1:5", (1,))
+LOAD = m.WorkerLoad("running", 10, 2, 1, 5_000_000, 4096, 1024, 61.5)
 
 TO_WORKER = [
     m.Hello(b"s", "0.1.0", "a", "ada@desk", True),
@@ -33,7 +34,7 @@ TO_COORDINATOR = [
     m.Progress(7, 100),
     m.Ready(7, 1000, 0.1),
     m.Failed(7, "engine", "no"),
-    m.Pong(1, 5, ABOUT, {"late": 2}),
+    m.Pong(1, 5, 6, ABOUT, {"late": 2}, LOAD),
     m.Told(7, 0, m.Situation(7, 0, (0,), 1, (-1,), False)),
     m.Told(7, 0, None),
     m.Records(7, (m.Record("send", 0, 1, -1, 1, 2, 2, 10),)),
@@ -59,15 +60,15 @@ ENCODED = [m.encode(message) for _, message in CASES]
 
 CHECKSUMS = """
     c28d4149 7be05f90 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 dac23795
-    e369ba83 92461725 bb306d8d a36630c9 85ba4e7f 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
+    e369ba83 92461725 bb306d8d a36630c9 fe26ec00 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
     26146d42 ebb04c34 6d998109 27462448 a5f90e8e
 """
-"""Bytes 4 to 7 of each message above, in protocol 2."""
+"""Bytes 4 to 7 of each message above, in protocol 3."""
 
 
 def test_the_wire_form_changes_only_with_the_protocol() -> None:
     """A tag or the order of fields that changes makes another protocol, which peers must be told by its number."""
-    assert m.PROTOCOL == 2
+    assert m.PROTOCOL == 3
     found = dict(zip(map(repr, [message for _, message in CASES]), (head[4:8].hex() for head in ENCODED), strict=True))
     assert found == dict(zip(found, CHECKSUMS.split(), strict=True))
 
@@ -140,7 +141,7 @@ def test_one_flipped_bit_is_always_seen(head: bytes, place: int, bit: int) -> No
 
 def test_another_version_is_named() -> None:
     head = m.encode(m.Ping(1))
-    with pytest.raises(m.VersionMismatch, match="speaks protocol 9, this is protocol 2; install the same version"):
+    with pytest.raises(m.VersionMismatch, match="speaks protocol 9, this is protocol 3; install the same version"):
         m.decode_to_worker(head[:3] + b"\x09" + head[4:])
 
 

@@ -82,7 +82,7 @@ class Door:
             return [m.Welcome(about) if isinstance(said, str) else said]
         if isinstance(message, m.Ping):
             self.pings.release()
-            return [m.Pong(message.token, 0, about, {})]
+            return [m.Pong(message.token, 0, 0, about, {}, m.WorkerLoad("idle", 0, 0, 0, 0, 0, 0, None))]
         if (said := self.answer(message, received)) is not None:
             return said
         if isinstance(message, m.Prepare):

@@ -23,6 +23,7 @@ def _messages(plan: int, draw: random.Random) -> m.ToCoordinator:
     index = draw.choice([-1, 0, 1, 2, 3, 4095])
     stage = draw.choice([-1, 0, 1, 2, 77, (1 << 31) - 1])
     about = m.About("beta", "1", "none", (), 1, 0, draw.choice(["", "memory://beta:2", "x:y", ":::"]) or "-", ())
+    load = m.WorkerLoad("running", HUGE, HUGE, HUGE, HUGE, HUGE, HUGE, None)
     situation = m.Situation(number, frame, (max(stage, 0),), stage, (index,), draw.random() < 0.3)
     record = m.Record(draw.choice(["send", "compute", "x"]), frame, max(stage, 0), index, -HUGE, HUGE, 0, HUGE)
     digest = draw.choice("0123456789abcdef") * 64
@@ -30,7 +31,8 @@ def _messages(plan: int, draw: random.Random) -> m.ToCoordinator:
         [
             m.Welcome(about), m.Missing(number, (digest,)), m.Missing(number, (digest, digest)), m.Missing(number, ()),
             m.Progress(number, HUGE), m.Ready(number, HUGE, float("nan")), m.Failed(number, "peer", "no"),
-            m.Failed(number, "engine", "no"), m.Failed(number, "anything", ""), m.Pong(frame, HUGE, about, {"x": HUGE}),
+            m.Failed(number, "engine", "no"), m.Failed(number, "anything", ""),
+            m.Pong(frame, draw.choice([-HUGE, 0]), HUGE, about, {"x": HUGE}, load),
             m.Told(number, frame, None), m.Told(number, frame, situation), m.Told(number, 1, situation),
             m.Records(number, (record,) * 3), m.Refused("no"), m.LinkMeasured(frame, ((0.0,),), ""), ADA,
         ]

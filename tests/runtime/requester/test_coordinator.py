@@ -120,12 +120,12 @@ def test_a_worker_of_another_name_is_refused(cell: Cell, graph, strategy) -> Non
 
 def test_another_protocol_is_said_plainly(cell: Cell, graph, strategy) -> None:
     def tamper(source: str, target: str, parts: list[bytes]) -> list[list[bytes]]:
-        return [[parts[0][:3] + b"\x03" + parts[0][4:], *parts[1:]]] if source == "memory://beta:1" else [parts]
+        return [[parts[0][:3] + b"\x09" + parts[0][4:], *parts[1:]]] if source == "memory://beta:1" else [parts]
 
     cell.exchange.tamper = tamper
     for name in DEVICES:
         cell.start(name)
-    with pytest.raises(ProtocolError, match=r"worker 'beta' at .* speaks protocol 3, this is protocol 2; install the"):
+    with pytest.raises(ProtocolError, match=r"worker 'beta' at .* speaks protocol 9, this is protocol 3; install the"):
         cell.coordinator().deploy(deploy(graph, strategy))
 
 
