@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from distredge.latency.costs.computers import access_of, computer_of
-from distredge.planners.live_selection.pricing import REQUESTER, Transfer
+from distredge.planners.live_selection.pricing import REQUESTER_NAME, Transfer
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Device, Link, Requester
@@ -84,7 +84,7 @@ class LinkRates:
     def __init__(self, cluster: Cluster) -> None:
         self._file = cluster
         self._members: dict[str, Device | Requester] = {device.name: device for device in cluster.devices}
-        self._members[REQUESTER] = cluster.requester
+        self._members[REQUESTER_NAME] = cluster.requester
         self.factors: Factors = {}
         self._learnt_s: dict[AccessLink, float] = {}
 
@@ -199,7 +199,7 @@ class LinkRates:
     def _access(self, owner: Device | Requester, way: Literal["up", "down"]) -> AccessLink:
         if self._file.shared_medium:
             return AccessLink("", "air")
-        return AccessLink(REQUESTER if owner is self._file.requester else owner.name, way)
+        return AccessLink(REQUESTER_NAME if owner is self._file.requester else owner.name, way)
 
     def _link(
         self, member: Device | Requester, link: Link, way: Literal["up", "down"], factors: Mapping[AccessLink, float]
