@@ -170,3 +170,13 @@ def test_a_frame_that_cannot_end_is_named(menu: Path) -> None:
     done = deploy(menu, *ARGS, *LIMIT, "--deadline", "0.0001")
     assert done.returncode == 1
     assert "no result within" in done.stderr or "no room" in done.stderr
+
+
+def test_on_boards_whose_workers_run_already(boards, menu: Path) -> None:
+    done = deploy(
+        menu, "--variants", "menu.toml", "--cluster", "boards.toml", "--latency-limit-ms", "0.001", "--json",
+        "--repeat", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["workers"], found["encrypted"], found["done"], found["correct"]) == ("boards", True, 2, True)
