@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,8 +46,19 @@ def observers(options: StreamOptions, log: DeploymentLog | None, as_json: bool) 
     return found
 
 
-def traced(watching: Sequence[StreamObserver], coordinator: Coordinator, as_json: bool) -> Timeline:
+def traced(
+    watching: Sequence[StreamObserver],
+    coordinator: Coordinator,
+    as_json: bool,
+    latest: Callable[[], Timeline] | None = None,
+) -> Timeline:
     """Returns the timeline of the frame that was to be traced, after saying which it is; else of the latest one.
+
+    Args:
+        watching: what watched the stream.
+        coordinator: ran it.
+        as_json: whether machines read what is said.
+        latest: gives the timeline of the latest frame, where several deployments stand.
 
     Raises:
         ExecutionError: saying why there is none.
@@ -56,7 +67,7 @@ def traced(watching: Sequence[StreamObserver], coordinator: Coordinator, as_json
 
     trace = next((one for one in watching if isinstance(one, FrameTrace)), None)
     if trace is None:
-        return coordinator.timeline()
+        return coordinator.timeline() if latest is None else latest()
     if trace.timeline is None:
         raise ExecutionError(f"no timeline is written: {trace.error}")
     if not as_json:

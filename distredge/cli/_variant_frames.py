@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from distredge.errors import DistredgeError, ExecutionError
 from distredge.planners.live_selection.choosing import Choice
@@ -18,14 +20,17 @@ if TYPE_CHECKING:
     from distredge.media.pictures import Picture
     from distredge.planners.live_selection.selector import Selector
     from distredge.problem import Problem
+    from distredge.runtime.buffers import Array
     from distredge.runtime.deployment import Deployment
     from distredge.runtime.requester.coordinator import Coordinator
+    from distredge.runtime.requester.pending import Offered, Pending
     from distredge.runtime.requester.picture_frames import PictureResult
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
 
-PLANNING_S = 1.0
-TRIES = 2
+PLANNING_S: Final = 1.0
+PICTURE: Final = "picture"
+TRIES: Final = 2
 """Frames of each variant before the first picture; the last of them says how far off the simulator is."""
 
 
@@ -93,8 +98,17 @@ def _planned(problem: Problem, entry: MenuEntry, say: Callable[[str], None]) -> 
     return plan(problem, "auto", PLANNING_S)
 
 
+class _Chosen(NamedTuple):
+    """What a frame took, and the seconds that it was predicted to."""
+
+    choice: Choice
+    expected_s: float
+
+
 class VariantFrames:
-    """Runs pictures, each on the variant of the moment.
+    """Runs pictures, each on the variant of the moment, one at a time (`streaming.Submits`).
+
+    Pictures are read ahead in the stream's thread, where each is chosen for when the one before it has ended.
 
     Args:
         coordinator: on which all variants stand.
@@ -103,10 +117,12 @@ class VariantFrames:
         deadline_s: of a frame.
 
     Attributes:
-        latest: what the latest picture took; None where it could not be read.
+        latest: what the latest picture that has come out took; None where it could not be read.
         expected_s: what that was predicted to take.
         ran: the variant that ran last.
     """
+
+    in_flight = 1
 
     def __init__(
         self, coordinator: Coordinator, variants: Sequence[Variant], selector: Selector, deadline_s: float
@@ -115,6 +131,9 @@ class VariantFrames:
         self._variants = variants
         self._selector = selector
         self._deadline_s = deadline_s
+        self._changed = threading.Condition()
+        self._chosen: deque[_Chosen] = deque()
+        self._under_way: tuple[_Chosen, Pending] | None = None
         self.latest: Choice | None = None
         self.expected_s = 0.0
         self.ran = variants[0]
@@ -137,42 +156,95 @@ class VariantFrames:
             inputs = inputs_of(variant.problem.graph, variant.strategy, pixels)
             for _ in range(TRIES):
                 outputs, latency_s = self._infer(variant, inputs)
-            self._selector.ended(index, latency_s, self.timeline(variant), time.monotonic())
+            self._selector.ended(index, latency_s, self._coordinator.timeline(on=variant.deployment), time.monotonic())
             whole = whole_model(variant.problem.graph, variant.strategy, inputs) if check else None
             found.append(None if whole is None else difference(whole, outputs))
         return tuple(found)
 
     def runs(self, pictures: Iterable[Picture]) -> Generator[PictureResult, None, None]:
         """Runs pictures one at a time; yields how each ended."""
-        from distredge.runtime.requester.picture_frames import PictureResult, inputs_of
+        from distredge.runtime.requester.picture_frames import PictureResult
+        from distredge.runtime.requester.streaming import Stream
 
-        for number, picture in enumerate(pictures):
-            self.latest = None
-            try:
-                pixels = picture.taken()
-            except DistredgeError as error:
-                yield PictureResult(number, picture, None, error, None)
-                continue
-            self.latest, self.expected_s = self._selector.choose(time.monotonic())
-            index = self.latest.index
-            self.ran = variant = self._variants[index]
-            try:
-                inputs = inputs_of(variant.problem.graph, variant.strategy, pixels)
-                outputs, latency_s = self._infer(variant, inputs)
-            except ExecutionError as error:
-                self._selector.ended(index, self._deadline_s, None, time.monotonic(), self.expected_s)
-                yield PictureResult(number, picture, None, error, None)
-            except DistredgeError as error:
-                yield PictureResult(number, picture, None, error, None)
-            else:
-                yield PictureResult(number, picture, outputs, None, latency_s)
-                timeline = self.timeline(variant)
-                self._selector.ended(index, latency_s, timeline, time.monotonic(), self.expected_s)
-
-    def timeline(self, variant: Variant) -> Timeline | None:
-        """What happened in the latest frame of a variant; None where a worker does not say."""
+        results = iter(Stream(self, _offered(pictures), None))
         try:
-            return self._coordinator.timeline(on=variant.deployment)
+            for result in results:
+                assert isinstance(result.tag, _Taken)
+                number, picture = result.tag
+                self.latest = None
+                if picture.pixels is not None:
+                    self.latest, self.expected_s = self._chosen.popleft()
+                    self.ran = self._variants[self.latest.index]
+                yield PictureResult(number, picture, result.outputs, result.error, result.latency_s, result.ran_as)
+        finally:
+            results.close()
+
+    def submit_when(
+        self, inputs: Mapping[str, Array], deadline_s: float | None, wanted: Callable[[], bool]
+    ) -> Pending | None:
+        """Starts a picture on the variant of the moment when the one before it has ended, unless nobody wants it.
+
+        Args:
+            inputs: `PICTURE` -> uint8 (height, width, 3).
+            deadline_s: of the frame; None for the coordinator's own.
+            wanted: asked whenever `look` is called.
+        """
+        from distredge.runtime.requester.picture_frames import inputs_of
+
+        if not self._settled(wanted):
+            return None
+        chosen = _Chosen(*self._selector.choose(time.monotonic()))
+        variant = self._variants[chosen.choice.index]
+        try:
+            taken = inputs_of(variant.problem.graph, variant.strategy, inputs[PICTURE])
+            pending = self._coordinator.submit_when(taken, deadline_s, wanted, copied=False, on=variant.deployment)
+        except DistredgeError:
+            self._chosen.append(chosen)
+            raise
+        if pending is not None:
+            self._chosen.append(chosen)
+            self._under_way = chosen, pending
+            pending.add_done_callback(lambda _: self.look())
+        return pending
+
+    def look(self) -> None:
+        """Asks again what is wanted."""
+        with self._changed:
+            self._changed.notify_all()
+        self._coordinator.look()
+
+    def _settled(self, wanted: Callable[[], bool]) -> bool:
+        """Waits for the frame that is under way and learns from it; returns whether the next one is still wanted."""
+        if self._under_way is None:
+            return True
+        (choice, expected_s), pending = self._under_way
+        with self._changed:
+            self._changed.wait_for(lambda: pending.done or not wanted())
+        if not pending.done:
+            return False
+        self._under_way = None
+        if pending.latency_s is not None:
+            self._selector.ended(
+                choice.index, pending.latency_s, self._timeline_of(pending), time.monotonic(), expected_s
+            )
+        else:
+            self._selector.ended(choice.index, self._deadline_s, None, time.monotonic(), expected_s)
+        return True
+
+    def timeline(self) -> Timeline:
+        """What happened in the latest frame.
+
+        Raises:
+            ExecutionError: if a worker does not say.
+        """
+        return self._coordinator.timeline(on=self.ran.deployment)
+
+    def _timeline_of(self, pending: Pending) -> Timeline | None:
+        """What happened in a frame; None where a worker does not say."""
+        if pending.ran_as is None:
+            return None
+        try:
+            return self._coordinator.timeline_of(pending.ran_as).wait()
         except ExecutionError:
             return None
 
@@ -182,3 +254,19 @@ class VariantFrames:
         outputs = pending.result()
         assert pending.latency_s is not None
         return outputs, pending.latency_s
+
+
+class _Taken(NamedTuple):
+    number: int
+    picture: Picture
+
+
+def _offered(pictures: Iterable[Picture]) -> Iterator[Offered]:
+    from distredge.runtime.requester.pending import Offered
+
+    for number, picture in enumerate(pictures):
+        try:
+            inputs: Mapping[str, Array] | DistredgeError = {PICTURE: picture.taken()}
+        except DistredgeError as error:
+            inputs = error
+        yield Offered(inputs, _Taken(number, picture))

@@ -22,7 +22,6 @@ _NOT_WITH_A_MENU: Mapping[str, str] = {
     "--replan": "a lost worker is waited for; whoever plans anew has one strategy",
     "--in-flight": "a frame's latency is predicted for one at a time",
     "--log": "TensorBoard's log is of one strategy; --report has the figures",
-    "--annotate": "boxes are drawn for one model",
 }
 
 

@@ -51,11 +51,12 @@ class VariantMeaning:
         variants: of the menu.
         frames: says which ran.
         limit_s: within which frames are to end.
+        least_score: of boxes that are said.
     """
 
-    def __init__(self, variants: Sequence[Variant], frames: VariantFrames, limit_s: float) -> None:
+    def __init__(self, variants: Sequence[Variant], frames: VariantFrames, limit_s: float, least_score: float) -> None:
         self._names = [variant.entry.name for variant in variants]
-        self._meanings = [Meaning(variant.problem.graph) for variant in variants]
+        self._meanings = [Meaning(variant.problem.graph, least_score) for variant in variants]
         self._frames = frames
         self._limit_s = limit_s
 
@@ -131,6 +132,10 @@ def _ran(error: DistredgeError) -> bool:
     return isinstance(error, ExecutionError)
 
 
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
 def show_selection(figures: Mapping[str, Any]) -> None:
     """Writes what was chosen, for people."""
     limit_ms = 1e3 * figures["latency_limit_s"]
@@ -142,11 +147,11 @@ def show_selection(figures: Mapping[str, Any]) -> None:
     times = "once" if switches == 1 else f"{switches} times"
     click.echo(f"within {limit_ms:g} ms: {100 * share:.1f} %{found}; another variant than before: {times}")
     if figures["none_predicted_in_time"]:
-        click.echo(f"{figures['none_predicted_in_time']} frames for which no variant was predicted to be in time")
+        click.echo(f"{_frames(figures['none_predicted_in_time'])} for which no variant was predicted to be in time")
     for variant in figures["variants"]:
         middle = variant["latency_s"]
         told = "" if middle is None else f", median {1e3 * middle:.2f} ms"
         click.echo(
-            f"  {variant['name']} ({100 * variant['accuracy']:.1f} %): {variant['frames']} frames, "
+            f"  {variant['name']} ({100 * variant['accuracy']:.1f} %): {_frames(variant['frames'])}, "
             f"{variant['in_time']} in time{told}"
         )

@@ -18,9 +18,9 @@ from distredge.cli._deployment import Comparison
 from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
-from distredge.cli._stream_observers import observers
+from distredge.cli._stream_observers import observers, traced
 from distredge.cli._stream_report import Tally
-from distredge.cli._stream_sinks import json_lines, say
+from distredge.cli._stream_sinks import annotated, json_lines, say
 from distredge.cli._variant_frames import Variant, VariantFrames, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
 from distredge.errors import DistredgeError, ExecutionError, FileError, MediaError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from distredge.media.picture_source import PictureSource
     from distredge.planners.live_selection.selector import Selector
     from distredge.runtime.hosting.session import Session
+    from distredge.timeline import Timeline
 
 NOISE_SHAPE = (480, 640, 3)
 
@@ -117,7 +118,7 @@ class VariantRun:
         tally, pictures = Tally(), Counted(source)
         chosen = SelectionTally(variants, frames, self.limit_s)
         ended: BaseException | None = None
-        watching = observers(self.stream, None)
+        watching = observers(self.stream, None, self.as_json)
         if not self.as_json:
             where = "worker processes of this machine" if session.where == "local" else "running workers"
             click.echo(f"{len(variants)} variants on {variants[0].problem.cluster.name}, {where}")
@@ -126,7 +127,7 @@ class VariantRun:
                 for observer in watching:
                     observer.begin(session.coordinator, variants[0].strategy, None)
                 try:
-                    meaning = VariantMeaning(variants, frames, self.limit_s)
+                    meaning = VariantMeaning(variants, frames, self.limit_s, self.stream.min_score)
                     follow(frames.runs, pictures, meaning, sinks, watching, interrupts)
                 except (KeyboardInterrupt, DistredgeError) as error:
                     ended = error
@@ -143,7 +144,12 @@ class VariantRun:
                 }
                 for observer in watching:
                     figures |= observer.end()
-                self._tell(figures, frames)
+                self._tell(figures)
+                try:
+                    self._save(traced(watching, session.coordinator, self.as_json, frames.timeline))
+                except ExecutionError as error:
+                    if self.stream.trace_frame is not None:
+                        ended = ended or error
             if ended is not None:
                 raise ended
             _check(tally)
@@ -154,6 +160,8 @@ class VariantRun:
             sinks: list[Sink] = [lambda frame, *_: tally.add(frame), chosen]
             if self.stream.out is not None:
                 sinks.append(stack.enter_context(json_lines(self.stream.out)))
+            if self.stream.annotate is not None:
+                sinks.append(annotated(self.stream.annotate))
             if not self.as_json:
                 sinks.append(say)
             yield sinks
@@ -189,7 +197,7 @@ class VariantRun:
             "in_flight": session.coordinator.in_flight,
         }
 
-    def _tell(self, figures: Mapping[str, Any], frames: VariantFrames) -> None:
+    def _tell(self, figures: Mapping[str, Any]) -> None:
         path = self.stream.report
         if path is not None:
             try:
@@ -200,12 +208,15 @@ class VariantRun:
             print_json(figures)
         else:
             _show(figures)
-        timeline = None if self.timeline_path is None else frames.timeline(frames.ran)
-        if timeline is not None and self.timeline_path is not None:
-            timeline.save(self.timeline_path)
-        for what, place in (("results", self.stream.out), ("report", path), ("timeline", self.timeline_path)):
+        for what, place in (("results", self.stream.out), ("report", path)):
             if place is not None and not self.as_json:
                 click.echo(f"{what}: {place}")
+
+    def _save(self, timeline: Timeline) -> None:
+        if self.timeline_path is not None:
+            timeline.save(self.timeline_path)
+            if not self.as_json:
+                click.echo(f"timeline: {self.timeline_path} (opens in ui.perfetto.dev)")
 
 
 class _Again:

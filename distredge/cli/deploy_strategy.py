@@ -110,7 +110,7 @@ def deploy_strategy(
     variants.check(
         {
             "STRATEGY": strategy_path, "--model": model_name, "--input-shape": input_shape, "--weights": weights,
-            "--replan": replan_method, "--in-flight": in_flight, "--log": log_path, "--annotate": stream.annotate,
+            "--replan": replan_method, "--in-flight": in_flight, "--log": log_path,
         }
     )  # fmt: skip
     check_writable(timeline_path)

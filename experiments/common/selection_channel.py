@@ -10,7 +10,7 @@ from distredge.planners.deadline_reliability import Channel
 from distredge.profiles.network import Trace
 
 STEP_S = 0.5
-KEPT = 0.8
+MEMORY = 0.8
 """Correlation of one step with the next: the channel forgets in about two seconds."""
 
 
@@ -28,5 +28,5 @@ def trace_of(channel: Channel, seconds: float, seed: int) -> Trace:
     rates = []
     for _ in range(count):
         rates.append(max(channel.least_bps, channel.mean_bps + channel.spread_bps * deviation))
-        deviation = KEPT * deviation + math.sqrt(1.0 - KEPT**2) * rng.standard_normal()
+        deviation = MEMORY * deviation + math.sqrt(1.0 - MEMORY**2) * rng.standard_normal()
     return Trace([k * STEP_S for k in range(count)], rates, period_s=count * STEP_S, name="gauss-markov")

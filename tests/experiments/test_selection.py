@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distredge.experiments.bench.selection import CHANNEL, LIMIT_S, Outcome, boards
-from distredge.experiments.common.selection_channel import KEPT, STEP_S, trace_of
+from distredge.experiments.common.selection_channel import MEMORY, STEP_S, trace_of
 from distredge.planners.deadline_reliability import Channel
 
 
@@ -15,7 +15,7 @@ def test_the_channel_has_its_mean_its_spread_and_its_memory() -> None:
     rates = trace_of(channel, 10_000.0, seed=1).rates_bps
     assert rates.mean() == pytest.approx(50e6, rel=0.02)
     assert rates.std() == pytest.approx(8e6, rel=0.05)
-    assert np.corrcoef(rates[:-1], rates[1:])[0, 1] == pytest.approx(KEPT, abs=0.02)
+    assert np.corrcoef(rates[:-1], rates[1:])[0, 1] == pytest.approx(MEMORY, abs=0.02)
 
 
 def test_the_channel_is_its_seed_s_and_never_below_its_least_rate() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
 
-REQUESTER = "requester"
+REQUESTER_NAME = "requester"
 """An end of a transfer that is no device; no device has that name."""
 
 
@@ -61,7 +61,7 @@ class Price:
         except Infeasible:
             return Priced(math.inf, ())
         frame, network = simulation.frames[0], simulation.network
-        names = (*self._layout.devices, REQUESTER)
+        names = (*self._layout.devices, REQUESTER_NAME)
         return Priced(
             frame.done_s - frame.start_s,
             tuple(
@@ -77,7 +77,7 @@ def transfers_of(timeline: Timeline, cluster: Cluster) -> tuple[Transfer, ...]:
     known = set(cluster.names)
 
     def name(found: str) -> str:
-        return found if found in known else REQUESTER
+        return found if found in known else REQUESTER_NAME
 
     return tuple(
         Transfer(name(span.device), name(span.peer), span.bytes, span.start_s, span.stop_s)

@@ -1,8 +1,8 @@
 """Chooses a variant for each frame and learns from how it went; no sockets, no models.
 
 A prediction is what the simulator says at the rates of the moment, times how much longer than that the variant's latest
-frames took (the median: profiles may be modelled, a board may be warm), plus what predictions were too short by of
-late: a link that varies faster than frames come is allowed for.
+frames took (the median: profiles may be modelled, a board may be warm). The limit is shortened by what predictions were
+too short by of late: a link that varies faster than frames come is allowed for.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ REMEMBERED_S: Final = 30.0
 
 LATE_WEIGHT: Final = 0.1
 """Of the latest frame in the mean of what predictions were too short by."""
+
+LATE_TIMES: Final = 2.0
+"""How often that mean is allowed for: most frames are not late at all."""
 
 
 @dataclass
@@ -93,7 +96,7 @@ class Selector:
     def choose(self, now_s: float) -> tuple[Choice, float]:
         """Returns what the next frame takes, and the seconds that it is predicted to."""
         predicted_s = self.predicted_s(now_s)
-        allowed_s = self._limit_s / (1.0 + self._late)
+        allowed_s = self._limit_s / (1.0 + LATE_TIMES * self._late)
         choice = select(allowed_s, predicted_s, self._accuracies, self.current)
         self.switches += self.current not in (None, choice.index)
         self.current = choice.index

@@ -123,8 +123,7 @@ class Runner:
             self._renew_s = self.workers.renew(now_s)
         if self._sample:
             self._sample = False
-            if self.plans.active is not None:
-                self.workers.sample(self.plans.active.indices)
+            self.workers.sample(dict.fromkeys(name for plan in self.plans.for_some_frames for name in plan.indices))
         self._swap()
         self._recover()
         if frames.waiting:
@@ -275,7 +274,7 @@ class Runner:
     # Looking back.
 
     def timeline(self, frames: int, on: Deployment | None = None) -> Task[Timeline]:
-        """Asks the workers what they did in the latest frames.
+        """Asks the workers what they did in the latest frames on a deployment.
 
         Raises:
             ExecutionError: if no frame ended well.

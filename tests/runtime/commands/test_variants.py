@@ -75,9 +75,11 @@ def test_where_none_is_in_time_the_fastest_runs_and_counts_as_late(menu: Path) -
 
 def test_a_stream_says_of_each_picture_which_variant_it_took(pictures: Path) -> None:
     done = deploy(
-        pictures, *ARGS, "--latency-limit-ms", "60000", "--images", "in", "--out", "out.jsonl", "--report", "r.json"
-    )
+        pictures, *ARGS, "--latency-limit-ms", "60000", "--images", "in", "--out", "out.jsonl", "--report", "r.json",
+        "--timeline", "t.json", "--trace-frame", "3",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert json.loads((pictures / "t.json").read_text())["traceEvents"]
     lines = [json.loads(line) for line in (pictures / "out.jsonl").read_text().splitlines()]
     assert [Path(line["name"]).name for line in lines] == ["0.png", "1.png", "1b.png", "2.png"]
     good = [line for line in lines if "error" not in line]
@@ -162,3 +164,19 @@ def _refused(done: Done, text: str) -> None:
     assert done.returncode == 2, done.stderr
     assert text in done.stderr
     assert done.stdout == ""
+
+
+def test_a_frame_that_cannot_end_is_named(menu: Path) -> None:
+    done = deploy(menu, *ARGS, *LIMIT, "--deadline", "0.0001")
+    assert done.returncode == 1
+    assert "no result within" in done.stderr or "no room" in done.stderr
+
+
+def test_on_boards_whose_workers_run_already(boards, menu: Path) -> None:
+    done = deploy(
+        menu, "--variants", "menu.toml", "--cluster", "boards.toml", "--latency-limit-ms", "0.001", "--json",
+        "--repeat", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["workers"], found["encrypted"], found["done"], found["correct"]) == ("boards", True, 2, True)
