@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -57,7 +58,6 @@ def worker(
     """
     from distredge.cluster_file import read_boards
     from distredge.errors import ConfigError, TransportError
-    from distredge.folders import user_folder
     from distredge.runtime.engine import Engine, OnnxRuntimeEngine
     from distredge.runtime.engine_folders import EngineFolders
     from distredge.runtime.hosting.boards import (
@@ -87,8 +87,8 @@ def worker(
     memory_bytes = memory_limit_bytes(device, boards.folder)
     keep_freed_frames()
     disk = folders = None
-    if not no_cache:
-        folder = cache_path or user_folder("XDG_CACHE_HOME", ".cache") / "distredge"
+    folder = None if no_cache else cache_path or _own_cache()
+    if folder is not None:
         disk = WeightDisk(folder / "weights", cache_mb * 1_000_000, required=cache_path is not None)
         folders = EngineFolders(folder / "engines", cache_mb * 1_000_000)
     count = device.threads if threads is None else threads
@@ -130,3 +130,12 @@ def _announced(name: str, control: str) -> AbstractContextManager[None]:
 
     hosts = [host_of(address) for address in control.split(",")]
     return announced(name, int(control.rpartition(":")[2]), tuple(filter(is_numeric, hosts)))
+
+
+def _own_cache() -> Path | None:
+    """The user's folder for what is kept; None without a home, as what then stands for one may lie in memory."""
+    from distredge.folders import home, user_folder
+
+    if not os.environ.get("XDG_CACHE_HOME") and home() is None:
+        return None
+    return user_folder("XDG_CACHE_HOME", ".cache") / "distredge"

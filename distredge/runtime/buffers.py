@@ -8,7 +8,7 @@ nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from distredge.model.wires import Convert
 
 Array: TypeAlias = NDArray[Any]
+
+Room: TypeAlias = Callable[[int], Array]
+"""Given a number of bytes, returns so much memory: (bytes,) of uint8, zeros."""
 
 Opened: TypeAlias = Sequence[Any]
 """The rows of a message as they came, compared with the plan."""
@@ -94,12 +97,18 @@ def whole(array: Array) -> HeldBox:
     return HeldBox(array, (0,) * array.ndim)
 
 
-def allocate(shape: Sequence[int], dtype: str) -> Array:
+def zeros(size_bytes: int) -> Array:
+    """Returns memory of this process: (size_bytes,) of uint8, zeros."""
+    return np.zeros(size_bytes, dtype=np.uint8)
+
+
+def allocate(shape: Sequence[int], dtype: str, room: Room = zeros) -> Array:
     """Returns zeros (d0, d1, ...), C-ordered, whose first byte lies on a cache line.
 
     Args:
         shape: its size on every axis.
         dtype: one of `DTYPES`.
+        room: gives it memory.
 
     Raises:
         ProtocolError: if the dtype is not one that plans may name.
@@ -107,7 +116,7 @@ def allocate(shape: Sequence[int], dtype: str) -> Array:
     if dtype not in DTYPES:
         raise ProtocolError(f"a buffer of dtype '{dtype}'; accepted: {sorted(DTYPES)}")
     size_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size_bytes + ALIGNMENT_BYTES, dtype=np.uint8)
+    raw = room(size_bytes + ALIGNMENT_BYTES)
     offset = -raw.ctypes.data % ALIGNMENT_BYTES
     return raw[offset : offset + size_bytes].view(dtype).reshape(tuple(shape))
 
@@ -304,6 +313,7 @@ class Slot:
 
     Args:
         plan: the device's plan.
+        room: gives the arrays their memory.
 
     Attributes:
         inputs, outputs: stage -> name of the value in its sub-model -> array, of the shape and dtype that its `Buffer`
@@ -316,7 +326,8 @@ class Slot:
         ProtocolError: if the plan contradicts itself.
     """
 
-    def __init__(self, plan: DevicePlan) -> None:
+    def __init__(self, plan: DevicePlan, room: Room = zeros) -> None:
+        self._room = room
         self._into: dict[tuple[int, str], HeldBox] = {}
         self._made: dict[tuple[int, str], HeldBox] = {}
         self.inputs: dict[int, dict[str, Array]] = {}
@@ -345,7 +356,7 @@ class Slot:
         if made_in is not None:
             held = self._made[made_in, buffer.tensor]
         else:
-            held = HeldBox(allocate(buffer.shape, buffer.dtype), buffer.start)
+            held = HeldBox(allocate(buffer.shape, buffer.dtype, self._room), buffer.start)
         boxes[stage, buffer.tensor] = held
         return held.array
 

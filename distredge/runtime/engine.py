@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from distredge.errors import EngineError, MissingDependency
 from distredge.model import AS_INPUT
@@ -67,6 +67,14 @@ class Engine(Protocol):
         Raises:
             EngineError: if the engine refuses the model.
         """
+
+
+@runtime_checkable
+class GivesMemory(Protocol):
+    """An engine that reads and writes arrays without copying them where they lie in memory of its own."""
+
+    def room(self, size_bytes: int) -> Array:
+        """Returns such memory: (size_bytes,) of uint8, zeros."""
 
 
 class OnnxRuntimeEngine:

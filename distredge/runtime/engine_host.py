@@ -10,12 +10,13 @@ at once; it ends when they close. On either::
     start    threads, providers [name, ...]: first of all; the answer has python, runtime, and providers that are there
     load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
              fed [array, ...]    and memory
-    bind     run (a number), model, inputs [array, ...], outputs [array, ...]                          and memory
+    map      region (a number)    and memory
+    bind     run (a number), model, inputs [array, ...], outputs [array, ...]    and memory
     run      run
-    forget   models, runs
+    forget   models, runs, regions
 
-An array is {name, dtype, shape, start}: where it lies in the shared memory. Rows stay there; nothing of them crosses a
-socket.
+An array is {name, dtype, shape, start}, and perhaps region: where it lies in that, or else in the memory that came with
+the message. Rows stay there; nothing of them crosses a socket.
 """
 
 import array
@@ -52,6 +53,7 @@ class Host:
     def __init__(self) -> None:
         self._models: Dict[int, _Model] = {}
         self._runs: Dict[int, Callable[[], None]] = {}
+        self._regions: Dict[int, mmap.mmap] = {}
         self._threads = 1
         self._runtime: Any = None
         self._numpy: Any = None
@@ -123,6 +125,9 @@ class Host:
                     raise
         raise AssertionError("unreachable")
 
+    def _map(self, message: Dict[str, Any], memory: mmap.mmap) -> None:
+        self._regions[message["region"]] = memory
+
     def _bind(self, message: Dict[str, Any], memory: mmap.mmap) -> None:
         model = self._models[message["model"]]
         session, binding = model.session, model.session.io_binding()
@@ -146,6 +151,8 @@ class Host:
         self._runs[message["run"]] = run
 
     def _array(self, memory: mmap.mmap, entry: Dict[str, Any]) -> Any:
+        if "region" in entry:
+            memory = self._regions[entry["region"]]
         dtype, count = self._numpy.dtype(entry["dtype"]), 1
         for size in entry["shape"]:
             count *= size
@@ -159,6 +166,8 @@ class Host:
             self._runs.pop(run, None)
         for model in message["models"]:
             self._models.pop(model, None)
+        for region in message["regions"]:
+            self._regions.pop(region, None)
 
 
 def _check(declared: List[Any], arrays: List[Tuple[str, Any]], what: str) -> None:

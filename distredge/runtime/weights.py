@@ -160,7 +160,13 @@ class WeightStore:
             return found is not None and (into is None or found is into)
 
     def end_reading(self, digest: str, into: Array, whole: bool) -> bool:
-        """Holds the constant that was read, if it is `whole`; returns whether it was still wanted in that array."""
+        """Holds the constant that was read, if it is `whole`; returns whether it was still wanted in that array.
+
+        Args:
+            digest: its content hash.
+            into: what `begin_reading` returned, (d0, d1, ...).
+            whole: whether its content is what the hash says.
+        """
         with self._lock:
             if self._reading.get(digest) is not into:
                 return False

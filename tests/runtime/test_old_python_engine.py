@@ -22,7 +22,8 @@ from onnx import TensorProto, helper
 from distredge.errors import ConfigError, EngineError
 from distredge.model import AS_INPUT
 from distredge.model.capture import load_model
-from distredge.runtime import engine_host, old_python_engine
+from distredge.runtime import engine_host, engine_process
+from distredge.runtime.buffers import ALIGNMENT_BYTES, allocate
 from distredge.runtime.deployment import deploy
 from distredge.runtime.hosting.worker_process import START_S, WorkerProcess, local_order
 from distredge.runtime.in_process import InProcess
@@ -30,6 +31,7 @@ from distredge.runtime.old_python_engine import OldPythonEngine
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import Coordinator
+from distredge.runtime.worker.loaded_plan import load_plan
 from tests.runtime.conftest import make_strategy
 
 HOST = Path(engine_host.__file__)
@@ -104,6 +106,30 @@ def test_runs_read_and_write_the_arrays_in_place(shared_engine) -> None:
         inputs["x"] *= -2
 
 
+def test_arrays_in_the_engines_memory_are_not_copied(engine) -> None:
+    inputs, outputs = ({name: allocate((1, 4), "float32", engine.room)} for name in "xy")
+    run = engine.load(_model(), {}).bind(inputs, outputs, 0)
+    inputs["x"][:] = [[-1, 2, -3, 4]]
+    run()
+    np.testing.assert_array_equal(outputs["y"], [[0, 2, 0, 4]])
+    assert inputs["x"].ctypes.data % ALIGNMENT_BYTES == 0
+    large = allocate((2, 1 << 20), "float32", engine.room)
+    assert engine._regions.place(large)[0] != engine._regions.place(inputs["x"])[0]
+    assert engine._regions.place(large[1]) == (engine._regions.place(large)[0], 4 << 20)
+    assert engine._regions.place(np.zeros(4, np.float32)) is None
+    assert engine._regions.place(large.T) is None, "not C-ordered"
+
+
+def test_a_plans_arrays_are_the_engines(engine, graph, strategy) -> None:
+    deployment = deploy(graph, strategy)
+    plan, store = deployment.device_plan(0, slots=2), deployment.weights(0)
+    loaded = load_plan(plan, deployment.models(0), store, engine, {})
+    arrays = [a for slot in loaded.slots for m in (slot.inputs, slot.outputs) for s in m.values() for a in s.values()]
+    assert arrays
+    assert all(engine._regions.place(array) is not None for array in arrays)
+    loaded.runs[1][plan.segments[0].stage]()
+
+
 def test_what_the_runtime_refuses_is_named(shared_engine) -> None:
     with pytest.raises(EngineError, match=r"^onnxruntime [\d.]+ \(Python 3[\d.]+\) refuses the sub-model: .*Nonsense"):
         shared_engine.load(_model("Nonsense"), {})
@@ -123,13 +149,17 @@ def test_nothing_is_left_of_a_model_that_nobody_has(engine) -> None:
     def maps() -> int:
         return Path(f"/proc/{engine.pid}/maps").read_text().count("distredge-engine ")
 
-    inputs, outputs = _arrays()
-    engine.load(_model(), {}).bind(inputs, outputs, 0)()
+    def use() -> None:
+        inputs, _ = _arrays()
+        outputs = {"y": allocate((1, 4), "float32", engine.room)}
+        engine.load(_model(), {}).bind(inputs, outputs, 0)()
+
+    use()
     gc.collect()
     engine.load(_model(), {})
     first = (fds(), maps(), len(os.listdir("/proc/self/fd")))
     for _ in range(20):
-        engine.load(_model(), {}).bind(inputs, outputs, 0)()
+        use()
     gc.collect()
     engine.load(_model(), {})
     gc.collect()
@@ -154,7 +184,7 @@ def test_the_end_of_the_process_fails_its_plan_and_not_the_next(engine) -> None:
 def host(tmp_path: Path, monkeypatch) -> Path:
     """A host of the test's own."""
     path = tmp_path / "engine_host.py"
-    monkeypatch.setattr(old_python_engine, "_HOST", path)
+    monkeypatch.setattr(engine_process, "_HOST", path)
     return path
 
 

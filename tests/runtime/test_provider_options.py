@@ -119,7 +119,7 @@ def test_an_old_runtime_is_told_what_it_knows(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "old_runtime.py").write_text(_RUNTIME)
     text = real.read_text(encoding="utf-8").replace("import onnxruntime\n", "import old_runtime as onnxruntime\n")
     host.write_text(text.replace("    del sys.path[0]\n", ""))
-    monkeypatch.setattr("distredge.runtime.old_python_engine._HOST", host)
+    monkeypatch.setattr("distredge.runtime.engine_process._HOST", host)
     monkeypatch.setenv("ASKED", str(tmp_path / "asked.jsonl"))
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     engine = OldPythonEngine(sys.executable, provider="tensorrt", folders=EngineFolders(tmp_path / "engines", 10**9))

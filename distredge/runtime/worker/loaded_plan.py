@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from distredge.errors import EngineError
-from distredge.runtime.buffers import Array, Slot
-from distredge.runtime.engine import Engine, Loaded
+from distredge.runtime.buffers import Array, Slot, zeros
+from distredge.runtime.engine import Engine, GivesMemory, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import DevicePlan, SegmentPlan
 from distredge.runtime.protocol.transport import Endpoint
@@ -81,7 +81,8 @@ def load_plan(
         ProtocolError: if the plan contradicts itself.
     """
     started_s = time.monotonic()
-    slots = tuple(Slot(plan) for _ in range(plan.slots))
+    room = engine.room if isinstance(engine, GivesMemory) else zeros
+    slots = tuple(Slot(plan, room) for _ in range(plan.slots))
     held: list[Loaded] = []
     runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
     for segment, model in zip(plan.segments, models, strict=True):

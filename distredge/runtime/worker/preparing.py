@@ -163,7 +163,7 @@ class Preparations:
     def weight(self, message: Weight, parts: Sequence[Bytes]) -> None:
         """Takes one piece of a constant in."""
         preparing = self._preparing.get(message.plan)
-        if preparing is None:
+        if preparing is None or preparing.reading:  # nothing was asked for yet
             return
         if len(parts) != 1:
             raise ProtocolError(f"{len(parts)} parts with a piece of a constant")

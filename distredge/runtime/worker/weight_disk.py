@@ -123,9 +123,11 @@ class WeightDisk:
         """
         head = msgspec.json.encode(Form(array.dtype.name, array.shape)) + b"\n"
         size_bytes = len(head) + array.nbytes
-        if not self._writes or size_bytes > self._cap_bytes or (self._folder / digest).exists():
+        if not self._writes or size_bytes > self._cap_bytes:
             return
         try:
+            if (self._folder / digest).exists():
+                return
             self._make_room(size_bytes)
             self._write(digest, head, array.reshape(-1).view(np.uint8).data, wanted)
         except OSError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,36 @@ def test_keys_says_what_to_copy_where(folder: Path) -> None:
     done = distredge(folder, "keys", "d.toml", "--out", "other")
     assert (done.returncode, (folder / "other").exists()) == (2, False)
     assert "have no addresses of their own" in done.stderr
+
+
+def test_an_engine_under_another_python(folder: Path, ports: list[int]) -> None:
+    write_cluster(folder / "boards.toml", ports)
+    own = [
+        "--cluster",
+        "boards.toml",
+        "--name",
+        "alpha",
+        "--plaintext",
+        "--no-cache",
+        "--engine-python",
+        sys.executable,
+    ]
+    command = [sys.executable, "-m", "distredge", "worker", *own]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+    try:
+        line = worker.stdout.readline()
+        assert f"(Python {platform.python_version()}) (CPUExecutionProvider), 1 thread;" in line
+        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+        status = distredge(folder, "cluster", "status", "boards.toml", "--plaintext", "--json")
+        state = json.loads(status.stdout)["alpha"]
+        assert state["engine"].endswith(f"(Python {platform.python_version()})")
+        assert (state["plans"], state["preparing"]) == (0, [])
+    finally:
+        worker.terminate()
+        _, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, errors) == (0, "")
+    assert len(children) == 1
+    until_s = time.monotonic() + 10
+    while Path(f"/proc/{children[0]}/cmdline").exists() and Path(f"/proc/{children[0]}/cmdline").read_bytes():
+        assert time.monotonic() < until_s, "it is still there"
+        time.sleep(0.02)

@@ -23,9 +23,10 @@ from distredge.runtime.hosting.worker_process import START_S, WorkerProcess, loc
 from distredge.runtime.protocol import messages as m
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.in_process_transport import InProcessNetwork
+from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.protocol.transport import ZmqNetwork
 from distredge.runtime.requester.coordinator import Coordinator
-from distredge.runtime.weights import begin_digest
+from distredge.runtime.weights import begin_digest, weight_messages
 from distredge.runtime.worker import weight_disk as module
 from distredge.runtime.worker.memory_account import arrays_bytes
 from distredge.runtime.worker.settings import WorkerSettings
@@ -170,7 +171,7 @@ sys.path.insert(0, sys.argv[2])
 from tests.runtime.worker.test_weight_disk import _read, _write
 from distredge.runtime.worker.weight_disk import WeightDisk
 disk = WeightDisk(Path(sys.argv[1]), 6000)
-for turn in range(40):
+for turn in range(10):
     for digest in _write(disk, *range(8)):
         _read(disk, digest)
 """
@@ -250,6 +251,31 @@ def test_only_a_damaged_constant_is_asked_for_again(cell: Cell, speaker, tmp_pat
     speaker.send(m.Retire(1))
     assert isinstance(speaker.deploy(alone, 0, 2), m.Ready)
     _wait_for(path.exists)
+
+
+def test_what_was_not_asked_for_yet_is_dropped(cell: Cell, speaker, tmp_path: Path, alone, monkeypatch) -> None:
+    disk, goes_on = WeightDisk(tmp_path, 10_000_000), threading.Event()
+    for digest, array in alone.weights(0).items():
+        disk.write(digest, array, lambda: True)
+    read = WeightDisk.read
+
+    def late(*args) -> bool:
+        assert goes_on.wait(LIMIT_S)
+        return read(*args)
+
+    monkeypatch.setattr(WeightDisk, "read", late)
+    _worker(cell, tmp_path)
+    speaker.hello(m.Welcome)
+    message, parts = prepare_parts(alone.device_plan(0, 1), alone.models(0))
+    speaker.send(message, parts)
+    for digest, array in alone.weights(0).items():
+        for piece, content in weight_messages(1, digest, array):
+            speaker.send(piece, [content])
+    about = speaker.ask(m.Ping(1), m.Pong).about
+    assert [(state.plan, state.loaded) for state in about.preparing] == [(1, 0)]
+    goes_on.set()
+    assert speaker.receive(m.Missing).digests == ()
+    speaker.receive(m.Ready)
 
 
 def test_constants_on_disk_count_before_they_are_read(cell: Cell, speaker, tmp_path: Path, alone) -> None:
