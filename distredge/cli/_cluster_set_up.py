@@ -309,7 +309,7 @@ def _probe(
     """Starts the workers of these boards, measures their links, ends them, and writes what was measured."""
     from distredge.cluster_file import read_boards
     from distredge.remote.fleet import each
-    from distredge.remote.measuring import measure_links
+    from distredge.remote.measuring import measure_links, peers_of
     from distredge.remote.workers import Place, needed_files, start, stop
     from distredge.runtime.hosting.boards import cluster_keys, keys_folder
 
@@ -324,9 +324,9 @@ def _probe(
     try:
         with progress(list(boards)) as tell:
             started = each(boards, start_one)
-            found, failed = measure_links(
-                cluster, list(started.done), cluster_keys(cluster, folder), lambda name: tell(name, "measures its link")
-            )
+            keys = cluster_keys(cluster, folder)
+            peers = peers_of(cluster, list(started.done), keys)
+            found, failed = measure_links(peers, keys, lambda name: tell(name, "measures its link"))
     finally:
         each(boards, lambda name, board: stop(board, places[name]))
     measured = [board if board.name not in found else _with_links(board, *found[board.name]) for board in lines]

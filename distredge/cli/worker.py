@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -25,6 +27,7 @@ PROVIDERS = ("cpu", "cuda", "tensorrt")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the engine; default: the cluster file's.")
 @click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True, help="What computes.")
 @click.option("--plaintext", is_flag=True, help="No encryption, no authentication: anybody who can connect may use it.")
+@click.option("--announce", is_flag=True, help="Tell the local network of it (mDNS), for `cluster init --discover`.")
 @verbose_option
 def worker(
     cluster_name: str,
@@ -34,6 +37,7 @@ def worker(
     threads: int | None,
     provider: str,
     plaintext: bool,
+    announce: bool,
 ) -> None:
     """Run a worker on this board until Ctrl-C.
 
@@ -86,6 +90,16 @@ def worker(
         f"{engine.threads} thread{'s' if engine.threads > 1 else ''}; waits for "
         f"{'anybody' if plaintext else 'the requester'} to deploy or probe; Ctrl-C ends it"
     )
-    made.run()
+    with _announced(name, made.control_address) if announce else contextlib.nullcontext():
+        made.run()
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
+
+
+def _announced(name: str, control: str) -> AbstractContextManager[None]:
+    """Announces a worker at the addresses that it listens at; where that is every one, at this machine's own."""
+    from distredge.network_addresses import host_of, is_numeric
+    from distredge.remote.discovery import announced
+
+    hosts = [host_of(address) for address in control.split(",")]
+    return announced(name, int(control.rpartition(":")[2]), tuple(filter(is_numeric, hosts)))

@@ -10,7 +10,7 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,19 +33,20 @@ class Announced:
 
 
 @contextlib.contextmanager
-def announced(name: str, port: int, addresses: tuple[str, ...] = ()) -> Iterator[None]:
+def announced(name: str, port: int, addresses: tuple[str, ...] = (), interfaces: Sequence[str] = ()) -> Iterator[None]:
     """Announces a worker for as long as the block lasts.
 
     Args:
         name: of the device.
         port: of its control plane.
         addresses: at which it listens; none: this machine's own.
+        interfaces: addresses of those that it is told on; none: all.
 
     Raises:
         MissingDependency: without zeroconf.
     """
     try:
-        from zeroconf import IPVersion, ServiceInfo, Zeroconf
+        from zeroconf import InterfaceChoice, IPVersion, ServiceInfo, Zeroconf
     except ImportError:
         raise MissingDependency("zeroconf", "to announce a worker", "discovery") from None
     info = ServiceInfo(
@@ -55,7 +56,8 @@ def announced(name: str, port: int, addresses: tuple[str, ...] = ()) -> Iterator
         parsed_addresses=list(addresses or own_addresses()),
         server=f"{socket.gethostname().partition('.')[0]}-{port}.local.",
     )
-    with contextlib.closing(Zeroconf(ip_version=IPVersion.V4Only)) as network:
+    on = list(interfaces) or InterfaceChoice.All
+    with contextlib.closing(Zeroconf(on, ip_version=IPVersion.V4Only)) as network:
         network.register_service(info, allow_name_change=False)
         try:
             yield
@@ -63,17 +65,18 @@ def announced(name: str, port: int, addresses: tuple[str, ...] = ()) -> Iterator
             network.unregister_service(info)
 
 
-def discover(seconds: float) -> tuple[Announced, ...]:
+def discover(seconds: float, interfaces: Sequence[str] = ()) -> tuple[Announced, ...]:
     """Listens for announcements; returns the workers by name, each once.
 
     Args:
         seconds: how long.
+        interfaces: addresses of those that are listened to; none: all.
 
     Raises:
         MissingDependency: without zeroconf.
     """
     try:
-        from zeroconf import IPVersion, ServiceBrowser, ServiceListener, Zeroconf
+        from zeroconf import InterfaceChoice, IPVersion, ServiceBrowser, ServiceListener, Zeroconf
     except ImportError:
         raise MissingDependency("zeroconf", "to discover workers", "discovery") from None
 
@@ -90,7 +93,8 @@ def discover(seconds: float) -> tuple[Announced, ...]:
             seen.discard(name)
 
     found = {}
-    with contextlib.closing(Zeroconf(ip_version=IPVersion.V4Only)) as network:
+    on = list(interfaces) or InterfaceChoice.All
+    with contextlib.closing(Zeroconf(on, ip_version=IPVersion.V4Only)) as network:
         browser = ServiceBrowser(network, SERVICE, Listener())
         time.sleep(seconds)
         browser.cancel()

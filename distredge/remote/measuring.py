@@ -61,7 +61,7 @@ def profile_script(name: str, models: Sequence[str], threads: int) -> str:
     )
 
 
-def measure_profile(board: Board, name: str, models: Sequence[str], threads: int) -> bytes:
+def measure_profile(board: Board, name: str, models: Sequence[str], threads: int, limit_s: float = PROFILE_S) -> bytes:
     """Measures a quick profile on a board; returns its file.
 
     Args:
@@ -69,12 +69,13 @@ def measure_profile(board: Board, name: str, models: Sequence[str], threads: int
         name: of the profile.
         models: of the zoo.
         threads: of the engine.
+        limit_s: within which it is there.
 
     Raises:
         SshError: if the connection is lost or it takes too long.
         ExecutionError: with what the board says, if it cannot be measured.
     """
-    done = board.work(profile_script(name, models, threads), timeout_s=PROFILE_S)
+    done = board.work(profile_script(name, models, threads), timeout_s=limit_s)
     if not done.ok:
         raise ExecutionError(f"{board.destination.text}: cannot measure a profile: {done.said.removeprefix('error: ')}")
     content = board.run(f"cat {HOME}/{shlex.quote(_file(name, threads))}").stdout
@@ -86,13 +87,12 @@ def measure_profile(board: Board, name: str, models: Sequence[str], threads: int
 
 
 def measure_links(
-    boards: BoardEntries, names: Sequence[str], keys: Keys, tell: Callable[[str], None] | None = None
+    peers: Sequence[PeerAddress], keys: Keys, tell: Callable[[str], None] | None = None
 ) -> tuple[dict[str, tuple[LinkMeasured, LinkMeasured]], dict[str, str]]:
     """Measures the links between here and workers that run and are idle, one after the other.
 
     Args:
-        boards: of the cluster file.
-        names: of the workers.
+        peers: the workers.
         keys: the requester's.
         tell: told the name that is measured.
 
@@ -102,16 +102,20 @@ def measure_links(
     found: dict[str, tuple[LinkMeasured, LinkMeasured]] = {}
     failed: dict[str, str] = {}
     with contextlib.closing(ZmqNetwork(keys.for_requester())) as network:
-        for name in names:
+        for peer in peers:
             if tell is not None:
-                tell(name)
-            entry = boards.device(name)
-            peer = PeerAddress(name, tcp(entry.address, entry.data_port), keys.public[name])
+                tell(peer.name)
             try:
-                found[name] = (_one(network, peer, back=True), _one(network, peer, back=False))
+                found[peer.name] = (_one(network, peer, back=True), _one(network, peer, back=False))
             except ExecutionError as error:
-                failed[name] = f"its link cannot be measured: {error}"
+                failed[peer.name] = f"its link cannot be measured: {error}"
     return found, failed
+
+
+def peers_of(boards: BoardEntries, names: Sequence[str], keys: Keys) -> list[PeerAddress]:
+    """Where the data planes of the workers of a cluster file are."""
+    entries = [boards.device(name) for name in names]
+    return [PeerAddress(e.name, tcp(e.address, e.data_port), keys.public[e.name]) for e in entries]
 
 
 def _one(network: ZmqNetwork, peer: PeerAddress, back: bool) -> LinkMeasured:

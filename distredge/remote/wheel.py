@@ -6,6 +6,7 @@ The same files give the same bytes, so that a board's wheel says by its hash whe
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import os
@@ -42,8 +43,9 @@ class Wheel:
     sha256: str
 
 
+@functools.cache
 def own_wheel() -> Wheel:
-    """Makes the wheel.
+    """Makes the wheel, once in a process.
 
     Raises:
         ExecutionError: if distredge runs without having been installed, so that nobody knows what it needs.

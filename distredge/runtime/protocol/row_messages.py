@@ -53,6 +53,10 @@ ROWS: Final = 0
 """What byte CONTENT is in a message of rows, and in no other."""
 
 
+UPGRADE: Final = "on boards that ssh reaches: distredge cluster upgrade CLUSTER.toml"
+"""What to do where a worker is of another version."""
+
+
 class VersionMismatch(ProtocolError):
     """The peer speaks another version of the protocol."""
 
@@ -60,7 +64,7 @@ class VersionMismatch(ProtocolError):
         self.found = found
         super().__init__(
             f"the peer speaks protocol {found}, this is protocol {PROTOCOL}; "
-            "install the same version of distredge on both"
+            f"install the same version of distredge on both; {UPGRADE}"
         )
 
 

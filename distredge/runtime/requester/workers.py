@@ -36,7 +36,7 @@ from distredge.runtime.protocol.messages import (
     encode,
     package_version,
 )
-from distredge.runtime.protocol.row_messages import VersionMismatch, is_rows, read_head
+from distredge.runtime.protocol.row_messages import UPGRADE, VersionMismatch, is_rows, read_head
 from distredge.runtime.protocol.transport import Bell, Endpoint, Network, NotConnected, Received
 from distredge.runtime.requester.io_loop import Task
 from distredge.runtime.requester.leases import ASK_AGAIN_S, RENEW_S, HeldBy, WorkerTaken, held_by
@@ -327,7 +327,13 @@ class WorkerConnections:
             self._drop(worker, "a welcome that was not asked for")
             return
         if about.version != self._version:
-            _log.warning("worker '%s' runs distredge %s, this is %s", worker.name, about.version, self._version)
+            # It holds itself for this coordinator's now, until it is given back.
+            worker.ours, worker.greeting = True, False
+            worker.fatal = ProtocolError(
+                f"worker '{worker.name}' at {worker.address.control} runs distredge {about.version}, this is "
+                f"{self._version}: install the same on both; {UPGRADE}"
+            )
+            return
         worker.about, worker.greeted, worker.fatal, worker.trouble = about, True, None, ""
         worker.ours, worker.greeting, worker.held = True, False, None
         if worker.data is not None and worker.dialled != worker.data_address:

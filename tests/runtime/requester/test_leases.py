@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from distredge.errors import PeerTimeout
+from distredge.errors import PeerTimeout, ProtocolError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol import messages as m
 from distredge.runtime.requester import leases, workers
@@ -48,6 +48,16 @@ def test_one_that_somebody_else_holds_is_an_error_and_the_others_are_given_back(
     assert "hello gamma" not in made["alpha"].log
     # It may be free later.
     coordinator.deploy(deploy(graph, strategy))
+
+
+def test_one_of_another_version_is_refused_by_name_and_given_back(cell: Cell, doors: Doors, graph, strategy) -> None:
+    other = m.Welcome(m.About("beta", "0.0.9", "none", (), 1, 0, "-", ()))
+    made = doors(beta=[other])
+    with pytest.raises(
+        ProtocolError, match=r"'beta' at .* runs distredge 0\.0\.9, this is .*distredge cluster upgrade CLUSTER\.toml"
+    ):
+        cell.coordinator().deploy(deploy(graph, strategy))
+    assert all(made[name].goodbye.wait(20) for name in ("alpha", "beta"))
 
 
 def test_a_lease_that_is_about_to_expire_is_waited_for(cell: Cell, doors: Doors, graph, strategy) -> None:

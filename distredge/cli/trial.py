@@ -1,0 +1,364 @@
+"""`distredge trial`: all that an owner of boards can run in ten minutes, and one file of what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from distredge.cli._common import check_writable, print_json
+from distredge.cli._options import Number, json_option, verbose_option
+from distredge.cli._remote import reached, say_failed, ssh_of, ssh_options
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from distredge.cluster import Cluster
+    from distredge.cluster_file import BoardEntries
+    from distredge.model.graph import Graph
+    from distredge.problem import Problem
+    from distredge.profiles.compute import ComputeProfile
+    from distredge.remote.measuring import LinkMeasured
+    from distredge.runtime.protocol.addresses import PeerAddress
+    from distredge.runtime.protocol.security import Keys
+    from distredge.strategy import Strategy
+
+FORMAT: Final = "distredge.trial/1"
+LIMIT_S: Final = 600.0
+"""Of everything; what has no time left is left out, and the file says so."""
+
+_PLAN_S = 20.0
+_DEPLOY_S = 180.0
+_PROFILE_S = 240.0
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+Say = Callable[[str], None]
+
+
+@click.command()
+@click.option("--cluster", "cluster_name", required=True, help="A cluster file, or a shipped one such as this-machine.")
+@click.option("--model", "model_name", default="mobilenet-v2", show_default=True, help="Of the zoo.")
+@click.option("--frames", type=click.IntRange(1, 1000), default=20, show_default=True, help="To run, after one more.")
+@click.option("--out", type=_FILE, default="trial.json", show_default=True, help="The file to send back.")
+@click.option("--budget-s", type=Number(0, 120, above=True), default=_PLAN_S, show_default=True,
+              help="Seconds for planning.")  # fmt: skip
+@click.option("--no-profile", is_flag=True, help="Measure no profiles; those of the cluster file hold.")
+@click.option("--keys", "keys_path", type=_FOLDER, help="Folder of keys; default: 'keys' beside the cluster file.")
+@ssh_options
+@json_option
+@verbose_option
+def trial(
+    cluster_name: str,
+    model_name: str,
+    frames: int,
+    out: Path,
+    budget_s: float,
+    no_profile: bool,
+    keys_path: Path | None,
+    ssh_option: tuple[str, ...],
+    batch: bool,
+    as_json: bool,
+) -> None:
+    """Profile, probe, plan, deploy and compare, within ten minutes, and write one file that can be sent back.
+
+    On boards their workers run already (`distredge cluster start`) and are idle. The file holds figures, kinds of
+    processors and versions; no addresses, no names of users or boards, no keys.
+    """
+    from distredge.cluster import load_cluster
+    from distredge.cluster_file import read_boards
+    from distredge.errors import ConfigError
+    from distredge.model import zoo
+    from distredge.model.capture import load_model
+
+    check_writable(out)
+    if zoo.find(model_name) is None:
+        raise ConfigError(f"--model: found '{model_name}', accepted: a model of the zoo, which boards have too")
+    started_s = time.monotonic()
+    boards = read_boards(cluster_name)
+    graph = load_model(model_name)
+    made = load_cluster(cluster_name)
+    with _progress() as say:
+        left_out: dict[str, str] = {}
+        if not no_profile:
+            say("measures a quick profile of every board")
+            profiles, left_out = _profiles(made, boards, graph, model_name, ssh_option, batch)
+            devices = (replace(d, profile=profiles.get(d.name, d.profile)) for d in made.devices)
+            made = replace(made, devices=tuple(devices))
+        say("measures the links")
+        links, unmeasured = _links(made, boards, cluster_name, keys_path)
+        made = _with_links(made, links)
+        made.check_covers([graph])
+        say("plans")
+        problem, strategy = _plan(graph, made, budget_s)
+        say("deploys")
+        left_s = max(30.0, min(_DEPLOY_S, started_s + LIMIT_S - time.monotonic()))
+        run = _deploy(problem, strategy, cluster_name, keys_path, frames, left_s)
+    content = _content(problem, strategy, run, links, {**left_out, **unmeasured}, time.monotonic() - started_s)
+    _save(out, content)
+    say_failed({**left_out, **unmeasured})
+    if as_json:
+        print_json(content)
+    else:
+        _tell(content, out)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Say]:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("", total=1)
+        yield lambda text: shown.update(task, description=text)
+
+
+def _profiles(
+    made: Cluster, boards: BoardEntries, graph: Graph, model: str, ssh_option: Sequence[str], batch: bool
+) -> tuple[dict[str, ComputeProfile], dict[str, str]]:
+    """Fresh profiles by device, and why others have none."""
+    from distredge.remote.fleet import each
+    from distredge.remote.measuring import measure_profile
+    from distredge.runtime.hosting.boards import is_local
+
+    if is_local(made, made.names):
+        threads = {device.threads for device in made.devices}
+        by_threads = {count: _own_profile(model, count) for count in threads}
+        return {device.name: by_threads[device.threads] for device in made.devices}, {}
+    if all(entry.ssh is None for entry in boards.devices):
+        return {}, dict.fromkeys(made.names, "the cluster file names no ssh: its own profile holds")
+    with reached(ssh_of(boards), ssh_option, batch) as at:
+        done = each(
+            at.done,
+            lambda name, board: _read(measure_profile(board, name, (model,), boards.device(name).threads, _PROFILE_S)),
+        )
+    return dict(done.done), {**at.failed, **done.failed}
+
+
+def _read(content: bytes) -> ComputeProfile:
+    from distredge.checked_reading import decode_json
+    from distredge.errors import ProfileError
+    from distredge.profiles.compute import ComputeProfile
+    from distredge.profiles.schema import ProfileFile
+
+    return ComputeProfile(decode_json(content, ProfileFile, "the board's profile", ProfileError), "measured now")
+
+
+def _own_profile(model: str, threads: int) -> ComputeProfile:
+    """A quick profile of this machine, measured by a process of its own."""
+    import subprocess
+
+    from distredge.child_processes import python_command, python_environment
+    from distredge.errors import ExecutionError
+    from distredge.folders import temporary_folder
+    from distredge.profiles.compute import ComputeProfile
+
+    with temporary_folder("to measure a profile") as folder:
+        path = folder / "profile.json"
+        command = python_command(
+            "distredge", "profile", "run", "--quick", "--json", "--model", model, "--threads", str(threads),
+            "--out", str(path),
+        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, env=python_environment(), capture_output=True, text=True, timeout=_PROFILE_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ExecutionError(f"no profile of this machine within {_PROFILE_S:.0f} s; try --no-profile") from None
+        if done.returncode != 0 or not path.is_file():
+            said = done.stderr.strip().splitlines()[-1:] or ["it says nothing"]
+            raise ExecutionError(f"cannot measure a profile of this machine: {said[0].removeprefix('error: ')}")
+        return ComputeProfile.load(path)
+
+
+def _links(
+    made: Cluster, boards: BoardEntries, cluster_name: str, keys_path: Path | None
+) -> tuple[dict[str, tuple[LinkMeasured, LinkMeasured]], dict[str, str]]:
+    from distredge.remote.measuring import measure_links
+
+    with _workers(made, boards, cluster_name, keys_path) as (peers, keys):
+        return measure_links(peers, keys)
+
+
+@contextlib.contextmanager
+def _workers(
+    made: Cluster, boards: BoardEntries, cluster_name: str, keys_path: Path | None
+) -> Iterator[tuple[list[PeerAddress], Keys]]:
+    """Where the workers are, and the requester's keys; for a cluster of this machine some are started meanwhile."""
+    from distredge.remote.measuring import peers_of
+    from distredge.runtime.hosting.boards import check_addresses, cluster_keys, is_local, keys_folder
+    from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
+    from distredge.runtime.protocol.addresses import PeerAddress
+    from distredge.runtime.protocol.security import REQUESTER_NAME, make_keys
+
+    if not is_local(made, made.names):
+        check_addresses(boards)
+        keys = cluster_keys(boards, keys_folder(cluster_name, keys_path))
+        yield peers_of(boards, made.names, keys), keys
+        return
+    every = make_keys(made.names)
+    with contextlib.closing(WorkerProcesses([local_order(n, every[n].for_worker()) for n in made.names])) as workers:
+        addresses = workers.wait(START_S, every[REQUESTER_NAME])
+        yield [PeerAddress(a.name, a.data, a.public_key) for a in addresses], every[REQUESTER_NAME]
+
+
+def _with_links(made: Cluster, links: Mapping[str, tuple[LinkMeasured, LinkMeasured]]) -> Cluster:
+    """The cluster with what was measured; one that was not keeps the file's link."""
+    from distredge.cluster import Link
+
+    devices = []
+    for device in made.devices:
+        pair = links.get(device.name)
+        up, down = (Link(way.rate_bps, rtt_s=way.rtt_s) for way in pair) if pair else (device.uplink, device.downlink)
+        devices.append(replace(device, uplink=up, downlink=down))
+    return replace(made, devices=tuple(devices))
+
+
+def _plan(graph: Graph, made: Cluster, budget_s: float) -> tuple[Problem, Strategy]:
+    from distredge.planners import run
+    from distredge.planners.budget import Budget
+    from distredge.problem import Problem
+
+    problem = Problem.lossless(graph, made)
+    return problem, run(problem, "auto", Budget(budget_s), 0)
+
+
+def _deploy(
+    problem: Problem, strategy: Strategy, cluster_name: str, keys_path: Path | None, frames: int, limit_s: float
+) -> dict[str, Any]:
+    """Runs frames; what is measured before the time is over counts."""
+    from distredge.cli._deployment import difference, whole_model
+    from distredge.latency import evaluate
+    from distredge.runtime.hosting.session import open_session
+
+    until_s = time.monotonic() + limit_s
+    inputs = _noise(problem.graph, strategy)
+    latencies_s: list[float] = []
+    with open_session(problem, strategy, cluster_name, keys_path=keys_path) as session:
+        outputs = session.coordinator.infer(inputs)
+        while len(latencies_s) < frames and time.monotonic() < until_s:
+            session.coordinator.infer(inputs)
+            latencies_s.append(session.coordinator.last_latency_s or 0.0)
+        where, encrypted = session.where, session.encrypted
+    as_run = replace(problem, cluster=replace(problem.cluster, encrypted=encrypted))
+    return {
+        "where": where,
+        "encrypted": encrypted,
+        "frames": len(latencies_s),
+        "latencies_s": latencies_s,
+        "measured_s": median(latencies_s) if latencies_s else None,
+        "predicted_s": evaluate(as_run, strategy),
+        "largest_relative_difference": difference(whole_model(problem.graph, strategy, inputs), outputs),
+    }
+
+
+def _noise(graph: Graph, strategy: Strategy) -> dict[str, NDArray[Any]]:
+    """Seeded pixels, or what the model takes."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    found: dict[str, NDArray[Any]] = {}
+    for name, shape in zip(graph.input_names, graph.input_shapes, strict=True):
+        dtype = np.dtype(strategy.input.dtype if strategy.input.pixels else graph.tensors[name].dtype)
+        noise = rng.integers(0, 256, shape) if dtype.kind in "ui" else rng.standard_normal(shape)
+        found[name] = noise.astype(dtype)
+    return found
+
+
+def _content(
+    problem: Problem,
+    strategy: Strategy,
+    run: Mapping[str, Any],
+    links: Mapping[str, tuple[LinkMeasured, LinkMeasured]],
+    left_out: Mapping[str, str],
+    took_s: float,
+) -> dict[str, Any]:
+    """The file: devices are numbers, since names may be those of people and places."""
+    from importlib.metadata import version
+
+    numbers = {name: f"device-{number}" for number, name in enumerate(problem.cluster.names)}
+    plan = json.loads(strategy.to_json())
+    measured, predicted = run["measured_s"], run["predicted_s"]
+    return {
+        "format": FORMAT,
+        "distredge": version("distredge"),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "took_s": took_s,
+        "model": problem.graph.name,
+        "devices": {numbers[d.name]: _about(d.profile, d.threads) for d in problem.cluster.devices},
+        "links": {
+            numbers[name]: {way: {"rate_bps": link.rate_bps, "rtt_s": link.rtt_s} for way, link in _ways(pair)}
+            for name, pair in links.items()
+        },
+        "not_measured": sorted(numbers[name] for name in left_out),
+        "strategy": {
+            "devices": [numbers[name] for name in strategy.devices],
+            "volumes": plan["volumes"],
+            "head": {"device": numbers[strategy.head.device], "split": strategy.head.split},
+            "planner": strategy.planner.method,
+            "offload_s": strategy.predicted.get("offload_latency_s"),
+        },
+        "run": dict(run),
+        "predicted_over_measured": predicted / measured if measured else None,
+    }
+
+
+def _ways(pair: tuple[LinkMeasured, LinkMeasured]) -> tuple[tuple[str, LinkMeasured], ...]:
+    return (("uplink", pair[0]), ("downlink", pair[1]))
+
+
+def _about(profile: ComputeProfile, threads: int) -> dict[str, Any]:
+    """What a profile says of its board but for names that people give, and its figures."""
+    from msgspec import to_builtins
+
+    data = profile.data
+    board = to_builtins(data.device)
+    return {
+        "threads": threads,
+        "measured": profile.measured,
+        "board": {key: value for key, value in board.items() if key != "name"},
+        "runtime": to_builtins(data.runtime),
+        "segments": to_builtins(data.segments),
+        "copy": to_builtins(data.copy),
+        "messages": to_builtins(data.messages),
+        "encrypt_s_per_byte": data.encrypt_s_per_byte,
+        "memory_bytes": profile.memory_bytes,
+        "operators": to_builtins(data.operators) if profile.measured else None,
+    }
+
+
+def _save(out: Path, content: Mapping[str, Any]) -> None:
+    from distredge.errors import FileError
+    from distredge.writing import write
+
+    try:
+        write(out, json.dumps(content, allow_nan=False) + "\n")
+    except OSError as error:
+        raise FileError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def _tell(content: Mapping[str, Any], out: Path) -> None:
+    run, plan = content["run"], content["strategy"]
+    for name, pair in content["links"].items():
+        rates = ", ".join(f"{way} {_rate(link['rate_bps'])}" for way, link in pair.items())
+        click.echo(f"{name}: {rates}, round trip {1e3 * pair['uplink']['rtt_s']:.2f} ms")
+    click.echo(f"plan: {len(plan['devices'])} devices, {len(plan['volumes'])} volumes ({plan['planner']})")
+    if run["measured_s"] is not None:
+        click.echo(
+            f"measured {1e3 * run['measured_s']:.2f} ms (median of {run['frames']}), "
+            f"predicted {1e3 * run['predicted_s']:.2f} ms"
+        )
+    click.echo(f"written: {out}, which can be sent back: it holds no addresses, names of users or boards, or keys")
+
+
+def _rate(rate_bps: float | None) -> str:
+    return "unbounded" if rate_bps is None else f"{rate_bps / 1e6:.0f} Mbps"

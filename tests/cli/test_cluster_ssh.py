@@ -1,0 +1,310 @@
+"""`distredge cluster` by ssh: boards are set up, their workers run, are asked, upgraded and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distredge.cli._cluster_lines import BoardLines, cluster_text, link_line
+from distredge.remote.key_set import complete_keys
+from distredge.remote.look import HOME
+from distredge.remote.wheel import own_wheel
+from distredge.runtime.protocol.security import read_keys
+from tests.remote.conftest import boards, installable, installed, program  # noqa: F401
+from tests.runtime.commands.conftest import Done, distredge, ports  # noqa: F401
+
+Make = Callable[..., Path]
+
+_QUICK = ("--no-profile", "--no-probe", "--yes")
+
+
+@pytest.fixture
+def two(tmp_path: Path, installed: Make, ports: list[int]) -> Iterator[tuple[Path, dict[str, Path]]]:  # noqa: F811
+    """A folder with a cluster file of two boards of this machine, with keys; their workers are ended at the end."""
+    homes = {name: installed(name) for name in ("one", "two")}
+    lines = [
+        BoardLines(name, f"127.0.0.1:{ports[2 * k]}", "default:pi3", 1, (link_line("link", 1e9, 0.001),), f"pi@{name}")
+        for k, name in enumerate(homes)
+    ]
+    (tmp_path / "c.toml").write_text(cluster_text("c", lines))
+    complete_keys(tmp_path / "keys", tuple(homes))
+    yield tmp_path, homes
+    distredge(tmp_path, "cluster", "stop", "c.toml")
+
+
+def _worker_folder(home: Path, name: str) -> Path:
+    return home / HOME / "workers" / "c" / name
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _pid(home: Path, name: str) -> int:
+    return int((_worker_folder(home, name) / "worker.pid").read_text().split()[0])
+
+
+def test_boards_that_work_are_written_and_those_that_do_not_are_named(
+    tmp_path: Path, boards: Make, installed: Make  # noqa: F811
+) -> None:  # fmt: skip
+    installed("nano-0")
+    boards("nano-1", "ssh: connect to host nano-1 port 22: Connection refused\n")
+    program(boards("old"), "uname", "#!/bin/sh\n[ $1 = -m ] && echo armv7l || echo Linux\n")
+    done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0", "pi@nano-1", "pi@old", *_QUICK, "--json")
+    assert done.returncode == 1
+    assert "pi@nano-1: it refuses the connection" in done.stderr
+    assert "pi@old: its processor is armv7l" in done.stderr
+    said = json.loads(done.stdout)
+    assert said["devices"] == ["nano-0"]
+    assert set(said["failed"]) == {"pi@nano-1", "pi@old"}
+    text = (tmp_path / "c.toml").read_text()
+    assert 'ssh = "pi@nano-0"' in text
+    assert "nano-1" not in text
+    assert read_keys(tmp_path / "keys", "nano-0").name == "nano-0"
+
+
+def test_the_same_command_goes_on_and_takes_others_in(
+    tmp_path: Path, boards: Make, installed: Make  # noqa: F811
+) -> None:  # fmt: skip
+    installed("nano-0")
+    assert distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0", *_QUICK).returncode == 0
+    before = read_keys(tmp_path / "keys", "requester")
+    installed("nano-1")
+    done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0", "pi@nano-1", *_QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "installs" not in done.stderr
+    after = read_keys(tmp_path / "keys", "requester")
+    assert dict(after.public) == {**before.public, "nano-1": read_keys(tmp_path / "keys", "nano-1").public["nano-1"]}
+    text = (tmp_path / "c.toml").read_text()
+    assert [line for line in text.splitlines() if line.startswith("name")] == [
+        'name = "c"', 'name = "nano-0"', 'name = "nano-1"'
+    ]  # fmt: skip
+    (tmp_path / "c.toml").write_text("# mine\n" + text)
+    edited = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-1", *_QUICK)
+    assert edited.returncode == 2
+    assert "was edited since it was written" in edited.stderr
+
+
+def test_nothing_is_written_where_no_board_works(tmp_path: Path, boards: Make) -> None:  # noqa: F811
+    boards("nano-0", "pi@nano-0: Permission denied (publickey,password).\n")
+    done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0", *_QUICK, "--batch")
+    assert done.returncode == 1
+    assert "ssh-copy-id pi@nano-0" in done.stderr
+    assert not (tmp_path / "c.toml").exists()
+    assert not (tmp_path / "keys").exists()
+
+
+def test_nobody_is_asked_where_there_is_no_terminal(tmp_path: Path, installable: Make) -> None:  # noqa: F811
+    home = installable("nano-0")
+    done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0")
+    assert done.returncode == 2
+    assert "accepted: --yes" in done.stderr
+    assert not (home / HOME).exists()
+
+
+def test_a_dry_run_says_what_it_would_run_and_does_nothing(tmp_path: Path, installable: Make) -> None:  # noqa: F811
+    home = installable("nano-0")
+    done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "-m pip install" in done.stdout
+    assert "distredge profile run --quick --model mobilenet-v2" in done.stdout
+    assert not (home.parent / "ssh.log").exists()
+    assert not (tmp_path / "c.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("c.toml",), "give boards"),
+        (("c.toml", "pi@a", "--device", "a=b"), "and not both"),
+        (("c.txt", "pi@a"), "a name that ends in .toml"),
+        (("c.toml", "pi@a", "pi@a"), "stands twice"),
+        (("c.toml", "a b=pi@a"), "a name of letters"),
+        (("c.toml", "pi@a", "--model", "mine.onnx"), "a model of the zoo"),
+        (("c.toml", "pi@a", "--profile", "a=default:none"), "none"),
+        (("c.toml", "pi@a", "--ssh-option", "-oX"), "KEY=VALUE"),
+        (("c.toml", "-x@a:b:c"), ""),
+    ],
+)
+def test_what_cannot_be_used_is_refused_first(tmp_path: Path, args: tuple[str, ...], told: str) -> None:
+    done = distredge(tmp_path, "cluster", "init", *args)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_start_once_answer_and_end(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, homes = two
+    done = distredge(folder, "cluster", "start", "c.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
+    assert {name: said["started"] for name, said in first.items()} == {"one": True, "two": True}
+    assert first["one"]["pid"] == _pid(homes["one"], "one")
+    again = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
+    assert {name: (s["pid"], s["started"]) for name, s in again.items()} == {
+        name: (said["pid"], False) for name, said in first.items()
+    }
+    status = distredge(folder, "cluster", "status", "c.toml", "--json")
+    assert status.returncode == 0, status.stderr
+    seen = json.loads(status.stdout)["one"]
+    assert seen["version"] == own_wheel().version
+    assert seen["ssh"] == {
+        "runner": "process", "pid": first["one"]["pid"], "unit": None, "installed_version": "0.0.9"
+    }  # fmt: skip
+    logs = json.loads(distredge(folder, "cluster", "logs", "c.toml", "--name", "two", "--json").stdout)
+    assert "worker 'two': control tcp://127.0.0.1" in logs["logs"]["two"][0]
+    stopped = json.loads(distredge(folder, "cluster", "stop", "c.toml", "--json").stdout)
+    assert stopped == {"stopped": ["one", "two"], "failed": {}}
+    assert not _runs(first["one"]["pid"])
+    assert distredge(folder, "cluster", "status", "c.toml").returncode == 1
+
+
+def test_a_board_gets_what_its_worker_reads_and_nothing_else(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, homes = two
+    assert distredge(folder, "cluster", "start", "c.toml").returncode == 0
+    there = _worker_folder(homes["one"], "one")
+    files = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
+    own = {"worker.pid", "worker.stamp", "worker.options", "worker.log"}
+    assert files - own == {"c.toml", "keys/public.json", "keys/one.secret"}
+    assert stat.S_IMODE((there / "keys" / "one.secret").stat().st_mode) == 0o600
+    assert stat.S_IMODE(there.stat().st_mode) == 0o700
+    assert "ssh" not in (there / "c.toml").read_text()
+
+
+def test_a_process_that_only_has_the_workers_number_is_left_alone(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, homes = two
+    there = _worker_folder(homes["one"], "one")
+    there.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        (there / "worker.pid").write_text(f"{other.pid} 12345 {boot}\n")
+        done = distredge(folder, "cluster", "stop", "c.toml", "--json")
+        assert json.loads(done.stdout)["stopped"] == []
+        assert other.poll() is None
+        other.kill()
+    assert not (there / "worker.pid").exists()
+
+
+def test_a_worker_that_does_not_come_up_says_why(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, homes = two
+    text = (folder / "c.toml").read_text()
+    (folder / "c.toml").write_text(text.replace('profile = "default:pi3"', 'profile = "default:none"', 1))
+    done = distredge(folder, "cluster", "start", "c.toml")
+    assert done.returncode == 1
+    assert "worker 'one' does not come up: " in done.stderr
+    assert "default:none" in done.stderr
+    assert "two: process " in done.stdout
+    assert not (_worker_folder(homes["one"], "one") / "worker.pid").exists()
+
+
+def test_other_files_another_start(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, _ = two
+    first = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
+    text = (folder / "c.toml").read_text()
+    (folder / "c.toml").write_text(text.replace('profile = "default:pi3"', 'profile = "default:pi4"'))
+    again = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
+    assert again["one"]["started"]
+    assert again["one"]["pid"] != first["one"]["pid"]
+    assert not _runs(first["one"]["pid"])
+
+
+def test_upgrade_installs_and_starts_again(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, homes = two
+    (homes["one"] / HOME / "venv" / "distredge-installed").write_text("version=0.0.8\nwheel=old\n")
+    first = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
+    done = distredge(folder, "cluster", "upgrade", "c.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    version = own_wheel().version
+    assert said["one"] == {"before": "0.0.8", "now": version, "installed": True, "restarted": True}
+    assert said["two"]["installed"] is False
+    assert _pid(homes["two"], "two") == first["two"]["pid"]
+    assert _pid(homes["one"], "one") != first["one"]["pid"]
+    again = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
+    assert not again["one"]["started"]
+
+
+def test_a_unit_is_used_where_it_outlasts_the_login(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, homes = two
+    home = homes["one"]
+    log = home / "systemctl.log"
+    program(home, "loginctl", "#!/bin/sh\necho yes\n")
+    # Runs nothing: it notes what it is told, and believes that a unit that was restarted is active.
+    program(
+        home,
+        "systemctl",
+        f"""#!/bin/sh
+echo "$@" >> {log}
+case "$2" in
+    restart) touch {home}/active;;
+    disable) rm -f {home}/active;;
+    is-active) [ -e {home}/active ] && echo active || exit 3;;
+    show) echo 4711;;
+esac
+""",
+    )
+    unit = home / ".config" / "systemd" / "user" / "distredge-c-one.service"
+    done = distredge(folder, "cluster", "start", "c.toml", "--json")
+    assert json.loads(done.stdout)["one"] == {"runner": "systemd", "pid": 4711, "started": True}
+    text = unit.read_text()
+    assert f"ExecStart=%h/{HOME}/venv/bin/distredge worker --cluster %h/{HOME}/workers/c/one/c.toml --name one" in text
+    again = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
+    assert again["one"]["started"] is False
+    assert json.loads(distredge(folder, "cluster", "stop", "c.toml", "--json").stdout)["stopped"] == ["one", "two"]
+    assert not unit.exists()
+    assert "--user enable distredge-c-one.service" in log.read_text()
+
+
+def test_systemd_says_that_the_unit_can_be_read(two: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    from shutil import which
+
+    from distredge.remote.workers import Place
+
+    if which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here")
+    path = tmp_path / "distredge-c-one.service"
+    # It looks for the program: what stands in the user's home is not there.
+    path.write_text(Place("c", "one", "c.toml").unit_text().replace(f"%h/{HOME}/venv/bin/distredge", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "--user", "verify", str(path)], env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "distredge" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (("start", "c.toml", "--runner", "systemd"), 1, "runs no units for its user"),
+        (("logs", "c.toml"), 1, "no worker of this cluster was started here"),
+        (("logs", "c.toml", "--follow", "--json"), 2, "leave --follow away"),
+        (("logs", "c.toml", "--name", "three"), 2, "has no device 'three'"),
+    ],
+)
+def test_what_cannot_be_done_is_named(
+    two: tuple[Path, dict[str, Path]], args: tuple[str, ...], code: int, told: str
+) -> None:
+    folder, homes = two
+    for home in homes.values():
+        program(home, "systemctl", "#!/bin/sh\nexit 1\n")
+    done: Done = distredge(folder, "cluster", *args)
+    assert done.returncode == code
+    assert told in done.stderr
+
+
+def test_boards_without_ssh_are_named(tmp_path: Path) -> None:
+    assert distredge(tmp_path, "cluster", "init", "c.toml", "--device", "a=192.0.2.7").returncode == 0
+    done = distredge(tmp_path, "cluster", "upgrade", "c.toml")
+    assert done.returncode == 2
+    assert 'write ssh = "user@host" under the device' in done.stderr
