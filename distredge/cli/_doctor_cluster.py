@@ -306,6 +306,9 @@ def _judge_facts(
     yield from surroundings.check_clock(device, facts, reading.before_s, reading.after_s)
     yield from settings.check_installed(device, facts, _version(), name)
     yield from settings.check_keys(device, facts, _digest(wishes), name)
+    if answering[device.name] and not facts.distredge:
+        # A worker that answers has a Python that it runs under, wherever that is.
+        facts = replace(facts, distredge=(_version(),))
     yield from settings.check_settings(device, facts, need_bytes)
 
 

@@ -26,7 +26,7 @@ _SIZES: Final = (0, 65_536, 1_048_576)
 _REPEATS: Final = 4
 _SLOW_BPS: Final = 5e6
 """Below this rate the large messages would take too long; the small ones tell it as well."""
-_SLOW, _POOR, _FAST = 0.8, 0.5, 1.5
+_SLOW, _POOR, _FAST = 0.7, 0.5, 1.5
 """Of the rate in the cluster file: from where on plans are off."""
 
 _WHY = {
