@@ -32,7 +32,7 @@ _MODEL = "mobilenet-v2"
               help="Rate of every board's link, until it is measured.")  # fmt: skip
 @click.option("--rtt-ms", type=Number(0), default=2.0, show_default=True, help="Its round trip.")
 @click.option("--discover", "discover_s", type=Number(0, 300, above=True), metavar="SECONDS",
-              help="Also take workers that announce themselves in the network (`worker --announce`).")  # fmt: skip
+              help="Also take workers that announce themselves (`worker --announce`); 5 is usual.")  # fmt: skip
 @click.option("--address", "addresses", metavar="NAME=ADDRESS[:PORT]", multiple=True,
               help="By ssh: where others reach a board's worker; default: the host that ssh reaches.")  # fmt: skip
 @click.option("--model", "models", multiple=True, default=(_MODEL,), show_default=True,

@@ -1,0 +1,22 @@
+"""Workers that announce themselves are found, on the loopback interface."""
+
+from __future__ import annotations
+
+import pytest
+
+from distredge.remote.discovery import Announced, announced, discover
+
+pytest.importorskip("zeroconf")
+
+_HERE = ("127.0.0.1",)
+
+
+@pytest.mark.slow
+def test_what_is_announced_is_found() -> None:
+    with announced("nano-0", 5700, ("192.0.2.7",), _HERE), announced("nano-1", 6100, ("192.0.2.8",), _HERE):
+        found = discover(4.0, _HERE)
+    assert found == (Announced("nano-0", "192.0.2.7"), Announced("nano-1", "192.0.2.8:6100"))
+
+
+def test_nobody_is_found_where_nobody_is() -> None:
+    assert discover(0.2, _HERE) == ()

@@ -1,0 +1,213 @@
+"""The whole way over real ssh: servers on loopback ports of this machine, each with a home of its own as a "board".
+
+Installs from PyPI, so it needs a network; skips where there is no sshd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from distredge.remote.look import HOME
+from distredge.remote.ssh import SshError, connections, read_destination
+from tests.remote.conftest import ROOT
+from tests.runtime.commands.conftest import ports  # noqa: F401
+
+SSHD = Path("/usr/sbin/sshd")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not SSHD.exists(), reason="there is no sshd here: apt install openssh-server"),
+]
+
+
+class Servers(NamedTuple):
+    """Boards: where each is, its home, and what `ssh` must be told to get in."""
+
+    destinations: dict[str, str]
+    homes: dict[str, Path]
+    options: tuple[str, ...]
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    """Two ssh servers that let this user in with one key."""
+    folder = tmp_path / "servers"
+    folder.mkdir(mode=0o700)
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host", "id"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    (folder / "authorized").write_bytes((folder / "id.pub").read_bytes())
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    destinations, homes = {}, {}
+    with contextlib.ExitStack() as stack:
+        for name in ("one", "two"):
+            homes[name] = folder / name
+            homes[name].mkdir()
+            port = _free_port()
+            server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(_config(folder, name, port))], stderr=-3)
+            stack.callback(server.wait, 20)
+            stack.callback(server.terminate)
+            _wait_for(port, server)
+            destinations[name] = f"{user}@127.0.0.1:{port}"
+        told = (
+            f"IdentityFile={folder / 'id'}", "IdentitiesOnly=yes", "StrictHostKeyChecking=accept-new",
+            f"UserKnownHostsFile={folder / 'known'}",
+        )  # fmt: skip
+        yield Servers(destinations, homes, told)
+
+
+def _config(folder: Path, name: str, port: int) -> Path:
+    """Of a server whose sessions have a folder as their home, and find packages as this process does."""
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_", "UV_")) and not set(v) & set(' "\\')}
+    kept |= {"HOME": str(folder / name), "PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin"}
+    path = folder / f"{name}.config"
+    path.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\nUsePAM no\nStrictModes no\n"
+        f"AuthorizedKeysFile {folder / 'authorized'}\nPermitRootLogin yes\n"
+        "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        f"SetEnv {' '.join(f'{key}={value}' for key, value in kept.items())}\n"
+        'ForceCommand cd "$HOME" && exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    until_s = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert server.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command in a folder of its own."""
+    folder = tmp_path / "requester"
+    folder.mkdir()
+
+    def start(*args: str, program: str = "main") -> subprocess.Popen[str]:
+        code = f"from distredge.cli.main import {program}; {program}()"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *args],
+            cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    return start
+
+
+def _done(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == code, (out, err)
+    return out, err
+
+
+def test_from_bare_boards_to_a_deploy(
+    servers: Servers, command: Callable[..., subprocess.Popen[str]], ports: list[int]  # noqa: F811
+) -> None:  # fmt: skip
+    ssh = tuple(part for option in servers.options for part in ("--ssh-option", option))
+    boards = [f"{name}={where}" for name, where in servers.destinations.items()]
+    where = [f"--address={name}=127.0.0.1:{ports[2 * k]}" for k, name in enumerate(servers.destinations)]
+    told = ("cluster", "init", "c.toml", *boards, *where, "--model", "squeezenet1.1", "--yes", *ssh)
+    # A third one at which nobody listens stops neither of the others.
+    out, err = _done(command(*told, f"gone=pi@127.0.0.1:{_free_port()}", "--json"), 1)
+    assert json.loads(out)["devices"] == ["one", "two"]
+    assert "gone (pi@127.0.0.1:" in err
+    assert "it refuses the connection" in err
+    # Nothing is installed or measured twice.
+    _, err = _done(command(*told))
+    assert "installs" not in err
+    started = json.loads(_done(command("cluster", "start", "c.toml", "--json", *ssh))[0])
+    try:
+        assert all(said["started"] for said in started.values())
+        again = json.loads(_done(command("cluster", "start", "c.toml", "--json", *ssh))[0])
+        assert {name: said["pid"] for name, said in again.items()} == {n: s["pid"] for n, s in started.items()}
+        seen = json.loads(_done(command("cluster", "status", "c.toml", "--json", *ssh))[0])
+        assert [state["ssh"]["runner"] for state in seen.values()] == ["process", "process"]
+        _done(
+            command(
+                "plan", "--model", "squeezenet1.1", "--cluster", "c.toml", "--method", "deepthings", "--out", "s.json"
+            )
+        )
+        ran = command("s.json", "--cluster", "c.toml", "--repeat", "3", "--json", program="deploy_strategy_main")
+        said = json.loads(_done(ran)[0])
+        assert said["largest_relative_difference"] <= 1e-5
+        assert said["workers"] == "boards"
+        tried = ("trial", "--cluster", "c.toml", "--model", "squeezenet1.1", "--no-profile", "--budget-s", "3")
+        _done(command(*tried, "--frames", "3", *ssh))
+        out, _ = _done(command("cluster", "logs", "c.toml", "--lines", "1", *ssh))
+        assert {line.partition(":")[0] for line in out.splitlines()} == {"one", "two"}
+    finally:
+        stopped = json.loads(_done(command("cluster", "stop", "c.toml", "--json", *ssh))[0])
+    assert stopped == {"stopped": ["one", "two"], "failed": {}}
+    file = (servers.homes["one"].parents[1] / "requester" / "trial.json").read_text()
+    assert json.loads(file)["run"]["frames"] == 3
+    assert not [secret for secret in (*servers.destinations.values(), "127.0.0.1", '"one"') if secret in file]
+
+
+def test_an_interrupted_installation_leaves_nothing(
+    servers: Servers, command: Callable[..., subprocess.Popen[str]]
+) -> None:
+    ssh = tuple(part for option in servers.options for part in ("--ssh-option", option))
+    process = command("cluster", "init", "c.toml", f"one={servers.destinations['one']}", "--yes", *ssh)
+    venvs = servers.homes["one"] / HOME / "venvs"
+    until_s = time.monotonic() + 120
+    while not list(venvs.glob("*/bin/pip")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    while [path.name for path in venvs.iterdir()] != ["lock"]:
+        assert time.monotonic() < until_s + 60
+        time.sleep(0.1)
+    assert not (servers.homes["one"] / HOME / "venv").exists()
+
+
+def test_why_a_server_cannot_be_reached(servers: Servers, tmp_path: Path) -> None:
+    where = read_destination(servers.destinations["one"])
+    known = next(option for option in servers.options if option.startswith("UserKnownHostsFile"))
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+    with connections() as board_at:
+        for options, reason in (
+            (("UserKnownHostsFile=/dev/null", *servers.options[:2]), "unknown key"),
+            ((f"IdentityFile={other}", *servers.options[1:]), "denied"),
+        ):
+            with pytest.raises(SshError) as caught:
+                board_at(where, options).login(may_ask=False)
+            assert caught.value.reason == reason
+        # The board was set up anew: another host key than the one that is known.
+        path = Path(known.partition("=")[2])
+        host = (tmp_path / "other.pub").read_text().rsplit(" ", 1)[0]
+        path.write_text(f"[127.0.0.1]:{where.port} {host}\n")
+        with pytest.raises(SshError, match="ssh-keygen -R") as caught:
+            board_at(where, servers.options).login(may_ask=False)
+        assert caught.value.reason == "changed key"
