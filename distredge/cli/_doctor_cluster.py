@@ -3,62 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distredge.cli._doctor_judging import AT_ONCE, Seen, Wishes, judge_answers, judge_boards
 from distredge.errors import ConfigError, ExecutionError, InputError, did_you_mean
 from distredge.remote.checks.findings import Finding, State
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Device
     from distredge.cluster_file import BoardEntries
-    from distredge.remote.checks.collecting import Reading
     from distredge.remote.ssh import Destination
-    from distredge.runtime.links.one_link import Answer
-    from distredge.runtime.protocol.addresses import WorkerAddress
     from distredge.runtime.protocol.security import Keys
 
 _ANSWER_S = 5.0
 """Within which a worker says how it is."""
-_AT_ONCE = 16
-_HERE = "this-machine"
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """The options of the command, by their names."""
-
-    cluster_name: str
-    ssh: tuple[str, ...]
-    strategy: Path | None
-    model_name: str | None
-    rates: bool
-    keys_path: Path | None
-    plaintext: bool
-    timeout_s: float
-    ssh_option: tuple[str, ...]
-    batch: bool
-
-
-@dataclass
-class _Seen:
-    """What has been found out so far, by device."""
-
-    findings: list[Finding] = field(default_factory=list)
-    numeric: dict[str, str | None] = field(default_factory=dict)
-    addresses: dict[str, WorkerAddress] = field(default_factory=dict)
-    answers: dict[str, Answer | ExecutionError] = field(default_factory=dict)
-    readings: dict[str, Reading] = field(default_factory=dict)
-    here: list[Device] = field(default_factory=list)
-
-    def answers_to(self, name: str) -> bool:
-        """Whether a worker said how it is."""
-        return name in self.answers and not isinstance(self.answers[name], ExecutionError)
 
 
 def examine(wishes: Wishes) -> list[Finding]:
@@ -73,16 +34,17 @@ def examine(wishes: Wishes) -> list[Finding]:
     made, boards = load_cluster(wishes.cluster_name), read_boards(wishes.cluster_name)
     destinations = _destinations(boards, wishes.ssh)
     needs = _needs(made, wishes)
-    seen = _Seen()
+    seen = Seen()
     with _step("names"):
         _find_names(made, seen)
     keys = _keys(made, wishes, seen)
     with _step("workers"):
         _ask_workers(made, wishes, keys, seen)
-        _judge_answers(made, wishes, seen)
-    with _step("boards"):
+        judge_answers(made, wishes, seen)
+    # A question of ssh's is not to be drawn over.
+    with _step("boards", quiet=bool(destinations) and not wishes.batch):
         _read(made, boards, destinations, wishes, seen)
-        _judge_boards(made, wishes, needs, seen)
+        judge_boards(made, wishes, needs, seen)
     if wishes.rates:
         with _step("links"):
             _measure(made, wishes, keys, seen)
@@ -91,9 +53,9 @@ def examine(wishes: Wishes) -> list[Finding]:
 
 
 @contextlib.contextmanager
-def _step(what: str) -> Iterator[None]:
+def _step(what: str, quiet: bool = False) -> Iterator[None]:
     """Shows on a terminal what is being looked at."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
@@ -134,10 +96,10 @@ def _needs(made: Cluster, wishes: Wishes) -> dict[str, int]:
     return peak_memory_bytes(graph, lay_out(graph, strategy))
 
 
-def _find_names(made: Cluster, seen: _Seen) -> None:
+def _find_names(made: Cluster, seen: Seen) -> None:
     from distredge.remote.checks.workers import check_route, numeric_address
 
-    with ThreadPoolExecutor(min(_AT_ONCE, len(made.devices))) as threads:
+    with ThreadPoolExecutor(min(AT_ONCE, len(made.devices))) as threads:
         found = list(threads.map(numeric_address, made.devices))
     for device, (numeric, findings) in zip(made.devices, found, strict=True):
         seen.numeric[device.name] = numeric
@@ -146,7 +108,7 @@ def _find_names(made: Cluster, seen: _Seen) -> None:
             seen.findings += check_route(device, numeric)
 
 
-def _keys(made: Cluster, wishes: Wishes, seen: _Seen) -> Keys | None:
+def _keys(made: Cluster, wishes: Wishes, seen: Seen) -> Keys | None:
     """The requester's keys, and where the workers are; what is wrong with them is a finding of the requester's."""
     from distredge.runtime.hosting.background import background_addresses
     from distredge.runtime.hosting.boards import cluster_keys, is_local, keys_folder, worker_addresses
@@ -176,7 +138,7 @@ def _no_look_up(host: str) -> tuple[str, ...]:
     return (host,)
 
 
-def _ask_workers(made: Cluster, wishes: Wishes, keys: Keys | None, seen: _Seen) -> None:
+def _ask_workers(made: Cluster, wishes: Wishes, keys: Keys | None, seen: Seen) -> None:
     """Asks the workers whose control ports are open; nobody waits for one that cannot answer."""
     from distredge.errors import PeerTimeout
     from distredge.remote.checks.workers import OPEN, knock
@@ -188,7 +150,7 @@ def _ask_workers(made: Cluster, wishes: Wishes, keys: Keys | None, seen: _Seen) 
         return OPEN if numeric is None or not device.control_port else knock(numeric, device.control_port)
 
     known = [device for device in made.devices if device.name in seen.addresses and seen.numeric[device.name]]
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
+    with ThreadPoolExecutor(AT_ONCE) as threads:
         ports = dict(zip([device.name for device in known], threads.map(look, known), strict=True))
     seen.answers.update({name: PeerTimeout(text) for name, text in ports.items() if text != OPEN})
     wanted = [seen.addresses[name] for name, text in ports.items() if text == OPEN]
@@ -202,13 +164,14 @@ def _ask_workers(made: Cluster, wishes: Wishes, keys: Keys | None, seen: _Seen) 
 
 
 def _read(
-    made: Cluster, boards: BoardEntries, destinations: Mapping[str, Destination], wishes: Wishes, seen: _Seen
+    made: Cluster, boards: BoardEntries, destinations: Mapping[str, Destination], wishes: Wishes, seen: Seen
 ) -> None:
     from distredge.cli._remote import reached
     from distredge.network_addresses import is_loopback
     from distredge.remote.checks.collecting import read_boards, read_here
     from distredge.remote.checks.facts import script
     from distredge.remote.workers import Place
+    from distredge.runtime.hosting.boards import own_addresses
 
     away = [d for d in made.devices if d.data_port and not is_loopback(d.address)]
     scripts = {}
@@ -222,7 +185,12 @@ def _read(
             found, failed = read_boards(logged_in.done, scripts, wishes.timeout_s)
             failed.update(logged_in.failed)
         seen.readings.update(found)
-    seen.here = [d for d in made.devices if d.name not in destinations and is_loopback(d.address)]
+    own = own_addresses()
+    seen.here = [
+        d
+        for d in made.devices
+        if d.name not in destinations and (is_loopback(d.address) or seen.numeric[d.name] in own)
+    ]
     if seen.here:
         try:
             reading = read_here(scripts[seen.here[0].name], wishes.timeout_s)
@@ -240,7 +208,7 @@ def _read(
             seen.findings.append(Finding(device.name, "ssh", "warning", detail, todo))
 
 
-def _measure(made: Cluster, wishes: Wishes, keys: Keys | None, seen: _Seen) -> None:
+def _measure(made: Cluster, wishes: Wishes, keys: Keys | None, seen: Seen) -> None:
     from distredge.remote.checks.workers import check_rates
     from distredge.runtime.protocol.transport import ZmqNetwork
 
@@ -253,85 +221,3 @@ def _measure(made: Cluster, wishes: Wishes, keys: Keys | None, seen: _Seen) -> N
                 seen.findings += check_rates(network, made, device, address, wishes.timeout_s)
     finally:
         network.close()
-
-
-def _judge_answers(made: Cluster, wishes: Wishes, seen: _Seen) -> None:
-    from distredge.remote.checks.workers import check_answer
-
-    def judge(device: Device) -> list[Finding]:
-        answer, numeric = seen.answers[device.name], seen.numeric[device.name]
-        return list(check_answer(device, answer, _version(), wishes.cluster_name, numeric))
-
-    asked = [device for device in made.devices if device.name in seen.answers]
-    # Ports that do not answer are knocked at, which takes seconds each.
-    with ThreadPoolExecutor(_AT_ONCE) as threads:
-        for findings in threads.map(judge, asked):
-            seen.findings += findings
-
-
-def _judge_boards(made: Cluster, wishes: Wishes, needs: Mapping[str, int], seen: _Seen) -> None:
-    from distredge.remote.checks.settings import check_settings
-    from distredge.remote.checks.surroundings import check_ports
-
-    for device in made.devices:
-        if device.name in seen.readings and device not in seen.here:
-            seen.findings += _judge_facts(made, device, wishes, needs.get(device.name), seen)
-        elif device.name in needs and device.name not in seen.readings:
-            seen.findings += _worker_memory(device, needs[device.name], seen)
-    here = [device for device in seen.here if device.name in seen.readings]
-    if not here:
-        return
-    reading = seen.readings[here[0].name]
-    for device in here:
-        seen.findings += check_ports(device, reading.facts, seen.answers_to(device.name))
-    # What they have in common is told once. That Distredge runs here is known.
-    facts = replace(reading.facts, distredge=(_version(),))
-    need_bytes = sum(needs.get(device.name, 0) for device in here) if needs else None
-    machine = replace(here[0], name=_HERE, threads=max(device.threads for device in here))
-    seen.findings += check_settings(machine, facts, need_bytes)
-
-
-def _judge_facts(
-    made: Cluster, device: Device, wishes: Wishes, need_bytes: int | None, seen: _Seen
-) -> Iterator[Finding]:
-    from distredge.remote.checks import settings, surroundings
-
-    reading, name = seen.readings[device.name], wishes.cluster_name
-    facts = reading.facts
-    answering = {other: seen.answers_to(other) for other in made.names}
-    yield from surroundings.check_interfaces(device, facts, seen.numeric[device.name])
-    yield from surroundings.check_ports(device, facts, answering[device.name])
-    yield from surroundings.check_names(made, device, facts)
-    yield from surroundings.check_reach(made, device, facts, answering)
-    yield from surroundings.check_clock(device, facts, reading.before_s, reading.after_s)
-    yield from settings.check_installed(device, facts, _version(), name)
-    yield from settings.check_keys(device, facts, _digest(wishes), name)
-    yield from settings.check_settings(device, facts, need_bytes)
-
-
-def _worker_memory(device: Device, need_bytes: int, seen: _Seen) -> Iterator[Finding]:
-    """Memory for the plan as a worker tells it, where the board itself could not be asked."""
-    answer = seen.answers.get(device.name)
-    if answer is None or isinstance(answer, ExecutionError) or not answer.pong.about.memory_bytes:
-        return
-    may = answer.pong.about.memory_bytes
-    detail = f"the plan takes {need_bytes / 1e6:.0f} MB, its worker may take {may / 1e6:.0f} MB"
-    todo = "plan with --respect-memory" if need_bytes > may else ""
-    yield Finding(device.name, "memory", "bad" if todo else "ok", detail, todo)
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("distredge")
-
-
-def _digest(wishes: Wishes) -> str:
-    from distredge.runtime.hosting.boards import keys_folder
-    from distredge.runtime.protocol.security import PUBLIC_FILE
-
-    try:
-        content = (keys_folder(wishes.cluster_name, wishes.keys_path) / PUBLIC_FILE).read_bytes()
-    except OSError:
-        return ""
-    return hashlib.sha256(content).hexdigest()

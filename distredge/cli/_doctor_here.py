@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 _PACKAGES = ("numpy", "pyzmq", "msgspec", "onnx", "onnxruntime", "click", "rich", "pillow", "psutil")
+_INSTEAD = {"onnxruntime": "onnxruntime-gpu"}
+"""Package -> another that brings the same module: on Jetsons NVIDIA's build."""
 _OPTIONAL = {
     "plan": ("numba", "scipy"),
     "train": ("torch", "gymnasium", "stable-baselines3", "tensorboard"),
@@ -41,7 +43,7 @@ def look_around() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     for name in _PACKAGES:
-        version = _version(name)
+        version = _version(name) or _version(_INSTEAD.get(name, name))
         yield Finding(name, "ok" if version else "bad", version or f"not installed: pip install {name}")
     for extra, names in _OPTIONAL.items():
         absent = [name for name in names if not _version(name)]

@@ -57,7 +57,8 @@ def doctor(
                 raise click.UsageError(f"{name} is for --cluster FILE")
         _here(as_json)
         return
-    from distredge.cli._doctor_cluster import Wishes, examine
+    from distredge.cli._doctor_cluster import examine
+    from distredge.cli._doctor_judging import Wishes
 
     wishes = Wishes(cluster_name, ssh, strategy, model_name, rates, keys_path, plaintext, timeout_s, ssh_option, batch)
     _say(cluster_name, examine(wishes), as_json)
