@@ -27,7 +27,7 @@ from distredge.errors import ExecutionError, FileError, InputError, MediaError
 from distredge.writing import as_text, write
 
 if TYPE_CHECKING:
-    from distredge.cli._stream import Sink, StreamedFrame
+    from distredge.cli._stream import Sink, StreamedFrame, StreamObserver
     from distredge.cli._stream_meaning import Found
     from distredge.cli._stream_options import StreamOptions
     from distredge.media.picture_source import PictureSource
@@ -55,7 +55,7 @@ class StreamRun:
         as_json: whether machines read what is said.
         log: TensorBoard's, where it is wanted.
         replanned: returns what was planned anew.
-        save: writes a frame's timeline, and ends the log.
+        save: writes a frame's timeline, and ends the log; None where neither is wanted.
     """
 
     options: StreamOptions
@@ -69,7 +69,7 @@ class StreamRun:
     as_json: bool
     log: DeploymentLog | None
     replanned: Callable[[], Sequence[Mapping[str, Any]]]
-    save: Callable[[Timeline], None]
+    save: Callable[[Timeline], None] | None
 
     def run(self) -> None:
         """Runs it and says how it went; what was done is written down however it ends.
@@ -111,14 +111,23 @@ class StreamRun:
                 for section in sections:
                     figures |= section
                 self._tell(figures, comparison)
-                try:
-                    self.save(traced(watching, self.session.coordinator, self.as_json))
-                except ExecutionError as error:
-                    if self.options.trace_frame is not None:
-                        ended = ended or error
+                untraced = self._save(watching)
+            ended = ended or untraced
             if ended is not None:
                 raise ended
             _check(tally, comparison)
+
+    def _save(self, watching: Sequence[StreamObserver]) -> ExecutionError | None:
+        """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
+        if self.save is None:
+            return None
+        try:
+            self.save(traced(watching, self.session.coordinator, self.as_json))
+        except ExecutionError as error:
+            if self.options.trace_frame is not None:
+                return error
+            click.echo(f"no timeline: {error}", err=True)
+        return None
 
     @contextlib.contextmanager
     def _sinks(self, tally: Tally, first: _First) -> Iterator[list[Sink]]:

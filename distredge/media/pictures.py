@@ -18,6 +18,9 @@ from distredge.media.images import read_image
 from distredge.media.sources import find_images
 
 _BLOCK_BYTES = 4096
+_LONGEST_BYTES = 1 << 16
+"""Of a name; systems allow some thousands, and what goes on without an end is no list of names."""
+
 _WILD = frozenset("*?[")
 
 
@@ -109,7 +112,7 @@ def lines_of(descriptor: int) -> Iterator[str]:
         descriptor: of the file, such as 0; it stays open.
 
     Raises:
-        MediaError: if it cannot be read.
+        MediaError: if it cannot be read, or is no list of names.
     """
     rest = b""
     while True:
@@ -118,6 +121,8 @@ def lines_of(descriptor: int) -> Iterator[str]:
         except OSError as error:
             raise MediaError(f"names of pictures: cannot be read: {error.strerror or error}") from None
         *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > _LONGEST_BYTES:
+            raise MediaError(f"names of pictures: found {len(rest)} bytes on one line, accepted: one name a line")
         if not block and rest:
             lines, rest = [rest], b""
         for line in lines:

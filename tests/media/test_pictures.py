@@ -102,6 +102,21 @@ def test_names_come_as_they_are_written(pipe: tuple[int, int], pictures: Path) -
         next(lines_of(reading))
 
 
+def test_what_has_no_lines_is_no_list_of_names(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+
+    def write() -> None:
+        for _ in range(20):
+            os.write(writing, b"x" * 4096)
+        os.close(writing)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with pytest.raises(MediaError, match="bytes on one line, accepted: one name a line"):
+        next(lines_of(reading))
+    thread.join()
+
+
 def test_pictures_named_by_a_list(pipe: tuple[int, int], pictures: Path) -> None:
     reading, writing = pipe
     source = open_names(reading)
