@@ -148,3 +148,14 @@ def test_options_are_explained(name: str) -> None:
 
 def test_the_providers_on_offer_are_the_engines() -> None:
     assert tuple(PROVIDERS) == worker.PROVIDERS
+
+
+def test_without_a_home_a_worker_keeps_nothing(monkeypatch) -> None:
+    """What else would be found, such as /dev/shm, may be memory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/given")
+    monkeypatch.setattr("distredge.folders.home", lambda: None)
+    assert worker._own_cache() == Path("/given/distredge")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert worker._own_cache() is None
+    monkeypatch.setattr("distredge.folders.home", lambda: Path("/home/ada"))
+    assert worker._own_cache() == Path("/home/ada/.cache/distredge")
