@@ -79,9 +79,10 @@ class Meaning:
     def _boxes(self, detector: Detector, outputs: Mapping[str, Array], picture: Picture) -> tuple[Box, ...]:
         from distredge.media.detection import find_boxes
 
-        height, width, _ = picture.taken().shape
         preprocess = self._graph.preprocess
         assert preprocess is not None
+        assert picture.size is not None
+        height, width = picture.size
         seen = preprocess.seen(width, height)
         return find_boxes(detector, outputs, preprocess.crop, seen, (height, width), self._least_score)
 

@@ -115,9 +115,10 @@ class LogObserver:
         if frame.latency_s is None:
             return
         self._done += 1
-        self._log.frame(frame.number, frame.latency_s)
         if self._in_flight > 1:
             self._log.in_flight(frame.number, frame.latency_s, self._done / frame.ended_s)
+        else:
+            self._log.frame(frame.number, frame.latency_s)
 
     def end(self) -> Mapping[str, Any]:
         return {}

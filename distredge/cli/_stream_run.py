@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers, traced
 from distredge.cli._stream_report import Tally, show
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
-from distredge.errors import DistredgeError, ExecutionError, FileError, InputError, MediaError
+from distredge.errors import ExecutionError, FileError, InputError, MediaError
 from distredge.writing import as_text, write
 
 if TYPE_CHECKING:
-    from distredge.cli._stream import Sink, StreamedFrame
+    from distredge.cli._stream import Sink, StreamedFrame, StreamObserver
     from distredge.cli._stream_meaning import Found
     from distredge.cli._stream_options import StreamOptions
     from distredge.media.picture_source import PictureSource
@@ -54,7 +55,7 @@ class StreamRun:
         as_json: whether machines read what is said.
         log: TensorBoard's, where it is wanted.
         replanned: returns what was planned anew.
-        save: writes a frame's timeline, and ends the log.
+        save: writes a frame's timeline, and ends the log; None where neither is wanted.
     """
 
     options: StreamOptions
@@ -68,7 +69,7 @@ class StreamRun:
     as_json: bool
     log: DeploymentLog | None
     replanned: Callable[[], Sequence[Mapping[str, Any]]]
-    save: Callable[[Timeline], None]
+    save: Callable[[Timeline], None] | None
 
     def run(self) -> None:
         """Runs it and says how it went; what was done is written down however it ends.
@@ -90,10 +91,11 @@ class StreamRun:
                 for observer in watching:
                     observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                 try:
-                    runs = self.session.coordinator.stream_images
+                    keep_pixels = self.options.annotate is not None
+                    runs = functools.partial(self.session.coordinator.stream_images, keep_pixels=keep_pixels)
                     meaning = Meaning(self.problem.graph, self.options.min_score)
                     follow(runs, pictures, meaning, sinks, watching, interrupts)
-                except (KeyboardInterrupt, DistredgeError) as error:
+                except (KeyboardInterrupt, Exception) as error:
                     ended = error
             with interrupts.held():
                 sections = [observer.end() for observer in watching]
@@ -109,14 +111,23 @@ class StreamRun:
                 for section in sections:
                     figures |= section
                 self._tell(figures, comparison)
-                try:
-                    self.save(traced(watching, self.session.coordinator, self.as_json))
-                except ExecutionError as error:
-                    if self.options.trace_frame is not None:
-                        ended = ended or error
+                untraced = self._save(watching)
+            ended = ended or untraced
             if ended is not None:
                 raise ended
             _check(tally, comparison)
+
+    def _save(self, watching: Sequence[StreamObserver]) -> ExecutionError | None:
+        """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
+        if self.save is None:
+            return None
+        try:
+            self.save(traced(watching, self.session.coordinator, self.as_json))
+        except ExecutionError as error:
+            if self.options.trace_frame is not None:
+                return error
+            click.echo(f"no timeline: {error}", err=True)
+        return None
 
     @contextlib.contextmanager
     def _sinks(self, tally: Tally, first: _First) -> Iterator[list[Sink]]:
@@ -140,11 +151,10 @@ class StreamRun:
         """How far the first output is from the whole model's; None where it is not to be compared."""
         if first.result is None or ended is not None:
             return None
-        from distredge.runtime.requester.picture_frames import inputs_of
-
-        graph, result = self.problem.graph, first.result
-        inputs = inputs_of(graph, self.strategy, result.picture.taken())
-        return difference(whole_model(graph, self.strategy, inputs), result.result())
+        inputs = first.result.inputs
+        if inputs is None:
+            return None
+        return difference(whole_model(self.problem.graph, self.strategy, inputs), first.result.result())
 
     def _about(self, began: datetime) -> dict[str, Any]:
         cluster = self.problem.cluster

@@ -234,7 +234,7 @@ def _run_stream(order: _Order, options: StreamOptions, source: PictureSource, st
         as_run, predicted_s = order.as_run(session)
         StreamRun(
             options, source, as_run, order.strategy, strategy_path, session, predicted_s, order.check, order.as_json,
-            order.log, order.replanned, order.save,
+            order.log, order.replanned, None if order.timeline_path is None and order.log is None else order.save,
         ).run()  # fmt: skip
     say_assumption(order.problem.cluster)
 

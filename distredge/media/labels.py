@@ -61,7 +61,7 @@ def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Returns exp(scores) / sum(exp(scores)) along the last axis.
 
     Args:
-        scores: (..., n_classes), finite, of any real dtype.
+        scores: (n_images, n_classes), (n_classes,) or with more axes before these, finite, of any real dtype.
 
     Returns:
         float64 of the same shape, from 0 to 1; the last axis adds to 1.

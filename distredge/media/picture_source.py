@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
-from distredge.media.pictures import Picture, find_pictures, lines_of, read_picture
+from distredge.media.pictures import Picture, find_pictures, lines_of, read_ahead, read_picture
+
+READERS: Final = 2
+"""Pictures of a list that are decoded at once; Python leaves the processor to others meanwhile."""
 
 
 class PictureSource(Protocol):
@@ -35,7 +38,8 @@ class _Files:
         self.count = count
 
     def __iter__(self) -> Iterator[Picture]:
-        return map(read_picture, self._names)
+        # Names that come one by one, as from a camera's folder, are not waited for with a picture in hand.
+        return map(read_picture, self._names) if self.count is None else read_ahead(self._names, READERS)
 
     def close(self) -> None:
         """Holds nothing."""

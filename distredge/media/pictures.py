@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from distredge.media.images import read_image
 from distredge.media.sources import find_images
 
 _BLOCK_BYTES = 4096
+_LONGEST_BYTES = 1 << 16
+"""Of a name; systems allow some thousands, and what goes on without an end is no list of names."""
+
 _WILD = frozenset("*?[")
 
 
@@ -25,23 +30,33 @@ class Picture:
 
     Attributes:
         name: for reports.
-        pixels: uint8 (height, width, 3), RGB; None if it could not be read.
-        error: why not.
+        pixels: uint8 (height, width, 3), RGB; None if it could not be read, or they were given up.
+        error: why it could not be read.
+        size: (height, width) in pixels; None if it could not be read.
     """
 
     name: str
     pixels: NDArray[np.uint8] | None
     error: MediaError | None = None
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels is not None:
+            object.__setattr__(self, "size", self.pixels.shape[:2])
 
     def taken(self) -> NDArray[np.uint8]:
         """Returns the pixels, uint8 (height, width, 3).
 
         Raises:
-            MediaError: if it could not be read.
+            MediaError: if there are none.
         """
         if self.pixels is None:
             raise self.error or MediaError(f"{self.name}: no pixels")
         return self.pixels
+
+    def without_pixels(self) -> Picture:
+        """A copy that takes no memory."""
+        return Picture(self.name, None, self.error, self.size)
 
 
 def read_picture(path: str | Path) -> Picture:
@@ -50,6 +65,26 @@ def read_picture(path: str | Path) -> Picture:
         return Picture(str(path), read_image(path))
     except MediaError as error:
         return Picture(str(path), None, error)
+
+
+def read_ahead(names: Iterable[str], threads: int) -> Iterator[Picture]:
+    """Reads pictures in threads, as many at once, and yields them in their order.
+
+    Args:
+        names: of files that are there already: the next ones are asked for before the first is yielded.
+        threads: how many; so many pictures are read before anybody takes them.
+    """
+    waiting: deque[Future[Picture]] = deque()
+    pool = ThreadPoolExecutor(threads, "pictures")
+    try:
+        for name in names:
+            waiting.append(pool.submit(read_picture, name))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def find_pictures(what: str) -> list[Path]:
@@ -77,7 +112,7 @@ def lines_of(descriptor: int) -> Iterator[str]:
         descriptor: of the file, such as 0; it stays open.
 
     Raises:
-        MediaError: if it cannot be read.
+        MediaError: if it cannot be read, or is no list of names.
     """
     rest = b""
     while True:
@@ -86,6 +121,8 @@ def lines_of(descriptor: int) -> Iterator[str]:
         except OSError as error:
             raise MediaError(f"names of pictures: cannot be read: {error.strerror or error}") from None
         *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > _LONGEST_BYTES:
+            raise MediaError(f"names of pictures: found {len(rest)} bytes on one line, accepted: one name a line")
         if not block and rest:
             lines, rest = [rest], b""
         for line in lines:

@@ -15,7 +15,7 @@ from PIL import Image
 from distredge.errors import MediaError, MissingDependency
 from distredge.media import video
 from distredge.media.picture_source import open_files, open_names
-from distredge.media.pictures import Picture, find_pictures, lines_of, read_picture
+from distredge.media.pictures import Picture, find_pictures, lines_of, read_ahead, read_picture
 from distredge.media.video import Camera, open_video, within
 
 
@@ -59,6 +59,23 @@ def test_a_picture_that_cannot_be_read_comes_with_its_error(pictures: Path) -> N
     assert "no such file" in str(read_picture(pictures / "gone.png").error)
 
 
+def test_reading_ahead_keeps_the_order_and_ends_with_who_takes(pictures: Path) -> None:
+    asked: list[str] = []
+
+    def names() -> Iterator[str]:
+        for number in range(100):
+            asked.append(str(pictures / ("z.png" if number % 3 else "a.jpg")))
+            yield asked[-1]
+
+    source = read_ahead(names(), 2)
+    found = [next(source) for _ in range(10)]
+    assert [picture.name for picture in found] == asked[:10]
+    assert [picture.error is None for picture in found] == [number % 3 == 0 for number in range(10)]
+    assert len(asked) == 12
+    source.close()
+    assert len(list(read_ahead(iter(asked[:3]), 8))) == 3
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """Both ends of a pipe."""
@@ -83,6 +100,21 @@ def test_names_come_as_they_are_written(pipe: tuple[int, int], pictures: Path) -
     os.close(reading)
     with pytest.raises(MediaError, match="cannot be read"):
         next(lines_of(reading))
+
+
+def test_what_has_no_lines_is_no_list_of_names(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+
+    def write() -> None:
+        for _ in range(20):
+            os.write(writing, b"x" * 4096)
+        os.close(writing)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with pytest.raises(MediaError, match="bytes on one line, accepted: one name a line"):
+        next(lines_of(reading))
+    thread.join()
 
 
 def test_pictures_named_by_a_list(pipe: tuple[int, int], pictures: Path) -> None:

@@ -128,10 +128,14 @@ class LocalCluster:
         return self.coordinator.stream(frames, deadline_s)
 
     def stream_images(
-        self, pictures: Iterable[str | Path | Picture], deadline_s: float | None = None
+        self,
+        pictures: Iterable[str | Path | Picture],
+        deadline_s: float | None = None,
+        *,
+        keep_pixels: bool = False,
     ) -> Iterator[PictureResult]:
         """Runs pictures with several in flight, yields how each ended; see `Coordinator.stream_images`."""
-        return self.coordinator.stream_images(pictures, deadline_s)
+        return self.coordinator.stream_images(pictures, deadline_s, keep_pixels=keep_pixels)
 
     @property
     def timeline(self) -> Timeline:

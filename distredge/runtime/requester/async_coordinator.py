@@ -176,12 +176,18 @@ class AsyncCoordinator:
         await items.put(None)
 
     def stream_images(
-        self, pictures: Iterable[str | Path | Picture], deadline_s: float | None = None
-    ) -> AsyncIterator[PictureResult]:
+        self,
+        pictures: Iterable[str | Path | Picture],
+        deadline_s: float | None = None,
+        *,
+        keep_pixels: bool = False,
+    ) -> AsyncGenerator[PictureResult, None]:
         """Runs pictures, which are read in threads; see `Coordinator.stream_images`."""
-        return self._pictures(self.coordinator.offer(pictures), deadline_s)
+        return self._pictures(self.coordinator.offer(pictures, keep_pixels), deadline_s)
 
-    async def _pictures(self, frames: Iterable[Offered], deadline_s: float | None) -> AsyncIterator[PictureResult]:
+    async def _pictures(
+        self, frames: Iterable[Offered], deadline_s: float | None
+    ) -> AsyncGenerator[PictureResult, None]:
         async with contextlib.aclosing(self.stream(frames, deadline_s)) as results:
             async for result in results:
                 yield picture_result(result)

@@ -250,7 +250,11 @@ class Coordinator:
         return iter(Stream(self, frames, deadline_s))
 
     def stream_images(
-        self, pictures: Iterable[str | Path | Picture], deadline_s: float | None = None
+        self,
+        pictures: Iterable[str | Path | Picture],
+        deadline_s: float | None = None,
+        *,
+        keep_pixels: bool = False,
     ) -> Generator[PictureResult, None, None]:
         """Runs pictures as `stream` runs frames; one that cannot be read fails by name in its place.
 
@@ -258,23 +262,25 @@ class Coordinator:
             pictures: files to be read, or pictures (`distredge.media.pictures`). They are read and resized beside
                 inference, and only ahead of what is in flight.
             deadline_s: for each of them.
+            keep_pixels: whether results hold the pixels of their pictures, which may be many times what is sent.
 
         Raises:
             ModelError: if the model does not say how a picture becomes its input.
             ExecutionError: if nothing is deployed.
         """
-        return picture_results(self.stream(self.offer(pictures), deadline_s))
+        return picture_results(self.stream(self.offer(pictures, keep_pixels), deadline_s))
 
-    def offer(self, pictures: Iterable[str | Path | Picture]) -> Iterator[Offered]:
+    def offer(self, pictures: Iterable[str | Path | Picture], keep_pixels: bool) -> Iterator[Offered]:
         """Returns pictures as frames of a `stream`, read and resized one by one as they are taken.
 
         Args:
             pictures: as for `stream_images`.
+            keep_pixels: likewise.
 
         Raises:
             ModelError, ExecutionError: as `stream_images`.
         """
-        return offer(self.deployment, pictures)
+        return offer(self.deployment, pictures, keep_pixels)
 
     # Looking back.
 

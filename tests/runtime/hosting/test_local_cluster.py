@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from distredge.child_processes import python_command
-from distredge.errors import ExecutionError, PeerTimeout
+from distredge.errors import ExecutionError, ModelError, PeerTimeout
 from distredge.runtime.deployment import deploy
 from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.runtime.hosting.worker_process import WorkerProcess, local_order
@@ -41,6 +41,11 @@ def test_results_are_those_of_one_process(shared, graph, strategy, image) -> Non
     for _ in range(3):
         assert np.array_equal(shared.infer(image)["scores"], expected["scores"])
     assert shared.last_latency_s > 0
+
+
+def test_pictures_need_a_model_that_takes_them(shared) -> None:
+    with pytest.raises(ModelError, match="does not say how a picture becomes its input"):
+        shared.stream_images(["a.jpg"])
 
 
 def test_boundary_rows_first(problem, graph, image) -> None:
