@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -108,11 +109,12 @@ class FrameTrace(Generic[K]):
             return {"trace": {"error": self.error}}
         number, latency_s, asked = self._chosen
         try:
-            self._timeline = asked.wait()
+            found = asked.wait()
         except DistredgeError as error:
             self.error = f"frame {number}: {error}"
             return {"trace": {"frame": number, "latency_s": latency_s, "error": str(error)}}
-        return {"trace": {"frame": number, "latency_s": latency_s, **self._timeline.details}}
+        self._timeline = dataclasses.replace(found, details={"frame": number, **found.details})
+        return {"trace": {"latency_s": latency_s, **self._timeline.details}}
 
     def text(self) -> str:
         """Which frame it is, and how well the clocks agree; after `end`, where there is a timeline."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 from distredge.errors import DistredgeError
 from distredge.runtime.buffers import Array
 from distredge.runtime.requester.coordinator import Coordinator
-from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, offered
+from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, RanAs, offered
 from distredge.runtime.requester.picture_frames import PictureResult, picture_result
 from distredge.runtime.requester.streaming import AHEAD
 
@@ -195,6 +195,10 @@ class AsyncCoordinator:
     async def timeline(self, frames: int = 1) -> Timeline:
         """What happened in the latest frames that ended well; see `Coordinator.timeline`."""
         return await asyncio.to_thread(self.coordinator.timeline, frames)
+
+    async def timeline_of(self, ran_as: RanAs) -> Timeline:
+        """What happened in one frame that ended well; see `Coordinator.timeline_of`."""
+        return await asyncio.to_thread(self.coordinator.timeline_of(ran_as).wait)
 
     async def close(self) -> None:
         """Says goodbye to the workers; frames in flight end with an error."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -61,25 +63,57 @@ def test_what_is_seen_of_a_stream(pictures: Path) -> None:
         assert tag in own.read_bytes()
 
 
+def test_without_a_terminal_nothing_is_drawn(pictures: Path) -> None:
+    args = ("--images", "pictures/*.png", "--report", "r.json", "--timeline", "t.json", "--trace-frame", "5")
+    done = deploy(pictures, *ARGS, *args)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^traced: frame 5, [\d.]+ ms; clocks agree to [\d.]+ ms\n", done.stdout, re.MULTILINE)
+    assert json.loads((pictures / "r.json").read_text())["watch"]["devices"]
+
+
 def test_a_frame_that_cannot_be_traced_is_a_failure(pictures: Path) -> None:
-    args = (*ARGS, "--images", "pictures", "--timeline", "t.json", "--trace-frame")
-    done = deploy(pictures, *args, "6")
+    """And with --no-watch nobody is asked how they are."""
+    args = ("--images", "pictures", "--no-watch", "--report", "r.json", "--timeline", "t.json", "--trace-frame", "6")
+    done = deploy(pictures, *ARGS, *args)
     assert (done.returncode, done.stderr) == (1, "error: no timeline is written: frame 6 did not end well\n")
     assert "6 done" in done.stdout
     assert not (pictures / "t.json").exists()
-    done = deploy(pictures, *args, "5")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^traced: frame 5, [\d.]+ ms; clocks agree to [\d.]+ ms\n", done.stdout, re.MULTILINE)
-    assert (pictures / "t.json").exists()
+    report = json.loads((pictures / "r.json").read_text())
+    assert "watch" not in report
+    assert report["trace"] == {"error": "frame 6 did not end well"}
 
 
-def test_without_a_terminal_nothing_is_drawn(pictures: Path) -> None:
-    done = deploy(pictures, *ARGS, "--images", "pictures/*.png", "--no-watch", "--report", "r.json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "watch" not in json.loads((pictures / "r.json").read_text())
-    done = deploy(pictures, *ARGS, "--images", "pictures/*.png", "--report", "r.json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "watch" in json.loads((pictures / "r.json").read_text())
+@pytest.mark.slow
+def test_on_a_terminal(pictures: Path) -> None:
+    """What is drawn is on stderr; on a terminal results appear above it, and the cursor is there again at the end."""
+    screen, end = pty.openpty()
+    code = "from distredge.cli.main import deploy_strategy_main; deploy_strategy_main()"
+    command = [sys.executable, "-c", code, *ARGS, "--images", "pictures"]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    process = subprocess.Popen(command, cwd=pictures, stdin=end, stdout=end, stderr=end, env=environment)
+    os.close(end)
+    written = b""
+    try:
+        while piece := _read(screen):
+            written += piece
+        assert process.wait(30) == 0, written
+    finally:
+        process.kill()
+        os.close(screen)
+    text = written.decode()
+    assert "mobilenet-v1 on 3 devices" in text
+    assert re.search(r"alpha +(idle|running)", text)
+    assert [int(n) for n in re.findall(r"(\d) +[\d.]+ ms  pictures/\d.png", text)] == [0, 1, 2, 3, 4, 5]
+    assert (text.count("\x1b[?25l"), text.count("\x1b[?25h")) == (1, 1)
+    assert text.index("\x1b[?25h") < text.index("6 done in")
+
+
+def _read(screen: int) -> bytes:
+    """What is written next; nothing once nobody can write any more."""
+    try:
+        return os.read(screen, 65536)
+    except OSError:
+        return b""
 
 
 def test_prometheus_asks_while_the_stream_runs(pictures: Path) -> None:

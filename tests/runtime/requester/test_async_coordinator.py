@@ -39,6 +39,9 @@ def test_frames_are_awaited(running, graph, strategy, image) -> None:
         await coordinator.deploy(deploy(graph, strategy), in_flight=1)
         assert equal(await coordinator.infer(image), expected)
         assert (await coordinator.timeline()).latency_s > 0
+        frame = await coordinator.submit(image)
+        await frame
+        assert (await coordinator.timeline_of(frame.pending.ran_as)).latency_s > 0
 
     _run(running, work)
 

@@ -192,6 +192,34 @@ def test_whatever_an_engine_raises_is_the_plans_failure(
     assert speaker.ask(m.Ping(5), m.Pong).token == 5
 
 
+def test_a_worker_says_what_it_does(cell: Cell, speaker: Speaker, alone) -> None:
+    may_load, loads = threading.Event(), threading.Event()
+
+    class Engine(OnnxRuntimeEngine):
+        def load(self, model, weights):
+            loads.set()
+            may_load.wait(20)
+            return super().load(model, weights)
+
+    def load() -> m.WorkerLoad:
+        return speaker.ask(m.Ping(1), m.Pong).load
+
+    cell.start("alpha", Engine())
+    assert load() == m.WorkerLoad("idle", 0, 0, 0, 0, 0, 0, load().temperature_c)
+    speaker.hello(m.Welcome)
+    missing, store = speaker.prepare(alone.device_plan(0, 1), alone.models(0)), alone.weights(0)
+    for digest in missing.digests:
+        for message, content in weights.weight_messages(1, digest, store[digest]):
+            speaker.send(message, [content])
+    assert loads.wait(20)
+    assert load().state == "preparing"
+    may_load.set()
+    speaker.receive(m.Ready)
+    pong = speaker.ask(m.Ping(2), m.Pong)
+    assert (pong.load.state, pong.load.frames) == ("idle", 0)
+    assert pong.heard_ns <= pong.clock_ns
+
+
 def test_each_sub_model_is_run_once_before_the_first_frame(cell: Cell, speaker: Speaker, alone) -> None:
     ran: list[int] = []
 

@@ -200,3 +200,24 @@ def test_any_events_run_each_stage_once_and_with_its_rows(events: list[tuple], s
                 for outbox in state.stage_done(run).sends:
                     assert (run.frame, outbox) not in sent
                     sent.add((run.frame, outbox))
+
+
+def test_what_is_at_hand_and_done() -> None:
+    state = WorkerState()
+    state.add(make_plan(slots=3))
+    assert (state.at_hand(), state.frames_done) == ((0, 0), 0)
+    for frame in range(3):
+        _arrives(state, frame, 0, -1)
+    assert state.at_hand() == (3, 3)
+    run = state.next_run()
+    assert state.at_hand() == (3, 2), "the one that runs waits no more"
+    state.stage_done(run)
+    assert state.at_hand() == (3, 2), "its second stage lacks rows of device 0"
+    _arrives(state, 0, 1, 0)
+    assert state.at_hand() == (3, 3)
+    state.stage_done(state.next_run())
+    assert (state.at_hand(), state.frames_done) == ((2, 2), 1)
+    state.stage_failed(state.next_run(), "out of memory")
+    assert (state.at_hand(), state.frames_done) == ((1, 1), 1)
+    state.remove(5)
+    assert (state.at_hand(), state.frames_done) == ((0, 0), 1)
