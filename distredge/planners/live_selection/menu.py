@@ -17,14 +17,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from distredge.checked_reading import decode_toml, read_bytes
 from distredge.errors import FileError, located
 
-FORMAT = "distredge.menu/1"
 MOST_VARIANTS = 12
 """All of them stand on the workers at a time, each with its own arrays."""
 
@@ -47,7 +46,7 @@ class VariantFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class MenuFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole file."""
 
-    format: str
+    format: Literal["distredge.menu/1"]
     variant: tuple[VariantFile, ...] = ()
 
 
@@ -80,8 +79,6 @@ def load_menu(path: str | Path) -> tuple[MenuEntry, ...]:
     """
     path = Path(path)
     file = decode_toml(read_bytes(path), MenuFile, path, FileError)
-    if file.format != FORMAT:
-        raise FileError(located(path, "format", file.format, f"'{FORMAT}'"))
     if not 1 <= len(file.variant) <= MOST_VARIANTS:
         raise FileError(located(path, "variant", f"{len(file.variant)} of them", f"1 to {MOST_VARIANTS} [[variant]]"))
     entries = tuple(_entry(path, f"variant[{k}]", variant) for k, variant in enumerate(file.variant))
