@@ -317,9 +317,12 @@ def _probe(
     folder = keys_folder(path, None)
     places = {name: Place(cluster.name, name, path.name) for name in boards}
 
-    def start_one(name: str, board: Board) -> bool:
+    ran_before: set[str] = set()
+
+    def start_one(name: str, board: Board) -> None:
         files = needed_files(path, cluster, cluster.device(name), folder)
-        return start(board, places[name], files, "process")[2]
+        if not start(board, places[name], files, "process").fresh:
+            ran_before.add(name)
 
     try:
         with progress(list(boards)) as tell:
@@ -328,7 +331,8 @@ def _probe(
             peers = peers_of(cluster, list(started.done), keys)
             found, failed = measure_links(peers, keys, lambda name: tell(name, "measures its link"))
     finally:
-        each(boards, lambda name, board: stop(board, places[name]))
+        ours = {name: board for name, board in boards.items() if name not in ran_before}
+        each(ours, lambda name, board: stop(board, places[name]))
     measured = [board if board.name not in found else _with_links(board, *found[board.name]) for board in lines]
     _write(path, measured, cores)
     return {**started.failed, **failed}, measured

@@ -80,8 +80,8 @@ def start_boards(
 
         def one(name: str, board: Board) -> dict[str, Any]:
             tell(name, "starts")
-            chosen, pid, fresh = start(board, places[name], files[name], runner)
-            return {"runner": chosen, "pid": pid, "started": fresh}
+            said = start(board, places[name], files[name], runner)
+            return {"runner": said.runner, "pid": said.pid, "started": said.fresh, "advice": said.advice}
 
         done = each(at.done, one)
     failed = {**at.failed, **done.failed}
@@ -92,6 +92,8 @@ def start_boards(
         for name, said in done.done.items():
             how = "a unit of systemd" if said["runner"] == "systemd" else f"process {said['pid']}"
             click.echo(f"{name}: {how}, {'started' if said['started'] else 'ran already with the very same'}")
+            if said["advice"]:
+                click.echo(f"    {said['advice']}")
         say_failed(failed)
         for name in by_hand:
             click.echo(f"{name}: start it there: distredge worker --cluster {path.name} --name {name}")

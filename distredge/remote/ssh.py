@@ -277,6 +277,11 @@ class Board:
         for process in running:
             _end(process, own_group=True)
 
+    def recover(self) -> None:
+        """Takes work again after `abandon`, such as tidying up."""
+        with self._lock:
+            self._abandoned = False
+
     def close(self) -> None:
         """Ends the connection; ends no process on the board."""
         with contextlib.suppress(OSError, subprocess.SubprocessError):

@@ -187,6 +187,23 @@ class State:
     user: str
 
 
+@dataclass(frozen=True)
+class Started:
+    """How a worker was started.
+
+    Attributes:
+        runner: what it runs as.
+        pid: its process; None: not known.
+        fresh: whether it was started now; else it ran with the very same.
+        advice: what could be better, "" if nothing.
+    """
+
+    runner: Literal["systemd", "process"]
+    pid: int | None
+    fresh: bool
+    advice: str
+
+
 def needed_files(
     cluster_path: Path, boards: BoardEntries, entry: BoardEntry, keys: Path | None
 ) -> dict[str, tuple[bytes, int]]:
@@ -242,9 +259,7 @@ def state(board: Board, place: Place) -> State:
     )  # fmt: skip
 
 
-def start(
-    board: Board, place: Place, files: Mapping[str, tuple[bytes, int]], runner: Runner
-) -> tuple[Literal["systemd", "process"], int, bool]:
+def start(board: Board, place: Place, files: Mapping[str, tuple[bytes, int]], runner: Runner) -> Started:
     """Starts a worker with these files; one that runs with the very same goes on.
 
     Args:
@@ -252,9 +267,6 @@ def start(
         place: of the worker.
         files: as `needed_files` returns them.
         runner: "auto": a unit where the user's units go on after the last logout, else a plain process.
-
-    Returns:
-        How it runs, its process, and whether it was started now.
 
     Raises:
         SshError: if the connection is lost.
@@ -269,13 +281,17 @@ def start(
     chosen: Literal["systemd", "process"] = "process"
     if runner == "systemd" or (runner == "auto" and now.systemd and now.lingers):
         chosen = "systemd"
+    advice = ""
+    if now.systemd and not now.lingers:
+        ends = "ends with the last logout" if chosen == "systemd" else "does not come back when the board starts anew"
+        advice = f"it {ends}; to change that, run there: sudo loginctl enable-linger {now.user}"
     stamp = _stamp(place, files, now.installed, chosen)
     if now.runner == chosen and now.stamp == stamp:
-        return chosen, now.pid or 0, False
+        return Started(chosen, now.pid, False, advice)
     stop(board, place)
     for path, (content, mode) in files.items():
         board.put(content, f"{place.folder}/{path}", mode)
-    return chosen, _begin(board, place, chosen, stamp), True
+    return Started(chosen, _begin(board, place, chosen, stamp), True, advice)
 
 
 def restart(board: Board, place: Place) -> bool:

@@ -256,7 +256,9 @@ esac
     )
     unit = home / ".config" / "systemd" / "user" / "distredge-c-one.service"
     done = distredge(folder, "cluster", "start", "c.toml", "--json")
-    assert json.loads(done.stdout)["one"] == {"runner": "systemd", "pid": 4711, "started": True}
+    assert json.loads(done.stdout)["one"] == {
+        "runner": "systemd", "pid": 4711, "started": True, "advice": ""
+    }  # fmt: skip
     text = unit.read_text()
     assert f"ExecStart=%h/{HOME}/venv/bin/distredge worker --cluster %h/{HOME}/workers/c/one/c.toml --name one" in text
     again = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
