@@ -27,6 +27,7 @@ START_S: Final = 120.0
 STOP_S: Final = 10
 """Before a worker that does not end is killed."""
 
+_QUIET_TRIES: Final = 75
 _UNITS: Final = ".config/systemd/user"
 _SSH_LINE: Final = re.compile(rb'^[ \t]*ssh[ \t]*=[ \t]*"[^"\n]*"[ \t]*(#[^\n]*)?\n', re.MULTILINE)
 
@@ -76,14 +77,22 @@ echo {options} > worker.options
 echo "$pid"
 """
 
+# Where the user cannot read the journal, a unit that has been active for a while counts as up.
 _START_UNIT: Final = """
 cd {folder} || exit 1
+began=$(date +%s)
+said() {{ journalctl --user -u {unit} --since "@$began" -o cat --no-pager -q 2>/dev/null; }}
 systemctl --user daemon-reload && systemctl --user enable {unit} >/dev/null 2>&1
 systemctl --user restart {unit} || exit 1
 left={tries}
-until systemctl --user is-active {unit} >/dev/null; do
+until said | grep -q 'waits for'; do
     left=$((left - 1))
-    if [ $left -le 0 ]; then journalctl --user -u {unit} -n 3 -o cat --no-pager >&2; exit 1; fi
+    now=$(systemctl --user is-active {unit})
+    [ "$now" = active ] && [ -z "$(said)" ] && [ $left -le {enough} ] && break
+    if [ "$now" = failed ] || [ "$now" = inactive ] || [ $left -le 0 ]; then
+        said | grep . | tail -n 3 >&2
+        exit 1
+    fi
     sleep 0.2
 done
 echo {stamp} > worker.stamp
@@ -367,7 +376,7 @@ def logs(board: Board, place: Place, lines: int, follow: bool, tell: Callable[[s
 def _filled(script: str, place: Place, stamp: str = "", tries: int = 0) -> str:
     return script.format(
         installed=INSTALLED, units=_UNITS, unit=place.unit, folder=place.folder, command=place.command, stamp=stamp,
-        options=shlex.quote(shlex.join(place.options)), tries=tries,
+        options=shlex.quote(shlex.join(place.options)), tries=tries, enough=tries - _QUIET_TRIES,
     )  # fmt: skip
 
 
