@@ -310,7 +310,8 @@ def _probe(
     from distredge.cluster_file import read_boards
     from distredge.remote.fleet import each
     from distredge.remote.measuring import measure_links, peers_of
-    from distredge.remote.workers import Place, needed_files, start, stop
+    from distredge.remote.worker_scripts import Place
+    from distredge.remote.workers import needed_files, start, stop
     from distredge.runtime.hosting.boards import cluster_keys, keys_folder
 
     cluster = read_boards(_as_path(path))

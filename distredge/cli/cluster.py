@@ -17,7 +17,7 @@ from distredge.cli.worker import PROVIDERS
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
     from distredge.errors import ClusterError
-    from distredge.remote.workers import Runner
+    from distredge.remote.worker_scripts import Runner
     from distredge.runtime.protocol.addresses import WorkerAddress
     from distredge.runtime.protocol.security import Keys
 

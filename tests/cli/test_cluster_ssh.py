@@ -282,7 +282,7 @@ esac
 def test_systemd_says_that_the_unit_can_be_read(two: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
     from shutil import which
 
-    from distredge.remote.workers import Place
+    from distredge.remote.worker_scripts import Place
 
     if which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here")
