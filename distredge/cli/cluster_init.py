@@ -13,7 +13,7 @@ from distredge.cli._options import Number, json_option, verbose_option
 from distredge.cli._remote import dry_run_option, ssh_options
 
 if TYPE_CHECKING:
-    from distredge.cli._cluster_set_up import Wanted
+    from distredge.cli._cluster_wishes import Wanted
 
 _MODEL = "mobilenet-v2"
 
@@ -80,7 +80,8 @@ def init(
     if boards and (devices or discover_s is not None):
         raise click.UsageError("give boards by ssh, or --device and --discover, and not both")
     if boards:
-        from distredge.cli._cluster_set_up import Wishes, set_up
+        from distredge.cli._cluster_set_up import set_up
+        from distredge.cli._cluster_wishes import Wishes
 
         wishes = Wishes(
             path, _wanted(boards, addresses, profiles), models, threads, not no_profile, not no_probe,
@@ -157,7 +158,7 @@ def _threads(folder: Path, profile: str) -> int:
 
 def _wanted(boards: tuple[str, ...], addresses: tuple[str, ...], profiles: tuple[str, ...]) -> tuple[Wanted, ...]:
     """What the command line says of each board."""
-    from distredge.cli._cluster_set_up import Wanted
+    from distredge.cli._cluster_wishes import Wanted
     from distredge.errors import ConfigError
     from distredge.remote.ssh import read_destination
 
