@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distredge.cli._cluster_lines import BoardLines, board_name, cluster_text, link_line, name_of
+from distredge.cli._cluster_lines import BoardLines, board_name, cluster_text, link_line, name_of, profile_threads
 from distredge.cli._cluster_wishes import (
     Named,
     Wishes,
@@ -100,7 +100,7 @@ def _ask(wishes: Wishes, named: list[Named], wheel: Wheel) -> None:
     if not lacking:
         return
     click.echo(
-        f"installs distredge {wheel.version} and what a worker needs (up to 250 MB, by pip) into ~/{HOME} on: "
+        f"installs distredge {wheel.version} and what a worker needs (some 270 MB, by pip) into ~/{HOME} on: "
         f"{', '.join(lacking)}; --dry-run prints the commands",
         err=True,
     )
@@ -142,8 +142,11 @@ def _set_up_one(
 
             write(path, content)
     tell(name, "done")
+    threads = named.threads
+    if named.wanted.profile is not None and wishes.threads is None:
+        threads = profile_threads(wishes.path.parent, named.wanted.profile)
     profile = profile or shipped_profile(named.found.model)
-    return BoardLines(name, named.address, profile, named.threads, (wishes.link,), named.wanted.destination.text)
+    return BoardLines(name, named.address, profile, threads, (wishes.link,), named.wanted.destination.text)
 
 
 def _check_replaceable(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distredge.cli._cluster_lines import PROFILE, THREADS, BoardLines, cluster_text, link_line, name_of
+from distredge.cli._cluster_lines import PROFILE, BoardLines, cluster_text, link_line, name_of, profile_threads
 from distredge.cli._common import check_writable, print_json
 from distredge.cli._options import Number, json_option, verbose_option
 from distredge.cli._remote import dry_run_option, ssh_options
@@ -142,18 +142,7 @@ def _described(text: str, folder: Path, link: str) -> BoardLines:
     address, _, profile = rest.partition(",")
     if not (name and equals and address) or not text.isprintable() or '"' in text:
         raise ConfigError(f"--device: found '{text}', accepted: NAME=ADDRESS or NAME=ADDRESS,PROFILE")
-    return BoardLines(name, address, profile or PROFILE, _threads(folder, profile or PROFILE), (link,))
-
-
-def _threads(folder: Path, profile: str) -> int:
-    """Threads that a profile was measured with; one that cannot be read is refused later, with the file."""
-    from distredge.errors import ProfileError
-    from distredge.profiles.compute import load_profile
-
-    try:
-        return load_profile(folder / profile if profile.endswith(".json") else profile).board.threads
-    except ProfileError:
-        return THREADS
+    return BoardLines(name, address, profile or PROFILE, profile_threads(folder, profile or PROFILE), (link,))
 
 
 def _wanted(boards: tuple[str, ...], addresses: tuple[str, ...], profiles: tuple[str, ...]) -> tuple[Wanted, ...]:
