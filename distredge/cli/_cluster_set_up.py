@@ -310,16 +310,20 @@ def _probe(
     from distredge.cluster_file import read_boards
     from distredge.remote.fleet import each
     from distredge.remote.measuring import measure_links, peers_of
-    from distredge.remote.workers import Place, needed_files, start, stop
+    from distredge.remote.worker_scripts import Place
+    from distredge.remote.workers import needed_files, start, stop
     from distredge.runtime.hosting.boards import cluster_keys, keys_folder
 
     cluster = read_boards(_as_path(path))
     folder = keys_folder(path, None)
     places = {name: Place(cluster.name, name, path.name) for name in boards}
 
-    def start_one(name: str, board: Board) -> bool:
+    ran_before: set[str] = set()
+
+    def start_one(name: str, board: Board) -> None:
         files = needed_files(path, cluster, cluster.device(name), folder)
-        return start(board, places[name], files, "process")[2]
+        if not start(board, places[name], files, "process").fresh:
+            ran_before.add(name)
 
     try:
         with progress(list(boards)) as tell:
@@ -328,7 +332,8 @@ def _probe(
             peers = peers_of(cluster, list(started.done), keys)
             found, failed = measure_links(peers, keys, lambda name: tell(name, "measures its link"))
     finally:
-        each(boards, lambda name, board: stop(board, places[name]))
+        ours = {name: board for name, board in boards.items() if name not in ran_before}
+        each(ours, lambda name, board: stop(board, places[name]))
     measured = [board if board.name not in found else _with_links(board, *found[board.name]) for board in lines]
     _write(path, measured, cores)
     return {**started.failed, **failed}, measured

@@ -17,7 +17,7 @@ from distredge.cli.worker import PROVIDERS
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
     from distredge.errors import ClusterError
-    from distredge.remote.workers import Runner
+    from distredge.remote.worker_scripts import Runner
     from distredge.runtime.protocol.addresses import WorkerAddress
     from distredge.runtime.protocol.security import Keys
 
@@ -179,7 +179,7 @@ def status(
         print_json(found)
     else:
         for name, answer in found.items():
-            click.echo(f"{name}: {_line(answer)}")
+            click.echo(f"{name}: {_line(answer)}{_other_version(answer, cluster_name, by_ssh)}")
             if "ssh" in answer:
                 click.echo(f"    {in_words(answer['ssh'])}")
     if silent and not as_json and not is_local(made, made.names):
@@ -247,6 +247,16 @@ def _line(state: dict[str, Any]) -> str:
         f"{_count(state['threads'], 'thread')}, {_count(state['plans'], 'plan')}"
         + (f", dropped {dropped}" if dropped else "")
     )
+
+
+def _other_version(state: dict[str, Any], cluster_name: str, by_ssh: bool) -> str:
+    """What to do where a worker is of another version; "" where it is not."""
+    from distredge.runtime.protocol.messages import package_version
+
+    if state.get("version") in (None, package_version()):
+        return ""
+    how = f"run: distredge cluster upgrade {cluster_name}" if by_ssh else "install the same there"
+    return f"; this is {package_version()}: {how}"
 
 
 def _count(number: int, what: str) -> str:

@@ -24,7 +24,8 @@ from distredge.cli._remote import (
 if TYPE_CHECKING:
     from distredge.cluster_file import BoardEntries
     from distredge.remote.ssh import Board
-    from distredge.remote.workers import Place, Runner, State
+    from distredge.remote.worker_scripts import Place, Runner
+    from distredge.remote.workers import State
 
 RUNNERS = ("auto", "systemd", "process")
 
@@ -63,7 +64,8 @@ def start_boards(
         SystemExit: with 1 where one did not start.
     """
     from distredge.remote.fleet import each
-    from distredge.remote.workers import needed_files, start, start_script
+    from distredge.remote.worker_scripts import start_script
+    from distredge.remote.workers import needed_files, start
     from distredge.runtime.hosting.boards import check_addresses
 
     check_addresses(boards)
@@ -80,8 +82,8 @@ def start_boards(
 
         def one(name: str, board: Board) -> dict[str, Any]:
             tell(name, "starts")
-            chosen, pid, fresh = start(board, places[name], files[name], runner)
-            return {"runner": chosen, "pid": pid, "started": fresh}
+            said = start(board, places[name], files[name], runner)
+            return {"runner": said.runner, "pid": said.pid, "started": said.fresh, "advice": said.advice}
 
         done = each(at.done, one)
     failed = {**at.failed, **done.failed}
@@ -92,6 +94,8 @@ def start_boards(
         for name, said in done.done.items():
             how = "a unit of systemd" if said["runner"] == "systemd" else f"process {said['pid']}"
             click.echo(f"{name}: {how}, {'started' if said['started'] else 'ran already with the very same'}")
+            if said["advice"]:
+                click.echo(f"    {said['advice']}")
         say_failed(failed)
         for name in by_hand:
             click.echo(f"{name}: start it there: distredge worker --cluster {path.name} --name {name}")
@@ -105,7 +109,8 @@ def stop_boards(path: Path, boards: BoardEntries, ssh: Ssh, dry_run: bool, as_js
         SystemExit: with 1 where that failed.
     """
     from distredge.remote.fleet import each
-    from distredge.remote.workers import stop, stop_script
+    from distredge.remote.worker_scripts import stop_script
+    from distredge.remote.workers import stop
 
     destinations = ssh_of(boards)
     places = _places(path, boards)
@@ -250,7 +255,7 @@ def upgrade(cluster_name: str, ssh_option: tuple[str, ...], batch: bool, dry_run
 
 
 def _places(path: Path, boards: BoardEntries, options: tuple[str, ...] = ()) -> dict[str, Place]:
-    from distredge.remote.workers import Place
+    from distredge.remote.worker_scripts import Place
 
     return {name: Place(boards.name, name, path.name, options) for name in boards.names}
 

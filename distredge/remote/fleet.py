@@ -70,18 +70,22 @@ def each(boards: Mapping[str, Board], work: Callable[[str, Board], R]) -> Outcom
     """
     done: dict[str, R] = {}
     failed: dict[str, str] = {}
-    with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(boards))), thread_name_prefix="board") as threads:
-        futures: dict[str, Future[R]] = {name: threads.submit(work, name, board) for name, board in boards.items()}
-        try:
-            for name, future in futures.items():
-                try:
-                    done[name] = future.result()
-                except DistredgeError as error:
-                    failed[name] = str(error)
-        except BaseException:
-            for future in futures.values():
-                future.cancel()
-            for board in boards.values():
-                board.abandon()
-            raise
+    try:
+        with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(boards))), thread_name_prefix="board") as threads:
+            futures: dict[str, Future[R]] = {name: threads.submit(work, name, board) for name, board in boards.items()}
+            try:
+                for name, future in futures.items():
+                    try:
+                        done[name] = future.result()
+                    except DistredgeError as error:
+                        failed[name] = str(error)
+            except BaseException:
+                for future in futures.values():
+                    future.cancel()
+                for board in boards.values():
+                    board.abandon()
+                raise
+    finally:
+        for board in boards.values():
+            board.recover()
     return Outcome(done, failed)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -19,9 +18,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from distredge.errors import ConfigError, TransportError, located
+from distredge.errors import ConfigError, TransportError
+from distredge.remote.destination import Destination as Destination
+from distredge.remote.destination import SshError as SshError
+from distredge.remote.destination import host_name as host_name
+from distredge.remote.destination import read_destination as read_destination
+from distredge.remote.destination import what_ssh_says
 
 CONNECT_S: Final = 10.0
 """Within which a board must answer."""
@@ -35,14 +39,8 @@ RUN_S: Final = 60.0
 IDLE_S: Final = 300
 """After which a connection that nobody uses ends by itself."""
 
-DESTINATION: Final = "user@host, user@host:port, user@[IPv6 address]:port or ssh://user@host:port"
-
-Reason = Literal["refused", "unknown host", "unreachable", "unknown key", "changed key", "denied", "timeout", "lost"]
-
 _LONGEST_SOCKET = 60  # the path of a Unix socket has 108 bytes, of which ssh takes some while it makes it
 _SSH_FAILED = 255
-_PARTS = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<six>[^\]]+)\]|(?P<host>[^@:\[\]]+))(?::(?P<port>\d{1,5}))?")
-
 # Ends the session of a script when its input ends, which is when whoever started it is gone. `kill 0` reaches this
 # shell too: it waits for the script, which may have a trap of its own.
 _WATCHED = """
@@ -55,82 +53,6 @@ if [ $code -gt 128 ]; then wait $work; code=$?; fi
 kill $watch 2>/dev/null
 exit $code
 """
-
-# What ssh says -> what it means; the first that is found counts.
-_SAYS: tuple[tuple[str, Reason, str], ...] = (
-    ("REMOTE HOST IDENTIFICATION HAS CHANGED", "changed key",
-     "its host key is another than before: if the board was set up anew, run: ssh-keygen -R {known}; "
-     "if not, somebody else answers there"),
-    ("Host key verification failed", "unknown key",
-     "its host key is not known yet: log in once with `ssh {text}` and compare it, or give "
-     "--ssh-option StrictHostKeyChecking=accept-new"),
-    ("Permission denied", "denied",
-     "it refuses the login: no key or password that it accepts; bring it a key with `ssh-copy-id {copy}`, "
-     "or name one with --ssh-option IdentityFile=PATH"),
-    ("Too many authentication failures", "denied",
-     "it refuses the login after too many keys: name one with --ssh-option IdentityFile=PATH --ssh-option "
-     "IdentitiesOnly=yes"),
-    ("Could not resolve hostname", "unknown host", "there is no host of this name: correct it, or give its address"),
-    ("Connection refused", "refused", "it refuses the connection: is its ssh server on, and at this port?"),
-    ("No route to host", "unreachable", "no way leads there: is it on, and in this network?"),
-    ("Network is unreachable", "unreachable", "no way leads there: is it on, and in this network?"),
-    ("timed out", "timeout", "it does not answer: is it on, and in this network?"),
-)  # fmt: skip
-
-
-class SshError(TransportError):
-    """A board cannot be reached by ssh, or the connection is lost.
-
-    Args:
-        destination: which board.
-        reason: what went wrong, for programs.
-        text: what went wrong and what to do, for people.
-    """
-
-    def __init__(self, destination: Destination, reason: Reason, text: str) -> None:
-        self.destination, self.reason = destination, reason
-        super().__init__(f"{destination.text}: {text}")
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a board is for ssh.
-
-    Attributes:
-        text: as it was given, without `ssh://`.
-        user: who logs in; None: as ssh's configuration has it.
-        host: name, address, or alias of ssh's configuration.
-        port: of the ssh server; None: as ssh's configuration has it.
-    """
-
-    text: str
-    user: str | None
-    host: str
-    port: int | None
-
-    @property
-    def arguments(self) -> list[str]:
-        """What `ssh` is given."""
-        port = ["-p", str(self.port)] if self.port is not None else []
-        return [*port, "--", self.host if self.user is None else f"{self.user}@{self.host}"]
-
-
-def read_destination(text: str) -> Destination:
-    """Returns what a text says of a board: `pi@nano-0`, `nano-0:2222`, `ssh://pi@[fd00::1]:22`.
-
-    Raises:
-        ConfigError: if it is no destination.
-    """
-    bare = text.strip().removeprefix("ssh://").rstrip("/")
-    found = _PARTS.fullmatch(bare)
-    if found is None:
-        raise ConfigError(located("ssh destination", "", text, DESTINATION))
-    user, host = found["user"], found["six"] or found["host"]
-    port = int(found["port"]) if found["port"] else None
-    strange = any(character.isspace() or not character.isprintable() or character in "\"'\\" for character in bare)
-    if strange or bare.startswith("-") or host.startswith("-") or (port is not None and not 1 <= port <= 65535):
-        raise ConfigError(located("ssh destination", "", text, DESTINATION))
-    return Destination(bare, user, host, port)
 
 
 @dataclass(frozen=True)
@@ -277,6 +199,11 @@ class Board:
         for process in running:
             _end(process, own_group=True)
 
+    def recover(self) -> None:
+        """Takes work again after `abandon`, such as tidying up."""
+        with self._lock:
+            self._abandoned = False
+
     def close(self) -> None:
         """Ends the connection; ends no process on the board."""
         with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -314,13 +241,13 @@ class Board:
             said.seek(0)
             text = _text(said.read())
         if code != 0:
-            raise _what_ssh_says(self.destination, text)
+            raise what_ssh_says(self.destination, text)
 
     def _check(self, code: int, said: str) -> None:
         if code < 0:
             raise SshError(self.destination, "lost", "ssh was ended")
         if code == _SSH_FAILED:
-            raise _what_ssh_says(self.destination, said)
+            raise what_ssh_says(self.destination, said)
 
     def _ssh(self, *options: str) -> list[str]:
         usual = (f"ConnectTimeout={CONNECT_S:.0f}", "ServerAliveInterval=5", "ServerAliveCountMax=6", "LogLevel=ERROR")
@@ -383,33 +310,6 @@ def connections() -> Iterator[Callable[[Destination, Sequence[str]], Board]]:
         for one in made:
             one.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def host_name(destination: Destination, options: Sequence[str] = ()) -> str:
-    """Returns the host behind a destination, which may be an alias of ssh's configuration."""
-    named = [part for option in options for part in ("-o", option)]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            ["ssh", "-G", *named, *destination.arguments], stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=CONNECT_S, check=False,
-        )  # fmt: skip
-        for line in _text(done.stdout).splitlines():
-            key, _, value = line.partition(" ")
-            if key == "hostname" and value:
-                return value
-    return destination.host
-
-
-def _what_ssh_says(destination: Destination, said: str) -> SshError:
-    known = destination.host if destination.port in (None, 22) else f"[{destination.host}]:{destination.port}"
-    name = destination.arguments[-1]
-    copy = name if destination.port is None else f"-p {destination.port} {name}"
-    for words, reason, text in _SAYS:
-        if words.lower() in said.lower():
-            told = text.format(known=shlex.quote(known), text=copy, copy=copy)
-            return SshError(destination, reason, told)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return SshError(destination, "lost", f"ssh failed: {lines[-1] if lines else 'it says nothing'}")
 
 
 def _end(process: subprocess.Popen[bytes], own_group: bool) -> None:

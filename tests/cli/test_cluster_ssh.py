@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -33,7 +34,10 @@ def two(tmp_path: Path, installed: Make, ports: list[int]) -> Iterator[tuple[Pat
         BoardLines(name, f"127.0.0.1:{ports[2 * k]}", "default:pi3", 1, (link_line("link", 1e9, 0.001),), f"pi@{name}")
         for k, name in enumerate(homes)
     ]
-    (tmp_path / "c.toml").write_text(cluster_text("c", lines))
+    text = re.sub(r"^data_port = .*\n", "", cluster_text("c", lines), flags=re.MULTILINE)
+    for k, name in enumerate(homes):
+        text = text.replace(f'ssh = "pi@{name}"', f'data_port = {ports[2 * k + 1]}\nssh = "pi@{name}"')
+    (tmp_path / "c.toml").write_text(text)
     complete_keys(tmp_path / "keys", tuple(homes))
     yield tmp_path, homes
     distredge(tmp_path, "cluster", "stop", "c.toml")
@@ -214,7 +218,7 @@ def test_other_files_another_start(two: tuple[Path, dict[str, Path]]) -> None:
     text = (folder / "c.toml").read_text()
     (folder / "c.toml").write_text(text.replace('profile = "default:pi3"', 'profile = "default:pi4"'))
     again = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
-    assert again["one"]["started"]
+    assert again["one"].get("started"), again
     assert again["one"]["pid"] != first["one"]["pid"]
     assert not _runs(first["one"]["pid"])
 
@@ -240,6 +244,9 @@ def test_a_unit_is_used_where_it_outlasts_the_login(two: tuple[Path, dict[str, P
     home = homes["one"]
     log = home / "systemctl.log"
     program(home, "loginctl", "#!/bin/sh\necho yes\n")
+    program(
+        home, "journalctl", f"#!/bin/sh\n[ -e {home}/active ] && echo 'worker: waits for' || echo 'error: no file'\n"
+    )
     # Runs nothing: it notes what it is told, and believes that a unit that was restarted is active.
     program(
         home,
@@ -247,21 +254,27 @@ def test_a_unit_is_used_where_it_outlasts_the_login(two: tuple[Path, dict[str, P
         f"""#!/bin/sh
 echo "$@" >> {log}
 case "$2" in
-    restart) touch {home}/active;;
+    restart) [ -e {home}/broken ] || touch {home}/active;;
     disable) rm -f {home}/active;;
-    is-active) [ -e {home}/active ] && echo active || exit 3;;
+    is-active) [ -e {home}/active ] && echo active || {{ echo failed; exit 3; }};;
     show) echo 4711;;
 esac
 """,
     )
     unit = home / ".config" / "systemd" / "user" / "distredge-c-one.service"
     done = distredge(folder, "cluster", "start", "c.toml", "--json")
-    assert json.loads(done.stdout)["one"] == {"runner": "systemd", "pid": 4711, "started": True}
+    assert json.loads(done.stdout)["one"] == {
+        "runner": "systemd", "pid": 4711, "started": True, "advice": ""
+    }  # fmt: skip
     text = unit.read_text()
     assert f"ExecStart=%h/{HOME}/venv/bin/distredge worker --cluster %h/{HOME}/workers/c/one/c.toml --name one" in text
     again = json.loads(distredge(folder, "cluster", "start", "c.toml", "--json").stdout)
     assert again["one"]["started"] is False
     assert json.loads(distredge(folder, "cluster", "stop", "c.toml", "--json").stdout)["stopped"] == ["one", "two"]
+    assert not unit.exists()
+    (home / "broken").touch()
+    broken = distredge(folder, "cluster", "start", "c.toml")
+    assert "worker 'one' does not come up: no file" in broken.stderr
     assert not unit.exists()
     assert "--user enable distredge-c-one.service" in log.read_text()
 
@@ -269,7 +282,7 @@ esac
 def test_systemd_says_that_the_unit_can_be_read(two: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
     from shutil import which
 
-    from distredge.remote.workers import Place
+    from distredge.remote.worker_scripts import Place
 
     if which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here")
