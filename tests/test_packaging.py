@@ -22,7 +22,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPPED = ("agents", "envs", "experiments", "profiles")
-DATA_SUFFIXES = {".csv", ".json", ".jpg", ".onnx", ".safetensors", ".toml", ".txt", ".yaml", ".yml"}
+DATA_SUFFIXES = {".csv", ".json", ".jpg", ".onnx", ".safetensors", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs the repository")
 

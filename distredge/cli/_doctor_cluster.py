@@ -170,7 +170,7 @@ def _read(
     from distredge.network_addresses import is_loopback
     from distredge.remote.checks.collecting import read_boards, read_here
     from distredge.remote.checks.facts import script
-    from distredge.remote.workers import Place
+    from distredge.remote.worker_scripts import Place
     from distredge.runtime.hosting.boards import own_addresses
 
     away = [d for d in made.devices if d.data_port and not is_loopback(d.address)]

@@ -19,7 +19,9 @@ from typing import Final
 
 from distredge.errors import ExecutionError
 
-_SUFFIXES: Final = frozenset(".py .csv .json .onnx .safetensors .toml .txt .yml .jpg .typed .service .jetpack".split())
+_SUFFIXES: Final = frozenset(
+    ".py .csv .json .onnx .safetensors .toml .txt .yml .jpg .typed .service .jetpack .sh".split()
+)
 # What experiments have measured is beside their code in the repository, and is not installed.
 _LEFT_OUT: Final = ("experiments/results",)
 _LONG_AGO: Final = (1980, 1, 1, 0, 0, 0)
