@@ -33,7 +33,7 @@ DEVICE = Device("pi-0", load_shipped("default:pi4"), Link(100e6), Link(100e6), "
 
 def answer(version: str = "1.0", threads: int = 4) -> Answer:
     about = About("pi-0", version, "onnxruntime 1.30", ("CPUExecutionProvider",), threads, 0, "", ())
-    return Answer(Pong(1, 2, about, {}), 0.004)
+    return Answer(Pong(1, 2, 3, about, {}), 0.004)
 
 
 def judged(said: Answer | ExecutionError, device: Device = DEVICE, numeric: str | None = None) -> list[tuple[str, str]]:
