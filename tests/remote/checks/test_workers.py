@@ -26,14 +26,14 @@ from distredge.remote.checks.workers import (
 from distredge.runtime.links.one_link import Answer
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.in_process_transport import Exchange, InProcessNetwork
-from distredge.runtime.protocol.messages import About, Pong
+from distredge.runtime.protocol.messages import About, Pong, WorkerLoad
 
 DEVICE = Device("pi-0", load_shipped("default:pi4"), Link(100e6), Link(100e6), "pi-0.local", threads=4)
 
 
 def answer(version: str = "1.0", threads: int = 4) -> Answer:
     about = About("pi-0", version, "onnxruntime 1.30", ("CPUExecutionProvider",), threads, 0, "", ())
-    return Answer(Pong(1, 2, 3, about, {}), 0.004)
+    return Answer(Pong(1, 2, 3, about, {}, WorkerLoad("idle", 0, 0, 0, 0, 0, 0, None)), 0.004)
 
 
 def judged(said: Answer | ExecutionError, device: Device = DEVICE, numeric: str | None = None) -> list[tuple[str, str]]:
