@@ -143,8 +143,9 @@ class StreamWatch:
         """How the stream stands now."""
         now_s = self._clock()
         latest, elapsed_s = self._latest, now_s - self._begun_s
-        samples = [] if self._watched is None else [s for s in self._watched.samples() if s.device in self._order]
-        samples.sort(key=lambda sample: self._order[sample.device])
+        samples = [] if self._watched is None else list(self._watched.samples())
+        # Those of another plan, one of several or a later one, come last.
+        samples.sort(key=lambda sample: self._order.get(sample.device, len(self._order)))
         return Snapshot(
             elapsed_s,
             latest.frames,

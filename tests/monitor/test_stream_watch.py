@@ -86,8 +86,8 @@ def test_what_views_hear_and_the_report_says(coordinator: Coordinator, now_s, mo
     last = view.snapshots[-1]
     assert (last.elapsed_s, last.frames, last.errors, last.predicted_s) == (2.0, 1, 1, 0.05)
     assert last.percentiles_s == (0.04, 0.04, 0.04)
-    # In the strategy's order, and only those that are in it.
-    assert [state.device for state in last.devices] == list(told["devices"]) == ["pi-a", "pi-b"]
+    # In the strategy's order; then those that are not in it.
+    assert [state.device for state in last.devices] == list(told["devices"]) == ["pi-a", "pi-b", "other"]
     assert told["devices"]["pi-a"]["temperature_c"] == 50.0
     assert 0 <= told["processor_share"] < 1
     assert told["faults"] == []
