@@ -23,7 +23,7 @@ from distredge.cli._cluster_wishes import (
     shipped_profile,
 )
 from distredge.cli._common import print_json
-from distredge.cli._remote import progress, reached, say_failed, say_plan
+from distredge.cli._remote import Step, progress, reached, say_failed, say_steps
 from distredge.errors import ConfigError, ExecutionError, FileError
 
 if TYPE_CHECKING:
@@ -263,15 +263,20 @@ def _say_steps(wishes: Wishes, wheel: Wheel) -> None:
     from distredge.remote.look import LOOK
     from distredge.remote.measuring import profile_script
 
+    steps = []
     for board in wishes.boards:
         where = board.destination.text
         name = board.name or board_name(board.destination.host)
-        say_plan(f"{where}: looks at the board, changes nothing", LOOK)
-        say_plan(f"{where}: sends {wheel.name}, {len(wheel.content) / 1e6:.1f} MB", f"cat > {wheel_path(wheel)}")
-        say_plan(f"{where}: installs, unless this wheel is in use", install_script("PYTHON", wheel))
+        steps += [
+            Step(where, "looks at the board, changes nothing", LOOK),
+            Step(where, f"is sent {wheel.name}, {len(wheel.content) / 1e6:.1f} MB, as ~/{wheel_path(wheel)}"),
+            Step(where, "installs, unless this wheel is in use", install_script("PYTHON", wheel)),
+        ]
         if wishes.measures and board.profile is None:
             script = profile_script(name, wishes.models, wishes.threads or 1)
-            say_plan(f"{where}: measures a quick profile, which comes back as {name}.json", script)
+            steps.append(Step(where, f"measures a quick profile, which comes back as {name}.json", script))
         if wishes.probes:
-            click.echo(f"# {where}: starts a worker as `cluster start --dry-run` says, measures the link, ends it")
-    click.echo(f"# here: writes {wishes.path}, keys, and the profiles beside it")
+            steps.append(Step(where, "starts a worker as `cluster start --dry-run` says, and ends it"))
+    probes = ", and the links' rates as measured" if wishes.probes else ""
+    steps.append(Step("here", f"writes {wishes.path}, keys, and the profiles beside it{probes}"))
+    say_steps(steps, wishes.as_json)

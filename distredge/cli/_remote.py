@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+
+from distredge.cli._common import print_json
 
 if TYPE_CHECKING:
     from distredge.cluster_file import BoardEntries
@@ -102,8 +104,22 @@ def end_with(failed: Mapping[str, str]) -> None:
         raise SystemExit(1)
 
 
-def say_plan(title: str, script: str) -> None:
-    """Prints one step of a dry run: where, and the script that would run there."""
-    click.echo(f"# {title}")
-    for line in script.strip("\n").splitlines():
-        click.echo(f"    {line}")
+class Step(NamedTuple):
+    """Of a dry run: where ("here", or a destination of ssh), what is done, and the script that does it, if one does."""
+
+    where: str
+    what: str
+    script: str = ""
+
+
+def say_steps(steps: Sequence[Step], as_json: bool) -> None:
+    """Prints what a command would do, in its order."""
+    if as_json:
+        print_json({"dry_run": [step._asdict() for step in steps]})
+        return
+    if any(step.script and step.where != "here" for step in steps):
+        click.echo("# what is indented runs on the board, by: ssh -T -x -a DESTINATION exec sh -c SCRIPT")
+    for step in steps:
+        click.echo(f"# {step.where}: {step.what}")
+        for line in step.script.strip("\n").splitlines():
+            click.echo(f"    {line}")

@@ -9,7 +9,7 @@ import click
 
 from distredge.cli._common import print_json
 from distredge.cli._options import Number, json_option, verbose_option
-from distredge.cli._remote import dry_run_option, ssh_options
+from distredge.cli._remote import Step, dry_run_option, say_steps, ssh_options
 from distredge.cli.cluster_boards import RUNNERS, Ssh, in_words, logs, start_boards, states_of, stop_boards, upgrade
 from distredge.cli.cluster_init import init
 from distredge.cli.worker import PROVIDERS
@@ -78,7 +78,7 @@ def start(
     if not is_local(made, made.names):
         raise _by_hand(made, cluster_name)
     if dry_run:
-        click.echo(f"# here: starts {len(made.names)} worker processes: {', '.join(made.names)}")
+        say_steps([Step("here", f"starts {len(made.names)} worker processes: {', '.join(made.names)}")], as_json)
         return
     workers = start_background(
         made.name,
@@ -132,7 +132,7 @@ def stop(cluster_name: str, ssh_option: tuple[str, ...], batch: bool, dry_run: b
         return
     name = load_cluster(cluster_name).name
     if dry_run:
-        click.echo(f"# here: ends {', '.join(background_workers(name)) or 'nothing'}")
+        say_steps([Step("here", f"ends {', '.join(background_workers(name)) or 'nothing'}")], as_json)
         return
     names = stop_background(name)
     if as_json:

@@ -11,12 +11,13 @@ import click
 from distredge.cli._common import print_json
 from distredge.cli._options import json_option, verbose_option
 from distredge.cli._remote import (
+    Step,
     dry_run_option,
     end_with,
     progress,
     reached,
     say_failed,
-    say_plan,
+    say_steps,
     ssh_of,
     ssh_options,
 )
@@ -73,10 +74,14 @@ def start_boards(
     places = _places(path, boards, options)
     files = {name: needed_files(path, boards, boards.device(name), keys) for name in destinations}
     if dry_run:
+        steps = []
         for name, destination in destinations.items():
-            copied = "\n".join(f"{file} (mode {mode:o})" for file, (_, mode) in files[name].items())
-            say_plan(f"{destination.text}: copies into ~/{places[name].folder}", copied)
-            say_plan(f"{destination.text}: starts the worker", start_script(places[name], runner))
+            copied = ", ".join(f"{file} (mode {mode:o})" for file, (_, mode) in files[name].items())
+            steps += [
+                Step(destination.text, f"copies into ~/{places[name].folder}: {copied}"),
+                Step(destination.text, "starts the worker", start_script(places[name], runner)),
+            ]
+        say_steps(steps, as_json)
         return
     with reached(destinations, ssh.options, ssh.batch) as at, progress(list(at.done)) as tell:
 
@@ -115,8 +120,8 @@ def stop_boards(path: Path, boards: BoardEntries, ssh: Ssh, dry_run: bool, as_js
     destinations = ssh_of(boards)
     places = _places(path, boards)
     if dry_run:
-        for name, destination in destinations.items():
-            say_plan(f"{destination.text}: ends the worker", stop_script(places[name]))
+        where = destinations.items()
+        say_steps([Step(at.text, "ends the worker", stop_script(places[name])) for name, at in where], as_json)
         return
     with reached(destinations, ssh.options, ssh.batch) as at:
         done = each(at.done, lambda name, board: stop(board, places[name]))
@@ -225,10 +230,9 @@ def upgrade(cluster_name: str, ssh_option: tuple[str, ...], batch: bool, dry_run
     places = _places(path, boards)
     wheel = own_wheel()
     if dry_run:
-        for destination in destinations.values():
-            script = install_script("PYTHON", wheel)
-            say_plan(f"{destination.text}: installs distredge {wheel.version}, where another is in use", script)
-        click.echo("# then starts the workers again that ran")
+        does = f"installs distredge {wheel.version} where another is in use, and starts the worker again if it ran"
+        script = install_script("PYTHON", wheel)
+        say_steps([Step(destination.text, does, script) for destination in destinations.values()], as_json)
         return
     with reached(destinations, ssh_option, batch) as at, progress(list(at.done)) as tell:
 

@@ -10,7 +10,7 @@ import click
 from distredge.cli._cluster_lines import PROFILE, BoardLines, cluster_text, link_line, name_of, profile_threads
 from distredge.cli._common import check_writable, print_json
 from distredge.cli._options import Number, json_option, verbose_option
-from distredge.cli._remote import dry_run_option, ssh_options
+from distredge.cli._remote import Step, dry_run_option, say_steps, ssh_options
 
 if TYPE_CHECKING:
     from distredge.cli._cluster_wishes import Wanted
@@ -115,7 +115,7 @@ def _write_described(path: Path, devices: tuple[str, ...], link: str, dry_run: b
     check_writable(path)
     text = cluster_text(name_of(path), [_described(device, path.parent, link) for device in devices])
     if dry_run:
-        click.echo(text, nl=False)
+        say_steps([Step("here", f"writes {path}", text)], as_json)
         return
     try:
         write(path, text)

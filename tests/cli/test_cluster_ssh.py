@@ -40,7 +40,8 @@ def two(tmp_path: Path, installed: Make, ports: list[int]) -> Iterator[tuple[Pat
     (tmp_path / "c.toml").write_text(text)
     complete_keys(tmp_path / "keys", tuple(homes))
     yield tmp_path, homes
-    distredge(tmp_path, "cluster", "stop", "c.toml")
+    if (tmp_path / "boards" / "ssh.log").exists():
+        distredge(tmp_path, "cluster", "stop", "c.toml")
 
 
 def _worker_folder(home: Path, name: str) -> Path:
@@ -128,6 +129,17 @@ def test_a_dry_run_says_what_it_would_run_and_does_nothing(tmp_path: Path, insta
     assert "distredge profile run --quick --model mobilenet-v2" in done.stdout
     assert not (home.parent / "ssh.log").exists()
     assert not (tmp_path / "c.toml").exists()
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "upgrade"])
+def test_every_dry_run_has_an_object_for_machines(two: tuple[Path, dict[str, Path]], command: str) -> None:
+    folder, homes = two
+    done = distredge(folder, "cluster", command, "c.toml", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)["dry_run"]
+    assert {step["where"] for step in steps} == {"pi@one", "pi@two"}
+    assert all(subprocess.run(["sh", "-n"], input=step["script"], text=True).returncode == 0 for step in steps)
+    assert not (homes["one"].parent / "ssh.log").exists()
 
 
 @pytest.mark.parametrize(
