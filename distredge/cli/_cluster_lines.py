@@ -57,6 +57,17 @@ def board_name(text: str) -> str:
     return _NOT_IN_NAMES.sub("-", text).strip("-._")[:63] or "board"
 
 
+def profile_threads(folder: Path, profile: str) -> int:
+    """Returns the threads that a profile was measured with; one that cannot be read is refused later, with the file."""
+    from distredge.errors import ProfileError
+    from distredge.profiles.compute import load_profile
+
+    try:
+        return load_profile(folder / profile if profile.endswith(".json") else profile).board.threads
+    except ProfileError:
+        return THREADS
+
+
 def cluster_text(
     name: str, boards: Sequence[BoardLines], cores: Mapping[str, int] | None = None, shared_medium: bool = False
 ) -> str:

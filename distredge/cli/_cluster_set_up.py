@@ -7,12 +7,22 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
-from distredge.cli._cluster_lines import PROFILE, BoardLines, board_name, boards_of, cluster_text, link_line, name_of
-from distredge.cli._common import check_writable, print_json
+from distredge.cli._cluster_lines import BoardLines, board_name, cluster_text, link_line, name_of, profile_threads
+from distredge.cli._cluster_wishes import (
+    Named,
+    Wishes,
+    as_path,
+    check,
+    key_of,
+    known_boards,
+    name_boards,
+    shipped_profile,
+)
+from distredge.cli._common import print_json
 from distredge.cli._remote import progress, reached, say_failed, say_plan
 from distredge.errors import ConfigError, ExecutionError, FileError
 
@@ -21,57 +31,8 @@ if TYPE_CHECKING:
 
     from distredge.remote.look import Found
     from distredge.remote.measuring import LinkMeasured
-    from distredge.remote.ssh import Board, Destination
+    from distredge.remote.ssh import Board
     from distredge.remote.wheel import Wheel
-
-# Words of a board's own name for its model -> shipped profile; the first that fits counts.
-_MODELS: Final = {
-    "Raspberry Pi 3": "pi3",
-    "Raspberry Pi 4": "pi4",
-    "Raspberry Pi 5": "pi5",
-    "Xavier NX": "xavier-nx",
-    "Xavier": "xavier",
-    "Orin Nano": "orin-nano",
-    "AGX Orin": "agx-orin",
-    "Jetson Nano": "nano",
-    "TX2": "tx2",
-}
-
-
-class Wanted(NamedTuple):
-    """What is said of a board: its name (None: its host's), where ssh finds it, its worker's address, its profile."""
-
-    name: str | None
-    destination: Destination
-    address: str | None = None
-    profile: str | None = None
-
-
-class Wishes(NamedTuple):
-    """What the command line asks for."""
-
-    path: Path
-    boards: tuple[Wanted, ...]
-    models: tuple[str, ...]
-    threads: int | None
-    measures: bool
-    probes: bool
-    link: str
-    ssh_option: tuple[str, ...]
-    batch: bool
-    yes: bool
-    dry_run: bool
-    as_json: bool
-
-
-class _Named(NamedTuple):
-    """A board that was looked at: what it is called, what was asked for, what was found, where its worker is."""
-
-    name: str
-    wanted: Wanted
-    found: Found
-    address: str
-    threads: int
 
 
 def set_up(wishes: Wishes) -> None:
@@ -85,13 +46,13 @@ def set_up(wishes: Wishes) -> None:
     from distredge.remote.look import look
     from distredge.remote.wheel import own_wheel
 
-    _check(wishes)
-    known = _known(wishes.path)
+    check(wishes)
+    known = known_boards(wishes.path)
     wheel = own_wheel()
     if wishes.dry_run:
         _say_steps(wishes, wheel)
         return
-    keyed = {_key(board): board for board in wishes.boards}
+    keyed = {key_of(board): board for board in wishes.boards}
     with reached({key: b.destination for key, b in keyed.items()}, wishes.ssh_option, wishes.batch) as boards:
         failed = dict(boards.failed)
 
@@ -105,8 +66,8 @@ def set_up(wishes: Wishes) -> None:
         looked = each(boards.done, fit)
         failed |= looked.failed
         say_failed(failed)
-        named = _named(wishes, {keyed[key]: found for key, found in looked.done.items()}, known)
-        links = {board.name: boards.done[_key(board.wanted)] for board in named}
+        named = name_boards(wishes, {keyed[key]: found for key, found in looked.done.items()}, known)
+        links = {board.name: boards.done[key_of(board.wanted)] for board in named}
         _ask(wishes, named, wheel)
         with progress(list(links)) as tell:
             by_name = {board.name: board for board in named}
@@ -128,72 +89,7 @@ def set_up(wishes: Wishes) -> None:
     _report(wishes, list(done.done), failed)
 
 
-def _check(wishes: Wishes) -> None:
-    from distredge.model import zoo
-    from distredge.profiles.compute import load_profile
-
-    check_writable(wishes.path)
-    if wishes.path.suffix != ".toml":
-        raise ConfigError(f"FILE: found '{wishes.path}', accepted: a name that ends in .toml")
-    for model in wishes.models:
-        if zoo.find(model) is None:
-            raise ConfigError(f"--model: found '{model}', accepted: a model of the zoo, which boards have too")
-    for board in wishes.boards:
-        if board.profile is not None and not board.profile.endswith(".json"):
-            load_profile(board.profile)
-        if board.name is not None and board_name(board.name) != board.name:
-            raise ConfigError(f"found '{board.name}', accepted: a name of letters, digits, '.', '_' and '-'")
-
-
-def _known(path: Path) -> tuple[BoardLines, ...]:
-    """The boards of a file that this command wrote before; none where there is no file."""
-    from distredge.cluster_file import read_cluster_file
-
-    if not path.exists():
-        return ()
-    file, where, _ = read_cluster_file(_as_path(path))
-    boards = boards_of(file, path.read_text(encoding="utf-8"))
-    if boards is None:
-        raise FileError(
-            f"{where}: is there already and was edited since it was written; give another name, or set the boards up "
-            "into another file and copy their lines"
-        )
-    return boards
-
-
-def _as_path(path: Path) -> str:
-    return str(path) if path.suffix == ".toml" else f"./{path}"
-
-
-def _key(board: Wanted) -> str:
-    return board.destination.text if board.name is None else f"{board.name} ({board.destination.text})"
-
-
-def _named(wishes: Wishes, looked: Mapping[Wanted, Found], known: tuple[BoardLines, ...]) -> list[_Named]:
-    """Gives boards their names and the addresses of their workers."""
-    from distredge.network_addresses import is_loopback, is_numeric
-    from distredge.remote.ssh import host_name
-
-    taken = {board.name: board.ssh for board in known}
-    named = []
-    places = {board: board.address or host_name(board.destination, wishes.ssh_option) for board in looked}
-    for board, found in looked.items():
-        host = board.destination.host
-        name = board.name or next((n for n, ssh in taken.items() if ssh == board.destination.text), None)
-        if name is None:
-            own = found.name if is_numeric(host) or is_loopback(host) else host
-            name = base = board_name(own.partition(".")[0])
-            number = 2
-            while name in taken:
-                name, number = f"{base}-{number}", number + 1
-        taken[name] = board.destination.text
-        beside = sum(place.partition(":")[0] == places[board].partition(":")[0] for place in places.values())
-        threads = wishes.threads or max(1, found.cores // beside)
-        named.append(_Named(name, board, found, places[board], threads))
-    return named
-
-
-def _ask(wishes: Wishes, named: list[_Named], wheel: Wheel) -> None:
+def _ask(wishes: Wishes, named: list[Named], wheel: Wheel) -> None:
     """Says what is on the boards and what is going to be done, and asks before something is installed."""
     from distredge.remote.install import is_current
     from distredge.remote.look import HOME
@@ -204,7 +100,7 @@ def _ask(wishes: Wishes, named: list[_Named], wheel: Wheel) -> None:
     if not lacking:
         return
     click.echo(
-        f"installs distredge {wheel.version} and what a worker needs (up to 250 MB, by pip) into ~/{HOME} on: "
+        f"installs distredge {wheel.version} and what a worker needs (some 270 MB, by pip) into ~/{HOME} on: "
         f"{', '.join(lacking)}; --dry-run prints the commands",
         err=True,
     )
@@ -217,7 +113,7 @@ def _ask(wishes: Wishes, named: list[_Named], wheel: Wheel) -> None:
 
 def _set_up_one(
     wishes: Wishes,
-    named: _Named,
+    named: Named,
     board: Board,
     wheel: Wheel,
     tell: Callable[[str, str], None],
@@ -246,8 +142,11 @@ def _set_up_one(
 
             write(path, content)
     tell(name, "done")
-    profile = profile or _shipped(named.found.model)
-    return BoardLines(name, named.address, profile, named.threads, (wishes.link,), named.wanted.destination.text)
+    threads = named.threads
+    if named.wanted.profile is not None and wishes.threads is None:
+        threads = profile_threads(wishes.path.parent, named.wanted.profile)
+    profile = profile or shipped_profile(named.found.model)
+    return BoardLines(name, named.address, profile, threads, (wishes.link,), named.wanted.destination.text)
 
 
 def _check_replaceable(path: Path) -> None:
@@ -270,11 +169,6 @@ def _written(path: Path) -> Iterator[None]:
         raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _shipped(model: str) -> str:
-    """The modelled profile of a kind of board; where it is not known, that of the slowest."""
-    return next((f"default:{name}" for words, name in _MODELS.items() if words in model), PROFILE)
-
-
 def _merged(known: tuple[BoardLines, ...], done: Mapping[str, BoardLines]) -> list[BoardLines]:
     merged = {board.name: board for board in known}
     merged |= {name: lines for name, lines in done.items() if name not in merged}
@@ -292,7 +186,7 @@ def _write(path: Path, lines: list[BoardLines], cores: Mapping[str, int]) -> Non
     with _written(path):
         write(path, cluster_text(name_of(path), lines, cores))
     try:
-        made = read_boards(_as_path(path))
+        made = read_boards(as_path(path))
         check_addresses(made)
         complete_keys(keys_folder(path, None), made.names)
     except BaseException:
@@ -314,7 +208,7 @@ def _probe(
     from distredge.remote.workers import needed_files, start, stop
     from distredge.runtime.hosting.boards import cluster_keys, keys_folder
 
-    cluster = read_boards(_as_path(path))
+    cluster = read_boards(as_path(path))
     folder = keys_folder(path, None)
     places = {name: Place(cluster.name, name, path.name) for name in boards}
 

@@ -80,7 +80,8 @@ def progress(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[now]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         tasks = {name: shown.add_task(name, total=1, now="") for name in names}
 
         def tell(name: str, now: str) -> None:

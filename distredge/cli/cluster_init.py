@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distredge.cli._cluster_lines import PROFILE, THREADS, BoardLines, cluster_text, link_line, name_of
+from distredge.cli._cluster_lines import PROFILE, BoardLines, cluster_text, link_line, name_of, profile_threads
 from distredge.cli._common import check_writable, print_json
 from distredge.cli._options import Number, json_option, verbose_option
 from distredge.cli._remote import dry_run_option, ssh_options
 
 if TYPE_CHECKING:
-    from distredge.cli._cluster_set_up import Wanted
+    from distredge.cli._cluster_wishes import Wanted
 
 _MODEL = "mobilenet-v2"
 
@@ -80,7 +80,8 @@ def init(
     if boards and (devices or discover_s is not None):
         raise click.UsageError("give boards by ssh, or --device and --discover, and not both")
     if boards:
-        from distredge.cli._cluster_set_up import Wishes, set_up
+        from distredge.cli._cluster_set_up import set_up
+        from distredge.cli._cluster_wishes import Wishes
 
         wishes = Wishes(
             path, _wanted(boards, addresses, profiles), models, threads, not no_profile, not no_probe,
@@ -141,23 +142,12 @@ def _described(text: str, folder: Path, link: str) -> BoardLines:
     address, _, profile = rest.partition(",")
     if not (name and equals and address) or not text.isprintable() or '"' in text:
         raise ConfigError(f"--device: found '{text}', accepted: NAME=ADDRESS or NAME=ADDRESS,PROFILE")
-    return BoardLines(name, address, profile or PROFILE, _threads(folder, profile or PROFILE), (link,))
-
-
-def _threads(folder: Path, profile: str) -> int:
-    """Threads that a profile was measured with; one that cannot be read is refused later, with the file."""
-    from distredge.errors import ProfileError
-    from distredge.profiles.compute import load_profile
-
-    try:
-        return load_profile(folder / profile if profile.endswith(".json") else profile).board.threads
-    except ProfileError:
-        return THREADS
+    return BoardLines(name, address, profile or PROFILE, profile_threads(folder, profile or PROFILE), (link,))
 
 
 def _wanted(boards: tuple[str, ...], addresses: tuple[str, ...], profiles: tuple[str, ...]) -> tuple[Wanted, ...]:
     """What the command line says of each board."""
-    from distredge.cli._cluster_set_up import Wanted
+    from distredge.cli._cluster_wishes import Wanted
     from distredge.errors import ConfigError
     from distredge.remote.ssh import read_destination
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +15,7 @@ import click
 from distredge.cli._common import check_writable, print_json
 from distredge.cli._options import Number, json_option, verbose_option
 from distredge.cli._remote import reached, say_failed, ssh_of, ssh_options
+from distredge.cli._trial_file import content, save, tell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from distredge.runtime.protocol.security import Keys
     from distredge.strategy import Strategy
 
-FORMAT: Final = "distredge.trial/1"
 LIMIT_S: Final = 600.0
 """Of everything; what has no time left is left out, and the file says so."""
 
@@ -102,13 +100,13 @@ def trial(
         say("deploys")
         left_s = max(30.0, min(_DEPLOY_S, started_s + LIMIT_S - time.monotonic()))
         run = _deploy(problem, strategy, cluster_name, keys_path, frames, left_s)
-    content = _content(problem, strategy, run, links, {**left_out, **unmeasured}, time.monotonic() - started_s)
-    _save(out, content)
+    found = content(problem, strategy, run, links, {**left_out, **unmeasured}, time.monotonic() - started_s)
+    save(out, found)
     say_failed({**left_out, **unmeasured})
     if as_json:
-        print_json(content)
+        print_json(found)
     else:
-        _tell(content, out)
+        tell(found, out)
 
 
 @contextlib.contextmanager
@@ -117,7 +115,8 @@ def _progress() -> Iterator[Say]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=1)
         yield lambda text: shown.update(task, description=text)
 
@@ -272,93 +271,3 @@ def _noise(graph: Graph, strategy: Strategy) -> dict[str, NDArray[Any]]:
         noise = rng.integers(0, 256, shape) if dtype.kind in "ui" else rng.standard_normal(shape)
         found[name] = noise.astype(dtype)
     return found
-
-
-def _content(
-    problem: Problem,
-    strategy: Strategy,
-    run: Mapping[str, Any],
-    links: Mapping[str, tuple[LinkMeasured, LinkMeasured]],
-    left_out: Mapping[str, str],
-    took_s: float,
-) -> dict[str, Any]:
-    """The file: devices are numbers, since names may be those of people and places."""
-    from importlib.metadata import version
-
-    numbers = {name: f"device-{number}" for number, name in enumerate(problem.cluster.names)}
-    plan = json.loads(strategy.to_json())
-    measured, predicted = run["measured_s"], run["predicted_s"]
-    return {
-        "format": FORMAT,
-        "distredge": version("distredge"),
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "took_s": took_s,
-        "model": problem.graph.name,
-        "devices": {numbers[d.name]: _about(d.profile, d.threads) for d in problem.cluster.devices},
-        "links": {
-            numbers[name]: {way: {"rate_bps": link.rate_bps, "rtt_s": link.rtt_s} for way, link in _ways(pair)}
-            for name, pair in links.items()
-        },
-        "not_measured": sorted(numbers[name] for name in left_out),
-        "strategy": {
-            "devices": [numbers[name] for name in strategy.devices],
-            "volumes": plan["volumes"],
-            "head": {"device": numbers[strategy.head.device], "split": strategy.head.split},
-            "planner": strategy.planner.method,
-            "offload_s": strategy.predicted.get("offload_latency_s"),
-        },
-        "run": dict(run),
-        "predicted_over_measured": predicted / measured if measured else None,
-    }
-
-
-def _ways(pair: tuple[LinkMeasured, LinkMeasured]) -> tuple[tuple[str, LinkMeasured], ...]:
-    return (("uplink", pair[0]), ("downlink", pair[1]))
-
-
-def _about(profile: ComputeProfile, threads: int) -> dict[str, Any]:
-    """What a profile says of its board but for names that people give, and its figures."""
-    from msgspec import to_builtins
-
-    data = profile.data
-    board = to_builtins(data.device)
-    return {
-        "threads": threads,
-        "measured": profile.measured,
-        "board": {key: value for key, value in board.items() if key != "name"},
-        "runtime": to_builtins(data.runtime),
-        "segments": to_builtins(data.segments),
-        "copy": to_builtins(data.copy),
-        "messages": to_builtins(data.messages),
-        "encrypt_s_per_byte": data.encrypt_s_per_byte,
-        "memory_bytes": profile.memory_bytes,
-        "operators": to_builtins(data.operators) if profile.measured else None,
-    }
-
-
-def _save(out: Path, content: Mapping[str, Any]) -> None:
-    from distredge.errors import FileError
-    from distredge.writing import write
-
-    try:
-        write(out, json.dumps(content, allow_nan=False) + "\n")
-    except OSError as error:
-        raise FileError(f"{out}: cannot be written: {error.strerror or error}") from error
-
-
-def _tell(content: Mapping[str, Any], out: Path) -> None:
-    run, plan = content["run"], content["strategy"]
-    for name, pair in content["links"].items():
-        rates = ", ".join(f"{way} {_rate(link['rate_bps'])}" for way, link in pair.items())
-        click.echo(f"{name}: {rates}, round trip {1e3 * pair['uplink']['rtt_s']:.2f} ms")
-    click.echo(f"plan: {len(plan['devices'])} devices, {len(plan['volumes'])} volumes ({plan['planner']})")
-    if run["measured_s"] is not None:
-        click.echo(
-            f"measured {1e3 * run['measured_s']:.2f} ms (median of {run['frames']}), "
-            f"predicted {1e3 * run['predicted_s']:.2f} ms"
-        )
-    click.echo(f"written: {out}, which can be sent back: it holds no addresses, names of users or boards, or keys")
-
-
-def _rate(rate_bps: float | None) -> str:
-    return "unbounded" if rate_bps is None else f"{rate_bps / 1e6:.0f} Mbps"

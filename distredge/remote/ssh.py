@@ -250,7 +250,16 @@ class Board:
             raise what_ssh_says(self.destination, said)
 
     def _ssh(self, *options: str) -> list[str]:
-        usual = (f"ConnectTimeout={CONNECT_S:.0f}", "ServerAliveInterval=5", "ServerAliveCountMax=6", "LogLevel=ERROR")
+        usual = (
+            f"ConnectTimeout={CONNECT_S:.0f}",
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=6",
+            "LogLevel=ERROR",
+            # What the user's configuration adds for people at a terminal.
+            "RemoteCommand=none",
+            "RequestTTY=no",
+            "ClearAllForwardings=yes",
+        )
         # Of an option that stands twice ssh takes the first: the user's own.
         named = [part for option in (*self._options, *usual, *options) for part in ("-o", option)]
         return [self._program, "-T", "-x", "-a", "-S", str(self._socket), *named]

@@ -65,7 +65,8 @@ def test_boards_that_work_are_written_and_those_that_do_not_are_named(
     installed("nano-0")
     boards("nano-1", "ssh: connect to host nano-1 port 22: Connection refused\n")
     program(boards("old"), "uname", "#!/bin/sh\n[ $1 = -m ] && echo armv7l || echo Linux\n")
-    done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0", "pi@nano-1", "pi@old", *_QUICK, "--json")
+    told = ("pi@nano-0", "pi@nano-1", "pi@old", *_QUICK, "--profile", "nano-0=default:pi4")
+    done = distredge(tmp_path, "cluster", "init", "c.toml", *told, "--json")
     assert done.returncode == 1
     assert "pi@nano-1: it refuses the connection" in done.stderr
     assert "pi@old: its processor is armv7l" in done.stderr
@@ -74,6 +75,8 @@ def test_boards_that_work_are_written_and_those_that_do_not_are_named(
     assert set(said["failed"]) == {"pi@nano-1", "pi@old"}
     text = (tmp_path / "c.toml").read_text()
     assert 'ssh = "pi@nano-0"' in text
+    assert 'profile = "default:pi4"' in text
+    assert "threads = 4" in text
     assert "nano-1" not in text
     assert read_keys(tmp_path / "keys", "nano-0").name == "nano-0"
 

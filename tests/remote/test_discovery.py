@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from distredge.errors import MissingDependency
 from distredge.remote.discovery import Announced, announced, discover
 
 pytest.importorskip("zeroconf")
@@ -16,6 +19,14 @@ def test_what_is_announced_is_found() -> None:
     with announced("nano-0", 5700, ("192.0.2.7",), _HERE), announced("nano-1", 6100, ("192.0.2.8",), _HERE):
         found = discover(4.0, _HERE)
     assert found == (Announced("nano-0", "192.0.2.7"), Announced("nano-1", "192.0.2.8:6100"))
+
+
+def test_without_zeroconf_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zeroconf", None)
+    with pytest.raises(MissingDependency, match=r"zeroconf is needed .*distredge\[discovery\]"):
+        discover(0.1, _HERE)
+    with pytest.raises(MissingDependency, match="to announce a worker"), announced("nano-0", 5700):
+        pass
 
 
 def test_nobody_is_found_where_nobody_is() -> None:
