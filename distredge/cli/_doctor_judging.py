@@ -78,10 +78,14 @@ def judge_boards(made: Cluster, wishes: Wishes, needs: Mapping[str, int], seen: 
         needs: bytes that a plan takes on its devices; empty without one.
         seen: takes the findings.
     """
+    from distredge.remote.checks.profiles import check_profile
     from distredge.remote.checks.settings import check_settings
     from distredge.remote.checks.surroundings import check_interfaces, check_ports
 
     for device in made.devices:
+        reading, answer = seen.readings.get(device.name), seen.answers.get(device.name)
+        engine = "" if answer is None or isinstance(answer, ExecutionError) else answer.pong.about.engine
+        seen.findings += check_profile(device, None if reading is None else reading.facts, engine)
         if device.name in seen.readings and device not in seen.here:
             seen.findings += _judge_facts(made, device, wishes, needs.get(device.name), seen)
         elif device.name in needs and device.name not in seen.readings:
@@ -89,12 +93,12 @@ def judge_boards(made: Cluster, wishes: Wishes, needs: Mapping[str, int], seen: 
     here = [device for device in seen.here if device.name in seen.readings]
     if not here:
         return
-    reading = seen.readings[here[0].name]
+    facts = seen.readings[here[0].name].facts
     for device in here:
-        seen.findings += check_interfaces(device, reading.facts, seen.numeric[device.name])
-        seen.findings += check_ports(device, reading.facts, seen.answers_to(device.name))
+        seen.findings += check_interfaces(device, facts, seen.numeric[device.name])
+        seen.findings += check_ports(device, facts, seen.answers_to(device.name))
     # What they have in common is told once. That Distredge runs here is known.
-    facts = replace(reading.facts, distredge=(_version(),))
+    facts = replace(facts, distredge=(_version(),))
     need_bytes = sum(needs.get(device.name, 0) for device in here) if needs else None
     machine = replace(here[0], name=_HERE, threads=max(device.threads for device in here))
     seen.findings += check_settings(machine, facts, need_bytes)

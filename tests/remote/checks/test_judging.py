@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
+import msgspec
 import pytest
 
 from distredge.cluster import Cluster, Device, Link, Requester
-from distredge.profiles.compute import load_shipped
+from distredge.profiles.compute import ComputeProfile, load_shipped
+from distredge.profiles.schema import Board, Runtime
 from distredge.remote.checks.facts import Facts, read_facts
 from distredge.remote.checks.findings import Finding
+from distredge.remote.checks.profiles import check_profile
 from distredge.remote.checks.settings import check_installed, check_keys, check_settings
 from distredge.remote.checks.surroundings import (
     check_clock,
@@ -213,6 +217,36 @@ def test_what_is_installed_and_which_keys(orin: Facts, pi: Facts) -> None:
     assert [f.state for f in check_keys(one, orin, "00ff", "c.toml")] == ["ok"]
     assert [f.state for f in check_keys(one, orin, "11ee", "c.toml")] == ["bad"]
     assert list(check_keys(one, pi, "00ff", "c.toml")) == []
+
+
+def measured(**board: Any) -> Device:
+    origin = msgspec.structs.replace(PROFILE.data.origin, kind="measured")
+    about = Board(name="Orin", governor="performance", power_mode="15W", threads=4)
+    data = msgspec.structs.replace(
+        PROFILE.data,
+        origin=origin,
+        operators={},
+        coefficients=None,
+        device=msgspec.structs.replace(about, **board),
+        runtime=Runtime(name="onnxruntime", version="1.30.0"),
+    )
+    return replace(device("orin-0"), profile=ComputeProfile(data))
+
+
+def test_a_profile_of_another_time(orin: Facts) -> None:
+    (modelled,) = check_profile(device(), orin, "")
+    assert (modelled.state, "modelled" in modelled.detail) == ("warning", True)
+    (other,) = check_profile(measured(throttled=True), orin, "onnxruntime 1.31.0")
+    assert other.state == "warning"
+    assert other.detail == (
+        "when it was measured: engine was onnxruntime 1.30.0, is onnxruntime 1.31.0; governor was performance, is "
+        "schedutil; power mode was 15W, is 7W; the board was slowed down to cool meanwhile"
+    )
+    same = measured(governor="schedutil", power_mode="7W")
+    assert [found.state for found in check_profile(same, orin, "onnxruntime 1.30.0")] == ["ok"]
+    assert [found.state for found in check_profile(measured(), None, "")] == ["ok"]
+    (threads,) = check_profile(measured(threads=2), None, "")
+    assert "threads was 2, is 4" in threads.detail
 
 
 def test_rates_over_two_links() -> None:
