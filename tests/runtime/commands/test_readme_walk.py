@@ -1,4 +1,4 @@
-"""README's "With boards", line by line as it stands, on boards that are folders and loopback addresses of this machine.
+"""README's "With boards, by hand", line by line as it stands, on boards that are folders and loopback addresses of this machine.
 
 A board has in its folder what was made there and what the lines brought it, nothing else; `ssh` and `scp` are scripts
 that go from folder to folder.
@@ -165,9 +165,9 @@ def tiny_cnn() -> onnx.ModelProto:
 
 
 def readme_lines() -> list[tuple[str, str]]:
-    """Place and line of every command in "With boards"."""
+    """Place and line of every command in "With boards, by hand"."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.partition("\n## With boards\n")[2].partition("\n## ")[0]
+    section = text.partition("\n## With boards, by hand\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
     return [(m[1], m[2]) for block in blocks for m in re.finditer(r"^([\w-]+)\$ (.+)$", block, re.MULTILINE)]
 
