@@ -112,6 +112,7 @@ def test_an_interrupt_keeps_what_was_done(pictures: Path, monkeypatch: pytest.Mo
     assert (report["interrupted"], report["frames"]) == (True, 1)
 
 
+@pytest.mark.slow
 def test_variants_without_a_strategy_are_planned(menu: Path) -> None:
     text = (menu / "menu.toml").read_text().replace('strategy = "plans/small.json"\n', "")
     (menu / "menu.toml").write_text(text)
@@ -172,6 +173,7 @@ def test_a_frame_that_cannot_end_is_named(menu: Path) -> None:
     assert "no result within" in done.stderr or "no room" in done.stderr
 
 
+@pytest.mark.slow
 def test_on_boards_whose_workers_run_already(boards, menu: Path) -> None:
     done = deploy(
         menu, "--variants", "menu.toml", "--cluster", "boards.toml", "--latency-limit-ms", "0.001", "--json",
