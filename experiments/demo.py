@@ -1,4 +1,4 @@
-"""The main job from nothing: train on modelled boards, compare, deploy on four local workers and on emulated boards.
+"""The main job from nothing: train on modelled boards, compare, deploy on local workers and emulated boards, stream.
 
 Runs the commands that a user would type and shows them. Exits 0 only if the deployments' outputs equal the whole
 model's to 1e-5.
@@ -7,6 +7,7 @@ model's to 1e-5.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ BIN = Path(sys.executable).parent
 CLUSTER, MODEL = "db-50", "vgg16"
 DEPLOYED = "efficientnet-lite0"
 ALLOWED = 1e-5
+SECTIONS = 24
 
 
 def run(*command: str) -> str:
@@ -29,6 +31,21 @@ def run(*command: str) -> str:
     if result.returncode:
         sys.exit(f"demo: '{shlex.join(command)}' ended with exit code {result.returncode}")
     return result.stdout
+
+
+def draw_sections(folder: Path) -> None:
+    """Writes SECTIONS square JPEG pictures, each a section of a picture that matplotlib ships."""
+    from PIL import Image
+
+    sources = sorted(path for path in photograph().parent.iterdir() if path.suffix in (".jpg", ".png"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(SECTIONS):
+        with Image.open(sources[number % len(sources)]) as opened:
+            whole = opened.convert("RGB")
+        size = min(whole.size) * 3 // 4
+        left, top = ((whole.size[axis] - size) * number // SECTIONS for axis in (0, 1))
+        section = whole.crop((left, top, left + size, top + size))
+        section.save(folder / f"{number:02}-{sources[number % len(sources)].stem}.jpg", quality=90)
 
 
 def main() -> None:
@@ -61,6 +78,15 @@ def main() -> None:
     )
     if not show(DEPLOYED) <= ALLOWED:
         sys.exit("demo: the output differs from the whole model's")
+
+    print("\n5. A stream of pictures through the workers of this machine: sections of pictures that matplotlib ships")
+    pictures, report = Path(options.runs) / "pictures", Path(options.runs) / "stream.json"
+    draw_sections(pictures)
+    run("deploy-strategy", strategy, "--cluster", "this-machine", "--images", str(pictures), "--in-flight", "4",
+        "--out", str(Path(options.runs) / "stream.jsonl"), "--report", str(report))  # fmt: skip
+    streamed = json.loads(report.read_text(encoding="utf-8"))
+    if not (streamed["correct"] and streamed["done"] == SECTIONS and streamed["lost"] == 0):
+        sys.exit(f"demo: {streamed['done']} of {SECTIONS} pictures came through: see {report}")
 
     print(f"\nTensorBoard:  tensorboard --logdir {trained.parent}")
     print(f"Timeline:     open {timeline} at https://ui.perfetto.dev")
