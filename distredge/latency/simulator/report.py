@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from distredge.errors import ConfigError, located
 from distredge.latency.costs.boundary_first import strip_seconds
@@ -75,6 +75,10 @@ def throughput_per_s(simulation: Simulation) -> float | None:
     return images / seconds if seconds > 0 else None
 
 
+_ROUNDS: Final = 6
+"""Times that as many images as are under way at once go through."""
+
+
 @dataclass(frozen=True)
 class Throughput:
     """What several images in flight are predicted to reach.
@@ -102,12 +106,16 @@ def throughput(problem: Problem, strategy: Strategy, in_flight: int) -> Throughp
         StrategyError, ClusterError, ProfileError, Infeasible: as `simulate`.
     """
     layout = lay_out(problem.graph, strategy)
-    frames = 2 * max(2, in_flight)
+    frames = _ROUNDS * max(2, in_flight)
     simulation = run(problem, layout, frames, in_flight, 0.0, strip_seconds(problem, layout))
     busy_s = _busy_seconds(simulation)
     resource = bottleneck(simulation)
     bound_per_s = None if resource is None else frames / busy_s[resource]
-    return Throughput(throughput_per_s(simulation), resource, bound_per_s)
+    images_per_s = throughput_per_s(simulation)
+    if images_per_s is not None and bound_per_s is not None:
+        # The last images come faster: nothing follows them.
+        images_per_s = min(images_per_s, bound_per_s)
+    return Throughput(images_per_s, resource, bound_per_s)
 
 
 def bottleneck(simulation: Simulation) -> str | None:

@@ -306,6 +306,11 @@ def test_several_images_in_flight(lab: Any, chain: Graph, rate_bps: float, bottl
     assert many.frame_latency_s[1] == pytest.approx(there + compute + back + max(there, compute))
     assert many.throughput_per_s == pytest.approx(1 / max(there, compute))
     assert many.bottleneck == bottleneck
+    for in_flight in (1, 2, 3, 4, 8):
+        one = throughput(problem, strategy, in_flight)
+        assert one.images_per_s is not None
+        assert one.bound_per_s is not None
+        assert one.images_per_s <= one.bound_per_s
     found = throughput(problem, strategy, in_flight=4)
     assert found.resource == bottleneck
     # One device after one link: several in flight keep the busiest of the two at work.
