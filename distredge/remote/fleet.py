@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,22 +72,44 @@ def each(boards: Mapping[str, Board], work: Callable[[str, Board], R]) -> Outcom
     """
     done: dict[str, R] = {}
     failed: dict[str, str] = {}
-    try:
-        with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(boards))), thread_name_prefix="board") as threads:
-            futures: dict[str, Future[R]] = {name: threads.submit(work, name, board) for name, board in boards.items()}
-            try:
-                for name, future in futures.items():
-                    try:
-                        done[name] = future.result()
-                    except DistredgeError as error:
-                        failed[name] = str(error)
-            except BaseException:
-                for future in futures.values():
-                    future.cancel()
-                for board in boards.values():
-                    board.abandon()
-                raise
-    finally:
-        for board in boards.values():
-            board.recover()
+    with _interrupted_once():
+        try:
+            with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(boards))), thread_name_prefix="board") as threads:
+                futures: dict[str, Future[R]] = {n: threads.submit(work, n, board) for n, board in boards.items()}
+                try:
+                    for name, future in futures.items():
+                        try:
+                            done[name] = future.result()
+                        except DistredgeError as error:
+                            failed[name] = str(error)
+                except BaseException:
+                    for future in futures.values():
+                        future.cancel()
+                    for board in boards.values():
+                        board.abandon()
+                    raise
+        finally:
+            for board in boards.values():
+                board.recover()
     return Outcome(done, failed)
+
+
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Takes one Ctrl-C; those that follow while it is tidied up would leave threads behind that never end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def take(number: int, frame: object) -> None:
+        nonlocal came
+        if not came:
+            came = True
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, take)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
