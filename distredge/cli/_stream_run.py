@@ -86,20 +86,27 @@ class StreamRun:
         watching = observers(self.options, self.log, self.as_json)
         if not self.as_json:
             click.echo(self._heading())
+        sections: list[Mapping[str, Any]] | None = None
+        apart: float | None = None
         with Interrupts() as interrupts:
             with self._sinks(tally, first) as sinks:
-                for observer in watching:
-                    observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                 try:
+                    with interrupts.held():
+                        for observer in watching:
+                            observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                     keep_pixels = self.options.annotate is not None
                     runs = functools.partial(self.session.coordinator.stream_images, keep_pixels=keep_pixels)
                     meaning = Meaning(self.problem.graph, self.options.min_score)
                     follow(runs, pictures, meaning, sinks, watching, interrupts)
+                    with interrupts.held():
+                        sections = [observer.end() for observer in watching]
+                    apart = self._difference(first)
                 except (KeyboardInterrupt, Exception) as error:
                     ended = error
             with interrupts.held():
-                sections = [observer.end() for observer in watching]
-                comparison = Comparison(self.problem.graph, self.strategy, self._difference(first, ended))
+                if sections is None:
+                    sections = [observer.end() for observer in watching]
+                comparison = Comparison(self.problem.graph, self.strategy, apart)
                 figures = {
                     **self._about(began),
                     **tally.figures(),
@@ -139,7 +146,11 @@ class StreamRun:
                 sinks.append(stack.enter_context(json_lines(self.options.out)))
             if self.options.annotate is not None:
                 sinks.append(annotated(self.options.annotate))
-            sinks.append(stack.enter_context(progress(self.source.count)) if self.as_json else say)
+            if not self.as_json:
+                sinks.append(say)
+            elif not self.options.watch:
+                # Both would draw on the same terminal.
+                sinks.append(stack.enter_context(progress(self.source.count)))
             yield sinks
 
     def _heading(self) -> str:
@@ -147,12 +158,10 @@ class StreamRun:
         devices = len(self.session.coordinator.deployment.busy)
         return heading(self.problem, self.strategy, devices, where, encrypted)
 
-    def _difference(self, first: _First, ended: BaseException | None) -> float | None:
+    def _difference(self, first: _First) -> float | None:
         """How far the first output is from the whole model's; None where it is not to be compared."""
-        if first.result is None or ended is not None:
-            return None
-        inputs = first.result.inputs
-        if inputs is None:
+        inputs = None if first.result is None else first.result.inputs
+        if first.result is None or inputs is None:
             return None
         return difference(whole_model(self.problem.graph, self.strategy, inputs), first.result.result())
 

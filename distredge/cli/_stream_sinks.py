@@ -46,9 +46,10 @@ def json_lines(path: Path) -> Iterator[Sink]:
             "ended_s": frame.ended_s,
         }
         line |= found.figures() if frame.error is None else {"error": as_text(frame.error)}
+        rest = memoryview(json.dumps(line, allow_nan=False).encode() + b"\n")
         try:
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            file.flush()
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         except OSError as error:
             raise _cannot(path, error) from error
 
@@ -57,8 +58,10 @@ def json_lines(path: Path) -> Iterator[Sink]:
         descriptor = os.open(path, _ANEW, 0o666) if open_already is None else os.dup(open_already)
     except OSError as error:
         raise _cannot(path, error) from error
-    with os.fdopen(descriptor, "wb") as file:
+    try:
         yield write
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

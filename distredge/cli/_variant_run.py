@@ -20,22 +20,21 @@ from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_observers import observers, traced
 from distredge.cli._stream_report import Tally
-from distredge.cli._stream_sinks import annotated, json_lines, say
+from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.cli._variant_frames import Variant, VariantFrames, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
-from distredge.errors import DistredgeError, ExecutionError, FileError, MediaError
+from distredge.errors import ExecutionError, FileError, MediaError
 from distredge.writing import as_text, write
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from distredge.cli._stream import Sink
+    from distredge.cli._stream import Sink, StreamObserver
     from distredge.cli._stream_options import StreamOptions
     from distredge.media.picture_source import PictureSource
     from distredge.planners.live_selection.selector import Selector
     from distredge.runtime.hosting.session import Session
-    from distredge.timeline import Timeline
 
 NOISE_SHAPE = (480, 640, 3)
 
@@ -123,13 +122,14 @@ class VariantRun:
             where = "worker processes of this machine" if session.where == "local" else "running workers"
             click.echo(f"{len(variants)} variants on {variants[0].problem.cluster.name}, {where}")
         with Interrupts() as interrupts:
-            with self._sinks(tally, chosen) as sinks:
-                for observer in watching:
-                    observer.begin(session.coordinator, variants[0].strategy, None)
+            with self._sinks(tally, chosen, source.count) as sinks:
                 try:
+                    with interrupts.held():
+                        for observer in watching:
+                            observer.begin(session.coordinator, variants[0].strategy, None)
                     meaning = VariantMeaning(variants, frames, self.limit_s, self.stream.min_score)
                     follow(frames.runs, pictures, meaning, sinks, watching, interrupts)
-                except (KeyboardInterrupt, DistredgeError) as error:
+                except (KeyboardInterrupt, Exception) as error:
                     ended = error
             with interrupts.held():
                 figures = {
@@ -145,17 +145,14 @@ class VariantRun:
                 for observer in watching:
                     figures |= observer.end()
                 self._tell(figures)
-                try:
-                    self._save(traced(watching, session.coordinator, self.as_json, frames.timeline))
-                except ExecutionError as error:
-                    if self.stream.trace_frame is not None:
-                        ended = ended or error
+                untraced = self._save(watching, session, frames)
+            ended = ended or untraced
             if ended is not None:
                 raise ended
             _check(tally)
 
     @contextlib.contextmanager
-    def _sinks(self, tally: Tally, chosen: SelectionTally) -> Iterator[list[Sink]]:
+    def _sinks(self, tally: Tally, chosen: SelectionTally, count: int | None) -> Iterator[list[Sink]]:
         with contextlib.ExitStack() as stack:
             sinks: list[Sink] = [lambda frame, *_: tally.add(frame), chosen]
             if self.stream.out is not None:
@@ -164,6 +161,8 @@ class VariantRun:
                 sinks.append(annotated(self.stream.annotate))
             if not self.as_json:
                 sinks.append(say)
+            elif not self.stream.watch:
+                sinks.append(stack.enter_context(progress(count)))
             yield sinks
 
     def _pixels(self) -> NDArray[np.uint8]:
@@ -208,15 +207,28 @@ class VariantRun:
             print_json(figures)
         else:
             _show(figures)
-        for what, place in (("results", self.stream.out), ("report", path)):
+        options = self.stream
+        for what, place in (("results", options.out), ("pictures", options.annotate), ("report", path)):
             if place is not None and not self.as_json:
                 click.echo(f"{what}: {place}")
 
-    def _save(self, timeline: Timeline) -> None:
-        if self.timeline_path is not None:
-            timeline.save(self.timeline_path)
-            if not self.as_json:
-                click.echo(f"timeline: {self.timeline_path} (opens in ui.perfetto.dev)")
+    def _save(
+        self, watching: Sequence[StreamObserver], session: Session, frames: VariantFrames
+    ) -> ExecutionError | None:
+        """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
+        if self.timeline_path is None:
+            return None
+        try:
+            timeline = traced(watching, session.coordinator, self.as_json, frames.timeline)
+        except ExecutionError as error:
+            if self.stream.trace_frame is not None:
+                return error
+            click.echo(f"no timeline: {error}", err=True)
+            return None
+        timeline.save(self.timeline_path)
+        if not self.as_json:
+            click.echo(f"timeline: {self.timeline_path} (opens in ui.perfetto.dev)")
+        return None
 
 
 class _Again:
