@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from distredge import metric_names
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     from distredge.cli._stream import StreamedFrame
@@ -46,7 +47,7 @@ class Tally:
         else:
             self.failed += 1
             if len(self.told) < FAILURES_TOLD:
-                self.told.append({"name": frame.name, "error": frame.error or ""})
+                self.told.append({"name": as_text(frame.name), "error": as_text(frame.error or "")})
         self.out_of_order += frame.number < self._next
         self._next = max(self._next, frame.number + 1)
         self.seconds = frame.ended_s
