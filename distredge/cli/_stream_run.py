@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,10 +20,10 @@ from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally, show
+from distredge.cli._stream_report import Tally, check_some_done, show, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
-from distredge.errors import ExecutionError, FileError, InputError, MediaError
-from distredge.writing import as_text, write
+from distredge.errors import ExecutionError, InputError
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     from distredge.cli._stream import Sink, StreamedFrame, StreamObserver
@@ -122,7 +121,9 @@ class StreamRun:
             ended = ended or untraced
             if ended is not None:
                 raise ended
-            _check(tally, comparison)
+            check_some_done(tally)
+            if comparison.fault is not None:
+                raise ExecutionError(comparison.fault)
 
     def _save(self, watching: Sequence[StreamObserver]) -> ExecutionError | None:
         """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
@@ -208,10 +209,7 @@ class StreamRun:
     def _tell(self, figures: Mapping[str, Any], comparison: Comparison) -> None:
         path = self.options.report
         if path is not None:
-            try:
-                write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
-            except OSError as error:
-                raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
+            write_report(path, figures)
         if self.as_json:
             print_json(figures)
             return
@@ -234,19 +232,3 @@ class _First:
     def __call__(self, frame: StreamedFrame, result: PictureResult, found: Found) -> None:
         if self.result is None and result.outputs is not None:
             self.result = result
-
-
-def _check(tally: Tally, comparison: Comparison) -> None:
-    """Says what makes a stream that came to its end a failure.
-
-    Raises:
-        MediaError: if there was no picture.
-        ExecutionError: if none came through, or the output is wrong.
-    """
-    if not tally.frames:
-        raise MediaError("found no picture, accepted: a stream of at least one")
-    if not tally.done:
-        first = tally.told[0]
-        raise ExecutionError(f"all {tally.failed} pictures failed; the first: {first['error']}")
-    if comparison.fault is not None:
-        raise ExecutionError(comparison.fault)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally
+from distredge.cli._stream_report import Tally, check_some_done, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.cli._variant_frames import Variant, VariantFrames, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
-from distredge.errors import ExecutionError, FileError, MediaError
-from distredge.writing import as_text, write
+from distredge.errors import ExecutionError
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +148,7 @@ class VariantRun:
             ended = ended or untraced
             if ended is not None:
                 raise ended
-            _check(tally)
+            check_some_done(tally)
 
     @contextlib.contextmanager
     def _sinks(self, tally: Tally, chosen: SelectionTally, count: int | None) -> Iterator[list[Sink]]:
@@ -199,10 +198,7 @@ class VariantRun:
     def _tell(self, figures: Mapping[str, Any]) -> None:
         path = self.stream.report
         if path is not None:
-            try:
-                write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
-            except OSError as error:
-                raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
+            write_report(path, figures)
         if self.as_json:
             print_json(figures)
         else:
@@ -269,11 +265,3 @@ def _show(figures: Mapping[str, Any]) -> None:
             f"largest difference of any variant from its model in one piece: "
             f"{figures['largest_relative_difference']:.2g} of its largest value"
         )
-
-
-def _check(tally: Tally) -> None:
-    """Raises MediaError if there was no picture, ExecutionError if none came through."""
-    if not tally.frames:
-        raise MediaError("found no picture, accepted: a stream of at least one")
-    if not tally.done:
-        raise ExecutionError(f"all {tally.failed} pictures failed; the first: {tally.told[0]['error']}")
