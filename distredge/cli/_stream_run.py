@@ -88,8 +88,8 @@ class StreamRun:
         sections: list[Mapping[str, Any]] | None = None
         apart: float | None = None
         with Interrupts() as interrupts:
-            with self._sinks(tally, first) as sinks:
-                try:
+            try:
+                with self._sinks(tally, first) as sinks:
                     with interrupts.held():
                         for observer in watching:
                             observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
@@ -97,11 +97,11 @@ class StreamRun:
                     runs = functools.partial(self.session.coordinator.stream_images, keep_pixels=keep_pixels)
                     meaning = Meaning(self.problem.graph, self.options.min_score)
                     follow(runs, pictures, meaning, sinks, watching, interrupts)
-                    with interrupts.held():
-                        sections = [observer.end() for observer in watching]
-                    apart = self._difference(first)
-                except (KeyboardInterrupt, Exception) as error:
-                    ended = error
+                with interrupts.held():
+                    sections = [observer.end() for observer in watching]
+                apart = self._difference(first)
+            except (KeyboardInterrupt, Exception) as error:
+                ended = error
             with interrupts.held():
                 if sections is None:
                     sections = [observer.end() for observer in watching]

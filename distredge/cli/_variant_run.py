@@ -121,15 +121,15 @@ class VariantRun:
             where = "worker processes of this machine" if session.where == "local" else "running workers"
             click.echo(f"{len(variants)} variants on {variants[0].problem.cluster.name}, {where}")
         with Interrupts() as interrupts:
-            with self._sinks(tally, chosen, source.count) as sinks:
-                try:
+            try:
+                with self._sinks(tally, chosen, source.count) as sinks:
                     with interrupts.held():
                         for observer in watching:
                             observer.begin(session.coordinator, variants[0].strategy, None)
                     meaning = VariantMeaning(variants, frames, self.limit_s, self.stream.min_score)
                     follow(frames.runs, pictures, meaning, sinks, watching, interrupts)
-                except (KeyboardInterrupt, Exception) as error:
-                    ended = error
+            except (KeyboardInterrupt, Exception) as error:
+                ended = error
             with interrupts.held():
                 figures = {
                     **self._about(variants, session, began),
