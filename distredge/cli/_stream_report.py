@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from distredge import metric_names
+from distredge.errors import ExecutionError, FileError, MediaError
+from distredge.writing import as_text, write
 
 if TYPE_CHECKING:
     from distredge.cli._stream import StreamedFrame
@@ -46,7 +50,7 @@ class Tally:
         else:
             self.failed += 1
             if len(self.told) < FAILURES_TOLD:
-                self.told.append({"name": frame.name, "error": frame.error or ""})
+                self.told.append({"name": as_text(frame.name), "error": as_text(frame.error or "")})
         self.out_of_order += frame.number < self._next
         self._next = max(self._next, frame.number + 1)
         self.seconds = frame.ended_s
@@ -84,6 +88,31 @@ def _spread(latencies_s: array[float]) -> dict[str, float] | None:
     points = np.percentile(latencies_s, _PERCENTILES)
     named = {f"p{percent}_s": float(point) for percent, point in zip(_PERCENTILES, points, strict=True)}
     return {**named, "mean_s": float(np.mean(latencies_s)), "max_s": max(latencies_s)}
+
+
+def check_some_done(tally: Tally) -> None:
+    """Checks that a stream that came to its end was not in vain.
+
+    Raises:
+        MediaError: if there was no picture.
+        ExecutionError: if none came through.
+    """
+    if not tally.frames:
+        raise MediaError("found no picture, accepted: a stream of at least one")
+    if not tally.done:
+        raise ExecutionError(f"all {tally.failed} pictures failed; the first: {tally.told[0]['error']}")
+
+
+def write_report(path: Path, figures: Mapping[str, Any]) -> None:
+    """Writes a report as JSON.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    try:
+        write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
 
 
 def show(figures: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,10 +20,10 @@ from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally, show
+from distredge.cli._stream_report import Tally, check_some_done, show, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
-from distredge.errors import ExecutionError, FileError, InputError, MediaError
-from distredge.writing import as_text, write
+from distredge.errors import ExecutionError, InputError
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     from distredge.cli._stream import Sink, StreamedFrame, StreamObserver
@@ -86,20 +85,27 @@ class StreamRun:
         watching = observers(self.options, self.log, self.as_json)
         if not self.as_json:
             click.echo(self._heading())
+        sections: list[Mapping[str, Any]] | None = None
+        apart: float | None = None
         with Interrupts() as interrupts:
-            with self._sinks(tally, first) as sinks:
-                for observer in watching:
-                    observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
-                try:
+            try:
+                with self._sinks(tally, first) as sinks:
+                    with interrupts.held():
+                        for observer in watching:
+                            observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                     keep_pixels = self.options.annotate is not None
                     runs = functools.partial(self.session.coordinator.stream_images, keep_pixels=keep_pixels)
                     meaning = Meaning(self.problem.graph, self.options.min_score)
                     follow(runs, pictures, meaning, sinks, watching, interrupts)
-                except (KeyboardInterrupt, Exception) as error:
-                    ended = error
+                with interrupts.held():
+                    sections = [observer.end() for observer in watching]
+                apart = self._difference(first)
+            except (KeyboardInterrupt, Exception) as error:
+                ended = error
             with interrupts.held():
-                sections = [observer.end() for observer in watching]
-                comparison = Comparison(self.problem.graph, self.strategy, self._difference(first, ended))
+                if sections is None:
+                    sections = [observer.end() for observer in watching]
+                comparison = Comparison(self.problem.graph, self.strategy, apart)
                 figures = {
                     **self._about(began),
                     **tally.figures(),
@@ -115,7 +121,9 @@ class StreamRun:
             ended = ended or untraced
             if ended is not None:
                 raise ended
-            _check(tally, comparison)
+            check_some_done(tally)
+            if comparison.fault is not None:
+                raise ExecutionError(comparison.fault)
 
     def _save(self, watching: Sequence[StreamObserver]) -> ExecutionError | None:
         """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
@@ -139,7 +147,11 @@ class StreamRun:
                 sinks.append(stack.enter_context(json_lines(self.options.out)))
             if self.options.annotate is not None:
                 sinks.append(annotated(self.options.annotate))
-            sinks.append(stack.enter_context(progress(self.source.count)) if self.as_json else say)
+            if not self.as_json:
+                sinks.append(say)
+            elif not self.options.watch:
+                # Both would draw on the same terminal.
+                sinks.append(stack.enter_context(progress(self.source.count)))
             yield sinks
 
     def _heading(self) -> str:
@@ -147,12 +159,10 @@ class StreamRun:
         devices = len(self.session.coordinator.deployment.busy)
         return heading(self.problem, self.strategy, devices, where, encrypted)
 
-    def _difference(self, first: _First, ended: BaseException | None) -> float | None:
+    def _difference(self, first: _First) -> float | None:
         """How far the first output is from the whole model's; None where it is not to be compared."""
-        if first.result is None or ended is not None:
-            return None
-        inputs = first.result.inputs
-        if inputs is None:
+        inputs = None if first.result is None else first.result.inputs
+        if first.result is None or inputs is None:
             return None
         return difference(whole_model(self.problem.graph, self.strategy, inputs), first.result.result())
 
@@ -199,10 +209,7 @@ class StreamRun:
     def _tell(self, figures: Mapping[str, Any], comparison: Comparison) -> None:
         path = self.options.report
         if path is not None:
-            try:
-                write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
-            except OSError as error:
-                raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
+            write_report(path, figures)
         if self.as_json:
             print_json(figures)
             return
@@ -225,19 +232,3 @@ class _First:
     def __call__(self, frame: StreamedFrame, result: PictureResult, found: Found) -> None:
         if self.result is None and result.outputs is not None:
             self.result = result
-
-
-def _check(tally: Tally, comparison: Comparison) -> None:
-    """Says what makes a stream that came to its end a failure.
-
-    Raises:
-        MediaError: if there was no picture.
-        ExecutionError: if none came through, or the output is wrong.
-    """
-    if not tally.frames:
-        raise MediaError("found no picture, accepted: a stream of at least one")
-    if not tally.done:
-        first = tally.told[0]
-        raise ExecutionError(f"all {tally.failed} pictures failed; the first: {first['error']}")
-    if comparison.fault is not None:
-        raise ExecutionError(comparison.fault)

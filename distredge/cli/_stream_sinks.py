@@ -19,15 +19,22 @@ if TYPE_CHECKING:
     from distredge.cli._stream_meaning import Found
     from distredge.runtime.requester.picture_frames import PictureResult
 
+_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}")
+"""A file's name, or what a worker says, is not to move a terminal's cursor, nor to begin a line."""
+
+_LONGEST_STEM_BYTES = 200
+"""Of a name that gets a number and another ending; systems allow 255 bytes."""
+
 _ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 def say(frame: StreamedFrame, result: PictureResult, found: Found) -> None:
     """Writes a line for people of a frame."""
     if frame.latency_s is None:
-        click.echo(f"{frame.number:6d}  failed: {frame.error}")
+        told = f"failed: {frame.error}"
     else:
-        click.echo(f"{frame.number:6d}  {1e3 * frame.latency_s:8.2f} ms  {frame.name}{found.text()}")
+        told = f"{1e3 * frame.latency_s:8.2f} ms  {frame.name}{found.text()}"
+    click.echo(f"{frame.number:6d}  {told.translate(_CONTROLS)}")
 
 
 @contextlib.contextmanager
@@ -46,9 +53,10 @@ def json_lines(path: Path) -> Iterator[Sink]:
             "ended_s": frame.ended_s,
         }
         line |= found.figures() if frame.error is None else {"error": as_text(frame.error)}
+        rest = memoryview(json.dumps(line, allow_nan=False).encode() + b"\n")
         try:
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            file.flush()
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         except OSError as error:
             raise _cannot(path, error) from error
 
@@ -57,8 +65,10 @@ def json_lines(path: Path) -> Iterator[Sink]:
         descriptor = os.open(path, _ANEW, 0o666) if open_already is None else os.dup(open_already)
     except OSError as error:
         raise _cannot(path, error) from error
-    with os.fdopen(descriptor, "wb") as file:
+    try:
         yield write
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -94,8 +104,8 @@ def annotated(folder: Path) -> Sink:
             return
         from distredge.media.annotating import annotate
 
-        place = folder / f"{frame.number:06d}-{Path(frame.name).stem}.jpg"
-        annotate(result.picture.taken(), found.boxes, place)
+        stem = os.fsdecode(os.fsencode(Path(frame.name).stem)[:_LONGEST_STEM_BYTES])
+        annotate(result.picture.taken(), found.boxes, folder / f"{frame.number:06d}-{stem}.jpg")
 
     return draw
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import median
@@ -25,7 +26,7 @@ class VariantFound(Found):
 
     Attributes:
         variant: its name; None where the picture could not be read.
-        expected_s: seconds that it was predicted to take.
+        expected_s: seconds that it was predicted to take; None where no end was foreseen.
         in_time: whether it ended within the limit.
     """
 
@@ -69,7 +70,7 @@ class VariantMeaning:
         known = {field.name: getattr(found, field.name) for field in fields(found)}
         in_time = result.latency_s is not None and result.latency_s <= self._limit_s
         return VariantFound(
-            **known, variant=self._names[choice.index], expected_s=self._frames.expected_s, in_time=in_time
+            **known, variant=self._names[choice.index], expected_s=_finite(self._frames.expected_s), in_time=in_time
         )
 
 
@@ -118,7 +119,7 @@ class SelectionTally:
                     "frames": self._taken[k],
                     "in_time": in_time[k],
                     "latency_s": median(self._latencies_s[k]) if self._latencies_s[k] else None,
-                    "predicted_latency_s": predicted_s if predicted_s != float("inf") else None,
+                    "predicted_latency_s": _finite(predicted_s),
                 }
                 for k, (entry, predicted_s) in enumerate(zip(self._entries, selector.predicted_s(now_s), strict=True))
             ],
@@ -130,6 +131,10 @@ def _ran(error: DistredgeError) -> bool:
     from distredge.errors import ExecutionError
 
     return isinstance(error, ExecutionError)
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
 
 
 def _frames(count: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,23 +18,22 @@ from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally
-from distredge.cli._stream_sinks import annotated, json_lines, say
+from distredge.cli._stream_report import Tally, check_some_done, write_report
+from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.cli._variant_frames import Variant, VariantFrames, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
-from distredge.errors import DistredgeError, ExecutionError, FileError, MediaError
-from distredge.writing import as_text, write
+from distredge.errors import ExecutionError
+from distredge.writing import as_text
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from distredge.cli._stream import Sink
+    from distredge.cli._stream import Sink, StreamObserver
     from distredge.cli._stream_options import StreamOptions
     from distredge.media.picture_source import PictureSource
     from distredge.planners.live_selection.selector import Selector
     from distredge.runtime.hosting.session import Session
-    from distredge.timeline import Timeline
 
 NOISE_SHAPE = (480, 640, 3)
 
@@ -123,14 +121,15 @@ class VariantRun:
             where = "worker processes of this machine" if session.where == "local" else "running workers"
             click.echo(f"{len(variants)} variants on {variants[0].problem.cluster.name}, {where}")
         with Interrupts() as interrupts:
-            with self._sinks(tally, chosen) as sinks:
-                for observer in watching:
-                    observer.begin(session.coordinator, variants[0].strategy, None)
-                try:
+            try:
+                with self._sinks(tally, chosen, source.count) as sinks:
+                    with interrupts.held():
+                        for observer in watching:
+                            observer.begin(session.coordinator, variants[0].strategy, None)
                     meaning = VariantMeaning(variants, frames, self.limit_s, self.stream.min_score)
                     follow(frames.runs, pictures, meaning, sinks, watching, interrupts)
-                except (KeyboardInterrupt, DistredgeError) as error:
-                    ended = error
+            except (KeyboardInterrupt, Exception) as error:
+                ended = error
             with interrupts.held():
                 figures = {
                     **self._about(variants, session, began),
@@ -145,17 +144,14 @@ class VariantRun:
                 for observer in watching:
                     figures |= observer.end()
                 self._tell(figures)
-                try:
-                    self._save(traced(watching, session.coordinator, self.as_json, frames.timeline))
-                except ExecutionError as error:
-                    if self.stream.trace_frame is not None:
-                        ended = ended or error
+                untraced = self._save(watching, session, frames)
+            ended = ended or untraced
             if ended is not None:
                 raise ended
-            _check(tally)
+            check_some_done(tally)
 
     @contextlib.contextmanager
-    def _sinks(self, tally: Tally, chosen: SelectionTally) -> Iterator[list[Sink]]:
+    def _sinks(self, tally: Tally, chosen: SelectionTally, count: int | None) -> Iterator[list[Sink]]:
         with contextlib.ExitStack() as stack:
             sinks: list[Sink] = [lambda frame, *_: tally.add(frame), chosen]
             if self.stream.out is not None:
@@ -164,6 +160,8 @@ class VariantRun:
                 sinks.append(annotated(self.stream.annotate))
             if not self.as_json:
                 sinks.append(say)
+            elif not self.stream.watch:
+                sinks.append(stack.enter_context(progress(count)))
             yield sinks
 
     def _pixels(self) -> NDArray[np.uint8]:
@@ -200,23 +198,33 @@ class VariantRun:
     def _tell(self, figures: Mapping[str, Any]) -> None:
         path = self.stream.report
         if path is not None:
-            try:
-                write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
-            except OSError as error:
-                raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
+            write_report(path, figures)
         if self.as_json:
             print_json(figures)
         else:
             _show(figures)
-        for what, place in (("results", self.stream.out), ("report", path)):
+        options = self.stream
+        for what, place in (("results", options.out), ("pictures", options.annotate), ("report", path)):
             if place is not None and not self.as_json:
                 click.echo(f"{what}: {place}")
 
-    def _save(self, timeline: Timeline) -> None:
-        if self.timeline_path is not None:
-            timeline.save(self.timeline_path)
-            if not self.as_json:
-                click.echo(f"timeline: {self.timeline_path} (opens in ui.perfetto.dev)")
+    def _save(
+        self, watching: Sequence[StreamObserver], session: Session, frames: VariantFrames
+    ) -> ExecutionError | None:
+        """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
+        if self.timeline_path is None:
+            return None
+        try:
+            timeline = traced(watching, session.coordinator, self.as_json, frames.timeline)
+        except ExecutionError as error:
+            if self.stream.trace_frame is not None:
+                return error
+            click.echo(f"no timeline: {error}", err=True)
+            return None
+        timeline.save(self.timeline_path)
+        if not self.as_json:
+            click.echo(f"timeline: {self.timeline_path} (opens in ui.perfetto.dev)")
+        return None
 
 
 class _Again:
@@ -257,11 +265,3 @@ def _show(figures: Mapping[str, Any]) -> None:
             f"largest difference of any variant from its model in one piece: "
             f"{figures['largest_relative_difference']:.2g} of its largest value"
         )
-
-
-def _check(tally: Tally) -> None:
-    """Raises MediaError if there was no picture, ExecutionError if none came through."""
-    if not tally.frames:
-        raise MediaError("found no picture, accepted: a stream of at least one")
-    if not tally.done:
-        raise ExecutionError(f"all {tally.failed} pictures failed; the first: {tally.told[0]['error']}")

@@ -26,6 +26,9 @@ OPEN_S: Final = 10.0
 STALL_S: Final = 10.0
 """How long a camera may give no frame."""
 
+TORN: Final = 50
+"""Frames one after the other that a video file does not give, until that is its end: damaged ones look alike."""
+
 _DEVICE: Final = "/dev/video"
 _QUIET: Final = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_LOG_LEVEL": "SILENT"}
 
@@ -151,11 +154,20 @@ class _Film:
         self.count = int(count) if count >= 1 else None
 
     def __iter__(self) -> Iterator[Picture]:
-        is_there, frame, number = True, self._first, 0
+        is_there, frame, number, torn = True, self._first, 0, 0
         self._first = None
-        while is_there:
-            yield Picture(f"{self._name}#{number}", self._rgb(frame))
-            number += 1
+        while torn < TORN:
+            if is_there:
+                # Frames follow: those before were damaged, and not the film's end.
+                for place in range(number, number + torn):
+                    name = f"{self._name}#{place}"
+                    yield Picture(name, None, MediaError(f"{name}: a damaged frame"))
+                number += torn
+                torn = 0
+                yield Picture(f"{self._name}#{number}", self._rgb(frame))
+                number += 1
+            else:
+                torn += 1
             with self._lock:
                 is_there, frame = self._capture.read()
 

@@ -62,6 +62,7 @@ class DeploymentLog:
         self._mean = RollingMean()
         self._latest: tuple[int, float] | None = None
         self._written = -1
+        self._last = 0
         self._fault: OSError | None = None
 
     def __enter__(self) -> DeploymentLog:
@@ -90,6 +91,7 @@ class DeploymentLog:
         """
         self._mean.add(latency_s)
         self._latest = number, latency_s
+        self._last = max(self._last, number)
         if self._points.due():
             with self._points.turn():
                 self._write()
@@ -114,6 +116,7 @@ class DeploymentLog:
             latency_s: its own; None when it failed.
             images_per_s: of all frames since the first of them.
         """
+        self._last = max(self._last, number)
         if self._points.due():
             values = {metric_names.LINE_IMAGES_PER_S: images_per_s}
             if latency_s is not None:
@@ -145,7 +148,7 @@ class DeploymentLog:
         """Adds the measured timeline, and who has which rows."""
         from distredge.monitor import splits
 
-        number = 0 if self._latest is None else self._latest[0]
+        number = self._last
         rows = splits.figure(self._strategy, has_head=bool(self._problem.graph.body.head))
         self._keep(lambda: self._lines.busy(timeline, self._strategy.devices, number))
         self._keep(lambda: self._lines.own.timeline(metric_names.TIMELINE, timeline, number, "measured"))

@@ -54,7 +54,8 @@ class LiveView:
 
     def begin(self, strategy: Strategy) -> None:
         """Shows the first lines; what else is written to a terminal from now on appears above them."""
-        self._title = f"{strategy.model.name} on {len(strategy.devices)} devices"
+        count = len(strategy.devices)
+        self._title = f"{strategy.model.name} on {count} device{'s' if count > 1 else ''}"
         self._streams = (sys.stdout, sys.stderr)
         self._live.start()
         self._drawing = True

@@ -75,8 +75,10 @@ class PrometheusExporter:
         )
         try:
             self._server, self._thread = start_http_server(port, host, self._registry)
-        except OSError as error:
-            raise InputError(f"cannot listen at {host}:{port} for Prometheus: {error.strerror or error}") from error
+        except (OSError, UnicodeError) as error:
+            # The latter is of a host that cannot be a name.
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot listen at {host}:{port} for Prometheus: {why}") from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/metrics"
         self._closed = threading.Event()

@@ -26,6 +26,10 @@ TURN_S: Final = 0.25
 ASK_PER_S: Final = 1.0
 """How often devices are asked at most."""
 
+_FIRST_S: Final = 1.0
+_FIRST_LOOKS: Final = 100
+"""How long the end of a stream waits for the first answer of a device, and how often it looks meanwhile."""
+
 _SHARE: Final = 100
 """A view takes one part in so many of the time at most."""
 
@@ -130,6 +134,7 @@ class StreamWatch:
         if self._watched is None:
             return {}
         if not self._ending.is_set():
+            self._wait_for_first()
             self._ending.set()
             if self._thread.is_alive():
                 self._thread.join()
@@ -156,6 +161,13 @@ class StreamWatch:
             1 if self._watched is None else self._watched.in_flight,
             self._states.take(samples, now_s),
         )
+
+    def _wait_for_first(self) -> None:
+        """Waits a little for what devices say where the stream was over before any of them had answered."""
+        for _ in range(_FIRST_LOOKS):
+            if not self._thread.is_alive() or (self._watched is not None and self._watched.samples()):
+                return
+            self._ending.wait(_FIRST_S / _FIRST_LOOKS)
 
     def _run(self) -> None:
         started_s = time.thread_time()

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distredge.cli._interrupts import Interrupts
 from distredge.cli._stream import StreamedFrame
+from distredge.cli._stream_meaning import Found
 from distredge.cli._stream_report import FAILURES_TOLD, Tally, show
+from distredge.cli._stream_sinks import annotated, say
+from distredge.media.detection import Box
+from distredge.media.pictures import Picture
+from distredge.runtime.requester.picture_frames import PictureResult
 
 
 def frame(number: int, latency_s: float | None = 0.1, error: str | None = None) -> StreamedFrame:
@@ -29,6 +36,12 @@ def test_a_tally() -> None:
         {"p50_s": 0.25, "p95_s": 0.385, "p99_s": 0.397, "mean_s": 0.25, "max_s": 0.4}
     )
     assert Tally().figures()["images_per_s"] is Tally().figures()["latency"] is None
+
+
+def test_a_name_that_is_no_text_is_one_in_the_report() -> None:
+    tally = Tally()
+    tally.add(StreamedFrame(0, "p\udcff.jpg", None, "p\udcff.jpg: torn", 1.0))
+    assert tally.figures()["failed"] == [{"name": "p\ufffd.jpg", "error": "p\ufffd.jpg: torn"}]
 
 
 def test_a_tally_names_only_so_many_failures() -> None:
@@ -55,6 +68,27 @@ def test_what_is_said_of_a_stream(capsys) -> None:
         "1 lost: neither a result nor an error came",
         "3 dropped: nobody took them in time",
     ]
+
+
+def test_a_line_moves_no_cursor_and_stays_one_line(capsys) -> None:
+    nothing = PictureResult(0, Picture("", None), None, None, None)
+    say(StreamedFrame(0, "a\x1b[2J\nb\x9b.jpg", 0.001, None, 1.0), nothing, Found())
+    say(StreamedFrame(1, "c", None, "beta said\r\x1b]0;x\x07", 1.0), nothing, Found())
+    assert capsys.readouterr().out.split("\n") == [
+        "     0      1.00 ms  a\ufffd[2J\ufffdb\ufffd.jpg",
+        "     1  failed: beta said\ufffd\ufffd]0;x\ufffd",
+        "",
+    ]
+
+
+def test_a_long_name_is_drawn_under_a_shorter_one(tmp_path: Path) -> None:
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    name = "\u00fc" * 125
+    result = PictureResult(7, Picture(name, pixels), {}, None, 0.1)
+    found = Found(boxes=(Box("cat", 0.9, 1.0, 2.0, 30.0, 20.0),))
+    annotated(tmp_path)(StreamedFrame(7, f"in/{name}.png", 0.1, None, 1.0), result, found)
+    (drawn,) = tmp_path.iterdir()
+    assert drawn.name == "000007-" + "\u00fc" * 100 + ".jpg"
 
 
 def test_an_interrupt_waits_while_something_is_written_down() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distredge.cli._stream import StreamedFrame
-from distredge.cli._variant_report import SelectionTally, VariantFound, show_selection
+from distredge.cli._variant_report import SelectionTally, VariantFound, VariantMeaning, show_selection
 from distredge.errors import DistredgeError, MediaError, PeerTimeout
 from distredge.media.pictures import Picture
 from distredge.planners.live_selection.choosing import Choice
@@ -48,6 +48,14 @@ def test_a_frame_that_failed_was_not_in_time_and_a_picture_that_is_none_does_not
     assert (large["frames"], large["in_time"], large["latency_s"]) == (2, 1, pytest.approx(0.1))
     assert (small["frames"], small["in_time"], small["latency_s"]) == (2, 1, pytest.approx(0.09))
     assert (large["predicted_latency_s"], small["predicted_latency_s"]) == (None, 0.05)
+
+
+def test_a_frame_of_which_no_end_was_foreseen_has_no_prediction() -> None:
+    frames: Any = SimpleNamespace(latest=Choice(1, False), expected_s=float("inf"))
+    variants: Any = [SimpleNamespace(entry=entry, problem=SimpleNamespace(graph=None)) for entry in ENTRIES]
+    failed = PictureResult(0, Picture("p", None), None, PeerTimeout("worker 'a' is gone"), None)
+    found = VariantMeaning(variants, frames, LIMIT_S, 0.5)(failed).figures()
+    assert found == {"variant": "small", "predicted_latency_s": None, "in_time": False}
 
 
 def test_nothing_that_ran_has_no_share(capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,6 +153,34 @@ def test_every_frame_of_a_film_in_order(film: Path) -> None:
         assert np.abs(frame.taken().mean(axis=(0, 1)) - (20 * number, 0, 0)).max() < 8
 
 
+class Torn:
+    """A film of which some frames cannot be decoded; its end looks as they do."""
+
+    def __init__(self, good: str) -> None:
+        self._good = iter(good)
+
+    def isOpened(self) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, Any]:
+        return (True, np.zeros((2, 2, 3), np.uint8)) if next(self._good, "0") == "1" else (False, None)
+
+    def get(self, propId: int) -> float:
+        return 0.0
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_film_goes_on_after_frames_that_are_damaged(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: Torn("1100110"))
+    frames = list(open_video(str(film)))
+    assert [frame.name for frame in frames] == [f"film.avi#{number}" for number in range(6)]
+    assert [frame.pixels is None for frame in frames] == [False, False, True, True, False, False]
+    assert [str(frame.error) for frame in frames[2:4]] == [f"film.avi#{n}: a damaged frame" for n in (2, 3)]
+
+
 def test_what_is_no_video_is_refused(film: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.avi").write_bytes(film.read_bytes()[:200])
     for name in ("cut.avi", "absent.avi", "."):

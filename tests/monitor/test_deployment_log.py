@@ -52,6 +52,16 @@ def test_points_are_there_while_frames_run_and_the_last_at_the_end(tmp_path: Pat
     assert _points(predicted, metric_names.LINE_IMAGES_PER_S) == [(0, 50.0), (3, 50.0), (4, 50.0)]
 
 
+def test_the_last_timeline_stands_at_the_last_frame_of_those_in_flight(tmp_path: Path, problem: Problem) -> None:
+    (device, *_) = problem.cluster.names
+    with _log(tmp_path / "log", problem, [0.0]) as log:
+        for number in range(3):
+            log.in_flight(number, 0.01, 100.0)
+        log.pictures(Timeline(1.0, (Span(device, "compute", "x", 0.0, 1.0),), (device, "requester")))
+    steps = {step for step, _ in _points(tmp_path / "log", f"{metric_names.DEVICE_BUSY}/{device}")}
+    assert steps == {2}
+
+
 def test_what_cannot_be_written_ends_the_log_and_not_the_run(tmp_path: Path, problem: Problem) -> None:
     (tmp_path / "log").write_text("a file, not a folder")
     with _log(tmp_path / "log", problem, [0.0]) as log:

@@ -91,3 +91,8 @@ def test_nobody_listens_after_the_end() -> None:
     made.end()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(made.url, timeout=10)
+
+
+def test_a_host_that_can_be_no_name_is_said() -> None:
+    with pytest.raises(InputError, match=r"cannot listen at \.\.:0 for Prometheus: "):
+        PrometheusExporter("..", 0)

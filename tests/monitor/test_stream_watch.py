@@ -93,6 +93,27 @@ def test_what_views_hear_and_the_report_says(coordinator: Coordinator, now_s, mo
     assert told["faults"] == []
 
 
+def test_a_stream_that_is_over_at_once_has_what_devices_say(now_s, monkeypatch) -> None:
+    late = Coordinator(now_s)
+    watch = StreamWatch([], lambda: now_s[0])
+    watch.begin(late, _Strategy, None)
+    looks = []
+
+    def samples() -> tuple[DeviceSample, ...]:
+        looks.append(1)
+        return (DeviceSample("pi-a", 100.0, 100.0, "running"),) if len(looks) > 3 else ()
+
+    monkeypatch.setattr(late, "samples", samples)
+    assert list(watch.end()["watch"]["devices"]) == ["pi-a"]
+
+
+def test_devices_that_never_answer_are_not_waited_for_long(now_s, monkeypatch) -> None:
+    monkeypatch.setattr(stream_watch, "_FIRST_S", 0.01)
+    watch = StreamWatch([], lambda: now_s[0])
+    watch.begin(Coordinator(now_s), _Strategy, None)
+    assert watch.end()["watch"]["devices"] == {}
+
+
 def test_a_view_that_fails_is_left_out(coordinator: Coordinator, now_s) -> None:
     broken, sound = _View("frame"), _View()
     watch = StreamWatch([broken, sound], lambda: now_s[0])

@@ -1,4 +1,4 @@
-"""README's "With boards, by hand", line by line as it stands, on boards that are folders and loopback addresses of this machine.
+"""README's "With boards, by hand", line by line, on boards that are folders and loopback addresses of this machine.
 
 A board has in its folder what was made there and what the lines brought it, nothing else; `ssh` and `scp` are scripts
 that go from folder to folder.

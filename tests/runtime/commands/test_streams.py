@@ -197,6 +197,41 @@ def test_what_watches_a_stream_is_told_in_the_main_thread(folder: Path, monkeypa
     assert json.loads(done.stdout)["watched"] == {"frames": 2}
 
 
+def test_interrupted_while_what_watches_it_begins(folder: Path, monkeypatch) -> None:
+    told: list[str] = []
+
+    class Watching:
+        def begin(self, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            told.append("begun")
+
+        def end(self) -> dict[str, Any]:
+            told.append("ended")
+            return {}
+
+    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda *_: [Watching()])
+    assert deploy(folder, *GIVEN, "--images", "pics", *WRITTEN).returncode == 130
+    assert (told, report(folder)["interrupted"], lines(folder)) == (["begun", "ended"], True, [])
+
+
+@pytest.mark.parametrize(("raised", "code"), [(RuntimeError("no memory"), 1), (KeyboardInterrupt(), 130)])
+def test_a_comparison_that_fails_leaves_the_report(folder: Path, monkeypatch, raised, code: int) -> None:
+    def fails(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("distredge.cli._stream_run.whole_model", fails)
+    assert deploy(folder, *GIVEN, "--images", "pics/[0-1].jpg", *WRITTEN).returncode == code
+    figures = report(folder)
+    assert (figures["done"], figures["lost"], figures["correct"]) == (2, 0, None)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_disk_that_is_full_leaves_the_report(folder: Path) -> None:
+    done = deploy(folder, *GIVEN, "--images", "pics", "--out", "/dev/full", "--report", "report.json")
+    assert (done.returncode, done.stderr) == (2, "error: /dev/full: cannot be written: No space left on device\n")
+    assert report(folder)["frames"] == 1
+
+
 def test_a_video_with_a_detector(folder: Path, monkeypatch) -> None:
     cv2 = pytest.importorskip("cv2")
     writer = cv2.VideoWriter(str(folder / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 64))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distredge.errors import ExecutionError
 from distredge.model.capture import load_model
 from distredge.strategy import Strategy
 from tests.runtime.commands.conftest import LOCAL, Done, deploy
@@ -110,6 +111,27 @@ def test_an_interrupt_keeps_what_was_done(pictures: Path, monkeypatch: pytest.Mo
     assert len((pictures / "out.jsonl").read_text().splitlines()) == 1
     report = json.loads((pictures / "r.json").read_text())
     assert (report["interrupted"], report["frames"]) == (True, 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_disk_that_is_full_leaves_the_report(pictures: Path) -> None:
+    args = ("--latency-limit-ms", "60000", "--images", "in", "--out", "/dev/full", "--report", "r.json", "--no-check")
+    done = deploy(pictures, *ARGS, *args)
+    assert (done.returncode, done.stderr) == (2, "error: /dev/full: cannot be written: No space left on device\n")
+    assert json.loads((pictures / "r.json").read_text())["frames"] == 1
+
+
+def test_a_timeline_that_cannot_be_had_is_said(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distredge.cli._variant_run.traced", _no_timeline)
+    args = ("--latency-limit-ms", "60000", "--images", "in/1b.png", "--timeline", "t.json", "--json", "--no-check")
+    done = deploy(pictures, *ARGS, *args)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no timeline: no worker says\nerror: all 1 pictures failed; the first: ")
+    assert not (pictures / "t.json").exists()
+
+
+def _no_timeline(*_: object) -> None:
+    raise ExecutionError("no worker says")
 
 
 @pytest.mark.slow

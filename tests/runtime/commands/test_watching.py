@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_what_is_seen_of_a_stream(pictures: Path) -> None:
     details = json.loads((pictures / "t.json").read_text())["otherData"]["details"]
     assert set(details["clock_error_s"]) == set(DEVICES)
     assert found["trace"]["clock_error_s"] == details["clock_error_s"]
-    assert re.search(r"^00:0\d, 6 frames, [\d.]+ images/s, latency p50 ", done.stderr, re.MULTILINE)
+    assert re.search(r"^\d\d:\d\d, 6 frames, [\d.]+ images/s, latency p50 ", done.stderr, re.MULTILINE)
     (own,) = (path for path in (pictures / "log").iterdir() if path.is_file())
     for tag in (b"devices/busy_share/", b"devices/queued_stages/", b"stream/latency_p99_ms", b"strategy/timeline"):
         assert tag in own.read_bytes()
@@ -106,6 +107,30 @@ def test_on_a_terminal(pictures: Path) -> None:
     assert [int(n) for n in re.findall(r"(\d) +[\d.]+ ms  pictures/\d.png", text)] == [0, 1, 2, 3, 4, 5]
     assert (text.count("\x1b[?25l"), text.count("\x1b[?25h")) == (1, 1)
     assert text.index("\x1b[?25h") < text.index("6 done in")
+
+
+def test_for_machines_on_a_terminal(pictures: Path) -> None:
+    """What is drawn on the terminal is the view alone, and not the progress as well."""
+    screen, end = pty.openpty()
+    code = "from distredge.cli.main import deploy_strategy_main; deploy_strategy_main()"
+    command = [sys.executable, "-c", code, *ARGS, "--images", "pictures", "--watch", "--json"]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    drawn: list[bytes] = []
+    reader = threading.Thread(target=lambda: drawn.extend(iter(lambda: _read(screen), b"")))
+    with subprocess.Popen(command, cwd=pictures, stdout=subprocess.PIPE, stderr=end, env=environment) as process:
+        os.close(end)
+        reader.start()
+        try:
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            reader.join()
+            os.close(screen)
+    assert process.returncode == 0
+    assert json.loads(said)["done"] == 6
+    text = b"".join(drawn).decode()
+    assert "mobilenet-v1 on 3 devices" in text
+    assert (text.count("\x1b[?25l"), text.count("\x1b[?25h")) == (1, 1)
 
 
 def _read(screen: int) -> bytes:

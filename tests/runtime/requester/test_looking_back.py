@@ -14,6 +14,7 @@ from distredge.runtime.deployment import deploy
 from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.requester import workers
 from distredge.runtime.requester.pending import RanAs
+from distredge.runtime.worker import control_plane
 from tests.runtime.conftest import DEVICES, Cell
 
 
@@ -31,6 +32,8 @@ def _samples(coordinator, wanted) -> dict:
 
 def test_workers_say_what_they_do(running, image, monkeypatch) -> None:
     monkeypatch.setattr(workers, "SAMPLE_NS", 0)
+    # However long the machine lets them wait for being asked.
+    monkeypatch.setattr(control_plane, "RUNS_NS", 60 * 10**9)
     began_s = time.monotonic()
     for _ in range(3):
         running.infer(image)
@@ -89,8 +92,9 @@ def test_a_worker_that_computes_counts_as_busy_meanwhile(cell: Cell, graph, stra
     pending = [coordinator.submit(image) for _ in range(2)]
     assert engine.held.wait(10)
     first = _samples(coordinator, lambda s: s.device != "beta" or s.open_frames >= 1)["beta"]
-    later = _samples(coordinator, lambda s: s.device != "beta" or s.busy_s > first.busy_s + 0.02)["beta"]
-    assert later.busy_s - first.busy_s == pytest.approx(later.at_s - first.at_s, abs=0.01)
+    later = _samples(coordinator, lambda s: s.device != "beta" or s.busy_s > first.busy_s + 0.3)["beta"]
+    # The two are read one after the other, by a thread that others may hold up.
+    assert later.busy_s - first.busy_s == pytest.approx(later.at_s - first.at_s, abs=0.15)
     engine.may_go_on.set()
     for one in pending:
         one.result()
