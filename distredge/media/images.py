@@ -19,6 +19,9 @@ MAX_PIXELS = 100_000_000
 """Images of more pixels are refused: 300 MB once decoded, and a file of a few kilobytes can claim any size."""
 
 
+_PROGRAM = "EPS"
+"""Pillow's name of what it gives to Ghostscript, where that is installed."""
+
 _ORIENTATION = 0x0112
 """Tag of EXIF 2.3, section 4.6.4."""
 
@@ -55,6 +58,10 @@ def _decoded(stream: object, path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(stream) as opened:  # type: ignore[arg-type]
             _check_size(opened, path)
+            if opened.format == _PROGRAM:
+                raise MediaError(
+                    f"{path}: a PostScript program, which decoding would run; accepted: JPEG, PNG, WebP, ..."
+                )
             opened.load()
             _check_size(opened, path)  # a container, such as ICO, may hold a larger picture than it says
             upright = _upright(as_rgb(opened, str(path)), _orientation(opened))

@@ -166,3 +166,10 @@ def test_random_frames_follow_their_seed() -> None:
     assert not np.array_equal(first.pixels, second.pixels)
     with pytest.raises(MediaError, match="at least 1"):
         random_frames(0, 5, 1)
+
+
+def test_postscript_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(MediaError, match=r"picture\.jpg: a PostScript program"):
+        read_image(path)
