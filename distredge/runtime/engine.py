@@ -77,6 +77,14 @@ class GivesMemory(Protocol):
         """Returns such memory: (size_bytes,) of uint8, zeros."""
 
 
+@runtime_checkable
+class Closable(Protocol):
+    """An engine that has a process of its own."""
+
+    def close(self) -> None:
+        """Ends it, also while it loads a sub-model; called by any thread."""
+
+
 class OnnxRuntimeEngine:
     """ONNX Runtime, one session per sub-model, lossless: float32 throughout, TF32 off.
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Engine, Loaded
+from distredge.runtime.engine import Closable, Engine, Loaded
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
@@ -234,8 +234,13 @@ class Preparations:
                 self._fail(outcome.plan, "peer", outcome.reason)
 
     def join(self) -> None:
-        """Waits until no plan is being loaded; constants that are not on the disk yet do not come there."""
+        """Waits until no plan is being loaded; constants that are not on the disk yet do not come there.
+
+        An engine's own process ends at once, whatever it loads.
+        """
         self._kept.stop()
+        if isinstance(self._engine, Closable):
+            self._engine.close()
         for thread in self._loaders.values():
             thread.join()
 
