@@ -14,7 +14,7 @@ from distredge.runtime.protocol.messages import Failed, Missing, Progress, Ready
 from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.protocol.transport import Endpoint
 from distredge.runtime.requester.checked import fits
-from distredge.runtime.requester.io_loop import Task
+from distredge.runtime.requester.io_loop import Task, Turns
 from distredge.runtime.requester.open_plans import OpenPlan
 from distredge.runtime.requester.worker_connection import WorkerConnection
 from distredge.runtime.requester.workers import WorkerConnections
@@ -68,6 +68,8 @@ class Plans:
         self.following: OpenPlan | None = None
         self.standing: list[OpenPlan] = []
         self.weights_sent_bytes = 0
+        # One plan at a time: of a constant that two lack, a worker takes the pieces of one.
+        self._turns = Turns()
 
     def all(self) -> tuple[OpenPlan, ...]:
         """Every plan that is not retired."""
@@ -129,7 +131,7 @@ class Plans:
     def prepare(
         self, deployment: Deployment, slots: int, back: bool = False, silent_s: float | None = None
     ) -> Task[OpenPlan]:
-        """Prepares a deployment until it can run; what goes wrong retires it.
+        """Prepares a deployment until it can run, after those before it; what goes wrong retires it.
 
         Args:
             deployment: what to prepare.
@@ -142,6 +144,9 @@ class Plans:
             PeerTimeout: if a worker cannot be reached, is lost, or does not get ready.
             ExecutionError: what a worker refuses.
         """
+        return (yield from self._turns.of(self._prepare(deployment, slots, back, silent_s)))
+
+    def _prepare(self, deployment: Deployment, slots: int, back: bool, silent_s: float | None) -> Task[OpenPlan]:
         plan = yield from self.begin(deployment, slots, back)
         pings = 0
         asked_s = time.monotonic()
