@@ -180,7 +180,7 @@ class Plans:
     def activate(self, plan: OpenPlan) -> None:
         """Runs frames on a plan from now on; those in flight come to their end under the one before."""
         old, self.active = self.active, plan
-        plan.prepared_s = time.monotonic() - plan.begun_s
+        plan.stands()
         if self.following is plan:
             self.following = None
         if old is not None:
@@ -191,6 +191,7 @@ class Plans:
         """Runs the frames that name its deployment on a plan; another one of that deployment is wanted no more."""
         for old in self.standing:
             old.retiring = old.retiring or old.deployment is plan.deployment
+        plan.stands()
         self.standing = [*(old for old in self.standing if not old.retiring), plan]
         self.retire_ended()
 
