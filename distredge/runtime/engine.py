@@ -37,6 +37,15 @@ class Loaded(Protocol):
         """
 
 
+@runtime_checkable
+class Mortal(Protocol):
+    """A loaded sub-model that may come to its end with a process."""
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can be bound and run, as far as is known."""
+
+
 class Engine(Protocol):
     """Loads sub-models; used by one thread at a time for loading and by one for running."""
 

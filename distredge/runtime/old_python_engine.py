@@ -162,6 +162,11 @@ class _OldPythonLoaded:
         self._load_s = load_s
         self._fed = fed
 
+    @property
+    def lives(self) -> bool:
+        """Whether its process is there, as far as is known."""
+        return not self._process.reason
+
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`. Those that do not lie in the engine's `room` are copied for each run."""
         process, number, memory = self._process, next(self._numbers), HandedOver()

@@ -362,6 +362,9 @@ def test_in_a_worker(graph, image, whole_model) -> None:
             os.kill(child, signal.SIGKILL)
             with pytest.raises(EngineError, match=r"ended with signal 9 \(SIGKILL\)"):
                 coordinator.infer(image)
+            # Beside the plan that has failed, with which it has everything in common.
+            coordinator.deploy(deployment)
+            anew = coordinator.infer(image)
         with Coordinator(network, [WorkerAddress("alpha", bound.control, bound.data)]) as coordinator:
             coordinator.deploy(deployment)
             again = coordinator.infer(image)
@@ -370,6 +373,7 @@ def test_in_a_worker(graph, image, whole_model) -> None:
         process.stop()
     for name, expected in whole_model(image).items():
         np.testing.assert_allclose(outputs[name], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_array_equal(outputs[name], anew[name])
         np.testing.assert_array_equal(outputs[name], again[name])
 
 
