@@ -94,6 +94,11 @@ class Closable(Protocol):
         """Ends it, also while it loads a sub-model; called by any thread."""
 
 
+def lives(loaded: Loaded) -> bool:
+    """Whether a loaded sub-model can be bound and run, as far as is known."""
+    return not isinstance(loaded, Mortal) or loaded.lives
+
+
 class OnnxRuntimeEngine:
     """ONNX Runtime, one session per sub-model, lossless: float32 throughout, TF32 off.
 

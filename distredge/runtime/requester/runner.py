@@ -17,6 +17,7 @@ from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
+    Failed,
     Fetch,
     FrameFailed,
     Records,
@@ -238,11 +239,14 @@ class Runner:
                 plan.book.handle(Heard(index))
         if not self.plans.take(worker, message):
             return False
-        if isinstance(message, Told):
+        if isinstance(message, (Told, Failed)):
             found = self.plans.of(message.plan, worker)
-            if found is not None:
+            if found is not None and isinstance(message, Told):
                 event = Answered(message.frame, found[1], message.situation, now_s)
                 self.frames.handle(found[0], event)
+            elif found is not None and isinstance(message, Failed):
+                # It may have stood already: an engine's process ends when it likes.
+                self.frames.handle(found[0], WorkerGone(found[1], message.reason))
         return True
 
     def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:

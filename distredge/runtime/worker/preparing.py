@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Closable, Engine, Loaded, Mortal
+from distredge.runtime.engine import Closable, Engine, Loaded, lives
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
@@ -234,7 +234,7 @@ class Preparations:
                 if loaded.plan.plan in self._plans:
                     self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s))
             elif self._plans.pop(outcome.plan, None) is not None:
-                self._fail(outcome.plan, "peer", outcome.reason)
+                self._fail(outcome.plan, outcome.kind, outcome.reason)
 
     def join(self) -> None:
         """Waits until no plan is being loaded; constants that are not on the disk yet do not come there.
@@ -333,8 +333,7 @@ class Preparations:
         try:
             _step_back(self._engine)
             before_bytes = resident_bytes()
-            models = dict(self._models)
-            known = {digest: m for digest, m in models.items() if not isinstance(m, Mortal) or m.lives}
+            known = {digest: model for digest, model in dict(self._models).items() if lives(model)}
             before = frozenset(known)
             loaded = load_plan(plan, preparing.models, weights, self._engine, known, preparing.count_loaded)
             fresh = {digest: model for digest, model in known.items() if digest not in before}
