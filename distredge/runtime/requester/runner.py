@@ -31,7 +31,7 @@ from distredge.runtime.requester.frames import Frames
 from distredge.runtime.requester.io_loop import Call, IoLoop, Task, Turns
 from distredge.runtime.requester.leases import taken_by
 from distredge.runtime.requester.measured_timeline import Recorded, build_timeline, latest_frames
-from distredge.runtime.requester.next_actions import Answered, Heard, WorkerGone
+from distredge.runtime.requester.next_actions import Answered, FrameBroken, Heard, WorkerGone
 from distredge.runtime.requester.open_plans import OpenPlan
 from distredge.runtime.requester.pending import RanAs, Request
 from distredge.runtime.requester.plans import Plans
@@ -246,7 +246,8 @@ class Runner:
                 self.frames.handle(found[0], event)
             elif found is not None and isinstance(message, Failed):
                 # It may have stood already: an engine's process ends when it likes.
-                self.frames.handle(found[0], WorkerGone(found[1], message.reason))
+                for frame in found[0].book.open_frames:
+                    self.frames.handle(found[0], FrameBroken(frame, found[1], "engine", message.reason, now_s))
         return True
 
     def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
