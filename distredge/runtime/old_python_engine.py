@@ -1,7 +1,7 @@
 """An engine in a process of its own, under an older Python: what JetPack 4 and 5 have an ONNX Runtime for.
 
 `engine_host` is that process, and says what crosses the sockets. Models, constants and rows lie in shared memory. The
-process ends with this one, and its end fails the plans that it ran; the next one that is loaded gets a new process.
+process ends with this one, and its end fails the plans that it ran; what is loaded next gets a new process.
 """
 
 from __future__ import annotations
