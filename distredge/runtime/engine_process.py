@@ -29,7 +29,7 @@ START_S: Final = 60.0
 _END_S: Final = 3.0
 _LAST_LINES: Final = 3
 _HEAD: Final = struct.Struct(">Q")
-_SHARED: Final = Path("/dev/shm")
+_SHARED_MEMORY: Final = Path("/dev/shm")
 _HOST: Final = Path(__file__).with_name("engine_host.py")
 
 Message: TypeAlias = Mapping[str, object]
@@ -250,7 +250,7 @@ class _Channel:
 
 def _places() -> list[Path]:
     """Folders that files may be written in, the best first."""
-    places = [_SHARED] if _SHARED.is_dir() else []
+    places = [_SHARED_MEMORY] if _SHARED_MEMORY.is_dir() else []
     with contextlib.suppress(FileNotFoundError):
         places.append(Path(tempfile.gettempdir()))
     return places

@@ -24,7 +24,7 @@ Task: TypeAlias = Generator[float, None, T]
 LONGEST_S = 1.0
 """What the thread sleeps at most."""
 
-TURN_S = 0.1
+NEXT_TURN_S = 0.1
 """Between two looks at whether it is a task's turn."""
 
 
@@ -81,7 +81,7 @@ class Turns:
         self._asked.append(turn)
         try:
             while self._asked[0] is not turn:
-                yield time.monotonic() + TURN_S
+                yield time.monotonic() + NEXT_TURN_S
             return (yield from task)
         finally:
             self._asked.remove(turn)
