@@ -7,6 +7,7 @@ need.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from distredge.timeline import Timeline
 
     __version__: str
+
+# ONNX Runtime's official builds send Microsoft what they run on; before it is imported, this keeps them from it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "LocalCluster",

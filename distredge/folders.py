@@ -92,8 +92,6 @@ def settle_caches(spare: Path | None = None) -> None:
     own = (user_folder("XDG_CONFIG_HOME", ".config"), user_folder("XDG_CACHE_HOME", ".cache"))
     if all(can_be_made(folder / "matplotlib") for folder in own):
         return
-    # Its message about an identifier that it cannot store.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     found = private_folder("matplotlib") if _MATPLOTLIB not in os.environ else None
     if found is not None:
         os.environ[_MATPLOTLIB] = str(found[0])

@@ -34,10 +34,19 @@ LOSSLESS_DIFFERENCE = 1e-5
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """Latency in seconds of each measured frame, and frames/s with several in flight (None: not measured)."""
+    """What was measured.
+
+    Attributes:
+        latencies_s: of each frame.
+        throughput_per_s: frames with several in flight; None: not measured.
+        prepared_s: seconds that preparing the plan took.
+        weights_sent_bytes: weights that workers lacked and were sent.
+    """
 
     latencies_s: tuple[float, ...]
     throughput_per_s: float | None
+    prepared_s: float | None
+    weights_sent_bytes: int
 
     @property
     def latency_s(self) -> float:
@@ -162,6 +171,8 @@ class DeploymentReport:
             metric_names.IMAGES_PER_S: 1.0 / self.run.latency_s,
             metric_names.THROUGHPUT_PER_S: self.run.throughput_per_s,
             "latencies_s": list(self.run.latencies_s),
+            "prepared_s": self.run.prepared_s,
+            "weights_sent_bytes": self.run.weights_sent_bytes,
             "predicted_latency_s": self.predicted_s,
             "modelled_profiles": list(self.modelled),
             metric_names.BYTES_SENT: self.timeline.bytes_sent,

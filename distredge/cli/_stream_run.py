@@ -182,6 +182,8 @@ class StreamRun:
             "source": as_text(str(source)),
             "started": began.isoformat(timespec="milliseconds"),
             "in_flight": self.session.coordinator.in_flight,
+            "prepared_s": self.session.coordinator.prepared_s,
+            "weights_sent_bytes": self.session.coordinator.weights_sent_bytes,
         }
 
     def _counts(self, tally: Tally, pictures: Counted, ended: BaseException | None) -> dict[str, Any]:

@@ -193,6 +193,8 @@ class VariantRun:
             "source": as_text(str(source)),
             "started": began.isoformat(timespec="milliseconds"),
             "in_flight": session.coordinator.in_flight,
+            "prepared_s": session.coordinator.prepared_s,
+            "weights_sent_bytes": session.coordinator.weights_sent_bytes,
         }
 
     def _tell(self, figures: Mapping[str, Any]) -> None:

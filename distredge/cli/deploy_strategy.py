@@ -313,7 +313,9 @@ def _measure(
             if log is not None:
                 log.frame(number, latencies_s[-1])
                 log.look_back(number, coordinator.timeline)
-        return outputs, MeasuredRun(tuple(latencies_s), _throughput_per_s(coordinator, inputs, repeat, log))
+        per_s = _throughput_per_s(coordinator, inputs, repeat, log)
+        measured = MeasuredRun(tuple(latencies_s), per_s, coordinator.prepared_s, coordinator.weights_sent_bytes)
+        return outputs, measured
     except (KeyboardInterrupt, ExecutionError):
         _say_partial(latencies_s, repeat, order.as_json)
         if timeline_path is not None and first is not None:

@@ -37,6 +37,15 @@ class Loaded(Protocol):
         """
 
 
+@runtime_checkable
+class Mortal(Protocol):
+    """A loaded sub-model that may come to its end with a process."""
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can be bound and run, as far as is known."""
+
+
 class Engine(Protocol):
     """Loads sub-models; used by one thread at a time for loading and by one for running."""
 
@@ -75,6 +84,19 @@ class GivesMemory(Protocol):
 
     def room(self, size_bytes: int) -> Array:
         """Returns such memory: (size_bytes,) of uint8, zeros."""
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """An engine that has a process of its own."""
+
+    def close(self) -> None:
+        """Ends it, also while it loads a sub-model; called by any thread."""
+
+
+def lives(loaded: Loaded) -> bool:
+    """Whether a loaded sub-model can be bound and run, as far as is known."""
+    return not isinstance(loaded, Mortal) or loaded.lives
 
 
 class OnnxRuntimeEngine:

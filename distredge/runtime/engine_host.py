@@ -7,7 +7,8 @@ at once; it ends when they close. On either::
     bytes 0..7   size of what follows, big endian; with it, perhaps, a descriptor of shared memory (SCM_RIGHTS)
     bytes 8..    a JSON object: `do` and what that needs; answered by another one, whose `error` is empty if it was done
 
-    start    threads, providers [name, ...]: first of all; the answer has python, runtime, and providers that are there
+    start    threads, providers [name, ...], and of the folders that it makes: places [path, ...], prefix; first of all;
+             the answer has python, runtime, and providers that are there
     load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
              fed [array, ...]    and memory
     map      region (a number)    and memory
@@ -32,7 +33,6 @@ import threading
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 _HEAD = struct.Struct(">Q")
-_PLACES = ("/dev/shm", "")
 
 CUDA = "CUDAExecutionProvider"
 
@@ -55,6 +55,9 @@ class Host:
         self._runs: Dict[int, Callable[[], None]] = {}
         self._regions: Dict[int, mmap.mmap] = {}
         self._threads = 1
+        self._places: List[str] = []
+        self._prefix = ""
+        self._folder = ""
         self._runtime: Any = None
         self._numpy: Any = None
 
@@ -74,12 +77,17 @@ class Host:
             if descriptor is not None:
                 os.close(descriptor)
 
+    def close(self) -> None:
+        """Removes what a model that is being loaded has been written to."""
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _start(self, message: Dict[str, Any]) -> Dict[str, Any]:
         import numpy
         import onnxruntime
 
         self._numpy, self._runtime = numpy, onnxruntime
-        self._threads = message["threads"]
+        self._threads, self._places, self._prefix = message["threads"], message["places"], message["prefix"]
         available = onnxruntime.get_available_providers()
         wanted = message["providers"]
         if wanted[0] not in available:
@@ -111,19 +119,19 @@ class Host:
 
     def _write(self, memory: mmap.mmap, files: Dict[str, List[int]]) -> str:
         """Writes files into a new folder: every version of ONNX Runtime reads a model's constants from beside it."""
-        for place in _PLACES:
+        for place in self._places:
             folder = ""
             try:
-                folder = tempfile.mkdtemp(prefix="distredge-engine-", dir=place or None)
+                folder = self._folder = tempfile.mkdtemp(prefix=self._prefix, dir=place)
                 for name, (start, stop) in files.items():
                     with open(os.path.join(folder, os.path.basename(name)), "wb") as file:
                         file.write(memoryview(memory)[start:stop])
                 return folder
             except OSError:
                 shutil.rmtree(folder, ignore_errors=True)
-                if place == _PLACES[-1]:
+                if place == self._places[-1]:
                     raise
-        raise AssertionError("unreachable")
+        raise OSError("no folder for temporary files")
 
     def _map(self, message: Dict[str, Any], memory: mmap.mmap) -> None:
         self._regions[message["region"]] = memory
@@ -208,6 +216,7 @@ def serve(host: Host, end: socket.socket) -> None:
             end.sendall(_HEAD.pack(len(answer)) + answer)
     except (EOFError, OSError):
         # At once, whatever the other thread does: whoever wanted it is gone.
+        host.close()
         os._exit(0)
 
 

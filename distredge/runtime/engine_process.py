@@ -6,10 +6,13 @@ import array
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -26,6 +29,7 @@ START_S: Final = 60.0
 _END_S: Final = 3.0
 _LAST_LINES: Final = 3
 _HEAD: Final = struct.Struct(">Q")
+_SHARED_MEMORY: Final = Path("/dev/shm")
 _HOST: Final = Path(__file__).with_name("engine_host.py")
 
 Message: TypeAlias = Mapping[str, object]
@@ -52,6 +56,9 @@ class EngineProcess:
         self._past: deque[tuple[str, int]] = deque()
         self._mapped: set[int] = set()
         self._ending = threading.Lock()
+        self._prefix = f"distredge-engine-{secrets.token_hex(8)}-"
+        if not hasattr(os, "memfd_create"):
+            raise ConfigError("engine's Python: only Linux has the shared memory that it needs")
         # Nobody has to read it while it runs, and there may be no folder for temporary files.
         self._log = os.fdopen(os.memfd_create("distredge-engine-log"), "w+b")
         pairs = [socket.socketpair(), socket.socketpair()]
@@ -89,7 +96,8 @@ class EngineProcess:
             EngineError: if that has not the provider.
         """
         try:
-            answer = self._ask(self._loading, message, None, START_S)
+            folders = {"places": [str(place) for place in _places()], "prefix": self._prefix}
+            answer = self._ask(self._loading, {**message, **folders}, None, START_S)
         except EngineError as error:
             raise ConfigError(f"engine's Python: {error}") from error
         reason = answer["error"]
@@ -154,6 +162,7 @@ class EngineProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            self._tidy_up()
             self._log.close()
 
     def _ask(
@@ -179,9 +188,16 @@ class EngineProcess:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 code = self._process.wait()
+            self._tidy_up()
             words = self._last_words()
             how = how or f"ended with {_exit(code)}"
             self.reason = f"the engine's process under {self._python} {how}{f': {words}' if words else ''}"
+
+    def _tidy_up(self) -> None:
+        """Removes what it has left where it was killed, or died, while it loaded: in memory that would stay there."""
+        for place in _places():
+            for folder in place.glob(f"{self._prefix}*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _last_words(self) -> str:
         self._log.seek(0)
@@ -230,6 +246,14 @@ class _Channel:
                 raise EOFError
             content += piece
         return bytes(content)
+
+
+def _places() -> list[Path]:
+    """Folders that files may be written in, the best first."""
+    places = [_SHARED_MEMORY] if _SHARED_MEMORY.is_dir() else []
+    with contextlib.suppress(FileNotFoundError):
+        places.append(Path(tempfile.gettempdir()))
+    return places
 
 
 def _exit(code: int) -> str:

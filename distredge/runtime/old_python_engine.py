@@ -1,12 +1,13 @@
 """An engine in a process of its own, under an older Python: what JetPack 4 and 5 have an ONNX Runtime for.
 
 `engine_host` is that process, and says what crosses the sockets. Models, constants and rows lie in shared memory. The
-process ends with this one, and its end fails the plans that it ran; the next one that is loaded gets a new process.
+process ends with this one, and its end fails the plans that it ran; what is loaded next gets a new process.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,7 @@ class OldPythonEngine:
         self._folders = folders
         self._load_s = load_s
         self._numbers = itertools.count(1)
+        self._closed = False
         self._lock = threading.Lock()
         self._process = self._start()
         self._regions = Regions(lambda number: self._process.forget("regions", number))
@@ -94,29 +96,29 @@ class OldPythonEngine:
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Loads a sub-model; the constants (d0, d1, ...) are as `Engine.load` says."""
         with self._lock:
-            if self._process.reason:
+            if self._process.reason and not self._closed:
                 self._process.end()
                 self._process = self._start()
             process = self._process
         memory = HandedOver()
+        # What is fed comes first: the rest is given back once the session has been made of it.
+        fed = [entry(name, value, memory.add(value)) for name, value in weights.items() if name.endswith(AS_INPUT)]
+        fed_bytes = memory.size_bytes
         content = memory.add(np.frombuffer(model, np.uint8))
-        places = {name: memory.add(value) for name, value in weights.items()}
+        places = {name: memory.add(value) for name, value in weights.items() if not name.endswith(AS_INPUT)}
         number = next(self._numbers)
         message = {
             "do": "load",
             "model": number,
             "providers": self._options(model, weights),
             "content": [content, content + len(model)],
-            "files": {
-                constant_file(name): [start, start + weights[name].nbytes]
-                for name, start in places.items()
-                if not name.endswith(AS_INPUT)
-            },
-            "fed": [entry(name, weights[name], start) for name, start in places.items() if name.endswith(AS_INPUT)],
+            "files": {constant_file(name): [start, start + weights[name].nbytes] for name, start in places.items()},
+            "fed": fed,
         }
         with memory.made() as descriptor:
             process.load(message, descriptor, self._load_s)
-        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s)
+            os.ftruncate(descriptor, fed_bytes)
+        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory)
         weakref.finalize(loaded, process.forget, "models", number).atexit = False
         return loaded
 
@@ -125,8 +127,11 @@ class OldPythonEngine:
         return [(name, provider_options(name, engines, old=True)) for name in self.providers]
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.end()
+        """Ends the process, also while it loads; nothing can be loaded any more."""
+        with self._lock:
+            self._closed = True
+            process = self._process
+        process.end()
 
     def _start(self) -> EngineProcess:
         made = EngineProcess(self._python)
@@ -139,16 +144,28 @@ class OldPythonEngine:
 
 
 class _OldPythonLoaded:
-    """A sub-model in the other process."""
+    """A sub-model in the other process; `fed` has the constants that it is fed, which so count as this process's."""
 
     def __init__(
-        self, process: EngineProcess, number: int, regions: Regions, numbers: Iterator[int], load_s: float
+        self,
+        process: EngineProcess,
+        number: int,
+        regions: Regions,
+        numbers: Iterator[int],
+        load_s: float,
+        fed: HandedOver,
     ) -> None:
         self._process = process
         self._number = number
         self._regions = regions
         self._numbers = numbers
         self._load_s = load_s
+        self._fed = fed
+
+    @property
+    def lives(self) -> bool:
+        """Whether its process is there, as far as is known."""
+        return not self._process.reason
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`. Those that do not lie in the engine's `room` are copied for each run."""

@@ -101,6 +101,11 @@ class HandedOver:
         self._contents.append((start, array))
         return start
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the places so far."""
+        return self._size_bytes
+
     @contextlib.contextmanager
     def made(self) -> Iterator[int]:
         """Makes it; the descriptor is closed at the end, which leaves the memory to those that have mapped it."""

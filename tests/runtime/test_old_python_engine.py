@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from distredge.errors import ConfigError, EngineError
-from distredge.model import AS_INPUT
+from distredge.model import AS_INPUT, constant_file
 from distredge.model.capture import load_model
 from distredge.runtime import engine_host, engine_process
 from distredge.runtime.buffers import ALIGNMENT_BYTES, allocate
@@ -180,6 +181,100 @@ def test_the_end_of_the_process_fails_its_plan_and_not_the_next(engine) -> None:
         run()
 
 
+def _constants_model(size: int) -> bytes:
+    """y = x + held + fed, the first constant of which lies in a file."""
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (size,)) for n in ("x", f"fed{AS_INPUT}", "y")]
+    nodes = [helper.make_node("Add", ["x", "held"], ["sum"]), helper.make_node("Add", ["sum", f"fed{AS_INPUT}"], ["y"])]
+    held = TensorProto(name="held", data_type=TensorProto.FLOAT, dims=(size,), data_location=TensorProto.EXTERNAL)
+    for key, text in (("location", constant_file("held")), ("offset", "0"), ("length", str(4 * size))):
+        held.external_data.add(key=key, value=text)
+    graph = helper.make_graph(nodes, "constants", ports[:2], ports[2:], [held])
+    made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+    return made.SerializeToString()
+
+
+def _handed_over_kb(pid: int) -> int:
+    """What a process has of the memory that is handed to it."""
+    found, counts = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if not line.split()[0].endswith(":"):
+            counts = line.endswith("memfd:distredge-engine (deleted)")
+        elif counts and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
+def test_constants_that_the_runtime_has_copied_are_not_held_twice(engine) -> None:
+    size = 1 << 20
+    rng = np.random.default_rng(0)
+    x, held, fed = (rng.standard_normal(size, dtype=np.float32) for _ in range(3))
+    loaded = engine.load(_constants_model(size), {"held": held, f"fed{AS_INPUT}": fed})
+    assert 4096 <= _handed_over_kb(os.getpid()) < 6144, "what is fed alone: the worker's account counts it here"
+    assert _handed_over_kb(engine.pid) < 6144
+    y = np.zeros(size, np.float32)
+    loaded.bind({"x": x}, {"y": y}, 0)()
+    np.testing.assert_allclose(y, x + held + fed, atol=1e-6)
+    assert _handed_over_kb(engine.pid) >= 4096
+
+
+_SLOW = "import time; time.sleep(60); session = "
+
+
+def test_ending_it_while_it_loads_leaves_nothing(host: Path) -> None:
+    host.write_text(HOST.read_text(encoding="utf-8").replace("            session = ", f"            {_SLOW}"))
+    engine = OldPythonEngine(sys.executable)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(engine.load, _model(), {})
+            _until(lambda: _folders(engine._process._prefix))
+            engine.close()
+            with pytest.raises(EngineError, match="was ended"):
+                loading.result(30)
+        assert not _folders(engine._process._prefix)
+        with pytest.raises(EngineError, match="was ended"):
+            engine.load(_model(), {})
+        assert not _runs(engine.pid)
+    finally:
+        engine.close()
+
+
+_LOADER = f"""
+import sys, threading
+from pathlib import Path
+from distredge.runtime import engine_process
+from distredge.runtime.old_python_engine import OldPythonEngine
+engine_process._HOST = Path(sys.argv[1])
+engine = OldPythonEngine(sys.executable)
+print(engine._process._prefix, engine.pid, flush=True)
+engine.load({_model()!r}, {{}})
+"""
+
+
+def test_it_tidies_up_when_the_worker_is_killed_while_it_loads(tmp_path: Path) -> None:
+    host = tmp_path / "engine_host.py"
+    host.write_text(HOST.read_text(encoding="utf-8").replace("            session = ", f"            {_SLOW}"))
+    parent = subprocess.Popen([sys.executable, "-c", _LOADER, host], stdout=subprocess.PIPE, text=True)
+    try:
+        prefix, child = parent.stdout.readline().split()
+        _until(lambda: _folders(prefix))
+    finally:
+        parent.kill()
+        parent.communicate()
+    _until(lambda: not _runs(int(child)))
+    assert not _folders(prefix)
+
+
+def _folders(prefix: str) -> list[Path]:
+    return [found for place in engine_process._places() for found in place.glob(f"{prefix}*")]
+
+
+def _until(condition: Callable[[], object]) -> None:
+    until_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until_s, "it never came"
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch) -> Path:
     """A host of the test's own."""
@@ -218,6 +313,12 @@ def test_loading_that_takes_too_long_is_ended(host: Path) -> None:
         engine.close()
 
 
+def test_a_system_without_memory_that_can_be_shared(monkeypatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(ConfigError, match="engine's Python: only Linux"):
+        OldPythonEngine(sys.executable)
+
+
 def test_a_provider_that_it_has_not() -> None:
     with pytest.raises(EngineError, match=r"it has no TensorrtExecutionProvider; it has: .*CPUExecutionProvider"):
         OldPythonEngine(sys.executable, provider="tensorrt")
@@ -237,10 +338,7 @@ def test_it_ends_with_the_worker() -> None:
     child = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
-    until_s = time.monotonic() + 10
-    while _runs(child):
-        assert time.monotonic() < until_s, "it is still there"
-        time.sleep(0.02)
+    _until(lambda: not _runs(child))
 
 
 def _runs(pid: int) -> bool:
@@ -264,6 +362,10 @@ def test_in_a_worker(graph, image, whole_model) -> None:
             os.kill(child, signal.SIGKILL)
             with pytest.raises(EngineError, match=r"ended with signal 9 \(SIGKILL\)"):
                 coordinator.infer(image)
+            with contextlib.suppress(EngineError):  # it may have begun before the plan's end was known
+                coordinator.infer(image)
+            # The plan is prepared again, beside the one that has failed and has everything in common with it.
+            anew = coordinator.infer(image)
         with Coordinator(network, [WorkerAddress("alpha", bound.control, bound.data)]) as coordinator:
             coordinator.deploy(deployment)
             again = coordinator.infer(image)
@@ -272,6 +374,7 @@ def test_in_a_worker(graph, image, whole_model) -> None:
         process.stop()
     for name, expected in whole_model(image).items():
         np.testing.assert_allclose(outputs[name], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_array_equal(outputs[name], anew[name])
         np.testing.assert_array_equal(outputs[name], again[name])
 
 

@@ -108,9 +108,12 @@ class Coordinator:
 
     @property
     def prepared_s(self) -> float | None:
-        """Seconds that preparing the plan took that runs, its workers reached; None before there is one."""
-        active = self._runner.plans.active
-        return None if active is None else active.prepared_s
+        """Seconds that preparing the plan took that runs, its workers reached; None before there is one.
+
+        With several (`deploy_also`), of all of them together.
+        """
+        found = [plan.prepared_s for plan in self._runner.plans.for_some_frames if plan.prepared_s is not None]
+        return sum(found) if found else None
 
     # Plans.
 

@@ -102,11 +102,12 @@ class Frames:
         for request in requests:
             self._end(request, why)
 
-    def end_waiting(self, why: DistredgeError, begun: bool = False) -> None:
-        """Ends the frames that wait; with `begun` only those that had begun already."""
+    def end_waiting(self, plan: OpenPlan, why: DistredgeError, begun: bool = False) -> None:
+        """Ends the frames that wait to be run on a plan; with `begun` only those that had begun already."""
         for request in [r for r in self.waiting if r.lost is not None or not begun]:
-            self.waiting.remove(request)
-            self._end(request, why)
+            if self._plans.for_frames(request.on) is plan:
+                self.waiting.remove(request)
+                self._end(request, why)
 
     def start_waiting(self, now_s: float, refusal: ExecutionError | None) -> None:
         """Starts the frames for which there is room, the oldest first; or ends them with why nothing is run."""
@@ -129,16 +130,17 @@ class Frames:
             except DistredgeError as error:
                 self._end(request, error)
 
-    def expire(self, now_s: float, reason: Callable[[float], ExecutionError]) -> None:
+    def expire(self, now_s: float, reason: Callable[[OpenPlan | None, float], ExecutionError]) -> None:
         """Ends the frames whose time is over before they could be run, or run again.
 
         Args:
             now_s: the time now.
-            reason: of one that has waited for so many seconds.
+            reason: of one that has waited for a plan for so many seconds.
         """
         for request in [r for r in self.waiting if now_s >= r.until_s]:
             self.waiting.remove(request)
-            self._end(request, request.lost or reason(request.until_s - request.started_ns / 1e9))
+            plan = self._plans.for_frames(request.on)
+            self._end(request, request.lost or reason(plan, request.until_s - request.started_ns / 1e9))
 
     def _start(self, plan: OpenPlan, number: int, request: Request) -> None:
         """Sends a frame's inputs."""

@@ -24,6 +24,9 @@ Task: TypeAlias = Generator[float, None, T]
 LONGEST_S = 1.0
 """What the thread sleeps at most."""
 
+NEXT_TURN_S = 0.1
+"""Between two looks at whether it is a task's turn."""
+
 
 class Owner(Protocol):
     """What the thread works for."""
@@ -64,6 +67,24 @@ class Call(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
+
+
+class Turns:
+    """Lets tasks go on one after the other, in the order in which they asked."""
+
+    def __init__(self) -> None:
+        self._asked: list[object] = []
+
+    def of(self, task: Task[T]) -> Task[T]:
+        """Runs a task once those that asked before have ended."""
+        turn = object()
+        self._asked.append(turn)
+        try:
+            while self._asked[0] is not turn:
+                yield time.monotonic() + NEXT_TURN_S
+            return (yield from task)
+        finally:
+            self._asked.remove(turn)
 
 
 class IoLoop:

@@ -82,6 +82,10 @@ class OpenPlan:
         self.output_forms = {m.source: rows_form(m.boxes) for m in deployment.output_messages}
         self._outboxes: list[list[Outbox]] | None = None
 
+    def stands(self) -> None:
+        """Notes that frames can be run on it."""
+        self.prepared_s = time.monotonic() - self.begun_s
+
     def outboxes(self, slot: int, inputs: Mapping[str, Array]) -> list[Outbox]:
         """Returns what packs the inputs of a frame, one for each message; the packs of a slot are used again.
 

@@ -14,7 +14,7 @@ from distredge.runtime.protocol.messages import Failed, Missing, Progress, Ready
 from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.protocol.transport import Endpoint
 from distredge.runtime.requester.checked import fits
-from distredge.runtime.requester.io_loop import Task
+from distredge.runtime.requester.io_loop import Task, Turns
 from distredge.runtime.requester.open_plans import OpenPlan
 from distredge.runtime.requester.worker_connection import WorkerConnection
 from distredge.runtime.requester.workers import WorkerConnections
@@ -68,6 +68,8 @@ class Plans:
         self.following: OpenPlan | None = None
         self.standing: list[OpenPlan] = []
         self.weights_sent_bytes = 0
+        # One plan at a time: of a constant that two lack, a worker takes the pieces of one.
+        self._turns = Turns()
 
     def all(self) -> tuple[OpenPlan, ...]:
         """Every plan that is not retired."""
@@ -129,7 +131,7 @@ class Plans:
     def prepare(
         self, deployment: Deployment, slots: int, back: bool = False, silent_s: float | None = None
     ) -> Task[OpenPlan]:
-        """Prepares a deployment until it can run; what goes wrong retires it.
+        """Prepares a deployment until it can run, after those before it; what goes wrong retires it.
 
         Args:
             deployment: what to prepare.
@@ -142,6 +144,9 @@ class Plans:
             PeerTimeout: if a worker cannot be reached, is lost, or does not get ready.
             ExecutionError: what a worker refuses.
         """
+        return (yield from self._turns.of(self._prepare(deployment, slots, back, silent_s)))
+
+    def _prepare(self, deployment: Deployment, slots: int, back: bool, silent_s: float | None) -> Task[OpenPlan]:
         plan = yield from self.begin(deployment, slots, back)
         pings = 0
         asked_s = time.monotonic()
@@ -175,7 +180,7 @@ class Plans:
     def activate(self, plan: OpenPlan) -> None:
         """Runs frames on a plan from now on; those in flight come to their end under the one before."""
         old, self.active = self.active, plan
-        plan.prepared_s = time.monotonic() - plan.begun_s
+        plan.stands()
         if self.following is plan:
             self.following = None
         if old is not None:
@@ -186,6 +191,7 @@ class Plans:
         """Runs the frames that name its deployment on a plan; another one of that deployment is wanted no more."""
         for old in self.standing:
             old.retiring = old.retiring or old.deployment is plan.deployment
+        plan.stands()
         self.standing = [*(old for old in self.standing if not old.retiring), plan]
         self.retire_ended()
 

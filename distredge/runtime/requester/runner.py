@@ -17,6 +17,7 @@ from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
+    Failed,
     Fetch,
     FrameFailed,
     Records,
@@ -27,10 +28,10 @@ from distredge.runtime.protocol.row_messages import Rows
 from distredge.runtime.protocol.transport import Network
 from distredge.runtime.requester.clock_offsets import ClockOffset
 from distredge.runtime.requester.frames import Frames
-from distredge.runtime.requester.io_loop import Call, IoLoop, Task
+from distredge.runtime.requester.io_loop import Call, IoLoop, Task, Turns
 from distredge.runtime.requester.leases import taken_by
 from distredge.runtime.requester.measured_timeline import Recorded, build_timeline, latest_frames
-from distredge.runtime.requester.next_actions import Answered, Heard, WorkerGone
+from distredge.runtime.requester.next_actions import Answered, FrameBroken, Heard, WorkerGone
 from distredge.runtime.requester.open_plans import OpenPlan
 from distredge.runtime.requester.pending import RanAs, Request
 from distredge.runtime.requester.plans import Plans
@@ -84,10 +85,11 @@ class Runner:
         self.frames = Frames(self.workers, self.plans, options.replan is not None)
         self.current: Deployment | None = None
         self.refusal: ExecutionError | None = None
-        self._recovery: tuple[Recovery, Call[None]] | None = None
+        self._recoveries: dict[OpenPlan, tuple[Recovery, Call[None]]] = {}
         self._due_s = self._renew_s = 0.0
         self._sample = False
-        self._looking_back: list[object] = []
+        # One after the other: an answer does not say which of two questions it is for.
+        self._looking_back = Turns()
 
     def submit(self, request: Request) -> None:
         """Takes a frame that has its place in the room; called by any thread.
@@ -135,10 +137,10 @@ class Runner:
         self._due_s = min(self.plans.next_s, self._renew_s, frames.next_s(now_s))
         return self._due_s
 
-    def _reason(self, waited_s: float) -> ExecutionError:
-        """Why a frame could not be run in so many seconds."""
-        if self._recovery is not None:
-            return self._recovery[0].reason(waited_s)
+    def _reason(self, plan: OpenPlan | None, waited_s: float) -> ExecutionError:
+        """Why a frame could not be run on a plan in so many seconds."""
+        if plan in self._recoveries:
+            return self._recoveries[plan][0].reason(waited_s)
         return PeerTimeout(f"no room to run it within {waited_s:.3g} s")
 
     def ended(self, error: BaseException | None) -> None:
@@ -188,22 +190,18 @@ class Runner:
         self.plans.activate(plan)
         self.current = plan.deployment
         self.frames.room.set_limit(plan.slots)
-        if self._recovery is not None:
-            self._recovery[1].cancelled = True
-            self._recovery = None
 
     def _recover(self) -> None:
-        """Sees to it that the plans can go on, or others instead; one after the other."""
-        options = self._options
-        if self._recovery is not None:
-            return
-        plan = next((plan for plan in self.plans.for_some_frames if self._needs_recovery(plan)), None)
-        if plan is None:
-            return
-        one = Recovery(
-            self.workers, self.plans, plan, options.deadline_s, options.connect_s, options.replan, self._bell
-        )
-        self._recovery = (one, self.loop.begin(self._recovered(one, plan)))
+        """Sees to it that the plans can go on, or others instead; none waits for the workers of another one."""
+        options, plans = self._options, self.plans.for_some_frames
+        for plan in [plan for plan in self._recoveries if plan not in plans]:
+            self._recoveries.pop(plan)[1].cancelled = True
+        for plan in plans:
+            if plan not in self._recoveries and self._needs_recovery(plan):
+                one = Recovery(
+                    self.workers, self.plans, plan, options.deadline_s, options.connect_s, options.replan, self._bell
+                )
+                self._recoveries[plan] = (one, self.loop.begin(self._recovered(one, plan)))
 
     def _needs_recovery(self, plan: OpenPlan) -> bool:
         if plan.error is None:
@@ -217,15 +215,18 @@ class Runner:
             plan = yield from one.run()
         except DistredgeError as error:
             _log.warning("no plan can be run: %s", error)
-            self._recovery = None
+            self._recoveries.pop(broken, None)
             broken.recovery_failed = True
-            self.frames.end_waiting(error)
+            self.frames.end_waiting(broken, error)
             return
-        self._recovery = None
+        self._recoveries.pop(broken, None)
         if broken in self.plans.standing:
             self.plans.stand(plan)
-        else:
+        elif broken is self.plans.active:
             self._activate(plan)
+        else:
+            # Another one has come in its place meanwhile.
+            self.plans.retire(plan)
 
     # What comes in (`workers.Handler`).
 
@@ -238,11 +239,15 @@ class Runner:
                 plan.book.handle(Heard(index))
         if not self.plans.take(worker, message):
             return False
-        if isinstance(message, Told):
+        if isinstance(message, (Told, Failed)):
             found = self.plans.of(message.plan, worker)
-            if found is not None:
+            if found is not None and isinstance(message, Told):
                 event = Answered(message.frame, found[1], message.situation, now_s)
                 self.frames.handle(found[0], event)
+            elif found is not None and isinstance(message, Failed):
+                # It may have stood already: an engine's process ends when it likes.
+                for frame in found[0].book.open_frames:
+                    self.frames.handle(found[0], FrameBroken(frame, found[1], "engine", message.reason, now_s))
         return True
 
     def data_message(self, worker: WorkerConnection, message: Rows | FrameFailed, frames: Sequence[Bytes]) -> None:
@@ -256,18 +261,19 @@ class Runner:
             if index is None:
                 continue
             plan.weights.pop(worker.name, None)
-            plan.error = plan.error or PeerTimeout(f"worker '{worker.name}' is gone: {reason}")
+            why = PeerTimeout(f"worker '{worker.name}' is gone: {reason}")
+            plan.error = plan.error or why
             self.frames.handle(plan, WorkerGone(index, reason))
-        if self._options.replan is None:
-            self.frames.end_waiting(PeerTimeout(f"worker '{worker.name}' is gone: {reason}"), begun=True)
+            if self._options.replan is None:
+                self.frames.end_waiting(plan, why, begun=True)
 
     def taken(self, worker: WorkerConnection, holder: str) -> None:
         """Ends everything: somebody else runs this worker now."""
         self.refusal = worker.fatal = taken_by(worker.name, holder)
         _log.warning("%s", self.refusal)
-        if self._recovery is not None:
-            self._recovery[1].cancelled = True
-            self._recovery = None
+        for _, call in self._recoveries.values():
+            call.cancelled = True
+        self._recoveries.clear()
         self.frames.end_all(self.refusal)
         self.workers.give_back_all()
 
@@ -284,7 +290,7 @@ class Runner:
         wanted = latest_frames(plan.records, frames) if plan is not None else ()
         if plan is None or not wanted:
             raise self.refusal or ExecutionError("no frame has been run yet: there is no timeline")
-        return (yield from self._recorded(plan, wanted))
+        return (yield from self._looking_back.of(self._recorded(plan, wanted)))
 
     def timeline_of(self, ran_as: RanAs) -> Task[Timeline]:
         """Asks the workers what they did in one frame.
@@ -296,20 +302,9 @@ class Runner:
         plan = next((plan for plan in self.plans.all() if plan.number == ran_as.plan), None)
         if plan is None or ran_as.frame not in latest_frames(plan.records, len(plan.records)):
             raise ExecutionError("what was recorded of this frame is forgotten already")
-        return (yield from self._recorded(plan, (ran_as.frame,)))
+        return (yield from self._looking_back.of(self._recorded(plan, (ran_as.frame,))))
 
     def _recorded(self, plan: OpenPlan, wanted: tuple[int, ...]) -> Task[Timeline]:
-        # One after the other: an answer does not say which of two questions it is for.
-        turn = object()
-        self._looking_back.append(turn)
-        try:
-            while self._looking_back[0] is not turn:
-                yield time.monotonic() + ANSWER_S
-            return (yield from self._asked(plan, wanted))
-        finally:
-            self._looking_back.remove(turn)
-
-    def _asked(self, plan: OpenPlan, wanted: tuple[int, ...]) -> Task[Timeline]:
         own = tuple(plan.records)
         recorded = {REQUESTER: Recorded(0, own)}
         for name, index in plan.indices.items():

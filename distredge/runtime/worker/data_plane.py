@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from distredge.errors import EngineError, ProtocolError, TransportError
+from distredge.runtime.engine import lives
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER
 from distredge.runtime.protocol.messages import (
@@ -83,9 +84,10 @@ class PlanStands(NamedTuple):
 
 
 class PlanFails(NamedTuple):
-    """A plan cannot be run: a peer is not there."""
+    """A plan cannot be run, or not any more: a "peer" is not there, or the "engine" has come to its end."""
 
     plan: int
+    kind: str
     reason: str
 
 
@@ -276,7 +278,11 @@ class DataPlane:
             loaded.runs[slot][stage]()
         except EngineError as error:
             self.computed = Computed(done_ns, 0, time.monotonic_ns())
-            self._report(self._state.stage_failed(run, f"stage {stage}: {error}"[:2000]))
+            reason = f"stage {stage}: {error}"[:2000]
+            self._report(self._state.stage_failed(run, reason))
+            if not all(map(lives, loaded.models)):
+                self._remove(plan)
+                self._tell(PlanFails(plan, "engine", reason))
             return
         stopped_ns = time.monotonic_ns()
         self.computed = Computed(done_ns + stopped_ns - started_ns, 0, stopped_ns)
@@ -371,7 +377,7 @@ class DataPlane:
                     self._peers[address] = Peer(address, endpoint)
         except TransportError as error:
             self._remove(loaded.plan.plan)
-            self._tell(PlanFails(loaded.plan.plan, str(error)))
+            self._tell(PlanFails(loaded.plan.plan, "peer", str(error)))
             return
         self._plans[loaded.plan.plan] = loaded
         self._state.add(loaded.plan)
@@ -446,7 +452,7 @@ class DataPlane:
                 why = f": {first.trouble}" if first.trouble else ""
                 reason = f"cannot reach '{first.address.name}' at {first.address.endpoint} within {PEER_S:g} s{why}"
                 self._remove(waiting.loaded.plan.plan)
-                self._tell(PlanFails(waiting.loaded.plan.plan, reason))
+                self._tell(PlanFails(waiting.loaded.plan.plan, "peer", reason))
 
     def _tell(self, outcome: PlanOutcome) -> None:
         self.outcomes.append(outcome)

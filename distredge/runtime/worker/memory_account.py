@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -166,10 +166,26 @@ def resident_bytes() -> int:
         pages = int(_STATM.read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
         return 0
-    for task in _TASKS.glob("*/children"):
-        # A process that ends, and a thread that does, are no more; what the processes share is counted already.
+    for child in _children():
+        # One that ends is no more; what the processes share is counted already.
         with contextlib.suppress(OSError, ValueError, IndexError):
-            for child in task.read_text(encoding="ascii").split():
-                _, resident, shared, *_ = Path(f"/proc/{child}/statm").read_text(encoding="ascii").split()
-                pages += int(resident) - int(shared)
+            _, resident, shared, *_ = Path(f"/proc/{child}/statm").read_text(encoding="ascii").split()
+            pages += int(resident) - int(shared)
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _children() -> Iterator[int]:
+    """Process ids of this process's children."""
+    told = False
+    for task in _TASKS.glob("*/children"):
+        # A thread that ends is no more.
+        with contextlib.suppress(OSError, ValueError):
+            yield from map(int, task.read_text(encoding="ascii").split())
+            told = True
+    if told:
+        return
+    # A kernel without CONFIG_PROC_CHILDREN, as many boards' are.
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        yield from [child.pid for child in psutil.Process().children()]

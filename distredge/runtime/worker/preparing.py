@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from distredge.errors import EngineError, ProtocolError
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Engine, Loaded
+from distredge.runtime.engine import Closable, Engine, Loaded, lives
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
@@ -207,11 +207,14 @@ class Preparations:
     def say_alive(self) -> None:
         """Tells of plans that are being loaded, which can take minutes: TensorRT builds its engines then.
 
-        So it does of those whose constants are read from the disk.
+        So it does of those whose constants are read from the disk, or come in over a slow link.
         """
         for number, preparing in self._preparing.items():
             if number in self._loaders or preparing.reading:
                 self._tell(Progress(number, preparing.received_bytes, preparing.loaded, len(preparing.models)))
+            elif preparing.received_bytes > preparing.told_bytes:
+                preparing.told_bytes = preparing.received_bytes
+                self._tell(Progress(number, preparing.received_bytes))
 
     def states(self) -> tuple[PreparingPlan, ...]:
         """How far the plans are that are not ready yet."""
@@ -231,11 +234,16 @@ class Preparations:
                 if loaded.plan.plan in self._plans:
                     self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s))
             elif self._plans.pop(outcome.plan, None) is not None:
-                self._fail(outcome.plan, "peer", outcome.reason)
+                self._fail(outcome.plan, outcome.kind, outcome.reason)
 
     def join(self) -> None:
-        """Waits until no plan is being loaded; constants that are not on the disk yet do not come there."""
+        """Waits until no plan is being loaded; constants that are not on the disk yet do not come there.
+
+        An engine's own process ends at once, whatever it loads.
+        """
         self._kept.stop()
+        if isinstance(self._engine, Closable):
+            self._engine.close()
         for thread in self._loaders.values():
             thread.join()
 
@@ -325,7 +333,7 @@ class Preparations:
         try:
             _step_back(self._engine)
             before_bytes = resident_bytes()
-            known: dict[bytes, Loaded] = dict(self._models)
+            known = {digest: model for digest, model in dict(self._models).items() if lives(model)}
             before = frozenset(known)
             loaded = load_plan(plan, preparing.models, weights, self._engine, known, preparing.count_loaded)
             fresh = {digest: model for digest, model in known.items() if digest not in before}

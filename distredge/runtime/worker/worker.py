@@ -78,7 +78,10 @@ class Worker:
             raise self.supervisor.died
 
     def exit_on_death(self) -> None:
-        """Lets the process end when a thread has died and `run` does not return, since something else hangs."""
+        """Lets the process end when a thread has died, or a signal came, and `run` does not return within STOP_S.
+
+        Something else hangs then, or is loaded for minutes.
+        """
         self._exits = True
 
     def stop_on_signals(self) -> list[int]:
@@ -95,6 +98,9 @@ class Worker:
             signal.signal(number, signal.SIG_DFL)
             came.append(number)
             self.stop()
+            if self._exits:
+                code = 128 + number if number == signal.SIGINT else 0
+                self._exit_soon(f"ended by {signal.Signals(number).name} in the midst of what it was doing", code)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, handle)
@@ -108,9 +114,12 @@ class Worker:
     def _died(self) -> None:
         self.stop()
         if self._exits:
-            threading.Thread(target=self._exit_at_last, name="last-resort", daemon=True).start()
+            self._exit_soon(str(self.supervisor.died), 1)
 
-    def _exit_at_last(self) -> None:
-        if not self._ended.wait(STOP_S):
-            print(self.supervisor.died, file=sys.stderr, flush=True)
-            os._exit(1)
+    def _exit_soon(self, why: str, code: int) -> None:
+        def exit_at_last() -> None:
+            if not self._ended.wait(STOP_S):
+                print(why, file=sys.stderr, flush=True)
+                os._exit(code)
+
+        threading.Thread(target=exit_at_last, name="last-resort", daemon=True).start()

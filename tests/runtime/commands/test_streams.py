@@ -79,6 +79,7 @@ def test_a_folder_of_pictures(folder: Path) -> None:
     assert (figures["plan"], figures["cluster"], figures["model"]) == ("s.json", "test", MODEL)
     assert (figures["in_flight"], figures["interrupted"], figures["correct"]) == (2, False, True)
     assert figures["seconds"] == ended_s[-1]
+    assert min(figures["prepared_s"], figures["weights_sent_bytes"]) > 0
     assert figures["images_per_s"] == pytest.approx(5 / ended_s[-1])
     assert sorted(figures["latency"]) == ["max_s", "mean_s", "p50_s", "p95_s", "p99_s"]
     assert figures["latency"]["max_s"] == max(line["latency_s"] or 0 for line in found)

@@ -28,6 +28,7 @@ def test_on_this_machine(folder: Path) -> None:
     assert (found["workers"], found["encrypted"], found["lossless"]) == ("local", True, True)
     assert len(found["latencies_s"]) == 3
     assert min(found["latency_s"], found["predicted_latency_s"], found["throughput_per_s"]) > 0
+    assert min(found["prepared_s"], found["weights_sent_bytes"]) > 0
     assert found["outputs"] == {"scores": [1, 40]}
     assert found["input"] == "noise"
     assert json.loads((folder / "t.json").read_text())["traceEvents"]

@@ -204,3 +204,4 @@ def test_on_boards_whose_workers_run_already(boards, menu: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["workers"], found["encrypted"], found["done"], found["correct"]) == ("boards", True, 2, True)
+    assert min(found["prepared_s"], found["weights_sent_bytes"]) > 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distredge.errors import ConfigError, ExecutionError, ModelError
+from distredge.errors import ConfigError, ExecutionError, ModelError, PeerTimeout, ProtocolError
 from distredge.model.capture import from_onnx
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.requester.coordinator import Coordinator
+from distredge.runtime.worker import control_plane
 from tests.runtime.conftest import DEVICES, Cell, make_strategy, small_cnn
 from tests.runtime.requester.conftest import equal
 
@@ -74,6 +75,46 @@ def test_all_of_them_come_back_with_a_worker(cell: Cell, both, graph, strategy, 
     small = _small_image()
     cell.stop("gamma")
     cell.start("gamma")
+    assert equal(both.infer(small, on=smaller), run_in_process(smaller.graph, smaller.strategy, small))
+    assert equal(both.infer(image), run_in_process(graph, strategy, image))
+
+
+def test_one_does_not_wait_for_a_worker_of_another(cell: Cell, both, graph, strategy, smaller, image) -> None:
+    """Before, what had been lost first was waited for, and nothing else came back meanwhile."""
+    small = _small_image()
+    cell.stop("beta")
+    with pytest.raises(PeerTimeout, match="'beta'"):
+        both.infer(image, deadline_s=0.5)
+    cell.stop("gamma")
+    cell.start("gamma")
+    assert equal(both.infer(small, on=smaller), run_in_process(smaller.graph, smaller.strategy, small))
+    with pytest.raises(PeerTimeout, match="'beta'"):
+        both.infer(image, deadline_s=0.5)
+    cell.start("beta")
+    assert equal(both.infer(image), run_in_process(graph, strategy, image))
+
+
+def test_what_cannot_come_back_ends_its_own_frames_alone(cell: Cell, both, smaller, image, monkeypatch) -> None:
+    cell.stop("beta")
+    monkeypatch.setattr(control_plane, "package_version", lambda: "0.0.1")
+    cell.start("beta")
+    with pytest.raises(ProtocolError, match=r"'beta' .* runs distredge 0\.0\.1"):
+        both.infer(image)
+    for _ in range(3):
+        failing = both.submit(image)
+        assert both.infer(_small_image(), on=smaller)
+        with pytest.raises(ProtocolError, match=r"'beta' .* runs distredge 0\.0\.1"):
+            failing.result()
+
+
+def test_a_deployment_that_is_prepared_again_is_that_of_its_frames(cell: Cell, both, graph, strategy, smaller, image):
+    """Though the one before it was lost, and is on its way back."""
+    small = _small_image()
+    cell.stop("gamma")
+    with pytest.raises(PeerTimeout):
+        both.infer(small, deadline_s=0.3, on=smaller)
+    cell.start("gamma")
+    both.deploy_also(smaller)
     assert equal(both.infer(small, on=smaller), run_in_process(smaller.graph, smaller.strategy, small))
     assert equal(both.infer(image), run_in_process(graph, strategy, image))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from distredge.runtime.buffers import Slot
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol.device_plan import SegmentPlan
 from distredge.runtime.weights import WeightStore, begin_digest, weight_messages
+from distredge.runtime.worker import memory_account
 from distredge.runtime.worker.memory_account import (
     MemoryAccount,
     ModelNeed,
@@ -140,7 +142,10 @@ def test_what_the_engine_is_fed_as_an_input_it_does_not_copy() -> None:
 _CHILD = "import sys\nheld = bytearray(b'x') * int(sys.argv[1])\nprint(len(held), flush=True)\nsys.stdin.read()"
 
 
-def test_the_memory_of_an_engines_process_counts() -> None:
+@pytest.mark.parametrize("tasks", [memory_account._TASKS, Path("/nowhere")])
+def test_the_memory_of_an_engines_process_counts(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the kernel has no list of children."""
+    monkeypatch.setattr(memory_account, "_TASKS", tasks)
     before_bytes = resident_bytes()
     command = [sys.executable, "-c", _CHILD, str(50 * MB)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:

@@ -53,3 +53,11 @@ def test_without_zones_what_psutil_finds(tmp_path: Path, monkeypatch: pytest.Mon
     assert Thermometer(zones=tmp_path).read_c() == 66.0
     monkeypatch.setattr(psutil, "sensors_temperatures", dict, raising=False)
     assert Thermometer(zones=tmp_path).read_c() is None
+
+
+def test_a_sensor_that_fails_is_not_the_workers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dict[str, list[object]]:
+        raise RuntimeError("no such chip")
+
+    monkeypatch.setattr(psutil, "sensors_temperatures", broken, raising=False)
+    assert Thermometer(zones=tmp_path).read_c() is None
