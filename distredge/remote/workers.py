@@ -27,7 +27,9 @@ from distredge.remote.worker_scripts import (
 from distredge.runtime.hosting.boards import KEYS_FOLDER
 from distredge.runtime.protocol.security import PUBLIC_FILE, read_keys
 
-_SSH_LINE: Final = re.compile(rb'^[ \t]*ssh[ \t]*=[ \t]*"[^"\n]*"[ \t]*(#[^\n]*)?\n', re.MULTILINE)
+_SSH_LINE: Final = re.compile(
+    rb"""^[ \t]*(ssh|"ssh"|'ssh')[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*')[ \t]*(#[^\n]*|\r)?(\n|\Z)""", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
