@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -82,10 +82,18 @@ def each(boards: Mapping[str, Board], work: Callable[[str, Board], R]) -> Outcom
             except BaseException:
                 for future in futures.values():
                     future.cancel()
-                for board in boards.values():
-                    board.abandon()
+                _abandon(boards.values())
                 raise
     finally:
         for board in boards.values():
             board.recover()
     return Outcome(done, failed)
+
+
+def _abandon(boards: Iterable[Board]) -> None:
+    """Ends what goes on on boards, on all of them even where Ctrl-C is pressed once more."""
+    left = list(boards)
+    while left:
+        with contextlib.suppress(KeyboardInterrupt):
+            left[-1].abandon()
+            left.pop()
