@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable
-from pathlib import Path
+import threading
+from typing import Any
 
 import pytest
 
-from distredge.remote.fleet import each, logged_in
-from distredge.remote.ssh import Board, read_destination
+from distredge.remote.fleet import each
 
 
-@pytest.mark.timeout(60)
-def test_ctrl_c_that_comes_again_leaves_no_board_working(
-    boards: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for host in ("one", "two"):
-        boards(host)
-    abandon = Board.abandon
-    again = [KeyboardInterrupt()]
+class _Board:
+    """Works until it is abandoned; the first that is has Ctrl-C pressed once more meanwhile."""
 
-    def interrupted(board: Board) -> None:
-        if again:
-            raise again.pop()
-        abandon(board)
+    again = True
 
-    monkeypatch.setattr(Board, "abandon", interrupted)
-    with logged_in({host: read_destination(host) for host in ("one", "two")}) as at, pytest.raises(KeyboardInterrupt):
-        each(at.done, lambda name, board: board.work("echo up; sleep 300", lambda _: _thread.interrupt_main()))
+    def __init__(self) -> None:
+        self.is_over = threading.Event()
+
+    def abandon(self) -> None:
+        if _Board.again:
+            _Board.again = False
+            raise KeyboardInterrupt
+        self.is_over.set()
+
+    def recover(self) -> None:
+        pass
+
+
+def test_ctrl_c_that_comes_again_leaves_no_board_working() -> None:
+    boards: dict[str, Any] = {"one": _Board(), "two": _Board()}
+
+    def work(name: str, board: Any) -> bool:
+        if name == "one":
+            _thread.interrupt_main()
+        return bool(board.is_over.wait(20))
+
+    with pytest.raises(KeyboardInterrupt):
+        each(boards, work)
+    assert all(board.is_over.is_set() for board in boards.values())
