@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -70,30 +72,47 @@ def each(boards: Mapping[str, Board], work: Callable[[str, Board], R]) -> Outcom
     """
     done: dict[str, R] = {}
     failed: dict[str, str] = {}
-    try:
-        with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(boards))), thread_name_prefix="board") as threads:
-            futures: dict[str, Future[R]] = {name: threads.submit(work, name, board) for name, board in boards.items()}
-            try:
-                for name, future in futures.items():
-                    try:
-                        done[name] = future.result()
-                    except DistredgeError as error:
-                        failed[name] = str(error)
-            except BaseException:
-                for future in futures.values():
-                    future.cancel()
-                _abandon(boards.values())
-                raise
-    finally:
-        for board in boards.values():
-            board.recover()
+    with _interrupted_once():
+        try:
+            with ThreadPoolExecutor(min(_AT_ONCE, max(1, len(boards))), thread_name_prefix="board") as threads:
+                futures: dict[str, Future[R]] = {n: threads.submit(work, n, board) for n, board in boards.items()}
+                try:
+                    for name, future in futures.items():
+                        try:
+                            done[name] = future.result()
+                        except DistredgeError as error:
+                            failed[name] = str(error)
+                except BaseException:
+                    for future in futures.values():
+                        future.cancel()
+                    for board in boards.values():
+                        board.abandon()
+                    raise
+        finally:
+            for board in boards.values():
+                board.recover()
     return Outcome(done, failed)
 
 
-def _abandon(boards: Iterable[Board]) -> None:
-    """Ends what goes on on boards, on all of them even where Ctrl-C is pressed once more."""
-    left = list(boards)
-    while left:
-        with contextlib.suppress(KeyboardInterrupt):
-            left[-1].abandon()
-            left.pop()
+@contextlib.contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Takes one Ctrl-C; those that follow while it is tidied up would leave threads behind that never end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def take(number: int, frame: object) -> None:
+        nonlocal came
+        if not came:
+            came = True
+            raise KeyboardInterrupt
+
+    # SIGTERM where it is taken as Ctrl-C is.
+    taken = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, take) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

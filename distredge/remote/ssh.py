@@ -103,7 +103,7 @@ class Board:
     def __init__(self, destination: Destination, options: Sequence[str], socket: Path, program: str) -> None:
         self.destination = destination
         self._options, self._socket, self._program = tuple(options), socket, program
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: dict[subprocess.Popen[bytes], bool] = {}
         self._lock = threading.Lock()
         self._abandoned = False
 
@@ -203,8 +203,10 @@ class Board:
         """Ends what other threads do on the board, and refuses what they would begin; `work` there tidies up."""
         with self._lock:
             self._abandoned = True
-            running = list(self._running)
-        for process in running:
+            running = list(self._running.items())
+        for process, lasts in running:
+            if lasts and process.stdin is not None:
+                process.stdin.close()
             _end(process, own_group=True)
 
     def recover(self) -> None:
@@ -291,14 +293,14 @@ class Board:
                 stderr=subprocess.STDOUT if together else subprocess.PIPE,
                 start_new_session=True,
             )
-            self._running.add(process)
+            self._running[process] = together
         with process:
             try:
                 yield process
             finally:
                 _end(process, own_group=True)
                 with self._lock:
-                    self._running.discard(process)
+                    self._running.pop(process, None)
 
 
 @contextlib.contextmanager

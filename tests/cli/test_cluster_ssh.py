@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from distredge.remote.key_set import complete_keys
 from distredge.remote.look import HOME
 from distredge.remote.wheel import own_wheel
 from distredge.runtime.protocol.security import read_keys
-from tests.remote.conftest import boards, installable, installed, program  # noqa: F401
+from tests.remote.conftest import ROOT, boards, installable, installed, program  # noqa: F401
 from tests.runtime.commands.conftest import Done, distredge, ports  # noqa: F401
 
 Make = Callable[..., Path]
@@ -222,6 +226,38 @@ def test_a_board_gets_what_its_worker_reads_and_nothing_else(two: tuple[Path, di
     assert stat.S_IMODE((there / "keys" / "one.secret").stat().st_mode) == 0o600
     assert stat.S_IMODE(there.stat().st_mode) == 0o700
     assert "ssh" not in (there / "c.toml").read_text()
+
+
+def test_following_logs_ends_with_ctrl_c_however_often(two: tuple[Path, dict[str, Path]]) -> None:
+    folder, homes = two
+    for name, home in homes.items():
+        there = _worker_folder(home, name)
+        there.mkdir(parents=True)
+        (there / "worker.log").write_text(f"{name} says this\n")
+    code = "from distredge.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "cluster", "logs", "c.toml", "--follow"], cwd=folder, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert {process.stdout.readline() for _ in homes} == {"one: one says this\n", "two: two says this\n"}
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+    until_s = time.monotonic() + 20
+    while _tails(homes["one"].parent):
+        assert time.monotonic() < until_s
+
+
+def _tails(folder: Path) -> list[int]:
+    """Processes that still follow a log below a folder."""
+    found = []
+    for process in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error):
+            if process.info["name"] == "tail" and process.cwd().startswith(str(folder)):
+                found.append(process.pid)
+    return found
 
 
 def test_a_process_that_only_has_the_workers_number_is_left_alone(two: tuple[Path, dict[str, Path]]) -> None:
