@@ -10,6 +10,7 @@ Standard output: the address for pip's `--index-url`; nothing for pip's own inde
 from __future__ import annotations
 
 import argparse
+import http.client
 import platform
 import re
 import shutil
@@ -88,7 +89,7 @@ def unusable(index: str, version: str, answer_s: float = ANSWER_S) -> str:
         try:
             with urllib.request.urlopen(f"{index.rstrip('/')}/torch/", timeout=answer_s) as answer:
                 page.append(answer.read(_MOST_BYTES).decode(errors="replace"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             trouble.append(f"cannot be reached ({getattr(error, 'reason', error)})")
 
     # A name server that does not answer holds a look-up for longer than any time limit of a connection.

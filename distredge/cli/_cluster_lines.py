@@ -81,7 +81,7 @@ def cluster_text(
     """
     from distredge.cluster_file import FORMAT
 
-    places = [_place(board.address) for board in boards]
+    places = [place_of(board.address) for board in boards]
     hosts = _hosts(places)
     lines = [
         f'format = "{FORMAT}"',
@@ -95,7 +95,7 @@ def cluster_text(
     ]
     lines += [f'host = "{HERE}"'] if HERE in hosts.values() else []
     for host in dict.fromkeys(hosts.values()):
-        known = next((count for place, count in (cores or {}).items() if hosts.get(_place(place)) == host), None)
+        known = next((count for place, count in (cores or {}).items() if hosts.get(place_of(place)) == host), None)
         said = '"all"' if host == HERE else f"{THREADS}{_CORRECT}" if known is None else str(known)
         lines += ["", "[[host]]", f'name = "{host}"', f"cores = {said}"]
     for board, place, ports in zip(boards, places, _ports([board.address for board in boards]), strict=True):
@@ -163,7 +163,8 @@ def _place_and_port(address: str) -> tuple[str, int | None]:
         return address, None
 
 
-def _place(address: str) -> str:
+def place_of(address: str) -> str:
+    """Returns the computer of an address, without its port."""
     return _place_and_port(address)[0]
 
 

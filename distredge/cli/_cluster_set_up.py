@@ -17,6 +17,7 @@ from distredge.cli._cluster_wishes import (
     Wishes,
     as_path,
     check,
+    check_names,
     key_of,
     known_boards,
     name_boards,
@@ -48,6 +49,7 @@ def set_up(wishes: Wishes) -> None:
 
     check(wishes)
     known = known_boards(wishes.path)
+    check_names(wishes, known)
     wheel = own_wheel()
     if wishes.dry_run:
         _say_steps(wishes, wheel)
@@ -82,8 +84,9 @@ def set_up(wishes: Wishes) -> None:
         cores = {board.address: board.found.cores for board in named}
         _write(wishes.path, lines, cores)
         if wishes.probes:
-            fresh = [name for name in done.done if all(name != board.name for board in known)]
-            unmeasured, lines = _probe(wishes.path, {name: links[name] for name in fresh}, lines, cores)
+            # One line for both directions is what stands there until they are measured.
+            fresh = {name: links[name] for name, board in done.done.items() if len(board.links) == 1}
+            unmeasured, lines = _probe(wishes.path, fresh, lines, cores)
             say_failed(unmeasured)
             failed |= unmeasured
     _report(wishes, list(done.done), failed)
@@ -200,24 +203,30 @@ def _write(path: Path, lines: list[BoardLines], cores: Mapping[str, int]) -> Non
 def _probe(
     path: Path, boards: Mapping[str, Board], lines: list[BoardLines], cores: Mapping[str, int]
 ) -> tuple[dict[str, str], list[BoardLines]]:
-    """Starts the workers of these boards, measures their links, ends them, and writes what was measured."""
+    """Starts the workers of these boards, measures their links, ends them, and writes what was measured.
+
+    Workers that run already go on as they are.
+    """
     from distredge.cluster_file import read_boards
     from distredge.remote.fleet import each
     from distredge.remote.measuring import measure_links, peers_of
     from distredge.remote.worker_scripts import Place
-    from distredge.remote.workers import needed_files, start, stop
+    from distredge.remote.workers import needed_files, start, state, stop
     from distredge.runtime.hosting.boards import cluster_keys, keys_folder
 
     cluster = read_boards(as_path(path))
     folder = keys_folder(path, None)
     places = {name: Place(cluster.name, name, path.name) for name in boards}
 
-    ran_before: set[str] = set()
+    if not boards:
+        return {}, lines
+    # Before a worker is started, so that one whose start is interrupted is ended too.
+    ours: dict[str, Board] = {}
 
     def start_one(name: str, board: Board) -> None:
-        files = needed_files(path, cluster, cluster.device(name), folder)
-        if not start(board, places[name], files, "process").fresh:
-            ran_before.add(name)
+        if state(board, places[name]).runner is None:
+            ours[name] = board
+            start(board, places[name], needed_files(path, cluster, cluster.device(name), folder), "process")
 
     try:
         with progress(list(boards)) as tell:
@@ -226,7 +235,6 @@ def _probe(
             peers = peers_of(cluster, list(started.done), keys)
             found, failed = measure_links(peers, keys, lambda name: tell(name, "measures its link"))
     finally:
-        ours = {name: board for name, board in boards.items() if name not in ran_before}
         each(ours, lambda name, board: stop(board, places[name]))
     measured = [board if board.name not in found else _with_links(board, *found[board.name]) for board in lines]
     _write(path, measured, cores)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from distredge.cli._cluster_lines import PROFILE, BoardLines, board_name, boards_of
+from distredge.cli._cluster_lines import PROFILE, BoardLines, board_name, boards_of, place_of
 from distredge.cli._common import check_writable
 from distredge.errors import ConfigError, FileError
 
@@ -106,6 +106,21 @@ def known_boards(path: Path) -> tuple[BoardLines, ...]:
     return boards
 
 
+def check_names(wishes: Wishes, known: tuple[BoardLines, ...]) -> None:
+    """Refuses a name that stands for two boards.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    taken = {board.name: board.ssh for board in known}
+    for board in wishes.boards:
+        where = taken.setdefault(board.name, board.destination.text) if board.name is not None else None
+        if where not in (None, board.destination.text):
+            raise ConfigError(
+                f"{board.name}={board.destination.text}: the name is {where}'s already; give the board another"
+            )
+
+
 def as_path(path: Path) -> str:
     """Returns a path as it is not taken for the name of a shipped cluster."""
     return str(path) if path.suffix == ".toml" else f"./{path}"
@@ -140,7 +155,7 @@ def name_boards(wishes: Wishes, looked: Mapping[Wanted, Found], known: tuple[Boa
             while name in taken:
                 name, number = f"{base}-{number}", number + 1
         taken[name] = board.destination.text
-        beside = sum(place.partition(":")[0] == places[board].partition(":")[0] for place in places.values())
+        beside = sum(place_of(place) == place_of(places[board]) for place in places.values())
         threads = wishes.threads or max(1, found.cores // beside)
         made.append(Named(name, board, found, places[board], threads))
     return made

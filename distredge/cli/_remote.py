@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from distredge.cli._common import print_json
+from distredge.cli._interrupts import Interrupts
 
 if TYPE_CHECKING:
     from distredge.cluster_file import BoardEntries
@@ -68,10 +69,10 @@ def ssh_of(boards: BoardEntries, names: Sequence[str] = ()) -> dict[str, Destina
 def reached(
     destinations: Mapping[str, Destination], ssh_option: Sequence[str], batch: bool
 ) -> Iterator[Outcome[Board]]:
-    """Logs in to boards; somebody at a terminal may be asked for passwords."""
+    """Logs in to boards; somebody at a terminal may be asked for passwords. SIGTERM ends it as Ctrl-C does."""
     from distredge.remote.fleet import logged_in
 
-    with logged_in(destinations, ssh_option, may_ask=not batch and sys.stdin.isatty()) as boards:
+    with Interrupts(), logged_in(destinations, ssh_option, may_ask=not batch and sys.stdin.isatty()) as boards:
         yield boards
 
 
@@ -81,7 +82,9 @@ def progress(names: Sequence[str]) -> Iterator[Callable[[str, str], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("{task.fields[now]}"))
+    # What a board says may stand in square brackets, which are no markup there.
+    said = TextColumn("{task.fields[now]}", markup=False)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), said)
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         tasks = {name: shown.add_task(name, total=1, now="") for name in names}

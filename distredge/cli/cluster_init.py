@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,20 +161,31 @@ def _wanted(boards: tuple[str, ...], addresses: tuple[str, ...], profiles: tuple
     for text in texts:
         if texts.count(text) > 1 and any(b.name is None for b in found if b.destination.text == text):
             raise ConfigError(f"{text}: stands twice; give its workers names: NAME={text}")
-    return tuple(
-        board._replace(address=_of(board, addresses, "--address"), profile=_of(board, profiles, "--profile"))
-        for board in found
-    )
+    _check_meant(found, addresses, "--address")
+    _check_meant(found, profiles, "--profile")
+    return tuple(board._replace(address=_of(board, addresses), profile=_of(board, profiles)) for board in found)
 
 
-def _of(board: Wanted, values: tuple[str, ...], option: str) -> str | None:
-    """What an option NAME=VALUE says of a board, whose name may be its host."""
-    from distredge.errors import ConfigError
+def _check_meant(boards: Sequence[Wanted], values: tuple[str, ...], option: str) -> None:
+    """Refuses an option that is no NAME=VALUE, or is of no board that is given."""
+    from distredge.errors import ConfigError, did_you_mean
 
+    names = {name: None for board in boards for name in _names(board)}
     for text in values:
         name, equals, value = text.partition("=")
         if not (name and equals and value) or '"' in value or not value.isprintable():
             raise ConfigError(f"{option}: found '{text}', accepted: NAME=VALUE")
-        if name in (board.name, board.destination.host, board.destination.text):
-            return value
-    return None
+        if name not in names:
+            raise ConfigError(f"{option}: no board '{name}' is given{did_you_mean(name, names)}")
+
+
+def _of(board: Wanted, values: tuple[str, ...]) -> str | None:
+    """What an option NAME=VALUE says of a board."""
+    said = {name: value for name, _, value in (text.partition("=") for text in values)}
+    return next((said[name] for name in _names(board) if name in said), None)
+
+
+def _names(board: Wanted) -> tuple[str, ...]:
+    """By which an option may call a board: its name, or its host."""
+    host = (board.destination.host, board.destination.text)
+    return host if board.name is None else (board.name, *host)

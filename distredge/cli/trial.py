@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.problem import Problem
     from distredge.profiles.compute import ComputeProfile
+    from distredge.remote.fleet import Outcome
     from distredge.remote.measuring import LinkMeasured
+    from distredge.remote.ssh import Board
     from distredge.runtime.protocol.addresses import PeerAddress
     from distredge.runtime.protocol.security import Keys
     from distredge.strategy import Strategy
@@ -84,11 +86,12 @@ def trial(
     boards = read_boards(cluster_name)
     graph = load_model(model_name)
     made = load_cluster(cluster_name)
-    with _progress() as say:
+    # A question of ssh's is not to be drawn over.
+    with _logged_in(made, boards, not no_profile, ssh_option, batch) as at, _progress() as say:
         left_out: dict[str, str] = {}
         if not no_profile:
             say("measures a quick profile of every board")
-            profiles, left_out = _profiles(made, boards, graph, model_name, ssh_option, batch)
+            profiles, left_out = _profiles(made, boards, model_name, at)
             devices = (replace(d, profile=profiles.get(d.name, d.profile)) for d in made.devices)
             made = replace(made, devices=tuple(devices))
         say("measures the links")
@@ -121,8 +124,22 @@ def _progress() -> Iterator[Say]:
         yield lambda text: shown.update(task, description=text)
 
 
+@contextlib.contextmanager
+def _logged_in(
+    made: Cluster, boards: BoardEntries, profiles: bool, ssh_option: Sequence[str], batch: bool
+) -> Iterator[Outcome[Board] | None]:
+    """The boards on which profiles are measured; None: on none."""
+    from distredge.runtime.hosting.boards import is_local
+
+    if not profiles or is_local(made, made.names) or all(entry.ssh is None for entry in boards.devices):
+        yield None
+        return
+    with reached(ssh_of(boards), ssh_option, batch) as at:
+        yield at
+
+
 def _profiles(
-    made: Cluster, boards: BoardEntries, graph: Graph, model: str, ssh_option: Sequence[str], batch: bool
+    made: Cluster, boards: BoardEntries, model: str, at: Outcome[Board] | None
 ) -> tuple[dict[str, ComputeProfile], dict[str, str]]:
     """Fresh profiles by device, and why others have none."""
     from distredge.remote.fleet import each
@@ -133,13 +150,12 @@ def _profiles(
         threads = {device.threads for device in made.devices}
         by_threads = {count: _own_profile(model, count) for count in threads}
         return {device.name: by_threads[device.threads] for device in made.devices}, {}
-    if all(entry.ssh is None for entry in boards.devices):
+    if at is None:
         return {}, dict.fromkeys(made.names, "the cluster file names no ssh: its own profile holds")
-    with reached(ssh_of(boards), ssh_option, batch) as at:
-        done = each(
-            at.done,
-            lambda name, board: _read(measure_profile(board, name, (model,), boards.device(name).threads, _PROFILE_S)),
-        )
+    done = each(
+        at.done,
+        lambda name, board: _read(measure_profile(board, name, (model,), boards.device(name).threads, _PROFILE_S)),
+    )
     return dict(done.done), {**at.failed, **done.failed}
 
 

@@ -10,13 +10,15 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from distredge.cluster_file import CONTROL_PORT
-from distredge.errors import MissingDependency
+from distredge.errors import MissingDependency, TransportError
 from distredge.runtime.hosting.boards import own_addresses
+
+T = TypeVar("T")
 
 SERVICE: Final = "_distredge._tcp.local."
 
@@ -44,9 +46,10 @@ def announced(name: str, port: int, addresses: tuple[str, ...] = (), interfaces:
 
     Raises:
         MissingDependency: without zeroconf.
+        TransportError: if there is no network to tell it in, or another worker has that name there.
     """
     try:
-        from zeroconf import InterfaceChoice, IPVersion, ServiceInfo, Zeroconf
+        from zeroconf import InterfaceChoice, IPVersion, NonUniqueNameException, ServiceInfo, Zeroconf
     except ImportError:
         raise MissingDependency("zeroconf", "to announce a worker", "discovery") from None
     info = ServiceInfo(
@@ -57,8 +60,11 @@ def announced(name: str, port: int, addresses: tuple[str, ...] = (), interfaces:
         server=f"{socket.gethostname().partition('.')[0]}-{port}.local.",
     )
     on = list(interfaces) or InterfaceChoice.All
-    with contextlib.closing(Zeroconf(on, ip_version=IPVersion.V4Only)) as network:
-        network.register_service(info, allow_name_change=False)
+    with contextlib.closing(_opened(lambda: Zeroconf(on, ip_version=IPVersion.V4Only))) as network:
+        try:
+            network.register_service(info, allow_name_change=False)
+        except NonUniqueNameException as error:
+            raise TransportError(f"worker '{name}': another one announces itself by this name already") from error
         try:
             yield
         finally:
@@ -74,6 +80,7 @@ def discover(seconds: float, interfaces: Sequence[str] = ()) -> tuple[Announced,
 
     Raises:
         MissingDependency: without zeroconf.
+        TransportError: if there is no network to listen in.
     """
     try:
         from zeroconf import InterfaceChoice, IPVersion, ServiceBrowser, ServiceListener, Zeroconf
@@ -94,7 +101,7 @@ def discover(seconds: float, interfaces: Sequence[str] = ()) -> tuple[Announced,
 
     found = {}
     on = list(interfaces) or InterfaceChoice.All
-    with contextlib.closing(Zeroconf(on, ip_version=IPVersion.V4Only)) as network:
+    with contextlib.closing(_opened(lambda: Zeroconf(on, ip_version=IPVersion.V4Only))) as network:
         browser = ServiceBrowser(network, SERVICE, Listener())
         time.sleep(seconds)
         browser.cancel()
@@ -106,3 +113,10 @@ def discover(seconds: float, interfaces: Sequence[str] = ()) -> tuple[Announced,
             address = info.parsed_addresses()[0]
             found[name] = Announced(name, address if info.port == CONTROL_PORT else f"{address}:{info.port}")
     return tuple(found.values())
+
+
+def _opened(make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except (OSError, RuntimeError) as error:
+        raise TransportError(f"no network in which workers could find each other by mDNS: {error}") from error

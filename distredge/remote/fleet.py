@@ -108,8 +108,11 @@ def _interrupted_once() -> Iterator[None]:
             came = True
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, take)
+    # SIGTERM where it is taken as Ctrl-C is.
+    taken = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, take) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -31,10 +31,12 @@ REPEATS: Final = 5
 _SCRIPT: Final = """
 cd {home} || exit 1
 run() {{ venv/bin/distredge profile run --quick {models} --threads {threads} --name {name} --out {file} "$@"; }}
-run >/dev/null 2>profile.said; code=$?
-if [ $code -eq 2 ]; then run --restart >/dev/null 2>profile.said; code=$?; fi
-[ $code -eq 0 ] || grep . profile.said | tail -n 1
-rm -f profile.said
+said=profile.said.$$
+trap 'rm -f $said; exit 1' TERM
+run >/dev/null 2>$said; code=$?
+if [ $code -eq 2 ]; then run --restart >/dev/null 2>$said; code=$?; fi
+[ $code -eq 0 ] || grep . $said | tail -n 1
+rm -f $said
 exit $code
 """
 

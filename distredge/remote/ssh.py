@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -41,6 +42,15 @@ IDLE_S: Final = 300
 
 _LONGEST_SOCKET = 60  # the path of a Unix socket has 108 bytes, of which ssh takes some while it makes it
 _SSH_FAILED = 255
+_COMMANDS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Two may write the same file at once. A connection that is cut looks like the content's end.
+_PUT = """
+umask 077
+part={path}.part.$$
+mkdir -p {folder} && cat > "$part" &&
+    {{ [ "$(wc -c < "$part")" -eq {size} ] || {{ echo "broke off" >&2; false; }}; }} &&
+    chmod {mode:o} "$part" && mv -f "$part" {path} || {{ code=$?; rm -f "$part"; exit $code; }}
+"""
 # Ends the session of a script when its input ends, which is when whoever started it is gone. `kill 0` reaches this
 # shell too: it waits for the script, which may have a trap of its own.
 _WATCHED = """
@@ -136,12 +146,10 @@ class Board:
             TransportError: if it cannot be written there.
         """
         data = content if isinstance(content, bytes) else content.read_bytes()
-        path, beside = shlex.quote(remote_path), shlex.quote(f"{remote_path}.part")
-        folder = shlex.quote(os.path.dirname(remote_path) or ".")
-        script = (
-            f"umask 077 && mkdir -p {folder} && rm -f {beside} && cat > {beside} && chmod {mode:o} {beside} && "
-            f"mv -f {beside} {path} || {{ code=$?; rm -f {beside}; exit $code; }}"
-        )
+        script = _PUT.format(
+            path=shlex.quote(remote_path), folder=shlex.quote(os.path.dirname(remote_path) or "."), size=len(data),
+            mode=mode,
+        )  # fmt: skip
         result = self.run(script, data, timeout_s)
         if not result.ok:
             raise TransportError(f"{self.destination.text}: {remote_path}: cannot be written: {result.said}")
@@ -179,7 +187,7 @@ class Board:
             try:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    lines.append(_text(line).rstrip("\r\n"))
+                    lines.append(_text(line).rstrip("\n"))
                     if tell is not None:
                         tell(lines[-1])
                 code = process.wait()
@@ -335,4 +343,5 @@ def _end(process: subprocess.Popen[bytes], own_group: bool) -> None:
 
 
 def _text(content: bytes) -> str:
-    return content.decode("utf-8", "replace")
+    """What a board wrote, without what would command the terminal that it is shown on."""
+    return _COMMANDS.sub("", content.decode("utf-8", "replace"))

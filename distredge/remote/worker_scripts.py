@@ -153,12 +153,20 @@ class Place:
     def unit_text(self) -> str:
         """The unit, from the template that is shipped."""
         template = Template((resources.files("distredge.remote") / "data" / "distredge-worker.service").read_text())
-        words = [f"%h/{VENV}/bin/distredge", "worker", *self._arguments(f"%h/{self.folder}/{self.file}")]
+        file = f"%h/{self.folder}/{_for_systemd(self.file)}"
+        words = [f"%h/{VENV}/bin/distredge", "worker", *self._arguments(file)]
         command = " ".join(f'"{word}"' if " " in word else word for word in words)
         return template.safe_substitute(NAME=self.name, CLUSTER=self.cluster, COMMAND=command)
 
     def _arguments(self, file: str) -> list[str]:
         return ["--cluster", file, "--name", self.name, *self.options]
+
+
+def _for_systemd(name: str) -> str:
+    """A file's name as systemd reads it between quotes."""
+    for character, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+        name = name.replace(character, written)
+    return name
 
 
 def state_script(place: Place) -> str:

@@ -27,7 +27,9 @@ from distredge.remote.worker_scripts import (
 from distredge.runtime.hosting.boards import KEYS_FOLDER
 from distredge.runtime.protocol.security import PUBLIC_FILE, read_keys
 
-_SSH_LINE: Final = re.compile(rb'^[ \t]*ssh[ \t]*=[ \t]*"[^"\n]*"[ \t]*(#[^\n]*)?\n', re.MULTILINE)
+_SSH_LINE: Final = re.compile(
+    rb"""^[ \t]*(ssh|"ssh"|'ssh')[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*')[ \t]*(#[^\n]*|\r)?(\n|\Z)""", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,16 @@ def state(board: Board, place: Place) -> State:
 
     Raises:
         SshError: if the board cannot be reached.
+        ExecutionError: if it answers with something else.
     """
     answer = board.run(state_script(place)).stdout
+    try:
+        return _state(answer)
+    except ValueError as error:
+        raise ExecutionError(f"{board.destination.text}: does not say how its worker is: {error}") from error
+
+
+def _state(answer: str) -> State:
     said = dict(line.split("=", 1) for line in answer.splitlines() if "=" in line)
     installed = {key.partition(".")[2]: value for key, value in said.items() if key.startswith("installed.")}
     unit, pid = said.get("unit"), said.get("pid")
@@ -179,8 +189,8 @@ def restart(board: Board, place: Place) -> bool:
     return True
 
 
-def _begin(board: Board, place: Place, runner: Literal["systemd", "process"], stamp: str) -> int:
-    """Starts a worker whose files are there; returns its process."""
+def _begin(board: Board, place: Place, runner: Literal["systemd", "process"], stamp: str) -> int | None:
+    """Starts a worker whose files are there; returns its process, None where the board does not say it."""
     if runner == "systemd":
         board.put(place.unit_text().encode(), f"{UNITS}/{place.unit}")
     done = board.run(start_script(place, runner, stamp), timeout_s=START_S + 30)
@@ -189,7 +199,8 @@ def _begin(board: Board, place: Place, runner: Literal["systemd", "process"], st
             stop(board, place)
         said = done.said.removeprefix("error: ")
         raise ExecutionError(f"{board.destination.text}: worker '{place.name}' does not come up: {said}")
-    return int(done.stdout.split()[-1])
+    words = done.stdout.split()[-1:]
+    return int(words[0]) if words and words[0].isdecimal() else None
 
 
 def stop(board: Board, place: Place) -> bool:

@@ -108,6 +108,26 @@ def test_the_same_command_goes_on_and_takes_others_in(
     assert "was edited since it was written" in edited.stderr
 
 
+@pytest.mark.slow  # takes the usual data port, since the command chooses it
+def test_links_that_were_not_measured_are_measured_by_the_same_command(
+    tmp_path: Path, installed: Make, ports: list[int]  # noqa: F811
+) -> None:  # fmt: skip
+    installed("nano-0")
+    told = ("cluster", "init", "c.toml", "pi@nano-0", "--address", f"nano-0=127.9.8.7:{ports[0]}", "--no-profile")
+    assert distredge(tmp_path, *told, "--no-probe").returncode == 0
+    assert "link = { rate_bps = 1e+08" in (tmp_path / "c.toml").read_text()
+    assert distredge(tmp_path, "cluster", "start", "c.toml").returncode == 0
+    try:
+        done = distredge(tmp_path, *told)
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / "c.toml").read_text()
+        assert "uplink = { rate_bps = " in text
+        assert "1e+08" not in text
+    finally:
+        ended = distredge(tmp_path, "cluster", "stop", "c.toml", "--json")
+    assert json.loads(ended.stdout)["stopped"] == ["nano-0"]
+
+
 def test_nothing_is_written_where_no_board_works(tmp_path: Path, boards: Make) -> None:  # noqa: F811
     boards("nano-0", "pi@nano-0: Permission denied (publickey,password).\n")
     done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0", *_QUICK, "--batch")
@@ -157,6 +177,9 @@ def test_every_dry_run_has_an_object_for_machines(two: tuple[Path, dict[str, Pat
         (("c.toml", "pi@a", "--model", "mine.onnx"), "a model of the zoo"),
         (("c.toml", "pi@a", "--profile", "a=default:none"), "none"),
         (("c.toml", "pi@a", "--ssh-option", "-oX"), "KEY=VALUE"),
+        (("c.toml", "pi@nano-0", "--address", "nano-1=192.0.2.7"), "no board 'nano-1' is given"),
+        (("c.toml", "pi@a", "--profile", "default:pi4"), "accepted: NAME=VALUE"),
+        (("c.toml", "x=pi@a", "x=pi@b"), "the name is pi@a's already"),
         (("c.toml", "-x@a:b:c"), ""),
     ],
 )

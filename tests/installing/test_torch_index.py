@@ -127,6 +127,22 @@ def test_an_index_that_is_silent_is_waited_for_no_longer_than_said(torch_index: 
     assert "0.3 s" in trouble or "timed out" in trouble
 
 
+def test_an_index_that_speaks_no_http_is_named(torch_index: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as peer:
+                peer.recv(4096)
+                peer.sendall(b"SSH-2.0-other\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        said = torch_index.unusable(f"http://127.0.0.1:{server.getsockname()[1]}/whl", VERSION, 30.0)
+        thread.join()
+    assert said.startswith("cannot be reached (SSH-2.0-other")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("path", "version"), [("", "9.9.9"), ("/elsewhere", VERSION)])
 def test_an_index_without_the_version_is_not_taken(
     torch_index: ModuleType, index: str, path: str, version: str

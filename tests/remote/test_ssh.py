@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distredge.errors import ConfigError, TransportError
-from distredge.remote.ssh import SshError, connections, host_name, read_destination
+from distredge.remote.ssh import Result, SshError, connections, host_name, read_destination
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,32 @@ def test_a_file_is_there_whole_with_its_mode(boards: Callable[..., Path]) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert [entry.name for entry in path.parent.iterdir()] == ["it's.secret"]
+
+
+def test_a_file_of_which_the_connection_brought_a_part_is_not_taken(boards: Callable[..., Path]) -> None:
+    home = boards("nano-0")
+    (home / "it").write_bytes(b"before")
+    with connections() as board_at:
+        board = board_at(read_destination("pi@nano-0"), ())
+        board.login(may_ask=False)
+        scripts: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(board, "run", lambda script, data, timeout_s: scripts.append(script) or Result(0, "", ""))
+            board.put(b"0123456789", "it")
+        cut = board.run(scripts[0], b"01234")
+    assert (cut.ok, cut.said) == (False, "broke off")
+    assert (home / "it").read_bytes() == b"before"
+    assert [entry.name for entry in home.iterdir()] == ["it"]
+
+
+def test_what_a_board_says_commands_no_terminal(boards: Callable[..., Path]) -> None:
+    boards("nano-0")
+    script = r"printf 'a\033]0;title\007b\033[31mred\033[0m\tend\r\n'"
+    with connections() as board_at:
+        board = board_at(read_destination("pi@nano-0"), ())
+        board.login(may_ask=False)
+        assert board.run(script).stdout == "a]0;titlebred\tend\n"
+        assert board.work(script, None, 30).stdout == "a]0;titlebred\tend"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,10 @@ def read_here(script: str, timeout_s: float = READ_S) -> Reading:
 
 
 def _reading(clock: str, told: str, before_s: float, after_s: float) -> Reading:
-    facts = read_facts(told if not clock else f"{told}\n@@ clock\n{clock}")
+    try:
+        facts = read_facts(told if not clock else f"{told}\n@@ clock\n{clock}")
+    except (ValueError, OverflowError) as error:
+        raise ExecutionError(f"its answer cannot be read: {error}") from error
     if not facts.complete:
         raise ExecutionError("its answer broke off: is its shell a POSIX one?")
     return Reading(facts, before_s, after_s)

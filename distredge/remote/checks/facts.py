@@ -12,6 +12,7 @@ from typing import Final
 from distredge.remote.checks import tool_output
 from distredge.remote.checks.tool_output import PowerMode, Tegrastats, Throttled
 
+_DECIMAL = re.compile(r"[0-9]{1,11}(\.[0-9]*)?")
 _SECTION = re.compile(r"^@@ (\w+)\n", re.MULTILINE)
 _END: Final = "end"
 _MILLI = 1e-3
@@ -155,10 +156,7 @@ def read_facts(text: str) -> Facts:
 
 
 def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return float(text) if _DECIMAL.fullmatch(text) else None
 
 
 def _whole(text: str) -> int | None:

@@ -79,9 +79,13 @@ if has ss; then ss -ltnp; else cat /proc/net/tcp /proc/net/tcp6; fi
 part synchronised
 has timedatectl && soon timedatectl show -p NTPSynchronized
 part names
-echo "$PEERS" | cut -d ' ' -f 1 | sort -u | while read -r host; do
-  [ -n "$host" ] && has getent && echo "$host $(soon getent ahosts "$host" | cut -d ' ' -f 1 | sort -u | tr '\n' ' ')"
-done
+echo "$PEERS" | cut -d ' ' -f 1 | sort -u | {
+  while read -r host; do
+    [ -n "$host" ] && has getent || continue
+    echo "$host $(soon getent ahosts "$host" | cut -d ' ' -f 1 | sort -u | tr '\n' ' ')" &
+  done
+  wait
+}
 part reached
 if has bash && has timeout; then
   echo "$PEERS" | {
