@@ -33,7 +33,7 @@ if [ ! -e "$place/distredge-installed" ]; then
     {python} -m venv "$place" 9>&- || undo "no virtual environment could be made"
     "$place/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \\
         "$wheel/{name}[{extra}]" 9>&- || undo "pip failed"
-    "$place/bin/python" -c 'import onnxruntime, zmq, distredge.runtime.worker.worker' 9>&- || undo "does not run here"
+    "$place/bin/python" -c 'import distredge.runtime.worker.worker, onnxruntime, zmq' 9>&- || undo "does not run here"
     printf 'version=%s\\nwheel=%s\\n' {version} {sha256} > "$place/distredge-installed"
     trap - TERM INT HUP
 fi
