@@ -129,8 +129,8 @@ def test_python_is_started_in_one_way() -> None:
         for path in (ROOT / top).rglob("*.py")
         if "sys.executable" in path.read_text()
     }
-    # The watchdog is run by its path, isolated, and imports nothing of the package; `look` has it in a script, with which
-    # the Python of another computer says its path.
+    # The watchdog is run by its path, isolated, and imports nothing of the package; `look` has it in a script for the
+    # Python of another computer.
     assert found == {"distredge/child_processes.py", "distredge/remote/look.py", "distredge/testbed/namespaces.py"}
 
 
