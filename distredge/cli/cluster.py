@@ -244,7 +244,7 @@ def _line(state: dict[str, Any]) -> str:
         return str(state["error"])
     dropped = {why: count for why, count in state["dropped"].items() if count}
     return (
-        f"distredge {state['version']}, {state['engine']} ({state['providers'][0]}), "
+        f"distredge {state['version']}, {state['engine']} ({next(iter(state['providers']), 'no provider')}), "
         f"{_count(state['threads'], 'thread')}, {_count(state['plans'], 'plan')}"
         + "".join(f", preparing: {p['loaded']} of {p['models']} sub-models" for p in state["preparing"])
         + (f", dropped {dropped}" if dropped else "")
