@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from distredge.media.pictures import Picture, find_pictures, lines_of, read_ahead, read_picture
+from distredge.media.pictures import Picture, ReadAhead, find_pictures, lines_of, read_picture
 
 READERS: Final = 2
 """Pictures of a list that are decoded at once; Python leaves the processor to others meanwhile."""
@@ -35,14 +35,17 @@ class _Files:
 
     def __init__(self, names: Iterator[str], count: int | None) -> None:
         self._names = names
+        self._ahead = None if count is None else ReadAhead(names, READERS)
         self.count = count
 
     def __iter__(self) -> Iterator[Picture]:
         # Names that come one by one, as from a camera's folder, are not waited for with a picture in hand.
-        return map(read_picture, self._names) if self.count is None else read_ahead(self._names, READERS)
+        return map(read_picture, self._names) if self._ahead is None else iter(self._ahead)
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Ends the threads that read: a stream that was broken off may hold on to what it iterates over."""
+        if self._ahead is not None:
+            self._ahead.close()
 
 
 def open_files(what: str) -> PictureSource:

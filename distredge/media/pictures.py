@@ -67,24 +67,34 @@ def read_picture(path: str | Path) -> Picture:
         return Picture(str(path), None, error)
 
 
-def read_ahead(names: Iterable[str], threads: int) -> Iterator[Picture]:
-    """Reads pictures in threads, as many at once, and yields them in their order.
+class ReadAhead:
+    """Pictures read in threads, as many at once, and given in their order; iterate once, and close.
 
     Args:
-        names: of files that are there already: the next ones are asked for before the first is yielded.
+        names: of files that are there already: the next ones are asked for before the first is given.
         threads: how many; so many pictures are read before anybody takes them.
     """
-    waiting: deque[Future[Picture]] = deque()
-    pool = ThreadPoolExecutor(threads, "pictures")
-    try:
-        for name in names:
-            waiting.append(pool.submit(read_picture, name))
-            if len(waiting) > threads:
+
+    def __init__(self, names: Iterable[str], threads: int) -> None:
+        self._names = names
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, "pictures")
+
+    def __iter__(self) -> Iterator[Picture]:
+        waiting: deque[Future[Picture]] = deque()
+        try:
+            for name in self._names:
+                waiting.append(self._pool.submit(read_picture, name))
+                if len(waiting) > self._threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the threads, from any other one and whoever still iterates, for whom there is nothing more to take."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def find_pictures(what: str) -> list[Path]:

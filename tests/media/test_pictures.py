@@ -15,7 +15,7 @@ from PIL import Image
 from distredge.errors import MediaError, MissingDependency
 from distredge.media import video
 from distredge.media.picture_source import open_files, open_names
-from distredge.media.pictures import Picture, find_pictures, lines_of, read_ahead, read_picture
+from distredge.media.pictures import Picture, ReadAhead, find_pictures, lines_of, read_picture
 from distredge.media.video import Camera, open_video, within
 
 
@@ -67,13 +67,16 @@ def test_reading_ahead_keeps_the_order_and_ends_with_who_takes(pictures: Path) -
             asked.append(str(pictures / ("z.png" if number % 3 else "a.jpg")))
             yield asked[-1]
 
-    source = read_ahead(names(), 2)
+    ahead = ReadAhead(names(), 2)
+    source = iter(ahead)
     found = [next(source) for _ in range(10)]
     assert [picture.name for picture in found] == asked[:10]
     assert [picture.error is None for picture in found] == [number % 3 == 0 for number in range(10)]
     assert len(asked) == 12
-    source.close()
-    assert len(list(read_ahead(iter(asked[:3]), 8))) == 3
+    # Whoever still iterates, as a stream that is broken off does, keeps no thread.
+    ahead.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pictures")]
+    assert len(list(ReadAhead(iter(asked[:3]), 8))) == 3
 
 
 @pytest.fixture
