@@ -109,7 +109,7 @@ class Run:
                 starts_s.append(trace_time_s(started_s))
                 valid.append(number)
         seconds = (time.monotonic() - began_s) / dilation
-        share = _share(busy_before, psutil.cpu_times())
+        share = busy_share(busy_before, psutil.cpu_times())
         late_s = (self._sum(EXCESS) - late_before_s) / frames / dilation
         timeline = self.coordinator.timeline(frames)
         of_all = timeline.frame_latency_s
@@ -154,8 +154,8 @@ def too_fast(dilation: float, would_do: float) -> ConfigError:
     )
 
 
-def _share(before: object, after: object) -> float:
-    """Busy share of all cores between two readings."""
+def busy_share(before: object, after: object) -> float:
+    """Busy share of all cores between two readings of `psutil.cpu_times`, 0 to 1."""
     spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}  # type: ignore[attr-defined]
     # Guest time is within user time already.
     total = sum(seconds for name, seconds in spent.items() if not name.startswith("guest"))

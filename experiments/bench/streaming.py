@@ -41,6 +41,8 @@ from typing import Any, Final
 
 import psutil
 
+from distredge.testbed.measuring import busy_share
+
 RATE_MBPS: Final = 20
 """Of the links of the stream's boards: narrow enough that they, not this machine's cores, are what bounds it."""
 
@@ -93,7 +95,7 @@ def stream(folder: Path, quick: bool) -> Figures:
             "deploy_strategy_main", str(strategy), "--cluster", cluster, "--images", str(pictures), "--watch",
             "--in-flight", str(IN_FLIGHT), "--no-check", "--report", str(report), "--deadline", "30",
         )  # fmt: skip
-        busy = _busy_share(before, psutil.cpu_times())
+        busy = busy_share(before, psutil.cpu_times())
     found = json.loads(report.read_text(encoding="utf-8"))
     bound = found["bound_images_per_s"]
     return {
@@ -172,7 +174,7 @@ def watch(folder: Path, quick: bool) -> Figures:
             for watched in ((True, False), (False, True))[number % 2]:
                 with _watched(local, problem, strategy, folder / f"log-{number}") if watched else _nobody() as tell:
                     latencies[watched].append(_phase(local, inputs, tell))
-        busy = _busy_share(before, psutil.cpu_times())
+        busy = busy_share(before, psutil.cpu_times())
     ratios = [one / other - 1.0 for one, other in zip(latencies[True], latencies[False], strict=True)]
     return {
         "watch_overhead": statistics.median(ratios),
@@ -275,15 +277,6 @@ def _standing(cluster: str) -> Iterator[str]:
 def _run(command: str, *arguments: str) -> None:
     """Runs one of the project's commands; its progress goes to stderr, what it says else nowhere."""
     subprocess.run([sys.executable, "-c", PYTHON.format(command), *arguments], check=True, stdout=subprocess.DEVNULL)
-
-
-def _busy_share(before: Any, after: Any) -> float:
-    """Busy share of all cores between two readings of `psutil.cpu_times`."""
-    spent = {
-        name: getattr(after, name) - getattr(before, name) for name in ("user", "nice", "system", "idle", "iowait")
-    }
-    share: float = 1.0 - (spent["idle"] + spent["iowait"]) / max(sum(spent.values()), 1e-9)
-    return share
 
 
 PARTS: Final[dict[str, Callable[[Path, bool], Figures]]] = {"stream": stream, "watch": watch, "deploy": deploy_twice}
