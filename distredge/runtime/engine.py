@@ -9,13 +9,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from distredge.errors import EngineError, MissingDependency
 from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine_folders import EngineFolders
-from distredge.runtime.provider_options import CUDA, NO_TF32, PROVIDERS, TENSORRT, provider_options
+from distredge.runtime.provider_options import (
+    CUDA,
+    NO_TF32,
+    PROBE,
+    PROVIDERS,
+    TENSORRT,
+    fallen_back,
+    provider_options,
+)
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -110,7 +119,7 @@ class OnnxRuntimeEngine:
 
     Raises:
         MissingDependency: if onnxruntime is not installed.
-        EngineError: if this build has not the provider.
+        EngineError: if this build has not the provider, or cannot use it here.
     """
 
     def __init__(
@@ -136,6 +145,8 @@ class OnnxRuntimeEngine:
         self._spinning = spinning
         self._folders = folders
         self._providers = tuple(p for p in PROVIDERS[provider] if p in available)
+        if provider != "cpu":
+            self._session(PROBE, self._options(), self._folder(PROBE, {}))
 
     @property
     def name(self) -> str:
@@ -166,13 +177,21 @@ class OnnxRuntimeEngine:
         values = [self._ort.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
         if values:
             options.add_external_initializers(names, values)
-        engines = None if self._folders is None or TENSORRT not in self._providers else self._folders.of(model, weights)
+        session = self._session(model, options, self._folder(model, weights))
+        return _OnnxRuntimeLoaded(self._ort, session, fed, (values, tuple(weights.values())))
+
+    def _folder(self, model: bytes, weights: Mapping[str, Array]) -> Path | None:
+        return None if self._folders is None or TENSORRT not in self._providers else self._folders.of(model, weights)
+
+    def _session(self, model: bytes, options: ort.SessionOptions, engines: Path | None) -> ort.InferenceSession:
         providers = [(p, provider_options(p, engines)) for p in self._providers]
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
             raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
-        return _OnnxRuntimeLoaded(self._ort, session, fed, (values, tuple(weights.values())))
+        if instead := fallen_back(self._providers, session.get_providers()):
+            raise EngineError(instead)
+        return session
 
     def _options(self) -> ort.SessionOptions:
         options = self._ort.SessionOptions()

@@ -111,6 +111,12 @@ class Host:
             session = self._runtime.InferenceSession(path, options, providers=providers)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        wanted, found = providers[0][0], session.get_providers()
+        if wanted not in found:
+            raise ValueError(
+                f"ONNX Runtime cannot use {wanted} here and would compute with {found[0]}: its libraries, or the "
+                "device, are missing or of another version"
+            )
         fed = {entry["name"]: self._array(memory, entry) for entry in message["fed"]}
         on_device = {}
         if CUDA in session.get_providers():

@@ -21,7 +21,7 @@ from distredge.runtime.buffers import Array
 from distredge.runtime.engine import Loaded
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.engine_process import EngineProcess
-from distredge.runtime.provider_options import PROVIDERS, TENSORRT, provider_options
+from distredge.runtime.provider_options import PROBE, PROVIDERS, TENSORRT, provider_options
 from distredge.runtime.shared_memory import HandedOver, Region, Regions, entry
 
 LOAD_S: Final = 1800.0
@@ -40,7 +40,7 @@ class OldPythonEngine:
 
     Raises:
         ConfigError: if there is no such interpreter, or no engine under it.
-        EngineError: if its ONNX Runtime has not the provider.
+        EngineError: if its ONNX Runtime has not the provider, or cannot use it here.
     """
 
     def __init__(
@@ -63,6 +63,12 @@ class OldPythonEngine:
         self._lock = threading.Lock()
         self._process = self._start()
         self._regions = Regions(lambda number: self._process.forget("regions", number))
+        if provider != "cpu":
+            try:
+                self.load(PROBE, {})
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,31 @@ PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
 
 NO_TF32: Final = ("NVIDIA_TF32_OVERRIDE", "0")
 """Environment in which NVIDIA's libraries do not round to TF32, TensorRT among them, which has no option for it."""
+
+
+PROBE: Final = (
+    b'\x08\x07:7\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x05probeZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0b"
+)
+"""A serialised ONNX model, y = Relu(x), x and y float32 of shape (1,), opset 11: shows what a session computes with."""
+
+
+def fallen_back(wanted: Sequence[str], found: Sequence[str]) -> str:
+    """Says that a session computes with something else than was asked for; "" where it does not.
+
+    A build of ONNX Runtime for GPUs has their providers on a computer without one too, and without their libraries: it
+    writes what is missing to stderr, makes the session, and computes on the processor.
+
+    Args:
+        wanted: the session's providers as asked for, the preferred one first.
+        found: as the session has them.
+    """
+    if wanted[0] in found:
+        return ""
+    return (
+        f"ONNX Runtime cannot use {wanted[0]} here and would compute with {found[0]}: its libraries, or the device, "
+        "are missing or of another version"
+    )
 
 
 def provider_options(provider: str, engines: Path | None = None, old: bool = False) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
@@ -19,7 +20,7 @@ from distredge.errors import EngineError
 from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.old_python_engine import OldPythonEngine
-from distredge.runtime.provider_options import CPU, CUDA, TENSORRT
+from distredge.runtime.provider_options import CPU, CUDA, PROBE, TENSORRT
 
 
 @pytest.fixture
@@ -28,8 +29,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, dict[str, str]]]:
     made: list[dict[str, dict[str, str]]] = []
 
     def session(model: bytes, options: Any, providers: list[Any]) -> Any:
-        made.append(dict(providers))
-        return onnxruntime.InferenceSession(model, options, providers=[CPU])
+        loaded = onnxruntime.InferenceSession(model, options, providers=[CPU])
+        if model != PROBE:
+            made.append(dict(providers))
+        loaded.get_providers = lambda: [name for name, _ in providers]
+        return loaded
 
     double = types.ModuleType("onnxruntime")
     double.__dict__.update(vars(onnxruntime))
@@ -109,11 +113,16 @@ class InferenceSession(_Session):
     def __init__(self, path, options, providers):
         with open(os.environ["ASKED"], "a") as file:
             file.write(json.dumps([providers, os.environ["NVIDIA_TF32_OVERRIDE"]]) + "\\n")
-        raise RuntimeError("no GPU here")
+        super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self):
+        return os.environ["USABLE"].split()
 """
 
 
-def test_an_old_runtime_is_told_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked_of_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where sessions under another Python are noted, by a runtime that says that it has every provider."""
     host = tmp_path / "engine_host.py"
     real = Path(__file__).resolve().parents[2] / "distredge" / "runtime" / "engine_host.py"
     (tmp_path / "old_runtime.py").write_text(_RUNTIME)
@@ -121,17 +130,49 @@ def test_an_old_runtime_is_told_what_it_knows(tmp_path: Path, monkeypatch: pytes
     host.write_text(text.replace("    del sys.path[0]\n", ""))
     monkeypatch.setattr("distredge.runtime.engine_process._HOST", host)
     monkeypatch.setenv("ASKED", str(tmp_path / "asked.jsonl"))
+    monkeypatch.setenv("USABLE", f"{TENSORRT} {CUDA} {CPU}")
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    return tmp_path / "asked.jsonl"
+
+
+def test_an_old_runtime_is_told_what_it_knows(asked_of_old: Path, tmp_path: Path) -> None:
     engine = OldPythonEngine(sys.executable, provider="tensorrt", folders=EngineFolders(tmp_path / "engines", 10**9))
     try:
         assert engine.providers == (TENSORRT, CUDA, CPU)
-        with pytest.raises(EngineError, match="refuses the sub-model: RuntimeError: no GPU here"):
-            engine.load(_model(4), {})
+        engine.load(_model(4), {})
     finally:
         engine.close()
-    (line,) = (tmp_path / "asked.jsonl").read_text().splitlines()
+    probe, line = asked_of_old.read_text().splitlines()
     providers, override = json.loads(line)
     options = dict(providers)
     assert override == "0"
     assert set(options[TENSORRT]) == {"trt_engine_cache_enable", "trt_engine_cache_path"}
     assert options[CUDA] == {"cudnn_conv_algo_search": "HEURISTIC"}
+    assert json.loads(probe)[0][1:] == providers[1:]
+
+
+def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch, asked) -> None:
+    with_gpu = sys.modules["onnxruntime"].InferenceSession
+
+    def without(model: bytes, options: Any, providers: list[Any]) -> Any:
+        made = with_gpu(model, options, providers)
+        made.get_providers = lambda: [CPU]
+        return made
+
+    monkeypatch.setattr(sys.modules["onnxruntime"], "InferenceSession", without)
+    for provider, name in (("cuda", CUDA), ("tensorrt", TENSORRT)):
+        with pytest.raises(EngineError, match=f"cannot use {name} here and would compute with {CPU}"):
+            OnnxRuntimeEngine(provider=provider)
+    assert OnnxRuntimeEngine().providers == (CPU,)
+
+
+def test_nor_under_an_old_python(asked_of_old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USABLE", CPU)
+    with pytest.raises(EngineError, match=f"cannot use {CUDA} here and would compute with {CPU}"):
+        OldPythonEngine(sys.executable, provider="cuda")
+
+
+def test_the_probe_is_a_model() -> None:
+    found = onnx.load_from_string(PROBE)
+    onnx.checker.check_model(found)
+    assert [node.op_type for node in found.graph.node] == ["Relu"]
