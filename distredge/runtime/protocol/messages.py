@@ -237,11 +237,15 @@ class Progress(Struct, frozen=True, array_like=True, tag=23):
 
 
 class Ready(Struct, frozen=True, array_like=True, tag=24):
-    """Sub-models loaded, buffers made, every peer that it sends to connected."""
+    """Sub-models loaded, buffers made, every peer that it sends to connected.
+
+    `loaded` of its sub-models were loaded anew, in `load_s` seconds with their first runs; the others were there.
+    """
 
     plan: Count
     memory_bytes: Count
-    load_s: float
+    load_s: Annotated[float, Meta(ge=0, le=1e9)]
+    loaded: Count
 
 
 class Failed(Struct, frozen=True, array_like=True, tag=25):

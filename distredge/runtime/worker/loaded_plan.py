@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from distredge.errors import EngineError
+from distredge.model import model_digest
 from distredge.runtime.buffers import Array, Slot, zeros
 from distredge.runtime.engine import Engine, GivesMemory, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.device_plan import DevicePlan, SegmentPlan
+from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.transport import Endpoint
 
 RECORDS_KEPT: Final = 8192
@@ -39,7 +38,8 @@ class LoadedPlan:
     Attributes:
         models: its sub-models, which another plan may share.
         runs: per slot: stage -> what computes it.
-        load_s: seconds that loading took.
+        fresh: how many of them were loaded for it.
+        load_s: seconds that this took, their first runs included where there were any.
         routes: per outgoing message: the worker that it goes to, None for the requester; once peers are dialled.
     """
 
@@ -48,7 +48,8 @@ class LoadedPlan:
     models: tuple[Loaded, ...]
     runs: tuple[Mapping[int, Callable[[], None]], ...]
     memory_bytes: int
-    load_s: float
+    fresh: int
+    load_s: float = 0.0
     records: deque[_Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
     routes: tuple[Peer | None, ...] = ()
 
@@ -80,13 +81,13 @@ def load_plan(
         EngineError: if the engine refuses a sub-model.
         ProtocolError: if the plan contradicts itself.
     """
-    started_s = time.monotonic()
+    known_before = len(known)
     room = engine.room if isinstance(engine, GivesMemory) else zeros
     slots = tuple(Slot(plan, room) for _ in range(plan.slots))
     held: list[Loaded] = []
     runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
     for segment, model in zip(plan.segments, models, strict=True):
-        key, stage = model_digest(model, segment), segment.stage
+        key, stage = model_digest(model, segment.weights), segment.stage
         try:
             loaded = known.get(key)
             if loaded is None:
@@ -99,12 +100,4 @@ def load_plan(
             raise EngineError(f"stage {stage}: {error}") from error
         on_loaded()
     memory_bytes = sum(slot.size_bytes for slot in slots) + sum(array.nbytes for array in weights.values())
-    return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, time.monotonic() - started_s)
-
-
-def model_digest(model: bytes, segment: SegmentPlan) -> bytes:
-    """Names a sub-model with its constants."""
-    digest = hashlib.sha256(model)
-    for name, content in sorted(segment.weights.items()):
-        digest.update(f"{name}\0{content}\0".encode())
-    return digest.digest()
+    return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, len(known) - known_before)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from distredge.errors import EngineError, ProtocolError
+from distredge.model import model_digest
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine import Closable, Engine, Loaded, lives
 from distredge.runtime.protocol.checked_plan import check_plan
@@ -36,7 +38,7 @@ from distredge.runtime.weights import WeightStore
 from distredge.runtime.worker.allocator import give_memory_back
 from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanStands, RemovePlan
 from distredge.runtime.worker.kept_constants import KeptConstants, ReadEnd
-from distredge.runtime.worker.loaded_plan import LoadedPlan, load_plan, model_digest
+from distredge.runtime.worker.loaded_plan import LoadedPlan, load_plan
 from distredge.runtime.worker.memory_account import (
     MemoryAccount,
     ModelNeed,
@@ -149,7 +151,7 @@ class Preparations:
             preparing = _Preparing(plan, models, set(missing))
             self._preparing[number] = preparing
             needs = {
-                model_digest(model, segment): ModelNeed(len(model), laid_out_anew(segment))
+                model_digest(model, segment.weights): ModelNeed(len(model), laid_out_anew(segment))
                 for model, segment in zip(models, plan.segments, strict=True)
             }
             self._account.enter(number, arrays_bytes(plan), needs)
@@ -232,7 +234,7 @@ class Preparations:
             if isinstance(outcome, PlanStands):
                 loaded = outcome.loaded
                 if loaded.plan.plan in self._plans:
-                    self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s))
+                    self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s, loaded.fresh))
             elif self._plans.pop(outcome.plan, None) is not None:
                 self._fail(outcome.plan, outcome.kind, outcome.reason)
 
@@ -335,10 +337,12 @@ class Preparations:
             before_bytes = resident_bytes()
             known = {digest: model for digest, model in dict(self._models).items() if lives(model)}
             before = frozenset(known)
+            started_s = time.monotonic()
             loaded = load_plan(plan, preparing.models, weights, self._engine, known, preparing.count_loaded)
             fresh = {digest: model for digest, model in known.items() if digest not in before}
             if self._warms_up_now():
                 _warm_up(loaded, preparing.models, fresh)
+            loaded.load_s = time.monotonic() - started_s
             # Only now may another plan run them: nobody else did so until here.
             self._models.update(fresh)
             give_memory_back()
@@ -359,7 +363,7 @@ def _warm_up(loaded: LoadedPlan, models: Sequence[bytes], fresh: Mapping[bytes, 
     TensorRT and CUDA build then what they run, and memory is taken while the account still looks.
     """
     for segment, model in zip(loaded.plan.segments, models, strict=True):
-        if model_digest(model, segment) in fresh:
+        if model_digest(model, segment.weights) in fresh:
             try:
                 loaded.runs[0][segment.stage]()
             except EngineError as error:
