@@ -236,7 +236,7 @@ class Replanner:
         return found
 
     def _operator_s(self, running: Deployment) -> dict[str, float]:
-        """Seconds for which each worker loaded an operator, in the mean; of all where one has loaded none."""
+        """Seconds for which each worker loads an operator anew, in the mean; of all where one has loaded none."""
         from distredge.planners.common.swap_cost import operators
 
         assert self._coordinator is not None
@@ -246,7 +246,7 @@ class Replanner:
             one = took.get(program.device)
             if one is not None and one.loaded:
                 counts = [operators(segment.model) for segment in program.segments]
-                measured[program.device] = one.load_s / one.loaded / (sum(counts) / len(counts))
+                measured[program.device] = one.build_s / one.loaded / (sum(counts) / len(counts))
         otherwise_s = sum(measured.values()) / len(measured) if measured else 0.0
         return {name: measured.get(name, otherwise_s) for name in self._devices}
 

@@ -18,6 +18,8 @@ from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.provider_options import CUDA, NO_TF32, PROVIDERS, TENSORRT, provider_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnxruntime as ort
 
 
@@ -44,6 +46,15 @@ class Mortal(Protocol):
     @property
     def lives(self) -> bool:
         """Whether it can be bound and run, as far as is known."""
+
+
+@runtime_checkable
+class KeptOnDisk(Protocol):
+    """A loaded sub-model whose engines stay on the disk, so that it is loaded faster the next time."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where they are (`EngineFolders`); None where they do not stay."""
 
 
 class Engine(Protocol):
@@ -97,6 +108,17 @@ class Closable(Protocol):
 def lives(loaded: Loaded) -> bool:
     """Whether a loaded sub-model can be bound and run, as far as is known."""
     return not isinstance(loaded, Mortal) or loaded.lives
+
+
+def built_s(loaded: Loaded, took_s: float) -> float:
+    """Returns the seconds in which a sub-model is loaded where nothing that was built for it lies on the disk.
+
+    Args:
+        loaded: the sub-model.
+        took_s: seconds that loading it took, its first run included.
+    """
+    folder = loaded.folder if isinstance(loaded, KeptOnDisk) else None
+    return took_s if folder is None else EngineFolders.built_s(folder, took_s)
 
 
 class OnnxRuntimeEngine:
@@ -172,7 +194,7 @@ class OnnxRuntimeEngine:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
             raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
-        return _OnnxRuntimeLoaded(self._ort, session, fed, (values, tuple(weights.values())))
+        return _OnnxRuntimeLoaded(self._ort, session, fed, (values, tuple(weights.values())), engines)
 
     def _options(self) -> ort.SessionOptions:
         options = self._ort.SessionOptions()
@@ -187,15 +209,24 @@ class OnnxRuntimeEngine:
 
 
 class _OnnxRuntimeLoaded:
-    """One session; `fed` are constants that are inputs of its model, `keep` holds the memory that it reads."""
+    """One session; `fed` are constants that are inputs of its model, `keep` holds the memory that it reads.
+
+    `folder` is where TensorRT keeps what it builds for it; None: nowhere.
+    """
 
     def __init__(
-        self, runtime: Any, session: ort.InferenceSession, fed: Mapping[str, ort.OrtValue], keep: object
+        self,
+        runtime: Any,
+        session: ort.InferenceSession,
+        fed: Mapping[str, ort.OrtValue],
+        keep: object,
+        folder: Path | None = None,
     ) -> None:
         self._ort = runtime
         self._session = session
         self._fed = fed
         self._keep = keep
+        self.folder = folder
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`."""

@@ -60,7 +60,7 @@ def _replanner(problem: Problem, model_s: float, in_flight: int = 1) -> tuple[Re
     strategy = Strategy.make(graph, names, rows, head=names[0])
     deployment = deploy(graph, strategy)
     prepared = {
-        name: Prepared(len(program.segments), len(program.segments) * model_s, 0)
+        name: Prepared(len(program.segments), 0.1, len(program.segments) * model_s)
         for name, program in zip(names, deployment.programs, strict=True)
     }
     return Replanner(problem, strategy, "aofl"), Running(deployment, prepared, in_flight)

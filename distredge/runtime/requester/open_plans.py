@@ -32,17 +32,23 @@ class Prepared:
 
     Attributes:
         loaded: sub-models that it loaded anew.
-        load_s: seconds that this took, their first runs included.
+        load_s: seconds from the first of them until all had been run once.
+        build_s: seconds for which it would have loaded them, had no engines for them lain on its disk.
         weights_sent_bytes: constants that it lacked and was sent.
     """
 
     loaded: int = 0
     load_s: float = 0.0
+    build_s: float = 0.0
     weights_sent_bytes: int = 0
 
     def __add__(self, other: Prepared) -> Prepared:
-        sent_bytes = self.weights_sent_bytes + other.weights_sent_bytes
-        return Prepared(self.loaded + other.loaded, self.load_s + other.load_s, sent_bytes)
+        return Prepared(
+            self.loaded + other.loaded,
+            self.load_s + other.load_s,
+            self.build_s + other.build_s,
+            self.weights_sent_bytes + other.weights_sent_bytes,
+        )
 
 
 @dataclass(eq=False)

@@ -310,7 +310,7 @@ class Plans:
 
     def _ready(self, plan: OpenPlan, name: str, message: Ready) -> None:
         if name not in plan.prepared:
-            plan.prepared[name] = Prepared(message.loaded, message.load_s, plan.sent_bytes[name])
+            plan.prepared[name] = Prepared(message.loaded, message.load_s, message.build_s, plan.sent_bytes[name])
             self.prepared[name] = self.prepared.get(name, Prepared()) + plan.prepared[name]
 
     def _missing(self, plan: OpenPlan, worker: WorkerConnection, index: int, message: Missing) -> bool:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from distredge.errors import EngineError, ProtocolError
 from distredge.model import model_digest
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Closable, Engine, Loaded, lives
+from distredge.runtime.engine import Closable, Engine, Loaded, built_s, lives
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
@@ -234,7 +234,8 @@ class Preparations:
             if isinstance(outcome, PlanStands):
                 loaded = outcome.loaded
                 if loaded.plan.plan in self._plans:
-                    self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s, loaded.fresh))
+                    ready = loaded.plan.plan, loaded.memory_bytes, loaded.load_s, len(loaded.fresh), loaded.build_s
+                    self._tell(Ready(*ready))
             elif self._plans.pop(outcome.plan, None) is not None:
                 self._fail(outcome.plan, outcome.kind, outcome.reason)
 
@@ -336,13 +337,11 @@ class Preparations:
             _step_back(self._engine)
             before_bytes = resident_bytes()
             known = {digest: model for digest, model in dict(self._models).items() if lives(model)}
-            before = frozenset(known)
-            started_s = time.monotonic()
             loaded = load_plan(plan, preparing.models, weights, self._engine, known, preparing.count_loaded)
-            fresh = {digest: model for digest, model in known.items() if digest not in before}
+            fresh = {digest: known[digest] for digest in loaded.fresh}
             if self._warms_up_now():
-                _warm_up(loaded, preparing.models, fresh)
-            loaded.load_s = time.monotonic() - started_s
+                _warm_up(loaded, preparing.models)
+            loaded.build_s = sum(built_s(known[digest], took_s) for digest, took_s in loaded.fresh.items())
             # Only now may another plan run them: nobody else did so until here.
             self._models.update(fresh)
             give_memory_back()
@@ -357,17 +356,21 @@ def _steps_back(engine: Engine) -> bool:
     return engine.threads == 1 and engine.providers[0] == CPU
 
 
-def _warm_up(loaded: LoadedPlan, models: Sequence[bytes], fresh: Mapping[bytes, Loaded]) -> None:
+def _warm_up(loaded: LoadedPlan, models: Sequence[bytes]) -> None:
     """Runs each new sub-model once, so that the plan's first frame is as fast as the others.
 
     TensorRT and CUDA build then what they run, and memory is taken while the account still looks.
     """
     for segment, model in zip(loaded.plan.segments, models, strict=True):
-        if model_digest(model, segment.weights) in fresh:
+        digest, begun_s = model_digest(model, segment.weights), time.monotonic()
+        if digest in loaded.fresh:
             try:
                 loaded.runs[0][segment.stage]()
             except EngineError as error:
                 raise EngineError(f"stage {segment.stage}: {error}") from error
+            took_s = time.monotonic() - begun_s
+            loaded.fresh[digest] += took_s
+            loaded.load_s += took_s
 
 
 def _step_back(engine: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -77,7 +78,8 @@ def test_a_worker_says_how_far_it_is(slow: SlowEngine, speaker: Speaker, alone: 
     slow.permits.release(count - 1)
     ready = speaker.receive(m.Ready)
     assert ready.loaded == count
-    assert ready.load_s > 0
+    # Nothing lay on the disk.
+    assert 0 < ready.build_s <= ready.load_s
     about = speaker.ask(m.Ping(2), m.Pong).about
     assert (about.preparing, about.plans) == ((), (1,))
 
@@ -108,6 +110,29 @@ def test_what_preparing_took_is_known_by_worker_and_by_plan(cell: Cell, graph, i
     assert coordinator.took_s(other) == coordinator.prepared_s
     assert min(coordinator.took_s(first), coordinator.took_s(other)) > 0
     assert coordinator.took_s(deploy(graph, first.strategy)) is None
+
+
+class KeepingEngine(OnnxRuntimeEngine):
+    """One whose engines lie on the disk already, and took a minute each to be built."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.kept_in = folder
+        (folder / "seconds").write_text("60")
+
+    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+        loaded = super().load(model, weights)
+        loaded.folder = self.kept_in
+        return loaded
+
+
+def test_engines_from_the_disk_say_what_it_took_to_build_them(cell: Cell, alone: Deployment, tmp_path: Path) -> None:
+    cell.start("alpha", KeepingEngine(tmp_path))
+    coordinator = cell.coordinator(["alpha"])
+    coordinator.deploy(alone)
+    took = coordinator.prepared["alpha"]
+    assert (took.loaded, took.build_s) == (len(alone.models(0)), 60.0 * len(alone.models(0)))
+    assert 0 < took.load_s < took.build_s
 
 
 def test_constants_that_come_in_slowly_are_progress(slow: SlowEngine, speaker: Speaker, alone: Deployment) -> None:
