@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import click
 
@@ -35,6 +35,10 @@ SEARCHES = ("search", "auto")
 HORIZON_S: Final = 60.0
 """For how long frames are reckoned to come where nobody knows how many there are: from a camera, or a list that grows.
 As many as the fastest plan runs in that time."""
+
+
+AT_ONCE_S: Final = 1.0
+"""Where the plan made from scratch can run within that, no other is looked at: that could take as long."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Replanned:
 
     def __str__(self) -> str:
         how = "planned anew" if self.taken == "planned" else "the lost rows dealt out anew"
-        until = "" if self.swap_s is None else f", about {self.swap_s:.2g} s until it runs"
+        until = "" if self.swap_s is None else f", about {self.swap_s:.1f} s until it runs"
         latency_ms = 1e3 * self.strategy.predicted[metric_names.LATENCY_S]
         devices = ", ".join(self.strategy.devices)
         return f"lost {', '.join(self.lost)}: goes on with {devices} (predicted {latency_ms:.2f} ms; {how}{until})"
@@ -182,32 +186,37 @@ class Replanner:
 
     def _soonest(self, problem: Problem, gone: tuple[str, ...], planned: Strategy, running: Deployment) -> Replanned:
         """Of the plans that there are, the one with which the frames to come are done soonest."""
+        held, operator_s = self._held(running), self._operator_s(running)
+        made = self._priced(problem, planned, held, operator_s)
+        planned_s, left = self._frame_s(problem, planned), self._frames_left()
+        if made.swap_s <= AT_ONCE_S:
+            return Replanned(gone, planned, made.deployment, "planned", made.swap_s, _frames(left, planned_s))
+        others = sorted(
+            ((self._frame_s(problem, one), one) for one in _dealt(problem, running.strategy, gone)),
+            key=lambda candidate: candidate[0],
+        )
+        frames = _frames(left, min([planned_s, *(frame_s for frame_s, _ in others)]))
+        taken: Literal["planned", "dealt"] = "planned"
+        best, best_s = made, made.swap_s + frames * planned_s
+        for frame_s, one in others:
+            if frames * frame_s >= best_s:
+                break
+            dealt = self._priced(problem, one, held, operator_s)
+            if dealt.swap_s + frames * frame_s < best_s:
+                best, best_s, taken = dealt, dealt.swap_s + frames * frame_s, "dealt"
+        return Replanned(gone, best.deployment.strategy, best.deployment, taken, best.swap_s, frames)
+
+    def _priced(
+        self, problem: Problem, strategy: Strategy, held: Mapping[str, Held], operator_s: Mapping[str, float]
+    ) -> _Priced:
+        """A strategy as it is deployed, and the seconds until it could run."""
         from distredge.planners.common.swap_cost import needs, swap_s
         from distredge.runtime.deployment import deploy
 
-        candidates = [(self._frame_s(problem, planned), planned)]
-        candidates += [(self._frame_s(problem, one), one) for one in _dealt(problem, running.strategy, gone)]
-        candidates.sort(key=lambda candidate: candidate[0])
-        left = self._frames_left()
-        # A frame at least: the one that waits.
-        frames = HORIZON_S / candidates[0][0] if left is None else float(max(1, left))
-        held, operator_s = self._held(running), self._operator_s(running)
-        best: tuple[float, Replanned] | None = None
-        for frame_s, strategy in candidates:
-            if best is not None and frames * frame_s >= best[0]:
-                break
-            deployment = deploy(problem.graph, strategy)
-            needed = {
-                program.device: needs(problem.graph, program, held[program.device])
-                for program in (deployment.programs[index] for index in deployment.busy)
-            }
-            taken: Literal["planned", "dealt"] = "planned" if strategy is planned else "dealt"
-            until_s = swap_s(problem.cluster, needed, operator_s)
-            one = Replanned(gone, strategy, deployment, taken, until_s, frames)
-            if best is None or until_s + frames * frame_s < best[0]:
-                best = until_s + frames * frame_s, one
-        assert best is not None
-        return best[1]
+        deployment = deploy(problem.graph, strategy)
+        programs = (deployment.programs[index] for index in deployment.busy)
+        needed = {program.device: needs(problem.graph, program, held[program.device]) for program in programs}
+        return _Priced(deployment, swap_s(problem.cluster, needed, operator_s))
 
     def _frame_s(self, problem: Problem, strategy: Strategy) -> float:
         """Seconds from frame to frame: the latency, or less with several in flight."""
@@ -249,6 +258,16 @@ class Replanner:
                 measured[program.device] = one.build_s / one.loaded / (sum(counts) / len(counts))
         otherwise_s = sum(measured.values()) / len(measured) if measured else 0.0
         return {name: measured.get(name, otherwise_s) for name in self._devices}
+
+
+class _Priced(NamedTuple):
+    deployment: Deployment
+    swap_s: float
+
+
+def _frames(left: int | None, frame_s: float) -> float:
+    """How many frames are reckoned to come: one at least, that which waits."""
+    return HORIZON_S / frame_s if left is None else float(max(1, left))
 
 
 def _dealt(problem: Problem, strategy: Strategy, gone: Sequence[str]) -> Iterator[Strategy]:
