@@ -215,9 +215,10 @@ class DeploymentReport:
             )
         if self.replanned:
             last = self.replanned[-1]
+            ready = "" if last["prepared_s"] is None else f", ready after {last['prepared_s']:.2f} s"
             click.echo(
                 f"lost on the way: {', '.join(last['lost'])}; at the end {', '.join(last['devices'])} ran it, "
-                f"predicted {1e3 * last['predicted_latency_s']:.2f} ms"
+                f"predicted {1e3 * last['predicted_latency_s']:.2f} ms{ready}"
             )
         if self.run.throughput_per_s is not None:
             click.echo(f"with several in flight {self.run.throughput_per_s:.2f} images/s")

@@ -191,10 +191,11 @@ class Replanner:
         planned_s, left = self._frame_s(problem, planned), self._frames_left()
         if made.swap_s <= AT_ONCE_S:
             return Replanned(gone, planned, made.deployment, "planned", made.swap_s, _frames(left, planned_s))
-        others = sorted(
-            ((self._frame_s(problem, one), one) for one in _dealt(problem, running.strategy, gone)),
-            key=lambda candidate: candidate[0],
-        )
+        failed = self._failed()
+        others = [
+            (self._frame_s(problem, one), one) for one in _dealt(problem, running.strategy, gone) if one not in failed
+        ]
+        others.sort(key=lambda candidate: candidate[0])
         frames = _frames(left, min([planned_s, *(frame_s for frame_s, _ in others)]))
         taken: Literal["planned", "dealt"] = "planned"
         best, best_s = made, made.swap_s + frames * planned_s
@@ -230,6 +231,11 @@ class Replanner:
         with contextlib.suppress(InputError):
             images_per_s = throughput(problem, strategy, in_flight).images_per_s
         return latency_s if images_per_s is None else 1.0 / images_per_s
+
+    def _failed(self) -> list[Strategy]:
+        """What never came to run: a worker may not have the memory for it, and would not have it the next time."""
+        assert self._coordinator is not None
+        return [one.strategy for one in self.made if self._coordinator.took_s(one.deployment) is None]
 
     def _held(self, running: Deployment) -> dict[str, Held]:
         """What each worker has; the constants of earlier plans stay with it."""

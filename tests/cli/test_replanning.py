@@ -116,6 +116,18 @@ def test_the_frame_that_waits_counts_where_no_other_comes(problem: Problem) -> N
     assert (figures["taken"], figures["frames_to_come"]) == ("dealt", 1.0)
 
 
+def test_what_never_came_to_run_is_not_taken_again(problem: Problem) -> None:
+    """As where a worker has not the memory for it: asked again, with the same workers lost, it is another plan."""
+    replanner, running = _replanner(problem, 120.0)
+    replanner.follow(running, lambda: 10)
+    made = [replanner(frozenset({LOST})) for _ in range(7)]
+    taken = [figures["taken"] for figures in replanner.figures()]
+    dealt = [one.strategy for one, how in zip(made, taken, strict=True) if how == "dealt"]
+    assert len(dealt) >= 2
+    assert all(one not in dealt[:k] for k, one in enumerate(dealt))
+    assert taken[-1] == "planned"
+
+
 def test_of_those_that_have_loaded_nothing_the_others_seconds_are_expected(problem: Problem) -> None:
     replanner, running = _replanner(problem, 120.0)
     running.prepared_ever = {LOST: running.prepared_ever[LOST]}
