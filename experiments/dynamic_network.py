@@ -3,6 +3,7 @@
     python experiments/dynamic_network.py --quick    15 minutes around the first shift, one set of traces
     python experiments/dynamic_network.py --full     60 minutes of both; goes on where it was stopped
     python experiments/dynamic_network.py --quick --methods aofl,search --sets wifi --regime lossless
+    python experiments/dynamic_network.py --quick --methods aofl,search,agent --swap-s 30
 
 VGG-16 on four Jetson Nanos whose links carry 70, 50 and 85 Mbit/s on the mean of each 20 minutes: `shifts` are
 synthetic as the paper describes its own, `wifi` measured 802.11 scaled to these means (`common/dynamic_links.py`). An
@@ -19,6 +20,10 @@ image they plan for every set of links that may fail. `_alone` is the same with 
 plans again. The clairvoyant has for each image the fastest of all plans of all methods that are run, and of searches at
 the true rates, without any time.
 
+`--swap-s` charges what the workers need besides, to get weights and to build engines: a new plan comes into force that
+much later; what a memory knows is loaded. CPU engines load in tenths of a second, TensorRT builds them for minutes. The
+published figures are without it (0).
+
 Also said: what deciding anew after every volume of an image gives (`planners/agent/online.py`), and how far below the
 clairvoyant's plans a descent under the traces themselves still comes (`slack`).
 
@@ -31,7 +36,9 @@ are. What stands in the work folder is taken as long as cost model, shipped agen
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +48,7 @@ from typing import Any
 import numpy as np
 
 from distredge.cluster import Cluster, load_cluster
-from distredge.errors import ConfigError, DistredgeError, FileError, did_you_mean
+from distredge.errors import ConfigError, DistredgeError, FileError, did_you_mean, located
 from distredge.experiments.common import dynamic_clairvoyant as clairvoyant
 from distredge.experiments.common import dynamic_records as records
 from distredge.experiments.common.dynamic_links import CLUSTER, SETS, traces_of
@@ -86,6 +93,8 @@ def follow(hour: Hour, wanted: Sequence[Method], work: Path, of: dict[str, Any])
             **of, "method": method.name, "time_constant_s": method.time_constant_s,
             "threshold": str(method.threshold), "rest_s": method.rest_s, "charged_s": method.charged_s,
             "depends_on": dict(method.depends_on), "failures": method.has_memory,
+            # What was replayed before there was such a charge had none.
+            **({"swap_s": method.swap_s} if method.swap_s else {}),
         }  # fmt: skip
         made = records.load(path, settings)
         if made is None:
@@ -179,9 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     every, notes = methods(options.quick)
     names = [method.name for method in every]
+    if not 0 <= options.swap_s < math.inf:
+        raise ConfigError(located("dynamic_network", "--swap-s", options.swap_s, "seconds, at least 0"))
     wanted = _chosen("methods", options.methods, names)
     sets = _chosen("sets", options.sets or ("shifts" if options.quick else None), SETS)
-    records_it = not options.quick and options.regime == "published" and set(wanted) == set(names)
+    published = options.regime == "published" and options.swap_s == 0
+    records_it = not options.quick and published and set(wanted) == set(names)
     if records_it:
         kept_sets()  # says so now, not after hours, if it cannot be added to
     from_s, until_s = QUICK_S if options.quick else FULL_S
@@ -198,7 +210,8 @@ def _run(options: argparse.Namespace) -> int:
         }  # fmt: skip
         work = options.work / ("quick" if options.quick else "full")
         # Made anew for every set: OSDS goes on from what it learned before.
-        replays = follow(hour, [m for m in methods(options.quick)[0] if m.name in wanted], work, of)
+        followers = [m for m in methods(options.quick)[0] if m.name in wanted]
+        replays = follow(hour, [dataclasses.replace(m, swap_s=options.swap_s) for m in followers], work, of)
         found[name] = summary(hour, replays)
         show(name, found[name])
     for note in notes:
@@ -210,8 +223,8 @@ def _run(options: argparse.Namespace) -> int:
     if records_it:
         keep(found, notes, from_s, until_s)
     elif not options.quick:
-        print("nothing is recorded: that takes all methods and the regime `published`")
-    print(json.dumps({**result, "seconds": round(time.monotonic() - began_s, 1)}))
+        print("nothing is recorded: that takes all methods, the regime `published` and no --swap-s")
+    print(json.dumps({**result, "swap_s": options.swap_s, "seconds": round(time.monotonic() - began_s, 1)}))
     return 0
 
 
@@ -271,6 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", help="some of them, by commas")
     parser.add_argument("--sets", help="of traces, by commas: " + ", ".join(SETS))
     parser.add_argument("--regime", choices=tuple(REGIMES), default="published", help="what plans may use")
+    parser.add_argument("--swap-s", type=float, default=0.0, help="seconds until a new plan is loaded (0)")
     parser.add_argument("--work", type=Path, default=Path("runs/dynamic_network"), help="folder of what is done")
     parser.add_argument("--plot", type=Path, help="picture to draw; in the work folder where not given")
     return parser

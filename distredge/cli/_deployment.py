@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distredge.media.labels import Prediction
     from distredge.model.graph import Graph
     from distredge.problem import Problem
+    from distredge.runtime.requester.coordinator import Coordinator
     from distredge.strategy import Strategy
     from distredge.timeline import Timeline
 
@@ -39,19 +40,26 @@ class MeasuredRun:
     Attributes:
         latencies_s: of each frame.
         throughput_per_s: frames with several in flight; None: not measured.
-        prepared_s: seconds that preparing the plan took.
-        weights_sent_bytes: weights that workers lacked and were sent.
+        preparing: what `preparing` found.
     """
 
     latencies_s: tuple[float, ...]
     throughput_per_s: float | None
-    prepared_s: float | None
-    weights_sent_bytes: int
+    preparing: Mapping[str, Any]
 
     @property
     def latency_s(self) -> float:
         """Median."""
         return median(self.latencies_s)
+
+
+def preparing(coordinator: Coordinator) -> dict[str, Any]:
+    """What preparing the plan that runs took, for machines: as a whole, and by worker."""
+    return {
+        "prepared_s": coordinator.prepared_s,
+        "prepared": {name: asdict(took) for name, took in sorted(coordinator.prepared.items())},
+        "weights_sent_bytes": coordinator.weights_sent_bytes,
+    }
 
 
 @dataclass(frozen=True)
@@ -171,8 +179,7 @@ class DeploymentReport:
             metric_names.IMAGES_PER_S: 1.0 / self.run.latency_s,
             metric_names.THROUGHPUT_PER_S: self.run.throughput_per_s,
             "latencies_s": list(self.run.latencies_s),
-            "prepared_s": self.run.prepared_s,
-            "weights_sent_bytes": self.run.weights_sent_bytes,
+            **self.run.preparing,
             "predicted_latency_s": self.predicted_s,
             "modelled_profiles": list(self.modelled),
             metric_names.BYTES_SENT: self.timeline.bytes_sent,
@@ -208,9 +215,10 @@ class DeploymentReport:
             )
         if self.replanned:
             last = self.replanned[-1]
+            ready = "" if last["prepared_s"] is None else f", ready after {last['prepared_s']:.2f} s"
             click.echo(
                 f"lost on the way: {', '.join(last['lost'])}; at the end {', '.join(last['devices'])} ran it, "
-                f"predicted {1e3 * last['predicted_latency_s']:.2f} ms"
+                f"predicted {1e3 * last['predicted_latency_s']:.2f} ms{ready}"
             )
         if self.run.throughput_per_s is not None:
             click.echo(f"with several in flight {self.run.throughput_per_s:.2f} images/s")

@@ -14,7 +14,7 @@ import click
 
 from distredge import metric_names
 from distredge.cli._common import print_json
-from distredge.cli._deployment import Comparison, difference, heading, whole_model
+from distredge.cli._deployment import Comparison, difference, heading, preparing, whole_model
 from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
@@ -26,6 +26,7 @@ from distredge.errors import ExecutionError, InputError
 from distredge.writing import as_text
 
 if TYPE_CHECKING:
+    from distredge.cli._replanning import Replanner
     from distredge.cli._stream import Sink, StreamedFrame, StreamObserver
     from distredge.cli._stream_meaning import Found
     from distredge.cli._stream_options import StreamOptions
@@ -53,7 +54,7 @@ class StreamRun:
         check: whether the first output is compared with the whole model's.
         as_json: whether machines read what is said.
         log: TensorBoard's, where it is wanted.
-        replanned: returns what was planned anew.
+        replanner: plans anew where workers are lost; None where that is not wanted.
         save: writes a frame's timeline, and ends the log; None where neither is wanted.
     """
 
@@ -67,7 +68,7 @@ class StreamRun:
     check: bool
     as_json: bool
     log: DeploymentLog | None
-    replanned: Callable[[], Sequence[Mapping[str, Any]]]
+    replanner: Replanner | None
     save: Callable[[Timeline], None] | None
 
     def run(self) -> None:
@@ -82,6 +83,9 @@ class StreamRun:
         began = datetime.now(timezone.utc)
         tally, first, pictures = Tally(), _First(), Counted(self.source)
         ended: BaseException | None = None
+        if self.replanner is not None:
+            count = self.source.count
+            self.replanner.follow(self.session.coordinator, lambda: None if count is None else count - tally.frames)
         watching = observers(self.options, self.log, self.as_json)
         if not self.as_json:
             click.echo(self._heading())
@@ -112,7 +116,7 @@ class StreamRun:
                     **self._counts(tally, pictures, ended),
                     **self._predicted(),
                     **comparison.figures(),
-                    "replanned": list(self.replanned()),
+                    "replanned": [] if self.replanner is None else self.replanner.figures(),
                 }
                 for section in sections:
                     figures |= section
@@ -182,8 +186,7 @@ class StreamRun:
             "source": as_text(str(source)),
             "started": began.isoformat(timespec="milliseconds"),
             "in_flight": self.session.coordinator.in_flight,
-            "prepared_s": self.session.coordinator.prepared_s,
-            "weights_sent_bytes": self.session.coordinator.weights_sent_bytes,
+            **preparing(self.session.coordinator),
         }
 
     def _counts(self, tally: Tally, pictures: Counted, ended: BaseException | None) -> dict[str, Any]:

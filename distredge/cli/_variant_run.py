@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge.cli._common import print_json
-from distredge.cli._deployment import Comparison
+from distredge.cli._deployment import Comparison, preparing
 from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
@@ -193,8 +193,7 @@ class VariantRun:
             "source": as_text(str(source)),
             "started": began.isoformat(timespec="milliseconds"),
             "in_flight": session.coordinator.in_flight,
-            "prepared_s": session.coordinator.prepared_s,
-            "weights_sent_bytes": session.coordinator.weights_sent_bytes,
+            **preparing(session.coordinator),
         }
 
     def _tell(self, figures: Mapping[str, Any]) -> None:

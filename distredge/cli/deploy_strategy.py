@@ -16,7 +16,7 @@ import click
 
 from distredge import metric_names
 from distredge.cli._common import check_writable, load_model_of, print_json
-from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model
+from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, preparing, whole_model
 from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
 from distredge.cli._planning import say_assumption
 from distredge.cli._replanning import Replanner
@@ -234,7 +234,7 @@ def _run_stream(order: _Order, options: StreamOptions, source: PictureSource, st
         as_run, predicted_s = order.as_run(session)
         StreamRun(
             options, source, as_run, order.strategy, strategy_path, session, predicted_s, order.check, order.as_json,
-            order.log, order.replanned, None if order.timeline_path is None and order.log is None else order.save,
+            order.log, order.replanner, None if order.timeline_path is None and order.log is None else order.save,
         ).run()  # fmt: skip
     say_assumption(order.problem.cluster)
 
@@ -292,7 +292,7 @@ def _latest_prediction_s(first_s: float | None, replanner: Replanner | None) -> 
     """What the strategy that runs now is predicted to take."""
     if replanner is None or not replanner.made:
         return first_s
-    return replanner.made[-1][1].predicted[metric_names.LATENCY_S]
+    return replanner.made[-1].strategy.predicted[metric_names.LATENCY_S]
 
 
 def _measure(
@@ -302,6 +302,9 @@ def _measure(
     log, timeline_path = order.log, order.timeline_path
     latencies_s: list[float] = []
     first: Timeline | None = None
+    frames = 1 + repeat + (_frames_at_once(coordinator, repeat) if coordinator.in_flight > 1 else 0)
+    if order.replanner is not None:
+        order.replanner.follow(coordinator, lambda: frames - len(latencies_s))
     try:
         outputs = coordinator.infer(inputs)
         if timeline_path is not None:
@@ -314,7 +317,7 @@ def _measure(
                 log.frame(number, latencies_s[-1])
                 log.look_back(number, coordinator.timeline)
         per_s = _throughput_per_s(coordinator, inputs, repeat, log)
-        measured = MeasuredRun(tuple(latencies_s), per_s, coordinator.prepared_s, coordinator.weights_sent_bytes)
+        measured = MeasuredRun(tuple(latencies_s), per_s, preparing(coordinator))
         return outputs, measured
     except (KeyboardInterrupt, ExecutionError):
         _say_partial(latencies_s, repeat, order.as_json)
@@ -330,13 +333,18 @@ def _throughput_per_s(
     if in_flight == 1:
         return None
     started_s = time.monotonic()
-    count = max(repeat, 2 * in_flight)
+    count = _frames_at_once(coordinator, repeat)
     frames = itertools.repeat(inputs, count)
     for frame in coordinator.stream(frames):
         frame.result()
         if log is not None:
             log.in_flight(frame.number, frame.latency_s, (frame.number + 1) / (time.monotonic() - started_s))
     return count / (time.monotonic() - started_s)
+
+
+def _frames_at_once(coordinator: Coordinator, repeat: int) -> int:
+    """How many frames are run to see what several in flight give."""
+    return max(repeat, 2 * coordinator.in_flight)
 
 
 def _say_aside(text: str) -> None:

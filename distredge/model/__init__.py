@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 AS_INPUT = "@input"
 """End of the name of a constant that is an *input* of a sub-model (`model.segments`), fed from where it is held.
@@ -22,3 +23,16 @@ def constant_file(name: str) -> str:
         name: of the constant in the sub-model.
     """
     return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.bin"
+
+
+def model_digest(model: bytes, weights: Mapping[str, str]) -> bytes:
+    """Names a sub-model with its constants: what has the same name is loaded once.
+
+    Args:
+        model: serialised, without its large constants.
+        weights: name of each of these -> its content hash.
+    """
+    digest = hashlib.sha256(model)
+    for name, content in sorted(weights.items()):
+        digest.update(f"{name}\0{content}\0".encode())
+    return digest.digest()

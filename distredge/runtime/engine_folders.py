@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from distredge.runtime.buffers import Array
 
+_SECONDS: Final = "seconds"
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +56,24 @@ class EngineFolders:
             _log.warning("%s: engines are built each time: %s", folder, error.strerror)
             return None
         return folder
+
+    @staticmethod
+    def built_s(folder: Path, took_s: float) -> float:
+        """Returns the seconds in which the engines in a folder were built, which are noted there.
+
+        Args:
+            folder: of a sub-model.
+            took_s: seconds that loading it took now; where more than is noted, or nothing is, they were built now.
+        """
+        path, noted_s = folder / _SECONDS, 0.0
+        with contextlib.suppress(OSError, ValueError):
+            noted_s = float(path.read_text(encoding="ascii"))
+        # Not a number is smaller than none.
+        if not took_s <= noted_s < math.inf:
+            noted_s = took_s
+            with contextlib.suppress(OSError):
+                path.write_text(f"{took_s:.6g}\n", encoding="ascii")
+        return noted_s
 
     def _make_room(self) -> None:
         """Removes those used least recently, until the others take no more than they may."""

@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -106,6 +107,7 @@ class OldPythonEngine:
                 self._process.end()
                 self._process = self._start()
             process = self._process
+        folder = None if self._folders is None or TENSORRT not in self.providers else self._folders.of(model, weights)
         memory = HandedOver()
         # What is fed comes first: the rest is given back once the session has been made of it.
         fed = [entry(name, value, memory.add(value)) for name, value in weights.items() if name.endswith(AS_INPUT)]
@@ -116,7 +118,7 @@ class OldPythonEngine:
         message = {
             "do": "load",
             "model": number,
-            "providers": self._options(model, weights),
+            "providers": [(name, provider_options(name, folder, old=True)) for name in self.providers],
             "content": [content, content + len(model)],
             "files": {constant_file(name): [start, start + weights[name].nbytes] for name, start in places.items()},
             "fed": fed,
@@ -124,13 +126,9 @@ class OldPythonEngine:
         with memory.made() as descriptor:
             process.load(message, descriptor, self._load_s)
             os.ftruncate(descriptor, fed_bytes)
-        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory)
+        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory, folder)
         weakref.finalize(loaded, process.forget, "models", number).atexit = False
         return loaded
-
-    def _options(self, model: bytes, weights: Mapping[str, Array]) -> list[tuple[str, dict[str, str]]]:
-        engines = None if self._folders is None or TENSORRT not in self.providers else self._folders.of(model, weights)
-        return [(name, provider_options(name, engines, old=True)) for name in self.providers]
 
     def close(self) -> None:
         """Ends the process, also while it loads; nothing can be loaded any more."""
@@ -150,7 +148,10 @@ class OldPythonEngine:
 
 
 class _OldPythonLoaded:
-    """A sub-model in the other process; `fed` has the constants that it is fed, which so count as this process's."""
+    """A sub-model in the other process; `fed` has the constants that it is fed, which so count as this process's.
+
+    `folder` is where TensorRT keeps what it builds for it; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -160,6 +161,7 @@ class _OldPythonLoaded:
         numbers: Iterator[int],
         load_s: float,
         fed: HandedOver,
+        folder: Path | None,
     ) -> None:
         self._process = process
         self._number = number
@@ -167,6 +169,7 @@ class _OldPythonLoaded:
         self._numbers = numbers
         self._load_s = load_s
         self._fed = fed
+        self.folder = folder
 
     @property
     def lives(self) -> bool:

@@ -5,6 +5,10 @@ when a link's estimate has moved by more than its threshold since its last plan,
 time that it really takes, the plan before stays in force. A method with a memory also chooses anew before each image
 among the plans that it knows by then (`planners.agent.online.PlanMemory`); the image waits for that. Before the first
 image it plans for links that fail, which nobody waits for either.
+
+A plan that is made may also take time until it can run, since the workers get weights and build engines (`swap_s`): it
+comes into force that much later. What a method knows by then is loaded and costs nothing: of a memory all its plans,
+without one the plan in force.
 """
 
 from __future__ import annotations
@@ -123,6 +127,7 @@ class Method:
         rest_s: between the end of one plan and the begin of the next, at least.
         has_memory: whether it chooses anew before each image among its plans.
         charged_s: what planning is charged with instead of what it takes.
+        swap_s: seconds between the end of planning and when a plan that is not loaded can run.
         depends_on: what else decides its plans, plain data.
     """
 
@@ -133,6 +138,7 @@ class Method:
     rest_s: float = 0.0
     has_memory: bool = False
     charged_s: float | None = None
+    swap_s: float = 0.0
     depends_on: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -143,7 +149,7 @@ class Replay:
     Attributes:
         latency_s: (n,) of each image.
         replans: plans that were begun after the first.
-        planning_s: processor seconds that each took, as charged.
+        planning_s: processor seconds that each took, as charged, without what the workers need.
         choice_s: what an image waits for a choice among known plans.
         in_force: the strategy of each image, by its place in `strategies`.
         strategies: all that were made.
@@ -181,7 +187,6 @@ def replay(hour: Hour, method: Method, clock: Callable[[], float] = time.process
     for k, now_s in enumerate(hour.times_s.tolist()):
         if pending is not None and pending[0] <= now_s:
             force.add(pending[1])
-            rests_until_s = pending[0] + method.rest_s
             pending = None
         moved = np.abs(estimates[k] / planned_for - 1).max() > method.threshold
         if pending is None and moved and now_s >= rests_until_s:
@@ -189,7 +194,9 @@ def replay(hour: Hour, method: Method, clock: Callable[[], float] = time.process
             began_s = clock()
             strategy = method.plan(hour.problem_at(planned_for))
             took_s = clock() - began_s if method.charged_s is None else method.charged_s
-            pending = now_s + took_s, strategy
+            swap_s = 0.0 if force.has_loaded(strategy) else method.swap_s
+            pending = now_s + took_s + swap_s, strategy
+            rests_until_s = now_s + took_s + method.rest_s
             found.replans += 1
             found.planning_s.append(took_s)
         found.in_force.append(force.chosen(k))
@@ -231,6 +238,11 @@ class _Force:
             self.stay.append(self.newest)
         else:
             self._use(self.newest)
+
+    def has_loaded(self, strategy: Strategy) -> bool:
+        """Whether a strategy is among those that the workers keep."""
+        number = self._keys.get(key_of(strategy))
+        return number is not None and number in ([*self.stay, *self._recent] if self._has_memory else [self.newest])
 
     def chosen(self, k: int) -> int:
         """The strategy of image k."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,20 @@ from distredge.experiments import dynamic_network
 from distredge.experiments.common import dynamic_clairvoyant as clairvoyant
 from distredge.experiments.common import dynamic_methods
 from distredge.experiments.common import dynamic_records as records
-from distredge.experiments.common.dynamic_links import MEANS_BPS, image_times, seen_rates, smoothed, traces_of
+from distredge.experiments.common.dynamic_links import (
+    LEAST_BPS,
+    MEANS_BPS,
+    image_times,
+    seen_rates,
+    smoothed,
+    traces_of,
+)
 from distredge.experiments.common.dynamic_replay import Hour, Method, replay
 from distredge.latency import evaluate
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.planners import run
+from distredge.planners.agent.online import with_failures
 from distredge.planners.budget import Budget
 from distredge.problem import Problem
 from distredge.profiles.network import Trace
@@ -95,6 +104,42 @@ def test_the_plan_before_stays_in_force_for_the_time_that_planning_takes(hour: H
     assert hour.times_s[switched - 1] < hour.times_s[begun] + 3.0 <= hour.times_s[switched]
     assert (later.latency_s[:switched] == never.latency_s[:switched]).all()
     assert (later.planning_s[0], never.replans, len(never.strategies)) == (3.0, 0, 1)
+
+
+def test_a_plan_that_is_not_loaded_comes_into_force_later_by_what_loading_takes(hour: Hour) -> None:
+    at_once = replay(hour, Method("search", _search, 0.0, 0.3, charged_s=1.0))
+    later = replay(hour, Method("search", _search, 0.0, 0.3, charged_s=1.0, swap_s=2.0))
+    never = replay(hour, Method("search", _search, 0.0, np.inf))
+    unpaid = replay(hour, Method("search", _search, 0.0, 0.3, charged_s=0.0))
+    begun = next(k for k, number in enumerate(unpaid.in_force) if number) - 1
+    switched = [next(k for k, number in enumerate(one.in_force) if number) for one in (at_once, later)]
+    for first, took_s in zip(switched, (1.0, 3.0), strict=True):
+        assert hour.times_s[first - 1] < hour.times_s[begun] + took_s <= hour.times_s[first]
+    assert (later.latency_s[: switched[1]] == never.latency_s[: switched[1]]).all()
+    # What is charged as planning is planning alone, and while a plan is loaded no other is begun.
+    assert set(later.planning_s) == {1.0}
+    assert 0 < later.replans < at_once.replans
+
+
+@pytest.mark.parametrize(("has_memory", "waits_s"), [(True, [3.0, 1.0, 1.0]), (False, [3.0, 3.0, 3.0])])
+def test_what_a_memory_knows_is_loaded(hour: Hour, has_memory: bool, waits_s: list[float]) -> None:
+    """Two plans by turns, the first of them from the beginning: without a memory each takes the other's place."""
+    problem = hour.problem_at(hour.before_bps)
+    first, second = (run(problem, name, Budget(evaluations=10)) for name in ("offload", "aofl"))
+    before = 1 + (len(with_failures(hour.before_bps, LEAST_BPS)) if has_memory else 0)
+    turns = itertools.chain([first] * before, itertools.cycle([second, first]))
+    asked: list[float] = []
+
+    def plan(problem: Problem) -> Strategy:
+        rates_bps = [device.uplink.rate_bps for device in problem.cluster.devices]
+        asked.append(hour.times_s[np.abs(hour.seen_bps - rates_bps).sum(axis=1).argmin()])
+        return next(turns)
+
+    replay(hour, Method("turns", plan, 0.0, 0.0, has_memory=has_memory, charged_s=1.0, swap_s=2.0))
+    begun = asked[before : before + 4]
+    # The next one is begun with the first image for which the one before is in force.
+    due = [next(t for t in hour.times_s if t >= at + wait_s) for at, wait_s in zip(begun, waits_s, strict=False)]
+    assert begun[1:] == due
 
 
 def test_planning_is_charged_what_the_clock_says(hour: Hour) -> None:
@@ -248,6 +293,9 @@ def test_a_replay_of_other_settings_agent_or_cost_model_is_none(
     monkeypatch.setattr(dynamic_network, "fingerprint", lambda _: 1.0)
     assert ran() == {"aofl", "aofl_10min", "search_once"}
     assert ran() == set()
+    arguments += ["--swap-s", "2"]
+    assert ran() == {"aofl", "aofl_10min", "search_once"}
+    assert ran() == set()
 
 
 def test_osds_knows_nothing_of_the_set_before(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +358,7 @@ def _figures(ratio: float, names: tuple[str, ...] = ("search",)) -> dict[str, ob
         (["--methods", "aofl,offload"], True),
         (["--methods", "aofl"], False),
         (["--regime", "lossless"], False),
+        (["--swap-s", "2"], False),
     ],
 )
 def test_only_a_run_of_all_methods_is_recorded(
@@ -379,3 +428,9 @@ def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     assert "did you mean 'search'" in capsys.readouterr().err
     assert dynamic_network.main(["--quick", "--sets", "wify"]) == 2
     assert "did you mean 'wifi'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["-1", "nan", "inf"])
+def test_a_charge_that_is_none_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dynamic_network.main(["--quick", "--swap-s", given]) == 2
+    assert "dynamic_network: --swap-s: found" in capsys.readouterr().err

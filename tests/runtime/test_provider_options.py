@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from distredge.errors import EngineError
-from distredge.runtime.engine import OnnxRuntimeEngine
+from distredge.runtime.engine import OnnxRuntimeEngine, built_s
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.old_python_engine import OldPythonEngine
 from distredge.runtime.provider_options import CPU, CUDA, PROBE, TENSORRT
@@ -68,8 +68,31 @@ def test_tensorrt_keeps_what_it_has_built_for_this_sub_model_alone(asked, tmp_pa
 
 
 def test_without_a_folder_nothing_is_kept(asked) -> None:
-    OnnxRuntimeEngine(provider="tensorrt").load(_model(4), {})
+    loaded = OnnxRuntimeEngine(provider="tensorrt").load(_model(4), {})
     assert asked[0][TENSORRT] == {}
+    assert built_s(loaded, 2.0) == 2.0
+    assert built_s(loaded, 1.0) == 1.0
+
+
+def test_what_was_built_is_remembered_with_its_seconds(asked, tmp_path: Path) -> None:
+    """Loaded from the disk it takes less, but other rows would have to be built."""
+    folders = EngineFolders(tmp_path / "engines", 10**9)
+    for took_s, expected_s in ((90.0, 90.0), (0.5, 90.0), (100.0, 100.0), (0.5, 100.0)):
+        assert (
+            built_s(OnnxRuntimeEngine(provider="tensorrt", folders=folders).load(_model(4), {}), took_s) == expected_s
+        )
+    assert built_s(OnnxRuntimeEngine(provider="tensorrt", folders=folders).load(_model(5), {}), 0.5) == 0.5
+
+
+@pytest.mark.parametrize("noted", [b"", b"nan", b"inf", b"-5", b"\xff\xff", b"many"])
+def test_seconds_that_cannot_be_read_are_noted_anew(tmp_path: Path, noted: bytes) -> None:
+    (tmp_path / "seconds").write_bytes(noted)
+    assert EngineFolders.built_s(tmp_path, 3.0) == 3.0
+    assert EngineFolders.built_s(tmp_path, 1.0) == 3.0
+
+
+def test_a_folder_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    assert EngineFolders.built_s(tmp_path / "gone", 3.0) == 3.0
 
 
 def test_other_weights_are_another_sub_model(tmp_path: Path) -> None:

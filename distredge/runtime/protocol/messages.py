@@ -237,11 +237,17 @@ class Progress(Struct, frozen=True, array_like=True, tag=23):
 
 
 class Ready(Struct, frozen=True, array_like=True, tag=24):
-    """Sub-models loaded, buffers made, every peer that it sends to connected."""
+    """Sub-models loaded, buffers made, every peer that it sends to connected.
+
+    `loaded` of its sub-models were loaded anew, their first runs included in `load_s`; the others were there. Had no
+    engines for them lain on the worker's disk, loading them would have taken `build_s`.
+    """
 
     plan: Count
     memory_bytes: Count
-    load_s: float
+    load_s: Annotated[float, Meta(ge=0, le=1e9)]
+    loaded: Count
+    build_s: Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Failed(Struct, frozen=True, array_like=True, tag=25):

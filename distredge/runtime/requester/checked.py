@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from distredge.runtime.protocol.device_plan import REQUESTER
-from distredge.runtime.protocol.messages import Missing, Record, Records, Situation, ToCoordinator, Told
+from distredge.runtime.protocol.messages import Missing, Ready, Record, Records, Situation, ToCoordinator, Told
 
 if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment
@@ -28,6 +28,8 @@ def fits(message: ToCoordinator, deployment: Deployment, device: int) -> bool:
         )
     if isinstance(message, Records):
         return all(_fits_record(record, deployment) for record in message.records)
+    if isinstance(message, Ready):
+        return message.loaded <= len(deployment.programs[device].segments)
     if isinstance(message, Missing):
         return len(set(message.digests)) == len(message.digests)
     return True

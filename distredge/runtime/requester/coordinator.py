@@ -18,6 +18,7 @@ from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
 from distredge.runtime.requester.io_loop import Call
 from distredge.runtime.requester.leases import this_holder
+from distredge.runtime.requester.open_plans import Prepared
 from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, RanAs, Request
 from distredge.runtime.requester.picture_frames import PictureResult, offer, picture_results
 from distredge.runtime.requester.runner import Options, Runner
@@ -114,6 +115,24 @@ class Coordinator:
         """
         found = [plan.prepared_s for plan in self._runner.plans.for_some_frames if plan.prepared_s is not None]
         return sum(found) if found else None
+
+    @property
+    def prepared(self) -> dict[str, Prepared]:
+        """What preparing the plan took that runs, by worker; with several (`deploy_also`), all of them together."""
+        found: dict[str, Prepared] = {}
+        for plan in self._runner.plans.for_some_frames:
+            for name, prepared in tuple(plan.prepared.items()):
+                found[name] = found.get(name, Prepared()) + prepared
+        return found
+
+    @property
+    def prepared_ever(self) -> dict[str, Prepared]:
+        """What preparing took since this coordinator was made, by worker: all plans together, those given up too."""
+        return dict(self._runner.plans.prepared)
+
+    def took_s(self, deployment: Deployment) -> float | None:
+        """Seconds that it took until frames could run on a deployment, its workers reached; None if none ever could."""
+        return self._runner.plans.stood.get(deployment)
 
     # Plans.
 

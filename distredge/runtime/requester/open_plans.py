@@ -26,6 +26,31 @@ PREPARE_S: Final = 1800.0
 over a slow link take their time, and so does TensorRT."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What it took to prepare plans on one worker.
+
+    Attributes:
+        loaded: sub-models that it loaded anew.
+        load_s: seconds from the first of them until all had been run once.
+        build_s: seconds for which it would have loaded them, had no engines for them lain on its disk.
+        weights_sent_bytes: constants that it lacked and was sent.
+    """
+
+    loaded: int = 0
+    load_s: float = 0.0
+    build_s: float = 0.0
+    weights_sent_bytes: int = 0
+
+    def __add__(self, other: Prepared) -> Prepared:
+        return Prepared(
+            self.loaded + other.loaded,
+            self.load_s + other.load_s,
+            self.build_s + other.build_s,
+            self.weights_sent_bytes + other.weights_sent_bytes,
+        )
+
+
 @dataclass(eq=False)
 class OpenFrame:
     """A frame in flight."""
@@ -50,6 +75,7 @@ class OpenPlan:
         given_up: workers without which it must be planned anew, though they may seem to stand.
         weights: worker -> pieces of constants that it is still to be sent.
         loaded: worker -> (sub-models that it has loaded, of how many), of those that load and have said so.
+        prepared: worker -> what it took there, of those that are ready.
         prepared_s: seconds from the first word of it until it could run; None before that.
         sent_bytes: worker -> bytes of constants that were sent to it; `received_bytes` that it has said to have.
     """
@@ -76,15 +102,17 @@ class OpenPlan:
         self.received_bytes: Counter[str] = Counter()
         self.loaded: dict[str, tuple[int, int]] = {}
         self.begun_s = time.monotonic()
+        self.prepared: dict[str, Prepared] = {}
         self.prepared_s: float | None = None
         self.unsent: dict[str, tuple[Weight, Bytes]] = {}
         self.records: deque[Record] = deque(maxlen=8192)
         self.output_forms = {m.source: rows_form(m.boxes) for m in deployment.output_messages}
         self._outboxes: list[list[Outbox]] | None = None
 
-    def stands(self) -> None:
-        """Notes that frames can be run on it."""
+    def stands(self) -> float:
+        """Notes that frames can be run on it; returns the seconds since the first word of it."""
         self.prepared_s = time.monotonic() - self.begun_s
+        return self.prepared_s
 
     def outboxes(self, slot: int, inputs: Mapping[str, Array]) -> list[Outbox]:
         """Returns what packs the inputs of a frame, one for each message; the packs of a slot are used again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from distredge.runtime.protocol.prepare_parts import prepare_parts
 from distredge.runtime.protocol.transport import Endpoint
 from distredge.runtime.requester.checked import fits
 from distredge.runtime.requester.io_loop import Task, Turns
-from distredge.runtime.requester.open_plans import OpenPlan
+from distredge.runtime.requester.open_plans import OpenPlan, Prepared
 from distredge.runtime.requester.worker_connection import WorkerConnection
 from distredge.runtime.requester.workers import WorkerConnections
 from distredge.runtime.weights import weight_messages
@@ -56,6 +57,8 @@ class Plans:
         following: is being prepared beside it.
         standing: others that stand, each for the frames that name its deployment.
         weights_sent_bytes: constants sent to workers so far, for all plans.
+        prepared: worker -> what preparing took there so far, all plans together.
+        stood: deployment -> seconds until it could run, of those that somebody still holds.
     """
 
     def __init__(self, workers: WorkerConnections, connect_s: float, patience_s: float, leaves_out: bool) -> None:
@@ -68,6 +71,8 @@ class Plans:
         self.following: OpenPlan | None = None
         self.standing: list[OpenPlan] = []
         self.weights_sent_bytes = 0
+        self.prepared: dict[str, Prepared] = {}
+        self.stood: weakref.WeakKeyDictionary[Deployment, float] = weakref.WeakKeyDictionary()
         # One plan at a time: of a constant that two lack, a worker takes the pieces of one.
         self._turns = Turns()
 
@@ -180,7 +185,7 @@ class Plans:
     def activate(self, plan: OpenPlan) -> None:
         """Runs frames on a plan from now on; those in flight come to their end under the one before."""
         old, self.active = self.active, plan
-        plan.stands()
+        self._stands(plan)
         if self.following is plan:
             self.following = None
         if old is not None:
@@ -191,9 +196,12 @@ class Plans:
         """Runs the frames that name its deployment on a plan; another one of that deployment is wanted no more."""
         for old in self.standing:
             old.retiring = old.retiring or old.deployment is plan.deployment
-        plan.stands()
+        self._stands(plan)
         self.standing = [*(old for old in self.standing if not old.retiring), plan]
         self.retire_ended()
+
+    def _stands(self, plan: OpenPlan) -> None:
+        self.stood[plan.deployment] = plan.stands()
 
     def retire(self, plan: OpenPlan) -> None:
         """Lets the workers forget a plan."""
@@ -289,6 +297,7 @@ class Plans:
         elif isinstance(message, Ready):
             plan.received_bytes[worker.name] = plan.sent_bytes[worker.name]
             plan.loaded.pop(worker.name, None)
+            self._ready(plan, worker.name, message)
             plan.preparation.ready(index)
         elif isinstance(message, Failed):
             plan.weights.pop(worker.name, None)
@@ -298,6 +307,11 @@ class Plans:
             else:
                 plan.error = EngineError(text) if message.kind == "engine" else ExecutionError(text)
         return True
+
+    def _ready(self, plan: OpenPlan, name: str, message: Ready) -> None:
+        if name not in plan.prepared:
+            plan.prepared[name] = Prepared(message.loaded, message.load_s, message.build_s, plan.sent_bytes[name])
+            self.prepared[name] = self.prepared.get(name, Prepared()) + plan.prepared[name]
 
     def _missing(self, plan: OpenPlan, worker: WorkerConnection, index: int, message: Missing) -> bool:
         if worker.name in plan.told_missing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -10,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from distredge.errors import EngineError
+from distredge.model import model_digest
 from distredge.runtime.buffers import Array, Slot, zeros
 from distredge.runtime.engine import Engine, GivesMemory, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.device_plan import DevicePlan, SegmentPlan
+from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.transport import Endpoint
 
 RECORDS_KEPT: Final = 8192
@@ -39,7 +39,9 @@ class LoadedPlan:
     Attributes:
         models: its sub-models, which another plan may share.
         runs: per slot: stage -> what computes it.
-        load_s: seconds that loading took.
+        fresh: seconds that each took which was loaded for it, by digest, its first run included if there was one.
+        load_s: seconds that all of it took.
+        build_s: seconds that those would have taken, had nothing lain on the disk that was built for them before.
         routes: per outgoing message: the worker that it goes to, None for the requester; once peers are dialled.
     """
 
@@ -48,7 +50,9 @@ class LoadedPlan:
     models: tuple[Loaded, ...]
     runs: tuple[Mapping[int, Callable[[], None]], ...]
     memory_bytes: int
+    fresh: dict[bytes, float]
     load_s: float
+    build_s: float = 0.0
     records: deque[_Record] = field(default_factory=lambda: deque(maxlen=RECORDS_KEPT))
     routes: tuple[Peer | None, ...] = ()
 
@@ -81,30 +85,26 @@ def load_plan(
         ProtocolError: if the plan contradicts itself.
     """
     started_s = time.monotonic()
+    fresh: dict[bytes, float] = {}
     room = engine.room if isinstance(engine, GivesMemory) else zeros
     slots = tuple(Slot(plan, room) for _ in range(plan.slots))
     held: list[Loaded] = []
     runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
     for segment, model in zip(plan.segments, models, strict=True):
-        key, stage = model_digest(model, segment), segment.stage
+        key, stage = model_digest(model, segment.weights), segment.stage
         try:
-            loaded = known.get(key)
+            loaded, begun_s = known.get(key), time.monotonic()
             if loaded is None:
+                fresh[key] = 0.0
                 named = {name: weights[digest] for name, digest in segment.weights.items()}
                 loaded = known[key] = engine.load(model, named)
             held.append(loaded)
             for slot, run in zip(slots, runs, strict=True):
                 run[stage] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
+            if key in fresh:
+                fresh[key] += time.monotonic() - begun_s
         except EngineError as error:
             raise EngineError(f"stage {stage}: {error}") from error
         on_loaded()
     memory_bytes = sum(slot.size_bytes for slot in slots) + sum(array.nbytes for array in weights.values())
-    return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, time.monotonic() - started_s)
-
-
-def model_digest(model: bytes, segment: SegmentPlan) -> bytes:
-    """Names a sub-model with its constants."""
-    digest = hashlib.sha256(model)
-    for name, content in sorted(segment.weights.items()):
-        digest.update(f"{name}\0{content}\0".encode())
-    return digest.digest()
+    return LoadedPlan(plan, slots, tuple(held), tuple(runs), memory_bytes, fresh, time.monotonic() - started_s)

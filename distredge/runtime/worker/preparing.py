@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from distredge.errors import EngineError, ProtocolError
+from distredge.model import model_digest
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Closable, Engine, Loaded, lives
+from distredge.runtime.engine import Closable, Engine, Loaded, built_s, lives
 from distredge.runtime.protocol.checked_plan import check_plan
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.fields import Bytes
@@ -36,7 +38,7 @@ from distredge.runtime.weights import WeightStore
 from distredge.runtime.worker.allocator import give_memory_back
 from distredge.runtime.worker.data_plane import AddPlan, DataPlane, PlanStands, RemovePlan
 from distredge.runtime.worker.kept_constants import KeptConstants, ReadEnd
-from distredge.runtime.worker.loaded_plan import LoadedPlan, load_plan, model_digest
+from distredge.runtime.worker.loaded_plan import LoadedPlan, load_plan
 from distredge.runtime.worker.memory_account import (
     MemoryAccount,
     ModelNeed,
@@ -149,7 +151,7 @@ class Preparations:
             preparing = _Preparing(plan, models, set(missing))
             self._preparing[number] = preparing
             needs = {
-                model_digest(model, segment): ModelNeed(len(model), laid_out_anew(segment))
+                model_digest(model, segment.weights): ModelNeed(len(model), laid_out_anew(segment))
                 for model, segment in zip(models, plan.segments, strict=True)
             }
             self._account.enter(number, arrays_bytes(plan), needs)
@@ -232,7 +234,8 @@ class Preparations:
             if isinstance(outcome, PlanStands):
                 loaded = outcome.loaded
                 if loaded.plan.plan in self._plans:
-                    self._tell(Ready(loaded.plan.plan, loaded.memory_bytes, loaded.load_s))
+                    ready = loaded.plan.plan, loaded.memory_bytes, loaded.load_s, len(loaded.fresh), loaded.build_s
+                    self._tell(Ready(*ready))
             elif self._plans.pop(outcome.plan, None) is not None:
                 self._fail(outcome.plan, outcome.kind, outcome.reason)
 
@@ -334,11 +337,11 @@ class Preparations:
             _step_back(self._engine)
             before_bytes = resident_bytes()
             known = {digest: model for digest, model in dict(self._models).items() if lives(model)}
-            before = frozenset(known)
             loaded = load_plan(plan, preparing.models, weights, self._engine, known, preparing.count_loaded)
-            fresh = {digest: model for digest, model in known.items() if digest not in before}
+            fresh = {digest: known[digest] for digest in loaded.fresh}
             if self._warms_up_now():
-                _warm_up(loaded, preparing.models, fresh)
+                _warm_up(loaded, preparing.models)
+            loaded.build_s = sum(built_s(known[digest], took_s) for digest, took_s in loaded.fresh.items())
             # Only now may another plan run them: nobody else did so until here.
             self._models.update(fresh)
             give_memory_back()
@@ -353,17 +356,21 @@ def _steps_back(engine: Engine) -> bool:
     return engine.threads == 1 and engine.providers[0] == CPU
 
 
-def _warm_up(loaded: LoadedPlan, models: Sequence[bytes], fresh: Mapping[bytes, Loaded]) -> None:
+def _warm_up(loaded: LoadedPlan, models: Sequence[bytes]) -> None:
     """Runs each new sub-model once, so that the plan's first frame is as fast as the others.
 
     TensorRT and CUDA build then what they run, and memory is taken while the account still looks.
     """
     for segment, model in zip(loaded.plan.segments, models, strict=True):
-        if model_digest(model, segment) in fresh:
+        digest, begun_s = model_digest(model, segment.weights), time.monotonic()
+        if digest in loaded.fresh:
             try:
                 loaded.runs[0][segment.stage]()
             except EngineError as error:
                 raise EngineError(f"stage {segment.stage}: {error}") from error
+            took_s = time.monotonic() - begun_s
+            loaded.fresh[digest] += took_s
+            loaded.load_s += took_s
 
 
 def _step_back(engine: Engine) -> None:

@@ -24,6 +24,10 @@ def test_on_boards(boards) -> None:
         found = json.loads(done.stdout)
         assert found["largest_relative_difference"] <= 1e-5
         assert (found["workers"], found["encrypted"]) == ("boards", True)
+        assert set(found["prepared"]) == set(DEVICES)
+        assert all(took["loaded"] > 0 and took["load_s"] > 0 for took in found["prepared"].values())
+        sent_bytes = sum(took["weights_sent_bytes"] for took in found["prepared"].values())
+        assert sent_bytes == found["weights_sent_bytes"]
     status = distredge(folder, "cluster", "status", "boards.toml", "--json")
     assert status.returncode == 0, status.stderr
     states = json.loads(status.stdout)
@@ -65,6 +69,14 @@ def test_a_lost_workers_frames_go_on_elsewhere(boards, monkeypatch) -> None:
     assert len(found["latencies_s"]) == 6
     assert found["correct"] is True
     assert [(said["lost"], said["devices"]) for said in found["replanned"]] == [(["beta"], ["alpha", "gamma"])]
+    (replanned,) = found["replanned"]
+    assert replanned["taken"] in ("planned", "dealt")
+    assert 1 <= replanned["frames_to_come"] <= 7
+    assert 0 <= replanned["predicted_swap_s"] < 30
+    assert replanned["prepared_s"] == found["prepared_s"] > 0
+    assert set(found["prepared"]) <= {"alpha", "gamma"}
+    for took in found["prepared"].values():
+        assert (took["load_s"] > 0, took["loaded"] >= 0, took["weights_sent_bytes"] >= 0) == (True,) * 3
 
 
 def test_a_board_that_stays_away_is_named_in_time(boards) -> None:

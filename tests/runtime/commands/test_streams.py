@@ -80,6 +80,9 @@ def test_a_folder_of_pictures(folder: Path) -> None:
     assert (figures["in_flight"], figures["interrupted"], figures["correct"]) == (2, False, True)
     assert figures["seconds"] == ended_s[-1]
     assert min(figures["prepared_s"], figures["weights_sent_bytes"]) > 0
+    assert {name: took["loaded"] for name, took in figures["prepared"].items()} == {"alpha": 1, "beta": 2}
+    assert sum(took["weights_sent_bytes"] for took in figures["prepared"].values()) == figures["weights_sent_bytes"]
+    assert all(0 < took["load_s"] < figures["prepared_s"] for took in figures["prepared"].values())
     assert figures["images_per_s"] == pytest.approx(5 / ended_s[-1])
     assert sorted(figures["latency"]) == ["max_s", "mean_s", "p50_s", "p95_s", "p99_s"]
     assert figures["latency"]["max_s"] == max(line["latency_s"] or 0 for line in found)
@@ -87,6 +90,35 @@ def test_a_folder_of_pictures(folder: Path) -> None:
     assert figures["bottleneck"].endswith(" compute")
     assert figures["predicted_latency_s"] > 0
     assert json.loads((folder / "t.json").read_text())["traceEvents"]
+
+
+def test_a_worker_that_is_lost_leaves_the_rest_to_the_others(boards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures that are still to come are known, and what the next plan took is beside what was predicted."""
+    folder, workers = boards
+    add, added = Tally.add, []
+
+    def counted(self: Tally, frame: Any) -> None:
+        add(self, frame)
+        added.append(frame.number)
+        if len(added) == 2:
+            workers[1].kill()
+
+    monkeypatch.setattr(Tally, "add", counted)
+    told = ("s.json", "--cluster", "boards.toml", "--connect", "20", "--replan", "aofl")
+    done = deploy(folder, *told, "--images", "pics", *WRITTEN)
+    assert done.returncode == 0, done.stderr
+    assert "lost beta: goes on with alpha (predicted" in done.stderr
+    figures = report(folder)
+    assert (figures["done"], figures["lost"], figures["correct"]) == (5, 0, True)
+    (replanned,) = figures["replanned"]
+    assert (replanned["lost"], replanned["devices"]) == (["beta"], ["alpha"])
+    assert 1 <= replanned["frames_to_come"] <= 4
+    assert 0 < replanned["predicted_swap_s"] < 10
+    assert replanned["prepared_s"] == figures["prepared_s"] > 0
+    # All rows, and the head; the head's constants lie on the disk, which the two share here.
+    took = figures["prepared"]["alpha"]
+    assert (took["loaded"], took["weights_sent_bytes"]) == (2, 0)
+    assert 0 < took["load_s"] < figures["prepared_s"]
 
 
 def test_for_machines_and_with_a_log(folder: Path) -> None:

@@ -86,7 +86,7 @@ class Door:
         if (said := self.answer(message, received)) is not None:
             return said
         if isinstance(message, m.Prepare):
-            return [m.Missing(message.plan, ()), m.Ready(message.plan, 0, 0.0)]
+            return [m.Missing(message.plan, ()), m.Ready(message.plan, 0, 0.0, 0, 0.0)]
         if isinstance(message, m.Goodbye):
             self.log.append(f"goodbye {self.name}")
             self.goodbye.set()

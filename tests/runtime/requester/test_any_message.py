@@ -30,7 +30,7 @@ def _messages(plan: int, draw: random.Random) -> m.ToCoordinator:
     return draw.choice(
         [
             m.Welcome(about), m.Missing(number, (digest,)), m.Missing(number, (digest, digest)), m.Missing(number, ()),
-            m.Progress(number, HUGE), m.Ready(number, HUGE, float("nan")), m.Failed(number, "peer", "no"),
+            m.Progress(number, HUGE), m.Ready(number, HUGE, 1e9, HUGE, 1e9), m.Failed(number, "peer", "no"),
             m.Failed(number, "engine", "no"), m.Failed(number, "anything", ""),
             m.Pong(frame, draw.choice([-HUGE, 0]), HUGE, about, {"x": HUGE}, load),
             m.Told(number, frame, None), m.Told(number, frame, situation), m.Told(number, 1, situation),

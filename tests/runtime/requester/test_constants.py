@@ -38,7 +38,7 @@ def test_a_worker_is_sent_no_more_than_it_says_to_have(
             return None
         taken.append(len(received.parts[1]))
         if sum(taken) == sum(sizes):
-            return [m.Ready(message.plan, 0, 0.0)]
+            return [m.Ready(message.plan, 0, 0.0, 0, 0.0)]
         if sum(taken) - acknowledged[0] < AHEAD_BYTES:
             return []
         # Whatever the coordinator could send it has sent when it has gone round twice.

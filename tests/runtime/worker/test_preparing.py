@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -75,9 +76,63 @@ def test_a_worker_says_how_far_it_is(slow: SlowEngine, speaker: Speaker, alone: 
     assert about.preparing == (m.PreparingPlan(1, 1, count),)
     assert about.plans == ()
     slow.permits.release(count - 1)
-    speaker.receive(m.Ready)
+    ready = speaker.receive(m.Ready)
+    assert ready.loaded == count
+    # Nothing lay on the disk.
+    assert 0 < ready.build_s <= ready.load_s
     about = speaker.ask(m.Ping(2), m.Pong).about
     assert (about.preparing, about.plans) == ((), (1,))
+
+
+def test_what_preparing_took_is_known_by_worker_and_by_plan(cell: Cell, graph, image) -> None:
+    """A plan that shares sub-models with the one that runs loads those alone that are not there yet."""
+    for name in ("alpha", "beta"):
+        cell.start(name)
+    first = deploy(graph, make_strategy(graph, [(1, 1), (1, 1)], head="beta"))
+    other = deploy(graph, make_strategy(graph, [(1, 1), (1, 1)], head="alpha"))
+    coordinator = cell.coordinator(["alpha", "beta"])
+    coordinator.deploy(first)
+    begun = coordinator.prepared
+    assert {name: took.loaded for name, took in begun.items()} == {
+        name: len(first.models(index)) for index, name in enumerate(first.devices)
+    }
+    assert all(took.load_s > 0 for took in begun.values())
+    sent_bytes = {name: sum(a.nbytes for a in first.weights(k).values()) for k, name in enumerate(first.devices)}
+    assert {name: took.weights_sent_bytes for name, took in begun.items()} == sent_bytes
+    coordinator.infer(image)
+    coordinator.deploy(other)
+    later = coordinator.prepared
+    head = other.programs[0].segments[-1]
+    assert (later["alpha"].loaded, later["beta"].loaded) == (1, 0)
+    assert later["alpha"].weights_sent_bytes == sum(graph.weight(name).nbytes for name in head.weights)
+    assert later["beta"].weights_sent_bytes == 0
+    assert coordinator.prepared_ever == {name: begun[name] + later[name] for name in begun}
+    assert coordinator.took_s(other) == coordinator.prepared_s
+    assert min(coordinator.took_s(first), coordinator.took_s(other)) > 0
+    assert coordinator.took_s(deploy(graph, first.strategy)) is None
+
+
+class KeepingEngine(OnnxRuntimeEngine):
+    """One whose engines lie on the disk already, and took a minute each to be built."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.kept_in = folder
+        (folder / "seconds").write_text("60")
+
+    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+        loaded = super().load(model, weights)
+        loaded.folder = self.kept_in
+        return loaded
+
+
+def test_engines_from_the_disk_say_what_it_took_to_build_them(cell: Cell, alone: Deployment, tmp_path: Path) -> None:
+    cell.start("alpha", KeepingEngine(tmp_path))
+    coordinator = cell.coordinator(["alpha"])
+    coordinator.deploy(alone)
+    took = coordinator.prepared["alpha"]
+    assert (took.loaded, took.build_s) == (len(alone.models(0)), 60.0 * len(alone.models(0)))
+    assert 0 < took.load_s < took.build_s
 
 
 def test_constants_that_come_in_slowly_are_progress(slow: SlowEngine, speaker: Speaker, alone: Deployment) -> None:
