@@ -51,7 +51,7 @@ class Replanner:
         wires = tuple(dict.fromkeys(v.wire if shared else dtype_of(v.wire) for v in strategy.volumes))
         self._problem = dataclasses.replace(
             problem,
-            input_dtypes=(strategy.input.dtype,),
+            input_dtypes=(strategy.input.element_dtype,),
             wires=wires,
             allow_lossy=not strategy.lossless,
             boundary_first=any(volume.boundary_first for volume in strategy.volumes),

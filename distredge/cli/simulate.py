@@ -65,7 +65,7 @@ def simulate(
     if link_model is not None:
         cluster = dataclasses.replace(cluster, link_model=link_model)
     # The best single device, which it is compared with, gets the input in the same dtype.
-    problem = Problem(graph, cluster, input_dtypes=(plan.input.dtype,))
+    problem = Problem(graph, cluster, input_dtypes=(plan.input.element_dtype,))
     timeline = run(problem, plan, frames=frames, in_flight=in_flight, start_s=start_s)
     several = min(frames, in_flight) > 1
     if timeline_path is not None:
