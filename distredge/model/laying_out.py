@@ -7,7 +7,7 @@ new phase, and the partial results cross the network as rows of a small virtual 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from distredge.errors import StrategyError
@@ -42,6 +42,9 @@ class _Typed(Protocol):
     @property
     def file_bytes(self) -> int: ...
 
+    @property
+    def file_pixels(self) -> int: ...
+
 
 class StrategyLike(Protocol):
     """What a layout reads of a `distredge.strategy.Strategy`, which stands above this module."""
@@ -69,7 +72,9 @@ def lay_out(graph: Graph, strategy: StrategyLike) -> Layout:
     """
     decisions = strategy.decisions(graph)
     head = strategy.devices.index(strategy.head.device)
-    return lay_out_decisions(graph, strategy.devices, decisions, head, strategy.input.dtype, strategy.input.file_bytes)
+    given = strategy.input
+    layout = lay_out_decisions(graph, strategy.devices, decisions, head, given.dtype, given.file_bytes)
+    return replace(layout, file_pixels=given.file_pixels) if given.file_pixels else layout
 
 
 def lay_out_decisions(

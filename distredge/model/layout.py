@@ -116,6 +116,7 @@ class Layout:
         tensors: those of the graph, and the stacks of partial results.
         has_head: whether the last stage is the head.
         decisions: the volumes that were laid out.
+        file_pixels: pixels of the picture whose file travels, where one may.
     """
 
     devices: tuple[str, ...]
@@ -124,6 +125,7 @@ class Layout:
     tensors: Mapping[str, Tensor]
     has_head: bool
     decisions: tuple[Decision, ...] = ()
+    file_pixels: int = 0
 
     @property
     def bytes_sent(self) -> int:

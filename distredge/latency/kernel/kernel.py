@@ -155,7 +155,7 @@ class Kernel:
         """Returns strategies as keyword arguments of `latency_s`.
 
         Raises:
-            Unsupported: if one divides columns.
+            Unsupported: if one divides columns, or pictures travel in their files.
             StrategyError, ClusterError: if one does not fit the graph or the cluster.
         """
         names = self.clusters[cluster].names
