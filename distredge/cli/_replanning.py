@@ -29,7 +29,8 @@ class Replanner:
 
     Args:
         problem: graph and cluster.
-        strategy: the one that runs first; later ones send the input and their rows in the same types.
+        strategy: the one that runs first; later ones send the input and their rows in the same types, pictures in
+            their files where that still pays.
         method: planning method.
 
     Attributes:
@@ -56,6 +57,7 @@ class Replanner:
             allow_lossy=not strategy.lossless,
             boundary_first=any(volume.boundary_first for volume in strategy.volumes),
         )
+        self._files = strategy.input if strategy.input.file else None
         self._devices = strategy.devices
         self._method = method
         if method in SEARCHES:
@@ -71,6 +73,7 @@ class Replanner:
             PlannerError: if none is left, or the method does not apply to them.
         """
         from distredge.planners import plan
+        from distredge.planners.common.jpeg_input import choose_input
         from distredge.runtime.deployment import deploy
 
         self._lost |= lost
@@ -83,7 +86,10 @@ class Replanner:
         if requester.device not in {device.name for device in left}:
             requester = dataclasses.replace(requester, device=None)
         rest = dataclasses.replace(cluster, devices=left, requester=requester)
-        strategy = plan(dataclasses.replace(self._problem, cluster=rest), self._method, BUDGET_S)
+        problem = dataclasses.replace(self._problem, cluster=rest)
+        strategy = plan(problem, self._method, BUDGET_S)
+        if self._files is not None:
+            strategy = choose_input(problem, strategy, self._files).strategy
         self.made.append((gone, strategy))
         click.echo(
             f"lost {', '.join(gone)}: goes on with {', '.join(strategy.devices)} "

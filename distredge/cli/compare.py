@@ -151,7 +151,9 @@ def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
     used = {volume.wire for volume in strategy.volumes}
     wires, packed = used - set(EXACT_WIRES), {wire for wire in used if is_packed(wire)}
     published = problem.regime == "as published"
-    if strategy.input.element_dtype not in problem.input_dtypes:
+    if strategy.input.file:
+        needed = "pictures in their files, which no method plans with; plan --pictures compares the two forms"
+    elif strategy.input.element_dtype not in problem.input_dtypes:
         how = "leave --as-published away" if published else f"give --input-dtype {strategy.input.element_dtype}"
         needed = f"{strategy.input.element_dtype} input; {how}"
     elif wires and not problem.allow_lossy:

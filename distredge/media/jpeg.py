@@ -6,14 +6,16 @@ import base64
 import functools
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import MediaError
-from distredge.media.images import MAX_PIXELS, decode, shown_size
+from distredge.media.images import MAX_PIXELS, decode, open_image, shown_size
 
 BEGINS: Final = b"\xff\xd8\xff"
 """How a JPEG file begins: ISO/IEC 10918-1, table B.1, start of image and the next marker."""
@@ -90,6 +92,46 @@ def decode_jpeg(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDAr
         MediaError: if it is none, damaged, or too large.
     """
     return decode(io.BytesIO(content), name, _FORMATS, max_pixels)
+
+
+@dataclass(frozen=True)
+class MeanFile:
+    """What some pictures' JPEG files are like.
+
+    Attributes:
+        files: how many there are.
+        others: pictures that are in no JPEG file.
+        size_bytes: mean of the files.
+        pixels: mean of their pictures.
+    """
+
+    files: int
+    others: int
+    size_bytes: int
+    pixels: int
+
+
+def mean_file(paths: Iterable[str | Path]) -> MeanFile:
+    """Looks at pictures' files, at the headers alone.
+
+    Raises:
+        MediaError: if one cannot be read, or none is a JPEG.
+    """
+    sizes: list[int] = []
+    pixels: list[int] = []
+    others = 0
+    for path in paths:
+        with open_image(path) as stream:
+            if stream.read(len(BEGINS)) != BEGINS:
+                others += 1
+                continue
+            stream.seek(0)
+            height, width = shown_size(stream, str(path), _FORMATS)
+            pixels.append(height * width)
+            sizes.append(stream.seek(0, io.SEEK_END))
+    if not sizes:
+        raise MediaError(f"{others} pictures, none of them a JPEG file; accepted: pictures with JPEG files among them")
+    return MeanFile(len(sizes), others, max(1, round(sum(sizes) / len(sizes))), round(sum(pixels) / len(pixels)))
 
 
 def pillow_version() -> str:

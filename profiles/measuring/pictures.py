@@ -69,7 +69,8 @@ def natural_like(seed: int = 0) -> NDArray[np.uint8]:
     # Colours of natural pictures differ less than their brightness does.
     spectrum = 0.85 * spectrum[:1] + 0.15 * spectrum
     values = np.fft.irfft2(spectrum, (HEIGHT, WIDTH)).transpose(1, 2, 0)
-    return np.clip(128 + 50 * values / values.std(), 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(128 + 50 * values / values.std(), 0, 255).astype(np.uint8)
+    return picture
 
 
 def _input(side: int) -> Preprocess:
