@@ -316,6 +316,10 @@ class Strategy:
             dict(predicted or {}),
         )
 
+    def with_rows(self) -> Strategy:
+        """The same where pictures travel as rows of pixels, whatever file they are in."""
+        return self.replace(input=InputSpec(self.input.element_dtype), predicted={}) if self.input.file else self
+
     def replace(self, **changes: Any) -> Strategy:
         """A copy with some fields changed."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -81,16 +81,13 @@ def read_picture(path: str | Path, keep_files: bool = False) -> Picture:
 
 def _read_file(path: str | Path) -> Picture:
     with open_image(path) as stream:
-        begins = stream.read(len(BEGINS))
-        if begins == BEGINS:
-            try:
-                file = jpeg_file(begins + stream.read(), str(path))
-            except OSError as error:
-                raise MediaError(f"{path}: cannot be read: {error.strerror or error}") from None
-            if file is not None:
-                return Picture(file.name, None, file=file)
-        stream.seek(0)
-        return Picture(str(path), decode(stream, str(path)))
+        try:
+            begins = stream.read(len(BEGINS))
+            file = jpeg_file(begins + stream.read(), str(path)) if begins == BEGINS else None
+            stream.seek(0)
+        except OSError as error:
+            raise MediaError(f"{path}: cannot be read: {error.strerror or error}") from None
+        return Picture(str(path), decode(stream, str(path))) if file is None else Picture(file.name, None, file=file)
 
 
 class ReadAhead:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from distredge.strategy import Strategy
 
 
-LARGER_FILES = 4
+LARGER_FILES = 2
 """Times the pixels that a strategy was priced with: pictures with more travel as rows. Devices keep memory for it."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distredge.problem import Problem
 
 _SOONER = 1e-9
-"""Less of a gain than this is none: the two link models' event order may differ in the last digit."""
+"""Less of a gain than this share is rounding."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ makes, and those that each message carries. Both ends derive from it the one val
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -94,7 +94,7 @@ class SourceMessage(Struct, frozen=True, array_like=True):
         return sum(box.size_bytes for box in self.boxes)
 
 
-_Side = Annotated[int, Meta(ge=1, lt=2**16)]
+_Side: TypeAlias = Annotated[int, Meta(ge=1, lt=2**16)]
 
 _PIXEL_BYTES: Final = 16
 """Memory that a pixel takes while a file is decoded and turned upright: 14 to 15 bytes were measured."""

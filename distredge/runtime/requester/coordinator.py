@@ -300,7 +300,7 @@ class Coordinator:
         Raises:
             ModelError, ExecutionError: as `stream_images`.
         """
-        return offer(self.deployment, pictures, keep_pixels)
+        return offer(lambda: self.deployment, pictures, keep_pixels)
 
     # Looking back.
 

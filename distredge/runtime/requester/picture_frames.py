@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,23 +62,28 @@ class _Read(NamedTuple):
     inputs: Mapping[str, Array] | None
 
 
-def offer(deployment: Deployment, pictures: Iterable[str | Path | Picture], keep_pixels: bool) -> Iterator[Offered]:
+def offer(
+    current: Callable[[], Deployment], pictures: Iterable[str | Path | Picture], keep_pixels: bool
+) -> Iterator[Offered]:
     """Returns pictures as frames, read and resized one by one as they are taken.
 
     Args:
-        deployment: what they will run on.
+        current: says what they will run on, which may have been planned anew meanwhile.
         pictures: files to be read, or pictures.
         keep_pixels: whether their pixels stay with them until their results are there.
 
     Raises:
         ModelError: if the model does not say how a picture becomes its input.
     """
-    check_takes_pictures(deployment.graph)
-    return _offered(deployment, pictures, keep_pixels)
+    check_takes_pictures(current().graph)
+    return _offered(current, pictures, keep_pixels)
 
 
-def _offered(deployment: Deployment, pictures: Iterable[str | Path | Picture], keep_pixels: bool) -> Iterator[Offered]:
+def _offered(
+    current: Callable[[], Deployment], pictures: Iterable[str | Path | Picture], keep_pixels: bool
+) -> Iterator[Offered]:
     for number, given in enumerate(pictures):
+        deployment = current()
         picture = given if isinstance(given, Picture) else read_picture(given, deployment.strategy.input.file)
         inputs = _inputs(deployment, picture)
         given_up = picture if keep_pixels else picture.without_pixels()

@@ -136,7 +136,7 @@ def test_a_header_that_announces_too_much_is_refused_before_decoding(running, mo
     (one,) = running.stream_images([Picture("bomb.jpg", None, file=bomb)])
     assert isinstance(one.error, ExecutionError)
     assert said in str(one.error)
-    assert "accepted: at most 120000" in str(one.error)
+    assert "accepted: at most 60000" in str(one.error)
     assert not loaded
     monkeypatch.undo()
     (after,) = running.stream_images([Picture("good", np.zeros((50, 50, 3), np.uint8))])
