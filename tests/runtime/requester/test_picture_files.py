@@ -202,3 +202,14 @@ def test_a_file_is_decoded_once_for_all_stages_that_read_it(photographic, strate
         assert np.array_equal(first, decoder.rows(memoryview(as_jpeg())))
         assert not np.array_equal(first, decoder.rows(as_jpeg(seed=9)))
         assert len(counted) == times
+
+
+def test_what_pillow_does_not_take_is_the_pictures_error(photographic, strategy, monkeypatch) -> None:
+    decoder = picture_files.PictureDecoder(deploy(photographic, strategy).picture, again=False)
+
+    def refuses(*_: object) -> None:
+        raise ValueError("box can't exceed original image size")
+
+    monkeypatch.setattr("distredge.model.preprocess.Preprocess.prepare", refuses)
+    with pytest.raises(MediaError, match=r"cannot become \(1, 3, 161, 121\): box"):
+        decoder.rows(as_jpeg())
