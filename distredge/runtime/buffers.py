@@ -207,8 +207,7 @@ class Inbox(_Mailbox):
         Raises:
             MediaError: if it is a picture's file that cannot be decoded.
         """
-        if isinstance(opened, PictureFile):
-            assert self._decoder is not None
+        if self._decoder is not None and isinstance(opened, PictureFile):
             whole_input = self._decoder.rows(opened.content)
             for view, part in zip(self._views, self.form.parts, strict=True):
                 box = self.message.boxes[part.box]
@@ -289,6 +288,7 @@ class Outbox(_Mailbox):
         super().__init__(message, form)
         self._fills: list[Convert] = []
         self._emitted: Array | None = None
+        self._may_carry_file = is_file(message.boxes[0].dtype)
         self._file: bytes | None = None
         self._packs: list[Pack] = []
         self.shared = max(self.form.frames) >= SHARED_BYTES
@@ -339,7 +339,7 @@ class Outbox(_Mailbox):
             found = Pack(self.message.boxes, self.form, self._emitted)
             self._packs.append(found)
         found.tracker = None
-        if is_file(self.message.boxes[0].dtype):
+        if self._may_carry_file:
             found.carry(self._file)
         if self._emitted is None and self._file is None:
             for fill, target, source in zip(self._fills, found.arrays, self._views):  # noqa: B905 of equal length
