@@ -61,15 +61,15 @@ _NAMES = (
 
 def problem_options(command: F) -> F:
     """Adds the options that make a problem; `problem` is passed to the command as a function that loads it."""
-    return _with_options(command, PLANNABLE_INPUTS)
+    return _with_options(command, PLANNABLE_INPUTS, _INPUT_HELP)
 
 
 def problem_and_file_options(command: F) -> F:
     """The same for a command that takes files as input as well: `in_files` says whether they are asked for."""
-    return _with_options(command, INPUT_DTYPES)
+    return _with_options(command, INPUT_DTYPES, f"{_INPUT_HELP} jpeg: also in pictures' files, with --pictures.")
 
 
-def _with_options(command: F, input_dtypes: Sequence[str]) -> F:
+def _with_options(command: F, input_dtypes: Sequence[str], input_help: str) -> F:
     @functools.wraps(command)
     def wrapped(**options: Any) -> Any:
         chosen = {name: options.pop(name) for name in _NAMES}
@@ -77,7 +77,7 @@ def _with_options(command: F, input_dtypes: Sequence[str]) -> F:
             options["in_files"] = is_file(chosen["input_dtype"] or "")
         return command(load=functools.partial(load_problem, **chosen), **options)
 
-    decorated: Any = click.option("--input-dtype", type=click.Choice(input_dtypes), help=_INPUT_HELP)(wrapped)
+    decorated: Any = click.option("--input-dtype", type=click.Choice(input_dtypes), help=input_help)(wrapped)
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]

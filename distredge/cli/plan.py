@@ -238,10 +238,10 @@ def _tell(
         click.echo(f"throughput: {throughput:.2f} IPS with many in flight; simulated")
     if problem.objective == "energy" and (energy_j := figures["energy_j"]) is not None:
         click.echo(f"energy: {energy_j:.3f} J per image; simulated")
-    if choice is not None and files is not None:
-        click.echo(_input_in_words(choice, files))
     if reason := strategy.planner.settings.get("reason"):
         click.echo(str(reason))
+    if choice is not None and files is not None:
+        click.echo(_input_in_words(choice, files))
     if slower and problem.objective == "latency":
         click.echo(
             "warning: this strategy is slower than the best single device; use --method auto or offload", err=True
