@@ -207,11 +207,8 @@ class Inbox(_Mailbox):
         Raises:
             MediaError: if it is a picture's file that cannot be decoded.
         """
-        if self._decoder is not None and isinstance(opened, PictureFile):
-            whole_input = self._decoder.rows(opened.content)
-            for view, part in zip(self._views, self.form.parts, strict=True):
-                box = self.message.boxes[part.box]
-                np.copyto(view, _part_view(whole(whole_input), box, part))
+        if isinstance(opened, PictureFile):
+            self._place_file(opened)
             return
         if self._is_packed:
             for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
@@ -219,6 +216,12 @@ class Inbox(_Mailbox):
             return
         for view, unpack, frame, offset, shape, dtype in self._plain:
             unpack(view, np.ndarray(shape, dtype, opened[frame], offset))
+
+    def _place_file(self, file: PictureFile) -> None:
+        assert self._decoder is not None
+        whole_input = whole(self._decoder.rows(file.content))
+        for view, part in zip(self._views, self.form.parts, strict=True):
+            np.copyto(view, _part_view(whole_input, self.message.boxes[part.box], part))
 
 
 class Pack:
