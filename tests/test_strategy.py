@@ -111,7 +111,9 @@ def test_pictures_in_their_files(graph: Graph) -> None:
     assert json.loads(strategy.to_json())["input"] == {"dtype": "jpeg", "file_bytes": 70_000, "file_pixels": 300_000}
     assert strategy.lossless
     assert (strategy.input.element_dtype, strategy.input.pixels) == ("uint8", True)
-    assert json.loads(strategy.replace(input=InputSpec("uint8")).to_json())["input"] == {"dtype": "uint8"}
+    rows = strategy.with_rows()
+    assert json.loads(rows.to_json())["input"] == {"dtype": "uint8"}
+    assert rows.with_rows() is rows
 
 
 def test_a_grid_of_tiles(graph: Graph) -> None:
