@@ -20,7 +20,7 @@ from distredge.agents.hyperparameters import (
 )
 from distredge.envs import PARTITION, SPLIT_ROWS
 from distredge.errors import ConfigError, FileError, did_you_mean, located
-from distredge.model.wires import INPUT_DTYPES
+from distredge.model.wires import PLANNABLE_INPUTS
 from distredge.planners.published import lc_pss
 
 __all__ = [
@@ -165,7 +165,7 @@ _TEXTS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("boundary_first", (bool, type(None)), "true, false or null"),
 )
 
-_CHOICES: dict[str, tuple[str, ...]] = {"link_model": ("independent", "shared"), "input_dtype": INPUT_DTYPES}
+_CHOICES: dict[str, tuple[str, ...]] = {"link_model": ("independent", "shared"), "input_dtype": PLANNABLE_INPUTS}
 
 
 def _check_number(key: str, found: object, low: float, high: float, whole: bool) -> None:

@@ -14,8 +14,8 @@ from distredge.cluster import covering
 from distredge.errors import ConfigError, UnsupportedModel, did_you_mean, located
 from distredge.model.wires import (
     EXACT_WIRES,
-    INPUT_DTYPES,
     PACKED_WIRES,
+    PLANNABLE_INPUTS,
     PLANNABLE_WIRES,
     VOLUME_WIRES,
     WIRE_BYTES,
@@ -67,7 +67,7 @@ class Problem:
     free_order: bool = True
 
     def __post_init__(self) -> None:
-        _check_names("input_dtypes", self.input_dtypes, INPUT_DTYPES)
+        _check_names("input_dtypes", self.input_dtypes, PLANNABLE_INPUTS)
         for wire in self.wires:
             if wire in VOLUME_WIRES and wire not in PLANNABLE_WIRES:
                 raise ConfigError(

@@ -23,7 +23,7 @@ from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
 from distredge.model.volumes import Decision
-from distredge.model.wires import INPUT_DTYPES, VOLUME_WIRES, WIRES
+from distredge.model.wires import FILE_WIRES, INPUT_DTYPES, VOLUME_WIRES, WIRES
 from distredge.writing import write
 
 FORMAT = "distredge.strategy/1"
@@ -85,9 +85,27 @@ class Head:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the requester sends: normalised float32, or uint8 pixels that the devices normalise."""
+    """What the requester sends: normalised float32, or pixels that the devices normalise.
+
+    Attributes:
+        dtype: "float32"; "uint8" for pixels; "jpeg" for pixels that may travel in the picture's file.
+        file_bytes: mean size of the files that it was priced with; of "jpeg" alone.
+        file_pixels: mean number of pixels of the pictures in them; of "jpeg" alone.
+    """
 
     dtype: str = "float32"
+    file_bytes: int = 0
+    file_pixels: int = 0
+
+    @property
+    def file(self) -> bool:
+        """Whether a picture may travel in its file."""
+        return WIRES[self.dtype].file
+
+    @property
+    def element_dtype(self) -> str:
+        """NumPy's name of the dtype of what devices hold."""
+        return WIRES[self.dtype].dtype
 
     @property
     def pixels(self) -> bool:
@@ -143,6 +161,12 @@ class Strategy:
             self._refuse("head.split", self.head.split, "'whole' (the only head split that this version runs)")
         if self.input.dtype not in INPUT_DTYPES:
             self._refuse("input.dtype", self.input.dtype, f"one of {INPUT_DTYPES}")
+        for key in ("file_bytes", "file_pixels"):
+            given = getattr(self.input, key)
+            if self.input.file and given < 1:
+                self._refuse(f"input.{key}", given, f"the mean of the files that it was priced with, with {FILE_WIRES}")
+            if not self.input.file and given:
+                self._refuse(f"input.{key}", given, f"none with '{self.input.dtype}', which travels in no file")
         for key, value in self.predicted.items():
             if not math.isfinite(value):
                 self._refuse(f"predicted.{key}", value, "a finite number")
@@ -292,6 +316,10 @@ class Strategy:
             dict(predicted or {}),
         )
 
+    def with_rows(self) -> Strategy:
+        """The same where pictures travel as rows of pixels, whatever file they are in."""
+        return self.replace(input=InputSpec(self.input.element_dtype), predicted={}) if self.input.file else self
+
     def replace(self, **changes: Any) -> Strategy:
         """A copy with some fields changed."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -305,7 +333,7 @@ class Strategy:
             "devices": list(self.devices),
             "volumes": [_plain(v) for v in self.volumes],
             "head": _plain(self.head),
-            "input": _plain(self.input),
+            "input": {key: value for key, value in _plain(self.input).items() if value},
             "planner": {
                 "method": self.planner.method,
                 "seed": self.planner.seed,
@@ -357,7 +385,7 @@ class Strategy:
             parsed.devices,
             tuple(Volume(**{f: getattr(v, f) for f in v.__struct_fields__}) for v in parsed.volumes),
             Head(parsed.head.device, parsed.head.split),
-            InputSpec(parsed.input.dtype),
+            InputSpec(parsed.input.dtype, parsed.input.file_bytes, parsed.input.file_pixels),
             PlannerRef(parsed.planner.method, parsed.planner.seed, parsed.planner.settings),
             parsed.predicted,
             source,
@@ -399,6 +427,8 @@ class _FileHead(Struct, forbid_unknown_fields=True):
 
 class _FileInput(Struct, forbid_unknown_fields=True):
     dtype: InputDtype = "float32"
+    file_bytes: Count = 0
+    file_pixels: Count = 0
 
 
 class _FilePlanner(Struct, forbid_unknown_fields=True):

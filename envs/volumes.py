@@ -29,7 +29,7 @@ from distredge.envs.observation import model_features
 from distredge.envs.process import OPTIONS, Process, Volumes
 from distredge.envs.signature import Signature
 from distredge.errors import ConfigError, located
-from distredge.model.wires import INPUT_DTYPES
+from distredge.model.wires import PLANNABLE_INPUTS
 from distredge.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class VolumesEnv(gym.Env[Observation, NDArray[np.float32]], EzPickle, abc.ABC):
         render_mode: str | None = None,
     ) -> None:
         check_choice(self.name, "reward_scale", reward_scale, REWARD_SCALES)
-        check_choice(self.name, "input_dtype", input_dtype, INPUT_DTYPES)
+        check_choice(self.name, "input_dtype", input_dtype, PLANNABLE_INPUTS)
         if render_mode is not None:
             check_choice(self.name, "render_mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode

@@ -104,6 +104,7 @@ def diff(first: ComputeProfile, second: ComputeProfile, graphs: Sequence[Graph] 
         ("kind", first.source.kind, second.source.kind),
         ("segment factor", f"{first.segment_factor:g}", f"{second.segment_factor:g}"),
         ("segment overhead (us)", f"{1e6 * first.segment_overhead_s:g}", f"{1e6 * second.segment_overhead_s:g}"),
+        ("picture (ns per pixel)", _picture_ns(first), _picture_ns(second)),
         ("message sent (us)", _message_us(first.messages.send), _message_us(second.messages.send)),
         ("message received (us)", _message_us(first.messages.receive), _message_us(second.messages.receive)),
         ("copy (ns/byte)", f"{1e9 * first.copy_s_per_byte:.3g}", f"{1e9 * second.copy_s_per_byte:.3g}"),
@@ -115,6 +116,11 @@ def diff(first: ComputeProfile, second: ComputeProfile, graphs: Sequence[Graph] 
 
 def _message_us(end: Handling) -> str:
     return f"{1e6 * end.own.fixed_s:.3g} + {1e6 * end.io.fixed_s:.3g}"
+
+
+def _picture_ns(profile: ComputeProfile) -> str:
+    cost = profile.pictures
+    return f"{1e9 * cost.s_per_pixel:.3g} + {1e9 * cost.s_per_input_pixel:.3g} of the input"
 
 
 def _runtime(profile: ComputeProfile) -> str:

@@ -21,11 +21,24 @@ from distredge.errors import ProfileError, did_you_mean
 from distredge.folders import user_folder
 from distredge.model.signatures import Signature
 from distredge.profiles.modelled import modelled_s, profile_rows
-from distredge.profiles.schema import Board, Copy, Handling, Measured, Messages, Origin, ProfileFile, Runtime
+from distredge.profiles.schema import Board, Copy, Handling, Measured, Messages, Origin, Pictures, ProfileFile, Runtime
 from distredge.writing import write
 
 THIS_MACHINE = "this-machine"
 SETS = ("default", "distredge-paper")
+
+PICTURES = Pictures(
+    s_per_pixel=6.9e-9,
+    s_per_input_pixel=5.1e-9,
+    source="assumed: measured by profiles.measuring.pictures on one core of a virtual machine, AMD EPYC (Zen 5)",
+)
+"""What a profile that says nothing of pictures is taken to have, by how much slower its processor packs rows."""
+
+_PICTURES_COMPRESS_S_PER_BYTE = 2.0e-10
+"""`messages.compress_s_per_byte` of that core: the one figure of every profile that says how fast a core is."""
+
+_PICTURES_SLOWER = 6.0
+"""How much slower a processor is of which not even that is known: a Raspberry Pi 4's by the same figure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +125,19 @@ class ComputeProfile:
             return self.data.messages
         end = Handling(own=self.data.copy, io_encrypted=Copy(s_per_byte=self.data.encrypt_s_per_byte))
         return Messages(send=end, receive=end)
+
+    @property
+    def pictures(self) -> Pictures:
+        """What a JPEG file costs its processor; a profile without such figures has those of `PICTURES`, scaled."""
+        if self.data.pictures is not None:
+            return self.data.pictures
+        known = self.messages.compress_s_per_byte
+        slower = known / _PICTURES_COMPRESS_S_PER_BYTE if known else _PICTURES_SLOWER
+        return Pictures(
+            s_per_pixel=slower * PICTURES.s_per_pixel,
+            s_per_input_pixel=slower * PICTURES.s_per_input_pixel,
+            source=f"{PICTURES.source}, taken {slower:.3g} times",
+        )
 
     @property
     def memory_bytes(self) -> int | None:

@@ -154,6 +154,20 @@ class Messages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str = ""
 
 
+class Pictures(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Processor time of making a model's input of a picture's JPEG file, on one core.
+
+    Attributes:
+        s_per_pixel: decoding and resizing, for each pixel of the picture.
+        s_per_input_pixel: resizing and laying out, for each pixel of the input.
+        source: where the figures are from; empty for measured ones.
+    """
+
+    s_per_pixel: Seconds = 0.0
+    s_per_input_pixel: Seconds = 0.0
+    source: str = ""
+
+
 class Power(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Watts of the whole board, idle and computing; `where`: "wall", "module", "rail" or "package"."""
 
@@ -253,6 +267,7 @@ class ProfileFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     copy: Copy = msgspec.field(default_factory=Copy)
     encrypt_s_per_byte: Seconds = 0.0
     messages: Messages | None = None
+    pictures: Pictures | None = None
     models: tuple[Name, ...] = ()
     memory_bytes: Count | None = None
     power: Power | None = None

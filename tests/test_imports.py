@@ -68,7 +68,8 @@ MAY_IMPORT["__main__"] = {"cli"}
 RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "protocol": set(),
     "links": {"protocol"},
-    "buffers": {"protocol"},
+    "picture_files": {"protocol"},
+    "buffers": {"protocol", "picture_files"},
     "provider_options": set(),
     "engine_folders": {"buffers"},
     "engine": {"buffers", "engine_folders", "provider_options"},
@@ -77,10 +78,10 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "engine_process": {"provider_options", "shared_memory"},
     "old_python_engine": {"buffers", "engine", "engine_folders", "engine_process", "provider_options", "shared_memory"},
     "weights": {"protocol", "buffers"},
-    "deployment": {"protocol", "buffers"},
+    "deployment": {"protocol", "buffers", "picture_files"},
     "in_process": {"protocol", "buffers", "engine", "deployment"},
     "worker": {"protocol", "links", "buffers", "engine", "old_python_engine", "provider_options", "weights"},
-    "requester": {"protocol", "buffers", "weights", "deployment"},
+    "requester": {"protocol", "buffers", "picture_files", "weights", "deployment"},
     "hosting": {"protocol", "buffers", "deployment", "requester"},
 }
 

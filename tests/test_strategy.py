@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distredge.errors import FileError, StrategyError, UnsupportedModel
 from distredge.model.graph import Graph
-from distredge.strategy import Head, ModelRef, PlannerRef, Strategy, Volume
+from distredge.strategy import Head, InputSpec, ModelRef, PlannerRef, Strategy, Volume
 
 TOPOLOGY = "sha256:" + "0" * 64
 
@@ -105,6 +105,17 @@ def test_a_model_whose_parts_are_rounded_differently_makes_every_strategy_lossy(
         exact.check(rounded)
 
 
+def test_pictures_in_their_files(graph: Graph) -> None:
+    strategy = Strategy.make(graph, ["a"], [(2, [0, 12])], head="a").replace(input=InputSpec("jpeg", 70_000, 300_000))
+    assert Strategy.from_json(strategy.to_json()) == strategy
+    assert json.loads(strategy.to_json())["input"] == {"dtype": "jpeg", "file_bytes": 70_000, "file_pixels": 300_000}
+    assert strategy.lossless
+    assert (strategy.input.element_dtype, strategy.input.pixels) == ("uint8", True)
+    rows = strategy.with_rows()
+    assert json.loads(rows.to_json())["input"] == {"dtype": "uint8"}
+    assert rows.with_rows() is rows
+
+
 def test_a_grid_of_tiles(graph: Graph) -> None:
     strategy = Strategy.make(graph, ["a"], [(2, [0, 12])], head="a")
     tiles = Volume(("map2",), "map2", (0, 6, 12), (0, 3, 8))
@@ -124,6 +135,9 @@ def test_a_grid_of_tiles(graph: Graph) -> None:
         ({"head": {"device": "c"}}, "head.device: found 'c', accepted: one of devices ['a', 'b']"),
         ({"head": {"device": "a", "split": "out_channels"}}, "head.split: found 'out_channels', accepted: 'whole'"),
         ({"input": {"dtype": "float16"}}, "input.dtype: found 'float16', accepted: 'float32' or 'uint8'"),
+        ({"input": {"dtype": "jpeg", "file_bytes": 5}}, "input.file_pixels: found 0, accepted: the mean of the files"),
+        ({"input": {"dtype": "jpeg", "file_bytes": -1}}, "input.file_bytes: found -1"),
+        ({"input": {"dtype": "uint8", "file_bytes": 5}}, "input.file_bytes: found 5, accepted: none with 'uint8'"),
         ({"planer": {}}, "planer: unknown key; did you mean 'planner'?"),
         ({"model": {"name": "m", "topology": TOPOLOGY, "input_shape": [1], "weights": 1}}, "weights: unknown key"),
         ({"model": {"name": "m", "topology": "x", "input_shape": [1]}}, "model.topology: found 'x', accepted: str"),

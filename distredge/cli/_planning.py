@@ -7,14 +7,14 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from distredge.cli._common import check_writable
 from distredge.cli._options import input_shape_option
-from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_WIRES
+from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_INPUTS, PLANNABLE_WIRES, dtype_of, is_file
 from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ _OPTIONS = (
     click.option("--cluster", required=True, help="Shipped case (such as db-50), or a .toml file."),
     click.option("--profile-set", help="Set of shipped compute profiles instead of the cluster's own."),
     click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the cluster's own."),
-    click.option("--input-dtype", type=click.Choice(INPUT_DTYPES),
-                 help="What the requester sends; default: pixels (uint8) where the model says how to take them."),
     click.option(
         "--allow-lossy", is_flag=True, help=f"Also {_LOSSY} between volumes: the output then differs slightly."
     ),
@@ -47,6 +45,7 @@ _OPTIONS = (
     click.option("--as-published", is_flag=True,
                  help="The papers' regime: float32 input, no overlap, every device in its order, independent links."),
 )  # fmt: skip
+_INPUT_HELP = "What the requester sends; default: pixels (uint8) where the model says how to take them."
 _NAMES = (
     "model",
     "input_shape",
@@ -62,13 +61,23 @@ _NAMES = (
 
 def problem_options(command: F) -> F:
     """Adds the options that make a problem; `problem` is passed to the command as a function that loads it."""
+    return _with_options(command, PLANNABLE_INPUTS, _INPUT_HELP)
 
+
+def problem_and_file_options(command: F) -> F:
+    """The same for a command that takes files as input as well: `in_files` says whether they are asked for."""
+    return _with_options(command, INPUT_DTYPES, f"{_INPUT_HELP} jpeg: also in pictures' files, with --pictures.")
+
+
+def _with_options(command: F, input_dtypes: Sequence[str], input_help: str) -> F:
     @functools.wraps(command)
     def wrapped(**options: Any) -> Any:
         chosen = {name: options.pop(name) for name in _NAMES}
+        if input_dtypes == INPUT_DTYPES:
+            options["in_files"] = is_file(chosen["input_dtype"] or "")
         return command(load=functools.partial(load_problem, **chosen), **options)
 
-    decorated: Any = wrapped
+    decorated: Any = click.option("--input-dtype", type=click.Choice(input_dtypes), help=input_help)(wrapped)
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]
@@ -108,7 +117,8 @@ def load_problem(
         found = dataclasses.replace(found, link_model=link_model)
     options: dict[str, Any] = {"allow_lossy": allow_lossy}
     if input_dtype is not None:
-        options["input_dtypes"] = (input_dtype,)
+        # A plan for pictures in files is one for their pixels, priced once more.
+        options["input_dtypes"] = (dtype_of(input_dtype),)
         if input_dtype != "float32" and not takes_pixels(graph):
             raise click.UsageError(f"--input-dtype: {graph.name} does not say how pixels become its input; use float32")
     if boundary_first is not None:

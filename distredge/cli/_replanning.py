@@ -76,7 +76,8 @@ class Replanner:
 
     Args:
         problem: graph and cluster.
-        strategy: the one that runs first; later ones send the input and their rows in the same types.
+        strategy: the one that runs first; later ones send the input and their rows in the same types, pictures in
+            their files where that still pays.
         method: planning method.
 
     Attributes:
@@ -98,11 +99,12 @@ class Replanner:
         wires = tuple(dict.fromkeys(v.wire if shared else dtype_of(v.wire) for v in strategy.volumes))
         self._problem = dataclasses.replace(
             problem,
-            input_dtypes=(strategy.input.dtype,),
+            input_dtypes=(strategy.input.element_dtype,),
             wires=wires,
             allow_lossy=not strategy.lossless,
             boundary_first=any(volume.boundary_first for volume in strategy.volumes),
         )
+        self._files = strategy.input if strategy.input.file else None
         self._devices = strategy.devices
         self._method = method
         if method in SEARCHES:
@@ -130,12 +132,15 @@ class Replanner:
             PlannerError: if none is left, or the method does not apply to them.
         """
         from distredge.planners import plan
+        from distredge.planners.common.jpeg_input import choose_input
         from distredge.runtime.deployment import deploy
 
         self._lost |= lost
         gone = tuple(sorted(self._lost))
         problem = self._rest(gone)
         strategy = plan(problem, self._method, BUDGET_S)
+        if self._files is not None:
+            strategy = choose_input(problem, strategy, self._files).strategy
         running = self._running()
         if running is None:
             chosen = Replanned(gone, strategy, deploy(problem.graph, strategy), "planned")

@@ -92,11 +92,12 @@ class StreamOptions:
             if timeline is None:
                 raise click.UsageError("--trace-frame says which frame --timeline writes: give --timeline FILE")
 
-    def open(self, graph: Graph) -> PictureSource:
+    def open(self, graph: Graph, keep_files: bool = False) -> PictureSource:
         """Opens the source.
 
         Args:
             graph: the model that its pictures are for.
+            keep_files: whether JPEG files are left as they are, for devices to decode.
 
         Raises:
             MediaError: if it is not there.
@@ -113,7 +114,7 @@ class StreamOptions:
         if self.video is not None:
             return open_video(self.video)
         assert self.images is not None
-        return open_names(_STDIN) if self.images == "-" else open_files(self.images)
+        return open_names(_STDIN, keep_files) if self.images == "-" else open_files(self.images, keep_files)
 
 
 def _detectors() -> str:

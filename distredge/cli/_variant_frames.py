@@ -73,7 +73,7 @@ def make_variants(
     from distredge.runtime.requester.picture_frames import check_takes_pictures
     from distredge.strategy import Strategy
 
-    given = [None if entry.strategy is None else Strategy.load(entry.strategy) for entry in entries]
+    given = [None if entry.strategy is None else Strategy.load(entry.strategy).with_rows() for entry in entries]
     graphs = []
     for entry, strategy in zip(entries, given, strict=True):
         if strategy is None:

@@ -151,9 +151,14 @@ def _check_options(problem: Problem, strategy: Strategy, path: str) -> None:
     used = {volume.wire for volume in strategy.volumes}
     wires, packed = used - set(EXACT_WIRES), {wire for wire in used if is_packed(wire)}
     published = problem.regime == "as published"
-    if strategy.input.dtype not in problem.input_dtypes:
-        how = "leave --as-published away" if published else f"give --input-dtype {strategy.input.dtype}"
-        needed = f"{strategy.input.dtype} input; {how}"
+    if strategy.input.file:
+        raise StrategyError(
+            f"{path}: sends pictures in their files, which no method plans with; `distredge plan --pictures` says what "
+            "that gains"
+        )
+    if strategy.input.element_dtype not in problem.input_dtypes:
+        how = "leave --as-published away" if published else f"give --input-dtype {strategy.input.element_dtype}"
+        needed = f"{strategy.input.element_dtype} input; {how}"
     elif wires and not problem.allow_lossy:
         needed = f"{', '.join(sorted(wires))} between volumes; give --allow-lossy"
     elif packed and problem.cluster.link_model == "independent":

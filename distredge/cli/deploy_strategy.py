@@ -132,7 +132,9 @@ def deploy_strategy(
     graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(contextlib.closing(stream.open(graph))) if stream.wanted else None
+        source = (
+            stack.enter_context(contextlib.closing(stream.open(graph, strategy.input.file))) if stream.wanted else None
+        )
         inputs = _inputs(graph, strategy, image) if source is None else {}
         replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
         log = None if log_path is None else stack.enter_context(_log(log_path, problem, strategy))
@@ -239,7 +241,7 @@ def _run_stream(order: _Order, options: StreamOptions, source: PictureSource, st
     say_assumption(order.problem.cluster)
 
 
-def _inputs(graph: Graph, strategy: Strategy, image: Path | None) -> dict[str, NDArray[Any]]:
+def _inputs(graph: Graph, strategy: Strategy, image: Path | None) -> Mapping[str, NDArray[Any]]:
     """The picture as the strategy sends it, or seeded noise."""
     import numpy as np
 
@@ -248,15 +250,22 @@ def _inputs(graph: Graph, strategy: Strategy, image: Path | None) -> dict[str, N
         rng = np.random.default_rng(0)
         found: dict[str, NDArray[Any]] = {}
         for name, shape in zip(graph.input_names, graph.input_shapes, strict=True):
-            dtype = np.dtype(strategy.input.dtype if as_pixels else graph.tensors[name].dtype)
+            dtype = np.dtype(strategy.input.element_dtype if as_pixels else graph.tensors[name].dtype)
             noise = rng.integers(0, 256, shape) if dtype.kind in "ui" else rng.standard_normal(shape)
             found[name] = noise.astype(dtype)
         return found
-    from distredge.media.images import read_image
+    from distredge.media.pictures import read_picture
+    from distredge.runtime.picture_files import FileInputs
     from distredge.runtime.requester.picture_frames import check_takes_pictures, inputs_of
 
-    check_takes_pictures(graph)
-    return inputs_of(graph, strategy, read_image(image))
+    preprocess = check_takes_pictures(graph)
+    picture = read_picture(image, strategy.input.file)
+    if picture.file is None:
+        return inputs_of(graph, strategy, picture.taken())
+    given = FileInputs(graph.input_names[0], picture.file, preprocess)
+    # Decoded before any worker is started: one that is damaged is the user's error.
+    given[given.name]
+    return given
 
 
 def _predicted_s(problem: Problem, strategy: Strategy) -> float | None:

@@ -7,7 +7,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,13 +18,15 @@ from distredge.cli._planning import (
     about_links,
     check_chart,
     interruptible,
-    problem_options,
+    problem_and_file_options,
     say_assumption,
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from distredge.media.jpeg import MeanFile
     from distredge.planners import Planner
     from distredge.planners.budget import Budget
+    from distredge.planners.common.jpeg_input import InputChoice
     from distredge.problem import Objective, Problem
     from distredge.strategy import Strategy
 
@@ -33,7 +35,7 @@ _DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
 
 
 @click.command()
-@problem_options
+@problem_and_file_options
 @click.option("--method", default="auto", show_default=True, help="Planning method; an unknown name lists them.")
 @click.option("--agent", "agent_file", metavar="FILE", help="With --method agent: your own, a run's agent.onnx.")
 @click.option(
@@ -53,6 +55,11 @@ _DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
     help="What auto and search look for.",
 )
 @click.option("--latency-limit-ms", type=Number(0, above=True), help="Longest latency that a plan may have.")
+@click.option(
+    "--pictures",
+    metavar="DIR|PATTERN",
+    help="Pictures like those that will come: where their JPEG files are better than pixels, these are sent.",
+)
 @click.option("--respect-memory", is_flag=True, help="Only plans that fit the devices' memory.")
 @click.option("--pareto", is_flag=True, help="The front between latency, throughput and energy instead of one plan.")
 @click.option("--plot", metavar="FILE", help="Also draw the front of --pareto (.png, .svg or .pdf).")
@@ -65,12 +72,14 @@ _DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
 @verbose_option
 def plan(
     load: Callable[[], Problem],
+    in_files: bool,
     method: str,
     agent_file: str | None,
     budget_s: float,
     evaluations: int | None,
     objective: Objective,
     latency_limit_ms: float | None,
+    pictures: str | None,
     respect_memory: bool,
     pareto: bool,
     plot: str | None,
@@ -97,6 +106,10 @@ def plan(
         raise click.UsageError("--pareto weighs all objectives: leave --objective away")
     if plot is not None and not pareto:
         raise click.UsageError("--plot draws the front of --pareto; `distredge show` and `simulate` draw one strategy")
+    if in_files and pictures is None:
+        raise click.UsageError("--input-dtype jpeg is priced with files like those that will come: give --pictures")
+    if pareto and pictures is not None:
+        raise click.UsageError("--pictures is for one plan: leave --pareto away")
     Budget(None if evaluations is not None else budget_s, evaluations)
     check_chart(plot)
     if pareto:
@@ -105,6 +118,7 @@ def plan(
         check_writable(out or _DEFAULT_OUT)
     limit_s = None if latency_limit_ms is None else latency_limit_ms * 1e-3
     problem = dataclasses.replace(load(), objective=objective, latency_limit_s=limit_s, respect_memory=respect_memory)
+    files = None if pictures is None else _mean_file(problem, pictures)
     line = ProgressLine("fastest" if pareto or objective != "latency" else "best")
     budget = Budget(None if evaluations is not None else budget_s, evaluations, line)
     if pareto:
@@ -112,7 +126,7 @@ def plan(
 
         plan_front(problem, budget, seed, out or _DEFAULT_FOLDER, plot, as_json, line)
     else:
-        _plan_one(problem, method, agent_file, budget, seed, out or _DEFAULT_OUT, as_json, line)
+        _plan_one(problem, method, agent_file, budget, seed, out or _DEFAULT_OUT, as_json, line, files, in_files)
     if budget.interrupted:
         sys.exit(EXIT_INTERRUPTED)
 
@@ -126,6 +140,8 @@ def _plan_one(
     out: str,
     as_json: bool,
     line: ProgressLine,
+    files: MeanFile | None,
+    in_files: bool,
 ) -> None:
     from distredge.planners import of_method, run
 
@@ -135,8 +151,28 @@ def _plan_one(
             strategy = run(problem, method, budget, seed, None if agent_file is None else _own_agent(agent_file))
     finally:
         line.clear()
+    choice = None
+    if files is not None:
+        from distredge.planners.common.jpeg_input import choose_input
+        from distredge.strategy import InputSpec
+
+        choice = choose_input(problem, strategy, InputSpec("jpeg", files.size_bytes, files.pixels), in_files)
+        strategy = choice.strategy
     strategy.save(out)
-    _tell(problem, strategy, out, budget.interrupted, as_json)
+    _tell(problem, strategy, out, budget.interrupted, as_json, choice, files)
+
+
+def _mean_file(problem: Problem, pictures: str) -> MeanFile:
+    """Looks at the pictures; before planning, since that takes its time."""
+    from distredge.media.jpeg import mean_file
+    from distredge.media.pictures import find_pictures
+
+    if "uint8" not in problem.input_dtypes:
+        raise click.UsageError(
+            f"--pictures: {problem.graph.name} gets {' or '.join(problem.input_dtypes)} here, and pictures travel in "
+            "files only where pixels may travel: leave it away, or --as-published and --input-dtype float32"
+        )
+    return mean_file(find_pictures(pictures))
 
 
 def _own_agent(path: str) -> Planner:
@@ -159,7 +195,15 @@ def _figures(problem: Problem, strategy: Strategy) -> dict[str, float | None]:
     }
 
 
-def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_json: bool) -> None:
+def _tell(
+    problem: Problem,
+    strategy: Strategy,
+    out: str,
+    interrupted: bool,
+    as_json: bool,
+    choice: InputChoice | None,
+    files: MeanFile | None,
+) -> None:
     figures = _figures(problem, strategy)
     say_assumption(problem.cluster)
     latency_s, alone_s = strategy.predicted["latency_s"], strategy.predicted["offload_latency_s"]
@@ -176,6 +220,7 @@ def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_
                 "method": strategy.planner.method,
                 "settings": dict(strategy.planner.settings),
                 "simulated": figures,
+                "input": _about_input(strategy, choice, files),
                 "slower_than_offload": slower,
                 "lossless": strategy.lossless,
                 "interrupted": interrupted,
@@ -195,6 +240,8 @@ def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_
         click.echo(f"energy: {energy_j:.3f} J per image; simulated")
     if reason := strategy.planner.settings.get("reason"):
         click.echo(str(reason))
+    if choice is not None and files is not None:
+        click.echo(_input_in_words(choice, files))
     if slower and problem.objective == "latency":
         click.echo(
             "warning: this strategy is slower than the best single device; use --method auto or offload", err=True
@@ -202,3 +249,31 @@ def _tell(problem: Problem, strategy: Strategy, out: str, interrupted: bool, as_
     if not strategy.lossless:
         click.echo(f"warning: this strategy is lossy: {strategy.lossy_because}", err=True)
     click.echo(f"written: {out}")
+
+
+def _about_input(strategy: Strategy, choice: InputChoice | None, files: MeanFile | None) -> dict[str, Any]:
+    """What travels, and what the two forms of pictures cost where they were compared; null for what cannot be."""
+    about: dict[str, Any] = {"dtype": strategy.input.dtype}
+    if choice is None or files is None:
+        return about
+    files_s = choice.files_latency_s
+    return {
+        **about,
+        "uint8_latency_s": choice.rows_latency_s,
+        "jpeg_latency_s": files_s if math.isfinite(files_s) else None,
+        "files": files.files,
+        "other_pictures": files.others,
+        "file_bytes": files.size_bytes,
+        "file_pixels": files.pixels,
+    }
+
+
+def _input_in_words(choice: InputChoice, files: MeanFile) -> str:
+    files_s = choice.files_latency_s
+    priced = f"{1e3 * files_s:.2f} ms" if math.isfinite(files_s) else "beyond the limits"
+    others = f" ({files.others} others)" if files.others else ""
+    taken = "pictures travel in their files" if choice.in_files else "pictures travel as rows of pixels"
+    return (
+        f"{taken}: in JPEG files {priced}, as pixels {1e3 * choice.rows_latency_s:.2f} ms; simulated with "
+        f"{files.files} files{others} of {files.size_bytes / 1e3:.1f} kB and {files.pixels / 1e6:.2f} Mpixel on average"
+    )

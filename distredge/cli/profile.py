@@ -153,6 +153,7 @@ def _report_run(
                 "size_bytes": path.stat().st_size,
                 "segment_factor": data.segments.factor,
                 "messages": to_builtins(data.messages),
+                "pictures": to_builtins(data.pictures),
                 "pace": data.device.pace,
                 "load": data.device.load,
                 "throttled": data.device.throttled,
@@ -173,6 +174,11 @@ def _report_run(
         f"  a copy takes {1e6 * data.copy.fixed_s:.1f} us + {1e9 * data.copy.s_per_byte:.3f} ns per byte, "
         f"encryption {1e9 * data.encrypt_s_per_byte:.3f} ns per byte, each end"
     )
+    if data.pictures is not None:
+        click.echo(
+            f"  a JPEG picture takes {1e9 * data.pictures.s_per_pixel:.1f} ns per pixel and "
+            f"{1e9 * data.pictures.s_per_input_pixel:.1f} ns per pixel of the input"
+        )
     if data.messages is not None:
         send, receive = data.messages.send, data.messages.receive
         click.echo(

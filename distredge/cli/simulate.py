@@ -65,7 +65,7 @@ def simulate(
     if link_model is not None:
         cluster = dataclasses.replace(cluster, link_model=link_model)
     # The best single device, which it is compared with, gets the input in the same dtype.
-    problem = Problem(graph, cluster, input_dtypes=(plan.input.dtype,))
+    problem = Problem(graph, cluster, input_dtypes=(plan.input.element_dtype,))
     timeline = run(problem, plan, frames=frames, in_flight=in_flight, start_s=start_s)
     several = min(frames, in_flight) > 1
     if timeline_path is not None:
@@ -90,13 +90,12 @@ def figures(problem: Problem, strategy: Strategy, timeline: Timeline, several: b
     With several images in flight the latency holds their waiting for one another: IPS and the ratio to offload, which
     are of one at a time, are then None.
     """
-    from distredge.latency import offload_latency_s
-
+    alone_s = _alone_s(problem, strategy)
     return {
         metric_names.LATENCY_S: timeline.latency_s,
         metric_names.IMAGES_PER_S: None if several else timeline.images_per_s,
-        metric_names.OFFLOAD_LATENCY_S: offload_latency_s(problem),
-        metric_names.SPEEDUP: None if several else offload_latency_s(problem) / timeline.latency_s,
+        metric_names.OFFLOAD_LATENCY_S: alone_s,
+        metric_names.SPEEDUP: None if several else alone_s / timeline.latency_s,
         metric_names.THROUGHPUT_PER_S: timeline.throughput_per_s,
         metric_names.BOTTLENECK: timeline.bottleneck,
         metric_names.BOUND_BY: timeline.bound_by,
@@ -110,6 +109,15 @@ def figures(problem: Problem, strategy: Strategy, timeline: Timeline, several: b
     }
 
 
+def _alone_s(problem: Problem, strategy: Strategy) -> float:
+    """Latency of the best single device, which may get a picture as the strategy's devices do: in its file, or rows."""
+    from distredge.latency import offload_latency_s
+    from distredge.latency.simulator.offload import offload_in_files
+
+    alone_s = offload_latency_s(problem)
+    return min(alone_s, offload_in_files(problem, strategy.input)[1]) if strategy.input.file else alone_s
+
+
 def _count(things: Sized, name: str) -> str:
     return f"{len(things)} {name}" if len(things) == 1 else f"{len(things)} {name}s"
 
@@ -118,7 +126,6 @@ def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bo
     from rich.console import Console
     from rich.table import Table
 
-    from distredge.latency import offload_latency_s
     from distredge.monitor.gantt import text
 
     # A pipe has no width of its own, and 80 columns are too few.
@@ -129,7 +136,7 @@ def _print(problem: Problem, strategy: Strategy, timeline: Timeline, several: bo
         f"{strategy.input.dtype} input, {_count(strategy.volumes, 'volume')} on {_count(strategy.devices, 'device')}, "
         f"{kind}, simulated"
     )
-    offload_s = offload_latency_s(problem)
+    offload_s = _alone_s(problem, strategy)
     best = f"best single device {1e3 * offload_s:.2f} ms"
     if several:
         console.print(f"latency {1e3 * timeline.latency_s:.2f} ms with several in flight; {best} one at a time")

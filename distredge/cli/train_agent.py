@@ -21,7 +21,7 @@ from distredge.cli._options import (
 )
 from distredge.cli._planning import interruptible, load_problem
 from distredge.cli._training import tell
-from distredge.model.wires import INPUT_DTYPES
+from distredge.model.wires import PLANNABLE_INPUTS
 
 if TYPE_CHECKING:
     from distredge.agents.observers import TensorboardLog
@@ -61,7 +61,9 @@ _CONFIG_OPTIONS = (
 )
 @click.option("--profile-set", help="Set of shipped compute profiles instead of the clusters' own.")
 @click.option("--link-model", type=click.Choice(["independent", "shared"]), help="Instead of the clusters' own.")
-@click.option("--input-dtype", type=click.Choice(INPUT_DTYPES), help="What the requester sends; default: the faster.")
+@click.option(
+    "--input-dtype", type=click.Choice(PLANNABLE_INPUTS), help="What the requester sends; default: the faster."
+)
 @click.option(
     "--boundary-first/--no-boundary-first",
     default=None,

@@ -283,7 +283,7 @@ def _noise(graph: Graph, strategy: Strategy) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(0)
     found: dict[str, NDArray[Any]] = {}
     for name, shape in zip(graph.input_names, graph.input_shapes, strict=True):
-        dtype = np.dtype(strategy.input.dtype if strategy.input.pixels else graph.tensors[name].dtype)
+        dtype = np.dtype(strategy.input.element_dtype if strategy.input.pixels else graph.tensors[name].dtype)
         noise = rng.integers(0, 256, shape) if dtype.kind in "ui" else rng.standard_normal(shape)
         found[name] = noise.astype(dtype)
     return found

@@ -33,14 +33,17 @@ class _Files:
 
     dropped = 0
 
-    def __init__(self, names: Iterator[str], count: int | None) -> None:
+    def __init__(self, names: Iterator[str], count: int | None, keep_files: bool) -> None:
         self._names = names
-        self._ahead = None if count is None else ReadAhead(names, READERS)
+        self._keep_files = keep_files
+        self._ahead = None if count is None else ReadAhead(names, READERS, keep_files)
         self.count = count
 
     def __iter__(self) -> Iterator[Picture]:
         # Names that come one by one, as from a camera's folder, are not waited for with a picture in hand.
-        return map(read_picture, self._names) if self._ahead is None else iter(self._ahead)
+        if self._ahead is not None:
+            return iter(self._ahead)
+        return (read_picture(name, self._keep_files) for name in self._names)
 
     def close(self) -> None:
         """Ends the threads that read: a stream that was broken off may hold on to what it iterates over."""
@@ -48,20 +51,25 @@ class _Files:
             self._ahead.close()
 
 
-def open_files(what: str) -> PictureSource:
+def open_files(what: str, keep_files: bool = False) -> PictureSource:
     """Opens a folder, a pattern such as 'folder/*.jpg', or a file.
+
+    Args:
+        what: where they are.
+        keep_files: whether JPEG files are left as they are, for those who get them to decode.
 
     Raises:
         MediaError: if there are no pictures.
     """
     paths = find_pictures(what)
-    return _Files(map(str, paths), len(paths))
+    return _Files(map(str, paths), len(paths), keep_files)
 
 
-def open_names(descriptor: int) -> PictureSource:
+def open_names(descriptor: int, keep_files: bool = False) -> PictureSource:
     """Opens a list of names, one a line, that may go on growing.
 
     Args:
         descriptor: of the open list, such as 0 for stdin; it stays open.
+        keep_files: as for `open_files`.
     """
-    return _Files(lines_of(descriptor), None)
+    return _Files(lines_of(descriptor), None, keep_files)

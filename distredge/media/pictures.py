@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import MediaError
-from distredge.media.images import read_image
+from distredge.media.images import decode, open_image, read_image
+from distredge.media.jpeg import BEGINS, JpegFile, jpeg_file
 from distredge.media.sources import find_images
 
 _BLOCK_BYTES = 4096
@@ -30,26 +31,32 @@ class Picture:
 
     Attributes:
         name: for reports.
-        pixels: uint8 (height, width, 3), RGB; None if it could not be read, or they were given up.
+        pixels: uint8 (height, width, 3), RGB; None if it could not be read, is not decoded, or they were given up.
         error: why it could not be read.
         size: (height, width) in pixels; None if it could not be read.
+        file: the JPEG file that it is in, where that was left as it is.
     """
 
     name: str
     pixels: NDArray[np.uint8] | None
     error: MediaError | None = None
     size: tuple[int, int] | None = None
+    file: JpegFile | None = None
 
     def __post_init__(self) -> None:
         if self.pixels is not None:
             object.__setattr__(self, "size", self.pixels.shape[:2])
+        elif self.file is not None:
+            object.__setattr__(self, "size", self.file.size)
 
     def taken(self) -> NDArray[np.uint8]:
-        """Returns the pixels, uint8 (height, width, 3).
+        """Returns the pixels, uint8 (height, width, 3); a file that was left as it is is decoded.
 
         Raises:
-            MediaError: if there are none.
+            MediaError: if there are none, or the file is damaged.
         """
+        if self.pixels is None and self.file is not None:
+            return self.file.pixels()
         if self.pixels is None:
             raise self.error or MediaError(f"{self.name}: no pixels")
         return self.pixels
@@ -59,12 +66,28 @@ class Picture:
         return Picture(self.name, None, self.error, self.size)
 
 
-def read_picture(path: str | Path) -> Picture:
-    """Reads a picture; what is wrong with it comes along instead of its pixels."""
+def read_picture(path: str | Path, keep_files: bool = False) -> Picture:
+    """Reads a picture; what is wrong with it comes along instead of its pixels.
+
+    Args:
+        path: of its file.
+        keep_files: whether a JPEG file is left as it is, but for its header.
+    """
     try:
-        return Picture(str(path), read_image(path))
+        return _read_file(path) if keep_files else Picture(str(path), read_image(path))
     except MediaError as error:
         return Picture(str(path), None, error)
+
+
+def _read_file(path: str | Path) -> Picture:
+    with open_image(path) as stream:
+        try:
+            begins = stream.read(len(BEGINS))
+            file = jpeg_file(begins + stream.read(), str(path)) if begins == BEGINS else None
+            stream.seek(0)
+        except OSError as error:
+            raise MediaError(f"{path}: cannot be read: {error.strerror or error}") from None
+        return Picture(str(path), decode(stream, str(path))) if file is None else Picture(file.name, None, file=file)
 
 
 class ReadAhead:
@@ -73,9 +96,11 @@ class ReadAhead:
     Args:
         names: of files that are there already: the next ones are asked for before the first is given.
         threads: how many; so many pictures are read before anybody takes them.
+        keep_files: as for `read_picture`.
     """
 
-    def __init__(self, names: Iterable[str], threads: int) -> None:
+    def __init__(self, names: Iterable[str], threads: int, keep_files: bool = False) -> None:
+        self._keep_files = keep_files
         self._names = names
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "pictures")
@@ -84,7 +109,7 @@ class ReadAhead:
         waiting: deque[Future[Picture]] = deque()
         try:
             for name in self._names:
-                waiting.append(self._pool.submit(read_picture, name))
+                waiting.append(self._pool.submit(read_picture, name, self._keep_files))
                 if len(waiting) > self._threads:
                     yield waiting.popleft().result()
             while waiting:

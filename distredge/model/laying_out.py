@@ -7,7 +7,7 @@ new phase, and the partial results cross the network as rows of a small virtual 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from distredge.errors import StrategyError
@@ -26,7 +26,7 @@ from distredge.model.volumes import (
     volume_between,
     volume_share,
 )
-from distredge.model.wires import WIRE_BYTES, WIRES, is_packed
+from distredge.model.wires import WIRE_BYTES, WIRES, is_file, is_packed
 from distredge.model.zero_shares import zero_shares
 
 
@@ -38,6 +38,12 @@ class _Named(Protocol):
 class _Typed(Protocol):
     @property
     def dtype(self) -> str: ...
+
+    @property
+    def file_bytes(self) -> int: ...
+
+    @property
+    def file_pixels(self) -> int: ...
 
 
 class StrategyLike(Protocol):
@@ -66,14 +72,30 @@ def lay_out(graph: Graph, strategy: StrategyLike) -> Layout:
     """
     decisions = strategy.decisions(graph)
     head = strategy.devices.index(strategy.head.device)
-    return lay_out_decisions(graph, strategy.devices, decisions, head, strategy.input.dtype)
+    given = strategy.input
+    layout = lay_out_decisions(graph, strategy.devices, decisions, head, given.dtype, given.file_bytes)
+    return replace(layout, file_pixels=given.file_pixels) if given.file_pixels else layout
 
 
 def lay_out_decisions(
-    graph: Graph, devices: Sequence[str], decisions: Sequence[Decision], head: int, input_wire: str = "float32"
+    graph: Graph,
+    devices: Sequence[str],
+    decisions: Sequence[Decision],
+    head: int,
+    input_wire: str = "float32",
+    file_bytes: int = 0,
 ) -> Layout:
-    """Lays out volumes given as decisions; `head` is the index of the head device."""
-    return _Builder(graph, tuple(devices), tuple(decisions), head, input_wire).build()
+    """Lays out volumes given as decisions.
+
+    Args:
+        graph: the model.
+        devices: names in slab order.
+        decisions: the volumes, in order.
+        head: index of the head device.
+        input_wire: in which the input travels.
+        file_bytes: size of the picture's file, where it may travel in that.
+    """
+    return _Builder(graph, tuple(devices), tuple(decisions), head, input_wire, file_bytes).build()
 
 
 @dataclass(frozen=True)
@@ -89,12 +111,19 @@ class _Builder:
     """Walks the volumes in order and remembers who owns what."""
 
     def __init__(
-        self, graph: Graph, devices: tuple[str, ...], decisions: tuple[Decision, ...], head: int, input_wire: str
+        self,
+        graph: Graph,
+        devices: tuple[str, ...],
+        decisions: tuple[Decision, ...],
+        head: int,
+        input_wire: str,
+        file_bytes: int,
     ) -> None:
         self.graph = graph
         self.devices = devices
         self.decisions = decisions
         self.head = head
+        self.file_bytes = file_bytes
         self.stages: list[Stage] = []
         self.transfers: list[Transfer] = []
         self.tensors: dict[str, Tensor] = dict(graph.tensors)
@@ -214,6 +243,8 @@ class _Builder:
             chosen = WIRES[wire].travels_as(share)
             wire = chosen.name
             size_bytes = region.rows.size * chosen.row_bytes(elements // region.rows.size, share)
+        elif is_file(wire):
+            size_bytes = min(elements, self.file_bytes)
         else:
             size_bytes = elements * WIRE_BYTES[wire]
         self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire, size_bytes))

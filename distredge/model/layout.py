@@ -15,7 +15,7 @@ from distredge.model.nodes import Tensor
 from distredge.model.operators import region_size, whole
 from distredge.model.rows import Region
 from distredge.model.volumes import Decision, OperatorRegion
-from distredge.model.wires import FLOAT32_BYTES, is_packed
+from distredge.model.wires import FLOAT32_BYTES, is_file, is_packed
 
 REQUESTER = -1
 """Place of the requester among the devices of a layout."""
@@ -76,7 +76,7 @@ class Transfer(NamedTuple):
         produced: stage that makes it; -1 for an input of the graph.
         elements: number of elements.
         wire: in which it crosses the network.
-        size_bytes: bytes on the wire; of a packed one as many as are expected.
+        size_bytes: bytes on the wire; of a packed one, or a picture's file, as many as are expected.
     """
 
     stage: int
@@ -95,6 +95,11 @@ class Transfer(NamedTuple):
         return self.source == self.destination
 
     @property
+    def is_file(self) -> bool:
+        """Whether it is expected to be the picture's file, which its destination decodes."""
+        return is_file(self.wire) and self.size_bytes < self.elements
+
+    @property
     def packed_bytes(self) -> int:
         """Bytes of float32 that packing reads and unpacking makes; 0 on another wire."""
         return self.elements * FLOAT32_BYTES if is_packed(self.wire) else 0
@@ -111,6 +116,7 @@ class Layout:
         tensors: those of the graph, and the stacks of partial results.
         has_head: whether the last stage is the head.
         decisions: the volumes that were laid out.
+        file_pixels: pixels of the picture whose file travels, where one may.
     """
 
     devices: tuple[str, ...]
@@ -119,6 +125,7 @@ class Layout:
     tensors: Mapping[str, Tensor]
     has_head: bool
     decisions: tuple[Decision, ...] = ()
+    file_pixels: int = 0
 
     @property
     def bytes_sent(self) -> int:

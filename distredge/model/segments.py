@@ -26,7 +26,7 @@ from distredge.model.layout import PARTIAL, Layout, Part
 from distredge.model.nodes import Operator
 from distredge.model.operators import RULES, Reduction, region_shape
 from distredge.model.rows import Region
-from distredge.model.wires import WIRES
+from distredge.model.wires import WIRES, dtype_of
 
 INLINE_BYTES = 1024
 """Constants up to this size stay inside the sub-model: shapes, axes, limits, scalars."""
@@ -105,7 +105,7 @@ def build(graph: Graph, strategy: StrategyLike, device: str, layout: Layout | No
         raise StrategyError(f"{strategy.source}: devices: no '{device}' among {list(strategy.devices)}")
     layout = layout or lay_out(graph, strategy)
     place = strategy.devices.index(device)
-    input_dtype = strategy.input.dtype
+    input_dtype = dtype_of(strategy.input.dtype)
     segments = tuple(
         build_segment(graph, layout, stage.index, stage.parts[place], input_dtype)
         for stage in layout.stages

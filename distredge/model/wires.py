@@ -57,6 +57,7 @@ class Wire:
         pixels: whether it carries an image's pixels, which devices normalise, instead of float32.
         plannable: whether a problem may offer it to planners.
         packed: whether zeros are left out (`runtime.protocol.packed_rows`), so that what travels depends on the values.
+        file: whether a picture may travel as the file that it is in, for those who get it to decode.
         pack: fills an array of this dtype from what a device holds, float32 (pixels: uint8); None: nobody can yet.
         unpack: fills what a device holds, float32 (pixels: uint8), from an array of this dtype; None: nobody can yet.
     """
@@ -70,6 +71,7 @@ class Wire:
     pixels: bool = False
     plannable: bool = False
     packed: bool = False
+    file: bool = False
     pack: Convert | None = None
     unpack: Convert | None = None
 
@@ -81,6 +83,8 @@ class Wire:
     @property
     def dtype(self) -> str:
         """NumPy's name of the dtype of its elements."""
+        if self.file:
+            return _PIXELS
         return self.name.removesuffix(_PACKED) if self.packed else self.name
 
     def travels_as(self, zero_share: float) -> Wire:
@@ -105,6 +109,7 @@ class Wire:
 
 
 _PACKED = "-packed"
+_PIXELS = "uint8"
 
 MASK_BYTES = 1 / 8
 """Bytes per element by which a packed row says which elements are zero."""
@@ -120,7 +125,9 @@ _TABLE = (
     Wire("float16-packed", 2, 0, between_volumes=True, plannable=True, packed=True, pack=narrow, unpack=place),
     # A scale would have to travel with the rows; until it does, strategies with it can be read and simulated alone.
     Wire("int8", 1, 1, between_volumes=True),
-    Wire("uint8", 1, 1, exact=True, as_input=True, pixels=True, plannable=True, pack=place, unpack=place),
+    Wire(_PIXELS, 1, 1, exact=True, as_input=True, pixels=True, plannable=True, pack=place, unpack=place),
+    # Rows of pixels where the file would be larger, or the picture comes in none.
+    Wire("jpeg", 1, 1, exact=True, as_input=True, pixels=True, file=True, pack=place, unpack=place),
 )
 WIRES: Mapping[str, Wire] = MappingProxyType({wire.name: wire for wire in _TABLE})
 """Every wire by name."""
@@ -130,6 +137,12 @@ VOLUME_WIRES = tuple(name for name, wire in WIRES.items() if wire.between_volume
 
 INPUT_DTYPES = tuple(name for name, wire in WIRES.items() if wire.as_input)
 """What a strategy file may name for the input."""
+
+PLANNABLE_INPUTS = tuple(name for name in INPUT_DTYPES if WIRES[name].plannable)
+"""What planners may choose for the input."""
+
+FILE_WIRES = tuple(name for name, wire in WIRES.items() if wire.file)
+"""What lets a picture travel as the file that it is in."""
 
 PLANNABLE_WIRES = tuple(name for name in VOLUME_WIRES if WIRES[name].plannable)
 """What planners may choose between volumes where the output may differ slightly."""
@@ -145,7 +158,7 @@ RUNNABLE_WIRES = tuple(name for name in VOLUME_WIRES if WIRES[name].runnable)
 
 WIRE_BYTES: Mapping[str, int] = MappingProxyType(
     {
-        **{name: wire.element_bytes for name, wire in WIRES.items() if not wire.packed},
+        **{name: wire.element_bytes for name, wire in WIRES.items() if not wire.packed and not wire.file},
         "float64": 8, "int16": 2, "int32": 4, "int64": 8, "uint16": 2, "uint32": 4, "uint64": 8, "bool": 1,
     }
 )  # fmt: skip
@@ -177,6 +190,11 @@ def dtype_of(wire: str) -> str:
 def is_packed(wire: str) -> bool:
     """Whether a wire leaves zeros out."""
     return wire in WIRES and WIRES[wire].packed
+
+
+def is_file(wire: str) -> bool:
+    """Whether a picture may travel in its file."""
+    return wire in WIRES and WIRES[wire].file
 
 
 def packing(held: str, wire: str) -> Convert:

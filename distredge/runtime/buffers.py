@@ -9,13 +9,15 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
-from distredge.model.wires import dtype_of, is_packed, packing, unpacking
+from distredge.model.wires import dtype_of, is_file, is_packed, packing, unpacking
+from distredge.runtime.picture_files import PictureDecoder
 from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
@@ -26,7 +28,7 @@ from distredge.runtime.protocol.device_plan import (
 )
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.packed_rows import PackedRows, pack
-from distredge.runtime.protocol.row_messages import HEAD_BYTES, PartForm, RowsForm, read_rows, rows_form
+from distredge.runtime.protocol.row_messages import HEAD_BYTES, PartForm, RowsForm, read_file, read_rows, rows_form
 from distredge.runtime.protocol.transport import NotConnected, Tracker
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ Array: TypeAlias = NDArray[Any]
 Room: TypeAlias = Callable[[int], Array]
 """Given a number of bytes, returns so much memory: (bytes,) of uint8, zeros."""
 
-Opened: TypeAlias = Sequence[Any]
-"""The rows of a message as they came, compared with the plan."""
+Opened: TypeAlias = "Sequence[Any] | PictureFile"
+"""The rows of a message as they came, compared with the plan; or the picture's file that came instead."""
 
 ALIGNMENT_BYTES = 64
 """Where arrays begin: on a cache line."""
@@ -140,16 +142,31 @@ class _Mailbox:
         self._views: list[Array] = []
 
 
+@dataclass(frozen=True, eq=False)
+class PictureFile:
+    """The file of a picture that came instead of rows of it."""
+
+    content: Bytes
+
+
 class Inbox(_Mailbox):
     """Places the rows of one message into the arrays that want them.
 
     Args:
         message, form: what comes, as in `_Mailbox`.
         targets: what holds each of the message's boxes, in their order.
+        decoder: makes the whole input of a picture's file, where one may come instead of rows of it.
     """
 
-    def __init__(self, message: SourceMessage, targets: Sequence[HeldBox], form: RowsForm | None = None) -> None:
+    def __init__(
+        self,
+        message: SourceMessage,
+        targets: Sequence[HeldBox],
+        form: RowsForm | None = None,
+        decoder: PictureDecoder | None = None,
+    ) -> None:
         super().__init__(message, form)
+        self._decoder = decoder if is_file(message.boxes[0].dtype) else None
         parts = self.form.parts
         self._views = [_part_view(targets[part.box], message.boxes[part.box], part) for part in parts]
         self._unpack = [
@@ -174,6 +191,10 @@ class Inbox(_Mailbox):
         """
         # What has the right size in all its frames is right; only rows that may be packed have others.
         if self._is_packed or [len(frame) for frame in frames] != self._frames:
+            if self._decoder is not None:
+                file = read_file(frames, self.message.boxes, self.form)
+                if file is not None:
+                    return PictureFile(file)
             return read_rows(frames, self.message.boxes, self.form)
         return frames
 
@@ -182,13 +203,25 @@ class Inbox(_Mailbox):
 
         Args:
             opened: what `open` returned, of this inbox or of another slot's.
+
+        Raises:
+            MediaError: if it is a picture's file that cannot be decoded.
         """
+        if isinstance(opened, PictureFile):
+            self._place_file(opened)
+            return
         if self._is_packed:
             for unpack, view, rows in zip(self._unpack, self._views, opened, strict=True):
                 unpack(view, rows.unpacked() if isinstance(rows, PackedRows) else rows)
             return
         for view, unpack, frame, offset, shape, dtype in self._plain:
             unpack(view, np.ndarray(shape, dtype, opened[frame], offset))
+
+    def _place_file(self, file: PictureFile) -> None:
+        assert self._decoder is not None
+        whole_input = whole(self._decoder.rows(file.content))
+        for view, part in zip(self._views, self.form.parts, strict=True):
+            np.copyto(view, _part_view(whole_input, self.message.boxes[part.box], part))
 
 
 class Pack:
@@ -227,7 +260,13 @@ class Pack:
                 self._packed.append((number, frame.view(form_of.dtype), allocate((part,), "uint8")))
         self.may_shrink = bool(self._packed)
         self.head = memoryview(self.frames[0])
+        self._rows_frames = self.frames
         self.tracker: Tracker | None = None
+        self.size_bytes = bytes_of(self.frames) - HEAD_BYTES
+
+    def carry(self, file: bytes | None) -> None:
+        """Carries a picture's file instead of the rows, until it is told to carry them again with None."""
+        self.frames = self._rows_frames if file is None else [self.head[:HEAD_BYTES], file]
         self.size_bytes = bytes_of(self.frames) - HEAD_BYTES
 
     def shrink(self) -> None:
@@ -239,18 +278,33 @@ class Pack:
 
 
 class Outbox(_Mailbox):
-    """Packs the rows of one message, taken from what `sources` say: each holds one of its boxes, in their order."""
+    """Packs the rows of one message, taken from what `sources` say: each holds one of its boxes, in their order.
 
-    def __init__(self, message: SourceMessage, sources: Sequence[HeldBox], form: RowsForm | None = None) -> None:
+    Args:
+        message, form: what is sent, as in `_Mailbox`.
+        sources: None: `take_from` or `take_file` says it before the first.
+    """
+
+    def __init__(
+        self, message: SourceMessage, sources: Sequence[HeldBox] | None = None, form: RowsForm | None = None
+    ) -> None:
         super().__init__(message, form)
         self._fills: list[Convert] = []
         self._emitted: Array | None = None
+        self._may_carry_file = is_file(message.boxes[0].dtype)
+        self._file: bytes | None = None
         self._packs: list[Pack] = []
         self.shared = max(self.form.frames) >= SHARED_BYTES
-        self.take_from(sources)
+        if sources is not None:
+            self.take_from(sources)
+
+    def take_file(self, file: bytes) -> None:
+        """Sends a picture's file from now on, instead of rows of it."""
+        self._file = file
 
     def take_from(self, sources: Sequence[HeldBox]) -> None:
         """Takes the rows from other arrays from now on."""
+        self._file = None
         boxes = self.message.boxes
         self._views = [held.view(box.start, box.shape, _rows_of(box)) for held, box in zip(sources, boxes, strict=True)]
         self._fills = [
@@ -288,7 +342,9 @@ class Outbox(_Mailbox):
             found = Pack(self.message.boxes, self.form, self._emitted)
             self._packs.append(found)
         found.tracker = None
-        if self._emitted is None:
+        if self._may_carry_file:
+            found.carry(self._file)
+        if self._emitted is None and self._file is None:
             for fill, target, source in zip(self._fills, found.arrays, self._views):  # noqa: B905 of equal length
                 fill(target, source)
             if found.may_shrink:
@@ -345,8 +401,12 @@ class Slot:
             self.outputs[stage] = {
                 buffer.name: self._box(self._made, stage, buffer, None) for buffer in segment.outputs
             }
+        files = sum(is_file(box.dtype) for message in plan.incoming for box in message.boxes)
+        decoder = PictureDecoder(plan.picture, files > 1) if plan.picture is not None and files else None
         self.inboxes = {
-            (message.stage, message.source): Inbox(message, [self._target(message.stage, box) for box in message.boxes])
+            (message.stage, message.source): Inbox(
+                message, [self._target(message.stage, box) for box in message.boxes], decoder=decoder
+            )
             for message in plan.incoming
         }
         self.outboxes = tuple(Outbox(message, self._sources(message)) for message in plan.outgoing)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ModelError, StrategyError
+from distredge.media.images import MAX_PIXELS
+from distredge.media.jpeg import JpegFile, decoder_mark
 from distredge.model.laying_out import lay_out
 from distredge.model.layout import Layout, Transfer
 from distredge.model.messages_of_layout import messages_of_layout
@@ -18,21 +20,29 @@ from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, Port, build, weight_store
 from distredge.model.strips import by_strips
 from distredge.model.wires import RUNNABLE_WIRES
+from distredge.runtime.buffers import whole
+from distredge.runtime.picture_files import FileInputs
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import (
     REQUESTER,
     Buffer,
     DevicePlan,
+    PicturePlan,
     SegmentPlan,
     SourceMessage,
     TensorBox,
 )
+from distredge.runtime.protocol.row_messages import file_fits
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.model.nodes import Tensor
-    from distredge.runtime.buffers import Array
+    from distredge.runtime.buffers import Array, Outbox
     from distredge.strategy import Strategy
+
+
+LARGER_FILES = 2
+"""Times the pixels that a strategy was priced with: pictures with more travel as rows. Devices keep memory for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +91,36 @@ class Deployment:
         """Outputs of the model that are inputs of it: they never leave the requester."""
         return tuple(name for name in self.graph.output_names if name in self.graph.input_names)
 
+    @functools.cached_property
+    def picture(self) -> PicturePlan | None:
+        """How a picture's file becomes rows of the input, where one may travel."""
+        spec = self.graph.preprocess
+        if spec is None or not self.strategy.input.file:
+            return None
+        return PicturePlan(
+            self.graph.input_names[0],
+            spec.crop,
+            spec.resize or 0,
+            spec.layout,
+            spec.channels,
+            spec.interpolation,
+            min(MAX_PIXELS, LARGER_FILES * self.strategy.input.file_pixels),
+            decoder_mark(),
+        )
+
+    def takes_file(self, message: SourceMessage, file: JpegFile) -> bool:
+        """Whether a picture's file travels instead of the rows of a message: where it is smaller, and may be decoded.
+
+        Args:
+            message: one of `input_messages`.
+            file: the picture's.
+        """
+        return (
+            self.picture is not None
+            and file.n_pixels <= self.picture.max_pixels
+            and file_fits(len(file.content), message.size_bytes)
+        )
+
     def weights(self, device: int) -> dict[str, Array]:
         """Returns the constants that a device must hold: content hash -> (d0, d1, ...) as in the graph."""
         return weight_store(self.graph, self.programs[device])
@@ -123,10 +163,14 @@ class Deployment:
             outgoing,
             tuple(m for m in self.messages if m.source == m.destination == device),
             {str(i): by_name[self.devices[i]] for i in receivers if self.devices[i] in by_name},
+            self.picture if any(m.destination == device for m in self.input_messages) else None,
         )
 
-    def check_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def check_inputs(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Returns the inputs as C-ordered arrays of the dtype that the strategy sends.
+
+        A picture that is still in its file (`FileInputs`) stays there where the strategy lets that travel; it is
+        decoded where rows of it must be sent as well.
 
         Args:
             inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W); any dtype that NumPy casts to
@@ -137,7 +181,12 @@ class Deployment:
 
         Raises:
             ModelError: if a name, a shape or a dtype is not the model's.
+            MediaError: if a picture must be decoded and is damaged.
         """
+        if isinstance(inputs, FileInputs) and self.strategy.input.file and inputs.preprocess == self.graph.preprocess:
+            if not all(self.takes_file(message, inputs.file) for message in self.input_messages):
+                inputs[inputs.name]
+            return inputs
         found: dict[str, Array] = {}
         unknown = sorted(set(inputs) - set(self.graph.input_names))
         if unknown:
@@ -182,6 +231,20 @@ class Deployment:
         return Buffer(port.name, port.tensor, _corner(tensor, port.region), port.shape, port.dtype)
 
 
+def fill(outbox: Outbox, deployment: Deployment, inputs: Mapping[str, Array]) -> None:
+    """Lets an outbox of the requester send one frame's inputs from now on.
+
+    Args:
+        outbox: of one of the deployment's `input_messages`.
+        deployment: whose inputs they are.
+        inputs: what `check_inputs` returned, such as (N, C, H, W).
+    """
+    if isinstance(inputs, FileInputs) and deployment.takes_file(outbox.message, inputs.file):
+        outbox.take_file(inputs.file.content)
+    else:
+        outbox.take_from([whole(inputs[box.tensor]) for box in outbox.message.boxes])
+
+
 def workers_of(deployments: Iterable[Deployment]) -> tuple[str, ...]:
     """Returns the devices that have something to do in one of several deployments, each once."""
     return tuple(dict.fromkeys(d.devices[i] for d in deployments for i in d.busy))
@@ -223,7 +286,7 @@ def _check_runnable(strategy: Strategy) -> None:
 def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer) -> TensorBox:
     tensor = layout.tensors[transfer.tensor]
     if transfer.tensor in graph.input_names:
-        dtype = _input_dtype(graph, strategy, transfer.tensor)
+        dtype = strategy.input.dtype if strategy.input.pixels else tensor.dtype
     elif transfer.local or tensor.dtype != "float32":
         dtype = tensor.dtype
     else:
@@ -232,7 +295,7 @@ def _piece(graph: Graph, strategy: Strategy, layout: Layout, transfer: Transfer)
 
 
 def _input_dtype(graph: Graph, strategy: Strategy, name: str) -> str:
-    return strategy.input.dtype if strategy.input.pixels else graph.tensors[name].dtype
+    return strategy.input.element_dtype if strategy.input.pixels else graph.tensors[name].dtype
 
 
 def _corner(tensor: Tensor, region: Region) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from distredge.runtime.buffers import Array, Inbox, Outbox, Slot, whole
-from distredge.runtime.deployment import Deployment, deploy
+from distredge.runtime.deployment import Deployment, deploy, fill
 from distredge.runtime.engine import Engine, OnnxRuntimeEngine
 from distredge.runtime.protocol.device_plan import REQUESTER, SourceMessage
 
@@ -89,11 +89,11 @@ class InProcess:
                 for made_in in dict.fromkeys(message.made_in):
                     self._slots[message.source].keepers[message.stage, made_in].keep()
             return
-        outbox = (
-            Outbox(message, [whole(inputs[box.tensor]) for box in message.boxes])
-            if message.source == REQUESTER
-            else self._outboxes[message.stage, message.source, message.destination]
-        )
+        if message.source == REQUESTER:
+            outbox = Outbox(message)
+            fill(outbox, self.deployment, inputs)
+        else:
+            outbox = self._outboxes[message.stage, message.source, message.destination]
         inbox = (
             Inbox(message, [whole(outputs[box.tensor]) for box in message.boxes])
             if message.destination == REQUESTER

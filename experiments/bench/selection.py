@@ -244,7 +244,7 @@ def _noise(problem: Problem, strategy: Strategy) -> dict[str, np.ndarray]:
     (name,) = graph.input_names
     shape = graph.tensors[name].shape
     if strategy.input.pixels:
-        return {name: rng.integers(0, 256, shape).astype(strategy.input.dtype)}
+        return {name: rng.integers(0, 256, shape).astype(strategy.input.element_dtype)}
     return {name: rng.standard_normal(shape, dtype=np.float32)}
 
 

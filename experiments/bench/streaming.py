@@ -17,6 +17,11 @@
         VGG-16 on four emulated boards whose links are wide, from nothing and once more after the workers have been
         ended and started again: `first_deploy_s`, `second_deploy_s` from opening the session until it can take frames,
         and bytes of constants sent. Workers of both keep them in the same folder.
+    files
+        YOLOv2 on the stream's boards, a picture of 640 x 480 as rows of pixels and in its JPEG file, encrypted, one at
+        a time: the median of 12 (6 with --quick) and what was predicted, on the best board (`alone`) and on those that
+        `search` takes (`split`). The boards keep a Raspberry Pi 4's pace and compute nothing; they decode at this
+        machine's.
 
 HALP's selection is measured by experiments/bench/selection.py. Other programs disturb. Prints a line for each figure
 and ends with one JSON object.
@@ -55,6 +60,7 @@ BOARDS: Final = 4
 PYTHON: Final = "from distredge.cli.main import {0}; {0}()"
 MODEL: Final = "mobilenet-v2"
 LARGE: Final = "vgg16"
+DETECTOR: Final = "yolov2"
 WIDE: Final = "pi4x4"
 HERE: Final = "this-machine"
 
@@ -258,6 +264,48 @@ def deploy_twice(folder: Path, quick: bool) -> Figures:
     }
 
 
+# Pictures in their files.
+
+
+def files(folder: Path, quick: bool) -> Figures:
+    """The same picture as rows of pixels and in its file."""
+    import dataclasses
+
+    from PIL import Image
+
+    from distredge.cluster import load_cluster
+    from distredge.latency import simulate
+    from distredge.media.jpeg import jpeg_file
+    from distredge.model.capture import load_model
+    from distredge.planners import plan
+    from distredge.problem import Problem
+    from distredge.profiles.measuring.pictures import natural_like
+    from distredge.runtime.picture_files import FileInputs
+    from distredge.strategy import InputSpec
+    from distredge.testbed.testbed import Testbed
+
+    stream = io.BytesIO()
+    Image.fromarray(natural_like()).save(stream, "JPEG", quality=80)
+    picture = jpeg_file(stream.getvalue(), "picture")
+    graph = load_model(DETECTOR)
+    assert picture is not None
+    assert graph.preprocess is not None
+    inputs = FileInputs(graph.input_names[0], picture, graph.preprocess)
+    problem = Problem.lossless(graph, load_cluster(_narrow(folder), models=[graph]))
+    found: Figures = {"file_bytes": len(picture.content)}
+    for name, method in (("alone", "offload"), ("split", "search")):
+        rows = plan(problem, method, 3.0)
+        found[f"{name}_boards"] = len(rows.devices)
+        in_files = rows.replace(input=InputSpec("jpeg", len(picture.content), picture.n_pixels))
+        for form, strategy, given in (("rows", rows, dict(inputs)), ("files", in_files, inputs)):
+            with Testbed(problem.cluster, "auto", "sleep", True, 1.0, True) as bed:
+                measured = bed.measure(problem, strategy, given, 6 if quick else 12, 1)
+                predicted = simulate(dataclasses.replace(problem, cluster=bed.cluster), strategy)
+            found[f"{name}_{form}_s"] = measured.latency_s
+            found[f"{name}_{form}_predicted_s"] = predicted.latency_s
+    return found
+
+
 # What they share.
 
 
@@ -279,7 +327,9 @@ def _run(command: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-c", PYTHON.format(command), *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-PARTS: Final[dict[str, Callable[[Path, bool], Figures]]] = {"stream": stream, "watch": watch, "deploy": deploy_twice}
+PARTS: Final[dict[str, Callable[[Path, bool], Figures]]] = {
+    "stream": stream, "watch": watch, "deploy": deploy_twice, "files": files,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ from distredge.profiles.measuring.correcting import ExpectedError, correction
 from distredge.profiles.measuring.machine import Watch, describe, pinned, temperature_c, throttled
 from distredge.profiles.measuring.message_ends import measure_copy, measure_encryption
 from distredge.profiles.measuring.operator_times import OperatorTimes
+from distredge.profiles.measuring.pictures import measure_pictures
 from distredge.profiles.measuring.power import Sensor, find_sensor
 from distredge.profiles.measuring.repeats import rounded
 from distredge.profiles.measuring.row_sampling import RowSampler
 from distredge.profiles.measuring.segments import SegmentCase, SegmentTimes, edge_cases, make_case, random_cases
-from distredge.profiles.schema import Copy, Measured, Messages, Origin, Power, ProfileFile, Runtime, Segments
+from distredge.profiles.schema import Copy, Measured, Messages, Origin, Pictures, Power, ProfileFile, Runtime, Segments
 
 _LOG = logging.getLogger(__name__)
 
@@ -283,11 +284,17 @@ class Measuring:
 
     def _measure_ends(self) -> None:
         copy = measure_copy(min(1.0, self.plan.budget_s / 40))
+        pictures = measure_pictures(min(1.0, self.plan.budget_s / 40))
         encrypt_s = measure_encryption(32 if self.plan.budget_s > 60 else 4) or 0.0
         self.data = msgspec.structs.replace(
             self.data,
             copy=Copy(fixed_s=rounded(copy.fixed_s), s_per_byte=rounded(copy.s_per_byte)),
             encrypt_s_per_byte=rounded(encrypt_s),
+            pictures=None
+            if pictures is None
+            else Pictures(
+                s_per_pixel=rounded(pictures.s_per_pixel), s_per_input_pixel=rounded(pictures.s_per_input_pixel)
+            ),
         )
         self._has_ends = True
 

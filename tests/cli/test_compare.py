@@ -15,7 +15,7 @@ import pytest
 from distredge.cli._common import run as run_command
 from distredge.cli._planning import INDEPENDENT, ProgressLine
 from distredge.planners.budget import Budget, PlanningProgress
-from distredge.strategy import Strategy
+from distredge.strategy import InputSpec, Strategy
 from tests.runtime.conftest import small_cnn
 
 PROBLEM = ("--model", "mobilenet-v3-small", "--input-shape", "1,3,64,64", "--cluster", "db-50")
@@ -195,6 +195,10 @@ def test_a_strategy_is_compared_under_its_own_options_alone(capsys: pytest.Captu
     assert (code, f"{out}: was planned with uint8 input; give --input-dtype uint8" in err) == (2, True)
     code, _, err = run(capsys, "compare", *arguments, "--as-published")
     assert (code, f"{out}: was planned with uint8 input; leave --as-published away" in err) == (2, True)
+    in_files = Strategy.load(out).replace(input=InputSpec("jpeg", 50_000, 300_000))
+    in_files.save(tmp_path / "files.json")
+    code, _, err = run(capsys, "compare", "--methods", "offload", "--strategy", str(tmp_path / "files.json"))
+    assert (code, "files.json: sends pictures in their files" in err) == (2, True)
     code, told, _ = run(capsys, "compare", *arguments, "--json")
     assert (code, [row["speedup_over_offload"] for row in json.loads(told)["methods"]]) == (0, [1.0, 1.0])
 

@@ -49,6 +49,11 @@ class Lab:
         add = helper.make_node("Add", ["a", "b"], ["y"], name="y")
         return _graph([_conv("x", "w0", "a"), _conv("a", "w1", "b"), add], constants, height, "y")
 
+    def skipping(self, height: int = 8) -> Graph:
+        """y = conv(x) + x: the input is read by two volumes where it is cut between them."""
+        add = helper.make_node("Add", ["a", "x"], ["y"], name="y")
+        return _graph([_conv("x", "w0", "a"), add], [_weights("w0", CHANNELS, CHANNELS, 3, 3)], height, "y")
+
     def excited(self, height: int = 8) -> Graph:
         """A squeeze-and-excite between two convolutions: partial sums of the mean cross the network."""
         constants = [_weights(f"w{i}", CHANNELS, CHANNELS, 3, 3) for i in range(2)]

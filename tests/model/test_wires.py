@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as npst
 from distredge.model.wires import (
     EXACT_WIRES,
     INPUT_DTYPES,
+    PLANNABLE_INPUTS,
     PLANNABLE_WIRES,
     RUNNABLE_WIRES,
     VOLUME_WIRES,
@@ -30,6 +31,8 @@ LARGEST = float(np.finfo(np.float16).max)
 
 def test_widths_are_those_of_the_dtypes() -> None:
     assert {name: np.dtype(name).itemsize for name in WIRE_BYTES} == WIRE_BYTES
+    assert "jpeg" not in WIRE_BYTES
+    assert dtype_of("jpeg") == "uint8"
     assert all(wire.name == name and wire.element_bytes == WIRE_BYTES[wire.dtype] for name, wire in WIRES.items())
     assert all(WIRE_NUMBERS[name] == wire.element_bytes for name, wire in WIRES.items() if not wire.packed)
 
@@ -45,7 +48,8 @@ def test_a_packed_row_never_needs_more_than_a_plain_one() -> None:
 
 def test_what_is_offered_where() -> None:
     assert VOLUME_WIRES == ("float32", "float32-packed", "float16", "float16-packed", "int8")
-    assert INPUT_DTYPES == ("float32", "uint8")
+    assert INPUT_DTYPES == ("float32", "uint8", "jpeg")
+    assert PLANNABLE_INPUTS == ("float32", "uint8")
     assert PLANNABLE_WIRES == RUNNABLE_WIRES == ("float32", "float32-packed", "float16", "float16-packed")
     assert EXACT_WIRES == ("float32", "float32-packed")
     assert offered_wires(allow_lossy=False, shared_links=True) == EXACT_WIRES

@@ -62,7 +62,7 @@ from distredge.errors import StrategyError, Unsupported, located
 from distredge.latency.kernel.arguments import Found, KernelTables, Plans
 from distredge.latency.kernel.link_arrays import links_of
 from distredge.latency.tables.volume_tables import tables_of
-from distredge.model.wires import WIRE_NUMBERS
+from distredge.model.wires import WIRE_NUMBERS, is_file
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster
@@ -155,7 +155,7 @@ class Kernel:
         """Returns strategies as keyword arguments of `latency_s`.
 
         Raises:
-            Unsupported: if one divides columns.
+            Unsupported: if one divides columns, or pictures travel in their files.
             StrategyError, ClusterError: if one does not fit the graph or the cluster.
         """
         names = self.clusters[cluster].names
@@ -179,6 +179,8 @@ class Kernel:
             used = [names.index(self.clusters[cluster].device(name).name) for name in strategy.devices]
             order[k] = used + [i for i in range(len(names)) if i not in used][: wide - len(used)]
             head.append(strategy.devices.index(strategy.head.device))
+            if is_file(strategy.input.dtype):
+                raise Unsupported("pictures that travel in their files")
             input_wire.append(WIRE_NUMBERS[strategy.input.dtype])
         return {
             "cuts": cuts, "rows": rows, "head": np.array(head), "order": order, "wire": wire,

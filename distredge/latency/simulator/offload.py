@@ -5,6 +5,7 @@ DistrEdge (IPDPS 2022, arXiv 2202.01699, section V) calls it Offload.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ from distredge.errors import Infeasible
 from distredge.latency.costs.computers import interchangeable
 from distredge.latency.simulator.simulation import run
 from distredge.model.laying_out import lay_out
-from distredge.strategy import Strategy
+from distredge.strategy import InputSpec, Strategy
 
 if TYPE_CHECKING:
     from distredge.problem import Problem
@@ -58,14 +59,34 @@ def offload_latency_s(problem: Problem) -> float:
     return offload(problem)[1]
 
 
+def offload_in_files(problem: Problem, given: InputSpec) -> tuple[Strategy, float]:
+    """Finds the best single device where pictures travel in their files.
+
+    Args:
+        problem: model and cluster.
+        given: an input of files.
+
+    Returns:
+        The strategy, with its predicted latency, and the latency in seconds.
+
+    Raises:
+        Infeasible, ProfileError: as `offload`.
+    """
+    return _best(problem, (given,))
+
+
 def _offload(problem: Problem) -> tuple[Strategy, float]:
+    return _best(problem, [InputSpec(dtype) for dtype in problem.input_dtypes])
+
+
+def _best(problem: Problem, inputs: Sequence[InputSpec]) -> tuple[Strategy, float]:
     best: tuple[float, Strategy] | None = None
     refusal: Infeasible | None = None
     names = problem.cluster.names
     # Of devices that are equal but for the name the first one stands for all.
     for place in dict.fromkeys(interchangeable(problem.cluster)):
-        for dtype in problem.input_dtypes:
-            strategy = single_device(problem, names[place], dtype)
+        for given in inputs:
+            strategy = single_device(problem, names[place]).replace(input=given)
             try:
                 latency_s = run(problem, lay_out(problem.graph, strategy)).frames[0].done_s
             except Infeasible as error:

@@ -8,6 +8,8 @@ For each image:
   of it, and takes: handling at the source, the fixed cost of both ends, its bits over the connection, handling at the
   destination. Messages of one ordered pair of boards follow each other on their connection, those of one image in the
   order of the stages that need them.
+- A picture that comes in its file is decoded by the device that gets it, once an image: the thread that computes does
+  so under either link model, when the turn of the part that needs the file has come.
 - A part whose volume computes first what others wait for sends before it is done: see `latency.costs.boundary_first`.
 - The image is done when the last of its outputs has arrived at the requester.
 
@@ -33,7 +35,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,7 @@ from distredge.errors import Infeasible
 from distredge.latency.costs.computers import crowding
 from distredge.latency.costs.links import ClusterLinks, finish, max_min
 from distredge.latency.costs.part_costs import part_costs
+from distredge.latency.costs.pictures import decoding_s
 from distredge.latency.simulator.under_way import Connection, Message, SimulatedFrame, Work
 from distredge.model.layout import REQUESTER, Layout
 from distredge.model.messages_of_layout import messages_of_layout
@@ -59,6 +62,7 @@ class Simulation:
         seconds: compute seconds of each part, by (stage, device).
         network: links of the layout's devices.
         strips: of parts that compute first what others wait for, the seconds until that is done and in all, instead.
+        decoding_s: seconds that each device decodes a picture's file; None where none comes.
 
     Attributes:
         free_s: from when on each device, and the requester at the end, has nothing to do.
@@ -70,10 +74,12 @@ class Simulation:
         seconds: dict[tuple[int, int], float],
         network: ClusterLinks,
         strips: Mapping[tuple[int, int], tuple[float, float]] | None = None,
+        decoding_s: Sequence[float] | None = None,
     ) -> None:
         self.layout = layout
         self.seconds = seconds
         self.strips = strips or {}
+        self.decoding_s = decoding_s or (0.0,) * len(layout.devices)
         self.network = network
         messages = messages_of_layout(layout)
         self._messages = [(key, messages[key]) for key in sorted(messages) if key.source != key.destination]
@@ -136,11 +142,15 @@ class Simulation:
                     works[key] = work = Work(number, stage.index, part.device, seconds, lead_s, 0, line_s=now)
                     pending[part.device].append(work)
         frame = SimulatedFrame(number, now, pending, list(works.values()), [], [], 0, len(works))
+        decoded: set[int] = set()
         for (needed, source, destination), parts in self._messages:
             waits = works[needed, destination] if destination != REQUESTER else None
             size, packed = sum(t.size_bytes for t in parts), sum(t.packed_bytes for t in parts)
             names = tuple(dict.fromkeys(t.tensor for t in parts))
             message = Message(number, needed, source, destination, size, packed, names, waits)
+            if destination not in decoded and any(t.is_file for t in parts):
+                decoded.add(destination)
+                message.decoding_s = self.decoding_s[destination]
             frame.messages.append(message)
             made = max(t.produced for t in parts)
             if source == REQUESTER:
@@ -229,9 +239,7 @@ class Simulation:
 
     def _arrive(self, message: Message, now: float) -> None:
         message.arrived_s = now
-        free = self.network.is_free(message.source, message.destination)
-        end = self.network.receives[message.destination]
-        busy_s = 0.0 if free else end.busy_s(message.size_bytes, message.packed_bytes)
+        busy_s = self._taking_in_s(message)
         work = message.destination_work
         if work is not None:
             work.missing -= 1
@@ -255,6 +263,13 @@ class Simulation:
                 self._at(frame.done_s, self._follow)
             else:
                 self._follow(now)
+
+    def _taking_in_s(self, message: Message) -> float:
+        """Seconds for which its destination does nothing else."""
+        if self.network.is_free(message.source, message.destination):
+            return message.decoding_s
+        end = self.network.receives[message.destination]
+        return end.busy_s(message.size_bytes, message.packed_bytes) + message.decoding_s
 
     def _follow(self, now: float) -> None:
         """Starts the next image after one is done."""
@@ -302,8 +317,8 @@ class Simulation:
         for message in work.inputs:
             if work.cause is None or message.arrived_s >= time_s:
                 work.cause = message
-            if not self.network.is_free(message.source, message.destination):
-                busy_s = self.network.receives[work.device].busy_s(message.size_bytes, message.packed_bytes)
+            busy_s = self._taking_in_s(message)
+            if busy_s > 0.0 or not self.network.is_free(message.source, message.destination):
                 message.arrived_s = time_s = min(max(time_s, message.arrived_s) + busy_s, work.start_s)
 
     def _hand_out(self, work: Work, now: float) -> None:
@@ -433,7 +448,8 @@ def run(
             done.
     """
     network = ClusterLinks.of(problem.cluster, layout.devices, start_s)
-    simulation = Simulation(layout, part_seconds(problem, layout), network, strips)
+    decoding = decoding_s(problem, layout)
+    simulation = Simulation(layout, part_seconds(problem, layout), network, strips, decoding)
     simulation.run(frames, in_flight)
     unfinished = next((w for f in simulation.frames for w in f.works if math.isnan(w.stop_s)), None)
     if unfinished is not None:

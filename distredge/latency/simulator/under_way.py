@@ -52,6 +52,7 @@ class Message:
     Attributes:
         stage: the stage that needs it; the number of stages for results.
         packed_bytes: bytes of float32 that are packed into it; what it carries plain does not count.
+        decoding_s: seconds that its destination decodes the picture whose file it is, before the part starts.
         destination_work: the part that waits for it; None for results.
         leave_s: what it carries is there; ready_s: it could go over the connection; wire_s: it does; sent_s: its last
             bit is over; arrived_s: it is in place.
@@ -66,6 +67,7 @@ class Message:
     packed_bytes: int
     tensors: tuple[str, ...]
     destination_work: Work | None
+    decoding_s: float = 0.0
     leave_s: float = math.nan
     ready_s: float = math.nan
     wire_s: float = math.nan

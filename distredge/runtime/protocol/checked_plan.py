@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from distredge.errors import ProtocolError
+from distredge.errors import ModelError, ProtocolError
+from distredge.model.wires import dtype_of, is_file
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import (
     DTYPES,
@@ -49,12 +50,17 @@ def check_plan(plan: DevicePlan) -> None:
     made = {(s.stage, b.tensor): b for s in plan.segments for b in s.outputs}
     wanted = {(s.stage, b.tensor): b for s in plan.segments for b in s.inputs}
     _check_ends(plan)
+    picture_shape = _check_picture(plan)
     for message in plan.incoming:
         for box in message.boxes:
-            _check_held(box, message.stage, wanted, "input")
+            held = _check_held(box, message.stage, wanted, "input")
+            if is_file(box.dtype):
+                _check_file(plan, message, box, held, picture_shape)
     for message in plan.outgoing:
         for made_in, box in zip(message.made_in, message.boxes, strict=True):
             _check_held(box, made_in, made, "output")
+            if is_file(box.dtype):
+                raise ProtocolError(f"stage {message.stage}: rows of '{box.tensor}' are sent as '{box.dtype}'")
     for message in plan.kept:
         _check_kept(message, made, wanted)
     for message in (*plan.incoming, *plan.outgoing):
@@ -63,6 +69,35 @@ def check_plan(plan: DevicePlan) -> None:
         # In between: whoever claims too much is not heard to the end.
         _check_size(plan, arrays_bytes)
     _check_peers(plan)
+
+
+def _check_picture(plan: DevicePlan) -> tuple[int, ...]:
+    """Returns the shape of what is made of a picture's file; () where none comes."""
+    if plan.picture is None:
+        return ()
+    try:
+        preprocess = plan.picture.preprocess()
+    except ModelError as error:
+        raise ProtocolError(f"pictures of '{plan.picture.tensor}': {error}") from error
+    _check_size(plan, plan.picture.decoding_bytes)
+    return preprocess.shape
+
+
+def _check_file(
+    plan: DevicePlan, message: SourceMessage, box: TensorBox, held: Buffer, picture_shape: tuple[int, ...]
+) -> None:
+    where = f"stage {message.stage}: rows of '{box.tensor}' may come in a picture's file"
+    if message.source != REQUESTER:
+        raise ProtocolError(f"{where} from device {message.source}, which is not the requester")
+    if plan.picture is None or plan.picture.tensor != box.tensor:
+        raise ProtocolError(f"{where}, and the plan does not say how that becomes rows")
+    if held.dtype != dtype_of(box.dtype):
+        raise ProtocolError(f"{where} and are held as {held.dtype}")
+    inside = len(box.shape) == len(picture_shape) and all(
+        start + size <= room for start, size, room in zip(box.start, box.shape, picture_shape, strict=True)
+    )
+    if not inside:
+        raise ProtocolError(f"{where}: {list(box.start)}+{list(box.shape)} lies outside {list(picture_shape)}")
 
 
 def check_peer(peer: PeerAddress) -> None:

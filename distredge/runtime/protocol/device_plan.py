@@ -8,12 +8,14 @@ makes, and those that each message carries. Both ends derive from it the one val
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 import numpy as np
 from msgspec import Meta, Struct
 
-from distredge.model.wires import PACKED_WIRES, WIRE_BYTES, dtype_of
+from distredge.media.images import MAX_PIXELS
+from distredge.model.preprocess import Preprocess
+from distredge.model.wires import FILE_WIRES, PACKED_WIRES, WIRE_BYTES, dtype_of
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.fields import Count, Digest, Dimensions, Dtype, Index, Name, Stage
 
@@ -26,7 +28,7 @@ PART_BYTES: Final = 1024 * 1024
 DTYPES: Final = frozenset(WIRE_BYTES)
 """Types that elements of arrays may have."""
 
-FORMS: Final = DTYPES | frozenset(PACKED_WIRES)
+FORMS: Final = DTYPES | frozenset(PACKED_WIRES) | frozenset(FILE_WIRES)
 """In what rows may cross the network."""
 
 
@@ -40,7 +42,7 @@ class TensorBox(Struct, frozen=True, array_like=True):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on the wire; of a packed one the most that there are."""
+        """Bytes on the wire; of a packed one, or a picture that may travel in its file, the most that there are."""
         return math.prod(self.shape) * np.dtype(dtype_of(self.dtype)).itemsize
 
 
@@ -92,6 +94,55 @@ class SourceMessage(Struct, frozen=True, array_like=True):
         return sum(box.size_bytes for box in self.boxes)
 
 
+_Side: TypeAlias = Annotated[int, Meta(ge=1, lt=2**16)]
+
+_PIXEL_BYTES: Final = 16
+"""Memory that a pixel takes while a file is decoded and turned upright: 14 to 15 bytes were measured."""
+
+_PREPARED_PIXEL_BYTES: Final = 10
+"""Likewise of a pixel of what is made of it: resized, as an array, and in the model's layout."""
+
+
+class PicturePlan(Struct, frozen=True, array_like=True):
+    """How a picture becomes the model's input, for a device that gets the file that it is in.
+
+    Attributes:
+        tensor: the input.
+        crop, resize, layout, channels, interpolation: of `model.preprocess.Preprocess`; 0 is no `resize`.
+        max_pixels: files whose header announces more are refused.
+        decoder: `media.jpeg.decoder_mark` of the requester; the device's must be the same.
+    """
+
+    tensor: Name
+    crop: tuple[_Side, _Side]
+    resize: Annotated[int, Meta(ge=0, lt=2**16)]
+    layout: Literal["NCHW", "NHWC"]
+    channels: Literal["RGB", "BGR", "L"]
+    interpolation: Annotated[str, Meta(max_length=16)]
+    max_pixels: Annotated[int, Meta(ge=1, le=MAX_PIXELS)]
+    decoder: Annotated[str, Meta(max_length=64)]
+
+    def preprocess(self) -> Preprocess:
+        """What resizes and crops; what follows is in the sub-models.
+
+        Raises:
+            ModelError: if there is no such interpolation.
+        """
+        depth = 1 if self.channels == "L" else 3
+        zeros, ones = (0.0,) * depth, (1.0,) * depth
+        return Preprocess(self.crop, self.resize or None, zeros, ones, self.layout, self.channels, self.interpolation)
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Memory that decoding one file takes at most."""
+        return _PIXEL_BYTES * self.max_pixels + _PREPARED_PIXEL_BYTES * math.prod(self.crop)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of one frame's file and what was made of it, for stages that read the input later."""
+        return PART_BYTES + math.prod(self.preprocess().shape)
+
+
 class DevicePlan(Struct, frozen=True, array_like=True):
     """All that one device needs to know of a strategy.
 
@@ -104,6 +155,7 @@ class DevicePlan(Struct, frozen=True, array_like=True):
         segments: what it runs, in stage order.
         incoming: messages that it gets; outgoing: that it sends; kept: rows that stay on it from stage to stage.
         peers: device index (as text) -> data address, of those that it sends to.
+        picture: how a picture's file becomes rows of the input, where the requester may send it one.
     """
 
     plan: Count
@@ -116,3 +168,4 @@ class DevicePlan(Struct, frozen=True, array_like=True):
     outgoing: tuple[SourceMessage, ...]
     kept: tuple[SourceMessage, ...]
     peers: dict[str, PeerAddress]
+    picture: PicturePlan | None = None

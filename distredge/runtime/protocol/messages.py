@@ -64,7 +64,7 @@ class PreparingPlan(Struct, frozen=True, array_like=True):
 
 
 class About(Struct, frozen=True, array_like=True):
-    """What a worker says of itself."""
+    """What a worker says of itself; `pillow` is the version that decodes pictures there, "" if none does."""
 
     name: Name
     version: Name
@@ -75,6 +75,7 @@ class About(Struct, frozen=True, array_like=True):
     data_endpoint: Name
     plans: tuple[Count, ...]
     preparing: Annotated[tuple[PreparingPlan, ...], Meta(max_length=256)] = ()
+    pillow: Text = ""
 
 
 class WorkerLoad(Struct, frozen=True, array_like=True):
@@ -317,7 +318,7 @@ class TakenOver(Struct, frozen=True, array_like=True, tag=32):
 
 
 class FrameFailed(Struct, frozen=True, array_like=True, tag=42):
-    """Tells the requester that a frame cannot be finished; `kind` is "engine" or "peer"."""
+    """Tells the requester that a frame cannot be finished; `kind` is "engine", "peer" or "picture"."""
 
     plan: Count
     frame: Count

@@ -13,6 +13,10 @@ The head is PREFIX (see `messages`), the checksum of what follows as in every me
 The rows follow, the boxes of the plan's message one after the other, each in C order without gaps: in the same frame
 where all of them are few, else in frames of at most PART_BYTES of their own, so that encrypting, sending and decrypting
 overlap. Where they are cut follows from the boxes (`rows_form`), at both ends alike: a message has one valid form.
+
+Where the plan lets a picture travel in its file (dtype "jpeg", of which a message has one box alone), the requester may
+send the file instead of the rows: one frame with the head alone, one with the file, which begins as such files do, is
+smaller than the rows that it stands for and no larger than PART_BYTES.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
-from distredge.model.wires import dtype_of, is_packed
+from distredge.media.jpeg import BEGINS
+from distredge.model.wires import dtype_of, is_file, is_packed
 from distredge.runtime.protocol.device_plan import FORMS, PART_BYTES, TensorBox
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.packed_rows import PackedRows, read_packed
@@ -162,6 +167,8 @@ def rows_form(boxes: Sequence[TensorBox]) -> RowsForm:
             raise ProtocolError(f"rows of '{box.tensor}' with dtype '{box.dtype}'; accepted: {sorted(FORMS)}")
         if len(box.shape) != len(box.start) or not box.size_bytes:
             raise ProtocolError(f"rows of '{box.tensor}' at {box.start} with shape {box.shape}")
+    if len(boxes) > 1 and any(is_file(box.dtype) for box in boxes):
+        raise ProtocolError(f"rows of {len(boxes)} tensors beside a picture that may travel in its file")
     if sum(box.size_bytes for box in boxes) > MAX_FRAMES * PART_BYTES:
         raise ProtocolError(f"a message of more than {MAX_FRAMES * PART_BYTES} bytes of rows")
     together = sum(box.size_bytes for box in boxes) <= TOGETHER_BYTES and not any(is_packed(b.dtype) for b in boxes)
@@ -205,6 +212,31 @@ def _pieces(shape: tuple[int, ...], element_bytes: int) -> Iterator[_Piece]:
     for index in range(length):
         for corner, size in inner:
             yield (*(0 for _ in before), index, *corner), (*before, 1, *size)
+
+
+def file_fits(size_bytes: int, rows_bytes: int) -> bool:
+    """Whether a picture's file may stand for rows of so many bytes."""
+    return size_bytes < rows_bytes and size_bytes <= PART_BYTES
+
+
+def read_file(frames: Sequence[Bytes], boxes: Sequence[TensorBox], form: RowsForm) -> Bytes | None:
+    """Returns the picture's file that came instead of rows; None where rows must have come.
+
+    Args:
+        frames: of the message; the first begins with the head.
+        boxes: what the plan says this message carries.
+        form: `rows_form(boxes)`.
+
+    Raises:
+        ProtocolError: if it is neither.
+    """
+    if not is_file(boxes[0].dtype) or [len(frame) for frame in frames] == list(form.frames):
+        return None
+    if len(frames) != 2 or len(frames[0]) != HEAD_BYTES or not file_fits(len(frames[1]), boxes[0].size_bytes):
+        return None
+    if bytes(frames[1][: len(BEGINS)]) != BEGINS:
+        raise ProtocolError(f"frame 1: {len(frames[1])} bytes for '{boxes[0].tensor}' that are neither rows nor JPEG")
+    return frames[1]
 
 
 def read_rows(frames: Sequence[Bytes], boxes: Sequence[TensorBox], form: RowsForm) -> list[NDArray[Any] | PackedRows]:

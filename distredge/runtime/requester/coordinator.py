@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from distredge.device_sample import DeviceSample
 from distredge.errors import ConfigError, ExecutionError
 from distredge.runtime.buffers import Array
+from distredge.runtime.picture_files import FileInputs
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
 from distredge.runtime.requester.io_loop import Call
@@ -250,7 +251,7 @@ class Coordinator:
         self._check_runs()
         deployment = self.deployment if on is None else on
         arrays = deployment.check_inputs(inputs)
-        if copied:
+        if copied and not isinstance(arrays, FileInputs):
             # It may be packed, or run again, after the caller has gone on; what was converted is a copy already.
             arrays = {name: a.copy() if a is inputs[name] else a for name, a in arrays.items()}
         until_s = asked_s + limit_s
@@ -318,7 +319,7 @@ class Coordinator:
         Raises:
             ModelError, ExecutionError: as `stream_images`.
         """
-        return offer(self.deployment, pictures, keep_pixels)
+        return offer(lambda: self.deployment, pictures, keep_pixels)
 
     # Looking back.
 

@@ -235,6 +235,8 @@ class FrameBook:
         text = f"frame {event.frame}: worker '{name}': {event.reason}"
         if event.kind == "engine":
             return (Fail(event.frame, self._end(event.frame, EngineError(text))),)
+        if event.kind == "picture":
+            return (Fail(event.frame, self._end(event.frame, ExecutionError(text))),)
         error = PeerTimeout(text)
         link = self._watch.broke(event.device, event.now_s, event.kind != SENDING)
         if link is None:

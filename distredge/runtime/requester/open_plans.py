@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from distredge.errors import ExecutionError
-from distredge.runtime.buffers import Array, Inbox, Outbox, whole
+from distredge.runtime.buffers import Array, Inbox, Outbox
+from distredge.runtime.deployment import fill
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import Record, Weight
 from distredge.runtime.protocol.row_messages import rows_form
@@ -123,14 +124,10 @@ class OpenPlan:
         """
         if self._outboxes is None:
             self._outboxes = [
-                [
-                    Outbox(message, [whole(inputs[box.tensor]) for box in message.boxes])
-                    for message in self.deployment.input_messages
-                ]
-                for _ in range(self.slots)
+                [Outbox(message) for message in self.deployment.input_messages] for _ in range(self.slots)
             ]
         for outbox in self._outboxes[slot]:
-            outbox.take_from([whole(inputs[box.tensor]) for box in outbox.message.boxes])
+            fill(outbox, self.deployment, inputs)
         return self._outboxes[slot]
 
     def work_of(self, device: int) -> int:

@@ -152,7 +152,8 @@ class Request:
 
     Attributes:
         pending: what the caller holds.
-        inputs: name -> array, such as (N, C, H, W), dtype as the strategy sends it; nobody writes them meanwhile.
+        inputs: name -> array, such as (N, C, H, W): what `Deployment.check_inputs` returned; nobody writes them
+            meanwhile.
         checked: the deployment whose inputs they are known to be.
         started_ns, until_s: when it got its place and when it must have ended (monotonic).
         not_before_s: when it may start; later than now after a connection was made anew.
@@ -161,7 +162,7 @@ class Request:
     """
 
     pending: Pending
-    inputs: dict[str, Array]
+    inputs: Mapping[str, Array]
     checked: Deployment
     started_ns: int
     until_s: float

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from distredge.errors import DistredgeError, ModelError
 from distredge.media.pictures import Picture, read_picture
 from distredge.runtime.buffers import Array
+from distredge.runtime.picture_files import FileInputs
 from distredge.runtime.requester.pending import FrameResult, Offered, RanAs
 
 if TYPE_CHECKING:
@@ -61,35 +62,61 @@ class _Read(NamedTuple):
     inputs: Mapping[str, Array] | None
 
 
-def offer(deployment: Deployment, pictures: Iterable[str | Path | Picture], keep_pixels: bool) -> Iterator[Offered]:
+def offer(
+    current: Callable[[], Deployment], pictures: Iterable[str | Path | Picture], keep_pixels: bool
+) -> Iterator[Offered]:
     """Returns pictures as frames, read and resized one by one as they are taken.
 
     Args:
-        deployment: what they will run on.
+        current: says what they will run on, which may have been planned anew meanwhile.
         pictures: files to be read, or pictures.
         keep_pixels: whether their pixels stay with them until their results are there.
 
     Raises:
         ModelError: if the model does not say how a picture becomes its input.
     """
-    check_takes_pictures(deployment.graph)
-    return _offered(deployment, pictures, keep_pixels)
+    check_takes_pictures(current().graph)
+    return _offered(current, pictures, keep_pixels)
 
 
-def _offered(deployment: Deployment, pictures: Iterable[str | Path | Picture], keep_pixels: bool) -> Iterator[Offered]:
+def _offered(
+    current: Callable[[], Deployment], pictures: Iterable[str | Path | Picture], keep_pixels: bool
+) -> Iterator[Offered]:
     for number, given in enumerate(pictures):
-        picture = given if isinstance(given, Picture) else read_picture(given)
+        deployment = current()
+        picture = given if isinstance(given, Picture) else read_picture(given, deployment.strategy.input.file)
         inputs = _inputs(deployment, picture)
         given_up = picture if keep_pixels else picture.without_pixels()
         del given, picture
         yield Offered(inputs, _Read(number, given_up, None if isinstance(inputs, DistredgeError) else inputs))
 
 
-def _inputs(deployment: Deployment, picture: Picture) -> dict[str, Array] | DistredgeError:
+def _inputs(deployment: Deployment, picture: Picture) -> Mapping[str, Array] | DistredgeError:
     try:
-        return inputs_of(deployment.graph, deployment.strategy, picture.taken())
+        return picture_inputs(deployment, picture)
     except DistredgeError as error:
         return error
+
+
+def picture_inputs(deployment: Deployment, picture: Picture) -> Mapping[str, Array]:
+    """Returns a picture as the deployment sends it; where its file travels to every device it is not decoded.
+
+    Args:
+        deployment: what it will run on.
+        picture: read with `keep_files` where the strategy sends files.
+
+    Returns:
+        The model's input -> array, such as (1, 3, H, W); `FileInputs` where the file was left as it is.
+
+    Raises:
+        MediaError: if it could not be read, or must be decoded here and is damaged.
+        ModelError: if the model does not say how a picture becomes its input.
+    """
+    if picture.file is None or not deployment.strategy.input.file:
+        return inputs_of(deployment.graph, deployment.strategy, picture.taken())
+    preprocess = check_takes_pictures(deployment.graph)
+    # Here, and not where the frame is started: whoever starts it may not wait so long.
+    return deployment.check_inputs(FileInputs(deployment.graph.input_names[0], picture.file, preprocess))
 
 
 def inputs_of(graph: Graph, strategy: Strategy, pixels: NDArray[np.uint8]) -> dict[str, Array]:

@@ -117,6 +117,7 @@ class Plans:
         if unknown:
             raise TransportError(f"no address of worker '{unknown[0]}'")
         yield from self._workers.connect(names, self._connect_s, back)
+        self._check_decoders(deployment)
         addresses = [self._workers[name].for_others() for name in names]
         # Never the number of another coordinator's plan: what that one still sends must find no plan here.
         number = secrets.randbits(61)
@@ -132,6 +133,18 @@ class Plans:
             if not self._workers.tell(self._workers[name], *message):
                 plan.error = PeerTimeout(f"worker '{name}' is gone")
         return plan
+
+    def _check_decoders(self, deployment: Deployment) -> None:
+        """Refuses a strategy that sends pictures in their files to a worker that cannot decode them."""
+        if deployment.picture is None:
+            return
+        for index in dict.fromkeys(message.destination for message in deployment.input_messages):
+            about = self._workers[deployment.devices[index]].about
+            if about is not None and not about.pillow:
+                raise ExecutionError(
+                    f"worker '{about.name}' cannot decode JPEG files, in which the strategy sends it pictures: install "
+                    "Pillow there (pip install pillow) and start it again, or plan with --input-dtype uint8"
+                )
 
     def prepare(
         self, deployment: Deployment, slots: int, back: bool = False, silent_s: float | None = None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from distredge.errors import ProtocolError
+from distredge.media.jpeg import pillow_version
 from distredge.runtime.engine import Engine
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.messages import (
@@ -81,7 +82,7 @@ class ControlPlane:
         supervisor: Supervisor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name, self._version = settings.name, package_version()
+        self._name, self._version, self._pillow = settings.name, package_version(), pillow_version()
         self._memory_bytes = settings.memory_bytes
         self._network = network
         self._endpoint = endpoint
@@ -175,7 +176,8 @@ class ControlPlane:
     def _about(self) -> About:
         engine, data = self._engine, self._data
         runs_on = (engine.name, engine.providers, engine.threads, self._memory_bytes or 0)
-        return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans, self._plans.states())
+        plans = (data.plans, self._plans.states())
+        return About(self._name, self._version, *runs_on, data.endpoint.address, *plans, self._pillow)
 
     def _load(self, now_ns: int) -> WorkerLoad:
         data = self._data

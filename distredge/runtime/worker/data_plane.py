@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from distredge.errors import EngineError, ProtocolError, TransportError
+from distredge.errors import EngineError, MediaError, ProtocolError, TransportError
 from distredge.runtime.engine import lives
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import REQUESTER
@@ -263,7 +263,11 @@ class DataPlane:
             return
         if slot:
             inbox = loaded.slots[slot].inboxes[stage, source]
-        inbox.place(opened)
+        try:
+            inbox.place(opened)
+        except MediaError as error:
+            self._report(self._state.picture_failed(plan, frame, str(error)[:2000]))
+            return
         size_bytes = sum(map(len, received.parts)) - HEAD_BYTES
         self.received_bytes += size_bytes
         loaded.records.append(("receive", frame, stage, source, sent_ns, time.monotonic_ns(), arrived_ns, size_bytes))

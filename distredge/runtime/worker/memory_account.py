@@ -137,7 +137,10 @@ class MemoryAccount:
 
 
 def arrays_bytes(plan: DevicePlan) -> int:
-    """Bytes of the arrays of a plan that contradicts nothing: buffers of all its frames, and packs of what it sends."""
+    """Bytes of the arrays of a plan that contradicts nothing: buffers of all its frames, and packs of what it sends.
+
+    With the room in which a picture is decoded, where one may come in its file.
+    """
     shared = shareable(plan)
     outputs = [buffer for segment in plan.segments for buffer in segment.outputs]
     inputs = [
@@ -147,7 +150,10 @@ def arrays_bytes(plan: DevicePlan) -> int:
         if segment.after < 0 and (segment.stage, buffer.tensor) not in shared
     ]
     packs = sum(box.size_bytes * (2 if is_packed(box.dtype) else 1) for m in plan.outgoing for box in m.boxes)
-    return (sum(buffer.box.size_bytes for buffer in (*inputs, *outputs)) + packs) * plan.slots
+    arrays = sum(buffer.box.size_bytes for buffer in (*inputs, *outputs)) + packs
+    if plan.picture is None:
+        return arrays * plan.slots
+    return (arrays + plan.picture.kept_bytes) * plan.slots + plan.picture.decoding_bytes
 
 
 def laid_out_anew(segment: SegmentPlan) -> frozenset[str]:

@@ -258,6 +258,10 @@ class WorkerState:
         self._running = None
         return self._fail(run.plan, run.frame, "engine", reason)
 
+    def picture_failed(self, plan: int, frame: int, reason: str) -> Report | None:
+        """The picture of a frame, which came in its file, cannot be decoded."""
+        return self._fail(plan, frame, "picture", reason)
+
     def send_failed(self, plan: int, frame: int, destination: int, reason: str) -> Report | None:
         """A message could not be handed over."""
         state = self._plans.get(plan)

@@ -11,7 +11,14 @@ from distredge.errors import ProtocolError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.checked_plan import check_peer, check_plan
-from distredge.runtime.protocol.device_plan import Buffer, DevicePlan, SegmentPlan, SourceMessage, TensorBox
+from distredge.runtime.protocol.device_plan import (
+    Buffer,
+    DevicePlan,
+    PicturePlan,
+    SegmentPlan,
+    SourceMessage,
+    TensorBox,
+)
 from tests.runtime.conftest import make_strategy
 
 KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
@@ -49,6 +56,39 @@ def test_plans_of_real_strategies_are_taken(graph, shares, boundary_first: bool)
     peers = [PeerAddress(name, f"memory://{name}:2", "") for name in deployment.devices]
     for index in deployment.busy:
         check_plan(deployment.device_plan(index, 1, 3, peers))
+
+
+PICTURE = PicturePlan("in", (4, 1), 0, "NHWC", "L", "bilinear", 100, "mark")
+HELD = replace(IN, shape=(1, 4, 1, 1), start=(0, 0, 0, 0), dtype="uint8")
+BOX = TensorBox("in", (0, 1, 0, 0), (1, 2, 1, 1), "jpeg")
+FILES = replace(
+    PLAN,
+    segments=(replace(PLAN.segments[0], inputs=(HELD,)), *PLAN.segments[1:]),
+    incoming=(SourceMessage(0, -1, 1, (BOX,), (-1,)), PLAN.incoming[1]),
+    picture=PICTURE,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"picture": None}, "the plan does not say how that becomes rows"),
+        ({"picture": replace(PICTURE, tensor="mid")}, "the plan does not say how that becomes rows"),
+        ({"picture": replace(PICTURE, interpolation="none")}, "interpolation: found 'none'"),
+        ({"picture": replace(PICTURE, crop=(2, 1))}, "lies outside"),
+        ({"picture": replace(PICTURE, crop=(1, 4), layout="NCHW")}, "lies outside"),
+        ({"segments": (replace(FILES.segments[0], inputs=(replace(HELD, dtype="float32"),)), *FILES.segments[1:])},
+         "are held as float32"),
+        ({"incoming": (replace(FILES.incoming[0], source=0), FILES.incoming[1])}, "which is not the requester"),
+        ({"incoming": (replace(FILES.incoming[0], boxes=(BOX, BOX), made_in=(-1, -1)), FILES.incoming[1])},
+         "rows of 2 tensors beside a picture"),
+        ({"outgoing": (_message(2, 1, 2, "mid", dtype="jpeg"), PLAN.outgoing[1])}, "are sent as 'jpeg'"),
+    ],
+)  # fmt: skip
+def test_pictures_in_their_files(changes: dict[str, Any], words: str) -> None:
+    check_plan(FILES)
+    with pytest.raises(ProtocolError, match=words):
+        check_plan(replace(FILES, **changes))
 
 
 def _segment(index: int, **changes: Any) -> dict[str, Any]:

@@ -174,3 +174,41 @@ def test_another_version_is_named() -> None:
     head[3] = 9
     with pytest.raises(r.VersionMismatch, match="speaks protocol 9, this is protocol 4; install the same version"):
         read_head(head)
+
+
+PICTURE = TensorBox("image", (0, 0, 3, 0), (1, 3, 70, 800), "jpeg")
+FILE = b"\xff\xd8\xff" + bytes(500)
+
+
+@pytest.mark.parametrize("rows", [70, 10])
+def test_a_picture_comes_in_its_file_or_as_rows(rows: int) -> None:
+    box = TensorBox("image", (0, 0, 3, 0), (1, 3, rows, 800), "jpeg")
+    form = rows_form([box])
+    assert form == rows_form([TensorBox(box.tensor, box.start, box.shape, "uint8")])
+    head = bytes(r.HEAD_BYTES)
+    assert r.read_file([head, FILE], [box], form) == FILE
+    plain = [bytes(size) for size in form.frames]
+    assert r.read_file(plain, [box], form) is None
+    assert sum(part.size for part in read_rows(plain, [box], form)) == 3 * rows * 800
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [bytes(r.HEAD_BYTES), FILE, b""],
+        [bytes(r.HEAD_BYTES + 1), FILE],
+        [bytes(r.HEAD_BYTES) + FILE],
+        [bytes(r.HEAD_BYTES), FILE[:3] + bytes(PICTURE.size_bytes)],
+        [bytes(r.HEAD_BYTES), b""],
+        [bytes(r.HEAD_BYTES), b"\x89PNG" + bytes(500)],
+    ],
+)
+def test_what_is_neither_a_file_nor_rows_is_refused(frames: list[bytes]) -> None:
+    form = rows_form([PICTURE])
+    with pytest.raises(ProtocolError):
+        _ = r.read_file(frames, [PICTURE], form) or read_rows(frames, [PICTURE], form)
+
+
+def test_no_file_stands_for_rows_that_are_no_picture() -> None:
+    box = TensorBox("image", PICTURE.start, PICTURE.shape, "uint8")
+    assert r.read_file([bytes(r.HEAD_BYTES), FILE], [box], rows_form([box])) is None

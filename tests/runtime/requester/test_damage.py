@@ -73,7 +73,7 @@ def test_damaged_rows_are_counted_and_dropped(cell: Cell, running, graph, strate
         if damage == "size":
             return [[*parts[:-1], parts[-1][:-1]]]
         if damage == "noise":
-            return [[b"DRE\x03\xff\xff", *parts[1:]]]
+            return [[b"DRE\x04\xff\xff", *parts[1:]]]
         if damage == "version":
             return [[b"DRE\x09" + parts[0][4:], *parts[1:]]]
         head = bytearray(parts[0])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distredge.errors import EngineError, PeerTimeout
+from distredge.errors import EngineError, ExecutionError, PeerTimeout
 from distredge.runtime.protocol.device_plan import SourceMessage
 from distredge.runtime.protocol.messages import Situation
 from distredge.runtime.requester.next_actions import (
@@ -132,7 +132,9 @@ def test_a_lost_worker_ends_all_frames_at_once(book: FrameBook) -> None:
     assert book.open_frames == ()
 
 
-@pytest.mark.parametrize(("kind", "error"), [("engine", EngineError), ("peer", PeerTimeout)])
+@pytest.mark.parametrize(
+    ("kind", "error"), [("engine", EngineError), ("picture", ExecutionError), ("peer", PeerTimeout)]
+)
 def test_a_workers_report_ends_its_frame(book: FrameBook, kind: str, error: type[Exception]) -> None:
     book.handle(Submitted(0, 0.0, 10.0))
     (fail,) = book.handle(FrameBroken(0, 1, kind, "no memory", 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import zlib
 from collections.abc import Iterator
@@ -12,20 +13,35 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from distredge.model.capture import from_onnx
+from distredge.model.preprocess import Preprocess
+from distredge.model.wires import is_file
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol import messages as m
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import DevicePlan
 from distredge.runtime.protocol.in_process_transport import InProcessNetwork
+from distredge.runtime.protocol.row_messages import HEAD_BYTES
 from distredge.runtime.weights import weight_messages
 from distredge.runtime.worker import data_plane
-from tests.runtime.conftest import DEVICES, Cell, make_strategy
+from distredge.strategy import InputSpec
+from tests.runtime.conftest import DEVICES, Cell, make_strategy, small_cnn
 from tests.runtime.worker.conftest import PATIENCE_S, Speaker, rows_of
 
 _NUMBERS = (-2, -1, 0, 1, 2, 3, 4, 5, 33, 255, 4095, 2**31 - 1, 2**62 - 1)
 _TEXTS = ("", "x", "a2", "r1", "m", "g#partial", "float16", "int64", "float32-packed", "alpha", "memory://beta:2")
+
+
+def _picture() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (120, 100), (90, 120, 30)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+PICTURE = _picture()
 
 
 class Somebody:
@@ -41,7 +57,11 @@ class Somebody:
     def rows(self, plan: DevicePlan) -> None:
         """Sends zeros for everything that a plan waits for in its first frame, and waits until it has run."""
         for message in plan.incoming:
-            self.data.send(rows_of(plan, message))
+            frames = rows_of(plan, message)
+            if is_file(message.boxes[0].dtype):
+                # In its file, which is as good as rows.
+                frames = [bytes(frames[0])[:HEAD_BYTES], PICTURE]
+            self.data.send(frames)
         # Between two looks at what came in one stage is run.
         for _ in range(len(plan.segments) + 2):
             self.data.send([m.encode(m.Echo(1, False))])
@@ -73,6 +93,15 @@ def workers() -> Iterator[Cell]:
 @pytest.fixture(scope="module")
 def somebody(workers: Cell) -> Somebody:
     return Somebody(workers)
+
+
+@pytest.fixture(scope="module")
+def of_pictures() -> Deployment:
+    """The same on pictures that may come in their files."""
+    graph = from_onnx(small_cnn(101, 81))
+    graph.preprocess = Preprocess((101, 81), 110, (127.0,) * 3, (1 / 128,) * 3)
+    strategy = make_strategy(graph, [(2, 1, 1), (1, 1, 2)])
+    return deploy(graph, strategy.replace(input=InputSpec("jpeg", len(PICTURE), 120 * 100)))
 
 
 def _plan(deployment: Deployment, number: int) -> DevicePlan:
@@ -118,6 +147,18 @@ def test_a_damaged_plan_is_refused_or_harmless(somebody: Somebody, deployment, s
     _try(somebody, deployment, seed, msgspec.msgpack.encode(plan))
 
 
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**60))
+def test_so_is_one_of_pictures_in_their_files(somebody: Somebody, of_pictures, seed: int) -> None:
+    rng = random.Random(seed)
+    plan = _plan(of_pictures, seed)
+    if rng.random() < 0.5:
+        plan = msgspec.structs.replace(plan, picture=_damage(rng, plan.picture))
+    else:
+        plan = _damage(rng, plan)
+    _try(somebody, of_pictures, seed, msgspec.msgpack.encode(plan))
+
+
 def _try(somebody: Somebody, deployment: Deployment, number: int, content: bytes) -> m.Situation | None:
     """Sends a plan, what it asks for, and rows of a frame; the worker must answer to the end.
 
@@ -140,8 +181,10 @@ def _try(somebody: Somebody, deployment: Deployment, number: int, content: bytes
     return situation
 
 
-def test_the_honest_plan_is_run(somebody: Somebody, deployment) -> None:
+@pytest.mark.parametrize("which", ["deployment", "of_pictures"])
+def test_the_honest_plan_is_run(somebody: Somebody, which: str, request: pytest.FixtureRequest) -> None:
     """What `_try` does reaches the end with it: it would find what is wrong."""
+    deployment = request.getfixturevalue(which)
     plan = _plan(deployment, 77)
     situation = _try(somebody, deployment, 77, msgspec.msgpack.encode(plan))
     assert situation is not None

@@ -26,7 +26,9 @@ from distredge.runtime.worker.memory_account import (
     machine_bytes,
     resident_bytes,
 )
+from distredge.strategy import InputSpec
 from tests.runtime.conftest import make_strategy
+from tests.runtime.photographs import sends_files, takes_photographs
 
 MB = 1_000_000
 
@@ -132,6 +134,19 @@ def test_arrays_are_counted_before_they_are_made(graph, shares, slots: int, pack
         buffers_bytes = sum(Slot(plan).size_bytes for _ in range(slots))
         packs_bytes = sum(message.size_bytes for message in plan.outgoing) * slots
         assert buffers_bytes + packs_bytes <= arrays_bytes(plan) <= buffers_bytes + packs_bytes * (1 + packed)
+
+
+def test_decoding_a_picture_is_counted() -> None:
+    graph = takes_photographs()
+    strategy = sends_files(graph)
+    rows = deploy(graph, strategy.replace(input=InputSpec("uint8")))
+    files = deploy(graph, strategy)
+    for index in files.busy:
+        added = [
+            arrays_bytes(files.device_plan(index, 1, n)) - arrays_bytes(rows.device_plan(index, 1, n)) for n in (1, 3)
+        ]
+        assert added[0] > 16 * files.picture.max_pixels
+        assert added[1] - added[0] == 2 * files.picture.kept_bytes
 
 
 def test_what_the_engine_is_fed_as_an_input_it_does_not_copy() -> None:

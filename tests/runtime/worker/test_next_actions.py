@@ -136,6 +136,15 @@ def test_a_failing_stage_is_reported_once_and_its_frame_stops(state: WorkerState
     assert state.next_run() == Run(5, 1, 0, 0)
 
 
+def test_a_picture_that_cannot_be_decoded_ends_its_frame_alone(state: WorkerState) -> None:
+    _arrives(state, 0, 0, -1)
+    assert state.picture_failed(5, 0, "torn") == Report(5, 0, "picture", "torn")
+    assert state.picture_failed(5, 0, "torn") is None
+    assert state.next_run() is None
+    _arrives(state, 1, 0, -1)
+    assert state.next_run() == Run(5, 1, 0, 0)
+
+
 @pytest.mark.parametrize(("destination", "name"), [(2, "'c'"), (-1, "the requester")])
 def test_a_failed_sending_is_reported(state: WorkerState, destination: int, name: str) -> None:
     _arrives(state, 0, 0, -1)
