@@ -102,7 +102,7 @@ def test_what_sends_no_pixels_is_refused(problem: Problem, planned: Strategy) ->
 def test_planning_anew_keeps_files_where_they_still_pay(problem: Problem, planned: Strategy, given: InputSpec) -> None:
     replanner = Replanner(problem, choose_input(problem, planned, given, insists=True).strategy, "offload")
     replanner(frozenset())
-    (_, strategy) = replanner.made[-1]
+    strategy = replanner.made[-1].strategy
     assert strategy.input == (given if given is SMALL else InputSpec("uint8"))
 
 
