@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from distredge.errors import EngineError, MissingDependency
+from distredge.errors import ConfigError, EngineError, MissingDependency
 from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine_folders import EngineFolders
@@ -110,7 +110,7 @@ class OnnxRuntimeEngine:
 
     Raises:
         MissingDependency: if onnxruntime is not installed.
-        EngineError: if this build has not the provider.
+        ConfigError: if this build has not the provider.
     """
 
     def __init__(
@@ -124,12 +124,13 @@ class OnnxRuntimeEngine:
         except ImportError:
             raise MissingDependency("onnxruntime", "to run models", "engine") from None
         if provider not in PROVIDERS:
-            raise EngineError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
+            raise ConfigError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
         available = onnxruntime.get_available_providers()
         if PROVIDERS[provider][0] not in available:
-            raise EngineError(
+            raise ConfigError(
                 f"this build of ONNX Runtime {onnxruntime.__version__} has no {PROVIDERS[provider][0]}; "
-                f"it has: {', '.join(available)}"
+                f"it has: {', '.join(available)}; for a GPU of the Jetson line install NVIDIA's build of ONNX Runtime, "
+                "elsewhere onnxruntime-gpu"
             )
         self._ort = onnxruntime
         self._threads = threads

@@ -92,8 +92,7 @@ class EngineProcess:
         """Lets it take up its ONNX Runtime.
 
         Raises:
-            ConfigError: if it has none.
-            EngineError: if that has not the provider.
+            ConfigError: if it has none, or that has not the provider.
         """
         try:
             folders = {"places": [str(place) for place in _places()], "prefix": self._prefix}
@@ -102,7 +101,7 @@ class EngineProcess:
             raise ConfigError(f"engine's Python: {error}") from error
         reason = answer["error"]
         if reason.startswith("ValueError"):
-            raise EngineError(f"ONNX Runtime under {self._python}: {reason.partition(': ')[2]}")
+            raise ConfigError(f"ONNX Runtime under {self._python}: {reason.partition(': ')[2]}")
         if reason:
             raise ConfigError(
                 f"engine's Python: no engine under {self._python}: {reason}; install numpy and onnxruntime for it"

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from distredge.errors import EngineError
+from distredge.errors import ConfigError, EngineError
 from distredge.model import AS_INPUT, constant_file
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine import Loaded
@@ -39,8 +39,7 @@ class OldPythonEngine:
         folders: where TensorRT keeps what it has built; None: nowhere.
 
     Raises:
-        ConfigError: if there is no such interpreter, or no engine under it.
-        EngineError: if its ONNX Runtime has not the provider.
+        ConfigError: if there is no such interpreter, no engine under it, or its ONNX Runtime has not the provider.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class OldPythonEngine:
         folders: EngineFolders | None = None,
     ) -> None:
         if provider not in PROVIDERS:
-            raise EngineError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
+            raise ConfigError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
         self._python = python
         self._threads = threads
         self._wanted = PROVIDERS[provider]

@@ -320,7 +320,7 @@ def test_a_system_without_memory_that_can_be_shared(monkeypatch) -> None:
 
 
 def test_a_provider_that_it_has_not() -> None:
-    with pytest.raises(EngineError, match=r"it has no TensorrtExecutionProvider; it has: .*CPUExecutionProvider"):
+    with pytest.raises(ConfigError, match=r"it has no TensorrtExecutionProvider; it has: .*CPUExecutionProvider"):
         OldPythonEngine(sys.executable, provider="tensorrt")
 
 
