@@ -10,7 +10,8 @@ at once; it ends when they close. On either::
     start    threads, providers [name, ...], and of the folders that it makes: places [path, ...], prefix; first of all;
              the answer has python, runtime, and providers that are there
     load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
-             fed [array, ...]    and memory
+             fed [array, ...], profile (whether kernels are timed)    and memory
+    profile  model: ends its timing; the answer has events, what ONNX Runtime noted of each kernel in order
     map      region (a number)    and memory
     bind     run (a number), model, inputs [array, ...], outputs [array, ...]    and memory
     run      run
@@ -38,13 +39,19 @@ CUDA = "CUDAExecutionProvider"
 
 
 class _Model:
-    """A session, the constants that it is fed with, where they are besides, and what holds their memory."""
+    """A session, the constants that it is fed with, where they are besides, and what holds their memory.
 
-    def __init__(self, session: Any, fed: Dict[str, Any], on_device: Dict[str, Any], memory: mmap.mmap) -> None:
+    Where its kernels are timed `timed` is the folder that they are noted in.
+    """
+
+    def __init__(
+        self, session: Any, fed: Dict[str, Any], on_device: Dict[str, Any], memory: mmap.mmap, timed: str
+    ) -> None:
         self.session = session
         self.fed = fed
         self.on_device = on_device
         self.memory = memory
+        self.timed = timed
 
 
 class Host:
@@ -104,6 +111,11 @@ class Host:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        timed = ""
+        if message.get("profile"):
+            timed = self._write(memory, {})
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(timed, "kernels")
         folder = self._write(memory, dict(message["files"], **{"model.onnx": message["content"]}))
         providers = [(name, chosen) for name, chosen in message["providers"]]
         try:
@@ -115,7 +127,16 @@ class Host:
         on_device = {}
         if CUDA in session.get_providers():
             on_device = {name: self._runtime.OrtValue.ortvalue_from_numpy(fed[name], "cuda", 0) for name in fed}
-        self._models[message["model"]] = _Model(session, fed, on_device, memory)
+        self._models[message["model"]] = _Model(session, fed, on_device, memory, timed)
+
+    def _profile(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        model = self._models[message["model"]]
+        try:
+            with open(model.session.end_profiling()) as file:
+                noted = json.load(file)
+        finally:
+            shutil.rmtree(model.timed, ignore_errors=True)
+        return {"events": [event for event in noted if event.get("cat") == "Node"]}
 
     def _write(self, memory: mmap.mmap, files: Dict[str, List[int]]) -> str:
         """Writes files into a new folder: every version of ONNX Runtime reads a model's constants from beside it."""
@@ -172,8 +193,10 @@ class Host:
     def _forget(self, message: Dict[str, Any]) -> None:
         for run in message["runs"]:
             self._runs.pop(run, None)
-        for model in message["models"]:
-            self._models.pop(model, None)
+        for number in message["models"]:
+            model = self._models.pop(number, None)
+            if model is not None and model.timed:
+                shutil.rmtree(model.timed, ignore_errors=True)
         for region in message["regions"]:
             self._regions.pop(region, None)
 

@@ -136,6 +136,18 @@ class EngineProcess:
         if reason:
             raise EngineError(f"{self._told()} refuses the sub-model: {_brief(reason)}")
 
+    def profile(self, number: int, limit_s: float) -> list[dict[str, Any]]:
+        """Ends the timing of a model's kernels; returns what ONNX Runtime noted of each, in order.
+
+        Raises:
+            EngineError: if that fails, or it is no more.
+        """
+        answer = self._ask(self._loading, {"do": "profile", "model": number}, None, limit_s)
+        if answer["error"]:
+            raise EngineError(f"{self._told()} tells no kernels' times: {_brief(answer['error'])}")
+        events: list[dict[str, Any]] = answer["events"]
+        return events
+
     def run(self, number: int) -> None:
         """Lets it run what was bound.
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from distredge.errors import ConfigError, EngineError
+from distredge.errors import ConfigError
 from distredge.model import AS_INPUT, constant_file
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine import Loaded
@@ -94,6 +94,13 @@ class OldPythonEngine:
 
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Loads a sub-model; the constants (d0, d1, ...) are as `Engine.load` says."""
+        return self._load(model, weights, timed=False)
+
+    def load_timed(self, model: bytes, weights: Mapping[str, Array]) -> OldPythonLoaded:
+        """Loads a sub-model whose kernels are timed until `end_timing`; the constants (d0, d1, ...) as for `load`."""
+        return self._load(model, weights, timed=True)
+
+    def _load(self, model: bytes, weights: Mapping[str, Array], timed: bool) -> OldPythonLoaded:
         with self._lock:
             if self._process.reason and not self._closed:
                 self._process.end()
@@ -113,11 +120,12 @@ class OldPythonEngine:
             "content": [content, content + len(model)],
             "files": {constant_file(name): [start, start + weights[name].nbytes] for name, start in places.items()},
             "fed": fed,
+            "profile": timed,
         }
         with memory.made() as descriptor:
             process.load(message, descriptor, self._load_s)
             os.ftruncate(descriptor, fed_bytes)
-        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory)
+        loaded = OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory)
         weakref.finalize(loaded, process.forget, "models", number).atexit = False
         return loaded
 
@@ -142,7 +150,7 @@ class OldPythonEngine:
         return made
 
 
-class _OldPythonLoaded:
+class OldPythonLoaded:
     """A sub-model in the other process; `fed` has the constants that it is fed, which so count as this process's."""
 
     def __init__(
@@ -165,6 +173,14 @@ class _OldPythonLoaded:
     def lives(self) -> bool:
         """Whether its process is there, as far as is known."""
         return not self._process.reason
+
+    def end_timing(self) -> list[dict[str, Any]]:
+        """Ends the timing of its kernels, where it was loaded so; returns what ONNX Runtime noted of each, in order.
+
+        Raises:
+            EngineError: if that fails.
+        """
+        return self._process.profile(self._number, self._load_s)
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`. Those that do not lie in the engine's `room` are copied for each run."""
