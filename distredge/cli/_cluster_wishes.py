@@ -11,6 +11,7 @@ from distredge.cli._common import check_writable
 from distredge.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
+    from distredge.cluster_file import Provider
     from distredge.remote.look import Found
     from distredge.remote.ssh import Destination
 
@@ -29,12 +30,18 @@ _MODELS: Final = {
 
 
 class Wanted(NamedTuple):
-    """What is said of a board: its name (None: its host's), where ssh finds it, its worker's address, its profile."""
+    """What is said of a board.
+
+    Its name (None: its host's), where ssh finds it, its worker's address, its profile, the older Python in which its
+    engine runs, and what computes.
+    """
 
     name: str | None
     destination: Destination
     address: str | None = None
     profile: str | None = None
+    engine_python: str | None = None
+    provider: Provider = "cpu"
 
 
 class Wishes(NamedTuple):
@@ -143,6 +150,7 @@ def name_boards(wishes: Wishes, looked: Mapping[Wanted, Found], known: tuple[Boa
     from distredge.remote.ssh import host_name
 
     taken = {board.name: board.ssh for board in known}
+    written = {board.name: board for board in known}
     made = []
     places = {board: board.address or host_name(board.destination, wishes.ssh_option) for board in looked}
     for board, found in looked.items():
@@ -157,7 +165,11 @@ def name_boards(wishes: Wishes, looked: Mapping[Wanted, Found], known: tuple[Boa
         taken[name] = board.destination.text
         beside = sum(place_of(place) == place_of(places[board]) for place in places.values())
         threads = wishes.threads or max(1, found.cores // beside)
-        made.append(Named(name, board, found, places[board], threads))
+        wanted = board
+        if name in written:
+            lines = written[name]
+            wanted = board._replace(engine_python=lines.engine_python, provider=lines.provider)
+        made.append(Named(name, wanted, found, places[board], threads))
     return made
 
 

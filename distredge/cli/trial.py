@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distredge.cluster import Cluster
-    from distredge.cluster_file import BoardEntries
+    from distredge.cluster_file import BoardEntries, BoardEntry
     from distredge.model.graph import Graph
     from distredge.problem import Problem
     from distredge.profiles.compute import ComputeProfile
@@ -143,7 +143,6 @@ def _profiles(
 ) -> tuple[dict[str, ComputeProfile], dict[str, str]]:
     """Fresh profiles by device, and why others have none."""
     from distredge.remote.fleet import each
-    from distredge.remote.measuring import measure_profile
     from distredge.runtime.hosting.boards import is_local
 
     if is_local(made, made.names):
@@ -154,9 +153,15 @@ def _profiles(
         return {}, dict.fromkeys(made.names, "the cluster file names no ssh: its own profile holds")
     done = each(
         at.done,
-        lambda name, board: _read(measure_profile(board, name, (model,), boards.device(name).threads, _PROFILE_S)),
+        lambda name, board: _read(_measured(board, boards.device(name), model)),
     )
     return dict(done.done), {**at.failed, **done.failed}
+
+
+def _measured(board: Board, entry: BoardEntry, model: str) -> bytes:
+    from distredge.remote.measuring import measure_profile
+
+    return measure_profile(board, entry.name, (model,), entry.threads, _PROFILE_S, entry.provider, entry.engine_python)
 
 
 def _read(content: bytes) -> ComputeProfile:

@@ -147,7 +147,9 @@ class Found:
                 f"its Python {version} makes no virtual environments: run there sudo apt install python{version}-venv"
             )
         versions = ", ".join(".".join(map(str, python.version)) for python in self.pythons) or "none"
-        advice = "; on this JetPack use the container of Dockerfile.jetpack" if self.l4t else "; install one"
+        advice = "; install one"
+        if self.l4t:
+            advice += " beside this JetPack's, which --engine-python NAME=PATH then names, or use Dockerfile.jetpack"
         return f"found Python {versions}, accepted: {wanted} or newer{advice}"
 
     def in_words(self) -> str:

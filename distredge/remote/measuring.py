@@ -30,7 +30,7 @@ REPEATS: Final = 5
 # A board keeps its profile: the same command then has nothing left to do. One that does not fit any more is left.
 _SCRIPT: Final = """
 cd {home} || exit 1
-run() {{ venv/bin/distredge profile run --quick {models} --threads {threads} --name {name} --out {file} "$@"; }}
+run() {{ venv/bin/distredge profile run --quick {models} --threads {threads}{engine} --name {name} --out {file} "$@"; }}
 said=profile.said.$$
 trap 'rm -f $said; exit 1' TERM
 run >/dev/null 2>$said; code=$?
@@ -49,21 +49,36 @@ class LinkMeasured:
     rtt_s: float
 
 
-def profile_script(name: str, models: Sequence[str], threads: int) -> str:
+def profile_script(
+    name: str, models: Sequence[str], threads: int, provider: str = "cpu", engine_python: str | None = None
+) -> str:
     """The script that measures a board's quick profile.
 
     Args:
         name: of the profile.
         models: of the zoo.
         threads: of the engine.
+        provider: what computes.
+        engine_python: older Python in which the engine runs; None: the worker's own.
     """
+    engine = [*(["--provider", provider] if provider != "cpu" else [])]
+    engine += ["--engine-python", engine_python] if engine_python is not None else []
     options = shlex.join([part for model in models for part in ("--model", model)])
     return _SCRIPT.format(
-        home=HOME, models=options, threads=threads, name=shlex.quote(name), file=shlex.quote(_file(name, threads))
-    )
+        home=HOME, models=options, threads=threads, engine="".join(f" {shlex.quote(word)}" for word in engine),
+        name=shlex.quote(name), file=shlex.quote(_file(name, threads)),
+    )  # fmt: skip
 
 
-def measure_profile(board: Board, name: str, models: Sequence[str], threads: int, limit_s: float = PROFILE_S) -> bytes:
+def measure_profile(
+    board: Board,
+    name: str,
+    models: Sequence[str],
+    threads: int,
+    limit_s: float = PROFILE_S,
+    provider: str = "cpu",
+    engine_python: str | None = None,
+) -> bytes:
     """Measures a quick profile on a board; returns its file.
 
     Args:
@@ -72,12 +87,14 @@ def measure_profile(board: Board, name: str, models: Sequence[str], threads: int
         models: of the zoo.
         threads: of the engine.
         limit_s: within which it is there.
+        provider: what computes.
+        engine_python: older Python in which the engine runs; None: the worker's own.
 
     Raises:
         SshError: if the connection is lost or it takes too long.
         ExecutionError: with what the board says, if it cannot be measured.
     """
-    done = board.work(profile_script(name, models, threads), timeout_s=limit_s)
+    done = board.work(profile_script(name, models, threads, provider, engine_python), timeout_s=limit_s)
     if not done.ok:
         raise ExecutionError(f"{board.destination.text}: cannot measure a profile: {done.said.removeprefix('error: ')}")
     content = board.run(f"cat {HOME}/{shlex.quote(_file(name, threads))}").stdout

@@ -8,7 +8,7 @@ at once; it ends when they close. On either::
     bytes 8..    a JSON object: `do` and what that needs; answered by another one, whose `error` is empty if it was done
 
     start    threads, providers [name, ...], and of the folders that it makes: places [path, ...], prefix; first of all;
-             the answer has python, runtime, and providers that are there
+             the answer has python, numpy, runtime, providers that are there, and all that are available
     load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
              fed [array, ...], profile (whether kernels are timed)    and memory
     profile  model: ends its timing; the answer has events, what ONNX Runtime noted of each kernel in order
@@ -101,7 +101,9 @@ class Host:
             raise ValueError(f"it has no {wanted[0]}; it has: {', '.join(available)}")
         return {
             "python": sys.version.split()[0],
+            "numpy": numpy.__version__,
             "runtime": onnxruntime.__version__,
+            "available": available,
             "providers": [name for name in wanted if name in available],
         }
 

@@ -74,6 +74,11 @@ class OldPythonEngine:
         return tuple(self._process.about["providers"])
 
     @property
+    def about(self) -> Mapping[str, Any]:
+        """What the process says of itself: `python`, `numpy`, `runtime` (versions), `available` (all providers)."""
+        return self._process.about
+
+    @property
     def threads(self) -> int:
         """Threads inside an operator."""
         return self._threads
