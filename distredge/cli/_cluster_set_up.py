@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +76,14 @@ def set_up(wishes: Wishes) -> None:
         _ask(wishes, named, wheel)
         with progress(list(links)) as tell:
             by_name = {board.name: board for board in named}
-            done = each(links, lambda name, board: _set_up_one(wishes, by_name[name], board, wheel, tell, known))
+            # Workers of one computer would disturb each other's profiles.
+            turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+            def one(name: str, board: Board) -> BoardLines:
+                with turns[by_name[name].found.boot or name]:
+                    return _set_up_one(wishes, by_name[name], board, wheel, tell, known)
+
+            done = each(links, one)
         say_failed(done.failed)
         failed |= done.failed
         lines = _merged(known, {name: done.done[name] for name in links if name in done.done})

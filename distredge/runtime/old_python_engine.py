@@ -101,11 +101,11 @@ class OldPythonEngine:
         """Loads a sub-model; the constants (d0, d1, ...) are as `Engine.load` says."""
         return self._load(model, weights, timed=False)
 
-    def load_timed(self, model: bytes, weights: Mapping[str, Array]) -> OldPythonLoaded:
+    def load_timed(self, model: bytes, weights: Mapping[str, Array]) -> _OldPythonLoaded:
         """Loads a sub-model whose kernels are timed until `end_timing`; the constants (d0, d1, ...) as for `load`."""
         return self._load(model, weights, timed=True)
 
-    def _load(self, model: bytes, weights: Mapping[str, Array], timed: bool) -> OldPythonLoaded:
+    def _load(self, model: bytes, weights: Mapping[str, Array], timed: bool) -> _OldPythonLoaded:
         with self._lock:
             if self._process.reason and not self._closed:
                 self._process.end()
@@ -130,7 +130,7 @@ class OldPythonEngine:
         with memory.made() as descriptor:
             process.load(message, descriptor, self._load_s)
             os.ftruncate(descriptor, fed_bytes)
-        loaded = OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory)
+        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory)
         weakref.finalize(loaded, process.forget, "models", number).atexit = False
         return loaded
 
@@ -155,7 +155,7 @@ class OldPythonEngine:
         return made
 
 
-class OldPythonLoaded:
+class _OldPythonLoaded:
     """A sub-model in the other process; `fed` has the constants that it is fed, which so count as this process's."""
 
     def __init__(

@@ -173,6 +173,41 @@ def test_a_board_whose_engine_runs_under_an_older_python(
         distredge(tmp_path, "cluster", "stop", "c.toml")
 
 
+# Measures nothing; notes when it begins and ends, and waits for whom it is told to meet.
+_MEASURES = """#!/bin/sh
+log={log}
+echo "begin $HOME" >> "$log"
+for meets in {meets}; do
+    left=300
+    until grep -q "begin .*/$meets$" "$log"; do
+        left=$((left - 1)); [ $left -gt 0 ] || {{ echo "error: $meets was not measured meanwhile" >&2; exit 1; }}
+        sleep 0.1
+    done
+done
+sleep 0.5  # so that another one that is measured meanwhile shows
+while [ "$1" != --out ]; do shift; done
+echo '{{}}' > "$2"
+echo "end $HOME" >> "$log"
+"""
+
+
+def test_workers_of_one_computer_are_measured_one_after_the_other_and_computers_beside_each_other(
+    tmp_path: Path, installed: Make  # noqa: F811
+) -> None:  # fmt: skip
+    log = tmp_path / "measured.log"
+    for name, meets in (("one", "far"), ("two", ""), ("far", "one")):
+        home = installed(name)
+        (home / HOME / "venv" / "bin" / "distredge").write_text(_MEASURES.format(log=log, meets=meets))
+        if name == "far":
+            other = '#!/bin/sh\ncase $1 in *boot_id) echo another;; *) exec /bin/cat "$@";; esac\n'
+            program(home, "cat", other)
+    told = ("cluster", "init", "c.toml", "pi@one", "pi@two", "pi@far", "--no-probe", "--yes")
+    done = distredge(tmp_path, *told)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("/")[0].strip() for line in log.read_text().splitlines() if not line.endswith("/far")]
+    assert lines == ["begin", "end"] * 2
+
+
 def test_nobody_is_asked_where_there_is_no_terminal(tmp_path: Path, installable: Make) -> None:  # noqa: F811
     home = installable("nano-0")
     done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0")
