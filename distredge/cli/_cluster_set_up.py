@@ -113,7 +113,7 @@ def _ask(wishes: Wishes, named: list[Named], wheel: Wheel) -> None:
     if not lacking:
         return
     click.echo(
-        f"installs distredge {wheel.version} and what a worker needs (some 270 MB, by pip) into ~/{HOME} on: "
+        f"installs distredge {wheel.version} and what a worker needs (some 240 MB, by pip) into ~/{HOME} on: "
         f"{', '.join(lacking)}; --dry-run prints the commands",
         err=True,
     )

@@ -1,7 +1,8 @@
 """Installing on a board: a virtual environment of its own, made anew for every wheel and taken into use when whole.
 
 `~/.local/share/distredge/venv` leads to the environment in use, `venvs/WHEEL` beside it. One that fails on the way, or
-whose installer is gone, is removed, and what was in use before stays so.
+whose installer is gone, is removed, and what was in use before stays so. The one before that is kept, and those from
+which a process runs; others go.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ if [ ! -e "$place/distredge-installed" ]; then
     trap 'wait; undo "ended on the way; what was installed is removed"' TERM INT HUP
     rm -rf "$place"
     {python} -m venv "$place" 9>&- || undo "no virtual environment could be made"
-    "$place/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \\
+    # Compiled is what a worker imports, by importing it below; all that comes with it would take a fifth more space.
+    "$place/bin/python" -m pip install --no-compile --no-input --disable-pip-version-check --progress-bar off \\
         "$wheel/{name}"{extra} 9>&- || undo "pip failed"
-    "$place/bin/python" -c 'import distredge.runtime.worker.worker, zmq{engine}' 9>&- || undo "does not run here"
+    unset PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX
+    "$place/bin/python" -c 'import distredge.cli.main, distredge.cli.worker, distredge.runtime.worker.worker{engine}' \\
+        9>&- || undo "does not run here"
     printf 'version=%s\\nwheel=%s\\nengine=%s\\n' {version} {sha256} {has_engine} > "$place/distredge-installed"
     trap - TERM INT HUP
 fi
@@ -39,7 +43,9 @@ rm -rf "$wheel"
 before=$(readlink {home}/venv)
 ln -sfn "venvs/{key}" {home}/venv
 for other in {home}/venvs/*; do
-    case ${{other##*/}} in {key}|"${{before##*/}}"|lock) ;; *) rm -rf "$other";; esac
+    case ${{other##*/}} in {key}|"${{before##*/}}"|lock) continue;; esac
+    # A worker that was not started again since, or is of another cluster, still loads from its own.
+    grep -qsF "/venvs/${{other##*/}}/" /proc/[0-9]*/cmdline /proc/[0-9]*/maps || rm -rf "$other"
 done
 """
 
