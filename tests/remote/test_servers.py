@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,19 +21,14 @@ import pytest
 from distredge.remote.look import HOME
 from distredge.remote.ssh import SshError, connections, read_destination
 from tests.remote.conftest import ROOT
+from tests.remote.sshd import Servers, as_boards, free_port, user
 from tests.runtime.commands.conftest import ports  # noqa: F401
 
-SSHD = Path("/usr/sbin/sshd")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not SSHD.exists(), reason="there is no sshd here: apt install openssh-server"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-class Servers(NamedTuple):
-    """Boards: where each is, its home, and what `ssh` must be told to get in."""
+class Boards(NamedTuple):
+    """Where each is, its home, and what `ssh` must be told to get in."""
 
     destinations: dict[str, str]
     homes: dict[str, Path]
@@ -42,66 +36,17 @@ class Servers(NamedTuple):
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
+def servers(tmp_path: Path) -> Iterator[Boards]:
     """Two ssh servers that let this user in with one key."""
-    folder = tmp_path / "servers"
-    folder.mkdir(mode=0o700)
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    for name in ("host", "id"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    (folder / "authorized").write_bytes((folder / "id.pub").read_bytes())
-    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    made = Servers(tmp_path / "servers")
     destinations, homes = {}, {}
     with contextlib.ExitStack() as stack:
         for name in ("one", "two"):
-            homes[name] = folder / name
+            homes[name] = made.folder / name
             homes[name].mkdir()
-            port = _free_port()
-            server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(_config(folder, name, port))], stderr=-3)
-            stack.callback(server.wait, 20)
-            stack.callback(server.terminate)
-            _wait_for(port, server)
-            destinations[name] = f"{user}@127.0.0.1:{port}"
-        told = (
-            f"IdentityFile={folder / 'id'}", "IdentitiesOnly=yes", "StrictHostKeyChecking=accept-new",
-            f"UserKnownHostsFile={folder / 'known'}",
-        )  # fmt: skip
-        yield Servers(destinations, homes, told)
-
-
-def _config(folder: Path, name: str, port: int) -> Path:
-    """Of a server whose sessions have a folder as their home, and find packages as this process does."""
-    kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_", "UV_")) and not set(v) & set(' "\\')}
-    kept |= {"HOME": str(folder / name), "PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin"}
-    path = folder / f"{name}.config"
-    path.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\nUsePAM no\nStrictModes no\n"
-        f"AuthorizedKeysFile {folder / 'authorized'}\nPermitRootLogin yes\n"
-        "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f"SetEnv {' '.join(f'{key}={value}' for key, value in kept.items())}\n"
-        'ForceCommand cd "$HOME" && exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
-    )
-    return path
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    until_s = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert server.poll() is None
-            assert time.monotonic() < until_s
-            time.sleep(0.05)
+            port = stack.enter_context(made.started(name, as_boards(homes[name])))
+            destinations[name] = f"{user()}@127.0.0.1:{port}"
+        yield Boards(destinations, homes, made.options)
 
 
 @pytest.fixture
@@ -128,14 +73,14 @@ def _done(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 
 def test_from_bare_boards_to_a_deploy(
-    servers: Servers, command: Callable[..., subprocess.Popen[str]], ports: list[int]  # noqa: F811
+    servers: Boards, command: Callable[..., subprocess.Popen[str]], ports: list[int]  # noqa: F811
 ) -> None:  # fmt: skip
     ssh = tuple(part for option in servers.options for part in ("--ssh-option", option))
     boards = [f"{name}={where}" for name, where in servers.destinations.items()]
     where = [f"--address={name}=127.9.8.{1 + k}:{ports[2 * k]}" for k, name in enumerate(servers.destinations)]
     told = ("cluster", "init", "c.toml", *boards, *where, "--model", "squeezenet1.1", "--yes", *ssh)
     # A third one at which nobody listens stops neither of the others.
-    out, err = _done(command(*told, f"gone=pi@127.0.0.1:{_free_port()}", "--json"), 1)
+    out, err = _done(command(*told, f"gone=pi@127.0.0.1:{free_port()}", "--json"), 1)
     assert json.loads(out)["devices"] == ["one", "two"]
     assert "gone (pi@127.0.0.1:" in err
     assert "it refuses the connection" in err
@@ -171,7 +116,7 @@ def test_from_bare_boards_to_a_deploy(
 
 
 def test_an_interrupted_installation_leaves_nothing(
-    servers: Servers, command: Callable[..., subprocess.Popen[str]]
+    servers: Boards, command: Callable[..., subprocess.Popen[str]]
 ) -> None:
     ssh = tuple(part for option in servers.options for part in ("--ssh-option", option))
     process = command("cluster", "init", "c.toml", f"one={servers.destinations['one']}", "--yes", *ssh)
@@ -191,7 +136,7 @@ def test_an_interrupted_installation_leaves_nothing(
     assert not (servers.homes["one"] / HOME / "venv").exists()
 
 
-def test_why_a_server_cannot_be_reached(servers: Servers, tmp_path: Path) -> None:
+def test_why_a_server_cannot_be_reached(servers: Boards, tmp_path: Path) -> None:
     where = read_destination(servers.destinations["one"])
     known = next(option for option in servers.options if option.startswith("UserKnownHostsFile"))
     other = tmp_path / "other"
