@@ -73,7 +73,8 @@ def test_hparams_come_back(tmp_path: Path) -> None:
         writer.summary(hparams.session_end(False, 2.0))
     content = _read(tmp_path).PluginTagToContent("hparams")
     columns = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    assert [(info.name, info.type) for info in columns.hparam_infos] == [("algo", 1), ("tau", 3), ("as_published", 2)]
+    kinds = [("algo", 1), ("tau", 3), ("as_published", 2), ("file", 1)]
+    assert [(info.name, info.type) for info in columns.hparam_infos] == kinds
     assert [info.name.tag for info in columns.metric_infos] == ["hparam/x"]
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     assert (start.hparams["algo"].string_value, start.hparams["tau"].number_value) == ("ddpg", 0.05)

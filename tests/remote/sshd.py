@@ -86,6 +86,36 @@ class Servers:
             process.wait(START_S)
 
 
+PASSWORD = "sesame, open"
+
+
+def with_password(folder: Path) -> tuple[str, ...]:
+    """What runs a server that finds `PASSWORD` to be this user's: it alone sees another /etc/shadow; or skips.
+
+    Args:
+        folder: takes that file.
+    """
+    if os.getuid() != 0:
+        pytest.skip("a server compares passwords as root alone")
+    made = subprocess.run(
+        ["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"openssl makes no hash of a password: {made.stderr.strip()}")
+    lines = [line.split(":") for line in Path("/etc/shadow").read_text().splitlines()]
+    shadow = folder / "shadow"
+    shadow.touch(0o600)
+    shadow.write_text(
+        "".join(":".join([n, made.stdout.strip() if n == user() else "*", *r]) + "\n" for n, _, *r in lines)
+    )
+    script = f'mount --bind {shadow} /etc/shadow && exec "$@"'
+    prefix = ("unshare", "--mount", "sh", "-c", script, "sh")
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"a server cannot be given passwords of its own here: {tried.stderr.strip()}")
+    return prefix
+
+
 def as_boards(home: Path) -> tuple[str, ...]:
     """Lines of a server whose sessions have a folder as their home, and find packages as this process does."""
     kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_", "UV_")) and not set(v) & set(' "\\')}

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +24,7 @@ import pytest
 from distredge.remote.look import HOME
 from distredge.remote.ssh import SshError, connections, read_destination
 from tests.remote.conftest import ROOT
-from tests.remote.sshd import Servers, as_boards, free_port, user
+from tests.remote.sshd import PASSWORD, Servers, as_boards, free_port, user, with_password
 from tests.runtime.commands.conftest import ports  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -156,3 +159,100 @@ def test_why_a_server_cannot_be_reached(servers: Boards, tmp_path: Path) -> None
         with pytest.raises(SshError, match="ssh-keygen -R") as caught:
             board_at(where, servers.options).login(may_ask=False)
         assert caught.value.reason == "changed key"
+
+
+class Typed(NamedTuple):
+    """What a command that had a terminal ended with: its exit code, what was shown, whether typing shows again."""
+
+    returncode: int
+    shown: str
+    echoes: bool
+
+
+def _at_a_terminal(folder: Path, code: str, args: Sequence[str], types: Sequence[str]) -> Typed:
+    """Runs Python at a terminal, and types a line whenever it is asked something; none left: nothing."""
+    master, terminal = pty.openpty()
+    answers, shown = list(types), b""
+    # The terminal is the session's, so that ssh finds it as /dev/tty.
+    own = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    process = subprocess.Popen(
+        [sys.executable, "-c", own + code, *args], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    until_s = time.monotonic() + 120
+    asked = 0
+    try:
+        while process.poll() is None or select.select([master], [], [], 0)[0]:
+            assert time.monotonic() < until_s, shown
+            if select.select([master], [], [], 0.1)[0]:
+                shown += os.read(master, 65536)
+            if shown.count(b"password:") + shown.count(b"[y/N]:") > asked:
+                asked += 1
+                if answers:
+                    # Echo is off by then: ssh turns it off before it asks.
+                    os.write(master, answers.pop(0).encode() + b"\n")
+        echoes = bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(terminal)
+    return Typed(process.returncode, shown.decode(errors="replace"), echoes)
+
+
+@pytest.fixture
+def asking(tmp_path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """A board that takes a password and no key: where it is, and what `ssh` must be told."""
+    made = Servers(tmp_path / "servers")
+    home = made.folder / "one"
+    home.mkdir()
+    prefix = with_password(made.folder)
+    with made.started("one", as_boards(home), prefix=prefix, password=True) as port:
+        yield f"{user()}@127.0.0.1:{port}", made.options[2:]
+
+
+_INIT = "from distredge.cli.main import main; main()"
+
+
+def _init_words(where: str, options: tuple[str, ...]) -> tuple[str, ...]:
+    ssh = tuple(part for option in options for part in ("--ssh-option", option))
+    return ("cluster", "init", "c.toml", f"one={where}", "--no-profile", "--no-probe", *ssh)
+
+
+@pytest.mark.parametrize(
+    ("types", "told"),
+    [
+        (("nonsense", PASSWORD, "n"), "Install? [y/N]: n"),  # at the second time it is right, and it goes on
+        (("a", "b", "c"), "it refuses the login: no key or password that it accepts"),
+    ],
+)
+def test_a_password_is_typed(
+    asking: tuple[str, tuple[str, ...]], tmp_path: Path, types: tuple[str, ...], told: str
+) -> None:
+    said = _at_a_terminal(tmp_path, _INIT, _init_words(*asking), types)
+    assert told in said.shown
+    assert said.returncode != 0, said.shown
+    assert said.shown.count("password:") == len(types) - types.count("n")
+    assert said.echoes
+    assert not (tmp_path / "c.toml").exists()
+    assert PASSWORD not in said.shown
+
+
+@pytest.mark.parametrize("more", [(), ("--batch",)])
+def test_where_nobody_can_type_a_password_nobody_is_asked(
+    asking: tuple[str, tuple[str, ...]], command: Callable[..., subprocess.Popen[str]], more: tuple[str, ...]
+) -> None:
+    _, err = _done(command(*_init_words(*asking), "--yes", *more), 1)
+    assert "it refuses the login" in err
+    assert "ssh-copy-id -p" in err
+    assert "password:" not in err
+
+
+def test_a_password_that_nobody_types_is_not_waited_for_for_ever(
+    asking: tuple[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    code = f"from distredge.remote import ssh; ssh.CONNECT_S = ssh.PASSWORD_S = 2.0; {_INIT}"
+    said = _at_a_terminal(tmp_path, code, _init_words(*asking), ())
+    assert "no login within 4 s" in said.shown
+    assert said.returncode == 1
+    assert said.echoes, "the terminal shows what is typed as before"
