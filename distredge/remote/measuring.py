@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from distredge.cluster_file import BoardEntries
-from distredge.errors import ExecutionError
+from distredge.errors import ExecutionError, PeerTimeout
 from distredge.network_addresses import tcp
 from distredge.remote.look import HOME
 from distredge.remote.ssh import Board
@@ -106,7 +108,7 @@ def measure_profile(
 
 
 def measure_links(
-    peers: Sequence[PeerAddress], keys: Keys, tell: Callable[[str], None] | None = None
+    peers: Sequence[PeerAddress], keys: Keys, tell: Callable[[str], None] | None = None, limit_s: float = math.inf
 ) -> tuple[dict[str, tuple[LinkMeasured, LinkMeasured]], dict[str, str]]:
     """Measures the links between here and workers that run and are idle, one after the other.
 
@@ -114,18 +116,20 @@ def measure_links(
         peers: the workers.
         keys: the requester's.
         tell: told the name that is measured.
+        limit_s: for all of them together; those that it does not suffice for are among what went wrong.
 
     Returns:
         Worker -> its uplink and its downlink; worker -> what went wrong.
     """
     found: dict[str, tuple[LinkMeasured, LinkMeasured]] = {}
     failed: dict[str, str] = {}
+    until_s = time.monotonic() + limit_s
     with contextlib.closing(ZmqNetwork(keys.for_requester())) as network:
         for peer in peers:
             if tell is not None:
                 tell(peer.name)
             try:
-                found[peer.name] = (_one(network, peer, back=True), _one(network, peer, back=False))
+                found[peer.name] = (_one(network, peer, True, until_s), _one(network, peer, False, until_s))
             except ExecutionError as error:
                 failed[peer.name] = f"its link cannot be measured: {error}"
     return found, failed
@@ -137,8 +141,11 @@ def peers_of(boards: BoardEntries, names: Sequence[str], keys: Keys) -> list[Pee
     return [PeerAddress(e.name, tcp(e.address, e.data_port), keys.public[e.name]) for e in entries]
 
 
-def _one(network: ZmqNetwork, peer: PeerAddress, back: bool) -> LinkMeasured:
-    figures = fit(SIZES, measure_link(network, peer, SIZES, REPEATS, LINK_S, back=back))
+def _one(network: ZmqNetwork, peer: PeerAddress, back: bool, until_s: float) -> LinkMeasured:
+    left_s = until_s - time.monotonic()
+    if left_s <= 0:
+        raise PeerTimeout("no time is left")
+    figures = fit(SIZES, measure_link(network, peer, SIZES, REPEATS, min(LINK_S, left_s), back=back))
     return LinkMeasured(figures.rate_bps, figures.round_trip_s)
 
 
