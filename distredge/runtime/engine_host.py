@@ -39,19 +39,13 @@ CUDA = "CUDAExecutionProvider"
 
 
 class _Model:
-    """A session, the constants that it is fed with, where they are besides, and what holds their memory.
+    """A session, the constants that it is fed with, where they are besides, and what holds their memory."""
 
-    Where its kernels are timed `timed` is the folder that they are noted in.
-    """
-
-    def __init__(
-        self, session: Any, fed: Dict[str, Any], on_device: Dict[str, Any], memory: mmap.mmap, timed: str
-    ) -> None:
+    def __init__(self, session: Any, fed: Dict[str, Any], on_device: Dict[str, Any], memory: mmap.mmap) -> None:
         self.session = session
         self.fed = fed
         self.on_device = on_device
         self.memory = memory
-        self.timed = timed
 
 
 class Host:
@@ -65,6 +59,7 @@ class Host:
         self._places: List[str] = []
         self._prefix = ""
         self._folder = ""
+        self._noted = ""
         self._runtime: Any = None
         self._numpy: Any = None
 
@@ -85,9 +80,9 @@ class Host:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Removes what a model that is being loaded has been written to."""
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Removes what a model that is being loaded has been written to, and what kernels' times are noted in."""
+        for folder in filter(None, (self._folder, self._noted)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, message: Dict[str, Any]) -> Dict[str, Any]:
         import numpy
@@ -113,11 +108,10 @@ class Host:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        timed = ""
         if message.get("profile"):
-            timed = self._write(memory, {})
+            self._noted = self._noted or self._write(memory, {})
             options.enable_profiling = True
-            options.profile_file_prefix = os.path.join(timed, "kernels")
+            options.profile_file_prefix = os.path.join(self._noted, f"kernels-{message['model']}")
         folder = self._write(memory, dict(message["files"], **{"model.onnx": message["content"]}))
         providers = [(name, chosen) for name, chosen in message["providers"]]
         try:
@@ -129,15 +123,13 @@ class Host:
         on_device = {}
         if CUDA in session.get_providers():
             on_device = {name: self._runtime.OrtValue.ortvalue_from_numpy(fed[name], "cuda", 0) for name in fed}
-        self._models[message["model"]] = _Model(session, fed, on_device, memory, timed)
+        self._models[message["model"]] = _Model(session, fed, on_device, memory)
 
     def _profile(self, message: Dict[str, Any]) -> Dict[str, Any]:
-        model = self._models[message["model"]]
-        try:
-            with open(model.session.end_profiling()) as file:
-                noted = json.load(file)
-        finally:
-            shutil.rmtree(model.timed, ignore_errors=True)
+        path = self._models[message["model"]].session.end_profiling()
+        with open(path) as file:
+            noted = json.load(file)
+        os.unlink(path)
         return {"events": [event for event in noted if event.get("cat") == "Node"]}
 
     def _write(self, memory: mmap.mmap, files: Dict[str, List[int]]) -> str:
@@ -195,10 +187,8 @@ class Host:
     def _forget(self, message: Dict[str, Any]) -> None:
         for run in message["runs"]:
             self._runs.pop(run, None)
-        for number in message["models"]:
-            model = self._models.pop(number, None)
-            if model is not None and model.timed:
-                shutil.rmtree(model.timed, ignore_errors=True)
+        for model in message["models"]:
+            self._models.pop(model, None)
         for region in message["regions"]:
             self._regions.pop(region, None)
 

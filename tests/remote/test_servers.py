@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import pty
 import select
 import signal
@@ -16,6 +17,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +83,9 @@ def test_from_bare_boards_to_a_deploy(
     ssh = tuple(part for option in servers.options for part in ("--ssh-option", option))
     boards = [f"{name}={where}" for name, where in servers.destinations.items()]
     where = [f"--address={name}=127.9.8.{1 + k}:{ports[2 * k]}" for k, name in enumerate(servers.destinations)]
-    told = ("cluster", "init", "c.toml", *boards, *where, "--model", "squeezenet1.1", "--yes", *ssh)
+    # The engine of the second runs under a Python beside its worker's, which so gets no ONNX Runtime.
+    older = ("--engine-python", f"two={sys.executable}")
+    told = ("cluster", "init", "c.toml", *boards, *where, "--model", "squeezenet1.1", "--yes", *older, *ssh)
     # A third one at which nobody listens stops neither of the others.
     out, err = _done(command(*told, f"gone=pi@127.0.0.1:{free_port()}", "--json"), 1)
     assert json.loads(out)["devices"] == ["one", "two"]
@@ -97,6 +101,13 @@ def test_from_bare_boards_to_a_deploy(
         assert {name: said["pid"] for name, said in again.items()} == {n: s["pid"] for n, s in started.items()}
         seen = json.loads(_done(command("cluster", "status", "c.toml", "--json", *ssh))[0])
         assert [state["ssh"]["runner"] for state in seen.values()] == ["process", "process"]
+        assert seen["two"]["engine"] == f"onnxruntime {version('onnxruntime')} (Python {platform.python_version()})"
+        measured = json.loads((servers.homes["two"].parents[1] / "requester" / "two.json").read_text())
+        assert measured["runtime"]["version"] == seen["two"]["engine"].partition(" ")[2]
+        places = {name: (home / HOME / "venv").resolve() for name, home in servers.homes.items()}
+        assert [name for name, place in places.items() if list(place.glob("lib/*/*/onnxruntime"))] == ["one"]
+        # A worker is known to run from its environment, which is so kept.
+        assert all(_runs_from(started[name]["pid"], place) for name, place in places.items())
         _done(
             command(
                 "plan", "--model", "squeezenet1.1", "--cluster", "c.toml", "--method", "deepthings", "--out", "s.json"
@@ -116,6 +127,10 @@ def test_from_bare_boards_to_a_deploy(
     file = (servers.homes["one"].parents[1] / "requester" / "trial.json").read_text()
     assert json.loads(file)["run"]["frames"] == 3
     assert not [secret for secret in (*servers.destinations.values(), "127.9.8.", '"one"') if secret in file]
+
+
+def _runs_from(pid: int, place: Path) -> bool:
+    return any(bytes(place) in Path(f"/proc/{pid}/{file}").read_bytes() for file in ("cmdline", "maps"))
 
 
 def test_an_interrupted_installation_leaves_nothing(

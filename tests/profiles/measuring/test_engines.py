@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.measuring.attribution import read_profile
 from distredge.profiles.measuring.bench import Bench, Effort
 from distredge.profiles.measuring.board import Measuring, MeasuringPlan
-from distredge.profiles.measuring.engines import EngineSettings, Loaded, ThisProcess
+from distredge.profiles.measuring.engines import EngineSettings, Loaded, ThisProcess, chain_model
 from distredge.profiles.measuring.segments import SegmentCase, random_cases
 from distredge.profiles.measuring.windows import alone_of, windows_of
 from distredge.runtime.engine_process import _places
@@ -71,20 +72,26 @@ def test_an_engine_in_a_process_of_its_own_tells_the_same_kernels(
     assert {w.keys for w in windows_of([there])} == {w.keys for w in windows_of([here])}
 
 
-def test_a_process_keeps_nothing_of_what_it_timed(graph: Graph, case: SegmentCase, child: OldPythonEngine) -> None:
-    def folders() -> int:
-        return sum(len([*place.glob(f"{child._process._prefix}*")]) for place in _places())
+def test_a_process_keeps_nothing_of_what_it_timed(graph: Graph, case: SegmentCase) -> None:
+    engine = OldPythonEngine(sys.executable)
 
-    bench = Bench(graph, EngineSettings(child))
-    segment = bench.segment(case.part, case.layout)
-    bench.run(segment, BRIEF)
-    assert folders() == 0
-    # One that is given up before its times were asked for goes with its model.
-    constants = {name: np.ascontiguousarray(graph.constants[name]) for name in segment.weights}
-    child.load_timed(segment.model, constants)
-    assert folders() == 1
-    child.load(segment.model, constants)
-    assert folders() == 0
+    def noted() -> list[Path]:
+        folders = [path for place in _places() for path in place.glob(f"{engine._process._prefix}*")]
+        return [path for folder in folders for path in (folder, *folder.iterdir())]
+
+    try:
+        bench = Bench(graph, EngineSettings(engine))
+        segment = bench.segment(case.part, case.layout)
+        for _ in range(2):
+            bench.run(segment, BRIEF)
+            assert len(noted()) == 1, "the folder alone"
+        # One whose times nobody has asked for yet is noted when the process ends, too.
+        timed = engine.load_timed(chain_model(1, 8), {})
+        assert len(noted()) == 2
+        del timed
+    finally:
+        engine.close()
+    assert noted() == []
 
 
 def test_without_kernels_times_what_running_costs_is_taken_off_once_for_each_operator(graph: Graph) -> None:
