@@ -101,6 +101,8 @@ def install(
     if not done.ok:
         why = next((line for line in reversed(done.stdout.splitlines()) if "ERROR" in line or "rror:" in line), "")
         said = f"{done.said}: {why.strip()}" if why and why.strip() != done.said else done.said
+        if engine and "onnxruntime" in why:
+            said += "; where an older Python of the board has an ONNX Runtime, name it: --engine-python NAME=PATH"
         raise ExecutionError(f"{board.destination.text}: cannot install: {said}; nothing of it is left there")
     if board.run(f"cat {INSTALLED}").stdout.find(wheel.sha256) < 0:
         raise ExecutionError(f"{board.destination.text}: cannot install: {INSTALLED} is of something else")

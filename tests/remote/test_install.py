@@ -127,6 +127,20 @@ def test_an_environment_that_a_worker_runs_from_is_kept(
     assert {path.name for path in venvs.iterdir()} == {new, f"{wheel.version}-{'0' * 12}", "lock"}
 
 
+def test_a_board_without_wheels_of_onnx_runtime_is_told_of_an_older_python(
+    installable: Callable[[str], Path], at: Callable[[str], Board]
+) -> None:
+    home, board = installable("nano-0"), at("nano-0")
+    python = home / "bin" / "python3"
+    python.write_text(python.read_text().replace("found for onnx", "found for onnxruntime>=1.17"))
+    (home / "pip-fails").touch()
+    with pytest.raises(ExecutionError, match=r"for onnxruntime.*--engine-python NAME=PATH; nothing of it is left"):
+        install(board, look(board), own_wheel())
+    with pytest.raises(ExecutionError) as caught:
+        install(board, look(board), own_wheel(), engine=False)
+    assert "--engine-python" not in str(caught.value)
+
+
 def test_without_an_engine_pip_is_asked_for_none(
     installable: Callable[[str], Path], at: Callable[[str], Board]
 ) -> None:
