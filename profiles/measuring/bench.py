@@ -28,7 +28,7 @@ from distredge.model.rows import Interval, Region, region_hull
 from distredge.model.segments import Port, Segment, build_segment
 from distredge.model.volumes import OperatorRegion
 from distredge.profiles.measuring.attribution import Sample, named, read_profile
-from distredge.profiles.measuring.engines import EngineSettings, Loaded, OwnMemory, ThisProcess, chain_model
+from distredge.profiles.measuring.engines import EngineSettings, Loaded, OwnMemory, chain_model
 from distredge.profiles.measuring.least_squares import fit_nonnegative
 from distredge.profiles.measuring.machine import largest_cache_bytes
 from distredge.profiles.measuring.repeats import spread_of
@@ -163,8 +163,7 @@ class Bench:
         Inputs and outputs lie in buffers that stay, as in a worker. Before every run the caches are brought to the
         state that they have in the middle of a frame: weights were last read a frame ago, inputs have just been made.
         """
-        here = isinstance(self.settings.engine, ThisProcess) and self.settings.threads == 1
-        clock = time.thread_time if here else time.perf_counter
+        clock = self.settings.clock
         first = time.perf_counter()
         for _ in range(_WARM_UP):
             run()

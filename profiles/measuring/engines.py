@@ -26,6 +26,9 @@ _CHAIN = 64
 """Operators of the model that shows what the profiler adds to each kernel's time."""
 _CHAIN_RUNS = 200
 
+_SCHEDULED = 2
+"""Linux's CPUCLOCK_SCHED."""
+
 
 class Loaded(Protocol):
     """A loaded sub-model."""
@@ -229,6 +232,20 @@ class EngineSettings:
         # Reaching the engine takes as long for one as for all.
         alone_s = float(np.median(whole[:, 1]) - np.median(whole[:, 2])) / (_CHAIN - 1)
         return max(0.0, float(np.mean(kernels[: len(kernels) * 9 // 10])) - alone_s)
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds by which runs are timed: what one thread on the CPU computed, or else the wall clock.
+
+        The former stands still while another program has the core.
+        """
+        if self.threads != 1 or self.provider != CPU:
+            return time.perf_counter
+        if self.pid is None:
+            return time.thread_time if isinstance(self.engine, ThisProcess) else time.perf_counter
+        # As clock_getcpuclockid(3) makes it: the processor time of all threads of a process.
+        theirs = (~self.pid << 3) | _SCHEDULED
+        return lambda: time.thread_time() + time.clock_gettime(theirs)
 
     @property
     def pid(self) -> int | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from distredge.model.capture import load_model
@@ -70,6 +72,26 @@ def test_an_engine_in_a_process_of_its_own_tells_the_same_kernels(
         assert (sample.kernels_s < sample.total_s).all()
         assert len(sample.total_s) == len(sample.kernels_s) >= BRIEF.least
     assert {w.keys for w in windows_of([there])} == {w.keys for w in windows_of([here])}
+
+
+def test_runs_in_another_process_are_timed_by_what_it_computes(child: OldPythonEngine) -> None:
+    clock = EngineSettings(child).clock
+    before = clock()
+    time.sleep(0.2)
+    waited = clock() - before
+    assert 0.0 <= waited < 0.05
+    size = 1 << 20
+    arrays = {name: np.ones((1, size), np.float32) for name in "xy"}
+    run = child.load(chain_model(20, size), {}).bind({"x": arrays["x"]}, {"y": arrays["y"]}, 0)
+    spent = psutil.Process(child.pid).cpu_times().user
+    before, until = clock(), spent + 0.3
+    while psutil.Process(child.pid).cpu_times().user < until:
+        run()
+    # The system counts in ticks of 10 ms.
+    assert clock() - before > 0.25
+    assert EngineSettings(WholeRuns()).clock is time.perf_counter
+    assert EngineSettings(ThisProcess(2)).clock is time.perf_counter
+    assert EngineSettings().clock is time.thread_time
 
 
 def test_a_process_keeps_nothing_of_what_it_timed(graph: Graph, case: SegmentCase) -> None:
