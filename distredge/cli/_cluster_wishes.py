@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from distredge.cli._cluster_lines import PROFILE, BoardLines, board_name, boards_of, place_of
 from distredge.cli._common import check_writable
+from distredge.cluster_file import PROGRAM
 from distredge.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ def check(wishes: Wishes) -> None:
     for board in wishes.boards:
         if board.profile is not None and not board.profile.endswith(".json"):
             load_profile(board.profile)
+        if board.engine_python is not None and not re.match(PROGRAM, board.engine_python):
+            raise ConfigError(f"--engine-python: found '{board.engine_python}', accepted: a path on the board")
         if board.name is not None and board_name(board.name) != board.name:
             raise ConfigError(f"found '{board.name}', accepted: a name of letters, digits, '.', '_' and '-'")
 

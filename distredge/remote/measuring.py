@@ -63,7 +63,7 @@ def profile_script(
         provider: what computes.
         engine_python: older Python in which the engine runs; None: the worker's own.
     """
-    engine = [*(["--provider", provider] if provider != "cpu" else [])]
+    engine = ["--provider", provider] if provider != "cpu" else []
     engine += ["--engine-python", engine_python] if engine_python is not None else []
     options = shlex.join([part for model in models for part in ("--model", model)])
     return _SCRIPT.format(

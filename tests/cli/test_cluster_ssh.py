@@ -252,6 +252,7 @@ def test_every_dry_run_has_an_object_for_machines(two: tuple[Path, dict[str, Pat
         (("c.toml", "pi@a", "--profile", "default:pi4"), "accepted: NAME=VALUE"),
         (("c.toml", "pi@a", "--provider", "a=gpu"), "--provider: found 'gpu', accepted: cpu, cuda, tensorrt"),
         (("c.toml", "pi@a", "--engine-python", "b=python3.6"), "no board 'b' is given"),
+        (("c.toml", "pi@a", "--engine-python", "a=-c"), "--engine-python: found '-c', accepted: a path on the board"),
         (("c.toml", "x=pi@a", "x=pi@b"), "the name is pi@a's already"),
         (("c.toml", "-x@a:b:c"), ""),
     ],
