@@ -16,6 +16,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from distredge.errors import EngineError
+from distredge.model.capture import load_model
+from distredge.profiles.measuring.bench import Bench, Effort
+from distredge.profiles.measuring.engines import EngineSettings
 from distredge.runtime.engine import OnnxRuntimeEngine
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.old_python_engine import OldPythonEngine
@@ -135,3 +138,14 @@ def test_an_old_runtime_is_told_what_it_knows(tmp_path: Path, monkeypatch: pytes
     assert override == "0"
     assert set(options[TENSORRT]) == {"trt_engine_cache_enable", "trt_engine_cache_path"}
     assert options[CUDA] == {"cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def test_a_profile_is_measured_with_a_workers_options(asked) -> None:
+    graph = load_model("squeezenet1.1", (1, 3, 48, 48), width=0.25)
+    bench = Bench(graph, EngineSettings(OnnxRuntimeEngine(provider="cuda")))
+    sample = bench.run(bench.segment(bench.operator_part(0, 4)), Effort(1, 1))
+    assert sample.kernels == 0, "whole runs are timed"
+    assert len(asked) > 1
+    assert all(options[CUDA] == {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"} for options in asked)
+    runtime = bench.settings.runtime()
+    assert (runtime.provider, runtime.version) == (CUDA, onnxruntime.__version__)
