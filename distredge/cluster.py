@@ -277,7 +277,18 @@ def _build(file: ClusterFile, where: str, folder: Path, models: tuple[Graph, ...
                 downlink=down,
                 address=address,
                 control_port=control_port,
-                **_as_it_stands(entry, "profile", "link", "uplink", "downlink", "address", "control_port", "ssh"),
+                **_as_it_stands(
+                    entry,
+                    "profile",
+                    "link",
+                    "uplink",
+                    "downlink",
+                    "address",
+                    "control_port",
+                    "ssh",
+                    "engine_python",
+                    "provider",
+                ),
             )
         )
     own = next((d for d in devices if d.name == file.requester.device), None)

@@ -21,6 +21,11 @@ from distredge.network_addresses import ACCEPTED, read_address
 FORMAT = "distredge.cluster/1"
 LinkModel = Literal["independent", "shared"]
 
+Provider = Literal["cpu", "cuda", "tensorrt"]
+
+PROGRAM = r"""^[^-\s"'\\][^\x00-\x1f"'\\]{0,299}$"""
+"""Path or name of a program, which a shell, TOML and a command line all take as it stands."""
+
 CONTROL_PORT = 5700
 DATA_PORT = 5701
 
@@ -28,6 +33,7 @@ _Rate = Annotated[float, Meta(ge=0, lt=1e15)]
 _Seconds = Annotated[float, Meta(ge=0, lt=1e6)]
 _Port = Annotated[int, Meta(ge=0, le=65535)]
 _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+_Program = Annotated[str, Meta(pattern=PROGRAM, max_length=300)]
 _Ssh = Annotated[str, Meta(pattern=r"""^[^-\s"'\\][^\s"'\\]*$""", max_length=300)]
 
 
@@ -52,6 +58,8 @@ class DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     public_key: Annotated[str, Meta(min_length=40, max_length=40)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     memory_bytes: Annotated[int, Meta(ge=1)] | None = None
+    engine_python: _Program | None = None
+    provider: Provider = "cpu"
     ssh: _Ssh | None = None
     host: str | None = None
     link: LinkFile | None = None
@@ -106,6 +114,8 @@ class BoardEntry:
         memory_bytes: for plans and buffers, where the file says it; else its profile does.
         profile: path or name, as it stands.
         ssh: where its system's ssh server is, as user@host; None: not said.
+        engine_python: older Python, in a process of which its engine runs; None: the worker's own.
+        provider: what its engine computes with.
     """
 
     name: str
@@ -117,6 +127,8 @@ class BoardEntry:
     memory_bytes: int | None
     profile: str
     ssh: str | None = None
+    engine_python: str | None = None
+    provider: Provider = "cpu"
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ def read_boards(name_or_path: str | Path) -> BoardEntries:
         boards.append(
             BoardEntry(
                 entry.name, address, control_port, entry.data_port, entry.public_key, entry.threads,
-                entry.memory_bytes, entry.profile, entry.ssh,
+                entry.memory_bytes, entry.profile, entry.ssh, entry.engine_python, entry.provider,
             )
         )  # fmt: skip
     return BoardEntries(file.name, tuple(boards), folder)

@@ -46,8 +46,8 @@ from distredge.latency.kernel.kernel import warm
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.profiles.compute import ComputeProfile, user_profile_path
-from distredge.profiles.measuring.bench import EngineSettings
 from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan
+from distredge.profiles.measuring.engines import EngineSettings
 from distredge.profiles.schema import ProfileFile
 from distredge.runtime.hosting.message_costs import measure_messages
 

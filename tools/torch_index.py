@@ -1,8 +1,8 @@
 """Says where `make install` takes torch from.
 
 PyPI's torch for Linux brings CUDA, several GB, which a machine without an NVIDIA GPU has no use for. There the index
-of builds for CPUs is taken if it answers within a few seconds and has the version of `constraints.txt`. Nothing beside
-Python is needed, since this runs before anything is installed.
+of builds for CPUs is taken if it answers within a few seconds and has a wheel of the version of `constraints.txt` for
+this Python, processor and C library. Nothing beside Python is needed, since this runs before anything is installed.
 
 Standard output: the address for pip's `--index-url`; nothing for pip's own index. Standard error: the choice and why.
 """
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +101,40 @@ def unusable(index: str, version: str, answer_s: float = ANSWER_S) -> str:
         return trouble[0]
     if not page:
         return f"does not answer within {answer_s:g} s"
-    if not re.search(rf"torch-{re.escape(version)}[^<>\"]*\.whl", page[0]):
+    wheels = {urllib.parse.unquote(name) for name in re.findall(r"torch-[^<>\"/#]+\.whl", page[0])}
+    of_version = [name for name in wheels if not version or re.match(rf"torch-{re.escape(version)}[+-]", name)]
+    if not of_version:
         return f"has no torch {version}".rstrip()
+    if not any(map(fits, of_version)):
+        python = ".".join(map(str, sys.version_info[:2]))
+        return f"has no torch {version} for Python {python} on {platform.machine()}".replace("  ", " ")
     return ""
+
+
+def fits(wheel: str) -> bool:
+    """Whether a wheel is for this Python, processor and C library."""
+    *_, pythons, abis, platforms = wheel.removesuffix(".whl").split("-")
+    own = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    abi = f"{own}t" if "t" in sys.abiflags else own
+    if not ({own, "py3"} & set(pythons.split(".")) and {abi, "abi3", "none"} & set(abis.split("."))):
+        return False
+    return any(map(_runs, platforms.split(".")))
+
+
+def _runs(tag: str) -> bool:
+    """Whether what is built for a platform's tag runs here."""
+    if tag == "any":
+        return True
+    found = re.fullmatch(r"(?:(?P<old>linux|manylinux1|manylinux2010|manylinux2014)|manylinux_(\d+)_(\d+))_(\w+)", tag)
+    if found is None or found[4] != platform.machine():
+        return False
+    library, version = platform.libc_ver()
+    if library != "glibc":
+        return False
+    if found["old"] is not None:
+        # Any glibc of today will do.
+        return True
+    return (int(found[2]), int(found[3])) <= tuple(map(int, version.split(".")[:2]))
 
 
 def pinned(constraints: Path) -> str:

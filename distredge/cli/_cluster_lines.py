@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distredge.cluster_file import ClusterFile, DeviceFile, LinkFile
+    from distredge.cluster_file import ClusterFile, DeviceFile, LinkFile, Provider
 
 THREADS = 4
 """Of a worker, and cores of a computer, until the user says otherwise."""
@@ -31,6 +31,8 @@ class BoardLines:
         name, address, profile, threads: as it has them.
         links: a line for both directions, or one for each.
         ssh: where its ssh server is; None: not written.
+        engine_python: older Python, in which its engine runs; None: not written.
+        provider: what computes.
     """
 
     name: str
@@ -39,6 +41,8 @@ class BoardLines:
     threads: int
     links: tuple[str, ...]
     ssh: str | None = None
+    engine_python: str | None = None
+    provider: Provider = "cpu"
 
 
 def link_line(way: str, rate_bps: float | None, rtt_s: float) -> str:
@@ -101,6 +105,8 @@ def cluster_text(
     for board, place, ports in zip(boards, places, _ports([board.address for board in boards]), strict=True):
         lines += ["", "[[device]]", f'name = "{board.name}"', f'profile = "{board.profile}"']
         lines += [f'address = "{board.address}"', *ports, f"threads = {board.threads}"]
+        lines += [f'engine_python = "{board.engine_python}"'] if board.engine_python is not None else []
+        lines += [f'provider = "{board.provider}"'] if board.provider != "cpu" else []
         lines += [f'ssh = "{board.ssh}"'] if board.ssh is not None else []
         lines += [f'host = "{hosts[place]}"'] if place in hosts else []
         lines += board.links
@@ -128,7 +134,10 @@ def _board(device: DeviceFile) -> BoardLines:
         for way, link in ways.items()
         if link is not None
     ]
-    return BoardLines(device.name, device.address, device.profile, device.threads, tuple(links), device.ssh)
+    return BoardLines(
+        device.name, device.address, device.profile, device.threads, tuple(links), device.ssh, device.engine_python,
+        device.provider,
+    )  # fmt: skip
 
 
 def _ports(addresses: Sequence[str]) -> list[list[str]]:

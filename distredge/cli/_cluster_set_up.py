@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import click
 from distredge.cli._cluster_lines import BoardLines, board_name, cluster_text, link_line, name_of, profile_threads
 from distredge.cli._cluster_wishes import (
     Named,
+    Wanted,
     Wishes,
     as_path,
     check,
@@ -73,7 +76,14 @@ def set_up(wishes: Wishes) -> None:
         _ask(wishes, named, wheel)
         with progress(list(links)) as tell:
             by_name = {board.name: board for board in named}
-            done = each(links, lambda name, board: _set_up_one(wishes, by_name[name], board, wheel, tell, known))
+            # Workers of one computer would disturb each other's profiles.
+            turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+            def one(name: str, board: Board) -> BoardLines:
+                with turns[by_name[name].found.boot or name]:
+                    return _set_up_one(wishes, by_name[name], board, wheel, tell, known)
+
+            done = each(links, one)
         say_failed(done.failed)
         failed |= done.failed
         lines = _merged(known, {name: done.done[name] for name in links if name in done.done})
@@ -99,11 +109,11 @@ def _ask(wishes: Wishes, named: list[Named], wheel: Wheel) -> None:
 
     for board in named:
         click.echo(f"{board.name} ({board.wanted.destination.text}): {board.found.in_words()}", err=True)
-    lacking = [board.name for board in named if not is_current(board.found, wheel)]
+    lacking = [board.name for board in named if not is_current(board.found, wheel, _has_engine(board.wanted))]
     if not lacking:
         return
     click.echo(
-        f"installs distredge {wheel.version} and what a worker needs (some 270 MB, by pip) into ~/{HOME} on: "
+        f"installs distredge {wheel.version} and what a worker needs (some 240 MB, by pip) into ~/{HOME} on: "
         f"{', '.join(lacking)}; --dry-run prints the commands",
         err=True,
     )
@@ -128,28 +138,39 @@ def _set_up_one(
 
     name = named.name
     tell(name, "sends distredge")
-    install(board, named.found, wheel, lambda line: tell(name, f"pip: {line}"))
+    wanted = named.wanted
+    install(board, named.found, wheel, lambda line: tell(name, f"pip: {line}"), _has_engine(wanted))
     there = next((lines for lines in known if lines.name == name), None)
     if there is not None:
         tell(name, "done")
         return there
-    profile = named.wanted.profile
+    profile = wanted.profile
     if profile is None and wishes.measures:
         profile = f"{name}.json"
         path = wishes.path.parent / profile
         _check_replaceable(path)
         tell(name, f"measures a quick profile of {', '.join(wishes.models)}")
-        content = measure_profile(board, name, wishes.models, named.threads)
+        content = measure_profile(
+            board, name, wishes.models, named.threads, provider=wanted.provider, engine_python=wanted.engine_python
+        )
         with _written(path):
             from distredge.writing import write
 
             write(path, content)
     tell(name, "done")
     threads = named.threads
-    if named.wanted.profile is not None and wishes.threads is None:
-        threads = profile_threads(wishes.path.parent, named.wanted.profile)
+    if wanted.profile is not None and wishes.threads is None:
+        threads = profile_threads(wishes.path.parent, wanted.profile)
     profile = profile or shipped_profile(named.found.model)
-    return BoardLines(name, named.address, profile, threads, (wishes.link,), named.wanted.destination.text)
+    return BoardLines(
+        name, named.address, profile, threads, (wishes.link,), wanted.destination.text, wanted.engine_python,
+        wanted.provider,
+    )  # fmt: skip
+
+
+def _has_engine(wanted: Wanted) -> bool:
+    """Whether a board's worker computes itself; else an older Python beside it has the ONNX Runtime."""
+    return wanted.engine_python is None
 
 
 def _check_replaceable(path: Path) -> None:
@@ -275,13 +296,15 @@ def _say_steps(wishes: Wishes, wheel: Wheel) -> None:
     for board in wishes.boards:
         where = board.destination.text
         name = board.name or board_name(board.destination.host)
+        engine = _has_engine(board)
         steps += [
             Step(where, "looks at the board, changes nothing", LOOK),
-            Step(where, f"is sent {wheel.name}, {len(wheel.content) / 1e6:.1f} MB, as ~/{wheel_path(wheel)}"),
-            Step(where, "installs, unless this wheel is in use", install_script("PYTHON", wheel)),
+            Step(where, f"is sent {wheel.name}, {len(wheel.content) / 1e6:.1f} MB, as ~/{wheel_path(wheel, engine)}"),
+            Step(where, "installs, unless this wheel is in use", install_script("PYTHON", wheel, engine)),
         ]
         if wishes.measures and board.profile is None:
-            script = profile_script(name, wishes.models, wishes.threads or 1)
+            threads = wishes.threads or 1
+            script = profile_script(name, wishes.models, threads, board.provider, board.engine_python)
             steps.append(Step(where, f"measures a quick profile, which comes back as {name}.json", script))
         if wishes.probes:
             steps.append(Step(where, "starts a worker as `cluster start --dry-run` says, and ends it"))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from distredge.cli._cluster_lines import PROFILE, BoardLines, board_name, boards_of, place_of
 from distredge.cli._common import check_writable
+from distredge.cluster_file import PROGRAM
 from distredge.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
+    from distredge.cluster_file import Provider
     from distredge.remote.look import Found
     from distredge.remote.ssh import Destination
 
@@ -29,12 +32,18 @@ _MODELS: Final = {
 
 
 class Wanted(NamedTuple):
-    """What is said of a board: its name (None: its host's), where ssh finds it, its worker's address, its profile."""
+    """What is said of a board.
+
+    Its name (None: its host's), where ssh finds it, its worker's address, its profile, the older Python in which its
+    engine runs, and what computes.
+    """
 
     name: str | None
     destination: Destination
     address: str | None = None
     profile: str | None = None
+    engine_python: str | None = None
+    provider: Provider = "cpu"
 
 
 class Wishes(NamedTuple):
@@ -82,6 +91,8 @@ def check(wishes: Wishes) -> None:
     for board in wishes.boards:
         if board.profile is not None and not board.profile.endswith(".json"):
             load_profile(board.profile)
+        if board.engine_python is not None and not re.match(PROGRAM, board.engine_python):
+            raise ConfigError(f"--engine-python: found '{board.engine_python}', accepted: a path on the board")
         if board.name is not None and board_name(board.name) != board.name:
             raise ConfigError(f"found '{board.name}', accepted: a name of letters, digits, '.', '_' and '-'")
 
@@ -143,6 +154,7 @@ def name_boards(wishes: Wishes, looked: Mapping[Wanted, Found], known: tuple[Boa
     from distredge.remote.ssh import host_name
 
     taken = {board.name: board.ssh for board in known}
+    written = {board.name: board for board in known}
     made = []
     places = {board: board.address or host_name(board.destination, wishes.ssh_option) for board in looked}
     for board, found in looked.items():
@@ -157,7 +169,11 @@ def name_boards(wishes: Wishes, looked: Mapping[Wanted, Found], known: tuple[Boa
         taken[name] = board.destination.text
         beside = sum(place_of(place) == place_of(places[board]) for place in places.values())
         threads = wishes.threads or max(1, found.cores // beside)
-        made.append(Named(name, board, found, places[board], threads))
+        wanted = board
+        if name in written:
+            lines = written[name]
+            wanted = board._replace(engine_python=lines.engine_python, provider=lines.provider)
+        made.append(Named(name, wanted, found, places[board], threads))
     return made
 
 

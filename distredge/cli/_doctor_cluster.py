@@ -15,6 +15,7 @@ from distredge.remote.checks.findings import Finding, State
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Device
     from distredge.cluster_file import BoardEntries
+    from distredge.remote.checks.collecting import Reading
     from distredge.remote.ssh import Destination
     from distredge.runtime.protocol.security import Keys
 
@@ -44,7 +45,7 @@ def examine(wishes: Wishes) -> list[Finding]:
     # A question of ssh's is not to be drawn over.
     with _step("boards", quiet=bool(destinations) and not wishes.batch):
         _read(made, boards, destinations, wishes, seen)
-        judge_boards(made, wishes, needs, seen)
+        judge_boards(made, boards, wishes, needs, seen)
     if wishes.rates:
         with _step("links"):
             _measure(made, wishes, keys, seen)
@@ -178,7 +179,7 @@ def _read(
     for device in made.devices:
         peers = [(other.address, other.data_port) for other in away if other.address != device.address]
         keys = f"{Place(boards.name, device.name, '').folder}/keys"
-        scripts[device.name] = script(dict.fromkeys(peers), keys)
+        scripts[device.name] = script(dict.fromkeys(peers), keys, boards.device(device.name).engine_python)
     failed: dict[str, str] = {}
     if destinations:
         with reached(destinations, wishes.ssh_option, wishes.batch) as logged_in:
@@ -192,11 +193,20 @@ def _read(
         if d.name not in destinations and (is_loopback(d.address) or seen.numeric[d.name] in own)
     ]
     if seen.here:
-        try:
-            reading = read_here(scripts[seen.here[0].name], wishes.timeout_s)
-            seen.readings.update(dict.fromkeys((device.name for device in seen.here), reading))
-        except ExecutionError as error:
-            failed.update(dict.fromkeys((device.name for device in seen.here), str(error)))
+        # Once for all of them, but for engines that are others'.
+        asked: dict[str | None, Reading | ExecutionError] = {}
+        for device in seen.here:
+            python = boards.device(device.name).engine_python
+            if python not in asked:
+                try:
+                    asked[python] = read_here(scripts[device.name], wishes.timeout_s)
+                except ExecutionError as error:
+                    asked[python] = error
+            answer = asked[python]
+            if isinstance(answer, ExecutionError):
+                failed[device.name] = str(answer)
+            else:
+                seen.readings[device.name] = answer
     for device in made.devices:
         if device.name in failed:
             state: State = "warning" if seen.answers_to(device.name) else "bad"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distredge.cluster_file import Provider
 
 _PACKAGES = ("numpy", "pyzmq", "msgspec", "onnx", "onnxruntime", "click", "rich", "pillow", "psutil")
 _INSTEAD = {"onnxruntime": "onnxruntime-gpu"}
@@ -29,11 +34,20 @@ class Finding:
     detail: str
 
 
-def look_around() -> Iterator[Finding]:
-    """Yields what was found, as it is found: the last check can take half a minute."""
+def look_around(engine_python: str | None = None, provider: Provider = "cpu") -> Iterator[Finding]:
+    """Yields what was found, as it is found: the last check can take half a minute.
+
+    Args:
+        engine_python: older Python in which a worker's engine would run; None: this one.
+        provider: what it would compute with.
+    """
     yield Finding("python", "ok" if sys.version_info >= (3, 10) else "bad", f"{platform.python_version()}")
-    yield from _packages()
-    for what, check in _CHECKS.items():
+    yield from _packages(engine_python is not None)
+    engine: dict[str, Callable[[], tuple[str, str]]] = {
+        "engine": functools.partial(_engine, engine_python, provider),
+        "worker": functools.partial(_loopback, engine_python, provider),
+    }
+    for what, check in {**_CHECKS, **engine, "planning": _kernel}.items():
         try:
             state, detail = check()
         except Exception as error:
@@ -41,10 +55,16 @@ def look_around() -> Iterator[Finding]:
         yield Finding(what, state, " ".join(detail.split()))
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(engine_elsewhere: bool) -> Iterator[Finding]:
     for name in _PACKAGES:
         version = _version(name) or _version(_INSTEAD.get(name, name))
-        yield Finding(name, "ok" if version else "bad", version or f"not installed: pip install {name}")
+        lacks = f"not installed: pip install {name}"
+        if name == "onnxruntime" and not version:
+            if engine_elsewhere:
+                yield Finding(name, "missing", "not installed here, and not needed: the other Python's computes")
+                continue
+            lacks += "; where an older Python has it (JetPack 4 and 5): --engine-python PATH, as for `worker`"
+        yield Finding(name, "ok" if version else "bad", version or lacks)
     for extra, names in _OPTIONAL.items():
         absent = [name for name in names if not _version(name)]
         there = ", ".join(f"{name} {_version(name)}" for name in names if name not in absent)
@@ -116,8 +136,10 @@ def _curve() -> tuple[str, str]:
     return state, f"libzmq {zmq.zmq_version()}" + ("" if state == "ok" else " without CURVE: install the pyzmq wheel")
 
 
-def _loopback() -> tuple[str, str]:
+def _loopback(engine_python: str | None, provider: Provider) -> tuple[str, str]:
     """One worker process, encrypted, and what a message to it costs."""
+    import msgspec
+
     from distredge.runtime.hosting.worker_process import START_S, WorkerProcesses, local_order
     from distredge.runtime.links.one_link import SIZES, fit, measure_link
     from distredge.runtime.protocol.addresses import PeerAddress
@@ -125,7 +147,9 @@ def _loopback() -> tuple[str, str]:
     from distredge.runtime.protocol.transport import ZmqNetwork
 
     keys = make_keys(["doctor"])
-    workers = WorkerProcesses([local_order("doctor", keys["doctor"].for_worker())])
+    order = local_order("doctor", keys["doctor"].for_worker())
+    order = msgspec.structs.replace(order, engine_python=engine_python or "", provider=provider)
+    workers = WorkerProcesses([order])
     try:
         (address,) = workers.wait(START_S, keys[REQUESTER_NAME])
         network = ZmqNetwork(keys[REQUESTER_NAME].for_requester())
@@ -140,10 +164,36 @@ def _loopback() -> tuple[str, str]:
     return "ok", f"a worker answers in {1e3 * figures.round_trip_s:.3f} ms, takes rows at {rate}, encrypted"
 
 
-def _providers() -> tuple[str, str]:
-    import onnxruntime
+def _engine(python: str | None, provider: Provider) -> tuple[str, str]:
+    """A worker's engine, which runs a small model."""
+    import contextlib
 
-    return "ok", ", ".join(onnxruntime.get_available_providers())
+    import numpy as np
+
+    from distredge.errors import DistredgeError
+    from distredge.profiles.measuring.engines import chain_model
+    from distredge.runtime.engine import OnnxRuntimeEngine
+    from distredge.runtime.old_python_engine import OldPythonEngine
+
+    with contextlib.ExitStack() as stack:
+        try:
+            if python is None:
+                engine: OnnxRuntimeEngine | OldPythonEngine = OnnxRuntimeEngine(provider=provider)
+            else:
+                engine = stack.enter_context(contextlib.closing(OldPythonEngine(python, provider=provider)))
+            given, found = np.array([[1.0, -2.0]], np.float32), np.zeros((1, 2), np.float32)
+            engine.load(chain_model(2, 2), {}).bind({"x": given}, {"y": found}, 0)()
+        except DistredgeError as error:
+            return "bad", str(error)
+        if not np.array_equal(found, np.abs(given)):
+            return "bad", f"{engine.name} computes {found.tolist()} for abs(-x) of {given.tolist()}"
+        if isinstance(engine, OldPythonEngine):
+            has = f"{engine.name}, numpy {engine.about['numpy']}: {', '.join(engine.about['available'])}"
+        else:
+            import onnxruntime
+
+            has = f"{engine.name}: {', '.join(onnxruntime.get_available_providers())}"
+        return "ok", f"{has}; computes with {engine.providers[0]}"
 
 
 def _kernel() -> tuple[str, str]:
@@ -174,7 +224,4 @@ _CHECKS: dict[str, Callable[[], tuple[str, str]]] = {
     "interfaces": _interfaces,
     "ports": _ports,
     "encryption": _curve,
-    "engine": _providers,
-    "worker": _loopback,
-    "planning": _kernel,
 }

@@ -14,6 +14,7 @@ from distredge.remote.checks.findings import Finding
 
 if TYPE_CHECKING:
     from distredge.cluster import Cluster, Device
+    from distredge.cluster_file import BoardEntries
     from distredge.remote.checks.collecting import Reading
     from distredge.runtime.links.one_link import Answer
     from distredge.runtime.protocol.addresses import WorkerAddress
@@ -69,23 +70,26 @@ def judge_answers(made: Cluster, wishes: Wishes, seen: Seen) -> None:
             seen.findings += findings
 
 
-def judge_boards(made: Cluster, wishes: Wishes, needs: Mapping[str, int], seen: Seen) -> None:
+def judge_boards(made: Cluster, boards: BoardEntries, wishes: Wishes, needs: Mapping[str, int], seen: Seen) -> None:
     """Adds what the boards' own tools say.
 
     Args:
         made: the cluster.
+        boards: what its file says of the workers.
         wishes: of the user.
         needs: bytes that a plan takes on its devices; empty without one.
         seen: takes the findings.
     """
     from distredge.remote.checks.profiles import check_profile
-    from distredge.remote.checks.settings import check_settings
+    from distredge.remote.checks.settings import check_engine, check_settings
     from distredge.remote.checks.surroundings import check_interfaces, check_ports
 
     for device in made.devices:
         reading, answer = seen.readings.get(device.name), seen.answers.get(device.name)
         engine = "" if answer is None or isinstance(answer, ExecutionError) else answer.pong.about.engine
         seen.findings += check_profile(device, None if reading is None else reading.facts, engine)
+        if reading is not None:
+            seen.findings += check_engine(device, reading.facts, boards.device(device.name))
         if device.name in seen.readings and device not in seen.here:
             seen.findings += _judge_facts(made, device, wishes, needs.get(device.name), seen)
         elif device.name in needs and device.name not in seen.readings:

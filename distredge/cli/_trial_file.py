@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 FORMAT: Final = "distredge.trial/1"
 
 
+class LeftOut(NamedTuple):
+    """What was not done: of which device (None: of all), what ("profile", "link" or "run"), and why."""
+
+    device: str | None
+    what: str
+    why: str
+
+
 def content(
     problem: Problem,
     strategy: Strategy,
     run: Mapping[str, Any],
     links: Mapping[str, tuple[LinkMeasured, LinkMeasured]],
-    left_out: Mapping[str, str],
+    left_out: Sequence[LeftOut],
     took_s: float,
 ) -> dict[str, Any]:
     """Returns the file's content: devices are numbers, since names may be those of people and places.
@@ -34,7 +42,7 @@ def content(
         strategy: what was run.
         run: what running it gave.
         links: device -> its uplink and downlink as measured.
-        left_out: device -> why something of it was not measured.
+        left_out: what was not done; why may name people and places, and stays out.
         took_s: all of it.
     """
     from importlib.metadata import version
@@ -53,7 +61,10 @@ def content(
             numbers[name]: {way: {"rate_bps": link.rate_bps, "rtt_s": link.rtt_s} for way, link in _ways(pair)}
             for name, pair in links.items()
         },
-        "not_measured": sorted(numbers[name] for name in left_out),
+        "not_measured": sorted({numbers[item.device] for item in left_out if item.device is not None}),
+        "left_out": [
+            {"device": None if item.device is None else numbers[item.device], "what": item.what} for item in left_out
+        ],
         "strategy": {
             "devices": [numbers[name] for name in strategy.devices],
             "volumes": plan["volumes"],

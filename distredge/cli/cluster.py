@@ -39,8 +39,8 @@ for command in (init, logs, upgrade):
 @click.argument("cluster_name", metavar="CLUSTER")
 @click.option("--runner", type=click.Choice(RUNNERS), default="auto", show_default=True,
               help="On boards: a unit of systemd, or a process; auto: a unit where it outlasts logouts.")  # fmt: skip
-@click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True,
-              help="On boards: what computes.")  # fmt: skip
+@click.option("--provider", type=click.Choice(PROVIDERS),
+              help="On boards: what computes on all of them; default: as the cluster file says.")  # fmt: skip
 @click.option("--keys", "keys_path", type=_FOLDER, help=_KEYS_HELP)
 @click.option("--plaintext", is_flag=True, help="On boards: no encryption, no authentication.")
 @ssh_options
@@ -50,7 +50,7 @@ for command in (init, logs, upgrade):
 def start(
     cluster_name: str,
     runner: Runner,
-    provider: str,
+    provider: str | None,
     keys_path: Path | None,
     plaintext: bool,
     ssh_option: tuple[str, ...],
@@ -70,7 +70,8 @@ def start(
 
     boards = read_boards(cluster_name)
     if any(entry.ssh is not None for entry in boards.devices):
-        options = (*(("--provider", provider) if provider != "cpu" else ()), *(("--plaintext",) if plaintext else ()))
+        options = ("--provider", provider) if provider is not None else ()
+        options = (*options, "--plaintext") if plaintext else options
         keys = None if plaintext else _keys_folder(cluster_name, keys_path)
         start_boards(Path(cluster_name), boards, runner, options, keys, Ssh(ssh_option, batch), dry_run, as_json)
         return

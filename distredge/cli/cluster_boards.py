@@ -229,10 +229,11 @@ def upgrade(cluster_name: str, ssh_option: tuple[str, ...], batch: bool, dry_run
     destinations = ssh_of(boards)
     places = _places(path, boards)
     wheel = own_wheel()
+    engines = {name: boards.device(name).engine_python is None for name in destinations}
     if dry_run:
         does = f"installs distredge {wheel.version} where another is in use, and starts the worker again if it ran"
-        script = install_script("PYTHON", wheel)
-        say_steps([Step(destination.text, does, script) for destination in destinations.values()], as_json)
+        scripts = {name: install_script("PYTHON", wheel, engines[name]) for name in destinations}
+        say_steps([Step(where.text, does, scripts[name]) for name, where in destinations.items()], as_json)
         return
     with reached(destinations, ssh_option, batch) as at, progress(list(at.done)) as tell:
 
@@ -241,8 +242,8 @@ def upgrade(cluster_name: str, ssh_option: tuple[str, ...], batch: bool, dry_run
             found = look(board)
             before = found.installed.get("version")
             runner = state(board, places[name]).runner
-            fresh = not is_current(found, wheel)
-            install(board, found, wheel, lambda line: tell(name, f"pip: {line}"))
+            fresh = not is_current(found, wheel, engines[name])
+            install(board, found, wheel, lambda line: tell(name, f"pip: {line}"), engines[name])
             restarted = restart(board, places[name]) if runner is not None else False
             return {"before": before, "now": wheel.version, "installed": fresh, "restarted": restarted}
 

@@ -12,9 +12,11 @@ from distredge.cli._cluster_lines import PROFILE, BoardLines, cluster_text, link
 from distredge.cli._common import check_writable, print_json
 from distredge.cli._options import Number, json_option, verbose_option
 from distredge.cli._remote import Step, dry_run_option, say_steps, ssh_options
+from distredge.cli.worker import PROVIDERS
 
 if TYPE_CHECKING:
     from distredge.cli._cluster_wishes import Wanted
+    from distredge.cluster_file import Provider
 
 _MODEL = "mobilenet-v2"
 
@@ -41,6 +43,10 @@ _MODEL = "mobilenet-v2"
 @click.option("--threads", type=click.IntRange(1, 1024), help="By ssh: threads of every engine; default: all cores.")
 @click.option("--profile", "profiles", metavar="NAME=PROFILE", multiple=True,
               help="By ssh: take a shipped profile, such as default:pi4, and measure none on that board.")  # fmt: skip
+@click.option("--engine-python", "engine_pythons", metavar="NAME=PATH", multiple=True,
+              help="By ssh: older Python of a board, whose ONNX Runtime computes (JetPack 4 and 5).")  # fmt: skip
+@click.option("--provider", "providers", metavar="NAME=PROVIDER", multiple=True,
+              help="By ssh: what computes on a board: cpu, cuda or tensorrt.")  # fmt: skip
 @click.option("--no-profile", is_flag=True, help="By ssh: measure no profiles.")
 @click.option("--no-probe", is_flag=True, help="By ssh: measure no links.")
 @click.option("--yes", is_flag=True, help="By ssh: install without asking.")
@@ -59,6 +65,8 @@ def init(
     models: tuple[str, ...],
     threads: int | None,
     profiles: tuple[str, ...],
+    engine_pythons: tuple[str, ...],
+    providers: tuple[str, ...],
     no_profile: bool,
     no_probe: bool,
     yes: bool,
@@ -84,8 +92,9 @@ def init(
         from distredge.cli._cluster_set_up import set_up
         from distredge.cli._cluster_wishes import Wishes
 
+        wanted = _wanted(boards, addresses, profiles, engine_pythons, providers)
         wishes = Wishes(
-            path, _wanted(boards, addresses, profiles), models, threads, not no_profile, not no_probe,
+            path, wanted, models, threads, not no_profile, not no_probe,
             link_line("link", rate_mbps * 1e6, rtt_ms / 1e3), ssh_option, batch, yes, dry_run, as_json,
         )  # fmt: skip
         set_up(wishes)
@@ -146,7 +155,13 @@ def _described(text: str, folder: Path, link: str) -> BoardLines:
     return BoardLines(name, address, profile or PROFILE, profile_threads(folder, profile or PROFILE), (link,))
 
 
-def _wanted(boards: tuple[str, ...], addresses: tuple[str, ...], profiles: tuple[str, ...]) -> tuple[Wanted, ...]:
+def _wanted(
+    boards: tuple[str, ...],
+    addresses: tuple[str, ...],
+    profiles: tuple[str, ...],
+    engine_pythons: tuple[str, ...],
+    providers: tuple[str, ...],
+) -> tuple[Wanted, ...]:
     """What the command line says of each board."""
     from distredge.cli._cluster_wishes import Wanted
     from distredge.errors import ConfigError
@@ -163,7 +178,26 @@ def _wanted(boards: tuple[str, ...], addresses: tuple[str, ...], profiles: tuple
             raise ConfigError(f"{text}: stands twice; give its workers names: NAME={text}")
     _check_meant(found, addresses, "--address")
     _check_meant(found, profiles, "--profile")
-    return tuple(board._replace(address=_of(board, addresses), profile=_of(board, profiles)) for board in found)
+    _check_meant(found, engine_pythons, "--engine-python")
+    _check_meant(found, providers, "--provider")
+    return tuple(
+        board._replace(
+            address=_of(board, addresses),
+            profile=_of(board, profiles),
+            engine_python=_of(board, engine_pythons),
+            provider=_provider(_of(board, providers)),
+        )
+        for board in found
+    )
+
+
+def _provider(text: str | None) -> Provider:
+    from distredge.errors import ConfigError
+
+    for provider in PROVIDERS:
+        if provider == (text or "cpu"):
+            return provider
+    raise ConfigError(f"--provider: found '{text}', accepted: {', '.join(PROVIDERS)}")
 
 
 def _check_meant(boards: Sequence[Wanted], values: tuple[str, ...], option: str) -> None:

@@ -10,8 +10,10 @@ import click
 from distredge.cli._common import print_json
 from distredge.cli._options import Number, json_option, verbose_option
 from distredge.cli._remote import ssh_options
+from distredge.cli.worker import PROVIDERS
 
 if TYPE_CHECKING:
+    from distredge.cluster_file import Provider
     from distredge.remote.checks.findings import Finding
 
 _WIDTH = 16
@@ -28,6 +30,10 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
               help="Measure the links; leave it where workers are busy.")  # fmt: skip
 @click.option("--keys", "keys_path", type=_FOLDER, help="Folder of keys; default: 'keys' beside the cluster file.")
 @click.option("--plaintext", is_flag=True, help="The workers run without encryption.")
+@click.option("--engine-python", metavar="PATH",
+              help="Of this machine: the older Python whose ONNX Runtime computes, as for `worker`.")  # fmt: skip
+@click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True,
+              help="Of this machine: what computes.")  # fmt: skip
 @click.option("--timeout", "timeout_s", type=Number(0, 600, above=True), default=20.0, show_default=True,
               help="Seconds for each board and each step.")  # fmt: skip
 @ssh_options
@@ -41,6 +47,8 @@ def doctor(
     rates: bool,
     keys_path: Path | None,
     plaintext: bool,
+    engine_python: str | None,
+    provider: Provider,
     timeout_s: float,
     ssh_option: tuple[str, ...],
     batch: bool,
@@ -55,8 +63,10 @@ def doctor(
         for name, given in (("--ssh", ssh), ("--strategy", strategy), ("--model", model_name), ("--keys", keys_path)):
             if given:
                 raise click.UsageError(f"{name} is for --cluster FILE")
-        _here(as_json)
+        _here(engine_python, provider, as_json)
         return
+    if engine_python is not None or provider != "cpu":
+        raise click.UsageError("--engine-python and --provider are of this machine; boards' stand in the cluster file")
     from distredge.cli._doctor_cluster import examine
     from distredge.cli._doctor_judging import Wishes
 
@@ -64,11 +74,11 @@ def doctor(
     _say(cluster_name, examine(wishes), as_json)
 
 
-def _here(as_json: bool) -> None:
+def _here(engine_python: str | None, provider: Provider, as_json: bool) -> None:
     from distredge.cli._doctor_here import look_around
 
     findings = []
-    for finding in look_around():
+    for finding in look_around(engine_python, provider):
         findings.append(finding)
         if not as_json:
             click.echo(f"{finding.state:8} {finding.what:{_WIDTH}} {finding.detail}")

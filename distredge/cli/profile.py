@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import click
 
 from distredge.cli._common import check_folder, check_writable, print_json
 from distredge.cli._options import Number, input_shape_option, json_option, seed_option, verbose_option
+from distredge.cli.worker import PROVIDERS
 from distredge.writing import as_text, is_file
 
 if TYPE_CHECKING:
@@ -22,15 +23,14 @@ if TYPE_CHECKING:
     from distredge.profiles.compute import ComputeProfile
     from distredge.profiles.measuring.board import MeasuringProgress
     from distredge.profiles.measuring.correcting import ExpectedError
+    from distredge.profiles.measuring.engines import Engine
     from distredge.profiles.measuring.verify import Verification
     from distredge.profiles.schema import ProfileFile
 
 _OUT = click.Path(dir_okay=False, path_type=Path)
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
+_engine_python_option = click.option(
+    "--engine-python", metavar="PATH", help="Older Python (3.6 or later) whose ONNX Runtime computes, as in a worker."
+)
 _model_option = click.option(
     "--model", "models", multiple=True, help="Zoo name, package.module:callable or .onnx file; may stand several times."
 )
@@ -49,7 +49,8 @@ def profile() -> None:
 @click.option("--out", type=_OUT, help="Profile to write, or to go on with; default: this machine's own.")
 @click.option("--name", help="Name of the profile; default: the file's, or this-machine.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the engine.")
-@click.option("--provider", type=click.Choice(list(_PROVIDERS)), default="cpu", show_default=True)
+@click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True)
+@_engine_python_option
 @click.option(
     "--budget-s",
     type=Number(0.1),
@@ -68,6 +69,7 @@ def run(
     name: str | None,
     threads: int,
     provider: str,
+    engine_python: str | None,
     budget_s: float | None,
     quick: bool,
     restart: bool,
@@ -78,8 +80,8 @@ def run(
     An interrupted run is saved; the same command goes on with it. Keep the machine idle meanwhile.
     """
     from distredge.profiles.compute import THIS_MACHINE, load_profile, user_profile_path, write_profile
-    from distredge.profiles.measuring.bench import EngineSettings
     from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan, warnings_of
+    from distredge.profiles.measuring.engines import EngineSettings
     from distredge.runtime.hosting.message_costs import measure_messages
 
     if zoo:
@@ -94,8 +96,6 @@ def run(
     if threads > processors:
         raise click.UsageError(f"--threads: found {threads}, accepted: 1 to {processors}, this machine's processors")
     check_writable(out)
-    settings = EngineSettings(_PROVIDERS[provider], threads)
-    settings.check()
     path = out or user_profile_path()
     if out is None:
         check_folder(path.parent)
@@ -103,28 +103,29 @@ def run(
     plan = plan if budget_s is None else replace(plan, budget_s=budget_s, stretch=1.0)
     start = load_profile(path).data if is_file(path) and path.is_file() and not restart else None
     names = name or (as_text(path.stem) if out is not None else THIS_MACHINE)
-    graphs = _load(models, input_shape)
-    with _bar(quiet=as_json) as bar:
-        # What is no file cannot be kept up to date on the way.
-        kept = path if is_file(path) else None
-        named = tuple(map(as_text, models))
-        measuring = Measuring(
-            graphs,
-            settings,
-            plan,
-            kept,
-            names,
-            named,
-            start,
-            lambda p: _show(bar, p) if bar is not None else None,
-            measure_messages,
-        )
-        try:
-            data = measuring.run()
-        except KeyboardInterrupt:
-            if kept is not None and path.is_file():
-                click.echo(f"saved what was measured so far: {path}", err=True)
-            raise
+    with _engine(engine_python, threads, provider) as engine:
+        graphs = _load(models, input_shape)
+        with _bar(quiet=as_json) as bar:
+            # What is no file cannot be kept up to date on the way.
+            kept = path if is_file(path) else None
+            named = tuple(map(as_text, models))
+            measuring = Measuring(
+                graphs,
+                EngineSettings(engine),
+                plan,
+                kept,
+                names,
+                named,
+                start,
+                lambda p: _show(bar, p) if bar is not None else None,
+                measure_messages,
+            )
+            try:
+                data = measuring.run()
+            except KeyboardInterrupt:
+                if kept is not None and path.is_file():
+                    click.echo(f"saved what was measured so far: {path}", err=True)
+                raise
     if kept is None:
         write_profile(data, path)
     for warning in warnings_of(data):
@@ -165,7 +166,10 @@ def _report_run(
         return
     device, segments = data.device, data.segments
     click.echo(f"{path}: {len(operators)} operators at {points} row counts, {path.stat().st_size / 1e3:.0f} kB")
-    click.echo(f"  board {device.name}, {device.processor}, {device.threads} thread(s); {data.runtime.provider}")
+    click.echo(
+        f"  board {device.name}, {device.processor}, {device.threads} thread(s); {data.runtime.name} "
+        f"{data.runtime.version}, {data.runtime.provider}"
+    )
     click.echo(
         f"  a segment takes {1e6 * segments.overhead_s:.1f} us + {segments.factor:.3f} x its operators + "
         f"{1e9 * segments.s_per_byte:.3f} ns per byte in and out"
@@ -204,11 +208,18 @@ def _report_run(
 @_model_option
 @input_shape_option
 @click.option("--segments", type=click.IntRange(1), default=20, show_default=True, help="Segments of each model.")
+@_engine_python_option
 @seed_option
 @json_option
 @verbose_option
 def verify(
-    file: str, models: tuple[str, ...], input_shape: tuple[int, ...] | None, segments: int, seed: int, as_json: bool
+    file: str,
+    models: tuple[str, ...],
+    input_shape: tuple[int, ...] | None,
+    segments: int,
+    engine_python: str | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Time segments that PROFILE has not seen, and show how far off its predictions are."""
     from distredge.profiles.compute import load_profile
@@ -216,16 +227,18 @@ def verify(
     from distredge.profiles.measuring.verify import verify as check
 
     measured = load_profile(file)
-    settings_of(measured)
-    graphs = _load(models or measured.data.models, input_shape)
-    if not graphs:
-        raise click.UsageError(f"{file} names no model; give one with --model")
-    with _bar(quiet=as_json) as bar:
+    provider = _short(measured.runtime.provider) if measured.measured else "cpu"
+    with _engine(engine_python, measured.board.threads, provider) as engine, _bar(quiet=as_json) as bar:
+        settings_of(measured, engine)
+        graphs = _load(models or measured.data.models, input_shape)
+        if not graphs:
+            raise click.UsageError(f"{file} names no model; give one with --model")
         verification = check(
             measured,
             graphs,
             segments,
             seed,
+            engine=engine,
             report=lambda done, total, what: (
                 bar.update(0, completed=done, total=total, description=what) if bar is not None else None
             ),
@@ -385,6 +398,27 @@ def _load(models: Sequence[str], input_shape: tuple[int, ...] | None = None) -> 
     from distredge.model.capture import load_model
 
     return [load_model(model, input_shape) for model in models]
+
+
+@contextmanager
+def _engine(python: str | None, threads: int, provider: str) -> Iterator[Engine]:
+    """What computes, as a worker's `--engine-python` and `--provider` have it."""
+    from distredge.profiles.measuring.engines import ThisProcess
+    from distredge.runtime.engine import OnnxRuntimeEngine
+    from distredge.runtime.old_python_engine import OldPythonEngine
+
+    if python is None:
+        yield ThisProcess(threads) if provider == "cpu" else OnnxRuntimeEngine(threads, provider)
+        return
+    with closing(OldPythonEngine(python, threads, provider)) as engine:
+        yield engine
+
+
+def _short(provider: str) -> str:
+    """What a command calls an execution provider."""
+    from distredge.runtime.provider_options import PROVIDERS as OPTIONS
+
+    return next((name for name, (first, *_) in OPTIONS.items() if first == provider), "cpu")
 
 
 @contextmanager

@@ -7,12 +7,16 @@ import os
 import signal
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from distredge.cli._options import verbose_option
 
-PROVIDERS = ("cpu", "cuda", "tensorrt")
+if TYPE_CHECKING:
+    from distredge.cluster_file import Provider
+
+PROVIDERS: Final[tuple[Provider, ...]] = ("cpu", "cuda", "tensorrt")
 
 
 @click.command()
@@ -26,8 +30,9 @@ PROVIDERS = ("cpu", "cuda", "tensorrt")
 )
 @click.option("--bind", help="Address to listen at, or '*' for every interface; default: the cluster file's.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the engine; default: the cluster file's.")
-@click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True, help="What computes.")
-@click.option("--engine-python", metavar="PATH", help="Older Python (3.6 or later) whose ONNX Runtime computes.")
+@click.option("--provider", type=click.Choice(PROVIDERS), help="What computes; default: as the cluster file says.")
+@click.option("--engine-python", metavar="PATH",
+              help="Older Python (3.6 or later) whose ONNX Runtime computes; default: the cluster file's.")  # fmt: skip
 @click.option("--cache", "cache_path", type=click.Path(file_okay=False, path_type=Path),
               help="Keeps weights, and what TensorRT builds, for later; default: ~/.cache/distredge.")  # fmt: skip
 @click.option(
@@ -43,7 +48,7 @@ def worker(
     keys_path: Path | None,
     bind: str | None,
     threads: int | None,
-    provider: str,
+    provider: str | None,
     engine_python: str | None,
     cache_path: Path | None,
     cache_mb: int,
@@ -92,6 +97,7 @@ def worker(
         disk = WeightDisk(folder / "weights", cache_mb * 1_000_000, required=cache_path is not None)
         folders = EngineFolders(folder / "engines", cache_mb * 1_000_000)
     count = device.threads if threads is None else threads
+    provider, engine_python = provider or device.provider, engine_python or device.engine_python
     engine: Engine
     if engine_python is None:
         engine = OnnxRuntimeEngine(count, provider, folders=folders)

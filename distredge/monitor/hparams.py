@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
+from distredge.writing import as_text
+
 Parameter: TypeAlias = bool | float | str
 """An `int` is shown as a float."""
 
@@ -48,7 +50,8 @@ def session_start(parameters: Mapping[str, Parameter], start_s: float) -> Any:
         if isinstance(value, bool):
             slot.bool_value = value
         elif isinstance(value, str):
-            slot.string_value = value
+            # Of a path, perhaps, whose bytes are no text.
+            slot.string_value = as_text(value)
         else:
             slot.number_value = value
     return _value(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=content))

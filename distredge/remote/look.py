@@ -40,6 +40,7 @@ say free_kb "$(df -Pk "$HOME" | sed -n '2p' | tr -s ' ' | cut -d' ' -f4)"
 say model "$(tr -d '\\000' 2>/dev/null < /proc/device-tree/model)"
 say l4t "$(head -n 1 /etc/nv_tegra_release 2>/dev/null)"
 say user "$(id -un)"
+say boot "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
 for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
     path=$(command -v $python) || continue
     say python "$("$path" -c '
@@ -91,6 +92,7 @@ class Found:
         lingers: whether these go on after the last logout.
         installed: version and wheel of distredge in the environment of its own; empty: none.
         unfinished: whether an environment is there that never became whole.
+        boot: of this start of the computer; two that have the same are one. "": unknown.
     """
 
     system: str
@@ -109,6 +111,7 @@ class Found:
     lingers: bool
     installed: Mapping[str, str]
     unfinished: bool
+    boot: str = ""
 
     @property
     def python(self) -> Python | None:
@@ -147,7 +150,9 @@ class Found:
                 f"its Python {version} makes no virtual environments: run there sudo apt install python{version}-venv"
             )
         versions = ", ".join(".".join(map(str, python.version)) for python in self.pythons) or "none"
-        advice = "; on this JetPack use the container of Dockerfile.jetpack" if self.l4t else "; install one"
+        advice = "; install one"
+        if self.l4t:
+            advice += " beside this JetPack's, which --engine-python NAME=PATH then names, or use Dockerfile.jetpack"
         return f"found Python {versions}, accepted: {wanted} or newer{advice}"
 
     def in_words(self) -> str:
@@ -217,6 +222,7 @@ def read_answer(text: str) -> Found:
         lingers=said["linger"] == "yes",
         installed=installed,
         unfinished="unfinished" in said,
+        boot=said.get("boot", ""),
     )
 
 

@@ -40,6 +40,7 @@ RUN_S: Final = 60.0
 IDLE_S: Final = 300
 """After which a connection that nobody uses ends by itself."""
 
+_LAST_S = 2.0
 _LONGEST_SOCKET = 60  # the path of a Unix socket has 108 bytes, of which ssh takes some while it makes it
 _SSH_FAILED = 255
 _COMMANDS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -338,6 +339,10 @@ def _end(process: subprocess.Popen[bytes], own_group: bool) -> None:
         if own_group:
             os.killpg(process.pid, signal.SIGKILL)
         else:
+            # While it asks for a password the terminal shows nothing that is typed, until it has put that back.
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LAST_S)
             process.kill()
     process.wait()
 

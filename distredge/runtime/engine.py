@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from distredge.errors import EngineError, MissingDependency
+from distredge.errors import ConfigError, EngineError, MissingDependency
 from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine_folders import EngineFolders
@@ -139,7 +139,7 @@ class OnnxRuntimeEngine:
 
     Raises:
         MissingDependency: if onnxruntime is not installed.
-        EngineError: if this build has not the provider, or cannot use it here.
+        ConfigError: if this build has not the provider, or cannot use it here.
     """
 
     def __init__(
@@ -153,12 +153,13 @@ class OnnxRuntimeEngine:
         except ImportError:
             raise MissingDependency("onnxruntime", "to run models", "engine") from None
         if provider not in PROVIDERS:
-            raise EngineError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
+            raise ConfigError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
         available = onnxruntime.get_available_providers()
         if PROVIDERS[provider][0] not in available:
-            raise EngineError(
+            raise ConfigError(
                 f"this build of ONNX Runtime {onnxruntime.__version__} has no {PROVIDERS[provider][0]}; "
-                f"it has: {', '.join(available)}"
+                f"it has: {', '.join(available)}; for a GPU of the Jetson line install NVIDIA's build of ONNX Runtime, "
+                "elsewhere onnxruntime-gpu"
             )
         self._ort = onnxruntime
         self._threads = threads
@@ -166,7 +167,10 @@ class OnnxRuntimeEngine:
         self._folders = folders
         self._providers = tuple(p for p in PROVIDERS[provider] if p in available)
         if provider != "cpu":
-            self._session(PROBE, self._options(), self._folder(PROBE, {}))
+            try:
+                self._session(PROBE, self._options(), self._folder(PROBE, {}))
+            except EngineError as error:
+                raise ConfigError(str(error)) from error
 
     @property
     def name(self) -> str:

@@ -8,9 +8,10 @@ at once; it ends when they close. On either::
     bytes 8..    a JSON object: `do` and what that needs; answered by another one, whose `error` is empty if it was done
 
     start    threads, providers [name, ...], and of the folders that it makes: places [path, ...], prefix; first of all;
-             the answer has python, runtime, and providers that are there
+             the answer has python, numpy, runtime, providers that are there, and all that are available
     load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
-             fed [array, ...]    and memory
+             fed [array, ...], profile (whether kernels are timed)    and memory
+    profile  model: ends its timing; the answer has events, what ONNX Runtime noted of each kernel in order
     map      region (a number)    and memory
     bind     run (a number), model, inputs [array, ...], outputs [array, ...]    and memory
     run      run
@@ -58,6 +59,7 @@ class Host:
         self._places: List[str] = []
         self._prefix = ""
         self._folder = ""
+        self._noted = ""
         self._runtime: Any = None
         self._numpy: Any = None
 
@@ -78,9 +80,9 @@ class Host:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Removes what a model that is being loaded has been written to."""
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Removes what a model that is being loaded has been written to, and what kernels' times are noted in."""
+        for folder in filter(None, (self._folder, self._noted)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, message: Dict[str, Any]) -> Dict[str, Any]:
         import numpy
@@ -94,7 +96,9 @@ class Host:
             raise ValueError(f"it has no {wanted[0]}; it has: {', '.join(available)}")
         return {
             "python": sys.version.split()[0],
+            "numpy": numpy.__version__,
             "runtime": onnxruntime.__version__,
+            "available": available,
             "providers": [name for name in wanted if name in available],
         }
 
@@ -104,6 +108,10 @@ class Host:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if message.get("profile"):
+            self._noted = self._noted or self._write(memory, {})
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(self._noted, f"kernels-{message['model']}")
         folder = self._write(memory, dict(message["files"], **{"model.onnx": message["content"]}))
         providers = [(name, chosen) for name, chosen in message["providers"]]
         try:
@@ -122,6 +130,13 @@ class Host:
         if CUDA in session.get_providers():
             on_device = {name: self._runtime.OrtValue.ortvalue_from_numpy(fed[name], "cuda", 0) for name in fed}
         self._models[message["model"]] = _Model(session, fed, on_device, memory)
+
+    def _profile(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        path = self._models[message["model"]].session.end_profiling()
+        with open(path) as file:
+            noted = json.load(file)
+        os.unlink(path)
+        return {"events": [event for event in noted if event.get("cat") == "Node"]}
 
     def _write(self, memory: mmap.mmap, files: Dict[str, List[int]]) -> str:
         """Writes files into a new folder: every version of ONNX Runtime reads a model's constants from beside it."""

@@ -92,8 +92,7 @@ class EngineProcess:
         """Lets it take up its ONNX Runtime.
 
         Raises:
-            ConfigError: if it has none.
-            EngineError: if that has not the provider.
+            ConfigError: if it has none, or that has not the provider.
         """
         try:
             folders = {"places": [str(place) for place in _places()], "prefix": self._prefix}
@@ -102,7 +101,7 @@ class EngineProcess:
             raise ConfigError(f"engine's Python: {error}") from error
         reason = answer["error"]
         if reason.startswith("ValueError"):
-            raise EngineError(f"ONNX Runtime under {self._python}: {reason.partition(': ')[2]}")
+            raise ConfigError(f"ONNX Runtime under {self._python}: {reason.partition(': ')[2]}")
         if reason:
             raise ConfigError(
                 f"engine's Python: no engine under {self._python}: {reason}; install numpy and onnxruntime for it"
@@ -136,6 +135,18 @@ class EngineProcess:
         reason = self._ask(self._loading, message, descriptor, limit_s)["error"]
         if reason:
             raise EngineError(f"{self._told()} refuses the sub-model: {_brief(reason)}")
+
+    def profile(self, number: int, limit_s: float) -> list[dict[str, Any]]:
+        """Ends the timing of a model's kernels; returns what ONNX Runtime noted of each, in order.
+
+        Raises:
+            EngineError: if that fails, or it is no more.
+        """
+        answer = self._ask(self._loading, {"do": "profile", "model": number}, None, limit_s)
+        if answer["error"]:
+            raise EngineError(f"{self._told()} tells no kernels' times: {_brief(answer['error'])}")
+        events: list[dict[str, Any]] = answer["events"]
+        return events
 
     def run(self, number: int) -> None:
         """Lets it run what was bound.

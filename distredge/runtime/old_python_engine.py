@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from distredge.errors import EngineError
+from distredge.errors import ConfigError, EngineError
 from distredge.model import AS_INPUT, constant_file
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine import Loaded
@@ -40,8 +40,8 @@ class OldPythonEngine:
         folders: where TensorRT keeps what it has built; None: nowhere.
 
     Raises:
-        ConfigError: if there is no such interpreter, or no engine under it.
-        EngineError: if its ONNX Runtime has not the provider, or cannot use it here.
+        ConfigError: if there is no such interpreter, no engine under it, or its ONNX Runtime has not the provider or
+            cannot use it here.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class OldPythonEngine:
         folders: EngineFolders | None = None,
     ) -> None:
         if provider not in PROVIDERS:
-            raise EngineError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
+            raise ConfigError(f"no provider '{provider}'; accepted: {', '.join(PROVIDERS)}")
         self._python = python
         self._threads = threads
         self._wanted = PROVIDERS[provider]
@@ -67,8 +67,10 @@ class OldPythonEngine:
         if provider != "cpu":
             try:
                 self.load(PROBE, {})
-            except BaseException:
+            except BaseException as error:
                 self.close()
+                if isinstance(error, EngineError):
+                    raise ConfigError(str(error)) from error
                 raise
 
     @property
@@ -80,6 +82,11 @@ class OldPythonEngine:
     def providers(self) -> tuple[str, ...]:
         """Execution providers, the preferred one first."""
         return tuple(self._process.about["providers"])
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the process says of itself: `python`, `numpy`, `runtime` (versions), `available` (all providers)."""
+        return self._process.about
 
     @property
     def threads(self) -> int:
@@ -102,6 +109,13 @@ class OldPythonEngine:
 
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Loads a sub-model; the constants (d0, d1, ...) are as `Engine.load` says."""
+        return self._load(model, weights, timed=False)
+
+    def load_timed(self, model: bytes, weights: Mapping[str, Array]) -> _OldPythonLoaded:
+        """Loads a sub-model whose kernels are timed until `end_timing`; the constants (d0, d1, ...) as for `load`."""
+        return self._load(model, weights, timed=True)
+
+    def _load(self, model: bytes, weights: Mapping[str, Array], timed: bool) -> _OldPythonLoaded:
         with self._lock:
             if self._process.reason and not self._closed:
                 self._process.end()
@@ -122,6 +136,7 @@ class OldPythonEngine:
             "content": [content, content + len(model)],
             "files": {constant_file(name): [start, start + weights[name].nbytes] for name, start in places.items()},
             "fed": fed,
+            "profile": timed,
         }
         with memory.made() as descriptor:
             process.load(message, descriptor, self._load_s)
@@ -175,6 +190,14 @@ class _OldPythonLoaded:
     def lives(self) -> bool:
         """Whether its process is there, as far as is known."""
         return not self._process.reason
+
+    def end_timing(self) -> list[dict[str, Any]]:
+        """Ends the timing of its kernels, where it was loaded so; returns what ONNX Runtime noted of each, in order.
+
+        Raises:
+            EngineError: if that fails.
+        """
+        return self._process.profile(self._number, self._load_s)
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`. Those that do not lie in the engine's `room` are copied for each run."""

@@ -23,8 +23,8 @@ import numpy as np
 
 from distredge.model.capture import load_model
 from distredge.profiles.compute import ComputeProfile, load_shipped
-from distredge.profiles.measuring.bench import EngineSettings
 from distredge.profiles.measuring.board import QUICK, Measuring, MeasuringPlan
+from distredge.profiles.measuring.engines import EngineSettings
 from distredge.profiles.measuring.verify import verify
 from distredge.profiles.modelling.fit import summary
 from distredge.profiles.modelling.published_tables import load_boards

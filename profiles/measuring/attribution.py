@@ -7,8 +7,8 @@ pooling beside them, which is why they are there; those at the segment's own edg
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,11 @@ from distredge.model.layout import PARTIAL
 from distredge.model.segments import Segment
 from distredge.profiles.measuring.repeats import faster_half
 
-_EDGE = {"ReorderInput": "input_type_shape", "ReorderOutput": "output_type_shape"}
-"""ONNX Runtime's kernels that change the layout, and which of their shapes is that of the segment's edge."""
+_EDGE = {
+    "ReorderInput": ("input_type_shape", "activation_size"),
+    "ReorderOutput": ("output_type_shape", "output_size"),
+}
+"""ONNX Runtime's kernels that change the layout, and where the shape at the segment's edge is told, or its bytes."""
 
 _OURS = re.compile(r"operator:(\d+)")
 _MADE = re.compile(r"(?:_nchwc)?(?:_token_\d+)?_kernel_time$")
@@ -176,13 +179,16 @@ def _at_edge(details: Mapping[str, Mapping[str, Any]], segment: Segment) -> set[
         ("ReorderInput", segment.inputs, list(details)),
         ("ReorderOutput", segment.outputs, list(details)[::-1]),
     ):
-        left = Counter(port.shape for port in ports)
+        left = [(port.shape, str(math.prod(port.shape) * np.dtype(port.dtype).itemsize)) for port in ports]
+        of_shape, of_size = _EDGE[kind]
         for name in order:
             if details[name].get("op_name") != kind:
                 continue
-            shape = _shape(details[name], _EDGE[kind])
-            if shape is not None and left[shape] > 0:
-                left[shape] -= 1
+            # ONNX Runtime 1.10 tells no shapes.
+            shape, size = _shape(details[name], of_shape), details[name].get(of_size)
+            port = next((p for p in left if p[0] == shape or (shape is None and p[1] == size)), None)
+            if port is not None:
+                left.remove(port)
                 found.add(name)
     return found
 

@@ -9,72 +9,39 @@ and back) belongs to the segment and is reported apart: inside a volume it does 
 from __future__ import annotations
 
 import functools
-import json
+import math
 import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distredge.errors import EngineError, ProfileError
-from distredge.folders import temporary_folder
+from distredge.errors import EngineError
 from distredge.model import AS_INPUT
 from distredge.model.graph import Graph
 from distredge.model.layout import PARTIAL, Layout, Part
 from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import Interval, Region, region_hull
-from distredge.model.segments import Segment, build_segment
+from distredge.model.segments import Port, Segment, build_segment
 from distredge.model.volumes import OperatorRegion
-from distredge.profiles.measuring.attribution import Sample, is_kernel, named, read_profile
+from distredge.profiles.measuring.attribution import Sample, named, read_profile
+from distredge.profiles.measuring.engines import EngineSettings, Loaded, OwnMemory, chain_model
+from distredge.profiles.measuring.least_squares import fit_nonnegative
 from distredge.profiles.measuring.machine import largest_cache_bytes
 from distredge.profiles.measuring.repeats import spread_of
 
-CPU = "CPUExecutionProvider"
 _WARM_UP = 2
 _OLD_BYTES = (8 << 20, 128 << 20)
 """Bytes used before every run: the least and the most that `bytes_between` takes for enough."""
 
-_CHAIN = 64
-"""Operators of the model that shows what the profiler adds to each kernel's time."""
+_NOTHING_SIZES = (1 << 6, 1 << 16, 1 << 20)
+"""Elements of what is negated to see what running anything costs."""
 
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How ONNX Runtime runs here; the same as in a worker.
-
-    Args:
-        provider: execution provider.
-        threads: threads within an operator.
-    """
-
-    provider: str = CPU
-    threads: int = 1
-
-    def check(self) -> None:
-        """Raises ProfileError when this ONNX Runtime lacks the provider."""
-        import onnxruntime
-
-        available = onnxruntime.get_available_providers()
-        if self.provider not in available:
-            raise ProfileError(
-                f"provider: found '{self.provider}', accepted on this machine: {', '.join(available)}; for a GPU of "
-                "the Jetson line install NVIDIA's build of ONNX Runtime, elsewhere onnxruntime-gpu"
-            )
-
-    def options(self) -> Any:
-        """Returns new session options."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return options
+_LEAST_SHARE = 0.02
+"""Of a run, what its kernels take at least: less than that cannot be told from what running costs."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +78,12 @@ class Bench:
     settings: EngineSettings = field(default_factory=EngineSettings)
 
     def __post_init__(self) -> None:
-        self.settings.check()
         self.layout = Layout(("here",), (), (), {**self.graph.tensors, **_partials(self.graph)}, False)
-        self._values: dict[str, Any] = {}
         self._rng = np.random.default_rng(0)
         self._old = _old_memory()[: bytes_between(self.graph) // 8]
-        self._added_s = profiler_adds_s(self.settings) if self.settings.provider == CPU else 0.0
+        timed = self.settings.timing is not None
+        self._added_s = self.settings.profiler_adds_s if timed else 0.0
+        self._beside = (0.0, 0.0) if timed else self._run_costs()
 
     def operator_part(self, operator: int, rows: int) -> Part:
         """Returns the part that computes the middle `rows` output rows of one operator.
@@ -170,51 +137,36 @@ class Bench:
         Args:
             segment: what to run.
             effort: when to stop.
-            kernels: also take the kernels' own times from the profiler (CPU provider).
+            kernels: also tell the kernels' own times: as the profiler has them, or where there is none what is left
+                of a run without what it costs to run anything.
         """
-        if not kernels or self.settings.provider != CPU:
-            own, wall = self._times(self._session(segment, None), segment, effort)
-            return Sample(own, own, wall_s=wall)
-        with temporary_folder("to time kernels") as folder:
-            session = self._session(replace(segment, model=named(segment.model, self.graph)), folder / "run")
-            own, wall = self._times(session, segment, effort)
-            events = json.loads(Path(session.end_profiling()).read_bytes())
-        return read_profile(events, self.graph, segment, self._added_s, own, wall)
-
-    def _session(self, segment: Segment, profile: Path | None) -> Any:
-        import onnxruntime
-
-        options = self.settings.options()
-        if profile is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile)
-        names = [name for name in segment.weights if not name.endswith(AS_INPUT)]
-        options.add_external_initializers(names, [self._value(name) for name in names])
-        providers = [self.settings.provider] if self.settings.provider == CPU else [self.settings.provider, CPU]
+        timing = self.settings.timing
+        constants = {
+            name: np.ascontiguousarray(self.graph.constants[name.removesuffix(AS_INPUT)]) for name in segment.weights
+        }
         try:
-            return onnxruntime.InferenceSession(segment.model, options, providers=providers)
-        except Exception as reason:  # ONNX Runtime raises classes of its own that share no public base
-            raise EngineError(f"{self.graph.name}: ONNX Runtime refused a part: {reason}") from reason
+            if timing is None or not kernels:
+                loaded = self.settings.engine.load(segment.model, constants)
+                own, wall = self._times(*self._bound(loaded, segment), effort)
+                return Sample(own, self._without_costs(own, segment), wall_s=wall)
+            timed = timing.load_timed(named(segment.model, self.graph), constants)
+            own, wall = self._times(*self._bound(timed, segment), effort)
+            return read_profile(timed.end_timing(), self.graph, segment, self._added_s, own, wall)
+        except EngineError as reason:
+            raise EngineError(f"{self.graph.name}: {reason}") from reason
 
-    def _value(self, name: str) -> Any:
-        import onnxruntime
-
-        if name not in self._values:
-            array = np.ascontiguousarray(self.graph.constants[name])
-            self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
-        return self._values[name]
-
-    def _times(self, session: Any, segment: Segment, effort: Effort) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _times(
+        self, run: Callable[[], None], inputs: Sequence[NDArray[Any]], effort: Effort
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Runs until the effort is spent; returns seconds of every run by the chosen clock and by the wall clock.
 
         Inputs and outputs lie in buffers that stay, as in a worker. Before every run the caches are brought to the
         state that they have in the middle of a frame: weights were last read a frame ago, inputs have just been made.
         """
-        binding, buffers, inputs = self._binding(session, segment)
-        clock = time.thread_time if self.settings.provider == CPU and self.settings.threads == 1 else time.perf_counter
+        clock = self.settings.clock
         first = time.perf_counter()
         for _ in range(_WARM_UP):
-            session.run_with_iobinding(binding)
+            run()
             if time.perf_counter() - first > effort.most_s / 4:
                 break
         own: list[float] = []
@@ -232,29 +184,56 @@ class Bench:
             for array in inputs:
                 array.max()
             begin_wall, begin = time.perf_counter(), clock()
-            session.run_with_iobinding(binding)
+            run()
             own.append(clock() - begin)
             wall.append(time.perf_counter() - begin_wall)
-        del buffers
         return np.array(own), np.array(wall)
 
-    def _binding(self, session: Any, segment: Segment) -> tuple[Any, list[Any], list[NDArray[Any]]]:
-        import onnxruntime
-
-        binding = session.io_binding()
-        buffers, inputs = [], []
-        for name in segment.weights:
-            if name.endswith(AS_INPUT):
-                binding.bind_ortvalue_input(name, self._value(name.removesuffix(AS_INPUT)))
+    def _bound(self, loaded: Loaded, segment: Segment) -> tuple[Callable[[], None], list[NDArray[Any]]]:
+        """What runs a segment, and its inputs, (d0, d1, ...) of their ports' dtypes."""
+        inputs, outputs = (
+            {port.name: self._array(port) for port in ports} for ports in (segment.inputs, segment.outputs)
+        )
         for port in segment.inputs:
-            array = self._rng.standard_normal(port.shape, dtype=np.float32).astype(port.dtype, copy=False)
-            inputs.append(array)
-            buffers.append(onnxruntime.OrtValue.ortvalue_from_numpy(array))
-            binding.bind_ortvalue_input(port.name, buffers[-1])
-        for port in segment.outputs:
-            buffers.append(onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(port.shape, dtype=port.dtype)))
-            binding.bind_ortvalue_output(port.name, buffers[-1])
-        return binding, buffers, inputs
+            inputs[port.name][...] = self._noise(port)
+        return loaded.bind(inputs, outputs, 0), list(inputs.values())
+
+    def _array(self, port: Port) -> NDArray[Any]:
+        """(d0, d1, ...) of the port's shape and dtype, in the engine's own memory where it has some."""
+        if not isinstance(self.settings.engine, OwnMemory):
+            return np.zeros(port.shape, port.dtype)
+        return self.settings.engine.room(_port_bytes(port)).view(port.dtype).reshape(port.shape)
+
+    def _noise(self, port: Port) -> NDArray[Any]:
+        return self._rng.standard_normal(port.shape, dtype=np.float32).astype(port.dtype, copy=False)
+
+    def _without_costs(self, seconds: NDArray[np.float64], segment: Segment) -> NDArray[np.float64]:
+        """What is left of runs, (repeats,), without what it costs to run anything."""
+        fixed_s, s_per_byte = self._beside
+        edge_bytes = sum(_port_bytes(port) for port in (*segment.inputs, *segment.outputs))
+        left: NDArray[np.float64] = np.maximum(seconds - fixed_s - s_per_byte * edge_bytes, _LEAST_SHARE * seconds)
+        return left
+
+    def _run_costs(self) -> tuple[float, float]:
+        """Seconds that a run of anything takes, and seconds of each byte that enters or leaves it.
+
+        Carrying inputs and outputs to a GPU and back would be counted once for each operator that is timed alone, and
+        is paid once for a segment.
+        """
+        seconds, edge_bytes = [], []
+        for size in _NOTHING_SIZES:
+            ports = [Port(name, name, Region(Interval(0, 1)), (1, size), "float32") for name in ("x", "y")]
+            nothing = Segment(0, chain_model(1, size), {}, (ports[0],), (ports[1],))
+            loaded = self.settings.engine.load(nothing.model, {})
+            own, _ = self._times(*self._bound(loaded, nothing), Effort(least=20))
+            seconds.append(float(np.median(own)))
+            edge_bytes.append(float(2 * _port_bytes(ports[0])))
+        fixed_s, s_per_byte = fit_nonnegative([[1.0] * len(seconds), edge_bytes], seconds)
+        return fixed_s, s_per_byte
+
+
+def _port_bytes(port: Port) -> int:
+    return math.prod(port.shape) * np.dtype(port.dtype).itemsize
 
 
 def graph_bytes(graph: Graph) -> int:
@@ -269,44 +248,6 @@ def bytes_between(graph: Graph) -> int:
     More than twice the largest cache is not needed on any board.
     """
     return max(8, min(2 * graph_bytes(graph), _old_memory().nbytes))
-
-
-@functools.cache
-def profiler_adds_s(settings: EngineSettings) -> float:
-    """Returns what ONNX Runtime's profiler adds to a kernel's time: some microseconds, as much as a small kernel takes.
-
-    A chain of operators on a few numbers is timed as a whole without the profiler, and one by one with it.
-    """
-    import onnx
-    import onnxruntime
-
-    names = [f"t{i}" for i in range(_CHAIN + 1)]
-    # Two operators in turn, so that no optimisation merges neighbours.
-    nodes = [onnx.helper.make_node(("Neg", "Abs")[i % 2], [names[i]], [names[i + 1]]) for i in range(_CHAIN)]
-    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8]) for name in (names[0], names[-1])]
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(nodes, "chain", ends[:1], ends[1:]),
-        ir_version=8,
-        opset_imports=[onnx.helper.make_opsetid("", 13)],
-    )
-    feed = {names[0]: np.ones((1, 8), dtype=np.float32)}
-    with temporary_folder("to time kernels") as folder:
-        plain, profiled = settings.options(), settings.options()
-        profiled.enable_profiling = True
-        profiled.profile_file_prefix = str(folder / "chain")
-        sessions = [
-            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
-            for options in (plain, profiled)
-        ]
-        whole = []
-        for _ in range(200):
-            begin = time.perf_counter()
-            sessions[0].run(None, feed)
-            whole.append(time.perf_counter() - begin)
-            sessions[1].run(None, feed)
-        events = json.loads(Path(sessions[1].end_profiling()).read_bytes())
-    kernels = [float(e["dur"]) * 1e-6 for e in events if is_kernel(e)]
-    return max(0.0, float(np.mean(sorted(kernels)[: len(kernels) * 9 // 10])) - float(np.median(whole)) / _CHAIN)
 
 
 def _partials(graph: Graph) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ import psutil
 from distredge.errors import DistredgeError, ProfileError
 from distredge.model.graph import Graph
 from distredge.profiles.compute import ComputeProfile, write_profile
-from distredge.profiles.measuring.bench import CPU, Bench, Effort, EngineSettings
+from distredge.profiles.measuring.bench import Bench, Effort
 from distredge.profiles.measuring.correcting import ExpectedError, correction
+from distredge.profiles.measuring.engines import CPU, EngineSettings
 from distredge.profiles.measuring.machine import Watch, describe, pinned, temperature_c, throttled
 from distredge.profiles.measuring.message_ends import measure_copy, measure_encryption
 from distredge.profiles.measuring.operator_times import OperatorTimes
@@ -28,7 +29,7 @@ from distredge.profiles.measuring.power import Sensor, find_sensor
 from distredge.profiles.measuring.repeats import rounded
 from distredge.profiles.measuring.row_sampling import RowSampler
 from distredge.profiles.measuring.segments import SegmentCase, SegmentTimes, edge_cases, make_case, random_cases
-from distredge.profiles.schema import Copy, Measured, Messages, Origin, Pictures, Power, ProfileFile, Runtime, Segments
+from distredge.profiles.schema import Copy, Measured, Messages, Origin, Pictures, Power, ProfileFile, Segments
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Measuring:
 
     Args:
         graphs: models whose operators to measure.
-        settings: provider and threads.
+        settings: what computes, and with how many threads.
         plan: how much to measure; its time runs from here on.
         out: file that is kept up to date on the way, so that a break loses little; None keeps nothing.
         name: the profile's name.
@@ -108,7 +109,7 @@ class Measuring:
         messages: measures what messages cost within so many seconds, about; None leaves that out.
 
     Raises:
-        ProfileError: if the runtime lacks the provider, or `start` is of another runtime.
+        ProfileError: if `start` is of another runtime.
     """
 
     def __init__(
@@ -124,7 +125,6 @@ class Measuring:
         messages: Callable[[float], Messages] | None = None,
     ) -> None:
         self._began_s, self._began_cpu_s = time.perf_counter(), time.process_time()
-        settings.check()
         self.settings = settings
         self.plan = plan
         self.out = out
@@ -135,7 +135,7 @@ class Measuring:
         self.data = ProfileFile(
             name=name,
             device=describe(settings.threads),
-            runtime=runtime_of(settings),
+            runtime=settings.runtime(),
             origin=Origin(kind="measured", date=datetime.date.today().isoformat()),
             memory_bytes=int(psutil.virtual_memory().available),
             models=tuple(dict.fromkeys([*(start.models if start is not None else ()), *named])),
@@ -189,7 +189,7 @@ class Measuring:
         What was measured is saved before an interruption goes on.
         """
         self._measure_messages()
-        with pinned(self.settings.threads) as cores:
+        with pinned(self.settings.threads, self.settings.pid) as cores:
             _LOG.info("pinned to cores %s", cores)
             self.watch = Watch()
             sensor = find_sensor()
@@ -212,7 +212,7 @@ class Measuring:
     def _left_s(self) -> float:
         """Seconds that are left: by the clock, or by the time that this process had the processor."""
         passed_s = time.perf_counter() - self._began_s
-        if self.plan.stretch > 1 and self.settings.provider == CPU:
+        if self.plan.stretch > 1 and self.settings.pid is None and self.settings.provider == CPU:
             used_s = (time.process_time() - self._began_cpu_s) / self.settings.threads
             passed_s = max(passed_s / self.plan.stretch, min(passed_s, used_s))
         return self.plan.budget_s - passed_s
@@ -344,13 +344,6 @@ class Measuring:
         self._saved = time.perf_counter()
         if self.out is not None and self.data.operators:
             write_profile(self.data, self.out)
-
-
-def runtime_of(settings: EngineSettings) -> Runtime:
-    """Returns which engine runs here."""
-    import onnxruntime
-
-    return Runtime(name="onnxruntime", version=onnxruntime.__version__, provider=settings.provider)
 
 
 def check_same(earlier: ProfileFile, now: ProfileFile, where: str) -> None:

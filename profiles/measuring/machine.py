@@ -71,14 +71,22 @@ def quiet_cores(count: int) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def pinned(threads: int) -> Iterator[tuple[int, ...]]:
-    """Keeps this process, and the threads it starts meanwhile, on the quietest cores."""
+def pinned(threads: int, pid: int | None = None) -> Iterator[tuple[int, ...]]:
+    """Keeps this process, and the threads it starts meanwhile, on the quietest cores.
+
+    Args:
+        threads: cores.
+        pid: of a process beside it, whose threads are kept there, too; None: of none.
+    """
     if not hasattr(os, "sched_setaffinity"):
         yield ()
         return
     before = os.sched_getaffinity(0)
     cores = quiet_cores(threads)
     os.sched_setaffinity(0, cores)
+    for thread in Path(f"/proc/{pid}/task").glob("*") if pid is not None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)
     try:
         yield cores
     finally:
@@ -191,5 +199,10 @@ def _command(*command: str) -> str:
 def _cpu_seconds() -> tuple[float, float]:
     total = psutil.cpu_times()
     busy = sum(total) - total.idle - getattr(total, "iowait", 0.0) - getattr(total, "guest", 0.0)
-    mine = psutil.Process().cpu_times()
-    return float(busy), float(mine.user + mine.system)
+    mine = 0.0
+    # An engine's process is this program's.
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            mine += times.user + times.system
+    return float(busy), mine

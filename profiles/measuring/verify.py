@@ -11,10 +11,11 @@ import numpy as np
 from distredge.errors import ProfileError
 from distredge.model.graph import Graph
 from distredge.profiles.compute import ComputeProfile
-from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
-from distredge.profiles.measuring.board import runtime_of
+from distredge.profiles.measuring.bench import Bench, Effort
+from distredge.profiles.measuring.engines import Engine, EngineSettings, ThisProcess
 from distredge.profiles.measuring.machine import Watch, pinned
 from distredge.profiles.measuring.segments import Check, SegmentTimes, random_cases
+from distredge.profiles.schema import Runtime
 
 SWEEPS = 6
 _PAUSE_S = 0.3
@@ -56,6 +57,7 @@ def verify(
     segments: int = 20,
     seed: int = 0,
     sweeps: int = SWEEPS,
+    engine: Engine | None = None,
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Verification:
     """Times random segments of some models and compares them with a profile of this board.
@@ -66,18 +68,18 @@ def verify(
         segments: how many of each model.
         seed: of their choice.
         sweeps: bursts of each at most.
+        engine: what computes; None: this process, on the CPU.
         report: called with what is done, of how much, and what comes.
 
     Raises:
         ProfileError: if the profile is modelled, of another runtime, or lacks an operator.
     """
-    settings = settings_of(profile)
-    settings.check()
+    settings = settings_of(profile, engine)
     for graph in graphs:
         for signature in graph.signatures:
             if signature is not None:
                 profile.operator_s(signature, 1)
-    with pinned(settings.threads):
+    with pinned(settings.threads, settings.pid):
         watch = Watch()
         sets = [SegmentTimes(Bench(graph, settings), random_cases(graph, segments, seed), Effort()) for graph in graphs]
         total = sweeps * len(sets)
@@ -94,19 +96,29 @@ def verify(
         return Verification(checks, watch.pace, watch.load)
 
 
-def settings_of(profile: ComputeProfile) -> EngineSettings:
+def settings_of(profile: ComputeProfile, engine: Engine | None = None) -> EngineSettings:
     """Returns the settings that a measured profile was made with.
 
+    Args:
+        profile: a measured one.
+        engine: what computes; None: this process, on the CPU.
+
     Raises:
-        ProfileError: if it is modelled, or of another runtime than the one installed here.
+        ProfileError: if it is modelled, or of another runtime than the one that computes here.
+        MissingDependency: if nothing computes here.
     """
     if not profile.measured:
         raise ProfileError(f"{profile.where}: found a modelled profile, accepted: one measured on this board")
-    settings = EngineSettings(profile.runtime.provider, profile.board.threads)
-    here = runtime_of(settings)
-    if (profile.runtime.name, profile.runtime.version) != (here.name, here.version):
+    settings = EngineSettings(ThisProcess(profile.board.threads) if engine is None else engine)
+    found, here = profile.runtime, settings.runtime()
+    if (found.name, found.version, found.provider) != (here.name, here.version, here.provider):
         raise ProfileError(
-            f"{profile.where}: runtime: found {profile.runtime.name} {profile.runtime.version}, accepted: {here.name} "
-            f"{here.version}, which is what runs here; measure anew with: distredge profile run --restart"
+            f"{profile.where}: runtime: found {_told(found)}, accepted: {_told(here)}, which is what runs here; give "
+            "--engine-python where another Python's engine was measured, or measure anew with: distredge profile run "
+            "--restart"
         )
     return settings
+
+
+def _told(runtime: Runtime) -> str:
+    return f"{runtime.name} {runtime.version} ({runtime.provider})"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from distredge.model.graph import Graph
 from distredge.model.operators import Kind
 from distredge.model.signatures import Signature
-from distredge.profiles.measuring.bench import CPU, Bench
+from distredge.profiles.measuring.bench import Bench
 from distredge.profiles.measuring.segments import SegmentCase, make_cases
 from distredge.profiles.modelled import profile_rows
 
@@ -91,7 +91,7 @@ def windows_of(benches: Sequence[Bench]) -> tuple[OperatorWindow, ...]:
     shown: set[str] = set()
     ends: set[str] = set()
     for bench in benches:
-        if bench.settings.provider != CPU:
+        if bench.settings.timing is None:
             continue
         graph = bench.graph
         for last in range(len(graph.cuts)):
@@ -112,7 +112,7 @@ def whole_windows(benches: Sequence[Bench]) -> tuple[OperatorWindow, ...]:
     return tuple(
         OperatorWindow(bench, -1, last, frozenset(_keys(bench.graph, _between(bench.graph, -1, last))))
         for bench in benches
-        if bench.settings.provider == CPU and (last := len(bench.graph.cuts) - 1) >= 0
+        if bench.settings.timing is not None and (last := len(bench.graph.cuts) - 1) >= 0
     )
 
 

@@ -15,7 +15,9 @@ _LINKS = (link_line("uplink", 94.1e6, 0.0012), link_line("downlink", None, 0.001
 _BOARDS = (
     BoardLines("nano-0", "192.168.1.11", "default:nano", 4, (link_line("link", 1e8, 0.002),)),
     BoardLines("nano-1", "192.168.1.12", "default:nano", 4, _LINKS, "pi@nano-1:2222"),
-    BoardLines("nano-2", "192.168.1.12", "default:pi4", 2, _LINKS, "pi@nano-1:2222"),
+    BoardLines(
+        "nano-2", "192.168.1.12", "default:pi4", 2, _LINKS, "pi@nano-1:2222", "/opt/py 3/bin/python", "tensorrt"
+    ),
 )
 
 
@@ -28,6 +30,8 @@ def test_what_was_written_is_known_again(tmp_path: Path, cores: dict[str, int] |
     made = load_cluster(path)
     assert made.hosts == {"host-0": 8 if cores else 4}
     assert made.device("nano-1").downlink.rate_bps is None
+    assert read_boards(path).device("nano-2").engine_python == "/opt/py 3/bin/python"
+    assert [board.provider for board in read_boards(path).devices] == ["cpu", "cpu", "tensorrt"]
     assert [board.ssh for board in read_boards(path).devices] == [None, "pi@nano-1:2222", "pi@nano-1:2222"]
 
 

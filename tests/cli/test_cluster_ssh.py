@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import re
 import signal
 import stat
@@ -137,6 +138,76 @@ def test_nothing_is_written_where_no_board_works(tmp_path: Path, boards: Make) -
     assert not (tmp_path / "keys").exists()
 
 
+def test_a_board_whose_engine_runs_under_an_older_python(
+    tmp_path: Path, installable: Make, installed: Make, ports: list[int]  # noqa: F811
+) -> None:  # fmt: skip
+    home = installable("old")
+    installed("new")
+    where = [f"--address={name}=127.9.8.{k}:{ports[k]}" for k, name in enumerate(("old", "new"), 1)]
+    told = ("cluster", "init", "c.toml", "pi@old", "pi@new", *where)
+    other = ("--engine-python", f"old={sys.executable}")
+    plan = distredge(tmp_path, *told, *other, "--dry-run")
+    assert f"--threads 1 --engine-python {sys.executable} --name old" in plan.stdout
+    assert plan.stdout.count("runtime.worker.worker, onnxruntime") == plan.stdout.count("[engine]") == 1
+    done = distredge(tmp_path, *told, *other, *_QUICK)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "c.toml").read_text()
+    assert text.count(f'engine_python = "{sys.executable}"') == 1
+    asked = (home / HOME / "venv" / "pip-asked").read_text()
+    assert asked.rstrip().endswith(".whl"), "no ONNX Runtime for the worker's own Python"
+    # Known boards keep it, and nothing is installed anew for want of an ONNX Runtime.
+    again = distredge(tmp_path, *told, *_QUICK)
+    assert (again.returncode, "installs" in again.stderr) == (0, False), again.stderr
+    had = json.loads(distredge(tmp_path, "cluster", "upgrade", "c.toml", "--json").stdout)
+    assert [said["installed"] for said in had.values()] == [False, False]
+    try:
+        done = distredge(tmp_path, "cluster", "start", "c.toml", "--json")
+        assert done.returncode == 0, done.stderr
+        seen = json.loads(distredge(tmp_path, "cluster", "status", "c.toml", "--json").stdout)
+        assert seen["old"]["engine"] == f"{seen['new']['engine']} (Python {platform.python_version()})"
+        doctor = distredge(tmp_path, "doctor", "--cluster", "c.toml", "--no-rates", "--json")
+        found = {(f["board"], f["what"]): f for f in json.loads(doctor.stdout)["findings"]}
+        assert found["old", "engine"]["state"] == "ok"
+        assert ("new", "engine") not in found
+    finally:
+        distredge(tmp_path, "cluster", "stop", "c.toml")
+
+
+# Measures nothing; notes when it begins and ends, and waits for whom it is told to meet.
+_MEASURES = """#!/bin/sh
+log={log}
+echo "begin $HOME" >> "$log"
+for meets in {meets}; do
+    left=300
+    until grep -q "begin .*/$meets$" "$log"; do
+        left=$((left - 1)); [ $left -gt 0 ] || {{ echo "error: $meets was not measured meanwhile" >&2; exit 1; }}
+        sleep 0.1
+    done
+done
+sleep 0.5  # so that another one that is measured meanwhile shows
+while [ "$1" != --out ]; do shift; done
+echo '{{}}' > "$2"
+echo "end $HOME" >> "$log"
+"""
+
+
+def test_workers_of_one_computer_are_measured_one_after_the_other_and_computers_beside_each_other(
+    tmp_path: Path, installed: Make  # noqa: F811
+) -> None:  # fmt: skip
+    log = tmp_path / "measured.log"
+    for name, meets in (("one", "far"), ("two", ""), ("far", "one")):
+        home = installed(name)
+        (home / HOME / "venv" / "bin" / "distredge").write_text(_MEASURES.format(log=log, meets=meets))
+        if name == "far":
+            other = '#!/bin/sh\ncase $1 in *boot_id) echo another;; *) exec /bin/cat "$@";; esac\n'
+            program(home, "cat", other)
+    told = ("cluster", "init", "c.toml", "pi@one", "pi@two", "pi@far", "--no-probe", "--yes")
+    done = distredge(tmp_path, *told)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("/")[0].strip() for line in log.read_text().splitlines() if not line.endswith("/far")]
+    assert lines == ["begin", "end"] * 2
+
+
 def test_nobody_is_asked_where_there_is_no_terminal(tmp_path: Path, installable: Make) -> None:  # noqa: F811
     home = installable("nano-0")
     done = distredge(tmp_path, "cluster", "init", "c.toml", "pi@nano-0")
@@ -179,6 +250,9 @@ def test_every_dry_run_has_an_object_for_machines(two: tuple[Path, dict[str, Pat
         (("c.toml", "pi@a", "--ssh-option", "-oX"), "KEY=VALUE"),
         (("c.toml", "pi@nano-0", "--address", "nano-1=192.0.2.7"), "no board 'nano-1' is given"),
         (("c.toml", "pi@a", "--profile", "default:pi4"), "accepted: NAME=VALUE"),
+        (("c.toml", "pi@a", "--provider", "a=gpu"), "--provider: found 'gpu', accepted: cpu, cuda, tensorrt"),
+        (("c.toml", "pi@a", "--engine-python", "b=python3.6"), "no board 'b' is given"),
+        (("c.toml", "pi@a", "--engine-python", "a=-c"), "--engine-python: found '-c', accepted: a path on the board"),
         (("c.toml", "x=pi@a", "x=pi@b"), "the name is pi@a's already"),
         (("c.toml", "-x@a:b:c"), ""),
     ],

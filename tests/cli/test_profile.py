@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from distredge.cli.profile import profile
-from distredge.errors import FileError, ModelError, ProfileError
+from distredge.errors import ConfigError, FileError, MissingDependency, ModelError, ProfileError
 from distredge.model.capture import load_model
 from distredge.profiles.compute import load_profile
 from distredge.profiles.measuring import board
@@ -60,6 +63,34 @@ def test_run_goes_on_with_its_file_and_says_what_it_found(measured: Path, small:
     assert load_profile(measured).data.operators == before
 
 
+def test_an_engine_under_another_python_is_measured_through_its_process(
+    small: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A board with such an engine has no ONNX Runtime for the worker's own Python.
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    path = tmp_path / "old.json"
+    one = ("run", "--model", str(small), "--quick", "--out", str(path))
+    with pytest.raises(MissingDependency, match="onnxruntime is needed"):
+        call(*one)
+    result = call(*one, "--budget-s", AMPLE_S, "--engine-python", sys.executable)
+    said = f"onnxruntime {version('onnxruntime')} (Python {platform.python_version()})"
+    assert f"{said}, CPUExecutionProvider" in result.stdout
+    assert not [line for line in result.stderr.splitlines() if line.startswith("missing")]
+    found = load_profile(path)
+    assert f"{found.runtime.name} {found.runtime.version}" == said
+    assert set(found.data.operators or {}) == set(load_profile(measured).data.operators or {})
+    again = call("verify", str(path), "--engine-python", sys.executable, "--segments", "2", "--json")
+    figures = json.loads(again.stdout)
+    assert figures["segments"] == 2
+    monkeypatch.undo()
+    with pytest.raises(ProfileError, match=r"found onnxruntime .* \(Python .*give --engine-python"):
+        call("verify", str(path))
+    with pytest.raises(ProfileError, match="measure anew with --restart"):
+        call(*one)
+    with pytest.raises(ConfigError, match=r"engine's Python: found 'python3\.599', which cannot be run"):
+        call(*one, "--engine-python", "python3.599")
+
+
 def test_run_says_what_its_budget_did_not_suffice_for(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +127,7 @@ def test_diff_plot_and_validate(measured: Path, small: Path, tmp_path: Path) -> 
 
 def test_bad_usage_is_refused(measured: Path, tmp_path: Path) -> None:
     assert call("run").exit_code == 2
-    with pytest.raises(ProfileError, match=r"CUDAExecutionProvider.*accepted on this machine"):
+    with pytest.raises(ConfigError, match=r"has no CUDAExecutionProvider; it has: .*install NVIDIA's build"):
         call("run", "--model", "vgg16", "--provider", "cuda")
     with pytest.raises(ModelError, match="vgg17"):
         call("run", "--model", "vgg17", "--out", str(tmp_path / "p.json"))

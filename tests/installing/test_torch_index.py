@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -19,6 +20,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "torch_index.py"
 VERSION = "2.13.0"
+OWN = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+OTHERS = "torch-2.12.0%2Bcpu-cp27-cp27mu-linux_ppc64le.whl"
+"""Of which nobody has use."""
 
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="needs the repository")
 
@@ -43,8 +47,9 @@ def index() -> Iterator[str]:
             found = self.path == "/whl/cpu/torch/"
             self.send_response(200 if found else 404)
             self.end_headers()
-            name = f"torch-{VERSION}%2Bcpu-cp311-cp311-manylinux_2_28_x86_64.whl"
-            self.wfile.write(f'<a href="/whl/cpu/{name}">{name}</a>'.encode() if found else b"")
+            names = [f"torch-{VERSION}%2Bcpu-{OWN}-{OWN}-manylinux_2_5_{platform.machine()}.whl", OTHERS]
+            page = "".join(f'<a href="/whl/cpu/{name}">{name}</a>' for name in names)
+            self.wfile.write(page.encode() if found else b"")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -143,12 +148,47 @@ def test_an_index_that_speaks_no_http_is_named(torch_index: ModuleType, capfd: p
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("path", "version"), [("", "9.9.9"), ("/elsewhere", VERSION)])
+@pytest.mark.parametrize(
+    ("path", "version", "told"),
+    [
+        ("", "9.9.9", "has no torch 9.9.9"),
+        ("", "2.13", "has no torch 2.13"),
+        ("", "2.12.0", f"has no torch 2.12.0 for Python {sys.version_info[0]}.{sys.version_info[1]} on "),
+        ("/elsewhere", VERSION, "cannot be reached"),
+    ],
+)
 def test_an_index_without_the_version_is_not_taken(
-    torch_index: ModuleType, index: str, path: str, version: str
+    torch_index: ModuleType, index: str, path: str, version: str, told: str
 ) -> None:
     assert torch_index.unusable(index, VERSION) == ""
-    assert torch_index.unusable(index + path, version) != ""
+    assert torch_index.unusable(index, "") == ""
+    assert torch_index.unusable(index + path, version).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("tags", "fits"),
+    [
+        ("cp311-cp311-manylinux_2_28_x86_64", True),
+        ("cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64", True),
+        ("cp310-abi3-manylinux_2_17_x86_64", False),
+        ("cp311-cp311t-manylinux_2_28_x86_64", False),
+        ("cp311-cp311-manylinux_2_39_x86_64", False),
+        ("cp311-cp311-manylinux_2_28_aarch64", False),
+        ("cp311-cp311-win_amd64", False),
+        ("cp311-cp311-linux_x86_64", True),
+        ("py3-none-any", True),
+    ],
+)
+def test_a_wheel_is_for_this_python_processor_and_library(
+    torch_index: ModuleType, monkeypatch: pytest.MonkeyPatch, tags: str, fits: bool
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 11, 2))
+    monkeypatch.setattr(sys, "abiflags", "")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    assert torch_index.fits(f"torch-{VERSION}+cpu-{tags}.whl") is fits
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert torch_index.fits(f"torch-{VERSION}+cpu-{tags}.whl") is (fits and tags.endswith("any"))
 
 
 def test_the_pinned_version_is_read(torch_index: ModuleType, tmp_path: Path) -> None:

@@ -66,17 +66,19 @@ def test_texts_and_histograms_come_back(tmp_path: Path) -> None:
 
 
 def test_hparams_come_back(tmp_path: Path) -> None:
-    told: dict[str, hparams.Parameter] = {"algo": "ddpg", "tau": 0.05, "as_published": True}
+    told: dict[str, hparams.Parameter] = {"algo": "ddpg", "tau": 0.05, "as_published": True, "file": "caf\udce9"}
     with TensorboardWriter(tmp_path) as writer:
         writer.summary(hparams.experiment(told, ["hparam/x"]))
         writer.summary(hparams.session_start(told, 1.0))
         writer.summary(hparams.session_end(False, 2.0))
     content = _read(tmp_path).PluginTagToContent("hparams")
     columns = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    assert [(info.name, info.type) for info in columns.hparam_infos] == [("algo", 1), ("tau", 3), ("as_published", 2)]
+    kinds = [("algo", 1), ("tau", 3), ("as_published", 2), ("file", 1)]
+    assert [(info.name, info.type) for info in columns.hparam_infos] == kinds
     assert [info.name.tag for info in columns.metric_infos] == ["hparam/x"]
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     assert (start.hparams["algo"].string_value, start.hparams["tau"].number_value) == ("ddpg", 0.05)
+    assert start.hparams["file"].string_value == "caf\ufffd", "a path need not be text"
     assert start.hparams["as_published"].bool_value is True
     assert metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG]).status == 2
 

@@ -77,6 +77,7 @@ case "$*" in
         if [ -e "$HOME/pip-fails" ]; then echo "ERROR: No matching distribution found for onnx"; exit 1; fi
         for wheel; do :; done
         echo "Processing $wheel"
+        echo "$*" > "${{0%/bin/python}}/pip-asked"
         [ -e "${{wheel%%\\[*}}" ] || exit 1;;
 esac
 """

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distredge.errors import ExecutionError
-from distredge.remote.install import install, wheel_path
+from distredge.remote.install import install, is_current, wheel_path
 from distredge.remote.look import HOME, look
 from distredge.remote.ssh import Board, connections, read_destination
 from distredge.remote.wheel import own_wheel
@@ -103,3 +104,54 @@ def test_a_board_that_cannot_run_a_worker_is_left_alone(
     with pytest.raises(ExecutionError, match="nano-0: its processor is armv7l, accepted: x86_64, aarch64"):
         install(board, look(board), own_wheel())
     assert not (home / HOME).exists()
+
+
+def test_an_environment_that_a_worker_runs_from_is_kept(
+    installed: Callable[..., Path], at: Callable[[str], Board]
+) -> None:
+    home, board, wheel = installed("nano-0", "another"), at("nano-0"), own_wheel()
+    venvs = home / HOME / "venvs"
+    for name in ("old", "running"):
+        (venvs / name / "bin").mkdir(parents=True)
+    sleep = venvs / "running" / "bin" / "python"
+    sleep.symlink_to(shutil.which("sleep") or "sleep")
+    with subprocess.Popen([sleep, "600"]) as worker:
+        try:
+            assert install(board, look(board), wheel)
+            (new,) = {path.name for path in venvs.iterdir()} - {"before", "running", "lock"}
+        finally:
+            worker.kill()
+    # With the next installation it goes: nothing runs from it any more.
+    another = replace(wheel, sha256="0" * 64)
+    assert install(board, look(board), another)
+    assert {path.name for path in venvs.iterdir()} == {new, f"{wheel.version}-{'0' * 12}", "lock"}
+
+
+def test_a_board_without_wheels_of_onnx_runtime_is_told_of_an_older_python(
+    installable: Callable[[str], Path], at: Callable[[str], Board]
+) -> None:
+    home, board = installable("nano-0"), at("nano-0")
+    python = home / "bin" / "python3"
+    python.write_text(python.read_text().replace("found for onnx", "found for onnxruntime>=1.17"))
+    (home / "pip-fails").touch()
+    with pytest.raises(ExecutionError, match=r"for onnxruntime.*--engine-python NAME=PATH; nothing of it is left"):
+        install(board, look(board), own_wheel())
+    with pytest.raises(ExecutionError) as caught:
+        install(board, look(board), own_wheel(), engine=False)
+    assert "--engine-python" not in str(caught.value)
+
+
+def test_without_an_engine_pip_is_asked_for_none(
+    installable: Callable[[str], Path], at: Callable[[str], Board]
+) -> None:
+    home, board, wheel = installable("nano-0"), at("nano-0"), own_wheel()
+    assert install(board, look(board), wheel, engine=False)
+    asked = (home / HOME / "venv" / "pip-asked").read_text()
+    assert "--no-compile" in asked
+    assert "[engine]" not in asked
+    found = look(board)
+    assert is_current(found, wheel, engine=False)
+    assert not is_current(found, wheel)
+    assert install(board, found, wheel)
+    assert "[engine]" in (home / HOME / "venv" / "pip-asked").read_text()
+    assert is_current(look(board), wheel, engine=False), "one with more will do"

@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import pty
+import select
 import signal
-import socket
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,19 +26,14 @@ import pytest
 from distredge.remote.look import HOME
 from distredge.remote.ssh import SshError, connections, read_destination
 from tests.remote.conftest import ROOT
+from tests.remote.sshd import PASSWORD, Servers, as_boards, free_port, user, with_password
 from tests.runtime.commands.conftest import ports  # noqa: F401
 
-SSHD = Path("/usr/sbin/sshd")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not SSHD.exists(), reason="there is no sshd here: apt install openssh-server"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-class Servers(NamedTuple):
-    """Boards: where each is, its home, and what `ssh` must be told to get in."""
+class Boards(NamedTuple):
+    """Where each is, its home, and what `ssh` must be told to get in."""
 
     destinations: dict[str, str]
     homes: dict[str, Path]
@@ -42,66 +41,17 @@ class Servers(NamedTuple):
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
+def servers(tmp_path: Path) -> Iterator[Boards]:
     """Two ssh servers that let this user in with one key."""
-    folder = tmp_path / "servers"
-    folder.mkdir(mode=0o700)
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    for name in ("host", "id"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-    (folder / "authorized").write_bytes((folder / "id.pub").read_bytes())
-    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    made = Servers(tmp_path / "servers")
     destinations, homes = {}, {}
     with contextlib.ExitStack() as stack:
         for name in ("one", "two"):
-            homes[name] = folder / name
+            homes[name] = made.folder / name
             homes[name].mkdir()
-            port = _free_port()
-            server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(_config(folder, name, port))], stderr=-3)
-            stack.callback(server.wait, 20)
-            stack.callback(server.terminate)
-            _wait_for(port, server)
-            destinations[name] = f"{user}@127.0.0.1:{port}"
-        told = (
-            f"IdentityFile={folder / 'id'}", "IdentitiesOnly=yes", "StrictHostKeyChecking=accept-new",
-            f"UserKnownHostsFile={folder / 'known'}",
-        )  # fmt: skip
-        yield Servers(destinations, homes, told)
-
-
-def _config(folder: Path, name: str, port: int) -> Path:
-    """Of a server whose sessions have a folder as their home, and find packages as this process does."""
-    kept = {k: v for k, v in os.environ.items() if k.startswith(("PIP_", "SSL_", "UV_")) and not set(v) & set(' "\\')}
-    kept |= {"HOME": str(folder / name), "PATH": f"{sys.base_prefix}/bin:/usr/bin:/bin"}
-    path = folder / f"{name}.config"
-    path.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nPidFile none\nUsePAM no\nStrictModes no\n"
-        f"AuthorizedKeysFile {folder / 'authorized'}\nPermitRootLogin yes\n"
-        "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f"SetEnv {' '.join(f'{key}={value}' for key, value in kept.items())}\n"
-        'ForceCommand cd "$HOME" && exec sh -c "$SSH_ORIGINAL_COMMAND"\n'
-    )
-    return path
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    until_s = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert server.poll() is None
-            assert time.monotonic() < until_s
-            time.sleep(0.05)
+            port = stack.enter_context(made.started(name, as_boards(homes[name])))
+            destinations[name] = f"{user()}@127.0.0.1:{port}"
+        yield Boards(destinations, homes, made.options)
 
 
 @pytest.fixture
@@ -128,14 +78,16 @@ def _done(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 
 def test_from_bare_boards_to_a_deploy(
-    servers: Servers, command: Callable[..., subprocess.Popen[str]], ports: list[int]  # noqa: F811
+    servers: Boards, command: Callable[..., subprocess.Popen[str]], ports: list[int]  # noqa: F811
 ) -> None:  # fmt: skip
     ssh = tuple(part for option in servers.options for part in ("--ssh-option", option))
     boards = [f"{name}={where}" for name, where in servers.destinations.items()]
     where = [f"--address={name}=127.9.8.{1 + k}:{ports[2 * k]}" for k, name in enumerate(servers.destinations)]
-    told = ("cluster", "init", "c.toml", *boards, *where, "--model", "squeezenet1.1", "--yes", *ssh)
+    # The engine of the second runs under a Python beside its worker's, which so gets no ONNX Runtime.
+    older = ("--engine-python", f"two={sys.executable}")
+    told = ("cluster", "init", "c.toml", *boards, *where, "--model", "squeezenet1.1", "--yes", *older, *ssh)
     # A third one at which nobody listens stops neither of the others.
-    out, err = _done(command(*told, f"gone=pi@127.0.0.1:{_free_port()}", "--json"), 1)
+    out, err = _done(command(*told, f"gone=pi@127.0.0.1:{free_port()}", "--json"), 1)
     assert json.loads(out)["devices"] == ["one", "two"]
     assert "gone (pi@127.0.0.1:" in err
     assert "it refuses the connection" in err
@@ -149,6 +101,13 @@ def test_from_bare_boards_to_a_deploy(
         assert {name: said["pid"] for name, said in again.items()} == {n: s["pid"] for n, s in started.items()}
         seen = json.loads(_done(command("cluster", "status", "c.toml", "--json", *ssh))[0])
         assert [state["ssh"]["runner"] for state in seen.values()] == ["process", "process"]
+        assert seen["two"]["engine"] == f"onnxruntime {version('onnxruntime')} (Python {platform.python_version()})"
+        measured = json.loads((servers.homes["two"].parents[1] / "requester" / "two.json").read_text())
+        assert measured["runtime"]["version"] == seen["two"]["engine"].partition(" ")[2]
+        places = {name: (home / HOME / "venv").resolve() for name, home in servers.homes.items()}
+        assert [name for name, place in places.items() if list(place.glob("lib/*/*/onnxruntime"))] == ["one"]
+        # A worker is known to run from its environment, which is so kept.
+        assert all(_runs_from(started[name]["pid"], place) for name, place in places.items())
         _done(
             command(
                 "plan", "--model", "squeezenet1.1", "--cluster", "c.toml", "--method", "deepthings", "--out", "s.json"
@@ -170,8 +129,12 @@ def test_from_bare_boards_to_a_deploy(
     assert not [secret for secret in (*servers.destinations.values(), "127.9.8.", '"one"') if secret in file]
 
 
+def _runs_from(pid: int, place: Path) -> bool:
+    return any(bytes(place) in Path(f"/proc/{pid}/{file}").read_bytes() for file in ("cmdline", "maps"))
+
+
 def test_an_interrupted_installation_leaves_nothing(
-    servers: Servers, command: Callable[..., subprocess.Popen[str]]
+    servers: Boards, command: Callable[..., subprocess.Popen[str]]
 ) -> None:
     ssh = tuple(part for option in servers.options for part in ("--ssh-option", option))
     process = command("cluster", "init", "c.toml", f"one={servers.destinations['one']}", "--yes", *ssh)
@@ -191,7 +154,7 @@ def test_an_interrupted_installation_leaves_nothing(
     assert not (servers.homes["one"] / HOME / "venv").exists()
 
 
-def test_why_a_server_cannot_be_reached(servers: Servers, tmp_path: Path) -> None:
+def test_why_a_server_cannot_be_reached(servers: Boards, tmp_path: Path) -> None:
     where = read_destination(servers.destinations["one"])
     known = next(option for option in servers.options if option.startswith("UserKnownHostsFile"))
     other = tmp_path / "other"
@@ -211,3 +174,100 @@ def test_why_a_server_cannot_be_reached(servers: Servers, tmp_path: Path) -> Non
         with pytest.raises(SshError, match="ssh-keygen -R") as caught:
             board_at(where, servers.options).login(may_ask=False)
         assert caught.value.reason == "changed key"
+
+
+class Typed(NamedTuple):
+    """What a command that had a terminal ended with: its exit code, what was shown, whether typing shows again."""
+
+    returncode: int
+    shown: str
+    echoes: bool
+
+
+def _at_a_terminal(folder: Path, code: str, args: Sequence[str], types: Sequence[str]) -> Typed:
+    """Runs Python at a terminal, and types a line whenever it is asked something; none left: nothing."""
+    master, terminal = pty.openpty()
+    answers, shown = list(types), b""
+    # The terminal is the session's, so that ssh finds it as /dev/tty.
+    own = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    process = subprocess.Popen(
+        [sys.executable, "-c", own + code, *args], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    until_s = time.monotonic() + 120
+    asked = 0
+    try:
+        while process.poll() is None or select.select([master], [], [], 0)[0]:
+            assert time.monotonic() < until_s, shown
+            if select.select([master], [], [], 0.1)[0]:
+                shown += os.read(master, 65536)
+            if shown.count(b"password:") + shown.count(b"[y/N]:") > asked:
+                asked += 1
+                if answers:
+                    # Echo is off by then: ssh turns it off before it asks.
+                    os.write(master, answers.pop(0).encode() + b"\n")
+        echoes = bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(terminal)
+    return Typed(process.returncode, shown.decode(errors="replace"), echoes)
+
+
+@pytest.fixture
+def asking(tmp_path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """A board that takes a password and no key: where it is, and what `ssh` must be told."""
+    made = Servers(tmp_path / "servers")
+    home = made.folder / "one"
+    home.mkdir()
+    prefix = with_password(made.folder)
+    with made.started("one", as_boards(home), prefix=prefix, password=True) as port:
+        yield f"{user()}@127.0.0.1:{port}", made.options[2:]
+
+
+_INIT = "from distredge.cli.main import main; main()"
+
+
+def _init_words(where: str, options: tuple[str, ...]) -> tuple[str, ...]:
+    ssh = tuple(part for option in options for part in ("--ssh-option", option))
+    return ("cluster", "init", "c.toml", f"one={where}", "--no-profile", "--no-probe", *ssh)
+
+
+@pytest.mark.parametrize(
+    ("types", "told"),
+    [
+        (("nonsense", PASSWORD, "n"), "Install? [y/N]: n"),  # at the second time it is right, and it goes on
+        (("a", "b", "c"), "it refuses the login: no key or password that it accepts"),
+    ],
+)
+def test_a_password_is_typed(
+    asking: tuple[str, tuple[str, ...]], tmp_path: Path, types: tuple[str, ...], told: str
+) -> None:
+    said = _at_a_terminal(tmp_path, _INIT, _init_words(*asking), types)
+    assert told in said.shown
+    assert said.returncode != 0, said.shown
+    assert said.shown.count("password:") == len(types) - types.count("n")
+    assert said.echoes
+    assert not (tmp_path / "c.toml").exists()
+    assert PASSWORD not in said.shown
+
+
+@pytest.mark.parametrize("more", [(), ("--batch",)])
+def test_where_nobody_can_type_a_password_nobody_is_asked(
+    asking: tuple[str, tuple[str, ...]], command: Callable[..., subprocess.Popen[str]], more: tuple[str, ...]
+) -> None:
+    _, err = _done(command(*_init_words(*asking), "--yes", *more), 1)
+    assert "it refuses the login" in err
+    assert "ssh-copy-id -p" in err
+    assert "password:" not in err
+
+
+def test_a_password_that_nobody_types_is_not_waited_for_for_ever(
+    asking: tuple[str, tuple[str, ...]], tmp_path: Path
+) -> None:
+    code = f"from distredge.remote import ssh; ssh.CONNECT_S = ssh.PASSWORD_S = 2.0; {_INIT}"
+    said = _at_a_terminal(tmp_path, code, _init_words(*asking), ())
+    assert "no login within 4 s" in said.shown
+    assert said.returncode == 1
+    assert said.echoes, "the terminal shows what is typed as before"

@@ -23,6 +23,10 @@ from onnx import TensorProto, helper
 from distredge.errors import ConfigError, EngineError
 from distredge.model import AS_INPUT, constant_file
 from distredge.model.capture import load_model
+from distredge.profiles.compute import ComputeProfile
+from distredge.profiles.measuring.bench import Effort
+from distredge.profiles.measuring.board import Measuring, MeasuringPlan
+from distredge.profiles.measuring.engines import EngineSettings
 from distredge.runtime import engine_host, engine_process
 from distredge.runtime.buffers import ALIGNMENT_BYTES, allocate
 from distredge.runtime.deployment import deploy
@@ -320,7 +324,7 @@ def test_a_system_without_memory_that_can_be_shared(monkeypatch) -> None:
 
 
 def test_a_provider_that_it_has_not() -> None:
-    with pytest.raises(EngineError, match=r"it has no TensorrtExecutionProvider; it has: .*CPUExecutionProvider"):
+    with pytest.raises(ConfigError, match=r"it has no TensorrtExecutionProvider; it has: .*CPUExecutionProvider"):
         OldPythonEngine(sys.executable, provider="tensorrt")
 
 
@@ -433,3 +437,16 @@ def test_an_old_python_computes_the_same(old_engine, name: str) -> None:
 def test_an_old_runtime_names_what_it_cannot_read(old_engine) -> None:
     with pytest.raises(EngineError, match=r"^onnxruntime 1\.1.* refuses the sub-model: .*(?i:opset|LayerNorm)"):
         old_engine.load(_model("Mish", 18), {})
+
+
+@pytest.mark.slow
+def test_an_old_engine_is_measured(old_engine) -> None:
+    graph = load_model("squeezenet1.1", (1, 3, 64, 64), width=0.5)
+    plan = MeasuringPlan(budget_s=3600.0, points=4, start=3, effort=Effort(least=3, most=20), segments=4, power_s=0.1)
+    measuring = Measuring([graph], EngineSettings(old_engine), plan)
+    profile = ComputeProfile(measuring.run())
+    assert f"{profile.runtime.name} {profile.runtime.version}" == old_engine.name
+    assert measuring.missing == ()
+    assert measuring.expected is not None
+    assert all(profile.covers(signature) for signature in graph.signatures if signature is not None)
+    assert all(item.kernels > 0 for item in measuring.table.besides)

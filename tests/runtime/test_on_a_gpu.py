@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distredge.errors import EngineError
+from distredge.errors import ConfigError
 from distredge.model.capture import load_model
 from distredge.runtime.deployment import deploy
 from distredge.runtime.engine import OnnxRuntimeEngine
@@ -21,7 +21,7 @@ MODELS = ("squeezenet", "resnet50", "mobilenet-v2", "yolov2")
 def test_split_rows_on_a_gpu(provider: str, model: str) -> None:
     try:
         engine = OnnxRuntimeEngine(provider=provider)
-    except EngineError as error:
+    except ConfigError as error:
         pytest.skip(f"no GPU for {provider}: {error}")
     graph = load_model(model)
     strategy = make_strategy(graph, [(2, 1, 1), (1, 1, 2)])

@@ -16,7 +16,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from distredge.errors import EngineError
+from distredge.errors import ConfigError
+from distredge.model.capture import load_model
+from distredge.profiles.measuring.bench import Bench, Effort
+from distredge.profiles.measuring.engines import EngineSettings
 from distredge.runtime.engine import OnnxRuntimeEngine, built_s
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.old_python_engine import OldPythonEngine
@@ -184,14 +187,14 @@ def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(monkeypatch: pytest.
 
     monkeypatch.setattr(sys.modules["onnxruntime"], "InferenceSession", without)
     for provider, name in (("cuda", CUDA), ("tensorrt", TENSORRT)):
-        with pytest.raises(EngineError, match=f"cannot use {name} here and would compute with {CPU}"):
+        with pytest.raises(ConfigError, match=f"cannot use {name} here and would compute with {CPU}"):
             OnnxRuntimeEngine(provider=provider)
     assert OnnxRuntimeEngine().providers == (CPU,)
 
 
 def test_nor_under_an_old_python(asked_of_old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USABLE", CPU)
-    with pytest.raises(EngineError, match=f"cannot use {CUDA} here and would compute with {CPU}"):
+    with pytest.raises(ConfigError, match=f"cannot use {CUDA} here and would compute with {CPU}"):
         OldPythonEngine(sys.executable, provider="cuda")
 
 
@@ -199,3 +202,14 @@ def test_the_probe_is_a_model() -> None:
     found = onnx.load_from_string(PROBE)
     onnx.checker.check_model(found)
     assert [node.op_type for node in found.graph.node] == ["Relu"]
+
+
+def test_a_profile_is_measured_with_a_workers_options(asked) -> None:
+    graph = load_model("squeezenet1.1", (1, 3, 48, 48), width=0.25)
+    bench = Bench(graph, EngineSettings(OnnxRuntimeEngine(provider="cuda")))
+    sample = bench.run(bench.segment(bench.operator_part(0, 4)), Effort(1, 1))
+    assert sample.kernels == 0, "whole runs are timed"
+    assert len(asked) > 1
+    assert all(options[CUDA] == {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"} for options in asked)
+    runtime = bench.settings.runtime()
+    assert (runtime.provider, runtime.version) == (CUDA, onnxruntime.__version__)

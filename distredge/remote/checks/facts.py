@@ -35,6 +35,23 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class EngineFacts:
+    """What an older Python has for an engine.
+
+    Attributes:
+        python: its version.
+        modules: version of `numpy` and `onnxruntime`, those that it has.
+        lacking: why one of them cannot be had; "" if both can.
+        providers: of its ONNX Runtime.
+    """
+
+    python: str
+    modules: dict[str, str]
+    lacking: str
+    providers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a board; None, "" and empty where its tools do not say.
 
@@ -48,6 +65,7 @@ class Facts:
         memory_bytes, free_memory_bytes: all, and what a program could take.
         free_disk_bytes: in the user's home.
         pythons: versions that are installed.
+        engine: what the older Python says in which the worker's engine runs; None: there is none, or it says nothing.
         externally_managed: whether Debian's pip refuses to install outside a virtual environment.
         distredge: versions that are installed, the one that `cluster init` installs first.
         public_keys: digest of the public keys that `cluster start` copied; "" without them.
@@ -78,6 +96,7 @@ class Facts:
     free_memory_bytes: int | None
     free_disk_bytes: int | None
     pythons: tuple[str, ...]
+    engine: EngineFacts | None
     externally_managed: bool
     distredge: tuple[str, ...]
     public_keys: str
@@ -97,17 +116,18 @@ class Facts:
     reached: dict[tuple[str, int], bool]
 
 
-def script(peers: Iterable[tuple[str, int]], keys: str = "") -> str:
+def script(peers: Iterable[tuple[str, int]], keys: str = "", engine_python: str | None = None) -> str:
     """Returns the script that reads a board.
 
     Args:
         peers: host and port of what the board must reach: the other boards' workers.
         keys: folder of its worker's keys, from the user's home.
+        engine_python: older Python in which its worker's engine runs; None: the worker's own.
     """
     lines = "\n".join(f"{host} {port}" for host, port in peers)
     text = (resources.files("distredge.remote.checks") / "facts.sh").read_text(encoding="utf-8")
     # What a tool complains of goes nowhere: a tool that is not there is the rule.
-    return f"exec 2>/dev/null\nPEERS={quote(lines)}\nKEYS={quote(keys)}\n{text}"
+    return f"exec 2>/dev/null\nPEERS={quote(lines)}\nKEYS={quote(keys)}\nENGINE={quote(engine_python or '')}\n{text}"
 
 
 def read_facts(text: str) -> Facts:
@@ -132,6 +152,7 @@ def read_facts(text: str) -> Facts:
         free_memory_bytes=memory.get("MemAvailable"),
         free_disk_bytes=tool_output.free_disk(said("disk")),
         pythons=tuple(dict.fromkeys(re.findall(r"^\d+\.\d+\.\d+$", said("pythons"), re.MULTILINE))),
+        engine=_engine(said("engine")),
         externally_managed="EXTERNALLY-MANAGED" in said("managed"),
         distredge=tuple(re.findall(r"^distredge(?:,? version)? (\S+)$", said("distredge"), re.MULTILINE)),
         public_keys=said("keys").partition(" ")[0],
@@ -153,6 +174,15 @@ def read_facts(text: str) -> Facts:
             for host, port, answer in re.findall(r"^(\S+) (\d+) (yes|no)$", said("reached"), re.MULTILINE)
         },
     )
+
+
+def _engine(text: str) -> EngineFacts | None:
+    """Lines of a word and what it has, as the script prints them."""
+    told = dict(line.partition(" ")[::2] for line in text.splitlines())
+    if "python" not in told:
+        return None
+    modules: dict[str, str] = {name: told[name] for name in ("numpy", "onnxruntime") if name in told}
+    return EngineFacts(told["python"], modules, told.get("without", ""), tuple(told.get("providers", "").split()))
 
 
 def _number(text: str) -> float | None:

@@ -1,6 +1,6 @@
 # Prints what a board's own tools say, for `distredge doctor --cluster`. It reads and changes nothing.
 # POSIX sh. Sections begin with "@@ NAME". PEERS has a line "HOST PORT" for every port of the other boards, KEYS is the
-# folder of keys that `cluster start` copied.
+# folder of keys that `cluster start` copied, ENGINE the older Python in which the worker's engine runs, "" if none.
 LC_ALL=C
 export LC_ALL
 PATH=$PATH:/usr/sbin:/sbin:/usr/local/bin
@@ -30,6 +30,19 @@ part pythons
 for name in python3 python3.10 python3.11 python3.12 python3.13 python3.14; do
   has "$name" && "$name" -c 'import sys; print(".".join(map(str, sys.version_info[:3])))'
 done
+part engine
+[ -n "$ENGINE" ] && if has timeout; then limit="timeout 10"; else limit=; fi && $limit "$ENGINE" -E -c '
+import sys
+print("python %d.%d.%d" % sys.version_info[:3])
+for name in ("numpy", "onnxruntime"):
+    try:
+        module = __import__(name)
+        print("%s %s" % (name, module.__version__))
+    except Exception as error:
+        print("without %s %s: %s" % (name, type(error).__name__, " ".join(str(error).split())))
+        sys.exit()
+print("providers " + " ".join(module.get_available_providers()))
+'
 part managed
 ls -d /usr/lib/python3*/EXTERNALLY-MANAGED
 part distredge

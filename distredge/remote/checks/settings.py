@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from distredge.cluster import Device
+from distredge.cluster_file import BoardEntry
 from distredge.remote.checks.facts import Facts
 from distredge.remote.checks.findings import Finding
+from distredge.runtime.provider_options import PROVIDERS
 
 OLDEST_PYTHON: Final = (3, 10)
+OLDEST_ENGINE_PYTHON: Final = (3, 6)
 _LEAST_DISK_BYTES: Final = 500_000_000
 _WORKER_BYTES: Final = 80_000_000
 """What a worker takes before it holds a plan."""
@@ -66,6 +69,35 @@ def _python(device: Device, facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield Finding(device.name, "python", "ok", f"Python {said}")
+
+
+def check_engine(device: Device, facts: Facts, entry: BoardEntry) -> Iterator[Finding]:
+    """Yields whether the older Python in which a board's engine runs has what that needs.
+
+    Args:
+        device: of the cluster file.
+        facts: of its board.
+        entry: what the cluster file says of the engine.
+    """
+    if entry.engine_python is None:
+        return
+    engine, wanted = facts.engine, PROVIDERS[entry.provider][0]
+    if engine is None:
+        detail = f"engine_python = {entry.engine_python}: cannot be run there, or does not answer within ten seconds"
+        yield Finding(device.name, "engine", "bad", detail, "correct it in the cluster file, or install it there")
+        return
+    has = ", ".join([f"Python {engine.python}", *(f"{name} {version}" for name, version in engine.modules.items())])
+    if _version(engine.python) < OLDEST_ENGINE_PYTHON:
+        yield Finding(device.name, "engine", "bad", f"{has}; an engine needs Python 3.6 or later")
+    elif engine.lacking:
+        todo = f"on the board: {entry.engine_python} -m pip install --user numpy, and NVIDIA's ONNX Runtime for it"
+        yield Finding(device.name, "engine", "bad", f"{has}; without {engine.lacking}", todo)
+    elif wanted not in engine.providers:
+        detail = f"{has}; it has no {wanted}, only {', '.join(engine.providers)}"
+        todo = "install NVIDIA's build of ONNX Runtime for it, or write another provider into the cluster file"
+        yield Finding(device.name, "engine", "bad", detail, todo)
+    else:
+        yield Finding(device.name, "engine", "ok", f"{has}, {wanted}")
 
 
 def check_installed(device: Device, facts: Facts, version: str, cluster_file: str) -> Iterator[Finding]:

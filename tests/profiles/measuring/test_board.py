@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from distredge.errors import ExecutionError, ProfileError
+from distredge.errors import ExecutionError, MissingDependency, ProfileError
 from distredge.model.capture import load_model
 from distredge.model.graph import Graph
 from distredge.model.operators import Kind
 from distredge.model.wires import FLOAT32_BYTES
 from distredge.processors import usable_cores
 from distredge.profiles.compute import ComputeProfile
-from distredge.profiles.measuring.bench import Bench, Effort, EngineSettings
+from distredge.profiles.measuring.bench import Bench, Effort
 from distredge.profiles.measuring.board import Measuring, MeasuringPlan, MeasuringProgress, check_same, warnings_of
+from distredge.profiles.measuring.engines import EngineSettings, ThisProcess
 from distredge.profiles.measuring.segments import SegmentCase, edge_cases, make_case, random_cases
 from distredge.profiles.measuring.verify import verify
 from distredge.profiles.measuring.windows import alone_of, windows_of
@@ -106,13 +108,14 @@ def test_an_earlier_profile_of_another_runtime_is_refused(profile: ComputeProfil
     threads = msgspec.structs.replace(data, device=msgspec.structs.replace(data.device, threads=8))
     with pytest.raises(ProfileError, match=r"device\.threads: found 8"):
         check_same(threads, data, "p.json")
-    with pytest.raises(ProfileError, match=r"runtime: found onnxruntime 0\.1"):
+    with pytest.raises(ProfileError, match=r"runtime: found onnxruntime 0\.1 \(CPU"):
         verify(ComputeProfile(other, "p.json"), [])
 
 
-def test_a_missing_provider_is_named() -> None:
-    with pytest.raises(ProfileError, match=r"provider: found 'NoSuchProvider', accepted on this machine: .*CPU"):
-        EngineSettings("NoSuchProvider").check()
+def test_without_an_onnx_runtime_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'distredge\[engine\]'"):
+        ThisProcess()
 
 
 def test_a_disturbed_or_throttling_machine_is_warned_of_with_the_figure(profile: ComputeProfile) -> None:

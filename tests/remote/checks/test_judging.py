@@ -10,12 +10,13 @@ import msgspec
 import pytest
 
 from distredge.cluster import Cluster, Device, Link, Requester
+from distredge.cluster_file import BoardEntry
 from distredge.profiles.compute import ComputeProfile, load_shipped
 from distredge.profiles.schema import Board, Runtime
-from distredge.remote.checks.facts import Facts, read_facts
+from distredge.remote.checks.facts import EngineFacts, Facts, read_facts
 from distredge.remote.checks.findings import Finding
 from distredge.remote.checks.profiles import check_profile
-from distredge.remote.checks.settings import check_installed, check_keys, check_settings
+from distredge.remote.checks.settings import check_engine, check_installed, check_keys, check_settings
 from distredge.remote.checks.surroundings import (
     check_clock,
     check_interfaces,
@@ -260,3 +261,31 @@ def test_what_a_board_says_before_it_breaks_off() -> None:
     assert (facts.complete, facts.bits, facts.governors) == (False, 32, ())
     empty = read_facts("")
     assert next(iter(check_settings(device(), empty))).what == "python"
+
+
+@pytest.mark.parametrize(
+    ("engine", "state", "told"),
+    [
+        (None, "bad", "engine_python = /usr/bin/python3.6: cannot be run there"),
+        (EngineFacts("3.6.9", {"numpy": "1.19.5"}, "onnxruntime ImportError: no", ()), "bad", "without onnxruntime"),
+        (EngineFacts("3.5.2", {}, "", ()), "bad", "needs Python 3.6"),
+        (
+            EngineFacts("3.6.9", {"numpy": "1.19.5", "onnxruntime": "1.10.0"}, "", ("CPUExecutionProvider",)),
+            "bad",
+            "it has no CUDAExecutionProvider, only CPUExecutionProvider",
+        ),
+        (
+            EngineFacts("3.6.9", {"numpy": "1.19.5", "onnxruntime": "1.10.0"}, "", ("CUDAExecutionProvider",)),
+            "ok",
+            "Python 3.6.9, numpy 1.19.5, onnxruntime 1.10.0, CUDAExecutionProvider",
+        ),
+    ],
+)
+def test_the_engine_of_an_old_board(pi: Facts, engine: EngineFacts | None, state: str, told: str) -> None:
+    entry = BoardEntry(
+        "nano-0", "192.168.1.11", 5700, 5701, None, 4, None, "default:nano", None, "/usr/bin/python3.6", "cuda"
+    )
+    (found,) = check_engine(device("nano-0"), replace(pi, engine=engine), entry)
+    assert (found.what, found.state) == ("engine", state)
+    assert told in found.detail
+    assert not [*check_engine(device("nano-0"), pi, replace(entry, engine_python=None))]

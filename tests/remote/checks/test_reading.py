@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,20 @@ def test_boards_are_read_and_one_that_fails_stops_no_other(boards: Callable[...,
     assert readings["pi-0"].facts.distredge == ("0.0.9",)
     assert readings["pi-0"].facts.public_keys.startswith("44136fa355b3678a")
     assert "broke off" in failed["pi-1"]
+
+
+def test_the_older_python_of_an_engine(tmp_path: Path) -> None:
+    engine = read_here(script([], engine_python=sys.executable)).facts.engine
+    assert engine is not None
+    assert engine.python == platform.python_version()
+    assert engine.modules == {name: version(name) for name in ("numpy", "onnxruntime")}
+    assert "CPUExecutionProvider" in engine.providers
+    assert engine.lacking == ""
+    bare = tmp_path / "bare python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    found = read_here(script([], engine_python=str(bare))).facts.engine
+    assert found is not None
+    assert found.lacking.startswith("numpy ModuleNotFoundError: ")
+    assert read_here(script([], engine_python=str(tmp_path / "none"))).facts.engine is None
+    assert read_here(script([])).facts.engine is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
 import re
 import sys
 from pathlib import Path
@@ -122,15 +123,41 @@ def test_the_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_doctor_says_what_is_missing_and_what_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distredge.latency.kernel.kernel", None)
-    monkeypatch.setitem(_doctor_here._CHECKS, "worker", lambda: 1 / 0)
+    monkeypatch.setitem(_doctor_here._CHECKS, "machine", lambda: 1 / 0)
     done = distredge(tmp_path, "doctor", "--json")
     findings = _findings(done, 1)
     assert findings["planning"]["state"] == "missing"
     assert findings["planning"]["detail"].startswith("no compiled latency kernel, plans are slower: ")
-    assert (findings["worker"]["state"], findings["worker"]["detail"]) == ("bad", "ZeroDivisionError: division by zero")
+    assert findings["machine"] == {"what": "machine", "state": "bad", "detail": "ZeroDivisionError: division by zero"}
     for_people = distredge(tmp_path, "doctor")
     assert for_people.returncode == 1
-    assert "bad      worker           ZeroDivisionError: division by zero" in for_people.stdout.splitlines()
+    assert "bad      machine          ZeroDivisionError: division by zero" in for_people.stdout.splitlines()
+
+
+def test_the_doctor_of_a_board_whose_engine_runs_under_another_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distredge.latency.kernel.kernel", None)
+    # There this Python has no ONNX Runtime.
+    known = _doctor_here._version
+    monkeypatch.setattr(_doctor_here, "_version", lambda name: None if "onnxruntime" in name else known(name))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    findings = _findings(distredge(tmp_path, "doctor", "--json"), 1)
+    assert findings["onnxruntime"]["state"] == "bad"
+    assert "--engine-python PATH" in findings["onnxruntime"]["detail"]
+    assert findings["engine"]["state"] == "bad"
+    findings = _findings(distredge(tmp_path, "doctor", "--json", "--engine-python", sys.executable), 0)
+    assert findings["onnxruntime"]["state"] == "missing"
+    engine = rf"onnxruntime [\d.]+ \(Python {re.escape(platform.python_version())}\), numpy [\d.]+"
+    detail = findings["engine"]["detail"]
+    assert re.match(f"{engine}: .*CPUExecutionProvider.*; computes with CPUExecutionProvider$", detail)
+    assert findings["worker"]["state"] == "ok"
+    told = ("doctor", "--json", "--engine-python", sys.executable, "--provider", "cuda")
+    findings = _findings(distredge(tmp_path, *told), 1)
+    for what in ("engine", "worker"):
+        assert "it has no CUDAExecutionProvider" in findings[what]["detail"]
+    refused = distredge(tmp_path, "doctor", "--cluster", "c.toml", "--engine-python", "python3.6")
+    assert (refused.returncode, "boards' stand in the cluster file" in refused.stderr) == (2, True)
 
 
 def _findings(done: Done, code: int) -> dict[str, dict[str, str]]:

@@ -90,7 +90,7 @@ def _is_one_line(done: Done, code: int, text: str) -> None:
         ),
         (
             ("worker", "--cluster", "away.toml", "--name", "alpha", "--plaintext", "--provider", "tensorrt"),
-            1,
+            2,
             "this build of ONNX Runtime",
         ),
         (
