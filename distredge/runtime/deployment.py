@@ -15,8 +15,9 @@ from distredge.model.layout import Layout, Transfer
 from distredge.model.messages_of_layout import messages_of_layout
 from distredge.model.operators import region_shape
 from distredge.model.rows import Region
-from distredge.model.segments import DeviceProgram, Port, build, weight_store
+from distredge.model.segments import DeviceProgram, build, weight_store
 from distredge.model.strips import by_strips
+from distredge.model.sub_model import Port
 from distredge.model.wires import RUNNABLE_WIRES
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import (
