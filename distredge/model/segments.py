@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distredge.errors import StrategyError
 from distredge.model import AS_INPUT
+from distredge.model.dynamic_segments import DynamicVolumes
 from distredge.model.graph import Graph
 from distredge.model.laying_out import StrategyLike, lay_out
 from distredge.model.layout import PARTIAL, Layout, Part
@@ -39,7 +40,13 @@ class DeviceProgram:
         return frozenset(h for segment in self.segments for h in segment.weights.values())
 
 
-def build(graph: Graph, strategy: StrategyLike, device: str, layout: Layout | None = None) -> DeviceProgram:
+def build(
+    graph: Graph,
+    strategy: StrategyLike,
+    device: str,
+    layout: Layout | None = None,
+    dynamic: DynamicVolumes | None = None,
+) -> DeviceProgram:
     """Builds the sub-models of one device.
 
     Args:
@@ -47,6 +54,7 @@ def build(graph: Graph, strategy: StrategyLike, device: str, layout: Layout | No
         strategy: a strategy for it.
         device: one of the strategy's devices.
         layout: the strategy's layout when the caller has it already.
+        dynamic: the volumes of that layout that are written with dynamic rows; None: none of them.
 
     Raises:
         StrategyError: if the strategy does not fit the graph or has no such device.
@@ -56,12 +64,14 @@ def build(graph: Graph, strategy: StrategyLike, device: str, layout: Layout | No
     layout = layout or lay_out(graph, strategy)
     place = strategy.devices.index(device)
     input_dtype = strategy.input.dtype
-    segments = tuple(
-        build_segment(graph, layout, stage.index, stage.parts[place], input_dtype)
-        for stage in layout.stages
-        if not stage.parts[place].empty
-    )
-    return DeviceProgram(device, segments)
+    segments = []
+    for stage in layout.stages:
+        part = stage.parts[place]
+        if part.empty:
+            continue
+        made = None if dynamic is None else dynamic.segment(stage.index, stage.volume, part)
+        segments.append(made or build_segment(graph, layout, stage.index, part, input_dtype))
+    return DeviceProgram(device, tuple(segments))
 
 
 def build_segment(graph: Graph, layout: Layout, stage: int, part: Part, input_dtype: str = "float32") -> Segment:

@@ -89,7 +89,7 @@ class Segment:
         inputs, outputs: buffers that it reads and makes.
         after: earlier segment (its stage) that reads the same inputs and must be done first; -1 for none.
         masks: with dynamic rows, inputs that say which rows lie inside the picture.
-        ranges: with dynamic rows, value of the sub-model -> shapes that it may have; none otherwise.
+        ranges: with dynamic rows, input of the sub-model (and what is cast of pixels) -> shapes that it may have.
     """
 
     stage: int
@@ -140,7 +140,7 @@ class SubModel:
         channels = [1 if axis in spatial else size for axis, size in enumerate(whole.shape)]
         mean = self.constant("mean", np.array(spec.mean, dtype=np.float32).reshape(channels))
         scale = self.constant("scale", np.array(spec.scale, dtype=np.float32).reshape(channels))
-        real, centred = self.fresh(tensor), self.fresh(tensor)
+        real, centred = self.fresh("pixels"), self.fresh(tensor)
         self.node("Cast", [pixels], real, to=TensorProto.FLOAT)
         self.node("Sub", [real, mean], centred)
         self.node("Mul", [centred, scale], tensor)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distredge.errors import ModelError, StrategyError
+from distredge.model.dynamic_segments import DynamicVolumes
 from distredge.model.laying_out import lay_out
 from distredge.model.layout import Layout, Transfer
 from distredge.model.messages_of_layout import messages_of_layout
@@ -24,7 +25,9 @@ from distredge.runtime.protocol.device_plan import (
     REQUESTER,
     Buffer,
     DevicePlan,
+    RowMask,
     SegmentPlan,
+    ShapeRange,
     SourceMessage,
     TensorBox,
 )
@@ -82,15 +85,41 @@ class Deployment:
         """Outputs of the model that are inputs of it: they never leave the requester."""
         return tuple(name for name in self.graph.output_names if name in self.graph.input_names)
 
-    def weights(self, device: int) -> dict[str, Array]:
+    @functools.cached_property
+    def dynamic_volumes(self) -> DynamicVolumes:
+        """The volumes that can be run with dynamic rows."""
+        return DynamicVolumes(self.graph, self.layout, self.strategy.input.dtype)
+
+    @functools.cached_property
+    def _dynamic_programs(self) -> dict[int, DeviceProgram]:
+        return {}
+
+    def program(self, device: int, dynamic_rows: bool = False) -> DeviceProgram:
+        """The sub-models of a device; with dynamic rows where they can and it is asked for."""
+        if not dynamic_rows:
+            return self.programs[device]
+        found = self._dynamic_programs
+        if device not in found:
+            name = self.devices[device]
+            found[device] = build(self.graph, self.strategy, name, self.layout, self.dynamic_volumes)
+        return found[device]
+
+    def weights(self, device: int, dynamic_rows: bool = False) -> dict[str, Array]:
         """Returns the constants that a device must hold: content hash -> (d0, d1, ...) as in the graph."""
-        return weight_store(self.graph, self.programs[device])
+        return weight_store(self.graph, self.program(device, dynamic_rows))
 
-    def models(self, device: int) -> tuple[bytes, ...]:
+    def models(self, device: int, dynamic_rows: bool = False) -> tuple[bytes, ...]:
         """The sub-models of a device, in stage order."""
-        return tuple(segment.model for segment in self.programs[device].segments)
+        return tuple(segment.model for segment in self.program(device, dynamic_rows).segments)
 
-    def device_plan(self, device: int, plan: int = 0, slots: int = 1, peers: Iterable[PeerAddress] = ()) -> DevicePlan:
+    def device_plan(
+        self,
+        device: int,
+        plan: int = 0,
+        slots: int = 1,
+        peers: Iterable[PeerAddress] = (),
+        dynamic_rows: bool = False,
+    ) -> DevicePlan:
         """Returns the plan of one device.
 
         Args:
@@ -98,6 +127,7 @@ class Deployment:
             plan: number of the plan.
             slots: frames that may be in flight.
             peers: data addresses, by name, of at least the devices that it sends to.
+            dynamic_rows: whether its sub-models have dynamic rows where they can.
         """
         volumes = {stage.index: stage.volume for stage in self.layout.stages}
         by_name = {peer.name: peer for peer in peers}
@@ -117,8 +147,10 @@ class Deployment:
                     tuple(self._buffer(port) for port in segment.inputs),
                     tuple(self._buffer(port) for port in segment.outputs),
                     segment.after,
+                    tuple(RowMask(*mask) for mask in segment.masks),
+                    {name: ShapeRange(*shapes) for name, shapes in segment.ranges.items()},
                 )
-                for segment in self.programs[device].segments
+                for segment in self.program(device, dynamic_rows).segments
             ),
             tuple(m for m in self.messages if m.destination == device and m.source != device),
             outgoing,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from distredge.errors import EngineError, MissingDependency
 from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine_folders import EngineFolders
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.runtime.provider_options import CUDA, NO_TF32, PROVIDERS, TENSORRT, provider_options
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ class Loaded(Protocol):
         """Returns a function that reads `inputs`, computes, and writes `outputs`; the arrays must stay where they are.
 
         Args:
-            inputs: every input of the sub-model by name: (d0, d1, ...), C-ordered, exactly its shape and dtype.
+            inputs: every input of the sub-model by name: (d0, d1, ...), C-ordered, exactly its shape and dtype; with
+                dynamic rows, a shape in its range.
             outputs: every output likewise.
             stage: the stage that it is run for.
 
@@ -79,6 +82,23 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class LoadsDynamic(Protocol):
+    """An engine that takes sub-models with dynamic rows."""
+
+    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
+        """Loads one; it may be bound to arrays of all shapes in its ranges.
+
+        Args:
+            model: as for `Engine.load`.
+            weights: likewise: (d0, d1, ...), C-ordered.
+            ranges: input -> its shapes.
+
+        Raises:
+            EngineError: if the engine refuses the model.
+        """
+
+
+@runtime_checkable
 class GivesMemory(Protocol):
     """An engine that reads and writes arrays without copying them where they lie in memory of its own."""
 
@@ -92,6 +112,21 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Ends it, also while it loads a sub-model; called by any thread."""
+
+
+def load(
+    engine: Engine, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+) -> Loaded:
+    """Loads a sub-model, with dynamic rows where it has `ranges`; constants (d0, d1, ...) are as `Engine.load` says.
+
+    Raises:
+        EngineError: if the engine refuses the model, or takes none with dynamic rows.
+    """
+    if not ranges:
+        return engine.load(model, weights)
+    if not isinstance(engine, LoadsDynamic):
+        raise EngineError(f"{engine.name} takes no sub-models with dynamic rows")
+    return engine.load_dynamic(model, weights, ranges)
 
 
 def lives(loaded: Loaded) -> bool:
@@ -159,6 +194,10 @@ class OnnxRuntimeEngine:
 
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Makes a session; the constants (d0, d1, ...) are as `Engine.load` says."""
+        return self.load_dynamic(model, weights, {})
+
+    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
+        """Makes a session whose inputs have shapes in `ranges`; the constants (d0, d1, ...) as for `load`."""
         options = self._options()
         device = "cuda" if CUDA in self._providers else "cpu"
         fed = {n: self._ort.OrtValue.ortvalue_from_numpy(a, device) for n, a in weights.items() if n.endswith(AS_INPUT)}
@@ -167,12 +206,12 @@ class OnnxRuntimeEngine:
         if values:
             options.add_external_initializers(names, values)
         engines = None if self._folders is None or TENSORRT not in self._providers else self._folders.of(model, weights)
-        providers = [(p, provider_options(p, engines)) for p in self._providers]
+        providers = [(p, provider_options(p, engines, ranges=ranges)) for p in self._providers]
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
             raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
-        return _OnnxRuntimeLoaded(self._ort, session, fed, (values, tuple(weights.values())))
+        return _OnnxRuntimeLoaded(self._ort, session, fed, ranges, (values, tuple(weights.values())))
 
     def _options(self) -> ort.SessionOptions:
         options = self._ort.SessionOptions()
@@ -190,17 +229,24 @@ class _OnnxRuntimeLoaded:
     """One session; `fed` are constants that are inputs of its model, `keep` holds the memory that it reads."""
 
     def __init__(
-        self, runtime: Any, session: ort.InferenceSession, fed: Mapping[str, ort.OrtValue], keep: object
+        self,
+        runtime: Any,
+        session: ort.InferenceSession,
+        fed: Mapping[str, ort.OrtValue],
+        ranges: Mapping[str, ShapeRange],
+        keep: object,
     ) -> None:
         self._ort = runtime
         self._session = session
         self._fed = fed
+        self._ranges = ranges
         self._keep = keep
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`."""
         _check_ports([i for i in self._session.get_inputs() if i.name not in self._fed], inputs, "input")
         _check_ports(self._session.get_outputs(), outputs, "output")
+        _check_ranges(self._ranges, inputs)
         binding = self._session.io_binding()
         for name, value in self._fed.items():
             binding.bind_ortvalue_input(name, value)
@@ -220,11 +266,44 @@ class _OnnxRuntimeLoaded:
 
 
 def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], what: str) -> None:
-    """The engine would write beyond an array that is too small: shapes must be exactly the model's."""
+    """The engine would write beyond an array that is too small: shapes must be exactly the model's.
+
+    A dynamic axis, which has a name there, may be as long as its range says (`_check_ranges`); the engine itself
+    refuses an output that is not as long as what it computes.
+    """
     shapes = {node.name: tuple(node.shape) for node in declared}
     found = {name: array.shape for name, array in arrays.items()}
-    if shapes != found:
+    if shapes.keys() != found.keys() or not all(_fits(shape, found[name]) for name, shape in shapes.items()):
         raise EngineError(f"the sub-model's {what}s are {shapes}, the plan's {found}")
+
+
+def _fits(declared: tuple[int | str | None, ...], shape: tuple[int, ...]) -> bool:
+    return len(declared) == len(shape) and all(
+        size == wanted or not isinstance(wanted, int) for size, wanted in zip(shape, declared, strict=True)
+    )
+
+
+def _check_ranges(ranges: Mapping[str, ShapeRange], inputs: Mapping[str, Array]) -> None:
+    """Every input has a shape in its range, and all lie at the same place of theirs: one number says how many rows."""
+    places: dict[str, Fraction] = {}
+    for name, array in inputs.items():
+        if name not in ranges:
+            continue
+        least, most = ranges[name].least, ranges[name].most
+        if len(least) != array.ndim or not all(
+            low <= size <= high for low, size, high in zip(least, array.shape, most, strict=True)
+        ):
+            raise EngineError(
+                f"the sub-model takes shapes from {least} to {most} of '{name}', the plan's is {array.shape}"
+            )
+        places.update(
+            (name, Fraction(size - low, high - low))
+            for low, size, high in zip(least, array.shape, most, strict=True)
+            if low < high
+        )
+    if len(set(places.values())) > 1:
+        shapes = {name: inputs[name].shape for name in places}
+        raise EngineError(f"the plan's inputs do not belong together: {shapes}, of ranges {dict(ranges)}")
 
 
 def _brief(error: Exception) -> str:
@@ -250,6 +329,10 @@ class SleepEngine:
     def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
         """Accepts any sub-model, and constants (d0, d1, ...) of any shape and dtype."""
         return _SleepLoaded(self._seconds)
+
+    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
+        """Likewise, and inputs of any shape: constants (d0, d1, ...)."""
+        return self.load(model, weights)
 
 
 class _SleepLoaded:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Engine, Loaded
+from distredge.runtime.engine import Engine, Loaded, load
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.testbed.pacer import Pacer, computing
 
 
@@ -45,6 +46,11 @@ class PacedEngine:
         """Loads a sub-model; the constants (d0, d1, ...) are as `runtime.engine.Engine` says."""
         with computing():
             return _PacedLoaded(self._inner.load(model, weights), self._pacer)
+
+    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
+        """Loads one with dynamic rows; the constants (d0, d1, ...) likewise."""
+        with computing():
+            return _PacedLoaded(load(self._inner, model, weights, ranges), self._pacer)
 
 
 class _PacedLoaded:

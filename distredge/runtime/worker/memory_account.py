@@ -147,7 +147,8 @@ def arrays_bytes(plan: DevicePlan) -> int:
         if segment.after < 0 and (segment.stage, buffer.tensor) not in shared
     ]
     packs = sum(box.size_bytes * (2 if is_packed(box.dtype) else 1) for m in plan.outgoing for box in m.boxes)
-    return (sum(buffer.box.size_bytes for buffer in (*inputs, *outputs)) + packs) * plan.slots
+    masks = sum(mask.size_bytes for segment in plan.segments for mask in segment.masks)
+    return (sum(buffer.box.size_bytes for buffer in (*inputs, *outputs)) + masks + packs) * plan.slots
 
 
 def laid_out_anew(segment: SegmentPlan) -> frozenset[str]:
