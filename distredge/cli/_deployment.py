@@ -41,12 +41,14 @@ class MeasuredRun:
         throughput_per_s: frames with several in flight; None: not measured.
         prepared_s: seconds that preparing the plan took.
         weights_sent_bytes: weights that workers lacked and were sent.
+        dynamic_volumes: volumes of which some worker has a sub-model with dynamic rows.
     """
 
     latencies_s: tuple[float, ...]
     throughput_per_s: float | None
     prepared_s: float | None
     weights_sent_bytes: int
+    dynamic_volumes: int = 0
 
     @property
     def latency_s(self) -> float:
@@ -173,6 +175,8 @@ class DeploymentReport:
             "latencies_s": list(self.run.latencies_s),
             "prepared_s": self.run.prepared_s,
             "weights_sent_bytes": self.run.weights_sent_bytes,
+            "volumes": len(self.strategy.volumes),
+            "dynamic_volumes": self.run.dynamic_volumes,
             "predicted_latency_s": self.predicted_s,
             "modelled_profiles": list(self.modelled),
             metric_names.BYTES_SENT: self.timeline.bytes_sent,

@@ -314,7 +314,10 @@ def _measure(
                 log.frame(number, latencies_s[-1])
                 log.look_back(number, coordinator.timeline)
         per_s = _throughput_per_s(coordinator, inputs, repeat, log)
-        measured = MeasuredRun(tuple(latencies_s), per_s, coordinator.prepared_s, coordinator.weights_sent_bytes)
+        measured = MeasuredRun(
+            tuple(latencies_s), per_s, coordinator.prepared_s, coordinator.weights_sent_bytes,
+            coordinator.dynamic_volumes,
+        )  # fmt: skip
         return outputs, measured
     except (KeyboardInterrupt, ExecutionError):
         _say_partial(latencies_s, repeat, order.as_json)

@@ -28,6 +28,9 @@ PROVIDERS = ("cpu", "cuda", "tensorrt")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the engine; default: the cluster file's.")
 @click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True, help="What computes.")
 @click.option("--engine-python", metavar="PATH", help="Older Python (3.6 or later) whose ONNX Runtime computes.")
+@click.option("--dynamic-rows/--no-dynamic-rows", default=None,
+              help="Load one sub-model for each volume, whatever rows a plan gives this board, instead of one for each "
+              "plan; default: with TensorRT, which takes minutes to build one.")  # fmt: skip
 @click.option("--cache", "cache_path", type=click.Path(file_okay=False, path_type=Path),
               help="Keeps weights, and what TensorRT builds, for later; default: ~/.cache/distredge.")  # fmt: skip
 @click.option(
@@ -45,6 +48,7 @@ def worker(
     threads: int | None,
     provider: str,
     engine_python: str | None,
+    dynamic_rows: bool | None,
     cache_path: Path | None,
     cache_mb: int,
     no_cache: bool,
@@ -70,7 +74,7 @@ def worker(
     from distredge.runtime.old_python_engine import OldPythonEngine
     from distredge.runtime.protocol.transport import ZmqNetwork
     from distredge.runtime.worker.allocator import keep_freed_frames
-    from distredge.runtime.worker.settings import WorkerSettings
+    from distredge.runtime.worker.settings import WorkerSettings, takes_dynamic_rows
     from distredge.runtime.worker.weight_disk import WeightDisk
     from distredge.runtime.worker.worker import Worker
 
@@ -97,9 +101,11 @@ def worker(
         engine = OnnxRuntimeEngine(count, provider, folders=folders)
     else:
         engine = OldPythonEngine(engine_python, count, provider, folders=folders)
+    dynamic = takes_dynamic_rows(dynamic_rows, engine)
     network = ZmqNetwork(security)
     try:
-        made = Worker(WorkerSettings(name, control, data, memory_bytes, disk=disk), network, engine)
+        settings = WorkerSettings(name, control, data, memory_bytes, disk=disk, dynamic_rows=dynamic)
+        made = Worker(settings, network, engine)
     except TransportError as error:
         network.close()
         raise TransportError(
@@ -114,7 +120,7 @@ def worker(
     click.echo(
         f"worker '{name}': control {made.control_address}, data {made.data_address}, "
         f"{'PLAINTEXT' if plaintext else 'encrypted'}, {engine.name} ({engine.providers[0]}), "
-        f"{engine.threads} thread{'s' if engine.threads > 1 else ''}; waits for "
+        f"{engine.threads} thread{'s' if engine.threads > 1 else ''}{', dynamic rows' if dynamic else ''}; waits for "
         f"{'anybody' if plaintext else 'the requester'} to deploy or probe; Ctrl-C ends it"
     )
     with _announced(name, made.control_address) if announce else contextlib.nullcontext():

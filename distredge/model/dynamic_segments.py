@@ -32,7 +32,7 @@ from distredge.model.sub_model import Port, RowMask, Segment, ShapeRange, SubMod
 from distredge.model.volumes import VolumeGraph, volume_between
 from distredge.model.wires import WIRES
 
-MOST_EXTRA: Final = 0.25
+MOST_EXTRA = 0.25
 """A part whose multiply-adds dynamic rows would raise by a larger share has fixed shapes."""
 
 _WINDOWS: Final = frozenset({"Conv", "MaxPool", "AveragePool"})
@@ -174,15 +174,13 @@ class DynamicVolumes:
         graph: the whole model.
         layout: of a strategy for it.
         input_dtype: in which inputs of the model come.
-        most_extra: share by which a part's multiply-adds may rise.
 
     Attributes:
         reasons: number of each volume that has no such form -> why.
     """
 
-    def __init__(self, graph: Graph, layout: Layout, input_dtype: str, most_extra: float = MOST_EXTRA) -> None:
+    def __init__(self, graph: Graph, layout: Layout, input_dtype: str) -> None:
         self.graph = graph
-        self.most_extra = most_extra
         self.reasons: dict[int, str] = {}
         self._found: dict[int, DynamicVolume] = {}
         start = 0
@@ -209,7 +207,7 @@ class DynamicVolumes:
         found = self._found.get(volume)
         if found is None:
             return None
-        most = (1 + self.most_extra) * part_macs(self.graph, part)
+        most = (1 + MOST_EXTRA) * part_macs(self.graph, part)
         if found.macs(self.graph, found.units_of(self.graph, part)) > most:
             return None
         made = found.segment(self.graph, stage, part)
@@ -372,13 +370,13 @@ class _Writer(SubModel):
         inputs = tuple(map(self._input, read))
         outputs = []
         for op in self.ops:
+            self.values.update((name, name) for name in op.outputs if name)
             if op.index in self.reductions:
                 outputs.append(self._partial(op))
             elif op.op_type in _WINDOWS:
                 self._window(op)
             else:
                 self.copy(op, [self._read(op, i) for i in range(len(op.inputs))])
-            self.values.update((name, name) for name in op.outputs if name)
         for name in volume.exports:
             span = self.spans[name]._replace(low=0, high=0)
             outputs.append(self._end(self._rows(name, span), graph.tensors[name], span))
@@ -489,12 +487,11 @@ class _Writer(SubModel):
         reach = window.reach(Interval(0, graph.tensors[made].height))
         leaves = reach.start < 0 or reach.stop > tensor.height
         need = self._need(op, name)
-        pads = {"pads": begins + ends, "auto_pad": None}
+        pads: dict[str, Any] = {"pads": begins + ends, "auto_pad": None}
         rest = op.inputs[1:]
         if leaves and op.op_type == "MaxPool" and not _never_negative(graph, name):
             lowered = self._cut(self._lowered(name), name, self.spans[name], need)
             self.copy(op, [lowered, *rest], **pads)
-            self.values[made] = made
             # Before it meets a factor that makes an infinity of it.
             self._make_zero(made)
             return

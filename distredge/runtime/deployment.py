@@ -19,7 +19,7 @@ from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, build, weight_store
 from distredge.model.strips import by_strips
 from distredge.model.sub_model import Port
-from distredge.model.wires import RUNNABLE_WIRES
+from distredge.model.wires import RUNNABLE_WIRES, dtype_of
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import (
     REQUESTER,
@@ -88,7 +88,7 @@ class Deployment:
     @functools.cached_property
     def dynamic_volumes(self) -> DynamicVolumes:
         """The volumes that can be run with dynamic rows."""
-        return DynamicVolumes(self.graph, self.layout, self.strategy.input.dtype)
+        return DynamicVolumes(self.graph, self.layout, dtype_of(self.strategy.input.dtype))
 
     @functools.cached_property
     def _dynamic_programs(self) -> dict[int, DeviceProgram]:

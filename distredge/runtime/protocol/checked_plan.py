@@ -99,8 +99,8 @@ def _check_segments(plan: DevicePlan) -> int:
         for what, buffers in (("input", segment.inputs), ("output", segment.outputs)):
             for buffer in buffers:
                 total_bytes += _buffer_bytes(buffer, stage, what)
-            masks = segment.masks if what == "input" else ()
-            _check_once((value.name for value in (*buffers, *masks)), f"stage {stage}: {what}")
+            masks = [mask.name for mask in segment.masks] if what == "input" else []
+            _check_once((*(buffer.name for buffer in buffers), *masks), f"stage {stage}: {what}")
             _check_once((buffer.tensor for buffer in buffers), f"stage {stage}: {what}")
         total_bytes += sum(_mask_bytes(mask, stage) for mask in segment.masks)
         for name, sizes in segment.ranges.items():

@@ -64,7 +64,7 @@ class PreparingPlan(Struct, frozen=True, array_like=True):
 
 
 class About(Struct, frozen=True, array_like=True):
-    """What a worker says of itself."""
+    """What a worker says of itself; with `dynamic_rows` it is given sub-models whose row axes are dynamic."""
 
     name: Name
     version: Name
@@ -75,6 +75,7 @@ class About(Struct, frozen=True, array_like=True):
     data_endpoint: Name
     plans: tuple[Count, ...]
     preparing: Annotated[tuple[PreparingPlan, ...], Meta(max_length=256)] = ()
+    dynamic_rows: bool = False
 
 
 class WorkerLoad(Struct, frozen=True, array_like=True):

@@ -38,7 +38,7 @@ MAX_FRAMES: Final = 4096
 TOGETHER_BYTES: Final = 128 * 1024
 """Rows of up to so many bytes travel in one frame with the head: a frame more costs more than copying them."""
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 """Version of everything in this module and in `messages`; both ends must have the same."""
 
 MAGIC: Final = b"DRE"

@@ -107,6 +107,12 @@ class Coordinator:
         return self._runner.plans.loading()
 
     @property
+    def dynamic_volumes(self) -> int:
+        """Volumes of the plan that runs of which some worker has a sub-model with dynamic rows."""
+        active = self._runner.plans.active
+        return 0 if active is None else active.dynamic_volumes
+
+    @property
     def prepared_s(self) -> float | None:
         """Seconds that preparing the plan took that runs, its workers reached; None before there is one.
 

@@ -82,7 +82,7 @@ class ControlPlane:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._version = settings.name, package_version()
-        self._memory_bytes = settings.memory_bytes
+        self._memory_bytes, self._dynamic_rows = settings.memory_bytes, settings.dynamic_rows
         self._network = network
         self._endpoint = endpoint
         self._bell = network.bell()
@@ -175,7 +175,10 @@ class ControlPlane:
     def _about(self) -> About:
         engine, data = self._engine, self._data
         runs_on = (engine.name, engine.providers, engine.threads, self._memory_bytes or 0)
-        return About(self._name, self._version, *runs_on, data.endpoint.address, data.plans, self._plans.states())
+        return About(
+            self._name, self._version, *runs_on, data.endpoint.address, data.plans, self._plans.states(),
+            dynamic_rows=self._dynamic_rows,
+        )  # fmt: skip
 
     def _load(self, now_ns: int) -> WorkerLoad:
         data = self._data

@@ -59,11 +59,11 @@ CASES = [(decode, message) for decode, messages in DECODERS.items() for message 
 ENCODED = [m.encode(message) for _, message in CASES]
 
 CHECKSUMS = """
-    c28d4149 7be05f90 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 788b07dd
-    e369ba83 fca03684 bb306d8d a36630c9 59b6716b 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
+    c28d4149 7be05f90 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 761e9b82
+    e369ba83 fca03684 bb306d8d a36630c9 40da2c94 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
     26146d42 ebb04c34 6d998109 27462448 a5f90e8e
 """
-"""Bytes 4 to 7 of each message above, in protocol 3."""
+"""Bytes 4 to 7 of each message above, in protocol 4."""
 
 
 def test_the_wire_form_changes_only_with_the_protocol() -> None:
@@ -71,7 +71,7 @@ def test_the_wire_form_changes_only_with_the_protocol() -> None:
 
     Fields that are appended with a default do not: who does not know them leaves them out or skips them.
     """
-    assert m.PROTOCOL == 3
+    assert m.PROTOCOL == 4
     found = dict(zip(map(repr, [message for _, message in CASES]), (head[4:8].hex() for head in ENCODED), strict=True))
     assert found == dict(zip(found, CHECKSUMS.split(), strict=True))
 
@@ -144,7 +144,7 @@ def test_one_flipped_bit_is_always_seen(head: bytes, place: int, bit: int) -> No
 
 def test_another_version_is_named() -> None:
     head = m.encode(m.Ping(1))
-    with pytest.raises(m.VersionMismatch, match="speaks protocol 9, this is protocol 3; install the same version"):
+    with pytest.raises(m.VersionMismatch, match="speaks protocol 9, this is protocol 4; install the same version"):
         m.decode_to_worker(head[:3] + b"\x09" + head[4:])
 
 

@@ -163,7 +163,7 @@ def test_one_flipped_bit_is_always_seen(fields: tuple[int, ...], place: int, bit
 
 
 def test_the_wire_form_changes_only_with_the_protocol() -> None:
-    assert r.PROTOCOL == 3
+    assert r.PROTOCOL == 4
     assert bytes(_head((7, 3, 1, -1, 12))).hex() == (
         "445245030e4b3eca0000ffff0000000100000000000000070000000000000003000000000000000c"
     )
@@ -172,5 +172,5 @@ def test_the_wire_form_changes_only_with_the_protocol() -> None:
 def test_another_version_is_named() -> None:
     head = _head((7, 3, 1, -1, 12))
     head[3] = 9
-    with pytest.raises(r.VersionMismatch, match="speaks protocol 9, this is protocol 3; install the same version"):
+    with pytest.raises(r.VersionMismatch, match="speaks protocol 9, this is protocol 4; install the same version"):
         read_head(head)

@@ -125,7 +125,7 @@ def test_another_protocol_is_said_plainly(cell: Cell, graph, strategy) -> None:
     cell.exchange.tamper = tamper
     for name in DEVICES:
         cell.start(name)
-    with pytest.raises(ProtocolError, match=r"worker 'beta' at .* speaks protocol 9, this is protocol 3; install the"):
+    with pytest.raises(ProtocolError, match=r"worker 'beta' at .* speaks protocol 9, this is protocol 4; install the"):
         cell.coordinator().deploy(deploy(graph, strategy))
 
 
