@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -244,8 +244,9 @@ class _OnnxRuntimeLoaded:
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`."""
-        _check_ports([i for i in self._session.get_inputs() if i.name not in self._fed], inputs, "input")
-        _check_ports(self._session.get_outputs(), outputs, "output")
+        declared = [i for i in self._session.get_inputs() if i.name not in self._fed]
+        _check_ports(declared, inputs, "input", self._ranges)
+        _check_ports(self._session.get_outputs(), outputs, "output", outputs if self._ranges else ())
         _check_ranges(self._ranges, inputs)
         binding = self._session.io_binding()
         for name, value in self._fed.items():
@@ -265,21 +266,24 @@ class _OnnxRuntimeLoaded:
         return run
 
 
-def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], what: str) -> None:
+def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], what: str, dynamic: Collection[str]) -> None:
     """The engine would write beyond an array that is too small: shapes must be exactly the model's.
 
-    A dynamic axis, which has a name there, may be as long as its range says (`_check_ranges`); the engine itself
-    refuses an output that is not as long as what it computes.
+    An axis of those that are `dynamic` that has a name there, and no size, may be as long as its range says
+    (`_check_ranges`); the engine itself refuses an output that is not as long as what it computes.
     """
     shapes = {node.name: tuple(node.shape) for node in declared}
     found = {name: array.shape for name, array in arrays.items()}
-    if shapes.keys() != found.keys() or not all(_fits(shape, found[name]) for name, shape in shapes.items()):
+    if shapes.keys() != found.keys() or not all(
+        _fits(shape, found[name], name in dynamic) for name, shape in shapes.items()
+    ):
         raise EngineError(f"the sub-model's {what}s are {shapes}, the plan's {found}")
 
 
-def _fits(declared: tuple[int | str | None, ...], shape: tuple[int, ...]) -> bool:
+def _fits(declared: tuple[int | str | None, ...], shape: tuple[int, ...], dynamic: bool) -> bool:
     return len(declared) == len(shape) and all(
-        size == wanted or not isinstance(wanted, int) for size, wanted in zip(shape, declared, strict=True)
+        size == wanted or (dynamic and not isinstance(wanted, int))
+        for size, wanted in zip(shape, declared, strict=True)
     )
 
 

@@ -165,7 +165,7 @@ def test_one_flipped_bit_is_always_seen(fields: tuple[int, ...], place: int, bit
 def test_the_wire_form_changes_only_with_the_protocol() -> None:
     assert r.PROTOCOL == 4
     assert bytes(_head((7, 3, 1, -1, 12))).hex() == (
-        "445245030e4b3eca0000ffff0000000100000000000000070000000000000003000000000000000c"
+        "445245040e4b3eca0000ffff0000000100000000000000070000000000000003000000000000000c"
     )
 
 
