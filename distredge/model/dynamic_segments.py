@@ -32,7 +32,7 @@ from distredge.model.sub_model import Port, RowMask, Segment, ShapeRange, SubMod
 from distredge.model.volumes import VolumeGraph, volume_between
 from distredge.model.wires import WIRES
 
-MOST_EXTRA = 0.25
+MOST_EXTRA = 0.5
 """A part whose multiply-adds dynamic rows would raise by a larger share has fixed shapes."""
 
 _WINDOWS: Final = frozenset({"Conv", "MaxPool", "AveragePool"})

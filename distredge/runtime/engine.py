@@ -68,30 +68,16 @@ class Engine(Protocol):
     def warms_up(self) -> bool:
         """Whether a sub-model's first run is slower or takes memory, so that it is worth one run beforehand."""
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Loads a sub-model, which several plans may share.
 
         Args:
             model: serialised ONNX model without its large constants.
             weights: those constants by name: (d0, d1, ...), C-ordered, shape and dtype as in the graph; their memory
                 is shared where the engine can.
-
-        Raises:
-            EngineError: if the engine refuses the model.
-        """
-
-
-@runtime_checkable
-class LoadsDynamic(Protocol):
-    """An engine that takes sub-models with dynamic rows."""
-
-    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
-        """Loads one; it may be bound to arrays of all shapes in its ranges.
-
-        Args:
-            model: as for `Engine.load`.
-            weights: likewise: (d0, d1, ...), C-ordered.
-            ranges: input -> its shapes.
+            ranges: input -> its shapes, of a sub-model with dynamic rows; it may be bound to arrays of all of them.
 
         Raises:
             EngineError: if the engine refuses the model.
@@ -112,21 +98,6 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Ends it, also while it loads a sub-model; called by any thread."""
-
-
-def load(
-    engine: Engine, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
-) -> Loaded:
-    """Loads a sub-model, with dynamic rows where it has `ranges`; constants (d0, d1, ...) are as `Engine.load` says.
-
-    Raises:
-        EngineError: if the engine refuses the model, or takes none with dynamic rows.
-    """
-    if not ranges:
-        return engine.load(model, weights)
-    if not isinstance(engine, LoadsDynamic):
-        raise EngineError(f"{engine.name} takes no sub-models with dynamic rows")
-    return engine.load_dynamic(model, weights, ranges)
 
 
 def lives(loaded: Loaded) -> bool:
@@ -192,12 +163,10 @@ class OnnxRuntimeEngine:
         """Arenas are allocated, and TensorRT's engines built, in the first run."""
         return True
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Makes a session; the constants (d0, d1, ...) are as `Engine.load` says."""
-        return self.load_dynamic(model, weights, {})
-
-    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
-        """Makes a session whose inputs have shapes in `ranges`; the constants (d0, d1, ...) as for `load`."""
         options = self._options()
         device = "cuda" if CUDA in self._providers else "cpu"
         fed = {n: self._ort.OrtValue.ortvalue_from_numpy(a, device) for n, a in weights.items() if n.endswith(AS_INPUT)}
@@ -211,7 +180,7 @@ class OnnxRuntimeEngine:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
             raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
-        return _OnnxRuntimeLoaded(self._ort, session, fed, ranges, (values, tuple(weights.values())))
+        return _OnnxRuntimeLoaded(self._ort, session, fed, ranges or {}, (values, tuple(weights.values())))
 
     def _options(self) -> ort.SessionOptions:
         options = self._ort.SessionOptions()
@@ -244,10 +213,10 @@ class _OnnxRuntimeLoaded:
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`."""
+        check_ranges(self._ranges, inputs)
         declared = [i for i in self._session.get_inputs() if i.name not in self._fed]
         _check_ports(declared, inputs, "input", self._ranges)
         _check_ports(self._session.get_outputs(), outputs, "output", outputs if self._ranges else ())
-        _check_ranges(self._ranges, inputs)
         binding = self._session.io_binding()
         for name, value in self._fed.items():
             binding.bind_ortvalue_input(name, value)
@@ -270,7 +239,7 @@ def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], what: str
     """The engine would write beyond an array that is too small: shapes must be exactly the model's.
 
     An axis of those that are `dynamic` that has a name there, and no size, may be as long as its range says
-    (`_check_ranges`); the engine itself refuses an output that is not as long as what it computes.
+    (`check_ranges`); the engine itself refuses an output that is not as long as what it computes.
     """
     shapes = {node.name: tuple(node.shape) for node in declared}
     found = {name: array.shape for name, array in arrays.items()}
@@ -287,8 +256,16 @@ def _fits(declared: tuple[int | str | None, ...], shape: tuple[int, ...], dynami
     )
 
 
-def _check_ranges(ranges: Mapping[str, ShapeRange], inputs: Mapping[str, Array]) -> None:
-    """Every input has a shape in its range, and all lie at the same place of theirs: one number says how many rows."""
+def check_ranges(ranges: Mapping[str, ShapeRange], inputs: Mapping[str, Array]) -> None:
+    """Every input has a shape in its range, and all lie at the same place of theirs: one number says how many rows.
+
+    Args:
+        ranges: input of a sub-model with dynamic rows -> its shapes.
+        inputs: (d0, d1, ...) of any dtype, by name.
+
+    Raises:
+        EngineError: if not.
+    """
     places: dict[str, Fraction] = {}
     for name, array in inputs.items():
         if name not in ranges:
@@ -330,13 +307,11 @@ class SleepEngine:
     def __init__(self, seconds: Mapping[int, float] | None = None) -> None:
         self._seconds = dict(seconds or {})
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Accepts any sub-model, and constants (d0, d1, ...) of any shape and dtype."""
         return _SleepLoaded(self._seconds)
-
-    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
-        """Likewise, and inputs of any shape: constants (d0, d1, ...)."""
-        return self.load(model, weights)
 
 
 class _SleepLoaded:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distredge.runtime.buffers import Array, Inbox, Outbox, Slot, whole
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.engine import Engine, OnnxRuntimeEngine, load
+from distredge.runtime.engine import Engine, OnnxRuntimeEngine
 from distredge.runtime.protocol.device_plan import REQUESTER, SourceMessage
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class InProcess:
             for segment, model in zip(plan.segments, deployment.models(device, dynamic_rows), strict=True):
                 weights = {name: store[digest] for name, digest in segment.weights.items()}
                 stage = segment.stage
-                loaded = load(engine, model, weights, segment.ranges)
+                loaded = engine.load(model, weights, segment.ranges)
                 self._runs[stage, device] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
             self._slots.append(slot)
         self._outboxes = {

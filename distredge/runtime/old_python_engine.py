@@ -18,9 +18,10 @@ import numpy as np
 from distredge.errors import EngineError
 from distredge.model import AS_INPUT, constant_file
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Loaded
+from distredge.runtime.engine import Loaded, check_ranges
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.engine_process import EngineProcess
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.runtime.provider_options import PROVIDERS, TENSORRT, provider_options
 from distredge.runtime.shared_memory import HandedOver, Region, Regions, entry
 
@@ -93,8 +94,11 @@ class OldPythonEngine:
         """Returns memory of both processes: (size_bytes,) of uint8, zeros. Arrays in it are not copied to be run."""
         return self._regions.take(size_bytes)
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Loads a sub-model; the constants (d0, d1, ...) are as `Engine.load` says."""
+        ranges = ranges or {}
         with self._lock:
             if self._process.reason and not self._closed:
                 self._process.end()
@@ -114,11 +118,14 @@ class OldPythonEngine:
             "content": [content, content + len(model)],
             "files": {constant_file(name): [start, start + weights[name].nbytes] for name, start in places.items()},
             "fed": fed,
+            "dynamic": bool(ranges),
+            # TensorRT is told no profile there: it builds one engine for all shapes that it has met.
+            "tried": _extremes(ranges) if TENSORRT in self.providers else [],
         }
         with memory.made() as descriptor:
             process.load(message, descriptor, self._load_s)
             os.ftruncate(descriptor, fed_bytes)
-        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory)
+        loaded = _OldPythonLoaded(process, number, ranges, self._regions, self._numbers, self._load_s, memory)
         weakref.finalize(loaded, process.forget, "models", number).atexit = False
         return loaded
 
@@ -143,6 +150,13 @@ class OldPythonEngine:
         return made
 
 
+def _extremes(ranges: Mapping[str, ShapeRange]) -> list[dict[str, tuple[int, ...]]]:
+    """The least and the largest shapes of all inputs."""
+    if not ranges:
+        return []
+    return [{n: sizes.least for n, sizes in ranges.items()}, {n: sizes.most for n, sizes in ranges.items()}]
+
+
 class _OldPythonLoaded:
     """A sub-model in the other process; `fed` has the constants that it is fed, which so count as this process's."""
 
@@ -150,6 +164,7 @@ class _OldPythonLoaded:
         self,
         process: EngineProcess,
         number: int,
+        ranges: Mapping[str, ShapeRange],
         regions: Regions,
         numbers: Iterator[int],
         load_s: float,
@@ -157,6 +172,7 @@ class _OldPythonLoaded:
     ) -> None:
         self._process = process
         self._number = number
+        self._ranges = ranges
         self._regions = regions
         self._numbers = numbers
         self._load_s = load_s
@@ -169,6 +185,7 @@ class _OldPythonLoaded:
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`. Those that do not lie in the engine's `room` are copied for each run."""
+        check_ranges(self._ranges, inputs)
         process, number, memory = self._process, next(self._numbers), HandedOver()
         used: dict[int, Region] = {}
         copied: dict[str, list[tuple[dict[str, Any], Array]]] = {"inputs": [], "outputs": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -12,13 +13,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from distredge.cluster import Cluster, Device, Requester
-from distredge.errors import ConfigError, EngineError, ProtocolError
+from distredge.errors import EngineError, ProtocolError
 from distredge.model import dynamic_segments
 from distredge.problem import Problem
 from distredge.profiles.compute import load_profile
 from distredge.runtime.buffers import Array, Slot
 from distredge.runtime.deployment import Deployment, deploy
-from distredge.runtime.engine import Loaded, OnnxRuntimeEngine, SleepEngine, load
+from distredge.runtime.engine import Engine, Loaded, OnnxRuntimeEngine
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.runtime.in_process import InProcess
@@ -55,9 +56,11 @@ class CountingEngine(OnnxRuntimeEngine):
         self.loaded: list[bool] = []
         """Of each sub-model, whether its rows are dynamic."""
 
-    def load_dynamic(self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         self.loaded.append(bool(ranges))
-        return super().load_dynamic(model, weights, ranges)
+        return super().load(model, weights, ranges)
 
 
 @pytest.fixture
@@ -232,8 +235,18 @@ def _bind(loaded: Loaded, rows: int, mask_rows: int | None = None, columns: int 
     return outputs["y"]
 
 
-def test_shapes_outside_their_ranges_are_refused_by_name() -> None:
-    loaded = load(OnnxRuntimeEngine(), _dynamic_model(), {}, RANGES)
+@pytest.fixture(scope="module", params=["here", "under another Python"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "here":
+        yield OnnxRuntimeEngine()
+        return
+    made = OldPythonEngine(sys.executable)
+    yield made
+    made.close()
+
+
+def test_shapes_outside_their_ranges_are_refused_by_name(engine: Engine) -> None:
+    loaded = engine.load(_dynamic_model(), {}, RANGES)
     for rows in (3, 6, 9):
         assert (_bind(loaded, rows) == 1).all()
     for rows in (2, 10):
@@ -241,7 +254,7 @@ def test_shapes_outside_their_ranges_are_refused_by_name() -> None:
             _bind(loaded, rows)
     with pytest.raises(EngineError, match="the plan's inputs do not belong together: "):
         _bind(loaded, 4, mask_rows=5)
-    with pytest.raises(EngineError, match="the sub-model's inputs are"):
+    with pytest.raises(EngineError, match=r"of 'x', the plan's is \(1, 2, 4, 5\)"):
         _bind(loaded, 4, columns=5)
     # The engine itself writes no more rows than there is room for.
     with pytest.raises(EngineError):
@@ -249,40 +262,20 @@ def test_shapes_outside_their_ranges_are_refused_by_name() -> None:
 
 
 def test_an_axis_without_a_range_is_refused() -> None:
+    engine = OnnxRuntimeEngine()
     """Nobody says how long it may be."""
-    loaded = load(OnnxRuntimeEngine(), _dynamic_model(), {}, {"mask": RANGES["mask"]})
+    loaded = engine.load(_dynamic_model(), {}, {"mask": RANGES["mask"]})
     with pytest.raises(EngineError, match="the sub-model's inputs are"):
         _bind(loaded, 4)
-
-
-def test_engines_without_dynamic_rows_say_so() -> None:
-    class Fixed:
-        name = "fixed 1.0"
-
-        def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
-            raise AssertionError
-
-    with pytest.raises(EngineError, match=r"fixed 1\.0 takes no sub-models with dynamic rows"):
-        load(Fixed(), b"", {}, RANGES)  # type: ignore[arg-type]
-    load(SleepEngine(), b"", {}, RANGES).bind({}, {}, 0)()
 
 
 def test_who_takes_dynamic_rows() -> None:
     class TensorRt(OnnxRuntimeEngine):
         providers = (TENSORRT, CUDA, CPU)  # type: ignore[assignment]
 
-    class Old(OldPythonEngine):
-        name = "onnxruntime 1.11 (Python 3.8)"  # type: ignore[assignment]
-
-        def __init__(self) -> None:
-            """Without a process."""
-
     cpu, tensorrt = OnnxRuntimeEngine(), TensorRt()
     assert [takes_dynamic_rows(wanted, cpu) for wanted in (None, True, False)] == [False, True, False]
     assert [takes_dynamic_rows(wanted, tensorrt) for wanted in (None, True, False)] == [True, True, False]
-    assert [takes_dynamic_rows(wanted, Old()) for wanted in (None, False)] == [False, False]
-    with pytest.raises(ConfigError, match=r"--dynamic-rows: onnxruntime 1\.11 .* takes sub-models of fixed shapes"):
-        takes_dynamic_rows(True, Old())
 
 
 def test_tensorrt_is_told_the_ranges(tmp_path) -> None:
@@ -310,6 +303,13 @@ def test_one_folder_for_a_volume(graph, tmp_path) -> None:
                 if segment.volume == 2:
                     folders.of(model, {name: store[digest] for name, digest in segment.weights.items()})
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_engine_under_another_python(graph, image, engine: Engine, whole_model) -> None:
+    deployment = deploy(graph, _strategy(graph, FIRST))
+    found = InProcess(deployment, engine, dynamic_rows=True).infer(image)["scores"]
+    expected = whole_model(image)["scores"]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_margins_stay_zeros(graph, image) -> None:

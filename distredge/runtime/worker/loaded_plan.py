@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from distredge.errors import EngineError
 from distredge.runtime.buffers import Array, Slot, zeros
-from distredge.runtime.engine import Engine, GivesMemory, Loaded, load
+from distredge.runtime.engine import Engine, GivesMemory, Loaded
 from distredge.runtime.protocol.addresses import PeerAddress
 from distredge.runtime.protocol.device_plan import DevicePlan, SegmentPlan
 from distredge.runtime.protocol.transport import Endpoint
@@ -91,7 +91,7 @@ def load_plan(
             loaded = known.get(key)
             if loaded is None:
                 named = {name: weights[digest] for name, digest in segment.weights.items()}
-                loaded = known[key] = load(engine, model, named, segment.ranges)
+                loaded = known[key] = engine.load(model, named, segment.ranges)
             held.append(loaded)
             for slot, run in zip(slots, runs, strict=True):
                 run[stage] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)

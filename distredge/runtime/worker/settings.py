@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from distredge.errors import ConfigError
-from distredge.runtime.engine import Engine, LoadsDynamic
 from distredge.runtime.provider_options import TENSORRT
 
 if TYPE_CHECKING:
+    from distredge.runtime.engine import Engine
     from distredge.runtime.worker.weight_disk import WeightDisk
 
 WEIGHTS_BYTES: Final = 2 * 1024**3
@@ -39,13 +38,5 @@ class WorkerSettings:
 
 
 def takes_dynamic_rows(wanted: bool | None, engine: Engine) -> bool:
-    """Whether a worker is given sub-models whose row axes are dynamic; unless told, where engines are built of them.
-
-    Raises:
-        ConfigError: if it is wanted and the engine cannot take them.
-    """
-    if isinstance(engine, LoadsDynamic):
-        return TENSORRT in engine.providers if wanted is None else wanted
-    if wanted:
-        raise ConfigError(f"--dynamic-rows: {engine.name} takes sub-models of fixed shapes alone")
-    return False
+    """Whether a worker is given sub-models whose row axes are dynamic; unless told, where engines are built of them."""
+    return TENSORRT in engine.providers if wanted is None else wanted
