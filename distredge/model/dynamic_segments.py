@@ -90,7 +90,7 @@ class _End(NamedTuple):
     def declared(self) -> Value:
         rows: tuple[int | str, ...] = self.shape
         if self.span is not None:
-            rows = (*self.shape[: self.axis], f"rows of {self.name}", *self.shape[self.axis + 1 :])
+            rows = (*self.shape[: self.axis], f"rows_of_{self.name}", *self.shape[self.axis + 1 :])
         return Value(self.name, self.dtype, rows)
 
 
