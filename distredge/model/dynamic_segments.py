@@ -50,8 +50,8 @@ _PARAMETERS: Final = frozenset({"BatchNormalization", "LRN", "Split", "Clip"})
 _NEVER_NEGATIVE: Final = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Abs"})
 _KEEP_SIGN: Final = frozenset({"MaxPool", "AveragePool", "Concat", "Identity", "Add", "Max", "Sum", "Mean", "Split"})
 
-_VERY_LITTLE: Final = -1.7e38
-"""Half of the least float32, which a finite number added to it cannot make infinite."""
+_MUCH: Final = 1.7e38
+"""Half of the largest float32: numbers of which it is taken away stay numbers."""
 
 _TO_THE_END: Final = int(np.iinfo(np.int64).max)
 
@@ -197,11 +197,6 @@ class DynamicVolumes:
                 else:
                     self._found[number] = made
 
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return len(self._found)
-
     def segment(self, stage: int, volume: int, part: Part) -> Segment | None:
         """What a part of a stage runs; None where it has no such form, or would cost too much."""
         found = self._found.get(volume)
@@ -253,7 +248,7 @@ class _Writer(SubModel):
         self.volume = volume
         self.pixels = input_dtype if WIRES[input_dtype].pixels else ""
         self.ops = [graph.operators[i] for i in volume.phase_of]
-        self.reductions = frozenset(volume.reductions)
+        self.reductions = volume.reductions
         self._check()
         self.spans = self._spans()
         self.values: dict[str, str] = {}
@@ -341,7 +336,7 @@ class _Writer(SubModel):
     @property
     def ends(self) -> tuple[str, ...]:
         """Feature maps that leave the volume, and those that are reduced."""
-        reduced = (self.graph.operators[i].inputs[0] for i in self.volume.reductions)
+        reduced = (self.graph.operators[i].inputs[0] for i in self.reductions)
         return tuple(dict.fromkeys((*self.volume.exports, *reduced)))
 
     def _spans(self) -> dict[str, Span]:
@@ -352,6 +347,8 @@ class _Writer(SubModel):
             if op.index in self.reductions:
                 continue
             made = [spans[name] for name in op.outputs if name in spans]
+            if not made:
+                raise Unsplittable(f"nobody reads what {op.op_type} makes")
             span = Span(made[0].scale, min(span.low for span in made), max(span.high for span in made))
             spans.update((name, span) for name in op.outputs if name)
             for name in op.activation_names:
@@ -467,11 +464,11 @@ class _Writer(SubModel):
         mask = self._mask(name, self.spans[name])
         if mask not in self._lows:
             one = self.constant("one", np.array(1, dtype=np.float32))
-            little = self.constant("little", np.array(-_VERY_LITTLE, dtype=np.float32))
+            much = self.constant("much", np.array(_MUCH, dtype=np.float32))
             outside = self.fresh("outside")
-            self._lows[mask] = self.fresh("little")
+            self._lows[mask] = self.fresh("low")
             self.node("Sub", [mask, one], outside)
-            self.node("Mul", [outside, little], self._lows[mask])
+            self.node("Mul", [outside, much], self._lows[mask])
         value = self.fresh(name)
         self.node("Add", [self.values[name], self._lows[mask]], value)
         return value
@@ -505,12 +502,12 @@ class _Writer(SubModel):
                 raise Unsplittable("AveragePool that counts padding and reaches beyond it")
             self.copy(op, [source, *rest], **pads)
         else:
-            self._average(op, source, need, pads)
+            self._average(op, source, need, axis, pads)
 
-    def _average(self, op: Operator, source: str, need: Span, pads: Mapping[str, Any]) -> None:
+    def _average(self, op: Operator, source: str, need: Span, axis: int, pads: Mapping[str, Any]) -> None:
         """Writes an average of the rows inside the picture alone: that of all rows over the share of those inside."""
         name = op.inputs[0]
-        geometry, axis = geometry_of(self.graph, op), (self.graph.tensors[name].row_axis or 0) - 2
+        geometry = geometry_of(self.graph, op)
         kernel, strides = [1] * len(geometry.kernel), [1] * len(geometry.kernel)
         kernel[axis], strides[axis] = geometry.kernel[axis], geometry.strides[axis]
         average, share, divisor = self.fresh(name), self.fresh("share"), self.fresh("share")

@@ -179,7 +179,8 @@ class OnnxRuntimeEngine:
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
+            hint = "; 'worker --no-dynamic-rows' gets others" if ranges else ""
+            raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}{hint}") from error
         return _OnnxRuntimeLoaded(self._ort, session, fed, ranges or {}, (values, tuple(weights.values())))
 
     def _options(self) -> ort.SessionOptions:
