@@ -14,7 +14,7 @@ fixed shapes (`segments.build`), as is a volume that has no such form (`Unsplitt
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
@@ -240,6 +240,20 @@ def _needed(window: Window, span: Span, scale: int) -> Span:
     return Span(scale, low, high - window.stride)
 
 
+def _reached(begin: str, meets: Mapping[str, Sequence[tuple[str, Fraction]]]) -> dict[str, Fraction]:
+    """Rows of each tensor that is reached from one, for one row of that."""
+    found, todo = {begin: Fraction(1)}, [begin]
+    while todo:
+        name = todo.pop()
+        for other, factor in meets[name]:
+            if other not in found:
+                found[other] = found[name] * factor
+                todo.append(other)
+            elif found[other] != found[name] * factor:
+                raise Unsplittable(f"'{other}' has rows at two scales")
+    return found
+
+
 class _Writer(SubModel):
     """Writes one volume (implements `operators.Emitter`, as far as partial results need it)."""
 
@@ -314,24 +328,20 @@ class _Writer(SubModel):
             for name in made[1:]:
                 meets[first].append((name, Fraction(1)))
                 meets[name].append((first, Fraction(1)))
-        begin = self.ops[-1].activation_names[0]
-        found, todo = {begin: Fraction(1)}, [begin]
-        while todo:
-            name = todo.pop()
-            for other, factor in meets[name]:
-                if other not in found:
-                    found[other] = found[name] * factor
-                    todo.append(other)
-                elif found[other] != found[name] * factor:
-                    raise Unsplittable(f"'{other}' has rows at two scales")
-        if len(found) < len(meets):
-            raise Unsplittable("parts of it have nothing to do with each other")
-        unit = min(found[name] for name in self.ends)
-        scaled = {name: scale / unit for name, scale in found.items()}
-        odd = next((name for name, scale in scaled.items() if scale.denominator > 1), None)
-        if odd is not None:
-            raise Unsplittable(f"a row of its end does not make whole rows of '{odd}'")
-        return {name: int(scale) for name, scale in scaled.items()}
+        parts: list[dict[str, Fraction]] = []
+        while len(met := {name for part in parts for name in part}) < len(meets):
+            parts.append(_reached(next(name for name in meets if name not in met), meets))
+        # Parts that have nothing to do with each other may have any scales: those at which their ends match best.
+        ends = [min((name for name in self.ends if name in part), key=part.__getitem__) for part in parts]
+        heights = [self.graph.tensors[name].height for name in ends]
+        scales: dict[str, int] = {}
+        for part, end, height in zip(parts, ends, heights, strict=True):
+            factor = max(1, round(height / min(heights))) / part[end]
+            for name, scale in part.items():
+                if (scale * factor).denominator > 1:
+                    raise Unsplittable(f"a row of its end does not make whole rows of '{name}'")
+                scales[name] = int(scale * factor)
+        return scales
 
     @property
     def ends(self) -> tuple[str, ...]:

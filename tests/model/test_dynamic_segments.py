@@ -195,6 +195,23 @@ def test_shares_that_do_not_meet_are_rounded_outward(net: Any) -> None:
     assert [s.outputs[0].region.rows for s in _segments(graph, strategy)] == [(0, 4), (2, 4), (4, 10)]
 
 
+def test_parts_that_have_nothing_to_do_with_each_other(net: Any) -> None:
+    """The second volume makes something of each of two maps, by itself."""
+    n = net((1, 3, 17, 12))
+    tall = n.node("Relu", n.conv("x", 4, pads=[1] * 4))
+    short = n.conv(tall, 4, pads=[1] * 4, strides=[2, 2])
+    graph = n.graph(n.conv(tall, 2, pads=[1] * 4), n.conv(n.conv(short, 4, 1), 2, pads=[1] * 4))
+    cut = next(cut.index for cut in graph.cuts if set(cut.tensors) == {tall, short})
+    for rows in ([0, 5, 11, 17], [0, 0, 2, 17], [0, 16, 17, 17]):
+        strategy = Strategy.make(
+            graph, ["a", "b", "c"], [(cut, rows), (len(graph.cuts) - 1, [17 - r for r in rows[::-1]])], head="a"
+        )
+        assert all(s.ranges for s in _segments(graph, strategy))
+        assert _error(graph, strategy) <= TOLERANCE
+    spans = _segments(graph, strategy)[-1].inputs
+    assert sorted(port.region.rows.size for port in spans) == [11, 20]
+
+
 def test_partial_sums(net: Any) -> None:
     """A reduction at the volume's end counts the rows that are the part's own."""
     n = net((1, 3, 9, 12))
@@ -227,12 +244,19 @@ def test_uint8_pixels(net: Any, layout: str) -> None:
     assert len(segments[0].ranges) == 2 + len(segments[0].masks)
 
 
+def _unread(n: Any) -> Graph:
+    n.conv("x", 4)
+    return n.graph(n.node("Relu", "x"))  # type: ignore[no-any-return]
+
+
+def _two_scales(n: Any) -> Graph:
+    """Every second row meets one of a map that a convolution without padding makes as short."""
+    every_second = n.node("MaxPool", "x", kernel_shape=[1, 1], strides=[2, 1])
+    return n.graph(n.node("Add", [every_second, n.conv("x", 3, (9, 1))]))  # type: ignore[no-any-return]
+
+
 def _excite(n: Any) -> Graph:
     return n.graph(n.squeeze_excite(n.conv("x", 8, pads=[1] * 4), fully_connected=False))  # type: ignore[no-any-return]
-
-
-def _apart(n: Any) -> Graph:
-    return n.graph(n.conv("x", 4), n.node("Relu", n.node("Split", "x", 2, axis=1)[0]))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +271,8 @@ def _apart(n: Any) -> Graph:
         (lambda n: n.graph(n.node("Mul", ["x", n.constant(np.float32(np.inf))])), "is not finite"),
         (lambda n: n.graph(n.node("Div", ["x", "x"])), "Div has no form"),
         (lambda n: n.graph(n.conv(n.conv("x", 4, (16, 3)), 4, 1)), "has no rows to split"),
+        (_unread, "nobody reads what Conv makes"),
+        (_two_scales, "has rows at two scales"),
     ],
 )
 def test_what_cannot_be_written_so_is_told(net: Any, make: Any, why: str) -> None:
