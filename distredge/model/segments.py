@@ -69,7 +69,7 @@ def build(
         part = stage.parts[place]
         if part.empty:
             continue
-        made = None if dynamic is None else dynamic.segment(stage.index, stage.volume, part)
+        made = None if dynamic is None else dynamic.segment(stage, part)
         segments.append(made or build_segment(graph, layout, stage.index, part, input_dtype))
     return DeviceProgram(device, tuple(segments))
 

@@ -24,8 +24,10 @@ from distredge.experiments.common.exact import (
     with_outputs,
 )
 from distredge.experiments.common.suite import Case, reduced_zoo
-from distredge.model import dynamic_segments
-from distredge.model.dynamic_segments import DynamicVolume, Span, dynamic_volume
+from distredge.model import dynamic_segments, dynamic_volume
+from distredge.model.dynamic_volume import DynamicPhase, DynamicVolume, Span
+from distredge.model.dynamic_writing import MOST_RESULTS
+from distredge.model.dynamic_writing import dynamic_volume as written
 from distredge.model.graph import Graph
 from distredge.model.preprocess import Preprocess
 from distredge.model.rows import Interval
@@ -34,7 +36,8 @@ from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import InProcess
 from distredge.strategy import Strategy
 
-ZOO = ("vgg16", "resnet50", "inception-v3", "googlenet", "mobilenet-v2", "efficientnet-lite0", "densenet121", "yolov2")
+ZOO = ("vgg16", "resnet50", "inception-v3", "googlenet", "mobilenet-v2", "efficientnet-lite0", "densenet121", "yolov2",
+       "mobilenet-v3-large")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +52,12 @@ def _segments(graph: Graph, strategy: Strategy) -> list[Segment]:
     return [s for i in range(len(deployment.devices)) for s in deployment.program(i, dynamic_rows=True).segments]
 
 
-def _volume(graph: Graph, input_dtype: str = "float32") -> DynamicVolume:
-    made = dynamic_volume(graph, 0, len(graph.body.operators), input_dtype)
+def _only_phase(graph: Graph) -> DynamicPhase:
+    """That of the whole body as one volume."""
+    made = written(graph, 0, len(graph.body.operators), "float32")
     assert isinstance(made, DynamicVolume), made
-    return made
+    (phase,) = made.phases
+    return phase
 
 
 def _error(graph: Graph, strategy: Strategy, seed: int = 1) -> float:
@@ -137,10 +142,10 @@ def test_it_is_valid_and_its_rows_are_dynamic(net: Any) -> None:
 def test_masks_stand_only_where_padding_did(net: Any) -> None:
     n = net((1, 3, 16, 12))
     plain = n.graph(n.conv(n.node("Relu", n.conv("x", 4, pads=[0, 1, 0, 1])), 4, 1))
-    assert _volume(plain).masks == ()
+    assert _only_phase(plain).masks == ()
     # The picture comes in with zeros around it: no mask either.
     n = net((1, 3, 16, 12))
-    assert _volume(n.graph(n.conv("x", 4, pads=[1] * 4))).masks == ()
+    assert _only_phase(n.graph(n.conv("x", 4, pads=[1] * 4))).masks == ()
 
 
 def test_wrong_masks_are_seen(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +154,7 @@ def test_wrong_masks_are_seen(net: Any, monkeypatch: pytest.MonkeyPatch) -> None
     graph = n.graph(n.conv(n.conv("x", 4, pads=[1] * 4), 4, pads=[1] * 4))
     strategy = _split(graph, [0, 5, 11, 16])
     assert _error(graph, strategy) <= TOLERANCE
-    monkeypatch.setattr(dynamic_segments, "RowMask", lambda name, shape, *_: RowMask(name, shape, 0, shape[2]))
+    monkeypatch.setattr(dynamic_volume, "RowMask", lambda name, shape, *_: RowMask(name, shape, 0, shape[2]))
     assert _error(graph, strategy) > 100 * TOLERANCE
 
 
@@ -179,7 +184,7 @@ def test_an_average_that_reaches_beyond_its_padding_keeps_its_shapes(net: Any) -
     n = net((1, 3, 16, 12))
     pool = n.node("AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1, count_include_pad=1)
     graph = n.graph(n.conv(pool, 4, pads=[1] * 4))
-    assert dynamic_volume(graph, 0, 2, "float32") == "AveragePool that counts padding and reaches beyond it"
+    assert written(graph, 0, 2, "float32") == "AveragePool that counts padding and reaches beyond it"
     assert _error(graph, _split(graph, [0, 3, 8])) <= TOLERANCE
 
 
@@ -255,10 +260,6 @@ def _two_scales(n: Any) -> Graph:
     return n.graph(n.node("Add", [every_second, n.conv("x", 3, (9, 1))]))  # type: ignore[no-any-return]
 
 
-def _excite(n: Any) -> Graph:
-    return n.graph(n.squeeze_excite(n.conv("x", 8, pads=[1] * 4), fully_connected=False))  # type: ignore[no-any-return]
-
-
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -277,25 +278,49 @@ def _excite(n: Any) -> Graph:
 )
 def test_what_cannot_be_written_so_is_told(net: Any, make: Any, why: str) -> None:
     graph = make(net((1, 3, 16, 12)))
-    told = dynamic_volume(graph, 0, len(graph.body.operators), "float32")
+    told = written(graph, 0, len(graph.body.operators), "float32")
     assert isinstance(told, str)
     assert why in told
 
 
-def test_volumes_that_run_in_several_stages_or_in_columns_keep_their_shapes(net: Any) -> None:
-    graph = _excite(net((1, 3, 16, 12)))
-    strategy = _split(graph, [0, 8, 16])
-    deployment = deploy(graph, strategy)
-    assert deployment.dynamic_volumes.reasons == {0: "it runs in several stages"}
-    assert not any(s.ranges for s in _segments(graph, strategy))
-    assert _error(graph, strategy) <= TOLERANCE
+@pytest.mark.parametrize("fully_connected", [False, True])
+def test_squeeze_and_excite(net: Any, fully_connected: bool) -> None:
+    """Both phases have dynamic rows: sums of a part's own rows, then what is made of everybody's."""
+    n = net((1, 3, 17, 12))
+    x = n.node("Relu", n.conv("x", 8, pads=[1] * 4, strides=[2, 2]))
+    made = n.squeeze_excite(x, fully_connected)
+    graph = n.graph(n.conv(n.node("Add", [made, x]), 4, pads=[1] * 4))
+    models = defaultdict(set)
+    for rows in ([0, 9], [0, 2, 9], [0, 3, 3, 4, 9], [0, 0, 0, 9, 9]):
+        strategy = _split(graph, rows)
+        assert _error(graph, strategy) <= TOLERANCE
+        for segment in _segments(graph, strategy):
+            assert segment.ranges
+            models[segment.stage].add(segment.model)
+    assert {stage: len(found) for stage, found in models.items()} == {0: 1, 1: 1}
+
+
+def test_more_results_than_there_is_room_for(net: Any) -> None:
+    """Parts that complete a reduction of so many devices keep their shapes; those that contribute need not."""
+    n = net((1, 3, 40, 5))
+    graph = n.graph(n.squeeze_excite(n.conv("x", 4, pads=[1] * 4), fully_connected=False))
+    for parts in (MOST_RESULTS, MOST_RESULTS + 1):
+        strategy = _split(graph, [40 * i // parts for i in range(parts + 1)])
+        assert {(s.stage, bool(s.ranges)) for s in _segments(graph, strategy)} == {
+            (0, True),
+            (1, parts == MOST_RESULTS),
+        }
+        assert _error(graph, strategy) <= TOLERANCE
+
+
+def test_boundary_rows_first_and_columns_keep_their_shapes(net: Any) -> None:
     n = net((1, 3, 16, 12))
     plain = n.graph(n.conv(n.conv("x", 4, pads=[1] * 4), 4, pads=[1] * 4))
     first = _split(plain, [0, 8, 16], [0, 8, 16])
     first = first.replace(volumes=(dataclasses.replace(first.volumes[0], boundary_first=True), first.volumes[1]))
     grid = _split(plain, [0, 8, 16])
     grid = grid.replace(volumes=tuple(dataclasses.replace(v, rows=(0, 16), columns=(0, 5, 12)) for v in grid.volumes))
-    for strategy, why in ((first, "it runs in several stages"), (grid, "it is dealt out in columns, too")):
+    for strategy, why in ((first, "its boundary rows come first"), (grid, "it is dealt out in columns, too")):
         assert deploy(plain, strategy).dynamic_volumes.reasons == {0: why}
         assert _error(plain, strategy) <= TOLERANCE
 
@@ -360,4 +385,6 @@ def test_random_chains(net: Any, data: st.DataObject) -> None:
         return
     strategy = random_strategy(graph, np.random.default_rng(data.draw(st.integers(0, 999))), 4, 3)
     assert _error(graph, strategy) <= TOLERANCE
-    assert all(why == "it runs in several stages" for why in deploy(graph, strategy).dynamic_volumes.reasons.values())
+    assert all(
+        why == "its boundary rows come first" for why in deploy(graph, strategy).dynamic_volumes.reasons.values()
+    )
