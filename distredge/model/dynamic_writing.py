@@ -11,6 +11,7 @@ for as many devices as usual: what nobody fills is zeros.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -24,7 +25,7 @@ from distredge.model.layout import PARTIAL
 from distredge.model.nodes import Operator, Tensor
 from distredge.model.operators import RULES, Reduction
 from distredge.model.operators.reductions import partials_of
-from distredge.model.operators.windows import geometry_of, window_of
+from distredge.model.operators.windows import geometry_of, transposed_pads, transposed_window, window_of
 from distredge.model.rows import Interval, Region, Window
 from distredge.model.sub_model import ShapeRange, SubModel
 from distredge.model.volumes import VolumeGraph, volume_between
@@ -83,10 +84,21 @@ def _row_window(graph: Graph, op: Operator) -> Window:
     return Window(1, 0, 1)
 
 
-def _needed(window: Window, span: Span, scale: int) -> Span:
-    """What a span of an operator's output needs of an input."""
-    low, high = window.reach(Interval(span.low, span.high + 1))
-    return Span(scale, low, high - window.stride)
+def _stride(graph: Graph, op: Operator) -> Fraction:
+    """Rows of its inputs for a row of an operator's output."""
+    if op.op_type == "ConvTranspose":
+        return Fraction(1, transposed_window(graph, op, "rows").stride)
+    return Fraction(_row_window(graph, op).stride)
+
+
+def _reads(graph: Graph, op: Operator, out: Interval) -> Interval:
+    """Rows of its inputs that some rows of an operator's output read, as if there were more above and below."""
+    if op.op_type != "ConvTranspose":
+        return _row_window(graph, op).reach(out)
+    stride, pad, extent = transposed_window(graph, op, "rows")
+    first, last = out.start + pad, out.stop - 1 + pad
+    # A row between two contributions holds the bias alone: the input row before it makes it.
+    return Interval(min(-((extent - 1 - first) // stride), first // stride), last // stride + 1)
 
 
 def _reached(begin: str, meets: Mapping[str, Sequence[tuple[str, Fraction]]]) -> dict[str, Fraction]:
@@ -137,7 +149,13 @@ class _Geometry:
 
     def need(self, op: Operator, name: str) -> Span:
         """What an operator needs of an input."""
-        return _needed(_row_window(self.graph, op), self.spans[op.outputs[0]], self.spans[name].scale)
+        return self._need(op, self.spans[op.outputs[0]], self.spans[name].scale)
+
+    def _need(self, op: Operator, span: Span, scale: int) -> Span:
+        """What a span of an operator's output needs of an input of that scale."""
+        # Of two units, since of none there would be no rows to read.
+        low, high = _reads(self.graph, op, Interval(span.low, 2 * span.scale + span.high))
+        return Span(scale, low, high - 2 * scale)
 
     def _check(self) -> None:
         graph = self.graph
@@ -153,7 +171,7 @@ class _Geometry:
                 if how is None or how.merge != "ReduceSum":
                     raise Unsplittable(f"{op.op_type}: only sums are reduced with dynamic rows")
             elif op.index not in graph.body.everywhere:
-                if op.op_type not in _WINDOWS | _ROW_BY_ROW | {"SpaceToDepth"}:
+                if op.op_type not in _WINDOWS | _ROW_BY_ROW | {"ConvTranspose", "SpaceToDepth"}:
                     raise Unsplittable(f"{op.op_type} has no form with dynamic rows")
                 if op.op_type in _ROW_BY_ROW:
                     self._check_row_by_row(op)
@@ -181,7 +199,7 @@ class _Geometry:
             made = [name for name in op.outputs if name in self.rows]
             read = [name for name in op.activation_names if name in self.rows]
             # A reduction only says that its input is there.
-            stride = Fraction(_row_window(self.graph, op).stride if made else 1)
+            stride = _stride(self.graph, op) if made else Fraction(1)
             for name, factor in [(n, Fraction(1)) for n in made] + [(n, stride) for n in read]:
                 first = (made or read)[0]
                 meets[first].append((name, factor))
@@ -192,14 +210,14 @@ class _Geometry:
         # Parts that have nothing to do with each other may have any scales: those at which their ends match best.
         ends = [min((name for name in self.ends if name in part), key=part.__getitem__) for part in parts]
         heights = [self.graph.tensors[name].height for name in ends]
-        scales: dict[str, int] = {}
-        for part, end, height in zip(parts, ends, heights, strict=True):
-            factor = max(1, round(height / min(heights))) / part[end]
-            for name, scale in part.items():
-                if (scale * factor).denominator > 1:
-                    raise Unsplittable(f"a row of its end does not make whole rows of '{name}'")
-                scales[name] = int(scale * factor)
-        return scales
+        scales = {
+            name: scale * max(1, round(height / min(heights))) / part[end]
+            for part, end, height in zip(parts, ends, heights, strict=True)
+            for name, scale in part.items()
+        }
+        # A unit makes whole rows also of what becomes more rows later.
+        whole = math.lcm(*(scale.denominator for scale in scales.values()))
+        return {name: int(scale * whole) for name, scale in scales.items()}
 
     def _spans(self) -> dict[str, Span]:
         """Walks back from the ends."""
@@ -215,7 +233,7 @@ class _Geometry:
             spans.update((name, span) for name in op.outputs if name)
             for name in op.activation_names:
                 if name in self.rows:
-                    need = _needed(_row_window(self.graph, op), span, scales[name])
+                    need = self._need(op, span, scales[name])
                     held = spans.get(name, need)
                     spans[name] = Span(need.scale, min(need.low, held.low), max(need.high, held.high))
         return spans
@@ -262,6 +280,8 @@ class _Writer(SubModel):
                 self.copy(op, [self.values.get(name, name) for name in op.inputs])
             elif op.op_type in _WINDOWS:
                 self._window(op)
+            elif op.op_type == "ConvTranspose":
+                self._transposed(op)
             else:
                 self.copy(op, [self._read(op, i) for i in range(len(op.inputs))])
         made = dict.fromkeys(name for op in ops if op.index not in self.reductions for name in op.outputs)
@@ -397,6 +417,25 @@ class _Writer(SubModel):
             self.copy(op, [source, *rest], **pads)
         else:
             self._average(op, source, need, axis, pads)
+
+    def _transposed(self, op: Operator) -> None:
+        """Writes a transposed convolution: rows outside the picture add nothing, since they are zeros."""
+        graph, (name, made) = self.graph, (op.inputs[0], op.outputs[0])
+        tensor, span, need = graph.tensors[name], self.spans[made], self.geometry.need(op, name)
+        reach = _reads(graph, op, Interval(0, graph.tensors[made].height))
+        if reach.start < 0 or reach.stop > tensor.height:
+            self._make_zero(name)
+        stride, pad, extent = transposed_window(graph, op, "rows")
+        begins, ends, extra = transposed_pads(graph, op)
+        assert tensor.row_axis is not None
+        axis = tensor.row_axis - 2
+        begins[axis] = span.low + pad - need.low * stride
+        end = (need.high - need.low - 1) * stride + extent - begins[axis] - (span.high - span.low)
+        ends[axis], extra[axis] = max(0, end), max(0, -end)
+        self.copy(
+            op, [self._rows(name, need), *op.inputs[1:]],
+            pads=begins + ends, output_padding=extra, output_shape=None, auto_pad=None,
+        )  # fmt: skip
 
     def _average(self, op: Operator, source: str, need: Span, axis: int, pads: Mapping[str, Any]) -> None:
         """Writes an average of the rows inside the picture alone: that of all rows over the share of those inside."""

@@ -36,8 +36,9 @@ from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import InProcess
 from distredge.strategy import Strategy
 
-ZOO = ("vgg16", "resnet50", "inception-v3", "googlenet", "mobilenet-v2", "efficientnet-lite0", "densenet121", "yolov2",
-       "mobilenet-v3-large")  # fmt: skip
+ZOO = (
+    "vgg16 resnet50 inception-v3 googlenet mobilenet-v2 mobilenet-v3-large efficientnet-lite0 densenet121 yolov2 unet"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +218,32 @@ def test_parts_that_have_nothing_to_do_with_each_other(net: Any) -> None:
     assert sorted(port.region.rows.size for port in spans) == [11, 20]
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [2, 2]},
+        {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]},
+        {"strides": [3, 1], "pads": [2, 1, 0, 1]},
+        {"strides": [4, 1]},
+        {"dilations": [2, 2], "pads": [2, 2, 2, 2]},
+        {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    ],
+)
+def test_transposed_convolution(net: Any, attributes: dict[str, Any]) -> None:
+    """Rows between two contributions, and beyond the last one, have the bias alone."""
+    n = net((1, 3, 9, 6))
+    x = n.node("Relu", n.conv("x", 4, pads=[1] * 4))
+    n.channels[x] = 4
+    up = n.node("ConvTranspose", [x, n.weight(4, 5, 3, 3), n.weight(5)], **attributes)
+    n.channels[up] = 5
+    graph = n.graph(n.conv(up, 2, pads=[1] * 4))
+    height = graph.cuts[-1].height
+    for rows in ([0, 1, 4, height], [0, 0, height - 1, height], [0, 5, 5, height]):
+        strategy = _split(graph, rows)
+        assert all(s.ranges for s in _segments(graph, strategy))
+        assert _error(graph, strategy) <= TOLERANCE
+
+
 def test_partial_sums(net: Any) -> None:
     """A reduction at the volume's end counts the rows that are the part's own."""
     n = net((1, 3, 9, 12))
@@ -263,10 +290,7 @@ def _two_scales(n: Any) -> Graph:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (
-            lambda n: n.graph(n.node("ConvTranspose", ["x", n.weight(3, 4, 2, 2)], strides=[2, 2])),
-            "ConvTranspose has no",
-        ),
+        (lambda n: n.graph(n.node("Pad", ["x", n.constant([0, 0, 1, 0, 0, 0, 1, 0], np.int64)])), "Pad has no form"),
         (lambda n: n.graph(n.node("Concat", ["x", "x"], axis=2)), "Concat moves or broadcasts the rows"),
         (lambda n: n.graph(n.node("Add", ["x", n.constant(np.ones((1, 3, 16, 1), np.float32))])), "rows of its own"),
         (lambda n: n.graph(n.node("Mul", ["x", n.constant(np.float32(np.inf))])), "is not finite"),
