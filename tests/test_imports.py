@@ -70,7 +70,7 @@ RUNTIME_MAY_IMPORT: dict[str, set[str]] = {
     "links": {"protocol"},
     "buffers": {"protocol"},
     "provider_options": {"protocol"},
-    "engine_folders": {"buffers"},
+    "engine_folders": {"protocol", "buffers"},
     "engine": {"protocol", "buffers", "engine_folders", "provider_options"},
     "engine_host": set(),
     "shared_memory": {"buffers"},

@@ -174,7 +174,11 @@ class OnnxRuntimeEngine:
         values = [self._ort.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
         if values:
             options.add_external_initializers(names, values)
-        engines = None if self._folders is None or TENSORRT not in self._providers else self._folders.of(model, weights)
+        engines = (
+            None
+            if self._folders is None or TENSORRT not in self._providers
+            else self._folders.of(model, weights, ranges)
+        )
         providers = [(p, provider_options(p, engines, ranges=ranges)) for p in self._providers]
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)

@@ -114,7 +114,7 @@ class OldPythonEngine:
         message = {
             "do": "load",
             "model": number,
-            "providers": self._options(model, weights),
+            "providers": self._options(model, weights, ranges),
             "content": [content, content + len(model)],
             "files": {constant_file(name): [start, start + weights[name].nbytes] for name, start in places.items()},
             "fed": fed,
@@ -129,8 +129,12 @@ class OldPythonEngine:
         weakref.finalize(loaded, process.forget, "models", number).atexit = False
         return loaded
 
-    def _options(self, model: bytes, weights: Mapping[str, Array]) -> list[tuple[str, dict[str, str]]]:
-        engines = None if self._folders is None or TENSORRT not in self.providers else self._folders.of(model, weights)
+    def _options(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange]
+    ) -> list[tuple[str, dict[str, str]]]:
+        engines = None
+        if self._folders is not None and TENSORRT in self.providers:
+            engines = self._folders.of(model, weights, ranges)
         return [(name, provider_options(name, engines, old=True)) for name in self.providers]
 
     def close(self) -> None:

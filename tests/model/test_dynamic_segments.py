@@ -375,7 +375,7 @@ def test_random_chains(net: Any, data: st.DataObject) -> None:
     n = net((1, 3, height, 7), seed=data.draw(st.integers(0, 99)))
     x = "x"
     for _ in range(data.draw(st.integers(1, 6))):
-        kind = choose("conv", "stride", "residual", "concat", "max", "average", "norm")
+        kind = choose("conv", "stride", "residual", "concat", "max", "average", "norm", "up")
         channels = n.channels[x]
         if kind == "conv":
             kernel, dilation = choose(1, 3, 5), choose(1, 2)
@@ -394,6 +394,11 @@ def test_random_chains(net: Any, data: st.DataObject) -> None:
             sides = [n.conv(x, 2, 1), n.conv(x, 3, (5, 1), pads=[2, 0, 2, 0]), x]
             x = n.node("Concat", sides, axis=1)
             n.channels[x] = 5 + channels
+        elif kind == "up":
+            bottom = choose(0, 1)
+            height = 2 * height - bottom
+            x = n.node("ConvTranspose", [x, n.weight(channels, 3, 3, 1)], strides=[2, 1], pads=[1, 0, bottom, 0])
+            n.channels[x] = 3
         elif kind == "norm":
             ones = n.constant(np.ones(channels), np.float32)
             x = n.node("BatchNormalization", [x, n.weight(channels), ones, n.weight(channels), ones])

@@ -302,8 +302,11 @@ def test_one_folder_for_a_volume(graph, tmp_path) -> None:
             store = deployment.weights(index, dynamic_rows=True)
             for segment, model in zip(plan.segments, deployment.models(index, True), strict=True):
                 if segment.volume == 2:
-                    folders.of(model, {name: store[digest] for name, digest in segment.weights.items()})
+                    weights = {name: store[digest] for name, digest in segment.weights.items()}
+                    folders.of(model, weights, segment.ranges)
     assert len(list(tmp_path.iterdir())) == 1
+    # The same sub-model of a taller picture.
+    assert folders.of(model, weights, RANGES) != folders.of(model, weights, segment.ranges)
 
 
 def test_an_engine_under_another_python(graph, image, engine: Engine, whole_model) -> None:
