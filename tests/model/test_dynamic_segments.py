@@ -407,7 +407,7 @@ def test_random_chains(net: Any, data: st.DataObject) -> None:
             strides = [choose(1, 2), 1]
             height = (height - 1) // strides[0] + 1
             x = n.node(op_type, x, kernel_shape=[3, 3], pads=[1] * 4, strides=strides, **extra)
-        if height < 6:
+        if height < 10:
             break
     graph = n.graph(x)
     if graph.cuts[-1].height < 2:
