@@ -131,7 +131,7 @@ class _Geometry:
         self.volume = volume
         self.ops = [graph.operators[i] for i in volume.phase_of]
         named = dict.fromkeys(name for op in self.ops for name in (*op.activation_names, *op.outputs) if name)
-        self.rows = tuple(name for name in named if name not in graph.body.vectors)
+        self.rows = {name: None for name in named if name not in graph.body.vectors}
         reduced = (graph.operators[i].inputs[0] for i in volume.reductions)
         self.ends = tuple(dict.fromkeys((*volume.exports, *reduced)))
         self.kept = {
