@@ -22,6 +22,7 @@ from distredge.errors import ExecutionError, InputError, PlannerError, Unsupport
 from distredge.model.wires import dtype_of
 
 if TYPE_CHECKING:
+    from distredge.model.segments import DeviceProgram
     from distredge.planners.common.swap_cost import Held
     from distredge.problem import Problem
     from distredge.runtime.deployment import Deployment
@@ -220,7 +221,7 @@ class Replanner:
         from distredge.runtime.deployment import deploy
 
         deployment = deploy(problem.graph, strategy)
-        programs = (deployment.programs[index] for index in deployment.busy)
+        programs = (self._program(deployment, index) for index in deployment.busy)
         needed = {program.device: needs(problem.graph, program, held[program.device]) for program in programs}
         return _Priced(deployment, swap_s(problem.cluster, needed, operator_s))
 
@@ -242,11 +243,16 @@ class Replanner:
         assert self._coordinator is not None
         return [one.strategy for one in self.made if self._coordinator.took_s(one.deployment) is None]
 
+    def _program(self, deployment: Deployment, index: int) -> DeviceProgram:
+        """The sub-models that a worker is given."""
+        assert self._coordinator is not None
+        return deployment.program(index, self._coordinator.takes_dynamic_rows(deployment.devices[index]))
+
     def _held(self, running: Deployment) -> dict[str, Held]:
         """What each worker has; the constants of earlier plans stay with it."""
         from distredge.planners.common.swap_cost import Held
 
-        programs = {program.device: program for program in running.programs}
+        programs = {name: self._program(running, index) for index, name in enumerate(running.devices)}
         for name, program in programs.items():
             self._weights.setdefault(name, set()).update(program.weights)
         found = {}
@@ -262,7 +268,7 @@ class Replanner:
         assert self._coordinator is not None
         took = self._coordinator.prepared_ever
         measured = {}
-        for program in (running.programs[index] for index in running.busy):
+        for program in (self._program(running, index) for index in running.busy):
             one = took.get(program.device)
             if one is not None and one.loaded:
                 counts = [operators(segment.model) for segment in program.segments]

@@ -233,6 +233,7 @@ def _ask_all(
             "engine": about.engine,
             "providers": list(about.providers),
             "threads": about.threads,
+            "dynamic_rows": about.dynamic_rows,
             "plans": len(about.plans),
             "preparing": [{"loaded": plan.loaded, "models": plan.models} for plan in about.preparing],
             "dropped": dict(answer.pong.dropped),

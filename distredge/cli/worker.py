@@ -33,6 +33,9 @@ PROVIDERS: Final[tuple[Provider, ...]] = ("cpu", "cuda", "tensorrt")
 @click.option("--provider", type=click.Choice(PROVIDERS), help="What computes; default: as the cluster file says.")
 @click.option("--engine-python", metavar="PATH",
               help="Older Python (3.6 or later) whose ONNX Runtime computes; default: the cluster file's.")  # fmt: skip
+@click.option("--dynamic-rows/--no-dynamic-rows", default=None,
+              help="Load one sub-model for each volume, whatever rows a plan gives this board, instead of one for each "
+              "plan; default: with TensorRT, which takes minutes to build one.")  # fmt: skip
 @click.option("--cache", "cache_path", type=click.Path(file_okay=False, path_type=Path),
               help="Keeps weights, and what TensorRT builds, for later; default: ~/.cache/distredge.")  # fmt: skip
 @click.option(
@@ -50,6 +53,7 @@ def worker(
     threads: int | None,
     provider: str | None,
     engine_python: str | None,
+    dynamic_rows: bool | None,
     cache_path: Path | None,
     cache_mb: int,
     no_cache: bool,
@@ -75,7 +79,7 @@ def worker(
     from distredge.runtime.old_python_engine import OldPythonEngine
     from distredge.runtime.protocol.transport import ZmqNetwork
     from distredge.runtime.worker.allocator import keep_freed_frames
-    from distredge.runtime.worker.settings import WorkerSettings
+    from distredge.runtime.worker.settings import WorkerSettings, takes_dynamic_rows
     from distredge.runtime.worker.weight_disk import WeightDisk
     from distredge.runtime.worker.worker import Worker
 
@@ -103,9 +107,11 @@ def worker(
         engine = OnnxRuntimeEngine(count, provider, folders=folders)
     else:
         engine = OldPythonEngine(engine_python, count, provider, folders=folders)
+    dynamic = takes_dynamic_rows(dynamic_rows, engine)
     network = ZmqNetwork(security)
     try:
-        made = Worker(WorkerSettings(name, control, data, memory_bytes, disk=disk), network, engine)
+        settings = WorkerSettings(name, control, data, memory_bytes, disk=disk, dynamic_rows=dynamic)
+        made = Worker(settings, network, engine)
     except TransportError as error:
         network.close()
         raise TransportError(
@@ -120,7 +126,7 @@ def worker(
     click.echo(
         f"worker '{name}': control {made.control_address}, data {made.data_address}, "
         f"{'PLAINTEXT' if plaintext else 'encrypted'}, {engine.name} ({engine.providers[0]}), "
-        f"{engine.threads} thread{'s' if engine.threads > 1 else ''}; waits for "
+        f"{engine.threads} thread{'s' if engine.threads > 1 else ''}{', dynamic rows' if dynamic else ''}; waits for "
         f"{'anybody' if plaintext else 'the requester'} to deploy or probe; Ctrl-C ends it"
     )
     with _announced(name, made.control_address) if announce else contextlib.nullcontext():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Protocol
 
 AS_INPUT = "@input"
 """End of the name of a constant that is an *input* of a sub-model (`model.segments`), fed from where it is held.
@@ -25,14 +26,33 @@ def constant_file(name: str) -> str:
     return f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.bin"
 
 
-def model_digest(model: bytes, weights: Mapping[str, str]) -> bytes:
+class Shapes(Protocol):
+    """The shapes that an input of a sub-model with dynamic rows may have (`sub_model.ShapeRange`)."""
+
+    @property
+    def least(self) -> tuple[int, ...]:
+        """The smallest."""
+
+    @property
+    def usual(self) -> tuple[int, ...]:
+        """What the engine is tuned for."""
+
+    @property
+    def most(self) -> tuple[int, ...]:
+        """The largest."""
+
+
+def model_digest(model: bytes, weights: Mapping[str, str], ranges: Mapping[str, Shapes]) -> bytes:
     """Names a sub-model with its constants: what has the same name is loaded once.
 
     Args:
         model: serialised, without its large constants.
         weights: name of each of these -> its content hash.
+        ranges: with dynamic rows, input -> shapes that it may have; empty otherwise.
     """
     digest = hashlib.sha256(model)
     for name, content in sorted(weights.items()):
         digest.update(f"{name}\0{content}\0".encode())
+    for name, sizes in sorted(ranges.items()):
+        digest.update(f"{name}\0{sizes.least}{sizes.usual}{sizes.most}\0".encode())
     return digest.digest()

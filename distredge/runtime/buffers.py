@@ -22,6 +22,7 @@ from distredge.runtime.protocol.device_plan import (
     DTYPES,
     Buffer,
     DevicePlan,
+    RowMask,
     SegmentPlan,
     SourceMessage,
     TensorBox,
@@ -373,7 +374,7 @@ class Slot:
 
     Attributes:
         inputs, outputs: stage -> name of the value in its sub-model -> array, of the shape and dtype that its `Buffer`
-            says.
+            says; masks are among the inputs.
         inboxes: (stage, source) -> what places a message.
         outboxes: in the order of `plan.outgoing`.
         keepers: (stage, stage that made the rows) -> what copies them over.
@@ -386,6 +387,7 @@ class Slot:
         self._room = room
         self._into: dict[tuple[int, str], HeldBox] = {}
         self._made: dict[tuple[int, str], HeldBox] = {}
+        self._masks: dict[tuple[int, str], Array] = {}
         self.inputs: dict[int, dict[str, Array]] = {}
         self.outputs: dict[int, dict[str, Array]] = {}
         shared = shareable(plan)
@@ -398,6 +400,8 @@ class Slot:
                     buffer.name: self._box(self._into, stage, buffer, shared.get((stage, buffer.tensor)))
                     for buffer in segment.inputs
                 }
+            for mask in segment.masks:
+                self.inputs[stage][mask.name] = self._masks[stage, mask.name] = _ones(mask, room)
             self.outputs[stage] = {
                 buffer.name: self._box(self._made, stage, buffer, None) for buffer in segment.outputs
             }
@@ -466,7 +470,14 @@ class Slot:
     def size_bytes(self) -> int:
         """Bytes of all arrays, each counted once."""
         arrays = {id(held.array): held.array for held in (*self._into.values(), *self._made.values())}
-        return sum(array.nbytes for array in arrays.values())
+        return sum(array.nbytes for array in (*arrays.values(), *self._masks.values()))
+
+
+def _ones(mask: RowMask, room: Room) -> Array:
+    """What a mask says, as an array of its shape: float32."""
+    made = allocate(mask.shape, "float32", room)
+    made.reshape(-1)[mask.start : mask.stop] = 1
+    return made
 
 
 def _part_view(held: HeldBox, box: TensorBox, part: PartForm) -> Array:

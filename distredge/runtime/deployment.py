@@ -12,14 +12,16 @@ import numpy as np
 from distredge.errors import ModelError, StrategyError
 from distredge.media.images import MAX_PIXELS
 from distredge.media.jpeg import JpegFile, decoder_mark
+from distredge.model.dynamic_segments import DynamicVolumes
 from distredge.model.laying_out import lay_out
 from distredge.model.layout import Layout, Transfer
 from distredge.model.messages_of_layout import messages_of_layout
 from distredge.model.operators import region_shape
 from distredge.model.rows import Region
-from distredge.model.segments import DeviceProgram, Port, build, weight_store
+from distredge.model.segments import DeviceProgram, build, weight_store
 from distredge.model.strips import by_strips
-from distredge.model.wires import RUNNABLE_WIRES
+from distredge.model.sub_model import Port
+from distredge.model.wires import RUNNABLE_WIRES, dtype_of
 from distredge.runtime.buffers import whole
 from distredge.runtime.picture_files import FileInputs
 from distredge.runtime.protocol.addresses import PeerAddress
@@ -28,7 +30,9 @@ from distredge.runtime.protocol.device_plan import (
     Buffer,
     DevicePlan,
     PicturePlan,
+    RowMask,
     SegmentPlan,
+    ShapeRange,
     SourceMessage,
     TensorBox,
 )
@@ -121,15 +125,41 @@ class Deployment:
             and file_fits(len(file.content), message.size_bytes)
         )
 
-    def weights(self, device: int) -> dict[str, Array]:
+    @functools.cached_property
+    def dynamic_volumes(self) -> DynamicVolumes:
+        """The volumes that can be run with dynamic rows."""
+        return DynamicVolumes(self.graph, self.layout, dtype_of(self.strategy.input.dtype))
+
+    @functools.cached_property
+    def _dynamic_programs(self) -> dict[int, DeviceProgram]:
+        return {}
+
+    def program(self, device: int, dynamic_rows: bool = False) -> DeviceProgram:
+        """The sub-models of a device; with dynamic rows where they can and it is asked for."""
+        if not dynamic_rows:
+            return self.programs[device]
+        found = self._dynamic_programs
+        if device not in found:
+            name = self.devices[device]
+            found[device] = build(self.graph, self.strategy, name, self.layout, self.dynamic_volumes)
+        return found[device]
+
+    def weights(self, device: int, dynamic_rows: bool = False) -> dict[str, Array]:
         """Returns the constants that a device must hold: content hash -> (d0, d1, ...) as in the graph."""
-        return weight_store(self.graph, self.programs[device])
+        return weight_store(self.graph, self.program(device, dynamic_rows))
 
-    def models(self, device: int) -> tuple[bytes, ...]:
+    def models(self, device: int, dynamic_rows: bool = False) -> tuple[bytes, ...]:
         """The sub-models of a device, in stage order."""
-        return tuple(segment.model for segment in self.programs[device].segments)
+        return tuple(segment.model for segment in self.program(device, dynamic_rows).segments)
 
-    def device_plan(self, device: int, plan: int = 0, slots: int = 1, peers: Iterable[PeerAddress] = ()) -> DevicePlan:
+    def device_plan(
+        self,
+        device: int,
+        plan: int = 0,
+        slots: int = 1,
+        peers: Iterable[PeerAddress] = (),
+        dynamic_rows: bool = False,
+    ) -> DevicePlan:
         """Returns the plan of one device.
 
         Args:
@@ -137,6 +167,7 @@ class Deployment:
             plan: number of the plan.
             slots: frames that may be in flight.
             peers: data addresses, by name, of at least the devices that it sends to.
+            dynamic_rows: whether its sub-models have dynamic rows where they can.
         """
         volumes = {stage.index: stage.volume for stage in self.layout.stages}
         by_name = {peer.name: peer for peer in peers}
@@ -156,8 +187,10 @@ class Deployment:
                     tuple(self._buffer(port) for port in segment.inputs),
                     tuple(self._buffer(port) for port in segment.outputs),
                     segment.after,
+                    tuple(RowMask(*mask) for mask in segment.masks),
+                    {name: ShapeRange(*shapes) for name, shapes in segment.ranges.items()},
                 )
-                for segment in self.programs[device].segments
+                for segment in self.program(device, dynamic_rows).segments
             ),
             tuple(m for m in self.messages if m.destination == device and m.source != device),
             outgoing,

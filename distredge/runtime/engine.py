@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ from distredge.errors import ConfigError, EngineError, MissingDependency
 from distredge.model import AS_INPUT
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine_folders import EngineFolders
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.runtime.provider_options import (
     CUDA,
     NO_TF32,
@@ -37,7 +39,8 @@ class Loaded(Protocol):
         """Returns a function that reads `inputs`, computes, and writes `outputs`; the arrays must stay where they are.
 
         Args:
-            inputs: every input of the sub-model by name: (d0, d1, ...), C-ordered, exactly its shape and dtype.
+            inputs: every input of the sub-model by name: (d0, d1, ...), C-ordered, exactly its shape and dtype; with
+                dynamic rows, a shape in its range.
             outputs: every output likewise.
             stage: the stage that it is run for.
 
@@ -83,13 +86,16 @@ class Engine(Protocol):
     def warms_up(self) -> bool:
         """Whether a sub-model's first run is slower or takes memory, so that it is worth one run beforehand."""
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Loads a sub-model, which several plans may share.
 
         Args:
             model: serialised ONNX model without its large constants.
             weights: those constants by name: (d0, d1, ...), C-ordered, shape and dtype as in the graph; their memory
                 is shared where the engine can.
+            ranges: input -> its shapes, of a sub-model with dynamic rows; it may be bound to arrays of all of them.
 
         Raises:
             EngineError: if the engine refuses the model.
@@ -192,7 +198,9 @@ class OnnxRuntimeEngine:
         """Arenas are allocated, and TensorRT's engines built, in the first run."""
         return True
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Makes a session; the constants (d0, d1, ...) are as `Engine.load` says."""
         options = self._options()
         device = "cuda" if CUDA in self._providers else "cpu"
@@ -201,19 +209,30 @@ class OnnxRuntimeEngine:
         values = [self._ort.OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
         if values:
             options.add_external_initializers(names, values)
-        engines = self._folder(model, weights)
-        session = self._session(model, options, engines)
-        return _OnnxRuntimeLoaded(self._ort, session, fed, (values, tuple(weights.values())), engines)
+        engines = self._folder(model, weights, ranges)
+        session = self._session(model, options, engines, ranges)
+        return _OnnxRuntimeLoaded(self._ort, session, fed, ranges or {}, (values, tuple(weights.values())), engines)
 
-    def _folder(self, model: bytes, weights: Mapping[str, Array]) -> Path | None:
-        return None if self._folders is None or TENSORRT not in self._providers else self._folders.of(model, weights)
+    def _folder(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Path | None:
+        if self._folders is None or TENSORRT not in self._providers:
+            return None
+        return self._folders.of(model, weights, ranges)
 
-    def _session(self, model: bytes, options: ort.SessionOptions, engines: Path | None) -> ort.InferenceSession:
-        providers = [(p, provider_options(p, engines)) for p in self._providers]
+    def _session(
+        self,
+        model: bytes,
+        options: ort.SessionOptions,
+        engines: Path | None,
+        ranges: Mapping[str, ShapeRange] | None = None,
+    ) -> ort.InferenceSession:
+        providers = [(p, provider_options(p, engines, ranges=ranges)) for p in self._providers]
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}") from error
+            hint = "; 'worker --no-dynamic-rows' gets others" if ranges else ""
+            raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}{hint}") from error
         if instead := fallen_back(self._providers, session.get_providers()):
             raise EngineError(instead)
         return session
@@ -241,19 +260,23 @@ class _OnnxRuntimeLoaded:
         runtime: Any,
         session: ort.InferenceSession,
         fed: Mapping[str, ort.OrtValue],
+        ranges: Mapping[str, ShapeRange],
         keep: object,
         folder: Path | None = None,
     ) -> None:
         self._ort = runtime
         self._session = session
         self._fed = fed
+        self._ranges = ranges
         self._keep = keep
         self.folder = folder
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`."""
-        _check_ports([i for i in self._session.get_inputs() if i.name not in self._fed], inputs, "input")
-        _check_ports(self._session.get_outputs(), outputs, "output")
+        check_ranges(self._ranges, inputs)
+        declared = [i for i in self._session.get_inputs() if i.name not in self._fed]
+        _check_ports(declared, inputs, "input", self._ranges)
+        _check_ports(self._session.get_outputs(), outputs, "output", outputs if self._ranges else ())
         binding = self._session.io_binding()
         for name, value in self._fed.items():
             binding.bind_ortvalue_input(name, value)
@@ -272,12 +295,56 @@ class _OnnxRuntimeLoaded:
         return run
 
 
-def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], what: str) -> None:
-    """The engine would write beyond an array that is too small: shapes must be exactly the model's."""
+def _check_ports(declared: Sequence[Any], arrays: Mapping[str, Array], what: str, dynamic: Collection[str]) -> None:
+    """The engine would write beyond an array that is too small: shapes must be exactly the model's.
+
+    An axis of those that are `dynamic` that has a name there, and no size, may be as long as its range says
+    (`check_ranges`); the engine itself refuses an output that is not as long as what it computes.
+    """
     shapes = {node.name: tuple(node.shape) for node in declared}
     found = {name: array.shape for name, array in arrays.items()}
-    if shapes != found:
+    if shapes.keys() != found.keys() or not all(
+        _fits(shape, found[name], name in dynamic) for name, shape in shapes.items()
+    ):
         raise EngineError(f"the sub-model's {what}s are {shapes}, the plan's {found}")
+
+
+def _fits(declared: tuple[int | str | None, ...], shape: tuple[int, ...], dynamic: bool) -> bool:
+    return len(declared) == len(shape) and all(
+        size == wanted or (dynamic and not isinstance(wanted, int))
+        for size, wanted in zip(shape, declared, strict=True)
+    )
+
+
+def check_ranges(ranges: Mapping[str, ShapeRange], inputs: Mapping[str, Array]) -> None:
+    """Every input has a shape in its range, and all lie at the same place of theirs: one number says how many rows.
+
+    Args:
+        ranges: input of a sub-model with dynamic rows -> its shapes.
+        inputs: (d0, d1, ...) of any dtype, by name.
+
+    Raises:
+        EngineError: if not.
+    """
+    places: dict[str, Fraction] = {}
+    for name, array in inputs.items():
+        if name not in ranges:
+            continue
+        least, most = ranges[name].least, ranges[name].most
+        if len(least) != array.ndim or not all(
+            low <= size <= high for low, size, high in zip(least, array.shape, most, strict=True)
+        ):
+            raise EngineError(
+                f"the sub-model takes shapes from {least} to {most} of '{name}', the plan's is {array.shape}"
+            )
+        places.update(
+            (name, Fraction(size - low, high - low))
+            for low, size, high in zip(least, array.shape, most, strict=True)
+            if low < high
+        )
+    if len(set(places.values())) > 1:
+        shapes = {name: inputs[name].shape for name in places}
+        raise EngineError(f"the plan's inputs do not belong together: {shapes}, of ranges {dict(ranges)}")
 
 
 def _brief(error: Exception) -> str:
@@ -300,7 +367,9 @@ class SleepEngine:
     def __init__(self, seconds: Mapping[int, float] | None = None) -> None:
         self._seconds = dict(seconds or {})
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Accepts any sub-model, and constants (d0, d1, ...) of any shape and dtype."""
         return _SleepLoaded(self._seconds)
 

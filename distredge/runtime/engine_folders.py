@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from distredge.runtime.buffers import Array
+from distredge.runtime.protocol.device_plan import ShapeRange
 
 _SECONDS: Final = "seconds"
 _log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class EngineFolders:
     """Folders below one that is bounded; without room there are none, and engines are built each time.
 
     ONNX Runtime finds an engine by the names of nodes and values alone: in one folder, parts of a volume with other
-    rows, or the same model with other weights, would get each other's.
+    rows, or the same model with other weights, would get each other's. With dynamic rows a volume has one.
 
     Args:
         root: where they are.
@@ -35,17 +36,22 @@ class EngineFolders:
         self._root = root
         self._cap_bytes = cap_bytes
 
-    def of(self, model: bytes, weights: Mapping[str, Array]) -> Path | None:
+    def of(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Path | None:
         """Returns the folder of a sub-model, which is there; None where none can be made.
 
         Args:
             model: serialised, without its large constants.
             weights: these by name: (d0, d1, ...), any shape and dtype.
+            ranges: for what shapes an engine is built, with dynamic rows.
         """
         digest = hashlib.sha256(model)
         for name, value in sorted(weights.items()):
             digest.update(f"\0{name}\0{value.dtype.str}{value.shape}\0".encode())
             digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        for name, sizes in sorted((ranges or {}).items()):
+            digest.update(f"\0{name}\0{sizes.least}{sizes.usual}{sizes.most}\0".encode())
         folder = self._root / digest.hexdigest()
         try:
             if not folder.is_dir():

@@ -10,7 +10,8 @@ at once; it ends when they close. On either::
     start    threads, providers [name, ...], and of the folders that it makes: places [path, ...], prefix; first of all;
              the answer has python, numpy, runtime, providers that are there, and all that are available
     load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
-             fed [array, ...], profile (whether kernels are timed)    and memory
+             fed [array, ...], profile (whether kernels are timed), dynamic (whether inputs may have axes of any
+             length), tried [{name: shape}, ...], with which it is run at once    and memory
     profile  model: ends its timing; the answer has events, what ONNX Runtime noted of each kernel in order
     map      region (a number)    and memory
     bind     run (a number), model, inputs [array, ...], outputs [array, ...]    and memory
@@ -37,15 +38,21 @@ _HEAD = struct.Struct(">Q")
 
 CUDA = "CUDAExecutionProvider"
 
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+"""What inputs with dynamic axes may be."""
+
 
 class _Model:
     """A session, the constants that it is fed with, where they are besides, and what holds their memory."""
 
-    def __init__(self, session: Any, fed: Dict[str, Any], on_device: Dict[str, Any], memory: mmap.mmap) -> None:
+    def __init__(
+        self, session: Any, fed: Dict[str, Any], on_device: Dict[str, Any], memory: mmap.mmap, dynamic: bool
+    ) -> None:
         self.session = session
         self.fed = fed
         self.on_device = on_device
         self.memory = memory
+        self.dynamic = dynamic
 
 
 class Host:
@@ -129,7 +136,14 @@ class Host:
         on_device = {}
         if CUDA in session.get_providers():
             on_device = {name: self._runtime.OrtValue.ortvalue_from_numpy(fed[name], "cuda", 0) for name in fed}
-        self._models[message["model"]] = _Model(session, fed, on_device, memory)
+        for shapes in message["tried"]:
+            zeros = {
+                node.name: self._numpy.zeros(shapes[node.name], _DTYPES[node.type])
+                for node in session.get_inputs()
+                if node.name not in fed
+            }
+            session.run(None, dict(fed, **zeros))
+        self._models[message["model"]] = _Model(session, fed, on_device, memory, message["dynamic"])
 
     def _profile(self, message: Dict[str, Any]) -> Dict[str, Any]:
         path = self._models[message["model"]].session.end_profiling()
@@ -162,8 +176,8 @@ class Host:
         session, binding = model.session, model.session.io_binding()
         inputs = [(entry["name"], self._array(memory, entry)) for entry in message["inputs"]]
         outputs = [(entry["name"], self._array(memory, entry)) for entry in message["outputs"]]
-        _check([node for node in session.get_inputs() if node.name not in model.fed], inputs, "inputs")
-        _check(session.get_outputs(), outputs, "outputs")
+        _check([node for node in session.get_inputs() if node.name not in model.fed], inputs, "inputs", model.dynamic)
+        _check(session.get_outputs(), outputs, "outputs", model.dynamic)
         for name, value in model.on_device.items():
             binding.bind_ortvalue_input(name, value)
         for name, held in [entry for entry in model.fed.items() if entry[0] not in model.on_device] + inputs:
@@ -199,10 +213,19 @@ class Host:
             self._regions.pop(region, None)
 
 
-def _check(declared: List[Any], arrays: List[Tuple[str, Any]], what: str) -> None:
-    """The engine would write beyond an array that is too small: shapes must be exactly the model's."""
+def _check(declared: List[Any], arrays: List[Tuple[str, Any]], what: str, dynamic: bool) -> None:
+    """The engine would write beyond an array that is too small: shapes must be exactly the model's.
+
+    Of an axis that is dynamic, `old_python_engine` has checked the length of inputs, and the engine does of outputs.
+    """
     shapes = {node.name: tuple(node.shape) for node in declared}
     found = {name: held.shape for name, held in arrays}
+    if dynamic and shapes.keys() == found.keys():
+        for name, shape in shapes.items():
+            if len(shape) == len(found[name]):
+                shapes[name] = tuple(
+                    size if isinstance(size, int) else given for size, given in zip(shape, found[name])
+                )
     if shapes != found:
         raise ValueError(f"the sub-model's {what} are {shapes}, the plan's {found}")
 

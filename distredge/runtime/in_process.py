@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def run_in_process(
-    graph: Graph, strategy: Strategy, inputs: Mapping[str, Array], *, engine: Engine | None = None
+    graph: Graph,
+    strategy: Strategy,
+    inputs: Mapping[str, Array],
+    *,
+    engine: Engine | None = None,
+    dynamic_rows: bool = False,
 ) -> dict[str, Array]:
     """Computes every split-part of a strategy, one after the other.
 
@@ -29,6 +34,7 @@ def run_in_process(
         inputs: tensor name -> array, shape as in the graph, such as (N, C, H, W), dtype as in
             `Deployment.input_dtypes`.
         engine: what computes; ONNX Runtime with one thread by default.
+        dynamic_rows: whether sub-models have dynamic rows where they can.
 
     Returns:
         Output name -> array, shape, such as (N, classes), and dtype as in the graph.
@@ -38,25 +44,25 @@ def run_in_process(
         ModelError: if the inputs do not fit the graph.
         EngineError: if the engine refuses a sub-model.
     """
-    return InProcess(deploy(graph, strategy), engine).infer(inputs)
+    return InProcess(deploy(graph, strategy), engine, dynamic_rows).infer(inputs)
 
 
 class InProcess:
     """A deployment loaded once, for many frames."""
 
-    def __init__(self, deployment: Deployment, engine: Engine | None = None) -> None:
+    def __init__(self, deployment: Deployment, engine: Engine | None = None, dynamic_rows: bool = False) -> None:
         self.deployment = deployment
         engine = engine or OnnxRuntimeEngine()
         self._slots: list[Slot] = []
         self._runs: dict[tuple[int, int], Callable[[], None]] = {}
         for device in range(len(deployment.devices)):
-            plan = deployment.device_plan(device)
+            plan = deployment.device_plan(device, dynamic_rows=dynamic_rows)
             slot = Slot(plan)
-            store = deployment.weights(device)
-            for segment, model in zip(plan.segments, deployment.models(device), strict=True):
+            store = deployment.weights(device, dynamic_rows)
+            for segment, model in zip(plan.segments, deployment.models(device, dynamic_rows), strict=True):
                 weights = {name: store[digest] for name, digest in segment.weights.items()}
                 stage = segment.stage
-                loaded = engine.load(model, weights)
+                loaded = engine.load(model, weights, segment.ranges)
                 self._runs[stage, device] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)
             self._slots.append(slot)
         self._outboxes = {

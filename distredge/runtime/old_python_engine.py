@@ -19,9 +19,10 @@ import numpy as np
 from distredge.errors import ConfigError, EngineError
 from distredge.model import AS_INPUT, constant_file
 from distredge.runtime.buffers import Array
-from distredge.runtime.engine import Loaded
+from distredge.runtime.engine import Loaded, check_ranges
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.engine_process import EngineProcess
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.runtime.provider_options import PROBE, PROVIDERS, TENSORRT, provider_options
 from distredge.runtime.shared_memory import HandedOver, Region, Regions, entry
 
@@ -107,21 +108,29 @@ class OldPythonEngine:
         """Returns memory of both processes: (size_bytes,) of uint8, zeros. Arrays in it are not copied to be run."""
         return self._regions.take(size_bytes)
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Loads a sub-model; the constants (d0, d1, ...) are as `Engine.load` says."""
-        return self._load(model, weights, timed=False)
+        return self._load(model, weights, ranges or {}, timed=False)
 
     def load_timed(self, model: bytes, weights: Mapping[str, Array]) -> _OldPythonLoaded:
         """Loads a sub-model whose kernels are timed until `end_timing`; the constants (d0, d1, ...) as for `load`."""
-        return self._load(model, weights, timed=True)
+        return self._load(model, weights, {}, timed=True)
 
-    def _load(self, model: bytes, weights: Mapping[str, Array], timed: bool) -> _OldPythonLoaded:
+    def _load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange], timed: bool
+    ) -> _OldPythonLoaded:
         with self._lock:
             if self._process.reason and not self._closed:
                 self._process.end()
                 self._process = self._start()
             process = self._process
-        folder = None if self._folders is None or TENSORRT not in self.providers else self._folders.of(model, weights)
+        folder = (
+            None
+            if self._folders is None or TENSORRT not in self.providers
+            else self._folders.of(model, weights, ranges)
+        )
         memory = HandedOver()
         # What is fed comes first: the rest is given back once the session has been made of it.
         fed = [entry(name, value, memory.add(value)) for name, value in weights.items() if name.endswith(AS_INPUT)]
@@ -137,11 +146,14 @@ class OldPythonEngine:
             "files": {constant_file(name): [start, start + weights[name].nbytes] for name, start in places.items()},
             "fed": fed,
             "profile": timed,
+            "dynamic": bool(ranges),
+            # TensorRT is told no profile there: it builds one engine for all shapes that it has met.
+            "tried": _extremes(ranges) if TENSORRT in self.providers else [],
         }
         with memory.made() as descriptor:
             process.load(message, descriptor, self._load_s)
             os.ftruncate(descriptor, fed_bytes)
-        loaded = _OldPythonLoaded(process, number, self._regions, self._numbers, self._load_s, memory, folder)
+        loaded = _OldPythonLoaded(process, number, ranges, self._regions, self._numbers, self._load_s, memory, folder)
         weakref.finalize(loaded, process.forget, "models", number).atexit = False
         return loaded
 
@@ -162,6 +174,13 @@ class OldPythonEngine:
         return made
 
 
+def _extremes(ranges: Mapping[str, ShapeRange]) -> list[dict[str, tuple[int, ...]]]:
+    """The least and the largest shapes of all inputs."""
+    if not ranges:
+        return []
+    return [{n: sizes.least for n, sizes in ranges.items()}, {n: sizes.most for n, sizes in ranges.items()}]
+
+
 class _OldPythonLoaded:
     """A sub-model in the other process; `fed` has the constants that it is fed, which so count as this process's.
 
@@ -172,6 +191,7 @@ class _OldPythonLoaded:
         self,
         process: EngineProcess,
         number: int,
+        ranges: Mapping[str, ShapeRange],
         regions: Regions,
         numbers: Iterator[int],
         load_s: float,
@@ -180,6 +200,7 @@ class _OldPythonLoaded:
     ) -> None:
         self._process = process
         self._number = number
+        self._ranges = ranges
         self._regions = regions
         self._numbers = numbers
         self._load_s = load_s
@@ -201,6 +222,7 @@ class _OldPythonLoaded:
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], stage: int) -> Callable[[], None]:
         """Binds arrays; see `Loaded.bind`. Those that do not lie in the engine's `room` are copied for each run."""
+        check_ranges(self._ranges, inputs)
         process, number, memory = self._process, next(self._numbers), HandedOver()
         used: dict[int, Region] = {}
         copied: dict[str, list[tuple[dict[str, Any], Array]]] = {"inputs": [], "outputs": []}

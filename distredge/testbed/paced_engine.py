@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from distredge.runtime.buffers import Array
 from distredge.runtime.engine import Engine, Loaded
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.testbed.pacer import Pacer, computing
 
 
@@ -41,10 +42,12 @@ class PacedEngine:
         """A run takes the board's time, the first one as well, and the board has one processor: frames come first."""
         return False
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         """Loads a sub-model; the constants (d0, d1, ...) are as `runtime.engine.Engine` says."""
         with computing():
-            return _PacedLoaded(self._inner.load(model, weights), self._pacer)
+            return _PacedLoaded(self._inner.load(model, weights, ranges), self._pacer)
 
 
 class _PacedLoaded:

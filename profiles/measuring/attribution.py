@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from distredge.errors import EngineError
 from distredge.model.graph import Graph
 from distredge.model.layout import PARTIAL
-from distredge.model.segments import Segment
+from distredge.model.sub_model import Segment
 from distredge.profiles.measuring.repeats import faster_half
 
 _EDGE = {

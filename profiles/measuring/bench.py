@@ -25,7 +25,8 @@ from distredge.model.layout import PARTIAL, Layout, Part
 from distredge.model.nodes import Tensor
 from distredge.model.operators import RULES, Kind, Reduction, whole
 from distredge.model.rows import Interval, Region, region_hull
-from distredge.model.segments import Port, Segment, build_segment
+from distredge.model.segments import build_segment
+from distredge.model.sub_model import Port, Segment
 from distredge.model.volumes import OperatorRegion
 from distredge.profiles.measuring.attribution import Sample, named, read_profile
 from distredge.profiles.measuring.engines import EngineSettings, Loaded, OwnMemory, chain_model

@@ -37,6 +37,10 @@ class Running:
     prepared_ever: dict[str, Prepared]
     in_flight: int = 1
     took: dict[Deployment, float] = field(default_factory=dict)
+    dynamic_rows: bool = False
+
+    def takes_dynamic_rows(self, worker: str) -> bool:
+        return self.dynamic_rows
 
     def took_s(self, deployment: Deployment) -> float | None:
         return self.took.get(deployment)
@@ -106,6 +110,19 @@ def test_where_loading_is_short_beside_the_frames_to_come_the_fastest_plan_wins(
     (figures,) = replanner.figures()
     assert figures["taken"] == "planned"
     assert 0 < figures["predicted_swap_s"] < 10
+
+
+def test_with_dynamic_rows_the_same_cuts_load_nothing(problem: Problem) -> None:
+    replanner, running = _replanner(problem, 120.0)
+    running.dynamic_rows = True
+    replanner.follow(running, lambda: 500)
+    made = replanner(frozenset({LOST}))
+    (figures,) = replanner.figures()
+    assert figures["taken"] == "dealt"
+    before = running.deployment
+    held = {name: set(before.models(k, True)) for k, name in enumerate(before.devices)}
+    assert all(model in held[name] for k, name in enumerate(made.devices) for model in made.models(k, True))
+    assert figures["predicted_swap_s"] < 10
 
 
 def test_the_frame_that_waits_counts_where_no_other_comes(problem: Problem) -> None:

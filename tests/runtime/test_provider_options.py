@@ -23,6 +23,7 @@ from distredge.profiles.measuring.engines import EngineSettings
 from distredge.runtime.engine import OnnxRuntimeEngine, built_s
 from distredge.runtime.engine_folders import EngineFolders
 from distredge.runtime.old_python_engine import OldPythonEngine
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.runtime.provider_options import CPU, CUDA, PROBE, TENSORRT
 
 
@@ -146,19 +147,69 @@ class InferenceSession(_Session):
 """
 
 
-@pytest.fixture
-def asked_of_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where sessions under another Python are noted, by a runtime that says that it has every provider."""
+_MEETING = """
+import json, os
+import onnxruntime as real
+from onnxruntime import *
+from onnxruntime import __version__
+
+def get_available_providers():
+    return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+class InferenceSession:
+    def __init__(self, path, options, providers):
+        self._inner = real.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def get_providers(self):
+        return os.environ["USABLE"].split()
+
+    def run(self, names, feeds):
+        with open(os.environ["ASKED"], "a") as file:
+            file.write(json.dumps({name: value.shape for name, value in feeds.items()}) + "\\n")
+        return self._inner.run(names, feeds)
+"""
+
+
+def _old_runtime(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts a module in ONNX Runtime's place for engines under another Python; returns the file that it writes."""
     host = tmp_path / "engine_host.py"
     real = Path(__file__).resolve().parents[2] / "distredge" / "runtime" / "engine_host.py"
-    (tmp_path / "old_runtime.py").write_text(_RUNTIME)
+    (tmp_path / "old_runtime.py").write_text(source)
     text = real.read_text(encoding="utf-8").replace("import onnxruntime\n", "import old_runtime as onnxruntime\n")
     host.write_text(text.replace("    del sys.path[0]\n", ""))
     monkeypatch.setattr("distredge.runtime.engine_process._HOST", host)
     monkeypatch.setenv("ASKED", str(tmp_path / "asked.jsonl"))
     monkeypatch.setenv("USABLE", f"{TENSORRT} {CUDA} {CPU}")
-    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     return tmp_path / "asked.jsonl"
+
+
+def test_an_old_runtime_meets_all_shapes_when_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows no profiles: TensorRT then builds one engine for the shapes that it has met, here the first and last."""
+    asked = _old_runtime(_MEETING, tmp_path, monkeypatch)
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, f"rows of {name}")) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "segment", ports[:1], ports[1:])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString()
+    engine = OldPythonEngine(sys.executable, provider="tensorrt", folders=EngineFolders(tmp_path / "engines", 10**9))
+    try:
+        loaded = engine.load(model, {}, {"x": ShapeRange((1, 3), (1, 5), (1, 9))})
+        outputs = {"y": np.ones((1, 4), np.float32)}
+        loaded.bind({"x": np.full((1, 4), -1, np.float32)}, outputs, 0)()
+        engine.load(_model(4), {})
+    finally:
+        engine.close()
+    assert outputs["y"].tolist() == [[0, 0, 0, 0]]
+    assert [json.loads(line) for line in asked.read_text().splitlines()] == [{"x": [1, 3]}, {"x": [1, 9]}]
+
+
+@pytest.fixture
+def asked_of_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where sessions under another Python are noted, by a runtime that says that it has every provider."""
+    asked = _old_runtime(_RUNTIME, tmp_path, monkeypatch)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    return asked
 
 
 def test_an_old_runtime_is_told_what_it_knows(asked_of_old: Path, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ class Transposed(Spatial):
 
     def _reads(self, graph: NodeList, op: Operator, axis: str, out: Interval) -> Interval:
         size = axis_size(graph.tensors[op.inputs[0]], axis)
-        stride, pad, extent = _transposed_window(graph, op, axis)
+        stride, pad, extent = transposed_window(graph, op, axis)
         first, last = out.start + pad, out.stop - 1 + pad
         # A row between two contributions (stride > extent) holds the bias alone: the input row before it makes it.
         start = min(-((extent - 1 - first) // stride), first // stride)
@@ -181,11 +181,11 @@ class Transposed(Spatial):
         graph = emitter.graph
         tensor = graph.tensors[op.inputs[0]]
         need = self.needs(graph, op, 0, out)
-        begins, ends, extra = _transposed_pads(graph, op)
+        begins, ends, extra = transposed_pads(graph, op)
         for axis in split_axes(out):
             dimension = dimension_of(tensor, axis)
             assert dimension is not None
-            stride, pad, extent = _transposed_window(graph, op, axis)
+            stride, pad, extent = transposed_window(graph, op, axis)
             source, wanted = interval_of(need, axis), interval_of(out, axis)
             begin = wanted.start + pad - source.start * stride
             end = (source.size - 1) * stride + extent - begin - wanted.size
@@ -198,15 +198,16 @@ class Transposed(Spatial):
         return out
 
 
-def _transposed_window(graph: NodeList, op: Operator, axis: str) -> Window:
+def transposed_window(graph: NodeList, op: Operator, axis: str) -> Window:
+    """Which outputs along rows or columns an input adds to: from i * stride - pad on, as many as the window extends."""
     dimension = dimension_of(graph.tensors[op.inputs[0]], axis)
     assert dimension is not None
     window = geometry_of(graph, op)
-    begins, _, _ = _transposed_pads(graph, op)
+    begins, _, _ = transposed_pads(graph, op)
     return Window(window.strides[dimension - 2], begins[dimension - 2], window.extent(dimension - 2))
 
 
-def _transposed_pads(graph: NodeList, op: Operator) -> tuple[list[int], list[int], list[int]]:
+def transposed_pads(graph: NodeList, op: Operator) -> tuple[list[int], list[int], list[int]]:
     """Begin padding, end padding and output padding of each spatial axis."""
     source, made = graph.tensors[op.inputs[0]].shape[2:], graph.tensors[op.outputs[0]].shape[2:]
     window = geometry_of(graph, op)

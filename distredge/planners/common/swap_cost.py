@@ -110,4 +110,4 @@ def _seconds(bits: float, rate_bps: float | None) -> float:
 
 
 def _names(program: DeviceProgram) -> Iterable[bytes]:
-    return (model_digest(segment.model, segment.weights) for segment in program.segments)
+    return (model_digest(segment.model, segment.weights, segment.ranges) for segment in program.segments)

@@ -41,6 +41,7 @@ class LocalCluster:
             flight are then run again there.
         deployment: of that strategy, where it is made already; None makes it.
         also: deployments that stand beside it, for frames that name them.
+        dynamic_rows: whether the workers are given sub-models whose row axes are dynamic.
 
     Raises:
         StrategyError: if the strategy does not fit the problem.
@@ -59,6 +60,7 @@ class LocalCluster:
         replan: Callable[[frozenset[str]], Deployment] | None = None,
         deployment: Deployment | None = None,
         also: Sequence[Deployment] = (),
+        dynamic_rows: bool | None = None,
     ) -> None:
         self._deployment = deploy(problem.graph, strategy) if deployment is None else deployment
         names = workers_of((self._deployment, *also))
@@ -70,6 +72,7 @@ class LocalCluster:
                 None if plaintext else keys[device.name].for_worker(),
                 threads=device.threads,
                 memory_bytes=device.memory_bytes,
+                dynamic_rows=dynamic_rows,
             )
             for device in devices
         ]

@@ -192,6 +192,7 @@ def local_order(
     provider: str = "cpu",
     memory_bytes: int | None = None,
     outlive_parent: bool = False,
+    dynamic_rows: bool | None = None,
 ) -> Order:
     """The order for a worker that this machine alone can reach, at ports that the system chooses."""
     return Order(
@@ -207,6 +208,7 @@ def local_order(
         {plane: dict(names) for plane, names in security.allowed.items()} if security is not None else {},
         {},
         0 if outlive_parent else os.getpid(),
+        dynamic_rows=dynamic_rows,
     )
 
 

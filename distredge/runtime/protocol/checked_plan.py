@@ -21,7 +21,9 @@ from distredge.runtime.protocol.device_plan import (
     REQUESTER,
     Buffer,
     DevicePlan,
+    RowMask,
     SegmentPlan,
+    ShapeRange,
     SourceMessage,
     TensorBox,
 )
@@ -132,8 +134,12 @@ def _check_segments(plan: DevicePlan) -> int:
         for what, buffers in (("input", segment.inputs), ("output", segment.outputs)):
             for buffer in buffers:
                 total_bytes += _buffer_bytes(buffer, stage, what)
-            _check_once((buffer.name for buffer in buffers), f"stage {stage}: {what}")
+            masks = [mask.name for mask in segment.masks] if what == "input" else []
+            _check_once((*(buffer.name for buffer in buffers), *masks), f"stage {stage}: {what}")
             _check_once((buffer.tensor for buffer in buffers), f"stage {stage}: {what}")
+        total_bytes += sum(_mask_bytes(mask, stage) for mask in segment.masks)
+        for name, sizes in segment.ranges.items():
+            _check_range(sizes, f"stage {stage}: '{name}'")
         if segment.after >= 0:
             _check_after(segment, stages.get(segment.after))
         stages[stage], last = segment, stage
@@ -147,6 +153,22 @@ def _buffer_bytes(buffer: Buffer, stage: int, what: str) -> int:
     if len(buffer.start) != len(buffer.shape):
         raise ProtocolError(f"{where}: it starts at {list(buffer.start)} and has the shape {list(buffer.shape)}")
     return math.prod(buffer.shape) * np.dtype(buffer.dtype).itemsize
+
+
+def _mask_bytes(mask: RowMask, stage: int) -> int:
+    rows = math.prod(mask.shape)
+    if max(mask.shape, default=1) != rows or not mask.start <= mask.stop <= rows:
+        raise ProtocolError(
+            f"stage {stage}: mask '{mask.name}': rows {mask.start} to {mask.stop} of a buffer of {list(mask.shape)}"
+        )
+    return mask.size_bytes
+
+
+def _check_range(sizes: ShapeRange, where: str) -> None:
+    """Three shapes of one rank, none with an axis longer than the next one's."""
+    shapes = (sizes.least, sizes.usual, sizes.most)
+    if len(set(map(len, shapes))) != 1 or any(list(axis) != sorted(axis) for axis in zip(*shapes, strict=True)):
+        raise ProtocolError(f"{where}: shapes from {list(shapes[0])} by {list(shapes[1])} to {list(shapes[2])}")
 
 
 def _check_after(segment: SegmentPlan, earlier: SegmentPlan | None) -> None:

@@ -17,7 +17,7 @@ from distredge.media.images import MAX_PIXELS
 from distredge.model.preprocess import Preprocess
 from distredge.model.wires import FILE_WIRES, PACKED_WIRES, WIRE_BYTES, dtype_of
 from distredge.runtime.protocol.addresses import PeerAddress
-from distredge.runtime.protocol.fields import Count, Digest, Dimensions, Dtype, Index, Name, Stage
+from distredge.runtime.protocol.fields import Corner, Count, Digest, Dimensions, Dtype, Index, Name, Stage
 
 REQUESTER: Final = -1
 """Index of the requester among the devices of a plan."""
@@ -47,11 +47,14 @@ class TensorBox(Struct, frozen=True, array_like=True):
 
 
 class Buffer(Struct, frozen=True, array_like=True):
-    """An input or output of a segment: value `name` of the sub-model holds a box of `tensor`."""
+    """An input or output of a segment: value `name` of the sub-model holds a box of `tensor`.
+
+    With dynamic rows the box may reach beyond the tensor: what no message fills stays zeros.
+    """
 
     name: Name
     tensor: Name
-    start: Dimensions
+    start: Corner
     shape: Dimensions
     dtype: Dtype
 
@@ -61,11 +64,37 @@ class Buffer(Struct, frozen=True, array_like=True):
         return TensorBox(self.tensor, self.start, self.shape, self.dtype)
 
 
+class RowMask(Struct, frozen=True, array_like=True):
+    """An input of a segment that no message fills: ones in the rows [start, stop), zeros in the others, float32.
+
+    `shape` is 1 on every axis but that of the rows.
+    """
+
+    name: Name
+    shape: Dimensions
+    start: Count
+    stop: Count
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its array."""
+        return math.prod(self.shape) * np.dtype(np.float32).itemsize
+
+
+class ShapeRange(Struct, frozen=True, array_like=True):
+    """Shapes that an input of a sub-model with dynamic rows may have; the engine is tuned for the `usual` one."""
+
+    least: Dimensions
+    usual: Dimensions
+    most: Dimensions
+
+
 class SegmentPlan(Struct, frozen=True, array_like=True):
     """What a device runs in one stage; the sub-model itself travels as a part of its own.
 
     `weights` maps constants that the sub-model lacks to their content hashes. With `after` other than -1 it has the
-    inputs of the segment of that earlier stage, and runs after it.
+    inputs of the segment of that earlier stage, and runs after it. `masks` and `ranges` (by name of the input) belong
+    to a sub-model with dynamic rows; any other has none.
     """
 
     stage: Count
@@ -74,6 +103,8 @@ class SegmentPlan(Struct, frozen=True, array_like=True):
     inputs: tuple[Buffer, ...]
     outputs: tuple[Buffer, ...]
     after: Stage = -1
+    masks: tuple[RowMask, ...] = ()
+    ranges: dict[Name, ShapeRange] = {}
 
 
 class SourceMessage(Struct, frozen=True, array_like=True):

@@ -64,7 +64,11 @@ class PreparingPlan(Struct, frozen=True, array_like=True):
 
 
 class About(Struct, frozen=True, array_like=True):
-    """What a worker says of itself; `pillow` is the version that decodes pictures there, "" if none does."""
+    """What a worker says of itself.
+
+    `pillow` is the version that decodes pictures there, "" if none does; with `dynamic_rows` it is given sub-models
+    whose row axes are dynamic.
+    """
 
     name: Name
     version: Name
@@ -76,6 +80,7 @@ class About(Struct, frozen=True, array_like=True):
     plans: tuple[Count, ...]
     preparing: Annotated[tuple[PreparingPlan, ...], Meta(max_length=256)] = ()
     pillow: Text = ""
+    dynamic_rows: bool = False
 
 
 class WorkerLoad(Struct, frozen=True, array_like=True):

@@ -31,6 +31,7 @@ class Order(Struct, frozen=True):
         parent: process id of the parent; 0 for a worker that outlives it.
         cache: folder for constants that are kept from start to start; empty: none. `cache_bytes` is its bound.
         engine_python: interpreter of an older Python, in which the engine runs; empty: this one.
+        dynamic_rows: whether it is given sub-models whose row axes are dynamic; None: as its provider has them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Order(Struct, frozen=True):
     cache: str = ""
     cache_bytes: int = 0
     engine_python: str = ""
+    dynamic_rows: bool | None = None
 
 
 class Bound(Struct, frozen=True):

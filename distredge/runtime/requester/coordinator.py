@@ -109,6 +109,16 @@ class Coordinator:
         return self._runner.plans.loading()
 
     @property
+    def dynamic_volumes(self) -> int:
+        """Volumes of the plan that runs of which some worker has a sub-model with dynamic rows."""
+        active = self._runner.plans.active
+        return 0 if active is None else active.dynamic_volumes
+
+    def takes_dynamic_rows(self, worker: str) -> bool:
+        """Whether a worker is given sub-models whose row axes are dynamic, as far as it has ever said; by its name."""
+        return self._runner.workers[worker].dynamic_rows
+
+    @property
     def prepared_s(self) -> float | None:
         """Seconds that preparing the plan took that runs, its workers reached; None before there is one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +70,7 @@ class OpenPlan:
         slots: frames that may be in flight.
         patience_s: how long a worker may be silent while preparing.
         leaves_out: see `FrameBook`.
+        dynamic: workers that are given sub-models whose row axes are dynamic.
 
     Attributes:
         error: why it cannot be run any more, or never could.
@@ -82,11 +83,18 @@ class OpenPlan:
     """
 
     def __init__(
-        self, number: int, deployment: Deployment, slots: int, patience_s: float, leaves_out: bool = False
+        self,
+        number: int,
+        deployment: Deployment,
+        slots: int,
+        patience_s: float,
+        leaves_out: bool = False,
+        dynamic: Collection[str] = (),
     ) -> None:
         self.number = number
         self.deployment = deployment
         self.slots = slots
+        self.dynamic = dynamic
         self.indices = {deployment.devices[i]: i for i in deployment.busy}
         self.book = FrameBook(deployment.devices, deployment.busy, deployment.messages, slots, leaves_out)
         names = {i: name for name, i in self.indices.items()}
@@ -129,6 +137,17 @@ class OpenPlan:
         for outbox in self._outboxes[slot]:
             fill(outbox, self.deployment, inputs)
         return self._outboxes[slot]
+
+    def weights_of(self, worker: str) -> dict[str, Array]:
+        """The constants that a worker must hold: content hash -> (d0, d1, ...) as in the graph."""
+        return self.deployment.weights(self.indices[worker], worker in self.dynamic)
+
+    @property
+    def dynamic_volumes(self) -> int:
+        """Volumes of which some worker runs a sub-model with dynamic rows."""
+        programs = [self.deployment.program(self.indices[worker], True) for worker in self.dynamic]
+        stages = self.deployment.layout.stages
+        return len({stages[s.stage].volume for program in programs for s in program.segments if s.ranges})
 
     def work_of(self, device: int) -> int:
         """Elements that the segments of a device make: how much it has to do, roughly."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import time
 import weakref
@@ -23,6 +24,8 @@ from distredge.runtime.weights import weight_messages
 
 if TYPE_CHECKING:
     from distredge.runtime.deployment import Deployment
+
+_log = logging.getLogger(__name__)
 
 CHUNKS_AT_ONCE: Final = 4
 """Pieces of constants handed over to one worker before something else has its turn, such as a frame's result."""
@@ -121,13 +124,22 @@ class Plans:
         addresses = [self._workers[name].for_others() for name in names]
         # Never the number of another coordinator's plan: what that one still sends must find no plan here.
         number = secrets.randbits(61)
-        messages = {
-            deployment.devices[i]: prepare_parts(
-                deployment.device_plan(i, number, slots, addresses), deployment.models(i)
+        dynamic = frozenset(name for name in names if self._workers[name].dynamic_rows)
+        messages = {}
+        for i in deployment.busy:
+            name = deployment.devices[i]
+            models = deployment.models(i, name in dynamic)
+            device_plan = deployment.device_plan(i, number, slots, addresses, name in dynamic)
+            messages[name] = prepare_parts(device_plan, models)
+        plan = OpenPlan(number, deployment, slots, self._patience_s, self._leaves_out, dynamic)
+        if dynamic:
+            _log.info(
+                "%d of %d volumes with dynamic rows on %s%s",
+                plan.dynamic_volumes,
+                len(deployment.layout.decisions),
+                ", ".join(sorted(dynamic)),
+                "".join(f"; volume {n}: {why}" for n, why in deployment.dynamic_volumes.reasons.items()),
             )
-            for i in deployment.busy
-        }
-        plan = OpenPlan(number, deployment, slots, self._patience_s, self._leaves_out)
         self._plans[plan.number] = plan
         for name, message in messages.items():
             if not self._workers.tell(self._workers[name], *message):
@@ -297,7 +309,7 @@ class Plans:
             return False
         plan.preparation.heard(index, time.monotonic())
         if isinstance(message, Missing):
-            return self._missing(plan, worker, index, message)
+            return self._missing(plan, worker, message)
         if isinstance(message, Progress):
             known = plan.received_bytes[worker.name]
             plan.received_bytes[worker.name] = max(known, min(message.received_bytes, plan.sent_bytes[worker.name]))
@@ -326,11 +338,11 @@ class Plans:
             plan.prepared[name] = Prepared(message.loaded, message.load_s, message.build_s, plan.sent_bytes[name])
             self.prepared[name] = self.prepared.get(name, Prepared()) + plan.prepared[name]
 
-    def _missing(self, plan: OpenPlan, worker: WorkerConnection, index: int, message: Missing) -> bool:
+    def _missing(self, plan: OpenPlan, worker: WorkerConnection, message: Missing) -> bool:
         if worker.name in plan.told_missing:
             return False
         plan.told_missing.add(worker.name)
-        store = plan.deployment.weights(index)
+        store = plan.weights_of(worker.name)
         if any(digest not in store for digest in message.digests):
             plan.error = ProtocolError(f"worker '{worker.name}' asks for constants that are not in its plan")
             return True

@@ -75,6 +75,11 @@ class WorkerConnection:
         return self.greeted and self.echoed
 
     @property
+    def dynamic_rows(self) -> bool:
+        """Whether it is given sub-models whose row axes are dynamic."""
+        return self.about is not None and self.about.dynamic_rows
+
+    @property
     def data_address(self) -> str:
         """Where its data port is."""
         if self.address.data.endswith(":0") and self.about is not None:

@@ -27,7 +27,7 @@ from distredge.runtime.protocol.orders import MAX_ORDER_BYTES, STOP_S, Bound, Or
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import Network, ZmqNetwork
 from distredge.runtime.worker.allocator import keep_freed_frames
-from distredge.runtime.worker.settings import WorkerSettings
+from distredge.runtime.worker.settings import WorkerSettings, takes_dynamic_rows
 from distredge.runtime.worker.supervisor import WorkerDied
 from distredge.runtime.worker.weight_disk import WeightDisk
 from distredge.runtime.worker.worker import Worker
@@ -77,7 +77,10 @@ def _serve(order: Order, adapt: Adapt | None) -> None:
         engine, network = adapt(engine, network)
     try:
         disk = WeightDisk(Path(order.cache), order.cache_bytes) if order.cache else None
-        settings = WorkerSettings(order.name, order.control, order.data, order.memory_bytes, disk=disk)
+        dynamic_rows = takes_dynamic_rows(order.dynamic_rows, engine)
+        settings = WorkerSettings(
+            order.name, order.control, order.data, order.memory_bytes, disk=disk, dynamic_rows=dynamic_rows
+        )
         worker = Worker(settings, network, engine)
     except BaseException:
         network.close()

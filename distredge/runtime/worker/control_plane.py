@@ -83,7 +83,7 @@ class ControlPlane:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._version, self._pillow = settings.name, package_version(), pillow_version()
-        self._memory_bytes = settings.memory_bytes
+        self._memory_bytes, self._dynamic_rows = settings.memory_bytes, settings.dynamic_rows
         self._network = network
         self._endpoint = endpoint
         self._bell = network.bell()
@@ -177,7 +177,9 @@ class ControlPlane:
         engine, data = self._engine, self._data
         runs_on = (engine.name, engine.providers, engine.threads, self._memory_bytes or 0)
         plans = (data.plans, self._plans.states())
-        return About(self._name, self._version, *runs_on, data.endpoint.address, *plans, self._pillow)
+        return About(
+            self._name, self._version, *runs_on, data.endpoint.address, *plans, self._pillow, self._dynamic_rows
+        )
 
     def _load(self, now_ns: int) -> WorkerLoad:
         data = self._data

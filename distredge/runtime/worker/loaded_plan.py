@@ -91,13 +91,13 @@ def load_plan(
     held: list[Loaded] = []
     runs: list[dict[int, Callable[[], None]]] = [{} for _ in slots]
     for segment, model in zip(plan.segments, models, strict=True):
-        key, stage = model_digest(model, segment.weights), segment.stage
+        key, stage = model_digest(model, segment.weights, segment.ranges), segment.stage
         try:
             loaded, begun_s = known.get(key), time.monotonic()
             if loaded is None:
                 fresh[key] = 0.0
                 named = {name: weights[digest] for name, digest in segment.weights.items()}
-                loaded = known[key] = engine.load(model, named)
+                loaded = known[key] = engine.load(model, named, segment.ranges)
             held.append(loaded)
             for slot, run in zip(slots, runs, strict=True):
                 run[stage] = loaded.bind(slot.inputs[stage], slot.outputs[stage], stage)

@@ -150,7 +150,8 @@ def arrays_bytes(plan: DevicePlan) -> int:
         if segment.after < 0 and (segment.stage, buffer.tensor) not in shared
     ]
     packs = sum(box.size_bytes * (2 if is_packed(box.dtype) else 1) for m in plan.outgoing for box in m.boxes)
-    arrays = sum(buffer.box.size_bytes for buffer in (*inputs, *outputs)) + packs
+    masks = sum(mask.size_bytes for segment in plan.segments for mask in segment.masks)
+    arrays = sum(buffer.box.size_bytes for buffer in (*inputs, *outputs)) + masks + packs
     if plan.picture is None:
         return arrays * plan.slots
     return (arrays + plan.picture.kept_bytes) * plan.slots + plan.picture.decoding_bytes

@@ -24,6 +24,7 @@ import numpy as np
 
 from distredge.errors import DistredgeError
 from distredge.runtime.buffers import Array
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.runtime.protocol.orders import MEASURING, Bound, EndReading, EndRequest, Order
 from distredge.runtime.protocol.security import Security
 from distredge.runtime.protocol.transport import ZmqNetwork
@@ -47,7 +48,9 @@ class CacheFiller:
         # Not zeros, which would be pages that share one place in memory until they are written.
         self._memory = np.ones(_BYTES // 8, dtype=np.int64)
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> CacheFiller:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> CacheFiller:
         """Accepts any sub-model, and constants (d0, d1, ...) of any shape and dtype."""
         return self
 

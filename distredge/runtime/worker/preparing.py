@@ -151,7 +151,7 @@ class Preparations:
             preparing = _Preparing(plan, models, set(missing))
             self._preparing[number] = preparing
             needs = {
-                model_digest(model, segment.weights): ModelNeed(len(model), laid_out_anew(segment))
+                model_digest(model, segment.weights, segment.ranges): ModelNeed(len(model), laid_out_anew(segment))
                 for model, segment in zip(models, plan.segments, strict=True)
             }
             self._account.enter(number, arrays_bytes(plan), needs)
@@ -362,7 +362,7 @@ def _warm_up(loaded: LoadedPlan, models: Sequence[bytes]) -> None:
     TensorRT and CUDA build then what they run, and memory is taken while the account still looks.
     """
     for segment, model in zip(loaded.plan.segments, models, strict=True):
-        digest, begun_s = model_digest(model, segment.weights), time.monotonic()
+        digest, begun_s = model_digest(model, segment.weights, segment.ranges), time.monotonic()
         if digest in loaded.fresh:
             try:
                 loaded.runs[0][segment.stage]()

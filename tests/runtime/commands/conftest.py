@@ -86,15 +86,17 @@ def folder(tmp_path: Path, graph) -> Path:
 
 
 @pytest.fixture
-def boards(folder: Path, ports: list[int]) -> Iterator[tuple[Path, list[subprocess.Popen[str]]]]:
-    """Three workers at fixed ports, with keys, each its own `distredge worker`."""
+def boards(
+    folder: Path, ports: list[int], request: pytest.FixtureRequest
+) -> Iterator[tuple[Path, list[subprocess.Popen[str]]]]:
+    """Three workers at fixed ports, with keys, each its own `distredge worker`; its parameter is their options."""
     write_cluster(folder / "boards.toml", ports)
     made = distredge(folder, "keys", "boards.toml")
     assert made.returncode == 0, made.stderr
     workers = []
     try:
         for name in DEVICES:
-            own = ["--cluster", "boards.toml", "--name", name, "--cache", "kept"]
+            own = ["--cluster", "boards.toml", "--name", name, "--cache", "kept", *getattr(request, "param", ())]
             command = [sys.executable, "-m", "distredge", "worker", *own]
             workers.append(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)

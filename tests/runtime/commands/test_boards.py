@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from distredge.strategy import Strategy
 from tests.runtime.commands.conftest import STRATEGY, at_frame, deploy, distredge, write_cluster
 from tests.runtime.conftest import DEVICES
 
@@ -39,6 +40,23 @@ def test_on_boards(boards) -> None:
     links = json.loads(probed.stdout)["links"]
     assert [(link["source"], link["destination"]) for link in links] == [("alpha", "beta"), ("beta", "alpha")]
     assert all(link["rtt_s"] > 0 for link in links)
+
+
+@pytest.mark.parametrize("boards", [["--dynamic-rows"]], indirect=True)
+def test_dynamic_rows(boards, graph) -> None:
+    """One sub-model for each stage of a volume, whatever the rows."""
+    folder, workers = boards
+    first = next(cut.index for cut in graph.cuts if cut.reference == "r1")
+    cuts = [(first, [0, 11, 22, 33]), (len(graph.cuts) - 1, [0, 3, 5, 8])]
+    Strategy.make(graph, DEVICES, cuts, head="beta").save(folder / "s.json")
+    assert ", dynamic rows; waits for " in workers[0].stdout.readline()
+    done = deploy(folder, *STRATEGY, "--cluster", "boards.toml", "--json", "--connect", "30")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["correct"] is True
+    assert (found["volumes"], found["dynamic_volumes"]) == (2, 2)
+    states = json.loads(distredge(folder, "cluster", "status", "boards.toml", "--json").stdout)
+    assert [state["dynamic_rows"] for state in states.values()] == [True] * 3
 
 
 def test_a_lost_worker_leaves_what_was_measured(boards, monkeypatch) -> None:

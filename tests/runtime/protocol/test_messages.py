@@ -59,8 +59,8 @@ CASES = [(decode, message) for decode, messages in DECODERS.items() for message 
 ENCODED = [m.encode(message) for _, message in CASES]
 
 CHECKSUMS = """
-    c28d4149 7be05f90 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 d5a29bf6
-    e369ba83 fca03684 86880811 a36630c9 92e30c9c 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
+    c28d4149 7be05f90 b7022220 fbdee52b 0ba6715f c57d7b23 c4bf1114 27582196 03a81a9b bb60b2d1 04afe5ad
+    e369ba83 fca03684 86880811 a36630c9 328259da 4842efaf fb977266 5811d4d0 3318bfc1 5080fdf6 2df75310
     26146d42 ebb04c34 6d998109 27462448 a5f90e8e
 """
 """Bytes 4 to 7 of each message above, in protocol 4."""

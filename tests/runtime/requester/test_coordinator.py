@@ -82,9 +82,9 @@ def test_a_plan_shares_the_sub_models_that_it_has_in_common(cell: Cell, graph, s
 class _CountingEngine(OnnxRuntimeEngine):
     loads = 0
 
-    def load(self, model, weights):
+    def load(self, model, weights, ranges=None):
         self.loads += 1
-        return super().load(model, weights)
+        return super().load(model, weights, ranges)
 
 
 def test_the_coordinator_may_start_first(cell: Cell, graph, strategy, image) -> None:
@@ -171,10 +171,10 @@ class _BrokenEngine(OnnxRuntimeEngine):
         super().__init__()
         self._at = at
 
-    def load(self, model, weights):
+    def load(self, model, weights, ranges=None):
         if self._at == "load":
             raise EngineError("onnxruntime 1.0 refuses the sub-model: no kernel")
-        return _BrokenLoaded(super().load(model, weights))
+        return _BrokenLoaded(super().load(model, weights, ranges))
 
 
 class _BrokenLoaded:

@@ -63,8 +63,8 @@ class _HeldEngine(OnnxRuntimeEngine):
         super().__init__()
         self.held, self.may_go_on = threading.Event(), threading.Event()
 
-    def load(self, model, weights):
-        return _HeldLoaded(super().load(model, weights), self)
+    def load(self, model, weights, ranges=None):
+        return _HeldLoaded(super().load(model, weights, ranges), self)
 
 
 class _HeldLoaded:

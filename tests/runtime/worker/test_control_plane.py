@@ -173,7 +173,7 @@ def test_whatever_an_engine_raises_is_the_plans_failure(
     """Before, what was neither one of ours nor MemoryError ended the thread that loads: the plan was never heard of."""
 
     class Engine(OnnxRuntimeEngine):
-        def load(self, model, weights):
+        def load(self, model, weights, ranges=None):
             if at == "load":
                 raise error
             return self
@@ -196,10 +196,10 @@ def test_a_worker_says_what_it_does(cell: Cell, speaker: Speaker, alone) -> None
     may_load, loads = threading.Event(), threading.Event()
 
     class Engine(OnnxRuntimeEngine):
-        def load(self, model, weights):
+        def load(self, model, weights, ranges=None):
             loads.set()
             may_load.wait(20)
-            return super().load(model, weights)
+            return super().load(model, weights, ranges)
 
     def load() -> m.WorkerLoad:
         return speaker.ask(m.Ping(1), m.Pong).load
@@ -224,8 +224,8 @@ def test_each_sub_model_is_run_once_before_the_first_frame(cell: Cell, speaker: 
     ran: list[int] = []
 
     class Engine(OnnxRuntimeEngine):
-        def load(self, model, weights):
-            inner = super().load(model, weights)
+        def load(self, model, weights, ranges=None):
+            inner = super().load(model, weights, ranges)
 
             class Loaded:
                 def bind(self, inputs, outputs, stage):
@@ -250,8 +250,8 @@ def test_beside_another_plan_one_core_loads_without_running(
     ran: list[int] = []
 
     class Engine(OnnxRuntimeEngine):
-        def load(self, model, weights):
-            inner = super().load(model, weights)
+        def load(self, model, weights, ranges=None):
+            inner = super().load(model, weights, ranges)
 
             class Loaded:
                 def bind(self, inputs, outputs, stage):
@@ -273,7 +273,7 @@ def test_an_engine_that_gains_nothing_by_it_is_not_run_beforehand(cell: Cell, sp
     class Engine(OnnxRuntimeEngine):
         warms_up = False
 
-        def load(self, model, weights):
+        def load(self, model, weights, ranges=None):
             return self
 
         def bind(self, inputs, outputs, stage):
@@ -296,9 +296,9 @@ def test_loading_stands_behind_frames_where_nobody_inherits_that(
     found: list[int] = []
 
     class Engine(OnnxRuntimeEngine):
-        def load(self, model, weights):
+        def load(self, model, weights, ranges=None):
             found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-            return super().load(model, weights)
+            return super().load(model, weights, ranges)
 
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     cell.start("alpha", Engine(threads))

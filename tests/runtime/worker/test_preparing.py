@@ -15,6 +15,7 @@ from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.engine import Loaded, OnnxRuntimeEngine
 from distredge.runtime.hosting import session
 from distredge.runtime.protocol import messages as m
+from distredge.runtime.protocol.device_plan import ShapeRange
 from distredge.runtime.protocol.row_messages import CONTENT
 from distredge.runtime.weights import weight_messages
 from distredge.runtime.worker import control_plane
@@ -29,9 +30,11 @@ class SlowEngine(OnnxRuntimeEngine):
         super().__init__()
         self.permits = threading.Semaphore(0)
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
         assert self.permits.acquire(timeout=PATIENCE_S)
-        return super().load(model, weights)
+        return super().load(model, weights, ranges)
 
 
 @pytest.fixture
