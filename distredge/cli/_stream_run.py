@@ -20,7 +20,7 @@ from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally, check_some_done, show, write_report
+from distredge.cli._stream_report import Tally, check_some_done, counts, show, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.errors import ExecutionError, InputError
 from distredge.writing import as_text
@@ -187,13 +187,7 @@ class StreamRun:
         }
 
     def _counts(self, tally: Tally, pictures: Counted, ended: BaseException | None) -> dict[str, Any]:
-        missing = pictures.taken - tally.frames
-        return {
-            "lost": missing if ended is None else 0,
-            "unfinished": 0 if ended is None else missing,
-            "dropped": self.source.dropped,
-            "interrupted": isinstance(ended, KeyboardInterrupt),
-        }
+        return counts(tally, pictures.taken, self.source, ended)
 
     def _predicted(self) -> dict[str, Any]:
         from distredge.latency import throughput

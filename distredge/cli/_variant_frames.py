@@ -213,6 +213,10 @@ class VariantFrames:
             self._changed.notify_all()
         self._coordinator.look()
 
+    def over(self) -> ExecutionError | None:
+        """Why no picture can come through any more; None where one may."""
+        return self._coordinator.over()
+
     def _settled(self, wanted: Callable[[], bool]) -> bool:
         """Waits for the frame that is under way and learns from it; returns whether the next one is still wanted."""
         if self._under_way is None:

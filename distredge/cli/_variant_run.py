@@ -18,7 +18,7 @@ from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally, check_some_done, write_report
+from distredge.cli._stream_report import Tally, check_some_done, counts, show_counts, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.cli._variant_frames import Variant, VariantFrames, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
@@ -134,10 +134,7 @@ class VariantRun:
                 figures = {
                     **self._about(variants, session, began),
                     **tally.figures(),
-                    "lost": pictures.taken - tally.frames if ended is None else 0,
-                    "unfinished": 0 if ended is None else pictures.taken - tally.frames,
-                    "dropped": source.dropped,
-                    "interrupted": isinstance(ended, KeyboardInterrupt),
+                    **counts(tally, pictures.taken, source, ended),
                     **chosen.figures(selector, time.monotonic()),
                     **_correctness(compared),
                 }
@@ -262,6 +259,7 @@ def _show(figures: Mapping[str, Any]) -> None:
     if latency is not None:
         click.echo("latency: " + ", ".join(f"{name[:-2]} {1e3 * s:.2f} ms" for name, s in latency.items()))
     show_selection(figures)
+    show_counts(figures)
     if figures["largest_relative_difference"] is not None:
         click.echo(
             f"largest difference of any variant from its model in one piece: "

@@ -57,7 +57,7 @@ def test_what_is_said_of_a_stream(capsys) -> None:
     tally.add(frame(0))
     rest = {
         "in_flight": 2, "predicted_images_per_s": 2.0, "bottleneck": "a compute", "bound_images_per_s": 4.0,
-        "predicted_latency_s": 0.05, "lost": 1, "unfinished": 0, "dropped": 3,
+        "predicted_latency_s": 0.05, "lost": 1, "unfinished": 0, "not_begun": 5, "dropped": 3,
     }  # fmt: skip
     show({**tally.figures(), **rest})
     assert capsys.readouterr().out.splitlines() == [
@@ -66,6 +66,7 @@ def test_what_is_said_of_a_stream(capsys) -> None:
         "latency: p50 100.00 ms, p95 100.00 ms, p99 100.00 ms, mean 100.00 ms, max 100.00 ms; "
         "predicted 50.00 ms for one alone",
         "1 lost: neither a result nor an error came",
+        "5 not begun",
         "3 dropped: nobody took them in time",
     ]
 

@@ -54,6 +54,8 @@ class Coordinator:
             ones to come back. Called in a thread of its own.
         holder: who holds the workers, for others to read; None: this user, host, process and command.
         take_over: whether workers are taken that somebody else holds.
+        gone: asked why a worker of this name never comes back; None where it may. Called in a thread of its own; it
+            does not wait. Without it any worker may come back.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class Coordinator:
         replan: Callable[[frozenset[str]], Deployment] | None = None,
         holder: str | None = None,
         take_over: bool = False,
+        gone: Callable[[str], str | None] | None = None,
     ) -> None:
         self._deadline_s = deadline_s
         self._replans = replan is not None
         name = this_holder() if holder is None else holder
-        self._runner = Runner(network, workers, Options(deadline_s, connect_s, patience_s, replan, name, take_over))
+        options = Options(deadline_s, connect_s, patience_s, replan, name, take_over, gone)
+        self._runner = Runner(network, workers, options)
         self._runner.loop.start()
 
     def __enter__(self) -> Coordinator:
@@ -250,6 +254,15 @@ class Coordinator:
         """Lets those who wait in `submit_when` ask whether their frames are still wanted."""
         self._runner.frames.room.look()
 
+    def over(self) -> ExecutionError | None:
+        """Why no frame can come through any more, until something is deployed again; None where one may.
+
+        The coordinator is closed, somebody else has taken a worker, a worker refuses its plan or never comes back and
+        nothing can be planned without it, or every worker has been away for as long as they may take to be reached.
+        """
+        runner = self._runner
+        return runner.loop.closed or runner.refusal or runner.over()
+
     def _check_runs(self) -> None:
         refusal = self._runner.loop.closed or self._runner.refusal
         if refusal is not None:
@@ -260,7 +273,7 @@ class Coordinator:
 
         The source is iterated in a thread of its own. A frame that fails, because its inputs do not fit, or at its
         deadline, or with an engine's error, is a named failure in its place, and the stream goes on. What the source
-        itself raises is raised in its place.
+        itself raises is raised in its place; so is, once no frame can come through any more, why that is (`over`).
 
         Args:
             frames: the inputs of each, such as (N, C, H, W), as for `submit`; or `Offered`, with a tag.

@@ -59,6 +59,7 @@ class Options:
     replan: Callable[[frozenset[str]], Deployment] | None
     holder: str
     take_over: bool
+    gone: Callable[[str], str | None] | None
 
 
 class Runner:
@@ -197,6 +198,8 @@ class Runner:
         for plan in [plan for plan in self._recoveries if plan not in plans]:
             self._recoveries.pop(plan)[1].cancelled = True
         for plan in plans:
+            if plan.error is not None:
+                self._look_whether_over(plan)
             if plan not in self._recoveries and self._needs_recovery(plan):
                 one = Recovery(
                     self.workers, self.plans, plan, options.deadline_s, options.connect_s, options.replan, self._bell
@@ -206,7 +209,7 @@ class Runner:
     def _needs_recovery(self, plan: OpenPlan) -> bool:
         if plan.error is None:
             return False
-        return not plan.recovery_failed or any(
+        return plan.recovery_error is None or any(
             self.plans.for_frames(request.on) is plan for request in self.frames.waiting
         )
 
@@ -216,7 +219,7 @@ class Runner:
         except DistredgeError as error:
             _log.warning("no plan can be run: %s", error)
             self._recoveries.pop(broken, None)
-            broken.recovery_failed = True
+            broken.recovery_error = error
             self.frames.end_waiting(broken, error)
             return
         self._recoveries.pop(broken, None)
@@ -227,6 +230,39 @@ class Runner:
         else:
             # Another one has come in its place meanwhile.
             self.plans.retire(plan)
+
+    def over(self) -> ExecutionError | None:
+        """Why no frame can come through any more on any of the plans; None where one may. Called by any thread."""
+        plans = self.plans.for_some_frames
+        return plans[0].over if plans and all(plan.over is not None for plan in plans) else None
+
+    def _look_whether_over(self, plan: OpenPlan) -> None:
+        """Notes whether a plan that cannot go on can still be had back, or another one in its place."""
+        absent = [self.workers[name] for name in plan.indices if not self.workers[name].stands]
+        now_s = time.monotonic()
+        if len(absent) < len(plan.indices):
+            plan.deserted_s = None
+        elif plan.deserted_s is None:
+            plan.deserted_s = now_s
+        gone = self._gone(absent)
+        without = self._options.replan is not None
+        refused = plan.recovery_error is not None and not isinstance(plan.recovery_error, PeerTimeout)
+        if gone and not without:
+            plan.over = PeerTimeout(f"cannot reach {', '.join(gone)}")
+            self.frames.end_waiting(plan, plan.over)
+        elif refused and (not without or len(gone) == len(absent) > 0):
+            plan.over = ExecutionError(f"no plan can be run any more: {plan.recovery_error}")
+        elif plan.deserted_s is not None and now_s >= plan.deserted_s + self._options.connect_s:
+            plan.over = self.workers.absent(plan.indices, now_s - plan.deserted_s)
+        else:
+            plan.over = None
+
+    def _gone(self, absent: Iterable[WorkerConnection]) -> list[str]:
+        """Those of the workers that do not stand that never come back, each with why."""
+        if self._options.gone is None:
+            return []
+        found = ((worker, self._options.gone(worker.name)) for worker in absent)
+        return [f"worker '{worker.name}' at {worker.address.control}: {why}" for worker, why in found if why]
 
     # What comes in (`workers.Handler`).
 

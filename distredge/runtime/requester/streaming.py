@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from distredge.errors import DistredgeError
+from distredge.errors import DistredgeError, ExecutionError
 from distredge.runtime.buffers import Array
 from distredge.runtime.requester.pending import FrameResult, Given, Pending, offered
 
@@ -27,6 +27,9 @@ class Submits(Protocol):
 
     def look(self) -> None:
         """Asks again what is wanted."""
+
+    def over(self) -> ExecutionError | None:
+        """Why no frame can come through any more; None where one may."""
 
 
 class _Wanted(Protocol):
@@ -131,7 +134,13 @@ class Stream:
             self._in_source = False
 
     def _put(self, given: Given) -> bool:
-        """Starts a frame; returns whether the stream goes on."""
+        """Starts a frame; returns whether the stream goes on.
+
+        Raises:
+            ExecutionError: if this one cannot come through, nor any after it.
+        """
+        if (over := self._submits.over()) is not None:
+            raise over
         inputs, tag = offered(given)
         try:
             if isinstance(inputs, DistredgeError):

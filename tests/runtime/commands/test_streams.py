@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from PIL import Image
 from distredge.cli._stream_report import Tally
 from distredge.model import zoo
 from distredge.model.graph import Graph
+from distredge.runtime.hosting.local_cluster import LocalCluster
 from tests.runtime.commands.conftest import Done, deploy, write_cluster
 from tests.runtime.conftest import make_strategy
 
@@ -174,6 +176,36 @@ def test_interrupted_with_pictures_under_way(folder: Path, monkeypatch) -> None:
     figures = report(folder)
     assert (figures["frames"], figures["lost"], len(lines(folder))) == (1, 0, 1)
     assert 0 <= figures["unfinished"] <= 5
+
+
+@pytest.mark.parametrize("replans", [False, True])
+def test_a_worker_that_is_killed_ends_the_stream(folder: Path, monkeypatch, replans: bool) -> None:
+    """Unless the others can go on."""
+    for number in range(6, 40):
+        shutil.copy(folder / "pics" / "0.jpg", folder / "pics" / f"{number:02}.jpg")
+    made: list[LocalCluster] = []
+    enter = LocalCluster.__enter__
+    monkeypatch.setattr(LocalCluster, "__enter__", lambda self: made.append(self) or enter(self))
+    add = Tally.add
+
+    def counted(self: Tally, frame: Any) -> None:
+        add(self, frame)
+        if frame.number == 1:
+            os.kill(made[0].pids["beta"], signal.SIGKILL)
+
+    monkeypatch.setattr(Tally, "add", counted)
+    done = deploy(folder, *GIVEN, "--images", "pics", "--in-flight", "2", *WRITTEN, *(["--replan", "offload"] if replans else []))
+    figures = report(folder)
+    assert (figures["lost"], figures["interrupted"], figures["frames"]) == (0, False, len(lines(folder)))
+    if replans:
+        assert (done.returncode, figures["done"], figures["failed_frames"], figures["ended_early"]) == (0, 39, 1, None)
+        return
+    assert done.returncode == 1
+    assert "its process has ended (signal 9)" in done.stderr
+    assert figures["ended_early"] in done.stderr
+    assert figures["frames"] + figures["unfinished"] + figures["not_begun"] == 40
+    assert figures["not_begun"] > 0
+    assert f"{figures['not_begun']} not begun" in done.stdout
 
 
 def test_what_watches_a_stream_is_told_in_the_main_thread(folder: Path, monkeypatch) -> None:
