@@ -99,17 +99,34 @@ class StreamOptions:
             graph: the model that its pictures are for.
 
         Raises:
-            MediaError: if it is not there.
-            ModelError: if the model takes no pictures, or finds no boxes where they are to be drawn.
-            MissingDependency: if a video is asked for and OpenCV is not installed.
+            MediaError, MissingDependency: as `open_source`.
+            ModelError: as `check_model`.
         """
-        from distredge.media.picture_source import open_files, open_names
-        from distredge.media.video import open_video
+        self.check_model(graph)
+        return self.open_source()
+
+    def check_model(self, graph: Graph) -> None:
+        """Checks that a model can do what is asked for.
+
+        Raises:
+            ModelError: if it takes no pictures, or finds no boxes where they are to be drawn.
+        """
         from distredge.runtime.requester.picture_frames import check_takes_pictures
 
         check_takes_pictures(graph)
         if self.annotate is not None and graph.detector is None:
             raise ModelError(f"{graph.name}: finds no boxes to be drawn, accepted with --annotate: {_detectors()}")
+
+    def open_source(self) -> PictureSource:
+        """Opens the source, whatever model its pictures are for.
+
+        Raises:
+            MediaError: if it is not there.
+            MissingDependency: if a video is asked for and OpenCV is not installed.
+        """
+        from distredge.media.picture_source import open_files, open_names
+        from distredge.media.video import open_video
+
         if self.video is not None:
             return open_video(self.video)
         assert self.images is not None

@@ -19,7 +19,7 @@ from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
-from distredge.cli._stream_observers import observers, traced
+from distredge.cli._stream_observers import traced
 from distredge.cli._stream_report import Tally, check_some_done, counts, show, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.errors import ExecutionError, InputError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from distredge.cli._stream_meaning import Found
     from distredge.cli._stream_options import StreamOptions
     from distredge.media.picture_source import PictureSource
-    from distredge.monitor.deployment_log import DeploymentLog
     from distredge.problem import Problem
     from distredge.runtime.hosting.session import Session
     from distredge.runtime.requester.picture_frames import PictureResult
@@ -49,10 +48,10 @@ class StreamRun:
         strategy: what runs.
         strategy_path: its file.
         session: the deployed strategy.
+        watching: what watches it.
         predicted_s: of one frame alone; None if not known.
         check: whether the first output is compared with the whole model's.
         as_json: whether machines read what is said.
-        log: TensorBoard's, where it is wanted.
         replanned: returns what was planned anew.
         save: writes a frame's timeline, and ends the log; None where neither is wanted.
     """
@@ -63,10 +62,10 @@ class StreamRun:
     strategy: Strategy
     strategy_path: Path
     session: Session
+    watching: Sequence[StreamObserver]
     predicted_s: float | None
     check: bool
     as_json: bool
-    log: DeploymentLog | None
     replanned: Callable[[], Sequence[Mapping[str, Any]]]
     save: Callable[[Timeline], None] | None
 
@@ -82,7 +81,6 @@ class StreamRun:
         began = datetime.now(timezone.utc)
         tally, first, pictures = Tally(), _First(), Counted(self.source)
         ended: BaseException | None = None
-        watching = observers(self.options, self.log, self.as_json)
         if not self.as_json:
             click.echo(self._heading())
         sections: list[Mapping[str, Any]] | None = None
@@ -91,20 +89,20 @@ class StreamRun:
             try:
                 with self._sinks(tally, first) as sinks:
                     with interrupts.held():
-                        for observer in watching:
+                        for observer in self.watching:
                             observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                     keep_pixels = self.options.annotate is not None
                     runs = functools.partial(self.session.coordinator.stream_images, keep_pixels=keep_pixels)
                     meaning = Meaning(self.problem.graph, self.options.min_score)
-                    follow(runs, pictures, meaning, sinks, watching, interrupts)
+                    follow(runs, pictures, meaning, sinks, self.watching, interrupts)
                 with interrupts.held():
-                    sections = [observer.end() for observer in watching]
+                    sections = [observer.end() for observer in self.watching]
                 apart = self._difference(first)
             except (KeyboardInterrupt, Exception) as error:
                 ended = error
             with interrupts.held():
                 if sections is None:
-                    sections = [observer.end() for observer in watching]
+                    sections = [observer.end() for observer in self.watching]
                 comparison = Comparison(self.problem.graph, self.strategy, apart)
                 figures = {
                     **self._about(began),
@@ -117,7 +115,7 @@ class StreamRun:
                 for section in sections:
                     figures |= section
                 self._tell(figures, comparison)
-                untraced = self._save(watching)
+                untraced = self._save()
             ended = ended or untraced
             if ended is not None:
                 raise ended
@@ -125,12 +123,12 @@ class StreamRun:
             if comparison.fault is not None:
                 raise ExecutionError(comparison.fault)
 
-    def _save(self, watching: Sequence[StreamObserver]) -> ExecutionError | None:
+    def _save(self) -> ExecutionError | None:
         """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
         if self.save is None:
             return None
         try:
-            self.save(traced(watching, self.session.coordinator, self.as_json))
+            self.save(traced(self.watching, self.session.coordinator, self.as_json))
         except ExecutionError as error:
             if self.options.trace_frame is not None:
                 return error

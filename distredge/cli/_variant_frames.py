@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distredge.media.pictures import Picture
+    from distredge.model.graph import Graph
     from distredge.planners.live_selection.selector import Selector
     from distredge.problem import Problem
     from distredge.runtime.buffers import Array
@@ -51,13 +52,51 @@ class Variant:
     deployment: Deployment
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A menu's entry, read.
+
+    Attributes:
+        entry: of the menu.
+        graph: its model.
+        strategy: its own; None: to be planned.
+    """
+
+    entry: MenuEntry
+    graph: Graph
+    strategy: Strategy | None
+
+
+def load_variants(entries: Sequence[MenuEntry]) -> tuple[Loaded, ...]:
+    """Reads the strategies and models of a menu.
+
+    Raises:
+        InputError: naming what cannot be used.
+    """
+    from distredge.cli._common import load_model_of
+    from distredge.model.capture import load_model
+    from distredge.runtime.requester.picture_frames import check_takes_pictures
+    from distredge.strategy import Strategy
+
+    given = [None if entry.strategy is None else Strategy.load(entry.strategy) for entry in entries]
+    loaded = []
+    for entry, strategy in zip(entries, given, strict=True):
+        if strategy is None:
+            graph = load_model(entry.model, entry.input_shape, entry.weights)
+        else:
+            graph = load_model_of(strategy, str(entry.strategy), entry.model, entry.input_shape, entry.weights)
+        check_takes_pictures(graph)
+        loaded.append(Loaded(entry, graph, strategy))
+    return tuple(loaded)
+
+
 def make_variants(
-    entries: Sequence[MenuEntry], cluster_name: str, encrypted: bool, say: Callable[[str], None]
+    loaded: Sequence[Loaded], cluster_name: str, encrypted: bool, say: Callable[[str], None]
 ) -> tuple[Variant, ...]:
-    """Loads the models of a menu, and plans those without a strategy.
+    """Plans those of a menu that have no strategy.
 
     Args:
-        entries: of the menu.
+        loaded: the menu, read.
         cluster_name: a cluster file, or a shipped one.
         encrypted: whether rows will travel encrypted.
         say: told what is planned.
@@ -65,29 +104,21 @@ def make_variants(
     Raises:
         InputError: naming what cannot be used.
     """
-    from distredge.cli._common import load_model_of
     from distredge.cluster import load_cluster
-    from distredge.model.capture import load_model
     from distredge.problem import Problem
     from distredge.runtime.deployment import deploy
-    from distredge.runtime.requester.picture_frames import check_takes_pictures
-    from distredge.strategy import Strategy
 
-    given = [None if entry.strategy is None else Strategy.load(entry.strategy) for entry in entries]
-    graphs = []
-    for entry, strategy in zip(entries, given, strict=True):
-        if strategy is None:
-            graph = load_model(entry.model, entry.input_shape, entry.weights)
-        else:
-            graph = load_model_of(strategy, str(entry.strategy), entry.model, entry.input_shape, entry.weights)
-        check_takes_pictures(graph)
-        graphs.append(graph)
-    cluster = replace(load_cluster(cluster_name, models=graphs), encrypted=encrypted)
+    cluster = replace(load_cluster(cluster_name, models=[one.graph for one in loaded]), encrypted=encrypted)
+    # What is given is checked before the first one is planned.
+    given = [None if one.strategy is None else deploy(one.graph, one.strategy) for one in loaded]
+    for deployment in given:
+        for name in () if deployment is None else deployment.devices:
+            cluster.device(name)
     made = []
-    for entry, graph, strategy in zip(entries, graphs, given, strict=True):
-        problem = Problem.lossless(graph, cluster)
-        planned = strategy if strategy is not None else _planned(problem, entry, say)
-        made.append(Variant(entry, problem, planned, deploy(graph, planned)))
+    for one, deployment in zip(loaded, given, strict=True):
+        problem = Problem.lossless(one.graph, cluster)
+        strategy = _planned(problem, one.entry, say) if one.strategy is None else one.strategy
+        made.append(Variant(one.entry, problem, strategy, deployment or deploy(one.graph, strategy)))
     return tuple(made)
 
 

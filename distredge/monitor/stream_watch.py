@@ -130,8 +130,10 @@ class StreamWatch:
             self._try(view, partial(view.frame, frame))
 
     def end(self) -> Mapping[str, Any]:
-        """Ends watching; returns what was seen, for the report; may be called twice."""
+        """Ends watching; returns what was seen, for the report; may be called twice, and before `begin`."""
         if self._watched is None:
+            for view in tuple(self._views):
+                self._try(view, view.end)
             return {}
         if not self._ending.is_set():
             self._wait_for_first()

@@ -136,7 +136,9 @@ def test_a_coordinator_that_is_closed_is_no_fault_of_watching(coordinator: Coord
 
 
 def test_before_the_stream_began_there_is_nothing_to_say() -> None:
-    assert StreamWatch([_View()]).end() == {}
+    view = _View()
+    assert StreamWatch([view]).end() == {}
+    assert view.heard == ["end"], "what it holds, such as a port, is given back"
 
 
 def test_no_thread_is_left(coordinator: Coordinator, now_s) -> None:

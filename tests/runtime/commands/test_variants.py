@@ -172,6 +172,7 @@ def test_one_line_for_what_does_not_go_together(menu: Path, args: tuple[str, ...
     ("entry", "text"),
     [
         (_entry(None, LARGE, "large.json"), f"menu.toml: variant[0] ('{MODEL}'): the key 'accuracy' is missing"),
+        (_entry(0.4, LARGE, "large.json") + _entry(0.5, LARGE, "large.json"), "1x3x96x96' stands twice"),
         (_entry(0.4, SMALL, "large.json"), "the strategy is for another model"),
         (_entry(0.4, LARGE, "nothing.json"), "plans/nothing.json: "),
         ('[[variant]]\nmodel = "mobilenet-v9"\naccuracy = 0.4\n', "mobilenet-v9"),
@@ -181,6 +182,38 @@ def test_one_line_for_what_does_not_go_together(menu: Path, args: tuple[str, ...
 def test_one_line_for_what_is_wrong_with_a_menu(menu: Path, entry: str, text: str) -> None:
     (menu / "menu.toml").write_text('format = "distredge.menu/1"\n' + entry)
     _refused(deploy(menu, *ARGS, *LIMIT), text)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("--images", "nowhere"), "nowhere: no such file or folder"),
+        (("--images", "in", "--annotate", "drawn"), "finds no boxes to be drawn"),
+        (("--images", "in", "--prometheus", "0.0.0.256:1"), "cannot listen at 0.0.0.256:1 for Prometheus"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_planned(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], text: str
+) -> None:
+    monkeypatch.setattr("distredge.cli._variant_frames._planned", _no_timeline)
+    planned = (pictures / "menu.toml").read_text().replace('strategy = "plans/large.json"\n', "")
+    (pictures / "menu.toml").write_text(planned)
+    _refused(deploy(pictures, *ARGS, *LIMIT, *args), text)
+
+
+def test_a_strategy_for_other_devices_is_said_before_the_others_are_planned(menu: Path, monkeypatch) -> None:
+    monkeypatch.setattr("distredge.cli._variant_frames._planned", _no_timeline)
+    planned = (menu / "menu.toml").read_text().replace('strategy = "plans/large.json"\n', "")
+    (menu / "menu.toml").write_text(planned)
+    (menu / "local.toml").write_text((menu / "local.toml").read_text().replace("gamma", "delta"))
+    _refused(deploy(menu, *ARGS, *LIMIT), "gamma")
+
+
+def test_what_watches_says_that_there_are_variants(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = []
+    monkeypatch.setattr("distredge.cli._stream_observers.observers", lambda *args: titles.append(args[3]) or [])
+    done = deploy(pictures, *ARGS, "--latency-limit-ms", "60000", "--images", "in")
+    assert (done.returncode, titles) == (0, ["2 variants of menu.toml"])
 
 
 def _refused(done: Done, text: str) -> None:
