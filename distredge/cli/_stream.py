@@ -62,7 +62,7 @@ class StreamObserver(Protocol):
     def end(self) -> Mapping[str, Any]:
         """The stream has ended, in whatever way, and workers still stand; returns what the report gets besides.
 
-        Called again where an error ended the stream, or without `begin` where it never began: to give back what is held.
+        Called again where an error ended the stream, or without `begin` where none began: to give back what is held.
         """
 
 
