@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def observers(
     if views or options.watch is not False:
         from distredge.monitor.stream_watch import StreamWatch
 
-        found.append(StreamWatch(views))
+        found.append(StreamWatch(views, say=functools.partial(click.echo, err=True)))
     if options.trace_frame is not None:
         from distredge.monitor.frame_trace import FrameTrace, read_choice
 
