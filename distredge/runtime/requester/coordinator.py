@@ -140,7 +140,8 @@ class Coordinator:
     def deploy_beside(self, deployment: Deployment, in_flight: int = 1) -> None:
         """Begins to prepare a deployment while frames go on; the first frame after it is ready runs on it.
 
-        What goes wrong meanwhile leaves the plan that runs in place and is in `beside_error`.
+        What goes wrong meanwhile leaves the plan that runs in place and is in `beside_error`. A plan that somebody
+        waits for, after a loss or in `deploy`, is prepared first; what `deploy` prepares takes the place of this one.
         """
         self._runner.loop.call(self._runner.deploy_beside(deployment, in_flight))
 
@@ -161,8 +162,7 @@ class Coordinator:
     @property
     def beside_error(self) -> ExecutionError | None:
         """Why the plan that is being prepared beside the active one cannot run; None while it may."""
-        following = self._runner.plans.following
-        return following.error if following is not None else None
+        return self._runner.beside_error
 
     @property
     def deployment(self) -> Deployment:

@@ -95,7 +95,7 @@ class Frames:
     def end_all(self, why: ExecutionError) -> None:
         """Ends every frame, and forgets the plans."""
         requests = [frame.request for plan in self._plans.all() for frame in plan.frames.values()]
-        self._plans.forget()
+        self._plans.forget(why)
         self.take_in()
         requests += self.waiting
         self.waiting = []

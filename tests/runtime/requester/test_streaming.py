@@ -195,7 +195,7 @@ def test_a_worker_that_may_come_back_is_waited_for(cell: Cell, graph, strategy, 
         cell.stop(name)
     last = rest(stream)[-1]
     assert last.startswith("cannot reach workers 'alpha' at memory://alpha:1")
-    assert "within 0.5" in last
+    assert " within 0.5 s; " in last
 
 
 def test_a_worker_that_refuses_the_plan_ends_the_stream(cell: Cell, running, image, monkeypatch) -> None:
