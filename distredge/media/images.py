@@ -39,10 +39,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             nothing says which is white.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "not a file" if path.exists() else "no such file"
-        raise MediaError(f"{path}: {what}; accepted: an image (JPEG, PNG, WebP, ...)")
     try:
+        if not path.is_file():
+            what = "not a file" if path.exists() else "no such file"
+            raise MediaError(f"{path}: {what}; accepted: an image (JPEG, PNG, WebP, ...)")
         stream = path.open("rb")
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -77,7 +77,7 @@ def test_a_line_moves_no_cursor_and_stays_one_line(capsys) -> None:
     say(StreamedFrame(1, "c", None, "beta said\r\x1b]0;x\x07", 1.0), nothing, Found())
     assert capsys.readouterr().out.split("\n") == [
         "     0      1.00 ms  a\ufffd[2J\ufffdb\ufffd.jpg",
-        "     1  failed: beta said\ufffd\ufffd]0;x\ufffd",
+        "     1  failed: c: beta said\ufffd\ufffd]0;x\ufffd",
         "",
     ]
 
