@@ -17,6 +17,7 @@ import click
 from distredge import metric_names
 from distredge.cli._common import check_writable, load_model_of, print_json
 from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, whole_model
+from distredge.cli._interrupts import Interrupts
 from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
 from distredge.cli._planning import say_assumption
 from distredge.cli._replanning import Replanner
@@ -124,16 +125,17 @@ def deploy_strategy(
             "keys_path": keys_path, "plaintext": plaintext, "deadline_s": deadline_s, "connect_s": connect_s,
             "take_over": take_over,
         }  # fmt: skip
-        VariantRun(
-            variants.menu, variants.latency_limit_s, stream, image, repeat, cluster_name, hosting, check, timeline_path,
-            as_json, _say_aside,
-        ).run()  # fmt: skip
+        with Interrupts():
+            VariantRun(
+                variants.menu, variants.latency_limit_s, stream, image, repeat, cluster_name, hosting, check,
+                timeline_path, as_json, _say_aside,
+            ).run()  # fmt: skip
         return
     assert strategy_path is not None
     strategy = Strategy.load(strategy_path)
     graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
-    with contextlib.ExitStack() as stack:
+    with Interrupts(), contextlib.ExitStack() as stack:
         source = stack.enter_context(contextlib.closing(stream.open(graph))) if stream.wanted else None
         inputs = _inputs(graph, strategy, image) if source is None else {}
         log = None if log_path is None else stack.enter_context(_log(log_path, problem, strategy))

@@ -20,6 +20,7 @@ from distredge.cli._stream_report import Tally
 from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.runtime.hosting.local_cluster import LocalCluster
+from distredge.runtime.requester.coordinator import Coordinator
 from tests.runtime.commands.conftest import Done, deploy, write_cluster
 from tests.runtime.conftest import make_strategy
 
@@ -176,6 +177,15 @@ def test_interrupted_with_pictures_under_way(folder: Path, monkeypatch) -> None:
     figures = report(folder)
     assert (figures["frames"], figures["lost"], len(lines(folder))) == (1, 0, 1)
     assert 0 <= figures["unfinished"] <= 5
+
+
+def test_ended_from_outside_before_it_begins(folder: Path, monkeypatch) -> None:
+    """Before, SIGTERM killed it while workers were started or reached: boards were held on."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Coordinator, "deploy", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    done = deploy(folder, *GIVEN, "--images", "pics", *WRITTEN)
+    assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("replans", [False, True])
