@@ -110,7 +110,9 @@ def _views(options: StreamOptions, log: DeploymentLog | None, as_json: bool, tit
         exporter = PrometheusExporter(*read_endpoint(options.prometheus))
         click.echo(f"Prometheus may ask at {exporter.url} (Grafana dashboard: {DASHBOARD})", err=True)
         views.append(exporter)
-    on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    on_terminal = (
+        sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    )
     if options.watch or (options.watch is None and on_terminal and not as_json):
         from distredge.monitor.live_view import LinesView, LiveView
 

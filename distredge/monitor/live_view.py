@@ -61,7 +61,7 @@ class LiveView:
         self._streams = (sys.stdout, sys.stderr)
         self._live.start()
         self._drawing = True
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             sys.stdout = _Above(self._console, sys.stdout, self._lock)
         sys.stderr = _Above(self._console, sys.stderr, self._lock)
 
