@@ -6,13 +6,14 @@ not wait for the caller. The caller's thread prepares inputs and waits. `async_c
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from distredge.device_sample import DeviceSample
-from distredge.errors import ConfigError, ExecutionError
+from distredge.errors import ConfigError, ExecutionError, MediaError, located
 from distredge.runtime.buffers import Array
 from distredge.runtime.protocol.addresses import WorkerAddress
 from distredge.runtime.protocol.transport import Network
@@ -297,6 +298,7 @@ class Coordinator:
             keep_pixels: whether results hold the pixels of their pictures, which may be many times what is sent.
 
         Raises:
+            MediaError: if a name stands where several are wanted.
             ModelError: if the model does not say how a picture becomes its input.
             ExecutionError: if nothing is deployed.
         """
@@ -310,8 +312,11 @@ class Coordinator:
             keep_pixels: likewise.
 
         Raises:
-            ModelError, ExecutionError: as `stream_images`.
+            MediaError, ModelError, ExecutionError: as `stream_images`.
         """
+        if isinstance(pictures, (str, bytes, os.PathLike)):
+            accepted = "several names, such as [name], or pathlib.Path(folder).iterdir()"
+            raise MediaError(located("stream_images", "pictures", pictures, accepted))
         return offer(self.deployment, pictures, keep_pixels)
 
     # Looking back.
