@@ -130,16 +130,23 @@ def check_some_done(tally: Tally) -> None:
         raise ExecutionError(f"all {tally.failed} pictures failed; the first: {tally.told[0]['error']}")
 
 
-def write_report(path: Path, figures: Mapping[str, Any]) -> None:
-    """Writes a report as JSON.
-
-    Raises:
-        FileError: if it cannot be written.
-    """
+def write_report(path: Path | None, figures: Mapping[str, Any]) -> FileError | None:
+    """Writes a report as JSON where one is wanted; returns why it could not be, which costs nothing else."""
+    if path is None:
+        return None
     try:
         write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
+        return FileError(f"{path}: cannot write the report: {error.strerror or error}")
+    return None
+
+
+def first_of(*errors: BaseException | None) -> BaseException | None:
+    """Returns the first of what went wrong, after saying the others; None if nothing did."""
+    found = [error for error in errors if error is not None]
+    for other in found[1:]:
+        click.echo(f"{other}", err=True)
+    return found[0] if found else None
 
 
 def show(figures: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
 from distredge.cli._stream_observers import traced
-from distredge.cli._stream_report import Tally, check_some_done, counts, show, write_report
+from distredge.cli._stream_report import Tally, check_some_done, counts, first_of, show, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.errors import ExecutionError, InputError
 from distredge.writing import as_text
@@ -114,11 +114,11 @@ class StreamRun:
                 }
                 for section in sections:
                     figures |= section
-                self._tell(figures, comparison)
+                unwritten = write_report(self.options.report, figures)
+                self._tell(figures, comparison, unwritten is None)
                 untraced = self._save()
-            ended = ended or untraced
-            if ended is not None:
-                raise ended
+            if (error := first_of(ended, unwritten, untraced)) is not None:
+                raise error
             check_some_done(tally)
             if comparison.fault is not None:
                 raise ExecutionError(comparison.fault)
@@ -200,10 +200,8 @@ class StreamRun:
             "bound_images_per_s": None if found is None else found.bound_per_s,
         }
 
-    def _tell(self, figures: Mapping[str, Any], comparison: Comparison) -> None:
-        path = self.options.report
-        if path is not None:
-            write_report(path, figures)
+    def _tell(self, figures: Mapping[str, Any], comparison: Comparison, written: bool) -> None:
+        path = self.options.report if written else None
         if self.as_json:
             print_json(figures)
             return

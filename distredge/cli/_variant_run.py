@@ -18,7 +18,7 @@ from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_observers import traced, watching
-from distredge.cli._stream_report import Tally, check_some_done, counts, show_counts, write_report
+from distredge.cli._stream_report import Tally, check_some_done, counts, first_of, show_counts, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.cli._variant_frames import Variant, VariantFrames, load_variants, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
@@ -149,11 +149,11 @@ class VariantRun:
                 }
                 for observer in watching:
                     figures |= observer.end()
-                self._tell(figures)
+                unwritten = write_report(self.stream.report, figures)
+                self._tell(figures, unwritten is None)
                 untraced = self._save(watching, session, frames)
-            ended = ended or untraced
-            if ended is not None:
-                raise ended
+            if (error := first_of(ended, unwritten, untraced)) is not None:
+                raise error
             check_some_done(tally)
 
     @contextlib.contextmanager
@@ -203,10 +203,8 @@ class VariantRun:
             "weights_sent_bytes": session.coordinator.weights_sent_bytes,
         }
 
-    def _tell(self, figures: Mapping[str, Any]) -> None:
-        path = self.stream.report
-        if path is not None:
-            write_report(path, figures)
+    def _tell(self, figures: Mapping[str, Any], written: bool) -> None:
+        path = self.stream.report if written else None
         if self.as_json:
             print_json(figures)
         else:

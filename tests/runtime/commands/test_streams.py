@@ -277,6 +277,21 @@ def test_a_disk_that_is_full_leaves_the_report(folder: Path) -> None:
     assert report(folder)["frames"] == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_report_that_cannot_be_written_costs_nothing_else(folder: Path) -> None:
+    args = ("--images", "pics/[0-2].jpg", "--report", "/dev/full", "--timeline", "t.json")
+    done = deploy(folder, *GIVEN, *args)
+    said = "/dev/full: cannot write the report: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, f"error: {said}")
+    assert "3 done in " in done.stdout
+    assert "report: " not in done.stdout
+    assert json.loads((folder / "t.json").read_text())["traceEvents"]
+    done = deploy(folder, *GIVEN, *args[:-1], "t.json", "--trace-frame", "7", "--json")
+    assert (done.returncode, json.loads(done.stdout)["done"]) == (2, 3)
+    assert done.stderr.splitlines()[0].startswith("no timeline is written: there was no frame 7")
+    assert done.stderr.endswith(f"error: {said}")
+
+
 def test_a_video_with_a_detector(folder: Path, monkeypatch) -> None:
     cv2 = pytest.importorskip("cv2")
     writer = cv2.VideoWriter(str(folder / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (80, 64))
