@@ -224,7 +224,7 @@ class VariantFrames:
 
         if not self._settled(wanted):
             return None
-        chosen = _Chosen(*self._selector.choose(time.monotonic()))
+        chosen = _Chosen(*self._selector.choose(time.monotonic(), self._lost()))
         variant = self._variants[chosen.choice.index]
         try:
             taken = inputs_of(variant.problem.graph, variant.strategy, inputs[PICTURE])
@@ -262,9 +262,14 @@ class VariantFrames:
             self._selector.ended(
                 choice.index, pending.latency_s, self._timeline_of(pending), time.monotonic(), expected_s
             )
-        else:
+        elif self._coordinator.stands(self._variants[choice.index].deployment):
             self._selector.ended(choice.index, self._deadline_s, None, time.monotonic(), expected_s)
         return True
+
+    def _lost(self) -> list[int]:
+        """The variants that lack a worker, while others can run: a frame that took one would fail."""
+        lost = [k for k, variant in enumerate(self._variants) if not self._coordinator.stands(variant.deployment)]
+        return lost if len(lost) < len(self._variants) else []
 
     def timeline(self) -> Timeline:
         """What happened in the latest frame.

@@ -255,6 +255,11 @@ class Coordinator:
         """Lets those who wait in `submit_when` ask whether their frames are still wanted."""
         self._runner.frames.room.look()
 
+    def stands(self, on: Deployment) -> bool:
+        """Whether frames that name this deployment can begin now, as far as is known: none of its workers is lost."""
+        plan = self._runner.plans.for_frames(on)
+        return plan is not None and plan.error is None
+
     def over(self) -> ExecutionError | None:
         """Why no frame can come through any more, until something is deployed again; None where one may.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distredge.cli._stream_report import Tally
 from distredge.errors import ExecutionError
 from distredge.model.capture import load_model
+from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.strategy import Strategy
 from tests.runtime.commands.conftest import LOCAL, Done, deploy
 from tests.runtime.conftest import DEVICES
@@ -111,6 +114,30 @@ def test_an_interrupt_keeps_what_was_done(pictures: Path, monkeypatch: pytest.Mo
     assert len((pictures / "out.jsonl").read_text().splitlines()) == 1
     report = json.loads((pictures / "r.json").read_text())
     assert (report["interrupted"], report["frames"]) == (True, 1)
+
+
+def test_a_variant_that_lacks_a_worker_is_not_taken(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another one can run, only the picture fails that is under way when it is lost."""
+    for number in range(3, 30):
+        shutil.copy(pictures / "in" / "0.png", pictures / "in" / f"{number}.png")
+    made: list[LocalCluster] = []
+    enter = LocalCluster.__enter__
+    monkeypatch.setattr(LocalCluster, "__enter__", lambda self: made.append(self) or enter(self))
+    add = Tally.add
+
+    def counted(self: Tally, frame) -> None:
+        add(self, frame)
+        if frame.number == 3:
+            os.kill(made[0].pids["beta"], signal.SIGKILL)
+
+    monkeypatch.setattr(Tally, "add", counted)
+    done = deploy(pictures, *ARGS, "--latency-limit-ms", "60000", "--images", "in", "--report", "r.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((pictures / "r.json").read_text())
+    assert (report["frames"], report["lost"], report["ended_early"]) == (31, 0, None)
+    # One is no picture; besides it one may have been under way, and the next one have begun.
+    assert report["failed_frames"] <= 3
+    assert [variant["name"] for variant in report["variants"] if variant["frames"] > 15] == [f"{MODEL} 1x3x64x64"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
