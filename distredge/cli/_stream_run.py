@@ -117,8 +117,8 @@ class StreamRun:
                 unwritten = write_report(self.options.report, figures)
                 self._tell(figures, comparison, unwritten is None)
                 untraced = self._save()
-            if (error := first_of(ended, unwritten, untraced)) is not None:
-                raise error
+            if (wrong := first_of(ended, unwritten, untraced)) is not None:
+                raise wrong
             check_some_done(tally)
             if comparison.fault is not None:
                 raise ExecutionError(comparison.fault)

@@ -152,8 +152,8 @@ class VariantRun:
                 unwritten = write_report(self.stream.report, figures)
                 self._tell(figures, unwritten is None)
                 untraced = self._save(watching, session, frames)
-            if (error := first_of(ended, unwritten, untraced)) is not None:
-                raise error
+            if (wrong := first_of(ended, unwritten, untraced)) is not None:
+                raise wrong
             check_some_done(tally)
 
     @contextlib.contextmanager
