@@ -15,6 +15,10 @@ AHEAD: Final = 2
 """Times the frames in flight: how many results may wait for a consumer that is slower than the workers."""
 
 
+LOOK_S: Final = 0.5
+"""Between two looks, while the source is waited for, at whether a frame could come through at all."""
+
+
 class Submits(Protocol):
     """What runs the frames: a coordinator."""
 
@@ -86,7 +90,10 @@ class Stream:
     def _next(self) -> _Started | _Raised:
         with self._changed:
             while not self._items:
-                self._changed.wait()
+                seen = self._changed.wait(LOOK_S)
+                # A source may wait for its next frame as long as it likes, such as for a name from a pipe.
+                if not seen and self._in_source and (over := self._submits.over()) is not None:
+                    return _Raised(over)
             item = self._items[0]
         if isinstance(item, _Started) and isinstance(item.frame, Pending):
             item.frame.wait()

@@ -145,6 +145,25 @@ def test_names_from_stdin(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "error: found no picture, accepted: a stream of at least one\n")
 
 
+def test_a_stream_that_waits_for_names_ends_with_its_workers(folder: Path, monkeypatch) -> None:
+    made: list[LocalCluster] = []
+    enter, add = LocalCluster.__enter__, Tally.add
+    monkeypatch.setattr(LocalCluster, "__enter__", lambda self: made.append(self) or enter(self))
+
+    def counted(self: Tally, frame: Any) -> None:
+        add(self, frame)
+        os.kill(made[0].pids["beta"], signal.SIGKILL)
+
+    monkeypatch.setattr(Tally, "add", counted)
+    with stdin() as writing:
+        os.write(writing, b"pics/5.jpg\n")
+        done = deploy(folder, *GIVEN, "--images", "-", *WRITTEN)
+    assert done.returncode == 1
+    assert "cannot reach worker 'beta'" in done.stderr
+    figures = report(folder)
+    assert (figures["done"], figures["unfinished"], figures["not_begun"]) == (1, 0, None)
+
+
 def at_picture(monkeypatch, number: int) -> None:
     """Interrupts this process while a picture is written down."""
     add = Tally.add
