@@ -138,7 +138,7 @@ class AuthError(TransportError):
 
 
 def in_words(error: BaseException) -> str:
-    """Returns what an error says in one line: its own words where it is ours or the system's, else with its kind."""
+    """Returns what an error says: in its own words where it is ours or the system's, else with its kind."""
     if isinstance(error, DistredgeError):
         return str(error)
     if isinstance(error, OSError):

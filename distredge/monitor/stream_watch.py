@@ -146,7 +146,9 @@ class StreamWatch:
                 self._try(view, view.end)
             return {}
         if not self._ending.is_set():
-            self._wait_for_first()
+            # What is wrong with the workers' answers is seen in the last look.
+            with contextlib.suppress(Exception):
+                self._wait_for_first()
             self._ending.set()
             if self._thread.is_alive():
                 self._thread.join()
