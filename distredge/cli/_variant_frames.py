@@ -106,14 +106,13 @@ def make_variants(
     """
     from distredge.cluster import load_cluster
     from distredge.problem import Problem
-    from distredge.runtime.deployment import deploy
+    from distredge.runtime.deployment import deploy, workers_of
 
     cluster = replace(load_cluster(cluster_name, models=[one.graph for one in loaded]), encrypted=encrypted)
     # What is given is checked before the first one is planned.
     given = [None if one.strategy is None else deploy(one.graph, one.strategy) for one in loaded]
-    for deployment in given:
-        for name in () if deployment is None else deployment.devices:
-            cluster.device(name)
+    for name in workers_of(deployment for deployment in given if deployment is not None):
+        cluster.device(name)
     made = []
     for one, deployment in zip(loaded, given, strict=True):
         problem = Problem.lossless(one.graph, cluster)
