@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,7 @@ import click
 from distredge.cli._common import check_folder, check_writable
 from distredge.cli._options import Number
 from distredge.errors import ModelError
+from distredge.writing import is_file
 
 if TYPE_CHECKING:
     from distredge.media.picture_source import PictureSource
@@ -77,6 +79,7 @@ class StreamOptions:
         self._check_watching(timeline)
         check_writable(self.out)
         check_writable(self.report)
+        _check_distinct({"--out": self.out, "--report": self.report, "--timeline": timeline})
         if self.annotate is not None:
             check_folder(self.annotate)
 
@@ -131,6 +134,17 @@ class StreamOptions:
             return open_video(self.video)
         assert self.images is not None
         return open_names(_STDIN) if self.images == "-" else open_files(self.images)
+
+
+def _check_distinct(files: Mapping[str, Path | None]) -> None:
+    """Checks that no file is written twice: the later one would take the earlier one's place."""
+    seen: dict[str, str] = {}
+    for option, path in files.items():
+        if path is not None and is_file(path):
+            place = os.path.realpath(path)
+            if place in seen:
+                raise click.UsageError(f"{seen[place]} and {option} are one file, '{path}': give two")
+            seen[place] = option
 
 
 def _detectors() -> str:

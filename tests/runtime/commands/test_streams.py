@@ -164,14 +164,14 @@ def test_a_stream_that_waits_for_names_ends_with_its_workers(folder: Path, monke
     assert (figures["done"], figures["unfinished"], figures["not_begun"]) == (1, 0, None)
 
 
-def at_picture(monkeypatch, number: int) -> None:
+def at_picture(monkeypatch, number: int, sent: signal.Signals = signal.SIGINT) -> None:
     """Interrupts this process while a picture is written down."""
     add = Tally.add
 
     def counted(self: Tally, frame: Any) -> None:
         add(self, frame)
         if frame.number == number:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sent)
 
     monkeypatch.setattr(Tally, "add", counted)
 
@@ -187,6 +187,20 @@ def test_interrupted_while_it_waits_for_the_next_picture(folder: Path, monkeypat
     figures = report(folder)
     assert (figures["interrupted"], figures["done"], figures["lost"], figures["unfinished"]) == (True, 2, 0, 0)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed_ends_it_unless_that_is_ignored(folder: Path, monkeypatch, ignored: bool) -> None:
+    at_picture(monkeypatch, 1, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        done = deploy(folder, *GIVEN, "--images", "pics", *WRITTEN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    figures = report(folder)
+    assert (done.returncode, figures["interrupted"], figures["frames"]) == (
+        (0, False, 6) if ignored else (130, True, 2)
+    )
 
 
 def test_interrupted_with_pictures_under_way(folder: Path, monkeypatch) -> None:
@@ -374,6 +388,8 @@ def refused(folder: Path, *args: str) -> str:
         (("--images", "*.gif"), "*.gif: no file fits the pattern"),
         (("--images", "pics", "--out", "absent/o.jsonl"), "absent/o.jsonl: there is no folder 'absent'"),
         (("--images", "pics", "--report", "pics"), "--report"),
+        (("--images", "pics", "--out", "r.json", "--report", "./r.json"), "--out and --report are one file, 'r.json'"),
+        (("--images", "pics", "--report", "r.json", "--timeline", "r.json"), "--report and --timeline are one file"),
         (("--images", "pics", "--annotate", "s.json"), "--annotate"),
         (("--images", "pics", "--annotate", "drawn"), "finds no boxes to be drawn, accepted with --annotate: yolov2"),
         (("--images", "pics", "--min-score", "2"), "--min-score"),
