@@ -243,7 +243,7 @@ class Coordinator:
         if not runner.frames.room.take(limit_s, until_s, wanted):
             return None
         pending = Pending()
-        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s, on=on))
+        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s, limit_s, on=on))
         return pending
 
     @property

@@ -155,6 +155,7 @@ class Request:
         inputs: name -> array, such as (N, C, H, W), dtype as the strategy sends it; nobody writes them meanwhile.
         checked: the deployment whose inputs they are known to be.
         started_ns, until_s: when it got its place and when it must have ended (monotonic).
+        limit_s: how long it may take in all, waiting for its place included.
         not_before_s: when it may start; later than now after a connection was made anew.
         lost: why it has to be run again.
         on: the deployment that it names; None: the one that frames run on.
@@ -165,6 +166,7 @@ class Request:
     checked: Deployment
     started_ns: int
     until_s: float
+    limit_s: float
     not_before_s: float = 0.0
     lost: ExecutionError | None = None
     on: Deployment | None = None

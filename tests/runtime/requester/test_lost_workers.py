@@ -154,6 +154,16 @@ def test_without_another_plan_frames_of_a_lost_worker_end_in_an_error(cell: Cell
         pending.result()
 
 
+def test_a_frame_that_waited_for_its_place_says_how_long_it_had(cell: Cell, running, image) -> None:
+    """Not what was left of that when it began."""
+    silence(cell, 2)
+    first, _ = running.submit(image, deadline_s=0.4), running.submit(image, deadline_s=20.0)
+    with pytest.raises(PeerTimeout, match=r"frame \d+: no result within 0\.8 s"):
+        running.infer(image, deadline_s=0.8)
+    with pytest.raises(PeerTimeout, match=r"no result within 0\.4 s"):
+        first.result()
+
+
 def test_a_plan_that_cannot_be_made_ends_the_frame(cell: Cell, graph, strategy, image) -> None:
     def replan(lost: frozenset[str]):
         raise PlannerError("nothing is left to plan with")
