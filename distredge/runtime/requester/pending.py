@@ -212,7 +212,7 @@ class Room:
                 left_s = until_s - time.monotonic()
                 if left_s <= 0:
                     raise PeerTimeout(f"no room for one more frame within {limit_s:.3g} s: {self._taken} are under way")
-                self._changed.wait(left_s)
+                self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
             self._taken += 1
             return True
 

@@ -91,6 +91,11 @@ def test_a_stream_that_is_left_ends_its_thread(running, image) -> None:
     assert running.infer(image)
 
 
+def test_a_deadline_may_be_as_late_as_one_likes(running, image) -> None:
+    """More frames than have room: they wait for it no longer than the system can count."""
+    assert all(one.result() for one in running.stream([image] * 6, deadline_s=1e300))
+
+
 def test_a_slow_consumer_holds_the_source_back(running, image) -> None:
     given = []
 
