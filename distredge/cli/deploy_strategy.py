@@ -98,8 +98,8 @@ def deploy_strategy(
     On a cluster of this machine it starts the workers and ends them; on boards `distredge worker` runs already.
 
     With --images or --video it runs a stream: results come in order, as they are there. A picture that cannot be read
-    or fails is named, and the stream goes on; the exit code is 0 if at least one came through, 1 if none did, and 130
-    after Ctrl-C, with what was done in --out and --report.
+    or fails is named, and the stream goes on, unless no other can come through any more; the exit code is 0 if at least
+    one came through, 1 if none did or can, and 130 after Ctrl-C, with what was done in --out and --report.
 
     With --variants each frame takes the most accurate model of a menu that is predicted to end within
     --latency-limit-ms at the rates of the moment, which the frames themselves show; all of them stand ready.
