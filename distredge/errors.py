@@ -137,6 +137,15 @@ class AuthError(TransportError):
     """A peer is not authorised."""
 
 
+def in_words(error: BaseException) -> str:
+    """Returns what an error says: in its own words where it is ours or the system's, else with its kind."""
+    if isinstance(error, DistredgeError):
+        return str(error)
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    return f"{type(error).__name__}: {error}"
+
+
 def did_you_mean(found: str, accepted: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` for the closest accepted name, or the accepted names when none is close."""
     names = sorted(accepted)

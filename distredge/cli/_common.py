@@ -91,7 +91,8 @@ def run(target: str, prog_name: str, argv: Sequence[str] | None = None) -> NoRet
         _configure_logging(verbosity)
         settle_caches()
         result = load_object(target).main(args=args, prog_name=prog_name, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed before this process began
+            sys.stdout.flush()
     except BrokenPipeError:
         # What is left in the buffer goes nowhere, or Python complains of it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)

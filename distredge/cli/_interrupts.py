@@ -12,10 +12,12 @@ from types import FrameType
 class Interrupts:
     """Raises `KeyboardInterrupt` on Ctrl-C and on SIGTERM, but not in the midst of `held`: then at its end.
 
+    So it does when the terminal goes (SIGHUP), unless that is ignored, as under nohup.
+
     A context manager; outside the main thread, which alone gets signals, it does nothing.
     """
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self._is_held = False
@@ -25,6 +27,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in self._SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._come)
         return self
 

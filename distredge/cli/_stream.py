@@ -60,7 +60,10 @@ class StreamObserver(Protocol):
         """A frame has ended, well or not."""
 
     def end(self) -> Mapping[str, Any]:
-        """The stream has ended, in whatever way, and workers still stand; returns what the report gets besides."""
+        """The stream has ended, in whatever way, and workers still stand; returns what the report gets besides.
+
+        Called again where an error ended the stream, or without `begin` where none began: to give back what is held.
+        """
 
 
 class Counted:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,24 +23,44 @@ if TYPE_CHECKING:
     from distredge.timeline import Timeline
 
 
-def observers(options: StreamOptions, log: DeploymentLog | None, as_json: bool) -> list[StreamObserver]:
+@contextlib.contextmanager
+def watching(
+    options: StreamOptions, log: DeploymentLog | None, as_json: bool, title: str | None = None
+) -> Iterator[list[StreamObserver]]:
+    """Gives what watches a stream, made before its workers are started; where these do not come up it ends.
+
+    Arguments and what is raised are those of `observers`.
+    """
+    found = observers(options, log, as_json, title)
+    try:
+        yield found
+    except BaseException:
+        for observer in found:
+            observer.end()
+        raise
+
+
+def observers(
+    options: StreamOptions, log: DeploymentLog | None, as_json: bool, title: str | None = None
+) -> list[StreamObserver]:
     """Returns what watches a stream.
 
     Args:
         options: what was asked for.
         log: TensorBoard's, where it is wanted.
         as_json: whether machines read what is said.
+        title: what is run, on what, for people; None: the model and the devices that the stream begins with.
 
     Raises:
         InputError: if Prometheus cannot be listened for.
         MissingDependency: if what answers it is not installed.
     """
     found: list[StreamObserver] = [] if log is None else [LogObserver(log)]
-    views = _views(options, log, as_json)
+    views = _views(options, log, as_json, title)
     if views or options.watch is not False:
         from distredge.monitor.stream_watch import StreamWatch
 
-        found.append(StreamWatch(views))
+        found.append(StreamWatch(views, say=functools.partial(click.echo, err=True)))
     if options.trace_frame is not None:
         from distredge.monitor.frame_trace import FrameTrace, read_choice
 
@@ -75,7 +97,7 @@ def traced(
     return trace.timeline
 
 
-def _views(options: StreamOptions, log: DeploymentLog | None, as_json: bool) -> list[View]:
+def _views(options: StreamOptions, log: DeploymentLog | None, as_json: bool, title: str | None) -> list[View]:
     """Where it is shown how the stream stands."""
     views: list[View] = []
     if log is not None:
@@ -88,11 +110,13 @@ def _views(options: StreamOptions, log: DeploymentLog | None, as_json: bool) -> 
         exporter = PrometheusExporter(*read_endpoint(options.prometheus))
         click.echo(f"Prometheus may ask at {exporter.url} (Grafana dashboard: {DASHBOARD})", err=True)
         views.append(exporter)
-    on_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    on_terminal = (
+        sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    )
     if options.watch or (options.watch is None and on_terminal and not as_json):
         from distredge.monitor.live_view import LinesView, LiveView
 
-        views.append(LiveView() if on_terminal else LinesView())
+        views.append(LiveView(title=title) if on_terminal else LinesView())
     return views
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,7 @@ import click
 from distredge.cli._common import check_folder, check_writable
 from distredge.cli._options import Number
 from distredge.errors import ModelError
+from distredge.writing import is_file
 
 if TYPE_CHECKING:
     from distredge.media.picture_source import PictureSource
@@ -77,6 +79,7 @@ class StreamOptions:
         self._check_watching(timeline)
         check_writable(self.out)
         check_writable(self.report)
+        _check_distinct({"--out": self.out, "--report": self.report, "--timeline": timeline})
         if self.annotate is not None:
             check_folder(self.annotate)
 
@@ -100,21 +103,49 @@ class StreamOptions:
             keep_files: whether JPEG files are left as they are, for devices to decode.
 
         Raises:
-            MediaError: if it is not there.
-            ModelError: if the model takes no pictures, or finds no boxes where they are to be drawn.
-            MissingDependency: if a video is asked for and OpenCV is not installed.
+            MediaError, MissingDependency: as `open_source`.
+            ModelError: as `check_model`.
         """
-        from distredge.media.picture_source import open_files, open_names
-        from distredge.media.video import open_video
+        self.check_model(graph)
+        return self.open_source(keep_files)
+
+    def check_model(self, graph: Graph) -> None:
+        """Checks that a model can do what is asked for.
+
+        Raises:
+            ModelError: if it takes no pictures, or finds no boxes where they are to be drawn.
+        """
         from distredge.runtime.requester.picture_frames import check_takes_pictures
 
         check_takes_pictures(graph)
         if self.annotate is not None and graph.detector is None:
             raise ModelError(f"{graph.name}: finds no boxes to be drawn, accepted with --annotate: {_detectors()}")
+
+    def open_source(self, keep_files: bool = False) -> PictureSource:
+        """Opens the source, whatever model its pictures are for; `keep_files` as for `open`.
+
+        Raises:
+            MediaError: if it is not there.
+            MissingDependency: if a video is asked for and OpenCV is not installed.
+        """
+        from distredge.media.picture_source import open_files, open_names
+        from distredge.media.video import open_video
+
         if self.video is not None:
             return open_video(self.video)
         assert self.images is not None
         return open_names(_STDIN, keep_files) if self.images == "-" else open_files(self.images, keep_files)
+
+
+def _check_distinct(files: Mapping[str, Path | None]) -> None:
+    """Checks that no file is written twice: the later one would take the earlier one's place."""
+    seen: dict[str, str] = {}
+    for option, path in files.items():
+        if path is not None and is_file(path):
+            place = os.path.realpath(path)
+            if place in seen:
+                raise click.UsageError(f"{seen[place]} and {option} are one file, '{path}': give two")
+            seen[place] = option
 
 
 def _detectors() -> str:

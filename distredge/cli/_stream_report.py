@@ -17,6 +17,7 @@ from distredge.writing import as_text, write
 
 if TYPE_CHECKING:
     from distredge.cli._stream import StreamedFrame
+    from distredge.media.picture_source import PictureSource
 
 FAILURES_TOLD: Final = 1000
 """How many of the failed pictures the report names."""
@@ -79,6 +80,32 @@ class Tally:
         }
 
 
+def counts(tally: Tally, taken: int, source: PictureSource, ended: BaseException | None) -> dict[str, Any]:
+    """Returns what became of the pictures that have not ended, under the report's names.
+
+    Args:
+        tally: of those that have.
+        taken: how many the source has given.
+        source: it.
+        ended: what ended the stream early; None if it came to its end.
+    """
+    told = None if ended is None else str(ended) or ("interrupted" if _interrupts(ended) else type(ended).__name__)
+    # How many frames a video has is the file's own word, which need not be true.
+    left = None if source.count is None else max(0, source.count - taken)
+    return {
+        "lost": taken - tally.frames if ended is None else 0,
+        "unfinished": 0 if ended is None else taken - tally.frames,
+        "not_begun": 0 if ended is None else left,
+        "dropped": source.dropped,
+        "interrupted": _interrupts(ended),
+        "ended_early": None if told is None else as_text(told),
+    }
+
+
+def _interrupts(ended: BaseException | None) -> bool:
+    return isinstance(ended, KeyboardInterrupt)
+
+
 def _spread(latencies_s: array[float]) -> dict[str, float] | None:
     """Percentiles (linear between ranks), mean and largest, in seconds; None for none."""
     if not latencies_s:
@@ -103,16 +130,23 @@ def check_some_done(tally: Tally) -> None:
         raise ExecutionError(f"all {tally.failed} pictures failed; the first: {tally.told[0]['error']}")
 
 
-def write_report(path: Path, figures: Mapping[str, Any]) -> None:
-    """Writes a report as JSON.
-
-    Raises:
-        FileError: if it cannot be written.
-    """
+def write_report(path: Path | None, figures: Mapping[str, Any]) -> FileError | None:
+    """Writes a report as JSON where one is wanted; returns why it could not be, which costs nothing else."""
+    if path is None:
+        return None
     try:
         write(path, json.dumps(figures, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        raise FileError(f"{path}: cannot write the report: {error.strerror or error}") from error
+        return FileError(f"{path}: cannot write the report: {error.strerror or error}")
+    return None
+
+
+def first_of(*errors: BaseException | None) -> BaseException | None:
+    """Returns the first of what went wrong, after saying the others; None if nothing did."""
+    found = [error for error in errors if error is not None]
+    for other in found[1:]:
+        click.echo(f"{other}", err=True)
+    return found[0] if found else None
 
 
 def show(figures: Mapping[str, Any]) -> None:
@@ -133,9 +167,15 @@ def show(figures: Mapping[str, Any]) -> None:
         alone = figures["predicted_latency_s"]
         told = "" if alone is None else f"; predicted {1e3 * alone:.2f} ms for one alone"
         click.echo(f"latency: {points}{told}")
+    show_counts(figures)
+
+
+def show_counts(figures: Mapping[str, Any]) -> None:
+    """Writes for people what became of the pictures that have not ended."""
     for name, what in (
         ("lost", "lost: neither a result nor an error came"),
         ("unfinished", "under way when it ended"),
+        ("not_begun", "not begun"),
         ("dropped", "dropped: nobody took them in time"),
         ("out_of_order", "out of order"),
     ):

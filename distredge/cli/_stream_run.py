@@ -19,8 +19,8 @@ from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links
 from distredge.cli._stream import Counted, follow
 from distredge.cli._stream_meaning import Meaning, means_nothing
-from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally, check_some_done, show, write_report
+from distredge.cli._stream_observers import traced
+from distredge.cli._stream_report import Tally, check_some_done, counts, first_of, show, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
 from distredge.errors import ExecutionError, InputError
 from distredge.writing import as_text
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from distredge.cli._stream_meaning import Found
     from distredge.cli._stream_options import StreamOptions
     from distredge.media.picture_source import PictureSource
-    from distredge.monitor.deployment_log import DeploymentLog
     from distredge.problem import Problem
     from distredge.runtime.hosting.session import Session
     from distredge.runtime.requester.picture_frames import PictureResult
@@ -50,10 +49,10 @@ class StreamRun:
         strategy: what runs.
         strategy_path: its file.
         session: the deployed strategy.
+        watching: what watches it.
         predicted_s: of one frame alone; None if not known.
         check: whether the first output is compared with the whole model's.
         as_json: whether machines read what is said.
-        log: TensorBoard's, where it is wanted.
         replanner: plans anew where workers are lost; None where that is not wanted.
         save: writes a frame's timeline, and ends the log; None where neither is wanted.
     """
@@ -64,10 +63,10 @@ class StreamRun:
     strategy: Strategy
     strategy_path: Path
     session: Session
+    watching: Sequence[StreamObserver]
     predicted_s: float | None
     check: bool
     as_json: bool
-    log: DeploymentLog | None
     replanner: Replanner | None
     save: Callable[[Timeline], None] | None
 
@@ -86,7 +85,6 @@ class StreamRun:
         if self.replanner is not None:
             count = self.source.count
             self.replanner.follow(self.session.coordinator, lambda: None if count is None else count - tally.frames)
-        watching = observers(self.options, self.log, self.as_json)
         if not self.as_json:
             click.echo(self._heading())
         sections: list[Mapping[str, Any]] | None = None
@@ -95,20 +93,20 @@ class StreamRun:
             try:
                 with self._sinks(tally, first) as sinks:
                     with interrupts.held():
-                        for observer in watching:
+                        for observer in self.watching:
                             observer.begin(self.session.coordinator, self.strategy, self.predicted_s)
                     keep_pixels = self.options.annotate is not None
                     runs = functools.partial(self.session.coordinator.stream_images, keep_pixels=keep_pixels)
                     meaning = Meaning(self.problem.graph, self.options.min_score)
-                    follow(runs, pictures, meaning, sinks, watching, interrupts)
+                    follow(runs, pictures, meaning, sinks, self.watching, interrupts)
                 with interrupts.held():
-                    sections = [observer.end() for observer in watching]
+                    sections = [observer.end() for observer in self.watching]
                 apart = self._difference(first)
             except (KeyboardInterrupt, Exception) as error:
                 ended = error
             with interrupts.held():
                 if sections is None:
-                    sections = [observer.end() for observer in watching]
+                    sections = [observer.end() for observer in self.watching]
                 comparison = Comparison(self.problem.graph, self.strategy, apart)
                 figures = {
                     **self._about(began),
@@ -120,21 +118,21 @@ class StreamRun:
                 }
                 for section in sections:
                     figures |= section
-                self._tell(figures, comparison)
-                untraced = self._save(watching)
-            ended = ended or untraced
-            if ended is not None:
-                raise ended
+                unwritten = write_report(self.options.report, figures)
+                self._tell(figures, comparison, unwritten is None)
+                untraced = self._save()
+            if (wrong := first_of(ended, unwritten, untraced)) is not None:
+                raise wrong
             check_some_done(tally)
             if comparison.fault is not None:
                 raise ExecutionError(comparison.fault)
 
-    def _save(self, watching: Sequence[StreamObserver]) -> ExecutionError | None:
+    def _save(self) -> ExecutionError | None:
         """Writes the timeline that is wanted; returns why the one frame that was asked for has none."""
         if self.save is None:
             return None
         try:
-            self.save(traced(watching, self.session.coordinator, self.as_json))
+            self.save(traced(self.watching, self.session.coordinator, self.as_json))
         except ExecutionError as error:
             if self.options.trace_frame is not None:
                 return error
@@ -190,13 +188,7 @@ class StreamRun:
         }
 
     def _counts(self, tally: Tally, pictures: Counted, ended: BaseException | None) -> dict[str, Any]:
-        missing = pictures.taken - tally.frames
-        return {
-            "lost": missing if ended is None else 0,
-            "unfinished": 0 if ended is None else missing,
-            "dropped": self.source.dropped,
-            "interrupted": isinstance(ended, KeyboardInterrupt),
-        }
+        return counts(tally, pictures.taken, self.source, ended)
 
     def _predicted(self) -> dict[str, Any]:
         from distredge.latency import throughput
@@ -211,10 +203,8 @@ class StreamRun:
             "bound_images_per_s": None if found is None else found.bound_per_s,
         }
 
-    def _tell(self, figures: Mapping[str, Any], comparison: Comparison) -> None:
-        path = self.options.report
-        if path is not None:
-            write_report(path, figures)
+    def _tell(self, figures: Mapping[str, Any], comparison: Comparison, written: bool) -> None:
+        path = self.options.report if written else None
         if self.as_json:
             print_json(figures)
             return

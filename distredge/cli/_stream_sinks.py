@@ -31,7 +31,8 @@ _ANEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 def say(frame: StreamedFrame, result: PictureResult, found: Found) -> None:
     """Writes a line for people of a frame."""
     if frame.latency_s is None:
-        told = f"failed: {frame.error}"
+        named = "" if frame.name in (frame.error or "") else f"{frame.name}: "
+        told = f"failed: {named}{frame.error}"
     else:
         told = f"{1e3 * frame.latency_s:8.2f} ms  {frame.name}{found.text()}"
     click.echo(f"{frame.number:6d}  {told.translate(_CONTROLS)}")

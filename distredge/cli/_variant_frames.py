@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distredge.media.pictures import Picture
+    from distredge.model.graph import Graph
     from distredge.planners.live_selection.selector import Selector
     from distredge.problem import Problem
     from distredge.runtime.buffers import Array
@@ -51,13 +52,51 @@ class Variant:
     deployment: Deployment
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A menu's entry, read.
+
+    Attributes:
+        entry: of the menu.
+        graph: its model.
+        strategy: its own; None: to be planned.
+    """
+
+    entry: MenuEntry
+    graph: Graph
+    strategy: Strategy | None
+
+
+def load_variants(entries: Sequence[MenuEntry]) -> tuple[Loaded, ...]:
+    """Reads the strategies and models of a menu.
+
+    Raises:
+        InputError: naming what cannot be used.
+    """
+    from distredge.cli._common import load_model_of
+    from distredge.model.capture import load_model
+    from distredge.runtime.requester.picture_frames import check_takes_pictures
+    from distredge.strategy import Strategy
+
+    given = [None if entry.strategy is None else Strategy.load(entry.strategy).with_rows() for entry in entries]
+    loaded = []
+    for entry, strategy in zip(entries, given, strict=True):
+        if strategy is None:
+            graph = load_model(entry.model, entry.input_shape, entry.weights)
+        else:
+            graph = load_model_of(strategy, str(entry.strategy), entry.model, entry.input_shape, entry.weights)
+        check_takes_pictures(graph)
+        loaded.append(Loaded(entry, graph, strategy))
+    return tuple(loaded)
+
+
 def make_variants(
-    entries: Sequence[MenuEntry], cluster_name: str, encrypted: bool, say: Callable[[str], None]
+    loaded: Sequence[Loaded], cluster_name: str, encrypted: bool, say: Callable[[str], None]
 ) -> tuple[Variant, ...]:
-    """Loads the models of a menu, and plans those without a strategy.
+    """Plans those of a menu that have no strategy.
 
     Args:
-        entries: of the menu.
+        loaded: the menu, read.
         cluster_name: a cluster file, or a shipped one.
         encrypted: whether rows will travel encrypted.
         say: told what is planned.
@@ -65,29 +104,20 @@ def make_variants(
     Raises:
         InputError: naming what cannot be used.
     """
-    from distredge.cli._common import load_model_of
     from distredge.cluster import load_cluster
-    from distredge.model.capture import load_model
     from distredge.problem import Problem
-    from distredge.runtime.deployment import deploy
-    from distredge.runtime.requester.picture_frames import check_takes_pictures
-    from distredge.strategy import Strategy
+    from distredge.runtime.deployment import deploy, workers_of
 
-    given = [None if entry.strategy is None else Strategy.load(entry.strategy).with_rows() for entry in entries]
-    graphs = []
-    for entry, strategy in zip(entries, given, strict=True):
-        if strategy is None:
-            graph = load_model(entry.model, entry.input_shape, entry.weights)
-        else:
-            graph = load_model_of(strategy, str(entry.strategy), entry.model, entry.input_shape, entry.weights)
-        check_takes_pictures(graph)
-        graphs.append(graph)
-    cluster = replace(load_cluster(cluster_name, models=graphs), encrypted=encrypted)
+    cluster = replace(load_cluster(cluster_name, models=[one.graph for one in loaded]), encrypted=encrypted)
+    # What is given is checked before the first one is planned.
+    given = [None if one.strategy is None else deploy(one.graph, one.strategy) for one in loaded]
+    for name in workers_of(deployment for deployment in given if deployment is not None):
+        cluster.device(name)
     made = []
-    for entry, graph, strategy in zip(entries, graphs, given, strict=True):
-        problem = Problem.lossless(graph, cluster)
-        planned = strategy if strategy is not None else _planned(problem, entry, say)
-        made.append(Variant(entry, problem, planned, deploy(graph, planned)))
+    for one, deployment in zip(loaded, given, strict=True):
+        problem = Problem.lossless(one.graph, cluster)
+        strategy = _planned(problem, one.entry, say) if one.strategy is None else one.strategy
+        made.append(Variant(one.entry, problem, strategy, deployment or deploy(one.graph, strategy)))
     return tuple(made)
 
 
@@ -193,7 +223,7 @@ class VariantFrames:
 
         if not self._settled(wanted):
             return None
-        chosen = _Chosen(*self._selector.choose(time.monotonic()))
+        chosen = _Chosen(*self._selector.choose(time.monotonic(), self._lost()))
         variant = self._variants[chosen.choice.index]
         try:
             taken = inputs_of(variant.problem.graph, variant.strategy, inputs[PICTURE])
@@ -213,6 +243,10 @@ class VariantFrames:
             self._changed.notify_all()
         self._coordinator.look()
 
+    def over(self) -> ExecutionError | None:
+        """Why no picture can come through any more; None where one may."""
+        return self._coordinator.over()
+
     def _settled(self, wanted: Callable[[], bool]) -> bool:
         """Waits for the frame that is under way and learns from it; returns whether the next one is still wanted."""
         if self._under_way is None:
@@ -227,9 +261,14 @@ class VariantFrames:
             self._selector.ended(
                 choice.index, pending.latency_s, self._timeline_of(pending), time.monotonic(), expected_s
             )
-        else:
+        elif self._coordinator.stands(self._variants[choice.index].deployment):
             self._selector.ended(choice.index, self._deadline_s, None, time.monotonic(), expected_s)
         return True
+
+    def _lost(self) -> list[int]:
+        """The variants that lack a worker, while others can run: a frame that took one would fail."""
+        lost = [k for k, variant in enumerate(self._variants) if not self._coordinator.stands(variant.deployment)]
+        return lost if len(lost) < len(self._variants) else []
 
     def timeline(self) -> Timeline:
         """What happened in the latest frame.

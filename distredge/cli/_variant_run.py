@@ -17,10 +17,10 @@ from distredge.cli._deployment import Comparison, preparing
 from distredge.cli._interrupts import Interrupts
 from distredge.cli._planning import about_links, say_assumption
 from distredge.cli._stream import Counted, follow
-from distredge.cli._stream_observers import observers, traced
-from distredge.cli._stream_report import Tally, check_some_done, write_report
+from distredge.cli._stream_observers import traced, watching
+from distredge.cli._stream_report import Tally, check_some_done, counts, first_of, show_counts, write_report
 from distredge.cli._stream_sinks import annotated, json_lines, progress, say
-from distredge.cli._variant_frames import Variant, VariantFrames, make_variants
+from distredge.cli._variant_frames import Variant, VariantFrames, load_variants, make_variants
 from distredge.cli._variant_report import SelectionTally, VariantMeaning, show_selection
 from distredge.errors import ExecutionError
 from distredge.writing import as_text
@@ -80,24 +80,33 @@ class VariantRun:
         from distredge.planners.live_selection.selector import Selector
         from distredge.runtime.hosting.session import open_session
 
-        entries = load_menu(self.menu)
-        first_pixels = self._pixels()
-        variants = make_variants(entries, self.cluster_name, not self.session["plaintext"], self.say_aside)
-        cluster = variants[0].problem.cluster
-        plans = [(variant.problem, variant.strategy) for variant in variants]
-        selector = Selector(cluster, plans, [entry.accuracy for entry in entries], self.limit_s)
-        opened = open_session(
-            variants[0].problem, variants[0].strategy, self.cluster_name, in_flight=1, say=self.say_aside,
-            deployments=tuple(variant.deployment for variant in variants), **self.session,
-        )  # fmt: skip
-        with contextlib.closing(self._source(variants[0], first_pixels)) as source, opened as session:
+        with contextlib.ExitStack() as stack:
+            # What is wrong with what was given is said before anything is planned, or a worker started.
+            entries = load_menu(self.menu)
+            first_pixels = self._pixels()
+            source = stack.enter_context(contextlib.closing(self._source(first_pixels)))
+            loaded = load_variants(entries)
+            for one in loaded:
+                self.stream.check_model(one.graph)
+            title = f"{len(entries)} variants of {self.menu.name}"
+            observers = stack.enter_context(watching(self.stream, None, self.as_json, title))
+            variants = make_variants(loaded, self.cluster_name, not self.session["plaintext"], self.say_aside)
+            cluster = variants[0].problem.cluster
+            plans = [(variant.problem, variant.strategy) for variant in variants]
+            selector = Selector(cluster, plans, [entry.accuracy for entry in entries], self.limit_s)
+            session = stack.enter_context(
+                open_session(
+                    variants[0].problem, variants[0].strategy, self.cluster_name, in_flight=1, say=self.say_aside,
+                    deployments=tuple(variant.deployment for variant in variants), **self.session,
+                )
+            )  # fmt: skip
             frames = VariantFrames(session.coordinator, variants, selector, self.session["deadline_s"])
             apart = frames.try_each(first_pixels, self.check)
             compared = [
                 Comparison(variant.problem.graph, variant.strategy, difference)
                 for variant, difference in zip(variants, apart, strict=True)
             ]
-            self._follow(variants, selector, frames, source, session, compared)
+            self._follow(variants, selector, frames, source, session, observers, compared)
         say_assumption(cluster)
         fault = next((found.fault for found in compared if found.fault is not None), None)
         if fault is not None:
@@ -110,13 +119,13 @@ class VariantRun:
         frames: VariantFrames,
         source: PictureSource,
         session: Session,
+        watching: Sequence[StreamObserver],
         compared: Sequence[Comparison],
     ) -> None:
         began = datetime.now(timezone.utc)
         tally, pictures = Tally(), Counted(source)
         chosen = SelectionTally(variants, frames, self.limit_s)
         ended: BaseException | None = None
-        watching = observers(self.stream, None, self.as_json)
         if not self.as_json:
             where = "worker processes of this machine" if session.where == "local" else "running workers"
             click.echo(f"{len(variants)} variants on {variants[0].problem.cluster.name}, {where}")
@@ -134,20 +143,17 @@ class VariantRun:
                 figures = {
                     **self._about(variants, session, began),
                     **tally.figures(),
-                    "lost": pictures.taken - tally.frames if ended is None else 0,
-                    "unfinished": 0 if ended is None else pictures.taken - tally.frames,
-                    "dropped": source.dropped,
-                    "interrupted": isinstance(ended, KeyboardInterrupt),
+                    **counts(tally, pictures.taken, source, ended),
                     **chosen.figures(selector, time.monotonic()),
                     **_correctness(compared),
                 }
                 for observer in watching:
                     figures |= observer.end()
-                self._tell(figures)
+                unwritten = write_report(self.stream.report, figures)
+                self._tell(figures, unwritten is None)
                 untraced = self._save(watching, session, frames)
-            ended = ended or untraced
-            if ended is not None:
-                raise ended
+            if (wrong := first_of(ended, unwritten, untraced)) is not None:
+                raise wrong
             check_some_done(tally)
 
     @contextlib.contextmanager
@@ -174,9 +180,9 @@ class VariantRun:
             return read_image(self.image)
         return np.random.default_rng(0).integers(0, 256, NOISE_SHAPE, dtype=np.uint8)
 
-    def _source(self, first: Variant, pixels: NDArray[np.uint8]) -> PictureSource:
+    def _source(self, pixels: NDArray[np.uint8]) -> PictureSource:
         if self.stream.wanted:
-            return self.stream.open(first.problem.graph)
+            return self.stream.open_source()
         return _Again("noise" if self.image is None else str(self.image), pixels, self.repeat)
 
     def _about(self, variants: Sequence[Variant], session: Session, began: datetime) -> dict[str, Any]:
@@ -196,10 +202,8 @@ class VariantRun:
             **preparing(session.coordinator),
         }
 
-    def _tell(self, figures: Mapping[str, Any]) -> None:
-        path = self.stream.report
-        if path is not None:
-            write_report(path, figures)
+    def _tell(self, figures: Mapping[str, Any], written: bool) -> None:
+        path = self.stream.report if written else None
         if self.as_json:
             print_json(figures)
         else:
@@ -261,6 +265,7 @@ def _show(figures: Mapping[str, Any]) -> None:
     if latency is not None:
         click.echo("latency: " + ", ".join(f"{name[:-2]} {1e3 * s:.2f} ms" for name, s in latency.items()))
     show_selection(figures)
+    show_counts(figures)
     if figures["largest_relative_difference"] is not None:
         click.echo(
             f"largest difference of any variant from its model in one piece: "

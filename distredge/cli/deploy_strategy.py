@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,9 +17,11 @@ import click
 from distredge import metric_names
 from distredge.cli._common import check_writable, load_model_of, print_json
 from distredge.cli._deployment import DeploymentReport, MeasuredRun, check_folder, difference, preparing, whole_model
+from distredge.cli._interrupts import Interrupts
 from distredge.cli._options import Number, input_shape_option, json_option, verbose_option, version_option
 from distredge.cli._planning import say_assumption
 from distredge.cli._replanning import Replanner
+from distredge.cli._stream_observers import watching
 from distredge.cli._stream_options import StreamOptions, stream_options
 from distredge.cli._variant_options import VariantOptions, variant_options
 from distredge.errors import ExecutionError
@@ -27,6 +29,7 @@ from distredge.errors import ExecutionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from distredge.cli._stream import StreamObserver
     from distredge.media.picture_source import PictureSource
     from distredge.model.graph import Graph
     from distredge.monitor.deployment_log import DeploymentLog
@@ -95,8 +98,8 @@ def deploy_strategy(
     On a cluster of this machine it starts the workers and ends them; on boards `distredge worker` runs already.
 
     With --images or --video it runs a stream: results come in order, as they are there. A picture that cannot be read
-    or fails is named, and the stream goes on; the exit code is 0 if at least one came through, 1 if none did, and 130
-    after Ctrl-C, with what was done in --out and --report.
+    or fails is named, and the stream goes on, unless no other can come through any more; the exit code is 0 if at least
+    one came through, 1 if none did or can, and 130 after Ctrl-C, with what was done in --out and --report.
 
     With --variants each frame takes the most accurate model of a menu that is predicted to end within
     --latency-limit-ms at the rates of the moment, which the frames themselves show; all of them stand ready.
@@ -122,29 +125,31 @@ def deploy_strategy(
             "keys_path": keys_path, "plaintext": plaintext, "deadline_s": deadline_s, "connect_s": connect_s,
             "take_over": take_over,
         }  # fmt: skip
-        VariantRun(
-            variants.menu, variants.latency_limit_s, stream, image, repeat, cluster_name, hosting, check, timeline_path,
-            as_json, _say_aside,
-        ).run()  # fmt: skip
+        with Interrupts():
+            VariantRun(
+                variants.menu, variants.latency_limit_s, stream, image, repeat, cluster_name, hosting, check,
+                timeline_path, as_json, _say_aside,
+            ).run()  # fmt: skip
         return
     assert strategy_path is not None
     strategy = Strategy.load(strategy_path)
     graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
-    with contextlib.ExitStack() as stack:
+    with Interrupts(), contextlib.ExitStack() as stack:
         source = (
             stack.enter_context(contextlib.closing(stream.open(graph, strategy.input.file))) if stream.wanted else None
         )
         inputs = _inputs(graph, strategy, image) if source is None else {}
-        replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
         log = None if log_path is None else stack.enter_context(_log(log_path, problem, strategy))
+        observers = [] if source is None else stack.enter_context(watching(stream, log, as_json))
+        replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
         opened = open_session(
             problem, strategy, cluster_name, keys_path=keys_path, plaintext=plaintext, deadline_s=deadline_s,
             connect_s=connect_s, in_flight=in_flight, replan=replanner, take_over=take_over, say=_say_aside,
         )  # fmt: skip
         order = _Order(problem, strategy, opened, replanner, log, log_path, timeline_path, check, as_json)
         if source is not None:
-            _run_stream(order, stream, source, strategy_path)
+            _run_stream(order, stream, source, observers, strategy_path)
         else:
             _run_one(order, inputs, image, repeat)
 
@@ -229,14 +234,20 @@ def _run_one(order: _Order, inputs: Mapping[str, NDArray[Any]], image: Path | No
         raise ExecutionError(report.fault)
 
 
-def _run_stream(order: _Order, options: StreamOptions, source: PictureSource, strategy_path: Path) -> None:
+def _run_stream(
+    order: _Order,
+    options: StreamOptions,
+    source: PictureSource,
+    observers: Sequence[StreamObserver],
+    strategy_path: Path,
+) -> None:
     from distredge.cli._stream_run import StreamRun
 
     with order.opened as session:
         as_run, predicted_s = order.as_run(session)
         StreamRun(
-            options, source, as_run, order.strategy, strategy_path, session, predicted_s, order.check, order.as_json,
-            order.log, order.replanner, None if order.timeline_path is None and order.log is None else order.save,
+            options, source, as_run, order.strategy, strategy_path, session, observers, predicted_s, order.check,
+            order.as_json, order.replanner, None if order.timeline_path is None and order.log is None else order.save,
         ).run()  # fmt: skip
     say_assumption(order.problem.cluster)
 

@@ -38,9 +38,8 @@ PROVIDERS: Final[tuple[Provider, ...]] = ("cpu", "cuda", "tensorrt")
               "plan; default: with TensorRT, which takes minutes to build one.")  # fmt: skip
 @click.option("--cache", "cache_path", type=click.Path(file_okay=False, path_type=Path),
               help="Keeps weights, and what TensorRT builds, for later; default: ~/.cache/distredge.")  # fmt: skip
-@click.option(
-    "--cache-mb", type=click.IntRange(1), default=2000, show_default=True, help="Most that weights take there."
-)
+@click.option("--cache-mb", type=click.IntRange(1), default=2000, show_default=True,
+              help="Most that weights take there; what TensorRT has built takes as much again.")  # fmt: skip
 @click.option("--no-cache", is_flag=True, help="Keep nothing on disk.")
 @click.option("--plaintext", is_flag=True, help="No encryption, no authentication: anybody who can connect may use it.")
 @click.option("--announce", is_flag=True, help="Tell the local network of it (mDNS), for `cluster init --discover`.")

@@ -53,10 +53,10 @@ def open_image(path: str | Path) -> BufferedReader:
         MediaError: if there is none, or it may not be read.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "not a file" if path.exists() else "no such file"
-        raise MediaError(f"{path}: {what}; accepted: an image (JPEG, PNG, WebP, ...)")
     try:
+        if not path.is_file():
+            what = "not a file" if path.exists() else "no such file"
+            raise MediaError(f"{path}: {what}; accepted: an image (JPEG, PNG, WebP, ...)")
         return path.open("rb")
     except OSError as error:
         raise MediaError(f"{path}: cannot be read: {error.strerror or error}") from None

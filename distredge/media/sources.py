@@ -32,11 +32,14 @@ def find_images(what: str | Path) -> list[Path]:
         MediaError: if there is no such path, or the folder holds no image.
     """
     path = Path(what)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise MediaError(f"{path}: no such file or folder; accepted: an image or a folder of images")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    try:
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise MediaError(f"{path}: no such file or folder; accepted: an image or a folder of images")
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not found:
         raise MediaError(f"{path}: found no image, accepted: files ending in {', '.join(sorted(SUFFIXES))}")
     return found

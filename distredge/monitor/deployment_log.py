@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distredge import metric_names
-from distredge.errors import ExecutionError, FileError
+from distredge.errors import ExecutionError, FileError, in_words
 from distredge.monitor.lines import Lines, RollingMean
 from distredge.monitor.pace import Pace
 
@@ -32,8 +32,8 @@ _TIMELINES_SHARE = 50
 class DeploymentLog:
     """Lines of the frames, their rolling mean, what was predicted and the best single device; a context manager.
 
-    Steps are frames, from 0. Nothing is written before the first frame. A file that cannot be written ends the log,
-    not the run: `check` says so afterwards.
+    Steps are frames, from 0. Nothing is written before the first frame. What cannot be written ends the log, not the
+    run: `check` says so afterwards.
 
     Args:
         folder: where it goes.
@@ -63,7 +63,7 @@ class DeploymentLog:
         self._latest: tuple[int, float] | None = None
         self._written = -1
         self._last = 0
-        self._fault: OSError | None = None
+        self._fault: Exception | None = None
 
     def __enter__(self) -> DeploymentLog:
         return self
@@ -159,7 +159,7 @@ class DeploymentLog:
         self._write()
         try:
             self._lines.close()
-        except OSError as error:
+        except Exception as error:
             self._fault = self._fault or error
 
     def check(self) -> None:
@@ -170,7 +170,7 @@ class DeploymentLog:
         """
         if self._fault is not None:
             folder = self._lines.own.folder
-            raise FileError(f"{folder}: cannot write the log: {self._fault.strerror or self._fault}") from self._fault
+            raise FileError(f"{folder}: cannot write the log: {in_words(self._fault)}") from self._fault
 
     def _write(self) -> None:
         if self._latest is not None and self._latest[0] != self._written:
@@ -186,11 +186,11 @@ class DeploymentLog:
         self._lines.add_references(number)
 
     def _keep(self, write: Callable[[], None]) -> None:
-        """Writes unless that has failed before; keeps an error of the file system for `check`."""
+        """Writes unless that has failed before; keeps the error for `check`."""
         if self._fault is None:
             try:
                 write()
-            except OSError as error:
+            except Exception as error:
                 self._fault = error
 
 

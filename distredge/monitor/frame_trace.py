@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from distredge import metric_names
-from distredge.errors import DistredgeError, InputError
+from distredge.errors import InputError, in_words
 
 if TYPE_CHECKING:
     from distredge.strategy import Strategy
@@ -81,6 +81,7 @@ class FrameTrace(Generic[K]):
         self._chosen: tuple[int, float, Asked] | None = None
         self._timeline: Timeline | None = None
         self._refused = ""
+        self._frames = 0
         self.error = ""
 
     def begin(self, coordinator: Recorder[K], strategy: Strategy, predicted_s: float | None) -> None:
@@ -89,6 +90,7 @@ class FrameTrace(Generic[K]):
 
     def frame(self, frame: TracedFrame[K]) -> None:
         """Hears of a frame that has ended."""
+        self._frames = max(self._frames, frame.number + 1)
         if frame.latency_s is None or frame.ran_as is None or self._recorder is None:
             return
         if self._number is None:
@@ -98,23 +100,32 @@ class FrameTrace(Generic[K]):
         if wanted:
             try:
                 self._chosen = frame.number, frame.latency_s, self._recorder.timeline_of(frame.ran_as)
-            except DistredgeError as error:
-                self._refused = str(error)
+            except Exception as error:
+                self._refused = in_words(error)
 
     def end(self) -> Mapping[str, Any]:
         """Waits for the timeline; returns which frame it is of, for the report."""
         if self._chosen is None:
-            why = "no frame ended well" if self._number is None else f"frame {self._number} did not end well"
-            self.error = self._refused or why
+            self.error = self._refused or self._absent()
             return {"trace": {"error": self.error}}
         number, latency_s, asked = self._chosen
         try:
             found = asked.wait()
-        except DistredgeError as error:
-            self.error = f"frame {number}: {error}"
-            return {"trace": {"frame": number, "latency_s": latency_s, "error": str(error)}}
+        except Exception as error:
+            self.error = f"frame {number}: {in_words(error)}"
+            return {"trace": {"frame": number, "latency_s": latency_s, "error": in_words(error)}}
         self._timeline = dataclasses.replace(found, details={"frame": number, **found.details})
         return {"trace": {"latency_s": latency_s, **self._timeline.details}}
+
+    def _absent(self) -> str:
+        """Why there was no frame to trace."""
+        if self._number is None:
+            return "no frame ended well"
+        if self._number < self._frames:
+            return f"frame {self._number} did not end well"
+        count = "one frame" if self._frames == 1 else f"{self._frames} frames"
+        counted = f", counted from 0: the last is {self._frames - 1}" if self._frames else ""
+        return f"there was no frame {self._number}: the stream had {count}{counted}"
 
     def text(self) -> str:
         """Which frame it is, and how well the clocks agree; after `end`, where there is a timeline."""

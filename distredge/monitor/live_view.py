@@ -40,13 +40,14 @@ class LiveView:
 
     Args:
         console: where; stderr by default.
+        title: what is run, on what; None: the model and the devices that the stream begins with.
     """
 
     per_s: float = DRAWN_PER_S
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, title: str | None = None) -> None:
         self._console = Console(stderr=True) if console is None else console
-        self._title = ""
+        self._title = title
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._lock = threading.RLock()
         self._streams = (sys.stdout, sys.stderr)
@@ -54,12 +55,13 @@ class LiveView:
 
     def begin(self, strategy: Strategy) -> None:
         """Shows the first lines; what else is written to a terminal from now on appears above them."""
-        count = len(strategy.devices)
-        self._title = f"{strategy.model.name} on {count} device{'s' if count > 1 else ''}"
+        if self._title is None:
+            count = len(strategy.devices)
+            self._title = f"{strategy.model.name} on {count} device{'s' if count > 1 else ''}"
         self._streams = (sys.stdout, sys.stderr)
         self._live.start()
         self._drawing = True
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             sys.stdout = _Above(self._console, sys.stdout, self._lock)
         sys.stderr = _Above(self._console, sys.stderr, self._lock)
 
@@ -69,7 +71,7 @@ class LiveView:
     def show(self, snapshot: Snapshot) -> None:
         """Draws it anew."""
         with self._lock:
-            self._live.update(_Drawn(self._console, picture(snapshot, self._title)), refresh=True)
+            self._live.update(_Drawn(self._console, picture(snapshot, self._title or "")), refresh=True)
 
     def end(self) -> None:
         """Leaves the last picture where it is."""

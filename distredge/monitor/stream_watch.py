@@ -6,13 +6,14 @@ Everything happens in a thread of its own that takes a small share of the time; 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from distredge.errors import ExecutionError
+from distredge.errors import ExecutionError, in_words
 from distredge.monitor.pace import Pace
 from distredge.monitor.snapshot import DeviceStates, LatestFrames, Snapshot
 
@@ -89,9 +90,16 @@ class StreamWatch:
     Args:
         views: where it is shown.
         clock: monotonic seconds, those of `DeviceSample.came_s`.
+        say: told, once, of a view that fails.
     """
 
-    def __init__(self, views: Sequence[View] = (), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        views: Sequence[View] = (),
+        clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    ) -> None:
+        self._say = say
         self._views = list(views)
         self._clock = clock
         self._paces = {id(view): Pace(view.per_s, _SHARE, clock) for view in views}
@@ -105,6 +113,8 @@ class StreamWatch:
         self._asked = 0
         self._processor_s = 0.0
         self._faults: list[str] = []
+        self._failing = threading.Lock()
+        self._last: Snapshot | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -130,19 +140,31 @@ class StreamWatch:
             self._try(view, partial(view.frame, frame))
 
     def end(self) -> Mapping[str, Any]:
-        """Ends watching; returns what was seen, for the report; may be called twice."""
+        """Ends watching; returns what was seen, for the report; may be called twice, and before `begin`."""
         if self._watched is None:
+            for view in tuple(self._views):
+                self._try(view, view.end)
             return {}
         if not self._ending.is_set():
-            self._wait_for_first()
+            # What is wrong with the workers' answers is seen in the last look.
+            with contextlib.suppress(Exception):
+                self._wait_for_first()
             self._ending.set()
             if self._thread.is_alive():
                 self._thread.join()
-            last = self.snapshot()
+            self._last = self._last_look()
             for view in tuple(self._views):
-                self._try(view, partial(view.show, last))
+                if self._last is not None:
+                    self._try(view, partial(view.show, self._last))
                 self._try(view, view.end)
-        return {"watch": self._figures(self.snapshot())}
+        return {"watch": self._figures(self._last)}
+
+    def _last_look(self) -> Snapshot | None:
+        try:
+            return self.snapshot()
+        except Exception as error:
+            self._fault("what is seen of the workers", error)
+            return None
 
     def snapshot(self) -> Snapshot:
         """How the stream stands now."""
@@ -171,10 +193,13 @@ class StreamWatch:
 
     def _run(self) -> None:
         started_s = time.thread_time()
-        while not self._ending.is_set():
-            self._turn()
-            self._processor_s = time.thread_time() - started_s
-            self._ending.wait(TURN_S)
+        try:
+            while not self._ending.is_set():
+                self._turn()
+                self._processor_s = time.thread_time() - started_s
+                self._ending.wait(TURN_S)
+        except Exception as error:
+            self._fault("watching", error)
 
     def _turn(self) -> None:
         assert self._watched is not None
@@ -194,17 +219,28 @@ class StreamWatch:
                     self._try(view, partial(view.show, snapshot))
 
     def _try(self, view: View, what: Callable[[], None]) -> None:
-        """What cannot be shown any more, on a full disk or a closed terminal, ends that view and not the stream."""
+        """What cannot be shown any more, as on a full disk or a closed terminal, ends that view and not the stream."""
         try:
             what()
-        except OSError as error:
-            self._faults.append(f"{type(view).__name__}: {error.strerror or error}")
-            if view in self._views:
+        except Exception as error:
+            with self._failing:
+                if view not in self._views:
+                    # Another thread has seen it fail already.
+                    return
                 self._views.remove(view)
-                with contextlib.suppress(OSError):
-                    view.end()
+            # Before anything is said: it may hold the terminal.
+            with contextlib.suppress(Exception):
+                view.end()
+            self._fault(type(view).__name__, error)
 
-    def _figures(self, last: Snapshot) -> dict[str, Any]:
+    def _fault(self, what: str, error: Exception) -> None:
+        text = f"{what}: {in_words(error)}"
+        self._faults.append(text)
+        # Nobody may hear it any more.
+        with contextlib.suppress(OSError, ValueError):
+            self._say(f"the stream goes on without {text}")
+
+    def _figures(self, last: Snapshot | None) -> dict[str, Any]:
         return {
             "devices": {
                 state.device: {
@@ -218,9 +254,9 @@ class StreamWatch:
                     "clock_offset_s": state.sample.clock_offset_s,
                     "clock_error_s": state.sample.clock_error_s,
                 }
-                for state in last.devices
+                for state in (() if last is None else last.devices)
             },
             "asked": self._asked,
-            "processor_share": self._processor_s / last.elapsed_s if last.elapsed_s > 0 else 0.0,
+            "processor_share": self._processor_s / last.elapsed_s if last is not None and last.elapsed_s > 0 else 0.0,
             "faults": list(self._faults),
         }

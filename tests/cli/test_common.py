@@ -55,6 +55,11 @@ def _run(target: str, *argv: str) -> int:
     return stop.value.code
 
 
+def test_a_closed_stdout_is_no_failure(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert _run(target, "nothing") == 0
+
+
 @pytest.mark.parametrize("how", FAILURES)
 def test_one_line_and_its_exit_code(how: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(target, how) == FAILURES[how][1]

@@ -57,7 +57,7 @@ def test_what_is_said_of_a_stream(capsys) -> None:
     tally.add(frame(0))
     rest = {
         "in_flight": 2, "predicted_images_per_s": 2.0, "bottleneck": "a compute", "bound_images_per_s": 4.0,
-        "predicted_latency_s": 0.05, "lost": 1, "unfinished": 0, "dropped": 3,
+        "predicted_latency_s": 0.05, "lost": 1, "unfinished": 0, "not_begun": 5, "dropped": 3,
     }  # fmt: skip
     show({**tally.figures(), **rest})
     assert capsys.readouterr().out.splitlines() == [
@@ -66,6 +66,7 @@ def test_what_is_said_of_a_stream(capsys) -> None:
         "latency: p50 100.00 ms, p95 100.00 ms, p99 100.00 ms, mean 100.00 ms, max 100.00 ms; "
         "predicted 50.00 ms for one alone",
         "1 lost: neither a result nor an error came",
+        "5 not begun",
         "3 dropped: nobody took them in time",
     ]
 
@@ -76,7 +77,7 @@ def test_a_line_moves_no_cursor_and_stays_one_line(capsys) -> None:
     say(StreamedFrame(1, "c", None, "beta said\r\x1b]0;x\x07", 1.0), nothing, Found())
     assert capsys.readouterr().out.split("\n") == [
         "     0      1.00 ms  a\ufffd[2J\ufffdb\ufffd.jpg",
-        "     1  failed: beta said\ufffd\ufffd]0;x\ufffd",
+        "     1  failed: c: beta said\ufffd\ufffd]0;x\ufffd",
         "",
     ]
 

@@ -101,6 +101,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize("read", [read_image, find_images])
+def test_a_name_that_the_system_does_not_take_is_named(tmp_path: Path, read) -> None:
+    with pytest.raises(MediaError, match=r"aaa\.png: cannot be read: File name too long"):
+        read(tmp_path / f"{'a' * 300}.png")
+
+
 def test_every_truncation_of_every_format_ends_in_a_picture_or_the_files_name(tmp_path: Path) -> None:
     refused = 0
     for ending in ("png", "jpg", "gif", "webp", "bmp", "tif", "ppm", "ico"):

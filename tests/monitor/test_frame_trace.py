@@ -58,7 +58,9 @@ def test_the_slowest_is_asked_for_as_soon_as_it_has_ended() -> None:
 @pytest.mark.parametrize(
     ("choice", "latencies_s", "error"),
     [
-        ("7", [0.1, 0.2], "frame 7 did not end well"),
+        ("7", [0.1, 0.2], "there was no frame 7: the stream had 2 frames, counted from 0: the last is 1"),
+        ("1", [None], "there was no frame 1: the stream had one frame, counted from 0: the last is 0"),
+        ("0", [], "there was no frame 0: the stream had 0 frames"),
         ("1", [0.1, None], "frame 1 did not end well"),
         ("slowest", [None, None], "no frame ended well"),
         ("0", [0.1], "what was recorded of this frame is forgotten already"),
@@ -77,3 +79,14 @@ def test_what_is_no_frame_is_refused(text: str) -> None:
         InputError, match=f"'{text}' is not a frame to trace: accepted are a number from 0 and 'slowest'"
     ):
         read_choice(text)
+
+
+def test_whatever_keeps_it_from_being_traced_is_the_reason() -> None:
+    class _Breaks(_Recorder):
+        def timeline_of(self, ran_as):
+            raise KeyError("alpha")
+
+    trace = FrameTrace(0)
+    trace.begin(_Breaks(), None, None)
+    trace.frame(Frame(0, 0.1, 1.0, "frame 0"))
+    assert trace.end()["trace"] == {"error": "KeyError: 'alpha'"}

@@ -23,7 +23,8 @@ class _View:
 
     per_s = 1.0
 
-    def __init__(self, fails: str = "") -> None:
+    def __init__(self, fails: str = "", error: Exception | None = None) -> None:
+        self._error = error or OSError(32, "Broken pipe")
         self.heard: list[str] = []
         self.snapshots: list = []
         self.shown = threading.Event()
@@ -32,7 +33,7 @@ class _View:
     def _hear(self, what: str) -> None:
         self.heard.append(what)
         if what == self._fails:
-            raise OSError(32, "Broken pipe")
+            raise self._error
 
     def begin(self, strategy) -> None:
         self._hear("begin")
@@ -114,17 +115,49 @@ def test_devices_that_never_answer_are_not_waited_for_long(now_s, monkeypatch) -
     assert watch.end()["watch"]["devices"] == {}
 
 
-def test_a_view_that_fails_is_left_out(coordinator: Coordinator, now_s) -> None:
-    broken, sound = _View("frame"), _View()
-    watch = StreamWatch([broken, sound], lambda: now_s[0])
+@pytest.mark.parametrize("error", [OSError(32, "Broken pipe"), ValueError("no such column")])
+def test_a_view_that_fails_is_left_out(coordinator: Coordinator, now_s, error: Exception) -> None:
+    broken, sound, said = _View("frame", error), _View(), []
+    watch = StreamWatch([broken, sound], lambda: now_s[0], said.append)
     watch.begin(coordinator, _Strategy, None)
     for number in range(3):
         watch.frame(Frame(number, 0.04, 1.0))
-    told = watch.end()["watch"]
-    assert told["faults"] == ["_View: Broken pipe"]
+    faults = watch.end()["watch"]["faults"]
+    assert faults in (["_View: Broken pipe"], ["_View: ValueError: no such column"])
+    assert said == [f"the stream goes on without {faults[0]}"]
     assert broken.heard.count("frame") == 1
     assert broken.heard[-1] == "end", "what it holds is given back all the same"
     assert sound.heard.count("frame") == 3
+
+
+def test_a_view_that_fails_in_the_watching_thread_is_left_out(coordinator: Coordinator, now_s, monkeypatch) -> None:
+    monkeypatch.setattr(stream_watch, "TURN_S", 0.001)
+    broken, sound, said = _View("show", ValueError("no such column")), _View(), []
+    watch = StreamWatch([broken, sound], lambda: now_s[0], said.append)
+    watch.begin(coordinator, _Strategy, None)
+    assert sound.shown.wait(10)
+    now_s[0] += 2.0
+    sound.shown.clear()
+    assert sound.shown.wait(10), "the others are shown on"
+    assert watch.end()["watch"]["faults"] == ["_View: ValueError: no such column"]
+    assert len(said) == 1
+
+
+def test_what_ends_the_watching_itself_is_said(coordinator: Coordinator, now_s, monkeypatch) -> None:
+    def breaks() -> None:
+        raise KeyError("pi-a")
+
+    view, said = _View(), []
+    watch = StreamWatch([view], lambda: now_s[0], said.append)
+    monkeypatch.setattr(coordinator, "samples", breaks)
+    watch.begin(coordinator, _Strategy, None)
+    watch._thread.join(10)
+    watch.frame(Frame(0, 0.04, 1.0))
+    found = watch.end()["watch"]
+    assert found["faults"] == ["watching: KeyError: 'pi-a'", "what is seen of the workers: KeyError: 'pi-a'"]
+    assert len(said) == 2
+    assert found["devices"] == {}
+    assert view.heard == ["begin", "frame", "end"]
 
 
 def test_a_coordinator_that_is_closed_is_no_fault_of_watching(coordinator: Coordinator, now_s) -> None:
@@ -136,7 +169,9 @@ def test_a_coordinator_that_is_closed_is_no_fault_of_watching(coordinator: Coord
 
 
 def test_before_the_stream_began_there_is_nothing_to_say() -> None:
-    assert StreamWatch([_View()]).end() == {}
+    view = _View()
+    assert StreamWatch([view]).end() == {}
+    assert view.heard == ["end"], "what it holds, such as a port, is given back"
 
 
 def test_no_thread_is_left(coordinator: Coordinator, now_s) -> None:

@@ -15,7 +15,7 @@ Files are relative to the menu.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,8 +82,10 @@ def load_menu(path: str | Path) -> tuple[MenuEntry, ...]:
     if not 1 <= len(file.variant) <= MOST_VARIANTS:
         raise FileError(located(path, "variant", f"{len(file.variant)} of them", f"1 to {MOST_VARIANTS} [[variant]]"))
     entries = tuple(_entry(path, f"variant[{k}]", variant) for k, variant in enumerate(file.variant))
+    # Whatever their accuracies: one of two that are the same would never be taken.
+    same = [replace(entry, accuracy=0.0) for entry in entries]
     for number, entry in enumerate(entries):
-        if entry in entries[:number]:
+        if same[number] in same[:number]:
             raise FileError(f"{path}: variant[{number}]: '{entry.name}' stands twice")
     return entries
 

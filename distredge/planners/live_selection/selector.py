@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Final
@@ -93,9 +93,15 @@ class Selector:
             for price, known in zip(self._prices, self._known, strict=True)
         )
 
-    def choose(self, now_s: float) -> tuple[Choice, float]:
-        """Returns what the next frame takes, and the seconds that it is predicted to."""
-        predicted_s = self.predicted_s(now_s)
+    def choose(self, now_s: float, lost: Collection[int] = ()) -> tuple[Choice, float]:
+        """Returns what the next frame takes, and the seconds that it is predicted to.
+
+        Args:
+            now_s: the time now.
+            lost: variants that cannot run at the moment.
+        """
+        known_s = self.predicted_s(now_s)
+        predicted_s = [math.inf if k in lost else seconds for k, seconds in enumerate(known_s)]
         allowed_s = self._limit_s / (1.0 + LATE_TIMES * self._late)
         choice = select(allowed_s, predicted_s, self._accuracies, self.current)
         self.switches += self.current not in (None, choice.index)

@@ -86,8 +86,9 @@ class LocalCluster:
             self._network = ZmqNetwork(None if plaintext else keys[REQUESTER_NAME].for_requester())
             left_s = PATIENCE_S if connect_s is None else max(0.0, started_s + connect_s - time.monotonic())
             self._coordinator = Coordinator(
-                self._network, addresses, deadline_s=deadline_s, connect_s=left_s, replan=replan
-            )
+                self._network, addresses, deadline_s=deadline_s, connect_s=left_s, replan=replan,
+                gone=self._workers.why_ended,
+            )  # fmt: skip
             self._coordinator.deploy(self._deployment, in_flight)
             for other in also:
                 self._coordinator.deploy_also(other)

@@ -106,6 +106,14 @@ class WorkerProcess:
             raise ExecutionError(f"worker '{self.name}': {self.bound.error}")
         return self.bound
 
+    def why_ended(self) -> str | None:
+        """How it has ended by itself, for people; None while it runs."""
+        code = self._process.poll()
+        if code is None or self._stopping:
+            return None
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"its process has ended ({how}){self._last_words()}"
+
     def let_go(self) -> None:
         """Closes what leads to it; it goes on."""
         for pipe in (self._process.stdin, self._process.stdout):
@@ -178,6 +186,10 @@ class WorkerProcesses:
             key = keys.public[process.name] if keys is not None else ""
             addresses.append(WorkerAddress(process.name, bound.control, bound.data, key))
         return tuple(addresses)
+
+    def why_ended(self, name: str) -> str | None:
+        """How a worker's process has ended by itself, for people; None while it runs. Nobody starts it again."""
+        return next((process.why_ended() for process in self._processes if process.name == name), None)
 
     def close(self) -> None:
         """Ends them."""

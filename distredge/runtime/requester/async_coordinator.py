@@ -157,6 +157,8 @@ class AsyncCoordinator:
     ) -> None:
         try:
             async for given in _each(frames):
+                if (over := self.coordinator.over()) is not None:
+                    raise over
                 inputs, tag = offered(given)
                 try:
                     if isinstance(inputs, DistredgeError):

@@ -6,13 +6,14 @@ not wait for the caller. The caller's thread prepares inputs and waits. `async_c
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from distredge.device_sample import DeviceSample
-from distredge.errors import ConfigError, ExecutionError
+from distredge.errors import ConfigError, ExecutionError, MediaError, located
 from distredge.runtime.buffers import Array
 from distredge.runtime.picture_files import FileInputs
 from distredge.runtime.protocol.addresses import WorkerAddress
@@ -56,6 +57,8 @@ class Coordinator:
             ones to come back. Called in a thread of its own.
         holder: who holds the workers, for others to read; None: this user, host, process and command.
         take_over: whether workers are taken that somebody else holds.
+        gone: asked why a worker of this name never comes back; None where it may. Called in a thread of its own; it
+            does not wait. Without it any worker may come back.
     """
 
     def __init__(
@@ -69,11 +72,13 @@ class Coordinator:
         replan: Callable[[frozenset[str]], Deployment] | None = None,
         holder: str | None = None,
         take_over: bool = False,
+        gone: Callable[[str], str | None] | None = None,
     ) -> None:
         self._deadline_s = deadline_s
         self._replans = replan is not None
         name = this_holder() if holder is None else holder
-        self._runner = Runner(network, workers, Options(deadline_s, connect_s, patience_s, replan, name, take_over))
+        options = Options(deadline_s, connect_s, patience_s, replan, name, take_over, gone)
+        self._runner = Runner(network, workers, options)
         self._runner.loop.start()
 
     def __enter__(self) -> Coordinator:
@@ -166,7 +171,8 @@ class Coordinator:
     def deploy_beside(self, deployment: Deployment, in_flight: int = 1) -> None:
         """Begins to prepare a deployment while frames go on; the first frame after it is ready runs on it.
 
-        What goes wrong meanwhile leaves the plan that runs in place and is in `beside_error`.
+        What goes wrong meanwhile leaves the plan that runs in place and is in `beside_error`. A plan that somebody
+        waits for, after a loss or in `deploy`, is prepared first; what `deploy` prepares takes the place of this one.
         """
         self._runner.loop.call(self._runner.deploy_beside(deployment, in_flight))
 
@@ -187,8 +193,7 @@ class Coordinator:
     @property
     def beside_error(self) -> ExecutionError | None:
         """Why the plan that is being prepared beside the active one cannot run; None while it may."""
-        following = self._runner.plans.following
-        return following.error if following is not None else None
+        return self._runner.beside_error
 
     @property
     def deployment(self) -> Deployment:
@@ -268,7 +273,7 @@ class Coordinator:
         if not runner.frames.room.take(limit_s, until_s, wanted):
             return None
         pending = Pending()
-        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s, on=on))
+        runner.submit(Request(pending, arrays, deployment, time.monotonic_ns(), until_s, limit_s, on=on))
         return pending
 
     @property
@@ -280,6 +285,20 @@ class Coordinator:
         """Lets those who wait in `submit_when` ask whether their frames are still wanted."""
         self._runner.frames.room.look()
 
+    def stands(self, on: Deployment) -> bool:
+        """Whether frames that name this deployment can begin now, as far as is known: none of its workers is lost."""
+        plan = self._runner.plans.for_frames(on)
+        return plan is not None and plan.error is None
+
+    def over(self) -> ExecutionError | None:
+        """Why no frame can come through any more, until something is deployed again; None where one may.
+
+        The coordinator is closed, somebody else has taken a worker, a worker refuses its plan or never comes back and
+        nothing can be planned without it, or every worker has been away for as long as they may take to be reached.
+        """
+        runner = self._runner
+        return runner.loop.closed or runner.refusal or runner.over()
+
     def _check_runs(self) -> None:
         refusal = self._runner.loop.closed or self._runner.refusal
         if refusal is not None:
@@ -290,7 +309,7 @@ class Coordinator:
 
         The source is iterated in a thread of its own. A frame that fails, because its inputs do not fit, or at its
         deadline, or with an engine's error, is a named failure in its place, and the stream goes on. What the source
-        itself raises is raised in its place.
+        itself raises is raised in its place; so is, once no frame can come through any more, why that is (`over`).
 
         Args:
             frames: the inputs of each, such as (N, C, H, W), as for `submit`; or `Offered`, with a tag.
@@ -314,6 +333,7 @@ class Coordinator:
             keep_pixels: whether results hold the pixels of their pictures, which may be many times what is sent.
 
         Raises:
+            MediaError: if a name stands where several are wanted.
             ModelError: if the model does not say how a picture becomes its input.
             ExecutionError: if nothing is deployed.
         """
@@ -327,8 +347,11 @@ class Coordinator:
             keep_pixels: likewise.
 
         Raises:
-            ModelError, ExecutionError: as `stream_images`.
+            MediaError, ModelError, ExecutionError: as `stream_images`.
         """
+        if isinstance(pictures, (str, bytes, os.PathLike)):
+            accepted = "several names, such as [name], or pathlib.Path(folder).iterdir()"
+            raise MediaError(located("stream_images", "pictures", pictures, accepted))
         return offer(lambda: self.deployment, pictures, keep_pixels)
 
     # Looking back.

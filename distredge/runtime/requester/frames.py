@@ -95,7 +95,7 @@ class Frames:
     def end_all(self, why: ExecutionError) -> None:
         """Ends every frame, and forgets the plans."""
         requests = [frame.request for plan in self._plans.all() for frame in plan.frames.values()]
-        self._plans.forget()
+        self._plans.forget(why)
         self.take_in()
         requests += self.waiting
         self.waiting = []
@@ -140,7 +140,7 @@ class Frames:
         for request in [r for r in self.waiting if now_s >= r.until_s]:
             self.waiting.remove(request)
             plan = self._plans.for_frames(request.on)
-            self._end(request, request.lost or reason(plan, request.until_s - request.started_ns / 1e9))
+            self._end(request, request.lost or reason(plan, request.limit_s))
 
     def _start(self, plan: OpenPlan, number: int, request: Request) -> None:
         """Sends a frame's inputs."""
@@ -150,7 +150,7 @@ class Frames:
         outputs = deployment.empty_outputs(request.inputs)
         plan.frames[number] = OpenFrame(request, outputs, _inboxes(plan, outputs))
         now_s = time.monotonic()
-        event = Submitted(number, now_s, request.until_s, now_s - request.started_ns / 1e9)
+        event = Submitted(number, now_s, request.until_s, now_s - (request.until_s - request.limit_s))
         self.handle(plan, event)
         if number not in plan.frames:
             return

@@ -75,6 +75,11 @@ class Turns:
     def __init__(self) -> None:
         self._asked: list[object] = []
 
+    @property
+    def are_waited_for(self) -> bool:
+        """Whether somebody waits for the one whose turn it is."""
+        return len(self._asked) > 1
+
     def of(self, task: Task[T]) -> Task[T]:
         """Runs a task once those that asked before have ended."""
         turn = object()

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from distredge.errors import ExecutionError
+from distredge.errors import DistredgeError, ExecutionError
 from distredge.runtime.buffers import Array, Inbox, Outbox
 from distredge.runtime.deployment import fill
 from distredge.runtime.protocol.fields import Bytes
@@ -74,6 +74,9 @@ class OpenPlan:
 
     Attributes:
         error: why it cannot be run any more, or never could.
+        recovery_error: why it could be had back no more when that was tried last, nor another one in its place.
+        deserted_s: since when none of its workers stands (monotonic); None while one does, or nobody has looked.
+        over: why no frame can come through on it any more, nor on one in its place; None where one may.
         given_up: workers without which it must be planned anew, though they may seem to stand.
         weights: worker -> pieces of constants that it is still to be sent.
         loaded: worker -> (sub-models that it has loaded, of how many), of those that load and have said so.
@@ -102,7 +105,9 @@ class OpenPlan:
         self.frames: dict[int, OpenFrame] = {}
         self.error: ExecutionError | None = None
         self.given_up: tuple[str, ...] = ()
-        self.recovery_failed = False
+        self.recovery_error: DistredgeError | None = None
+        self.deserted_s: float | None = None
+        self.over: ExecutionError | None = None
         self.retiring = False
         self.retired = False
         self.told_missing: set[str] = set()

@@ -156,6 +156,7 @@ class Request:
             meanwhile.
         checked: the deployment whose inputs they are known to be.
         started_ns, until_s: when it got its place and when it must have ended (monotonic).
+        limit_s: how long it may take in all, waiting for its place included.
         not_before_s: when it may start; later than now after a connection was made anew.
         lost: why it has to be run again.
         on: the deployment that it names; None: the one that frames run on.
@@ -166,6 +167,7 @@ class Request:
     checked: Deployment
     started_ns: int
     until_s: float
+    limit_s: float
     not_before_s: float = 0.0
     lost: ExecutionError | None = None
     on: Deployment | None = None
@@ -211,7 +213,7 @@ class Room:
                 left_s = until_s - time.monotonic()
                 if left_s <= 0:
                     raise PeerTimeout(f"no room for one more frame within {limit_s:.3g} s: {self._taken} are under way")
-                self._changed.wait(left_s)
+                self._changed.wait(min(left_s, threading.TIMEOUT_MAX))
             self._taken += 1
             return True
 

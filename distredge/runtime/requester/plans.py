@@ -46,6 +46,10 @@ class Blamed(PeerTimeout):
         super().__init__(text)
 
 
+class GivesWay(Exception):
+    """A plan that is prepared beside another one was given up for one that is waited for."""
+
+
 class Plans:
     """All plans of a coordinator.
 
@@ -57,7 +61,6 @@ class Plans:
 
     Attributes:
         active: runs the frames.
-        following: is being prepared beside it.
         standing: others that stand, each for the frames that name its deployment.
         weights_sent_bytes: constants sent to workers so far, for all plans.
         prepared: worker -> what preparing took there so far, all plans together.
@@ -71,7 +74,6 @@ class Plans:
         self._leaves_out = leaves_out
         self._plans: dict[int, OpenPlan] = {}
         self.active: OpenPlan | None = None
-        self.following: OpenPlan | None = None
         self.standing: list[OpenPlan] = []
         self.weights_sent_bytes = 0
         self.prepared: dict[str, Prepared] = {}
@@ -108,6 +110,15 @@ class Plans:
 
     # Preparing.
 
+    def reach(self, deployment: Deployment, back: bool = False) -> Task[list[str]]:
+        """Waits until the workers of a deployment stand; returns their names. What is raised is that of `begin`."""
+        names = [deployment.devices[i] for i in deployment.busy]
+        unknown = [name for name in names if name not in self._workers]
+        if unknown:
+            raise TransportError(f"no address of worker '{unknown[0]}'")
+        yield from self._workers.connect(names, self._connect_s, back)
+        return names
+
     def begin(self, deployment: Deployment, slots: int, back: bool = False) -> Task[OpenPlan]:
         """Reaches the workers of a deployment and sends them their plans.
 
@@ -115,11 +126,7 @@ class Plans:
             TransportError: if there is no address of one.
             ExecutionError: see `WorkerConnections.connect`, of which `back` is.
         """
-        names = [deployment.devices[i] for i in deployment.busy]
-        unknown = [name for name in names if name not in self._workers]
-        if unknown:
-            raise TransportError(f"no address of worker '{unknown[0]}'")
-        yield from self._workers.connect(names, self._connect_s, back)
+        names = yield from self.reach(deployment, back)
         self._check_decoders(deployment)
         addresses = [self._workers[name].for_others() for name in names]
         # Never the number of another coordinator's plan: what that one still sends must find no plan here.
@@ -159,7 +166,12 @@ class Plans:
                 )
 
     def prepare(
-        self, deployment: Deployment, slots: int, back: bool = False, silent_s: float | None = None
+        self,
+        deployment: Deployment,
+        slots: int,
+        back: bool = False,
+        silent_s: float | None = None,
+        gives_way: bool = False,
     ) -> Task[OpenPlan]:
         """Prepares a deployment until it can run, after those before it; what goes wrong retires it.
 
@@ -168,20 +180,26 @@ class Plans:
             slots: frames that may be in flight.
             back: see `WorkerConnections.connect`.
             silent_s: for how long a worker may say nothing at all; None: as long as its connection stands.
+            gives_way: whether it is given up as soon as another one waits for its turn.
 
         Raises:
+            GivesWay: then.
             Blamed: if one says nothing for so long, or cannot reach another one.
             PeerTimeout: if a worker cannot be reached, is lost, or does not get ready.
             ExecutionError: what a worker refuses.
         """
-        return (yield from self._turns.of(self._prepare(deployment, slots, back, silent_s)))
+        return (yield from self._turns.of(self._prepare(deployment, slots, back, silent_s, gives_way)))
 
-    def _prepare(self, deployment: Deployment, slots: int, back: bool, silent_s: float | None) -> Task[OpenPlan]:
+    def _prepare(
+        self, deployment: Deployment, slots: int, back: bool, silent_s: float | None, gives_way: bool
+    ) -> Task[OpenPlan]:
         plan = yield from self.begin(deployment, slots, back)
         pings = 0
         asked_s = time.monotonic()
         try:
             while not self.ready(plan):
+                if gives_way and self._turns.are_waited_for:
+                    raise GivesWay
                 now_s = time.monotonic()
                 if silent_s is not None and now_s >= asked_s:
                     mute = self._mute(plan, now_s - silent_s) if pings >= PINGS else ()
@@ -211,8 +229,6 @@ class Plans:
         """Runs frames on a plan from now on; those in flight come to their end under the one before."""
         old, self.active = self.active, plan
         self._stands(plan)
-        if self.following is plan:
-            self.following = None
         if old is not None:
             old.retiring = True
         self.retire_ended()
@@ -247,20 +263,18 @@ class Plans:
             if plan.retiring and not plan.book.open_frames:
                 self.retire(plan)
 
-    def forget(self) -> None:
-        """Forgets every plan; the workers have done so already, or will."""
+    def forget(self, why: ExecutionError) -> None:
+        """Forgets every plan, also for who is preparing one; the workers have done so already, or will."""
+        for plan in self._plans.values():
+            plan.error = plan.error or why
         self._plans.clear()
-        self.active = self.following = None
+        self.active = None
         self.standing = []
 
     @property
     def next_s(self) -> float:
         """When something is due (monotonic seconds)."""
-        due_s = [s for plan in self._plans.values() if (s := plan.book.next_s) is not None]
-        following = self.following
-        if following is not None and following.error is None and not following.preparation.done:
-            due_s.append(following.preparation.next_s)
-        return min(due_s, default=float("inf"))
+        return min((s for plan in self._plans.values() if (s := plan.book.next_s) is not None), default=float("inf"))
 
     # Constants.
 

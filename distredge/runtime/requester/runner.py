@@ -34,7 +34,7 @@ from distredge.runtime.requester.measured_timeline import Recorded, build_timeli
 from distredge.runtime.requester.next_actions import Answered, FrameBroken, Heard, WorkerGone
 from distredge.runtime.requester.open_plans import OpenPlan
 from distredge.runtime.requester.pending import RanAs, Request
-from distredge.runtime.requester.plans import Plans
+from distredge.runtime.requester.plans import GivesWay, Plans
 from distredge.runtime.requester.recovery import Recovery
 from distredge.runtime.requester.worker_connection import WorkerConnection
 from distredge.runtime.requester.workers import WorkerConnections
@@ -59,6 +59,17 @@ class Options:
     replan: Callable[[frozenset[str]], Deployment] | None
     holder: str
     take_over: bool
+    gone: Callable[[str], str | None] | None
+
+
+@dataclass(eq=False)
+class _Beside:
+    """A deployment that is to take over from the one that runs, as soon as it can."""
+
+    deployment: Deployment
+    slots: int
+    call: Call[None] | None = None
+    error: ExecutionError | None = None
 
 
 class Runner:
@@ -86,6 +97,7 @@ class Runner:
         self.current: Deployment | None = None
         self.refusal: ExecutionError | None = None
         self._recoveries: dict[OpenPlan, tuple[Recovery, Call[None]]] = {}
+        self._beside: _Beside | None = None
         self._due_s = self._renew_s = 0.0
         self._sample = False
         # One after the other: an answer does not say which of two questions it is for.
@@ -126,7 +138,6 @@ class Runner:
         if self._sample:
             self._sample = False
             self.workers.sample(dict.fromkeys(name for plan in self.plans.for_some_frames for name in plan.indices))
-        self._swap()
         self._recover()
         if frames.waiting:
             frames.start_waiting(now_s, self.refusal)
@@ -158,33 +169,49 @@ class Runner:
         """Prepares a deployment and runs frames on it from then on."""
         self.refusal = None
         plan = yield from self.plans.prepare(deployment, slots)
+        self._forget_beside()
         self._activate(plan)
 
     def deploy_beside(self, deployment: Deployment, slots: int) -> Task[None]:
         """Begins to prepare a deployment beside the one that runs."""
-        following = self.plans.following
-        if following is not None:
-            self.plans.retire(following)
-        self.plans.following = None
-        self.plans.following = yield from self.plans.begin(deployment, slots)
+        self._forget_beside()
+        yield from self.plans.reach(deployment)
+        self._forget_beside()
+        self._beside = beside = _Beside(deployment, slots)
+        beside.call = self.loop.begin(self._prepared_beside(beside))
+
+    @property
+    def beside_error(self) -> ExecutionError | None:
+        """Why the deployment that is to take over cannot run; called by any thread."""
+        beside = self._beside
+        return None if beside is None else beside.error
+
+    def _prepared_beside(self, beside: _Beside) -> Task[None]:
+        """Goes over to a deployment once it can run; what frames wait for is prepared before it."""
+        try:
+            plan: OpenPlan | None = None
+            while plan is None:
+                # Not in its turn: a worker may be away for long, and others can do without it.
+                yield from self.plans.reach(beside.deployment)
+                with contextlib.suppress(GivesWay):
+                    plan = yield from self.plans.prepare(beside.deployment, beside.slots, gives_way=True)
+        except ExecutionError as error:
+            _log.warning("the plan beside the active one cannot run: %s", error)
+            beside.error = error
+            return
+        self._beside = None
+        self._activate(plan)
+
+    def _forget_beside(self) -> None:
+        beside, self._beside = self._beside, None
+        if beside is not None and beside.call is not None:
+            beside.call.cancelled = True
 
     def deploy_also(self, deployment: Deployment) -> Task[None]:
         """Prepares a deployment for the frames that name it, as many at once as may be in flight."""
         self.refusal = None
         plan = yield from self.plans.prepare(deployment, self.frames.room.limit)
         self.plans.stand(plan)
-
-    def _swap(self) -> None:
-        """Goes over to the plan that was prepared beside the active one, once it can run."""
-        following = self.plans.following
-        if following is None or following.retired:
-            return
-        try:
-            if self.plans.ready(following):
-                self._activate(following)
-        except ExecutionError as error:
-            _log.warning("the plan beside the active one cannot run: %s", error)
-            self.plans.retire(following)
 
     def _activate(self, plan: OpenPlan) -> None:
         self.plans.activate(plan)
@@ -197,6 +224,8 @@ class Runner:
         for plan in [plan for plan in self._recoveries if plan not in plans]:
             self._recoveries.pop(plan)[1].cancelled = True
         for plan in plans:
+            if plan.error is not None:
+                self._look_whether_over(plan)
             if plan not in self._recoveries and self._needs_recovery(plan):
                 one = Recovery(
                     self.workers, self.plans, plan, options.deadline_s, options.connect_s, options.replan, self._bell
@@ -206,7 +235,7 @@ class Runner:
     def _needs_recovery(self, plan: OpenPlan) -> bool:
         if plan.error is None:
             return False
-        return not plan.recovery_failed or any(
+        return plan.recovery_error is None or any(
             self.plans.for_frames(request.on) is plan for request in self.frames.waiting
         )
 
@@ -216,7 +245,7 @@ class Runner:
         except DistredgeError as error:
             _log.warning("no plan can be run: %s", error)
             self._recoveries.pop(broken, None)
-            broken.recovery_failed = True
+            broken.recovery_error = error
             self.frames.end_waiting(broken, error)
             return
         self._recoveries.pop(broken, None)
@@ -227,6 +256,39 @@ class Runner:
         else:
             # Another one has come in its place meanwhile.
             self.plans.retire(plan)
+
+    def over(self) -> ExecutionError | None:
+        """Why no frame can come through any more on any of the plans; None where one may. Called by any thread."""
+        plans = self.plans.for_some_frames
+        return plans[0].over if plans and all(plan.over is not None for plan in plans) else None
+
+    def _look_whether_over(self, plan: OpenPlan) -> None:
+        """Notes whether a plan that cannot go on can still be had back, or another one in its place."""
+        absent = [self.workers[name] for name in plan.indices if not self.workers[name].stands]
+        now_s = time.monotonic()
+        if len(absent) < len(plan.indices):
+            plan.deserted_s = None
+        elif plan.deserted_s is None:
+            plan.deserted_s = now_s
+        gone = self._gone(absent)
+        without = self._options.replan is not None
+        refused = plan.recovery_error is not None and not isinstance(plan.recovery_error, PeerTimeout)
+        if gone and not without:
+            plan.over = PeerTimeout(f"cannot reach {', '.join(gone)}")
+            self.frames.end_waiting(plan, plan.over)
+        elif refused and (not without or len(gone) == len(absent) > 0):
+            plan.over = ExecutionError(f"no plan can be run any more: {plan.recovery_error}")
+        elif plan.deserted_s is not None and now_s >= plan.deserted_s + self._options.connect_s:
+            plan.over = self.workers.absent(plan.indices, self._options.connect_s)
+        else:
+            plan.over = None
+
+    def _gone(self, absent: Iterable[WorkerConnection]) -> list[str]:
+        """Those of the workers that do not stand that never come back, each with why."""
+        if self._options.gone is None:
+            return []
+        found = ((worker, self._options.gone(worker.name)) for worker in absent)
+        return [f"worker '{worker.name}' at {worker.address.control}: {why}" for worker, why in found if why]
 
     # What comes in (`workers.Handler`).
 

@@ -7,12 +7,16 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
-from distredge.errors import DistredgeError
+from distredge.errors import DistredgeError, ExecutionError
 from distredge.runtime.buffers import Array
 from distredge.runtime.requester.pending import FrameResult, Given, Pending, offered
 
 AHEAD: Final = 2
 """Times the frames in flight: how many results may wait for a consumer that is slower than the workers."""
+
+
+LOOK_S: Final = 0.5
+"""Between two looks, while the source is waited for, at whether a frame could come through at all."""
 
 
 class Submits(Protocol):
@@ -27,6 +31,9 @@ class Submits(Protocol):
 
     def look(self) -> None:
         """Asks again what is wanted."""
+
+    def over(self) -> ExecutionError | None:
+        """Why no frame can come through any more; None where one may."""
 
 
 class _Wanted(Protocol):
@@ -83,7 +90,10 @@ class Stream:
     def _next(self) -> _Started | _Raised:
         with self._changed:
             while not self._items:
-                self._changed.wait()
+                seen = self._changed.wait(LOOK_S)
+                # A source may wait for its next frame as long as it likes, such as for a name from a pipe.
+                if not seen and self._in_source and (over := self._submits.over()) is not None:
+                    return _Raised(over)
             item = self._items[0]
         if isinstance(item, _Started) and isinstance(item.frame, Pending):
             item.frame.wait()
@@ -131,7 +141,13 @@ class Stream:
             self._in_source = False
 
     def _put(self, given: Given) -> bool:
-        """Starts a frame; returns whether the stream goes on."""
+        """Starts a frame; returns whether the stream goes on.
+
+        Raises:
+            ExecutionError: if this one cannot come through, nor any after it.
+        """
+        if (over := self._submits.over()) is not None:
+            raise over
         inputs, tag = offered(given)
         try:
             if isinstance(inputs, DistredgeError):

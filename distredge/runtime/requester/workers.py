@@ -119,12 +119,13 @@ class WorkerConnections:
         Args:
             names: the workers.
             timeout_s: how long it may take.
-            back: whether they were held before: one that somebody else holds by now may be given back in time.
+            back: whether they were held before: one that somebody else holds by now may be given back in time, and one
+                whose handshake fails is waited for.
 
         Raises:
             PeerTimeout: naming those that cannot be reached.
             ExecutionError: if somebody else holds one.
-            AuthError: if one refuses this side's key.
+            AuthError: if one refuses this side's key, unless it was held before.
             ProtocolError: if one speaks another version.
         """
         wanted = [self._by_name[name] for name in names]
@@ -138,7 +139,9 @@ class WorkerConnections:
             while absent := [worker for worker in wanted if not worker.stands]:
                 now_s = time.monotonic()
                 self._greet_next(now_s)
-                fatal = next((worker.fatal for worker in absent if worker.fatal is not None), None)
+                # A handshake with one that was reached before may have broken off because it is just starting.
+                known = (worker.fatal for worker in absent if not (back and isinstance(worker.fatal, AuthError)))
+                fatal = next((error for error in known if error is not None), None)
                 if fatal is not None:
                     raise fatal
                 for worker in absent:
@@ -422,7 +425,8 @@ class WorkerConnections:
         told = [worker.told() for worker in self._to_blame(workers)]
         noun = "worker" if len(told) == 1 else "workers"
         return PeerTimeout(
-            f"cannot reach {noun} {', '.join(told)} within {timeout_s:g} s; start each with: distredge worker"
+            f"cannot reach {noun} {', '.join(told)} within {timeout_s:{'.3g' if timeout_s < 100 else '.0f'}} s; "
+            "start each with: distredge worker"
         )
 
     def _drop(self, worker: WorkerConnection, reason: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from distredge.cluster import Cluster, Link, Requester, load_cluster
 from distredge.latency import simulate
 from distredge.model.capture import load_model
+from distredge.planners.live_selection.choosing import Choice
 from distredge.planners.live_selection.selector import REMEMBERED_S, Selector
 from distredge.planners.model_choice import MOBILENET_V1
 from distredge.problem import Problem
@@ -113,3 +114,11 @@ def test_nothing_in_time_takes_the_fastest(plans: list[Plan]) -> None:
     choice, predicted_s = selector.choose(0.0)
     assert (choice.index, choice.fits) == (2, False)
     assert predicted_s > 0.001
+
+
+def test_a_variant_that_cannot_run_is_not_chosen(plans) -> None:
+    selector = _selector(plans, limit_s=60.0)
+    assert selector.choose(0.0)[0].index == 0
+    assert selector.choose(0.1, lost=[0])[0].index == 1
+    assert selector.choose(0.2, lost=[0, 1])[0] == Choice(2, True)
+    assert selector.choose(0.3)[0].index == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from PIL import Image
 from distredge.cli._stream_report import Tally
 from distredge.model import zoo
 from distredge.model.graph import Graph
+from distredge.runtime.hosting.local_cluster import LocalCluster
+from distredge.runtime.requester.coordinator import Coordinator
 from tests.runtime.commands.conftest import Done, deploy, write_cluster
 from tests.runtime.conftest import make_strategy
 
@@ -174,14 +177,33 @@ def test_names_from_stdin(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "error: found no picture, accepted: a stream of at least one\n")
 
 
-def at_picture(monkeypatch, number: int) -> None:
+def test_a_stream_that_waits_for_names_ends_with_its_workers(folder: Path, monkeypatch) -> None:
+    made: list[LocalCluster] = []
+    enter, add = LocalCluster.__enter__, Tally.add
+    monkeypatch.setattr(LocalCluster, "__enter__", lambda self: made.append(self) or enter(self))
+
+    def counted(self: Tally, frame: Any) -> None:
+        add(self, frame)
+        os.kill(made[0].pids["beta"], signal.SIGKILL)
+
+    monkeypatch.setattr(Tally, "add", counted)
+    with stdin() as writing:
+        os.write(writing, b"pics/5.jpg\n")
+        done = deploy(folder, *GIVEN, "--images", "-", *WRITTEN)
+    assert done.returncode == 1
+    assert "cannot reach worker 'beta'" in done.stderr
+    figures = report(folder)
+    assert (figures["done"], figures["unfinished"], figures["not_begun"]) == (1, 0, None)
+
+
+def at_picture(monkeypatch, number: int, sent: signal.Signals = signal.SIGINT) -> None:
     """Interrupts this process while a picture is written down."""
     add = Tally.add
 
     def counted(self: Tally, frame: Any) -> None:
         add(self, frame)
         if frame.number == number:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sent)
 
     monkeypatch.setattr(Tally, "add", counted)
 
@@ -199,6 +221,20 @@ def test_interrupted_while_it_waits_for_the_next_picture(folder: Path, monkeypat
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed_ends_it_unless_that_is_ignored(folder: Path, monkeypatch, ignored: bool) -> None:
+    at_picture(monkeypatch, 1, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        done = deploy(folder, *GIVEN, "--images", "pics", *WRITTEN)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    figures = report(folder)
+    assert (done.returncode, figures["interrupted"], figures["frames"]) == (
+        (0, False, 6) if ignored else (130, True, 2)
+    )
+
+
 def test_interrupted_with_pictures_under_way(folder: Path, monkeypatch) -> None:
     at_picture(monkeypatch, 0)
     done = deploy(folder, *GIVEN, "--images", "pics", "--in-flight", "2", *WRITTEN)
@@ -206,6 +242,47 @@ def test_interrupted_with_pictures_under_way(folder: Path, monkeypatch) -> None:
     figures = report(folder)
     assert (figures["frames"], figures["lost"], len(lines(folder))) == (1, 0, 1)
     assert 0 <= figures["unfinished"] <= 5
+
+
+def test_ended_from_outside_before_it_begins(folder: Path, monkeypatch) -> None:
+    """Before, SIGTERM killed it while workers were started or reached: boards were held on."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Coordinator, "deploy", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    done = deploy(folder, *GIVEN, "--images", "pics", *WRITTEN)
+    assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("replans", [False, True])
+def test_a_worker_that_is_killed_ends_the_stream(folder: Path, monkeypatch, replans: bool) -> None:
+    """Unless the others can go on."""
+    for number in range(6, 40):
+        shutil.copy(folder / "pics" / "0.jpg", folder / "pics" / f"{number:02}.jpg")
+    made: list[LocalCluster] = []
+    enter = LocalCluster.__enter__
+    monkeypatch.setattr(LocalCluster, "__enter__", lambda self: made.append(self) or enter(self))
+    add = Tally.add
+
+    def counted(self: Tally, frame: Any) -> None:
+        add(self, frame)
+        if frame.number == 1:
+            os.kill(made[0].pids["beta"], signal.SIGKILL)
+
+    monkeypatch.setattr(Tally, "add", counted)
+    done = deploy(
+        folder, *GIVEN, "--images", "pics", "--in-flight", "2", *WRITTEN, *(["--replan", "offload"] if replans else [])
+    )
+    figures = report(folder)
+    assert (figures["lost"], figures["interrupted"], figures["frames"]) == (0, False, len(lines(folder)))
+    if replans:
+        assert (done.returncode, figures["done"], figures["failed_frames"], figures["ended_early"]) == (0, 39, 1, None)
+        return
+    assert done.returncode == 1
+    assert "its process has ended (signal 9)" in done.stderr
+    assert figures["ended_early"] in done.stderr
+    assert figures["frames"] + figures["unfinished"] + figures["not_begun"] == 40
+    assert figures["not_begun"] > 0
+    assert f"{figures['not_begun']} not begun" in done.stdout
 
 
 def test_what_watches_a_stream_is_told_in_the_main_thread(folder: Path, monkeypatch) -> None:
@@ -223,7 +300,7 @@ def test_what_watches_a_stream_is_told_in_the_main_thread(folder: Path, monkeypa
             told.append("end")
             return {"watched": {"frames": 2}}
 
-    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda *_: [Watching()])
+    monkeypatch.setattr("distredge.cli._stream_observers.observers", lambda *_: [Watching()])
     done = deploy(folder, *GIVEN, "--images", "pics/[2-3].jpg", "--json", "--no-check")
     assert done.returncode == 0, done.stderr
     assert told == [(1, ("alpha", "beta"), True), (0, "pics/2.jpg", True), (1, "pics/3.jpg", False), "end"]
@@ -242,9 +319,9 @@ def test_interrupted_while_what_watches_it_begins(folder: Path, monkeypatch) -> 
             told.append("ended")
             return {}
 
-    monkeypatch.setattr("distredge.cli._stream_run.observers", lambda *_: [Watching()])
+    monkeypatch.setattr("distredge.cli._stream_observers.observers", lambda *_: [Watching()])
     assert deploy(folder, *GIVEN, "--images", "pics", *WRITTEN).returncode == 130
-    assert (told, report(folder)["interrupted"], lines(folder)) == (["begun", "ended"], True, [])
+    assert (told[:2], report(folder)["interrupted"], lines(folder)) == (["begun", "ended"], True, [])
 
 
 @pytest.mark.parametrize(("raised", "code"), [(RuntimeError("no memory"), 1), (KeyboardInterrupt(), 130)])
@@ -263,6 +340,21 @@ def test_a_disk_that_is_full_leaves_the_report(folder: Path) -> None:
     done = deploy(folder, *GIVEN, "--images", "pics", "--out", "/dev/full", "--report", "report.json")
     assert (done.returncode, done.stderr) == (2, "error: /dev/full: cannot be written: No space left on device\n")
     assert report(folder)["frames"] == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_report_that_cannot_be_written_costs_nothing_else(folder: Path) -> None:
+    args = ("--images", "pics/[0-2].jpg", "--report", "/dev/full", "--timeline", "t.json")
+    done = deploy(folder, *GIVEN, *args)
+    said = "/dev/full: cannot write the report: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, f"error: {said}")
+    assert "3 done in " in done.stdout
+    assert "report: " not in done.stdout
+    assert json.loads((folder / "t.json").read_text())["traceEvents"]
+    done = deploy(folder, *GIVEN, *args[:-1], "t.json", "--trace-frame", "7", "--json")
+    assert (done.returncode, json.loads(done.stdout)["done"]) == (2, 3)
+    assert done.stderr.splitlines()[0].startswith("no timeline is written: there was no frame 7")
+    assert done.stderr.endswith(f"error: {said}")
 
 
 def test_a_video_with_a_detector(folder: Path, monkeypatch) -> None:
@@ -328,6 +420,8 @@ def refused(folder: Path, *args: str) -> str:
         (("--images", "*.gif"), "*.gif: no file fits the pattern"),
         (("--images", "pics", "--out", "absent/o.jsonl"), "absent/o.jsonl: there is no folder 'absent'"),
         (("--images", "pics", "--report", "pics"), "--report"),
+        (("--images", "pics", "--out", "r.json", "--report", "./r.json"), "--out and --report are one file, 'r.json'"),
+        (("--images", "pics", "--report", "r.json", "--timeline", "r.json"), "--report and --timeline are one file"),
         (("--images", "pics", "--annotate", "s.json"), "--annotate"),
         (("--images", "pics", "--annotate", "drawn"), "finds no boxes to be drawn, accepted with --annotate: yolov2"),
         (("--images", "pics", "--min-score", "2"), "--min-score"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distredge.cli._stream_report import Tally
 from distredge.errors import ExecutionError
 from distredge.model.capture import load_model
+from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.strategy import Strategy
 from tests.runtime.commands.conftest import LOCAL, Done, deploy
 from tests.runtime.conftest import DEVICES
@@ -113,6 +116,30 @@ def test_an_interrupt_keeps_what_was_done(pictures: Path, monkeypatch: pytest.Mo
     assert (report["interrupted"], report["frames"]) == (True, 1)
 
 
+def test_a_variant_that_lacks_a_worker_is_not_taken(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another one can run, only the picture fails that is under way when it is lost."""
+    for number in range(3, 30):
+        shutil.copy(pictures / "in" / "0.png", pictures / "in" / f"{number}.png")
+    made: list[LocalCluster] = []
+    enter = LocalCluster.__enter__
+    monkeypatch.setattr(LocalCluster, "__enter__", lambda self: made.append(self) or enter(self))
+    add = Tally.add
+
+    def counted(self: Tally, frame) -> None:
+        add(self, frame)
+        if frame.number == 3:
+            os.kill(made[0].pids["beta"], signal.SIGKILL)
+
+    monkeypatch.setattr(Tally, "add", counted)
+    done = deploy(pictures, *ARGS, "--latency-limit-ms", "60000", "--images", "in", "--report", "r.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((pictures / "r.json").read_text())
+    assert (report["frames"], report["lost"], report["ended_early"]) == (31, 0, None)
+    # One is no picture; besides it one may have been under way, and the next one have begun.
+    assert report["failed_frames"] <= 3
+    assert [variant["name"] for variant in report["variants"] if variant["frames"] > 15] == [f"{MODEL} 1x3x64x64"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 def test_a_disk_that_is_full_leaves_the_report(pictures: Path) -> None:
     args = ("--latency-limit-ms", "60000", "--images", "in", "--out", "/dev/full", "--report", "r.json", "--no-check")
@@ -172,6 +199,7 @@ def test_one_line_for_what_does_not_go_together(menu: Path, args: tuple[str, ...
     ("entry", "text"),
     [
         (_entry(None, LARGE, "large.json"), f"menu.toml: variant[0] ('{MODEL}'): the key 'accuracy' is missing"),
+        (_entry(0.4, LARGE, "large.json") + _entry(0.5, LARGE, "large.json"), "1x3x96x96' stands twice"),
         (_entry(0.4, SMALL, "large.json"), "the strategy is for another model"),
         (_entry(0.4, LARGE, "nothing.json"), "plans/nothing.json: "),
         ('[[variant]]\nmodel = "mobilenet-v9"\naccuracy = 0.4\n', "mobilenet-v9"),
@@ -181,6 +209,38 @@ def test_one_line_for_what_does_not_go_together(menu: Path, args: tuple[str, ...
 def test_one_line_for_what_is_wrong_with_a_menu(menu: Path, entry: str, text: str) -> None:
     (menu / "menu.toml").write_text('format = "distredge.menu/1"\n' + entry)
     _refused(deploy(menu, *ARGS, *LIMIT), text)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("--images", "nowhere"), "nowhere: no such file or folder"),
+        (("--images", "in", "--annotate", "drawn"), "finds no boxes to be drawn"),
+        (("--images", "in", "--prometheus", "0.0.0.256:1"), "cannot listen at 0.0.0.256:1 for Prometheus"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_planned(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], text: str
+) -> None:
+    monkeypatch.setattr("distredge.cli._variant_frames._planned", _no_timeline)
+    planned = (pictures / "menu.toml").read_text().replace('strategy = "plans/large.json"\n', "")
+    (pictures / "menu.toml").write_text(planned)
+    _refused(deploy(pictures, *ARGS, *LIMIT, *args), text)
+
+
+def test_a_strategy_for_other_devices_is_said_before_the_others_are_planned(menu: Path, monkeypatch) -> None:
+    monkeypatch.setattr("distredge.cli._variant_frames._planned", _no_timeline)
+    planned = (menu / "menu.toml").read_text().replace('strategy = "plans/large.json"\n', "")
+    (menu / "menu.toml").write_text(planned)
+    (menu / "local.toml").write_text((menu / "local.toml").read_text().replace("gamma", "delta"))
+    _refused(deploy(menu, *ARGS, *LIMIT), "gamma")
+
+
+def test_what_watches_says_that_there_are_variants(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = []
+    monkeypatch.setattr("distredge.cli._stream_observers.observers", lambda *args: titles.append(args[3]) or [])
+    done = deploy(pictures, *ARGS, "--latency-limit-ms", "60000", "--images", "in")
+    assert (done.returncode, titles) == (0, ["2 variants of menu.toml"])
 
 
 def _refused(done: Done, text: str) -> None:

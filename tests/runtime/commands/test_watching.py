@@ -76,12 +76,25 @@ def test_a_frame_that_cannot_be_traced_is_a_failure(pictures: Path) -> None:
     """And with --no-watch nobody is asked how they are."""
     args = ("--images", "pictures", "--no-watch", "--report", "r.json", "--timeline", "t.json", "--trace-frame", "6")
     done = deploy(pictures, *ARGS, *args)
-    assert (done.returncode, done.stderr) == (1, "error: no timeline is written: frame 6 did not end well\n")
+    why = "there was no frame 6: the stream had 6 frames, counted from 0: the last is 5"
+    assert (done.returncode, done.stderr) == (1, f"error: no timeline is written: {why}\n")
     assert "6 done" in done.stdout
     assert not (pictures / "t.json").exists()
     report = json.loads((pictures / "r.json").read_text())
     assert "watch" not in report
-    assert report["trace"] == {"error": "frame 6 did not end well"}
+    assert report["trace"] == {"error": why}
+
+
+def test_a_view_that_fails_is_said_once_and_the_stream_goes_on(pictures: Path, monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no such column")
+
+    monkeypatch.setattr("distredge.monitor.live_view.LinesView.show", fails)
+    done = deploy(pictures, *ARGS, "--images", "pictures", "--watch", "--report", "r.json")
+    assert done.returncode == 0
+    assert done.stderr == "the stream goes on without LinesView: ValueError: no such column\n"
+    report = json.loads((pictures / "r.json").read_text())
+    assert (report["done"], report["watch"]["faults"]) == (6, ["LinesView: ValueError: no such column"])
 
 
 @pytest.mark.slow

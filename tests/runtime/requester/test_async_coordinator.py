@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import numpy as np
 import pytest
 
-from distredge.errors import ModelError, PeerTimeout
+from distredge.errors import ExecutionError, ModelError, PeerTimeout
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.requester.async_coordinator import AsyncCoordinator
@@ -124,5 +125,22 @@ def test_a_stream_that_is_left_ends_its_source(running, image) -> None:
         count = len(given)
         assert (await coordinator.infer(image)).keys() == {"scores"}
         assert len(given) <= count + 1
+
+    _run(running, work)
+
+
+def test_a_stream_ends_where_no_frame_can_come_through(cell: Cell, running, graph, strategy, image) -> None:
+    async def work(coordinator: AsyncCoordinator) -> None:
+        stream = coordinator.stream(itertools.repeat(image))
+        assert (await anext(stream)).result()
+        later = cell.coordinator(take_over=True, holder="eve@desk")
+        await asyncio.to_thread(later.deploy, deploy(graph, strategy))
+
+        async def rest() -> None:
+            async for one in stream:
+                assert one.error is None or "taken over" in str(one.error)
+
+        with pytest.raises(ExecutionError, match="worker 'alpha' was taken over by 'eve@desk'"):
+            await rest()
 
     _run(running, work)

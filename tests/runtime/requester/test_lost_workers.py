@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from distredge.errors import PeerTimeout, PlannerError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol.row_messages import Rows
+from distredge.runtime.protocol.transport import ConnectionEvent
 from distredge.runtime.requester.recovery import Recovery
 from tests.runtime.conftest import DEVICES, Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
@@ -49,6 +51,31 @@ def test_a_worker_that_comes_back_works_again(cell: Cell, running, graph, strate
     cell.start("beta")
     for _ in range(3):
         assert equal(running.infer(image), run_in_process(graph, strategy, image))
+
+
+def test_a_worker_whose_handshake_breaks_off_as_it_starts_is_waited_for(
+    cell: Cell, running, graph, strategy, image
+) -> None:
+    """Before, every frame ended at once, as if the keys did not fit."""
+    running.infer(image)
+    runner = running._runner
+    cell.stop("gamma")
+    until_s = time.monotonic() + 30.0
+    while runner.plans.active.error is None:
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
+
+    def breaks_off():
+        runner.workers["gamma"].control.noticed.append(ConnectionEvent("refused", "the handshake broke off"))
+        return
+        yield
+
+    runner.loop.call(breaks_off())
+    with pytest.raises(PeerTimeout, match=r"cannot reach worker 'gamma' .*\(the handshake broke off\) within 0.5 s"):
+        running.infer(image, deadline_s=0.5)
+    assert running.over() is None
+    cell.start("gamma")
+    assert equal(running.infer(image), run_in_process(graph, strategy, image))
 
 
 def test_a_plan_without_the_lost_worker_takes_over(cell: Cell, graph, strategy, image) -> None:
@@ -125,6 +152,24 @@ def test_without_another_plan_frames_of_a_lost_worker_end_in_an_error(cell: Cell
     cell.stop("gamma")
     with pytest.raises(PeerTimeout, match=GAMMA_IS_LOST):
         pending.result()
+
+
+def test_a_frame_that_waited_for_its_place_says_how_long_it_had(cell: Cell, graph, strategy, image) -> None:
+    """Not what was left of that when it got it."""
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator()
+    coordinator.deploy(deploy(graph, strategy))
+    cell.stop("gamma")
+    until_s = time.monotonic() + 30.0
+    while coordinator._runner.plans.active.error is None:
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
+    first = coordinator.submit(image, deadline_s=0.4)
+    with pytest.raises(PeerTimeout, match=r"cannot reach worker 'gamma' .* within 0\.8 s; "):
+        coordinator.infer(image, deadline_s=0.8)
+    with pytest.raises(PeerTimeout, match=r" within 0\.4 s; "):
+        first.result()
 
 
 def test_a_plan_that_cannot_be_made_ends_the_frame(cell: Cell, graph, strategy, image) -> None:

@@ -128,6 +128,13 @@ def test_a_model_that_takes_no_pictures_says_so_at_once(cell: Cell, graph) -> No
     assert coordinator.deployment.graph is graph
 
 
+@pytest.mark.parametrize("name", ["photos", Path("photos")])
+def test_one_name_is_no_list_of_them(running, name) -> None:
+    """A text would be taken letter by letter."""
+    with pytest.raises(MediaError, match=r"pictures: found .*photos.*, accepted: several names, such as \[name\]"):
+        running.stream_images(name)
+
+
 def test_tags_come_back_and_a_source_may_give_an_error_for_a_frame(running, image) -> None:
     frames = [Offered(image, "first"), Offered(MediaError("torn"), "second"), image, Offered({}, 4)]
     found = list(running.stream(frames))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from distredge.errors import ExecutionError, ModelError, PeerTimeout
+from distredge.errors import ExecutionError, ModelError, PeerTimeout, PlannerError
 from distredge.runtime.deployment import deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.protocol.row_messages import Rows
 from distredge.runtime.requester.streaming import AHEAD
-from tests.runtime.conftest import Cell, make_strategy
+from tests.runtime.conftest import DEVICES, Cell, make_strategy
 from tests.runtime.requester.conftest import equal, read_any
 
 Inputs = dict[str, np.ndarray]
@@ -90,6 +91,11 @@ def test_a_stream_that_is_left_ends_its_thread(running, image) -> None:
     assert running.infer(image)
 
 
+def test_a_deadline_may_be_as_late_as_one_likes(running, image) -> None:
+    """More frames than have room: they wait for it no longer than the system can count."""
+    assert all(one.result() for one in running.stream([image] * 6, deadline_s=1e300))
+
+
 def test_a_slow_consumer_holds_the_source_back(running, image) -> None:
     given = []
 
@@ -106,16 +112,103 @@ def test_a_slow_consumer_holds_the_source_back(running, image) -> None:
     stream.close()
 
 
-def test_a_closed_coordinator_fails_the_rest(running, image) -> None:
-    stream = running.stream([image, image, image])
+def rest(stream) -> list[str]:
+    """What the frames that are left failed with; the last one is what ended the stream."""
+    said: list[str] = []
+    try:
+        for one in stream:
+            said.append(str(one.error or ""))
+    except ExecutionError as ended:
+        return [*said, str(ended)]
+    raise AssertionError("it came to its end")
+
+
+def test_a_closed_coordinator_ends_the_stream(running, image) -> None:
+    stream = running.stream(itertools.repeat(image))
     assert next(stream).result()
     running.close()
-    for one in stream:
-        if one.error is not None:
-            assert isinstance(one.error, ExecutionError)
-            assert "the coordinator was closed" in str(one.error)
+    *failed, last = rest(stream)
+    assert last == "the coordinator was closed"
+    assert set(failed) <= {"", last}
     with pytest.raises(ExecutionError, match="the coordinator was closed"):
         running.infer(image)
+
+
+def test_workers_that_somebody_else_takes_end_the_stream(cell: Cell, running, graph, strategy, image) -> None:
+    stream = running.stream(itertools.repeat(image))
+    assert next(stream).result()
+    later = cell.coordinator(take_over=True, holder="eve@desk")
+    later.deploy(deploy(graph, strategy))
+    assert rest(stream)[-1] == "worker 'alpha' was taken over by 'eve@desk'"
+    later.close()
+    # That was the stream's end, not the coordinator's.
+    running.deploy(deploy(graph, strategy))
+    assert next(running.stream([image])).result()
+
+
+@pytest.mark.parametrize("replans", [False, True])
+def test_a_worker_that_never_comes_back_ends_the_stream(cell: Cell, graph, strategy, image, replans: bool) -> None:
+    """Unless there is a plan without it."""
+    without = make_strategy(graph, [(1, 1, 0), (1, 2, 0)])
+    gone: dict[str, str] = {}
+
+    def replan(lost: frozenset[str]):
+        if lost != {"gamma"}:
+            raise PlannerError("no worker is left")
+        return deploy(graph, without)
+
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(deadline_s=4.0, gone=gone.get, replan=replan if replans else None)
+    coordinator.deploy(deploy(graph, strategy))
+    stream = coordinator.stream(itertools.repeat(image))
+    assert next(stream).result()
+    gone["gamma"] = "its process has ended"
+    cell.stop("gamma")
+    if replans:
+        until_s = time.monotonic() + 30.0
+        while not equal(next(stream).result(), run_in_process(graph, without, image)):
+            assert time.monotonic() < until_s
+        gone |= {"alpha": "ended too", "beta": "ended too"}
+        cell.stop("alpha")
+        cell.stop("beta")
+    expected = (
+        "no plan can be run any more: no worker is left"
+        if replans
+        else "cannot reach worker 'gamma' at memory://gamma:1: its process has ended"
+    )
+    assert rest(stream)[-1] == expected
+
+
+def test_a_worker_that_may_come_back_is_waited_for(cell: Cell, graph, strategy, image) -> None:
+    """However long that takes, while others are there; with none of them for so long the stream ends."""
+    for name in DEVICES:
+        cell.start(name)
+    coordinator = cell.coordinator(deadline_s=0.3, connect_s=0.5, gone=lambda name: None)
+    coordinator.deploy(deploy(graph, strategy))
+    stream = coordinator.stream(itertools.repeat(image))
+    assert next(stream).result()
+    cell.stop("gamma")
+    failed = 0
+    while failed < 4:
+        failed += next(stream).error is not None
+    cell.start("gamma")
+    until_s = time.monotonic() + 30.0
+    while next(stream).error is not None:
+        assert time.monotonic() < until_s, "it is not taken back"
+    for name in DEVICES:
+        cell.stop(name)
+    last = rest(stream)[-1]
+    assert last.startswith("cannot reach workers 'alpha' at memory://alpha:1")
+    assert " within 0.5 s; " in last
+
+
+def test_a_worker_that_refuses_the_plan_ends_the_stream(cell: Cell, running, image, monkeypatch) -> None:
+    stream = running.stream(itertools.repeat(image))
+    assert next(stream).result()
+    cell.stop("gamma")
+    cell.start("gamma", memory_bytes=1000)
+    assert "worker 'gamma': with it plans need" in rest(stream)[-1]
 
 
 @pytest.mark.parametrize("beside", [False, True])

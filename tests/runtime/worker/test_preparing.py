@@ -123,8 +123,10 @@ class KeepingEngine(OnnxRuntimeEngine):
         self.kept_in = folder
         (folder / "seconds").write_text("60")
 
-    def load(self, model: bytes, weights: Mapping[str, Array]) -> Loaded:
-        loaded = super().load(model, weights)
+    def load(
+        self, model: bytes, weights: Mapping[str, Array], ranges: Mapping[str, ShapeRange] | None = None
+    ) -> Loaded:
+        loaded = super().load(model, weights, ranges)
         loaded.folder = self.kept_in
         return loaded
 
