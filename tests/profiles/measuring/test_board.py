@@ -273,8 +273,9 @@ def test_the_time_stretches_only_while_others_have_the_processor(graph: Graph) -
         # Twenty seconds by the clock, of which this process computed five.
         measuring._began_s -= 20.0
         measuring._began_cpu_s -= 5.0
-    assert strict._left_s() == pytest.approx(80.0, abs=1.0)
-    assert 92.0 < patient._left_s() < 95.0
+    # A busy machine may take seconds from line to line.
+    assert 72.0 < strict._left_s() <= 80.0
+    assert 85.0 < patient._left_s() < 95.0
 
 
 def test_segments_are_chosen_for_their_edges(graph: Graph) -> None:
