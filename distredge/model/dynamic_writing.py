@@ -208,6 +208,9 @@ class _Geometry:
         while len(met := {name for part in parts for name in part}) < len(meets):
             parts.append(_reached(next(name for name in meets if name not in met), meets))
         # Parts that have nothing to do with each other may have any scales: those at which their ends match best.
+        for part in parts:
+            if part.keys().isdisjoint(self.ends):
+                raise Unsplittable(f"nobody reads '{next(iter(part))}', nor what is made of it")
         ends = [min((name for name in self.ends if name in part), key=part.__getitem__) for part in parts]
         heights = [self.graph.tensors[name].height for name in ends]
         scales = {
@@ -443,9 +446,13 @@ class _Writer(SubModel):
         geometry = geometry_of(self.graph, op)
         kernel, strides = [1] * len(geometry.kernel), [1] * len(geometry.kernel)
         kernel[axis], strides[axis] = geometry.kernel[axis], geometry.strides[axis]
+        dilations = [1] * len(kernel)
+        dilations[axis] = geometry.dilations[axis]
+        # Operator sets before 19 know of none.
+        dilated = {"dilations": dilations} if dilations[axis] > 1 else {}
         average, share, divisor = self.fresh(name), self.fresh("share"), self.fresh("share")
         mask = self._cut(self._mask(name, self.spans[name]), name, self.spans[name], need)
-        self.node("AveragePool", [mask], share, kernel_shape=kernel, strides=strides)
+        self.node("AveragePool", [mask], share, kernel_shape=kernel, strides=strides, **dilated)
         # A row for which there is none is outside itself, and must be a number.
         least = self.constant("least", np.array(1 / kernel[axis], dtype=np.float32))
         self.node("Max", [share, least], divisor)

@@ -17,6 +17,7 @@ from distredge.errors import EngineError, ProtocolError
 from distredge.model import dynamic_segments, model_digest
 from distredge.problem import Problem
 from distredge.profiles.compute import load_profile
+from distredge.runtime import old_python_engine
 from distredge.runtime.buffers import Array, Slot
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.engine import Engine, Loaded, OnnxRuntimeEngine
@@ -311,6 +312,21 @@ def test_one_folder_for_a_volume(graph, tmp_path) -> None:
 def test_an_engine_under_another_python(graph, image, engine: Engine, whole_model) -> None:
     deployment = deploy(graph, _strategy(graph, FIRST))
     found = InProcess(deployment, engine, dynamic_rows=True).infer(image)["scores"]
+    expected = whole_model(image)["scores"]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_an_engine_under_another_python_is_built_for_all_shapes(graph, image, whole_model, monkeypatch) -> None:
+    """Of inputs that are vectors, such as everybody's partial results, there is one shape, and no range."""
+    monkeypatch.setattr(old_python_engine, "TENSORRT", CPU)
+    deployment = deploy(graph, _strategy(graph, FIRST))
+    segments = [s for i in deployment.busy for s in deployment.program(i, dynamic_rows=True).segments]
+    assert any(s.ranges and {port.name for port in s.inputs} - s.ranges.keys() for s in segments)
+    engine = OldPythonEngine(sys.executable)
+    try:
+        found = InProcess(deployment, engine, dynamic_rows=True).infer(image)["scores"]
+    finally:
+        engine.close()
     expected = whole_model(image)["scores"]
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
