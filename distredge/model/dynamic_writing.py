@@ -400,6 +400,12 @@ class _Writer(SubModel):
         declared, begins[axis], ends[axis] = ends[axis], 0, 0
         reach = window.reach(Interval(0, graph.tensors[made].height))
         leaves = reach.start < 0 or reach.stop > tensor.height
+        taps = range(0, window.extent, geometry.dilations[axis])
+        if op.op_type != "Conv" and any(
+            all(not 0 <= row * window.stride - window.pad + tap < tensor.height for tap in taps)
+            for row in range(graph.tensors[made].height)
+        ):
+            raise Unsplittable(f"{op.op_type} of padding alone")
         need = self.geometry.need(op, name)
         pads: dict[str, Any] = {"pads": begins + ends, "auto_pad": None}
         rest = op.inputs[1:]

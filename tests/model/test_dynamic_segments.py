@@ -295,6 +295,12 @@ def _unread(n: Any) -> Graph:
     return n.graph(n.node("Relu", "x"))  # type: ignore[no-any-return]
 
 
+def _padding_alone(n: Any) -> Graph:
+    """The last row starts below the picture: what it holds there is not what the whole model has."""
+    pool = n.node("MaxPool", "x", kernel_shape=[4, 3], pads=[1, 1, 3, 1], strides=[3, 1], ceil_mode=1)
+    return n.graph(n.node("Tanh", pool))  # type: ignore[no-any-return]
+
+
 def _two_scales(n: Any) -> Graph:
     """Every second row meets one of a map that a convolution without padding makes as short."""
     every_second = n.node("MaxPool", "x", kernel_shape=[1, 1], strides=[2, 1])
@@ -311,6 +317,7 @@ def _two_scales(n: Any) -> Graph:
         (lambda n: n.graph(n.node("Div", ["x", "x"])), "Div has no form"),
         (lambda n: n.graph(n.conv(n.conv("x", 4, (16, 3)), 4, 1)), "has no rows to split"),
         (_unread, "nobody reads what Conv makes"),
+        (_padding_alone, "MaxPool of padding alone"),
         (_two_scales, "has rows at two scales"),
     ],
 )

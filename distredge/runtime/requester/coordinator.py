@@ -115,9 +115,13 @@ class Coordinator:
 
     @property
     def dynamic_volumes(self) -> int:
-        """Volumes of the plan that runs of which some worker has a sub-model with dynamic rows."""
-        active = self._runner.plans.active
-        return 0 if active is None else active.dynamic_volumes
+        """Volumes of which some worker has a sub-model with dynamic rows, of the plans that `volumes` counts."""
+        return sum(plan.dynamic_volumes for plan in self._runner.plans.for_some_frames)
+
+    @property
+    def volumes(self) -> int:
+        """Volumes of the plan that runs; with several (`deploy_also`), of all of them together."""
+        return sum(len(plan.deployment.strategy.volumes) for plan in self._runner.plans.for_some_frames)
 
     def takes_dynamic_rows(self, worker: str) -> bool:
         """Whether a worker is given sub-models whose row axes are dynamic, as far as it has ever said; by its name."""
