@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from distredge.cluster import Cluster, Device, Requester
 from distredge.errors import EngineError, ProtocolError
 from distredge.model import dynamic_segments, model_digest
+from distredge.model.dynamic_segments import DynamicVolumes
 from distredge.problem import Problem
 from distredge.profiles.compute import load_profile
 from distredge.runtime import old_python_engine
@@ -116,6 +117,31 @@ def test_a_plan_with_other_rows_loads_nothing_new(graph, image, engines, whole_m
         # Of the head, each plan has one for beta.
         assert (engine.loaded.count(True), engine.loaded.count(False)) == (4, 1 if name == "beta" else 0)
     assert "3 of 3 volumes with dynamic rows on alpha, beta, gamma" in caplog.text
+
+
+def test_sub_models_are_written_in_the_thread_that_deploys(graph, image, engines, monkeypatch) -> None:
+    """Frames that are in flight do not wait for it, once it is known who takes them."""
+    _, workers = engines
+    written: list[str] = []
+    segment = DynamicVolumes.segment
+    monkeypatch.setattr(
+        DynamicVolumes, "segment", lambda *args: written.append(threading.current_thread().name) or segment(*args)
+    )
+    addresses = [
+        WorkerAddress(name, worker.control_address, worker.data_address)
+        for name, worker in zip(DEVICES, workers, strict=True)
+    ]
+    network = ZmqNetwork(None)
+    try:
+        with Coordinator(network, addresses) as coordinator:
+            coordinator.deploy(deploy(graph, _strategy(graph, FIRST)))
+            written.clear()
+            coordinator.deploy(deploy(graph, _strategy(graph, SECOND)))
+            coordinator.deploy_beside(deploy(graph, _strategy(graph, FIRST)))
+            coordinator.infer(image)
+    finally:
+        network.close()
+    assert set(written) == {threading.current_thread().name}
 
 
 def test_workers_without_it_are_given_fixed_shapes(graph, image, cell: Cell, whole_model) -> None:

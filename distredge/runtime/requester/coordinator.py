@@ -170,6 +170,7 @@ class Coordinator:
             WorkerHeld: if somebody else holds a worker.
             AuthError, ProtocolError, EngineError: what a worker refuses, with its name.
         """
+        self._write(deployment)
         self._runner.loop.call(self._runner.deploy(deployment, in_flight))
 
     def deploy_beside(self, deployment: Deployment, in_flight: int = 1) -> None:
@@ -178,6 +179,7 @@ class Coordinator:
         What goes wrong meanwhile leaves the plan that runs in place and is in `beside_error`. A plan that somebody
         waits for, after a loss or in `deploy`, is prepared first; what `deploy` prepares takes the place of this one.
         """
+        self._write(deployment)
         self._runner.loop.call(self._runner.deploy_beside(deployment, in_flight))
 
     def deploy_also(self, deployment: Deployment) -> None:
@@ -192,7 +194,18 @@ class Coordinator:
         """
         if self._replans:
             raise ConfigError("deploy_also: found a coordinator that plans anew (replan), accepted: one that does not")
+        self._write(deployment)
         self._runner.loop.call(self._runner.deploy_also(deployment))
+
+    def _write(self, deployment: Deployment) -> None:
+        """Writes sub-models with dynamic rows for the workers that are known to take them.
+
+        Here, and not where they are sent: frames that are in flight wait for the thread that sends.
+        """
+        for index in deployment.busy:
+            name = deployment.devices[index]
+            if name in self._runner.workers and self.takes_dynamic_rows(name):
+                deployment.program(index, dynamic_rows=True)
 
     @property
     def beside_error(self) -> ExecutionError | None:
