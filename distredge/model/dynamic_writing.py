@@ -178,6 +178,8 @@ class _Geometry:
 
     def _check_row_by_row(self, op: Operator) -> None:
         made = self.graph.tensors[op.outputs[0]]
+        if op.op_type == "LRN" and op.attributes.get("bias", 1.0) <= 0:
+            raise Unsplittable("LRN without a bias divides zeros by zero")
         for name in op.activation_names:
             if name in self.rows and self.graph.tensors[name].height != made.height:
                 raise Unsplittable(f"{op.op_type} moves or broadcasts the rows of '{name}'")

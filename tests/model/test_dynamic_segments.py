@@ -316,6 +316,7 @@ def _two_scales(n: Any) -> Graph:
         (lambda n: n.graph(n.node("Mul", ["x", n.constant(np.float32(np.inf))])), "is not finite"),
         (lambda n: n.graph(n.node("Div", ["x", "x"])), "Div has no form"),
         (lambda n: n.graph(n.conv(n.conv("x", 4, (16, 3)), 4, 1)), "has no rows to split"),
+        (lambda n: n.graph(n.conv(n.node("LRN", "x", size=3, bias=0.0), 4, pads=[1] * 4)), "LRN without a bias"),
         (_unread, "nobody reads what Conv makes"),
         (_padding_alone, "MaxPool of padding alone"),
         (_two_scales, "has rows at two scales"),
