@@ -357,6 +357,32 @@ def test_an_engine_under_another_python_is_built_for_all_shapes(graph, image, wh
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+def test_an_engine_under_another_python_is_built_with_inputs_of_any_type(monkeypatch) -> None:
+    monkeypatch.setattr(old_python_engine, "TENSORRT", CPU)
+    given = [
+        ("x", TensorProto.FLOAT, (1, 2, "a", 4)),
+        ("v", TensorProto.INT64, (2, 1, 1)),
+        ("d", TensorProto.DOUBLE, (1,)),
+    ]
+    ports = [helper.make_tensor_value_info(*port) for port in [*given, ("y", TensorProto.FLOAT, (1, 2, "b", 4))]]
+    nodes = [helper.make_node("Cast", [name], [name * 2], to=TensorProto.FLOAT) for name in "vd"]
+    nodes.append(helper.make_node("Sum", ["x", "vv", "dd"], ["y"]))
+    model = helper.make_model(
+        helper.make_graph(nodes, "segment", ports[:3], ports[3:]),
+        ir_version=8,
+        opset_imports=[helper.make_opsetid("", 13)],
+    )
+    engine = OldPythonEngine(sys.executable)
+    try:
+        loaded = engine.load(model.SerializeToString(), {}, {"x": RANGES["x"]})
+        inputs = {"x": np.ones((1, 2, 5, 4), np.float32), "v": np.ones((2, 1, 1), np.int64), "d": np.ones(1)}
+        outputs = {"y": np.zeros((1, 2, 5, 4), np.float32)}
+        loaded.bind(inputs, outputs, 0)()
+    finally:
+        engine.close()
+    assert (outputs["y"] == 3).all()
+
+
 def test_margins_stay_zeros(graph, image) -> None:
     """Rows outside the picture are written by nobody, frame after frame."""
     deployment = deploy(graph, _strategy(graph, FIRST))
