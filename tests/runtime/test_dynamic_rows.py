@@ -288,9 +288,18 @@ def test_shapes_outside_their_ranges_are_refused_by_name(engine: Engine) -> None
         _bind(loaded, 4, out_rows=3)
 
 
-def test_an_axis_without_a_range_is_refused() -> None:
+def test_who_cannot_load_dynamic_rows_reads_how_to_do_without() -> None:
     engine = OnnxRuntimeEngine()
+    hint = "; with 'dynamic_rows = false' in the cluster file the worker gets others"
+    for ranges in (None, RANGES):
+        with pytest.raises(EngineError, match="refuses the sub-model: ") as refused:
+            engine.load(b"no model", {}, ranges)
+        assert str(refused.value).endswith(hint) is (ranges is not None)
+
+
+def test_an_axis_without_a_range_is_refused() -> None:
     """Nobody says how long it may be."""
+    engine = OnnxRuntimeEngine()
     loaded = engine.load(_dynamic_model(), {}, {"mask": RANGES["mask"]})
     with pytest.raises(EngineError, match="the sub-model's inputs are"):
         _bind(loaded, 4)
