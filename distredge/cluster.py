@@ -288,6 +288,7 @@ def _build(file: ClusterFile, where: str, folder: Path, models: tuple[Graph, ...
                     "ssh",
                     "engine_python",
                     "provider",
+                    "dynamic_rows",
                 ),
             )
         )

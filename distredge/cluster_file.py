@@ -60,6 +60,7 @@ class DeviceFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory_bytes: Annotated[int, Meta(ge=1)] | None = None
     engine_python: _Program | None = None
     provider: Provider = "cpu"
+    dynamic_rows: bool | None = None
     ssh: _Ssh | None = None
     host: str | None = None
     link: LinkFile | None = None
@@ -116,6 +117,7 @@ class BoardEntry:
         ssh: where its system's ssh server is, as user@host; None: not said.
         engine_python: older Python, in a process of which its engine runs; None: the worker's own.
         provider: what its engine computes with.
+        dynamic_rows: whether it loads one sub-model for each volume, whatever its rows; None: with TensorRT.
     """
 
     name: str
@@ -129,6 +131,7 @@ class BoardEntry:
     ssh: str | None = None
     engine_python: str | None = None
     provider: Provider = "cpu"
+    dynamic_rows: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def read_boards(name_or_path: str | Path) -> BoardEntries:
             BoardEntry(
                 entry.name, address, control_port, entry.data_port, entry.public_key, entry.threads,
                 entry.memory_bytes, entry.profile, entry.ssh, entry.engine_python, entry.provider,
+                entry.dynamic_rows,
             )
         )  # fmt: skip
     return BoardEntries(file.name, tuple(boards), folder)

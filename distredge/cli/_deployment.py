@@ -59,6 +59,7 @@ def preparing(coordinator: Coordinator) -> dict[str, Any]:
         "prepared_s": coordinator.prepared_s,
         "prepared": {name: asdict(took) for name, took in sorted(coordinator.prepared.items())},
         "weights_sent_bytes": coordinator.weights_sent_bytes,
+        "volumes": coordinator.volumes,
         "dynamic_volumes": coordinator.dynamic_volumes,
     }
 
@@ -181,7 +182,6 @@ class DeploymentReport:
             metric_names.THROUGHPUT_PER_S: self.run.throughput_per_s,
             "latencies_s": list(self.run.latencies_s),
             **self.run.preparing,
-            "volumes": len(self.strategy.volumes),
             "predicted_latency_s": self.predicted_s,
             "modelled_profiles": list(self.modelled),
             metric_names.BYTES_SENT: self.timeline.bytes_sent,

@@ -35,7 +35,7 @@ PROVIDERS: Final[tuple[Provider, ...]] = ("cpu", "cuda", "tensorrt")
               help="Older Python (3.6 or later) whose ONNX Runtime computes; default: the cluster file's.")  # fmt: skip
 @click.option("--dynamic-rows/--no-dynamic-rows", default=None,
               help="Load one sub-model for each volume, whatever rows a plan gives this board, instead of one for each "
-              "plan; default: with TensorRT, which takes minutes to build one.")  # fmt: skip
+              "plan; default: the cluster file's, else with TensorRT, which takes minutes to build one.")  # fmt: skip
 @click.option("--cache", "cache_path", type=click.Path(file_okay=False, path_type=Path),
               help="Keeps weights, and what TensorRT builds, for later; default: ~/.cache/distredge.")  # fmt: skip
 @click.option("--cache-mb", type=click.IntRange(1), default=2000, show_default=True,
@@ -106,7 +106,7 @@ def worker(
         engine = OnnxRuntimeEngine(count, provider, folders=folders)
     else:
         engine = OldPythonEngine(engine_python, count, provider, folders=folders)
-    dynamic = takes_dynamic_rows(dynamic_rows, engine)
+    dynamic = takes_dynamic_rows(device.dynamic_rows if dynamic_rows is None else dynamic_rows, engine)
     network = ZmqNetwork(security)
     try:
         settings = WorkerSettings(name, control, data, memory_bytes, disk=disk, dynamic_rows=dynamic)

@@ -178,6 +178,8 @@ class _Geometry:
 
     def _check_row_by_row(self, op: Operator) -> None:
         made = self.graph.tensors[op.outputs[0]]
+        if op.op_type == "LRN" and op.attributes.get("bias", 1.0) <= 0:
+            raise Unsplittable("LRN without a bias divides zeros by zero")
         for name in op.activation_names:
             if name in self.rows and self.graph.tensors[name].height != made.height:
                 raise Unsplittable(f"{op.op_type} moves or broadcasts the rows of '{name}'")
@@ -208,6 +210,9 @@ class _Geometry:
         while len(met := {name for part in parts for name in part}) < len(meets):
             parts.append(_reached(next(name for name in meets if name not in met), meets))
         # Parts that have nothing to do with each other may have any scales: those at which their ends match best.
+        for part in parts:
+            if part.keys().isdisjoint(self.ends):
+                raise Unsplittable(f"nobody reads '{next(iter(part))}', nor what is made of it")
         ends = [min((name for name in self.ends if name in part), key=part.__getitem__) for part in parts]
         heights = [self.graph.tensors[name].height for name in ends]
         scales = {
@@ -397,6 +402,12 @@ class _Writer(SubModel):
         declared, begins[axis], ends[axis] = ends[axis], 0, 0
         reach = window.reach(Interval(0, graph.tensors[made].height))
         leaves = reach.start < 0 or reach.stop > tensor.height
+        taps = range(0, window.extent, geometry.dilations[axis])
+        if op.op_type != "Conv" and any(
+            all(not 0 <= row * window.stride - window.pad + tap < tensor.height for tap in taps)
+            for row in range(graph.tensors[made].height)
+        ):
+            raise Unsplittable(f"{op.op_type} of padding alone")
         need = self.geometry.need(op, name)
         pads: dict[str, Any] = {"pads": begins + ends, "auto_pad": None}
         rest = op.inputs[1:]
@@ -443,9 +454,13 @@ class _Writer(SubModel):
         geometry = geometry_of(self.graph, op)
         kernel, strides = [1] * len(geometry.kernel), [1] * len(geometry.kernel)
         kernel[axis], strides[axis] = geometry.kernel[axis], geometry.strides[axis]
+        dilations = [1] * len(kernel)
+        dilations[axis] = geometry.dilations[axis]
+        # Operator sets before 19 know of none.
+        dilated = {"dilations": dilations} if dilations[axis] > 1 else {}
         average, share, divisor = self.fresh(name), self.fresh("share"), self.fresh("share")
         mask = self._cut(self._mask(name, self.spans[name]), name, self.spans[name], need)
-        self.node("AveragePool", [mask], share, kernel_shape=kernel, strides=strides)
+        self.node("AveragePool", [mask], share, kernel_shape=kernel, strides=strides, **dilated)
         # A row for which there is none is outside itself, and must be a number.
         least = self.constant("least", np.array(1 / kernel[axis], dtype=np.float32))
         self.node("Max", [share, least], divisor)

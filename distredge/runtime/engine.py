@@ -231,7 +231,7 @@ class OnnxRuntimeEngine:
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
         except Exception as error:
-            hint = "; 'worker --no-dynamic-rows' gets others" if ranges else ""
+            hint = "; with 'dynamic_rows = false' in the cluster file the worker gets others" if ranges else ""
             raise EngineError(f"{self.name} refuses the sub-model: {_brief(error)}{hint}") from error
         if instead := fallen_back(self._providers, session.get_providers()):
             raise EngineError(instead)

@@ -11,7 +11,8 @@ at once; it ends when they close. On either::
              the answer has python, numpy, runtime, providers that are there, and all that are available
     load     model (a number), providers [[name, options], ...], content [start, stop], files {name: [start, stop]},
              fed [array, ...], profile (whether kernels are timed), dynamic (whether inputs may have axes of any
-             length), tried [{name: shape}, ...], with which it is run at once    and memory
+             length), tried [{name: shape}, ...], with which it is run at once; inputs that are not named there have
+             the shape that the model says    and memory
     profile  model: ends its timing; the answer has events, what ONNX Runtime noted of each kernel in order
     map      region (a number)    and memory
     bind     run (a number), model, inputs [array, ...], outputs [array, ...]    and memory
@@ -38,8 +39,8 @@ _HEAD = struct.Struct(">Q")
 
 CUDA = "CUDAExecutionProvider"
 
-_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
-"""What inputs with dynamic axes may be."""
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""NumPy's names of types for which ONNX has others."""
 
 
 class _Model:
@@ -138,7 +139,7 @@ class Host:
             on_device = {name: self._runtime.OrtValue.ortvalue_from_numpy(fed[name], "cuda", 0) for name in fed}
         for shapes in message["tried"]:
             zeros = {
-                node.name: self._numpy.zeros(shapes[node.name], _DTYPES[node.type])
+                node.name: self._numpy.zeros(shapes.get(node.name, node.shape), _dtype(node.type))
                 for node in session.get_inputs()
                 if node.name not in fed
             }
@@ -211,6 +212,11 @@ class Host:
             self._models.pop(model, None)
         for region in message["regions"]:
             self._regions.pop(region, None)
+
+
+def _dtype(kind: str) -> str:
+    """NumPy's name of a type such as ``tensor(int64)``."""
+    return _DTYPES.get(kind, kind[len("tensor(") : -1])
 
 
 def _check(declared: List[Any], arrays: List[Tuple[str, Any]], what: str, dynamic: bool) -> None:

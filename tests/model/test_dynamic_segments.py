@@ -181,6 +181,20 @@ def test_pooling(net: Any, op_type: str, attributes: dict[str, Any], ceil_mode: 
         assert _error(graph, _split(graph, rows)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("count_include_pad", [0, 1])
+def test_averages_with_gaps(net: Any, count_include_pad: int) -> None:
+    """AveragePool has dilations from operator set 19 on."""
+    n = net((1, 3, 17, 12), opset=19)
+    geometry = {"kernel_shape": [3, 3], "dilations": [2, 1], "strides": [2, 1], "pads": [2, 1, 2, 1]}
+    pool = n.node("AveragePool", n.node("Softplus", "x"), count_include_pad=count_include_pad, **geometry)
+    graph = n.graph(n.conv(pool, 4, pads=[1] * 4))
+    height = graph.cuts[-1].height
+    for rows in ([0, 1, 4, height], [0, 0, height, height], [0, 3, 3, height]):
+        strategy = _split(graph, rows)
+        assert all(s.ranges for s in _segments(graph, strategy))
+        assert _error(graph, strategy) <= TOLERANCE
+
+
 def test_an_average_that_reaches_beyond_its_padding_keeps_its_shapes(net: Any) -> None:
     n = net((1, 3, 16, 12))
     pool = n.node("AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1, count_include_pad=1)
@@ -281,6 +295,12 @@ def _unread(n: Any) -> Graph:
     return n.graph(n.node("Relu", "x"))  # type: ignore[no-any-return]
 
 
+def _padding_alone(n: Any) -> Graph:
+    """The last row starts below the picture: what it holds there is not what the whole model has."""
+    pool = n.node("MaxPool", "x", kernel_shape=[4, 3], pads=[1, 1, 3, 1], strides=[3, 1], ceil_mode=1)
+    return n.graph(n.node("Tanh", pool))  # type: ignore[no-any-return]
+
+
 def _two_scales(n: Any) -> Graph:
     """Every second row meets one of a map that a convolution without padding makes as short."""
     every_second = n.node("MaxPool", "x", kernel_shape=[1, 1], strides=[2, 1])
@@ -296,7 +316,9 @@ def _two_scales(n: Any) -> Graph:
         (lambda n: n.graph(n.node("Mul", ["x", n.constant(np.float32(np.inf))])), "is not finite"),
         (lambda n: n.graph(n.node("Div", ["x", "x"])), "Div has no form"),
         (lambda n: n.graph(n.conv(n.conv("x", 4, (16, 3)), 4, 1)), "has no rows to split"),
+        (lambda n: n.graph(n.conv(n.node("LRN", "x", size=3, bias=0.0), 4, pads=[1] * 4)), "LRN without a bias"),
         (_unread, "nobody reads what Conv makes"),
+        (_padding_alone, "MaxPool of padding alone"),
         (_two_scales, "has rows at two scales"),
     ],
 )
@@ -305,6 +327,12 @@ def test_what_cannot_be_written_so_is_told(net: Any, make: Any, why: str) -> Non
     told = written(graph, 0, len(graph.body.operators), "float32")
     assert isinstance(told, str)
     assert why in told
+
+
+def test_a_volume_of_which_nobody_reads_a_part(net: Any) -> None:
+    graph = _unread(net((1, 3, 16, 12)))
+    assert graph.operators[graph.body.operators[0]].op_type == "Conv"
+    assert written(graph, 0, 1, "float32") == "nobody reads 't0_0', nor what is made of it"
 
 
 @pytest.mark.parametrize("fully_connected", [False, True])

@@ -15,8 +15,10 @@ from onnx import TensorProto, helper
 from distredge.cluster import Cluster, Device, Requester
 from distredge.errors import EngineError, ProtocolError
 from distredge.model import dynamic_segments, model_digest
+from distredge.model.dynamic_segments import DynamicVolumes
 from distredge.problem import Problem
 from distredge.profiles.compute import load_profile
+from distredge.runtime import old_python_engine
 from distredge.runtime.buffers import Array, Slot
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.engine import Engine, Loaded, OnnxRuntimeEngine
@@ -115,6 +117,31 @@ def test_a_plan_with_other_rows_loads_nothing_new(graph, image, engines, whole_m
         # Of the head, each plan has one for beta.
         assert (engine.loaded.count(True), engine.loaded.count(False)) == (4, 1 if name == "beta" else 0)
     assert "3 of 3 volumes with dynamic rows on alpha, beta, gamma" in caplog.text
+
+
+def test_sub_models_are_written_in_the_thread_that_deploys(graph, image, engines, monkeypatch) -> None:
+    """Frames that are in flight do not wait for it, once it is known who takes them."""
+    _, workers = engines
+    written: list[str] = []
+    segment = DynamicVolumes.segment
+    monkeypatch.setattr(
+        DynamicVolumes, "segment", lambda *args: written.append(threading.current_thread().name) or segment(*args)
+    )
+    addresses = [
+        WorkerAddress(name, worker.control_address, worker.data_address)
+        for name, worker in zip(DEVICES, workers, strict=True)
+    ]
+    network = ZmqNetwork(None)
+    try:
+        with Coordinator(network, addresses) as coordinator:
+            coordinator.deploy(deploy(graph, _strategy(graph, FIRST)))
+            written.clear()
+            coordinator.deploy(deploy(graph, _strategy(graph, SECOND)))
+            coordinator.deploy_beside(deploy(graph, _strategy(graph, FIRST)))
+            coordinator.infer(image)
+    finally:
+        network.close()
+    assert set(written) == {threading.current_thread().name}
 
 
 def test_workers_without_it_are_given_fixed_shapes(graph, image, cell: Cell, whole_model) -> None:
@@ -261,9 +288,18 @@ def test_shapes_outside_their_ranges_are_refused_by_name(engine: Engine) -> None
         _bind(loaded, 4, out_rows=3)
 
 
-def test_an_axis_without_a_range_is_refused() -> None:
+def test_who_cannot_load_dynamic_rows_reads_how_to_do_without() -> None:
     engine = OnnxRuntimeEngine()
+    hint = "; with 'dynamic_rows = false' in the cluster file the worker gets others"
+    for ranges in (None, RANGES):
+        with pytest.raises(EngineError, match="refuses the sub-model: ") as refused:
+            engine.load(b"no model", {}, ranges)
+        assert str(refused.value).endswith(hint) is (ranges is not None)
+
+
+def test_an_axis_without_a_range_is_refused() -> None:
     """Nobody says how long it may be."""
+    engine = OnnxRuntimeEngine()
     loaded = engine.load(_dynamic_model(), {}, {"mask": RANGES["mask"]})
     with pytest.raises(EngineError, match="the sub-model's inputs are"):
         _bind(loaded, 4)
@@ -313,6 +349,47 @@ def test_an_engine_under_another_python(graph, image, engine: Engine, whole_mode
     found = InProcess(deployment, engine, dynamic_rows=True).infer(image)["scores"]
     expected = whole_model(image)["scores"]
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_an_engine_under_another_python_is_built_for_all_shapes(graph, image, whole_model, monkeypatch) -> None:
+    """Of inputs that are vectors, such as everybody's partial results, there is one shape, and no range."""
+    monkeypatch.setattr(old_python_engine, "TENSORRT", CPU)
+    deployment = deploy(graph, _strategy(graph, FIRST))
+    segments = [s for i in deployment.busy for s in deployment.program(i, dynamic_rows=True).segments]
+    assert any(s.ranges and {port.name for port in s.inputs} - s.ranges.keys() for s in segments)
+    engine = OldPythonEngine(sys.executable)
+    try:
+        found = InProcess(deployment, engine, dynamic_rows=True).infer(image)["scores"]
+    finally:
+        engine.close()
+    expected = whole_model(image)["scores"]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_an_engine_under_another_python_is_built_with_inputs_of_any_type(monkeypatch) -> None:
+    monkeypatch.setattr(old_python_engine, "TENSORRT", CPU)
+    given = [
+        ("x", TensorProto.FLOAT, (1, 2, "a", 4)),
+        ("v", TensorProto.INT64, (2, 1, 1)),
+        ("d", TensorProto.DOUBLE, (1,)),
+    ]
+    ports = [helper.make_tensor_value_info(*port) for port in [*given, ("y", TensorProto.FLOAT, (1, 2, "b", 4))]]
+    nodes = [helper.make_node("Cast", [name], [name * 2], to=TensorProto.FLOAT) for name in "vd"]
+    nodes.append(helper.make_node("Sum", ["x", "vv", "dd"], ["y"]))
+    model = helper.make_model(
+        helper.make_graph(nodes, "segment", ports[:3], ports[3:]),
+        ir_version=8,
+        opset_imports=[helper.make_opsetid("", 13)],
+    )
+    engine = OldPythonEngine(sys.executable)
+    try:
+        loaded = engine.load(model.SerializeToString(), {}, {"x": RANGES["x"]})
+        inputs = {"x": np.ones((1, 2, 5, 4), np.float32), "v": np.ones((2, 1, 1), np.int64), "d": np.ones(1)}
+        outputs = {"y": np.zeros((1, 2, 5, 4), np.float32)}
+        loaded.bind(inputs, outputs, 0)()
+    finally:
+        engine.close()
+    assert (outputs["y"] == 3).all()
 
 
 def test_margins_stay_zeros(graph, image) -> None:

@@ -115,9 +115,13 @@ class Coordinator:
 
     @property
     def dynamic_volumes(self) -> int:
-        """Volumes of the plan that runs of which some worker has a sub-model with dynamic rows."""
-        active = self._runner.plans.active
-        return 0 if active is None else active.dynamic_volumes
+        """Volumes of which some worker has a sub-model with dynamic rows, of the plans that `volumes` counts."""
+        return sum(plan.dynamic_volumes for plan in self._runner.plans.for_some_frames)
+
+    @property
+    def volumes(self) -> int:
+        """Volumes of the plan that runs; with several (`deploy_also`), of all of them together."""
+        return sum(len(plan.deployment.strategy.volumes) for plan in self._runner.plans.for_some_frames)
 
     def takes_dynamic_rows(self, worker: str) -> bool:
         """Whether a worker is given sub-models whose row axes are dynamic, as far as it has ever said; by its name."""
@@ -166,6 +170,7 @@ class Coordinator:
             WorkerHeld: if somebody else holds a worker.
             AuthError, ProtocolError, EngineError: what a worker refuses, with its name.
         """
+        self._write(deployment)
         self._runner.loop.call(self._runner.deploy(deployment, in_flight))
 
     def deploy_beside(self, deployment: Deployment, in_flight: int = 1) -> None:
@@ -174,6 +179,7 @@ class Coordinator:
         What goes wrong meanwhile leaves the plan that runs in place and is in `beside_error`. A plan that somebody
         waits for, after a loss or in `deploy`, is prepared first; what `deploy` prepares takes the place of this one.
         """
+        self._write(deployment)
         self._runner.loop.call(self._runner.deploy_beside(deployment, in_flight))
 
     def deploy_also(self, deployment: Deployment) -> None:
@@ -188,7 +194,18 @@ class Coordinator:
         """
         if self._replans:
             raise ConfigError("deploy_also: found a coordinator that plans anew (replan), accepted: one that does not")
+        self._write(deployment)
         self._runner.loop.call(self._runner.deploy_also(deployment))
+
+    def _write(self, deployment: Deployment) -> None:
+        """Writes sub-models with dynamic rows for the workers that are known to take them.
+
+        Here, and not where they are sent: frames that are in flight wait for the thread that sends.
+        """
+        for index in deployment.busy:
+            name = deployment.devices[index]
+            if name in self._runner.workers and self.takes_dynamic_rows(name):
+                deployment.program(index, dynamic_rows=True)
 
     @property
     def beside_error(self) -> ExecutionError | None:

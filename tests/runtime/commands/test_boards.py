@@ -42,6 +42,33 @@ def test_on_boards(boards) -> None:
     assert all(link["rtt_s"] > 0 for link in links)
 
 
+@pytest.mark.parametrize(
+    ("said", "given", "dynamic"),
+    [
+        ("true", (), True),
+        ("true", ("--no-dynamic-rows",), False),
+        ("false", ("--dynamic-rows",), True),
+        ("false", (), False),
+    ],
+)
+def test_the_cluster_file_says_who_takes_dynamic_rows(
+    folder: Path, ports: list[int], said: str, given: tuple[str, ...], dynamic: bool
+) -> None:
+    path = folder / "boards.toml"
+    write_cluster(path, ports)
+    path.write_text(f"{path.read_text()}\ndynamic_rows = {said}\n")
+    own = ["--cluster", "boards.toml", "--name", DEVICES[-1], "--no-cache", "--plaintext", *given]
+    command = [sys.executable, "-m", "distredge", "worker", *own]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as worker:
+        try:
+            assert worker.stdout is not None
+            line = worker.stdout.readline()
+        finally:
+            worker.terminate()
+    assert "waits for anybody" in line
+    assert (", dynamic rows; " in line) is dynamic
+
+
 @pytest.mark.parametrize("boards", [["--dynamic-rows"]], indirect=True)
 def test_dynamic_rows(boards, graph) -> None:
     """One sub-model for each stage of a volume, whatever the rows."""

@@ -84,6 +84,7 @@ def test_a_folder_of_pictures(folder: Path) -> None:
     assert figures["seconds"] == ended_s[-1]
     assert min(figures["prepared_s"], figures["weights_sent_bytes"]) > 0
     assert {name: took["loaded"] for name, took in figures["prepared"].items()} == {"alpha": 1, "beta": 2}
+    assert (figures["volumes"], figures["dynamic_volumes"]) == (1, 0)
     assert sum(took["weights_sent_bytes"] for took in figures["prepared"].values()) == figures["weights_sent_bytes"]
     assert all(0 < took["load_s"] < figures["prepared_s"] for took in figures["prepared"].values())
     assert figures["images_per_s"] == pytest.approx(5 / ended_s[-1])
