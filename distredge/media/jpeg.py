@@ -38,6 +38,19 @@ _TEST: Final = base64.b85decode(
 """37 x 27 pixels of noise on ramps, with colours at half the resolution."""
 
 
+@dataclass(frozen=True)
+class FileLimits:
+    """Which JPEG files may travel: others are decoded where they are read.
+
+    Attributes:
+        size_bytes: of a file, at most.
+        pixels: of its picture, at most.
+    """
+
+    size_bytes: int
+    pixels: int
+
+
 @dataclass(frozen=True, eq=False)
 class JpegFile:
     """A JPEG file of which nothing but the header was read.
