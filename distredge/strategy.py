@@ -164,7 +164,9 @@ class Strategy:
         for key in ("file_bytes", "file_pixels"):
             given = getattr(self.input, key)
             if self.input.file and given < 1:
-                self._refuse(f"input.{key}", given, f"the mean of the files that it was priced with, with '{self.input.dtype}'")
+                self._refuse(
+                    f"input.{key}", given, f"the mean of the files that it was priced with, with '{self.input.dtype}'"
+                )
             if not self.input.file and given:
                 self._refuse(f"input.{key}", given, f"none with '{self.input.dtype}', which travels in no file")
         for key, value in self.predicted.items():
