@@ -68,6 +68,20 @@ def test_nothing_but_jpeg_is_decoded() -> None:
     assert jpeg.jpeg_file(stream.getvalue(), "x") is None
 
 
+def test_a_file_of_endless_scans_is_decoded_by_nobody_else() -> None:
+    """A dozen bytes each cost a pass over the picture: a second for 60 kB."""
+    content = as_jpeg(80, 60, progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    for more, kept in ((0, True), (50, True), (100, False)):
+        file = content[:-2] + more * last + content[-2:]
+        assert (jpeg.jpeg_file(file, "x") is not None) == kept
+        if kept:
+            assert jpeg.decode_jpeg(file, "x").shape == (80, 60, 3)
+        else:
+            with pytest.raises(MediaError, match=r"found \d+ scans, accepted: at most 100"):
+                jpeg.decode_jpeg(file, "x")
+
+
 def test_more_pixels_than_allowed_are_refused() -> None:
     content = as_jpeg(40, 50)
     assert jpeg.decode_jpeg(content, "x", 2000).shape == (40, 50, 3)
