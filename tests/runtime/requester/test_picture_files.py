@@ -158,6 +158,7 @@ def test_a_worker_without_pillow_is_refused_by_name(cell: Cell, photographic, st
     with pytest.raises(ExecutionError, match=r"worker 'beta' cannot decode JPEG files.*pip install pillow"):
         coordinator.deploy(deploy(photographic, strategy))
     coordinator.deploy(deploy(photographic, strategy.replace(input=InputSpec("uint8"))))
+    assert [coordinator.decodes_files(name) for name in DEVICES] == [True, False, True]
 
 
 def test_a_worker_that_decodes_otherwise_is_refused(cell: Cell, photographic, strategy, monkeypatch) -> None:
