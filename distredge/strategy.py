@@ -23,7 +23,7 @@ from distredge.errors import FileError, StrategyError, UnsupportedModel, did_you
 from distredge.model.cuts import Cut
 from distredge.model.graph import Graph
 from distredge.model.volumes import Decision
-from distredge.model.wires import FILE_WIRES, INPUT_DTYPES, VOLUME_WIRES, WIRES
+from distredge.model.wires import INPUT_DTYPES, VOLUME_WIRES, WIRES
 from distredge.writing import write
 
 FORMAT = "distredge.strategy/1"
@@ -164,7 +164,9 @@ class Strategy:
         for key in ("file_bytes", "file_pixels"):
             given = getattr(self.input, key)
             if self.input.file and given < 1:
-                self._refuse(f"input.{key}", given, f"the mean of the files that it was priced with, with {FILE_WIRES}")
+                self._refuse(
+                    f"input.{key}", given, f"the mean of the files that it was priced with, with '{self.input.dtype}'"
+                )
             if not self.input.file and given:
                 self._refuse(f"input.{key}", given, f"none with '{self.input.dtype}', which travels in no file")
         for key, value in self.predicted.items():

@@ -14,7 +14,7 @@ import click
 
 from distredge.cli._common import check_writable
 from distredge.cli._options import input_shape_option
-from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_INPUTS, PLANNABLE_WIRES, dtype_of, is_file
+from distredge.model.wires import EXACT_WIRES, INPUT_DTYPES, PLANNABLE_INPUTS, PLANNABLE_WIRES, dtype_of
 from distredge.writing import picture_format, write_picture
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def problem_options(command: F) -> F:
 
 
 def problem_and_file_options(command: F) -> F:
-    """The same for a command that takes files as input as well: `in_files` says whether they are asked for."""
+    """The same for a command that takes files as input as well; `input_dtype` is passed to it too."""
     return _with_options(command, INPUT_DTYPES, f"{_INPUT_HELP} jpeg: also in pictures' files, with --pictures.")
 
 
@@ -74,7 +74,7 @@ def _with_options(command: F, input_dtypes: Sequence[str], input_help: str) -> F
     def wrapped(**options: Any) -> Any:
         chosen = {name: options.pop(name) for name in _NAMES}
         if input_dtypes == INPUT_DTYPES:
-            options["in_files"] = is_file(chosen["input_dtype"] or "")
+            options["input_dtype"] = chosen["input_dtype"]
         return command(load=functools.partial(load_problem, **chosen), **options)
 
     decorated: Any = click.option("--input-dtype", type=click.Choice(input_dtypes), help=input_help)(wrapped)

@@ -140,7 +140,7 @@ class Replanner:
         gone = tuple(sorted(self._lost))
         problem = self._rest(gone)
         strategy = plan(problem, self._method, BUDGET_S)
-        if self._files is not None:
+        if self._files is not None and self._all_decode(problem):
             strategy = choose_input(problem, strategy, self._files).strategy
         running = self._running()
         if running is None:
@@ -181,6 +181,11 @@ class Replanner:
             self._problem, cluster=dataclasses.replace(cluster, devices=left, requester=requester)
         )
 
+    def _all_decode(self, problem: Problem) -> bool:
+        """Whether pictures may travel in their files, whichever of the workers that are left get them."""
+        coordinator = self._coordinator
+        return coordinator is None or all(coordinator.decodes_files(name) for name in problem.cluster.names)
+
     def _running(self) -> Deployment | None:
         """What the workers have loaded: the plan that broke stays with them until another one stands."""
         if self._coordinator is None:
@@ -198,9 +203,8 @@ class Replanner:
         if made.swap_s <= AT_ONCE_S:
             return Replanned(gone, planned, made.deployment, "planned", made.swap_s, _frames(left, planned_s))
         failed = self._failed()
-        others = [
-            (self._frame_s(problem, one), one) for one in _dealt(problem, running.strategy, gone) if one not in failed
-        ]
+        before = running.strategy if self._all_decode(problem) else running.strategy.with_rows()
+        others = [(self._frame_s(problem, one), one) for one in _dealt(problem, before, gone) if one not in failed]
         others.sort(key=lambda candidate: candidate[0])
         frames = _frames(left, min([planned_s, *(frame_s for frame_s, _ in others)]))
         taken: Literal["planned", "dealt"] = "planned"

@@ -17,6 +17,7 @@ from distredge.errors import ModelError
 from distredge.writing import is_file
 
 if TYPE_CHECKING:
+    from distredge.media.jpeg import FileLimits
     from distredge.media.picture_source import PictureSource
     from distredge.model.graph import Graph
 
@@ -95,12 +96,12 @@ class StreamOptions:
             if timeline is None:
                 raise click.UsageError("--trace-frame says which frame --timeline writes: give --timeline FILE")
 
-    def open(self, graph: Graph, keep_files: bool = False) -> PictureSource:
+    def open(self, graph: Graph, keep_files: FileLimits | None = None) -> PictureSource:
         """Opens the source.
 
         Args:
             graph: the model that its pictures are for.
-            keep_files: whether JPEG files are left as they are, for devices to decode.
+            keep_files: JPEG files within these limits are left as they are, for devices to decode.
 
         Raises:
             MediaError, MissingDependency: as `open_source`.
@@ -121,7 +122,7 @@ class StreamOptions:
         if self.annotate is not None and graph.detector is None:
             raise ModelError(f"{graph.name}: finds no boxes to be drawn, accepted with --annotate: {_detectors()}")
 
-    def open_source(self, keep_files: bool = False) -> PictureSource:
+    def open_source(self, keep_files: FileLimits | None = None) -> PictureSource:
         """Opens the source, whatever model its pictures are for; `keep_files` as for `open`.
 
         Raises:

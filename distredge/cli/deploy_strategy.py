@@ -106,6 +106,7 @@ def deploy_strategy(
     """
     from distredge.cluster import load_cluster
     from distredge.problem import Problem
+    from distredge.runtime.deployment import file_limits
     from distredge.runtime.hosting.session import open_session
     from distredge.strategy import Strategy
 
@@ -136,10 +137,13 @@ def deploy_strategy(
     graph = load_model_of(strategy, strategy_path, model_name, input_shape, weights)
     problem = Problem(graph, load_cluster(cluster_name, models=[graph]))
     with Interrupts(), contextlib.ExitStack() as stack:
-        source = (
-            stack.enter_context(contextlib.closing(stream.open(graph, strategy.input.file))) if stream.wanted else None
-        )
+        source = None
+        if stream.wanted:
+            source = stack.enter_context(contextlib.closing(stream.open(graph, file_limits(graph, strategy))))
         inputs = _inputs(graph, strategy, image) if source is None else {}
+        if stream.video is not None or (source is None and isinstance(inputs, dict)):
+            # What comes is in no file: prediction and workers are told of rows.
+            strategy = strategy.with_rows()
         log = None if log_path is None else stack.enter_context(_log(log_path, problem, strategy))
         observers = [] if source is None else stack.enter_context(watching(stream, log, as_json))
         replanner = None if replan_method is None else Replanner(problem, strategy, replan_method)
@@ -266,11 +270,12 @@ def _inputs(graph: Graph, strategy: Strategy, image: Path | None) -> Mapping[str
             found[name] = noise.astype(dtype)
         return found
     from distredge.media.pictures import read_picture
+    from distredge.runtime.deployment import file_limits
     from distredge.runtime.picture_files import FileInputs
     from distredge.runtime.requester.picture_frames import check_takes_pictures, inputs_of
 
     preprocess = check_takes_pictures(graph)
-    picture = read_picture(image, strategy.input.file)
+    picture = read_picture(image, file_limits(graph, strategy))
     if picture.file is None:
         return inputs_of(graph, strategy, picture.taken())
     given = FileInputs(graph.input_names[0], picture.file, preprocess)

@@ -21,6 +21,7 @@ from distredge.cli._planning import (
     problem_and_file_options,
     say_assumption,
 )  # fmt: skip
+from distredge.model.wires import is_file
 
 if TYPE_CHECKING:
     from distredge.media.jpeg import MeanFile
@@ -72,7 +73,7 @@ _DEFAULT_OUT, _DEFAULT_FOLDER = "strategy.json", "front"
 @verbose_option
 def plan(
     load: Callable[[], Problem],
-    in_files: bool,
+    input_dtype: str | None,
     method: str,
     agent_file: str | None,
     budget_s: float,
@@ -106,8 +107,14 @@ def plan(
         raise click.UsageError("--pareto weighs all objectives: leave --objective away")
     if plot is not None and not pareto:
         raise click.UsageError("--plot draws the front of --pareto; `distredge show` and `simulate` draw one strategy")
+    in_files = input_dtype is not None and is_file(input_dtype)
     if in_files and pictures is None:
         raise click.UsageError("--input-dtype jpeg is priced with files like those that will come: give --pictures")
+    if pictures is not None and input_dtype is not None and not in_files:
+        raise click.UsageError(
+            f"--pictures says whether files are better than pixels, and --input-dtype {input_dtype} rules them out: "
+            "leave one of them away"
+        )
     if pareto and pictures is not None:
         raise click.UsageError("--pictures is for one plan: leave --pareto away")
     Budget(None if evaluations is not None else budget_s, evaluations)
@@ -170,7 +177,7 @@ def _mean_file(problem: Problem, pictures: str) -> MeanFile:
     if "uint8" not in problem.input_dtypes:
         raise click.UsageError(
             f"--pictures: {problem.graph.name} gets {' or '.join(problem.input_dtypes)} here, and pictures travel in "
-            "files only where pixels may travel: leave it away, or --as-published and --input-dtype float32"
+            "files only where pixels may travel: leave it away, or --as-published"
         )
     return mean_file(find_pictures(pictures))
 
@@ -271,9 +278,10 @@ def _about_input(strategy: Strategy, choice: InputChoice | None, files: MeanFile
 def _input_in_words(choice: InputChoice, files: MeanFile) -> str:
     files_s = choice.files_latency_s
     priced = f"{1e3 * files_s:.2f} ms" if math.isfinite(files_s) else "beyond the limits"
+    count = "1 file" if files.files == 1 else f"{files.files} files"
     others = f" ({files.others} others)" if files.others else ""
     taken = "pictures travel in their files" if choice.in_files else "pictures travel as rows of pixels"
     return (
         f"{taken}: in JPEG files {priced}, as pixels {1e3 * choice.rows_latency_s:.2f} ms; simulated with "
-        f"{files.files} files{others} of {files.size_bytes / 1e3:.1f} kB and {files.pixels / 1e6:.2f} Mpixel on average"
+        f"{count}{others} of {files.size_bytes / 1e3:.1f} kB and {files.pixels / 1e6:.2f} Mpixel on average"
     )

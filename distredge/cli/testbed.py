@@ -233,7 +233,8 @@ def _problem(
         problem = load_problem(model_name or _MODEL, cluster_name, link_model="shared", input_shape=input_shape)
         cluster = dataclasses.replace(problem.cluster, encrypted=encrypted)
         return dataclasses.replace(problem, cluster=cluster), None
-    strategy = Strategy.load(strategy_path)
+    # Noise is in no file.
+    strategy = Strategy.load(strategy_path).with_rows()
     graph = load_model_of(strategy, strategy_path, model_name, input_shape)
     cluster = load_cluster(cluster_name, [graph])
     return Problem(graph, dataclasses.replace(cluster, link_model="shared", encrypted=encrypted)), strategy

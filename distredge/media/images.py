@@ -91,7 +91,7 @@ def shown_size(stream: IO[bytes], where: str, formats: tuple[str, ...] | None = 
     Raises:
         MediaError: if it is no image of those formats, or damaged there.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,6 +99,8 @@ def shown_size(stream: IO[bytes], where: str, formats: tuple[str, ...] | None = 
             with Image.open(stream, formats=formats) as opened:
                 turned = _orientation(opened) in _ON_THEIR_SIDE
                 return (opened.width, opened.height) if turned else (opened.height, opened.width)
+        except UnidentifiedImageError as error:  # its text names a Python object
+            raise MediaError(f"{where}: a damaged image: its header cannot be read") from error
         except Exception as error:  # as in `_decoded`
             raise MediaError(f"{where}: a damaged image: {str(error) or type(error).__name__}") from error
 

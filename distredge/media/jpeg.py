@@ -20,6 +20,12 @@ from distredge.media.images import MAX_PIXELS, decode, open_image, shown_size
 BEGINS: Final = b"\xff\xd8\xff"
 """How a JPEG file begins: ISO/IEC 10918-1, table B.1, start of image and the next marker."""
 
+MAX_SCANS: Final = 100
+"""Of a file that travels. Encoders make some ten; each costs its decoder a pass over the picture, for a dozen bytes."""
+
+_SCAN: Final = b"\xff\xda"
+"""Start of one: the same table."""
+
 _FORMATS: Final = ("JPEG",)
 
 _TEST: Final = base64.b85decode(
@@ -36,6 +42,19 @@ _TEST: Final = base64.b85decode(
     "7edY21(G<O*FiU7PWOQByb<=gN|s_BZBDXB#q_OC*s*FDc4}aa#PBOsc&C)GY}(K{SSRMz(V5)bSO3`"
 )
 """37 x 27 pixels of noise on ramps, with colours at half the resolution."""
+
+
+@dataclass(frozen=True)
+class FileLimits:
+    """Which JPEG files may travel: others are decoded where they are read.
+
+    Attributes:
+        size_bytes: of a file, at most.
+        pixels: of its picture, at most.
+    """
+
+    size_bytes: int
+    pixels: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +86,8 @@ class JpegFile:
 
 
 def jpeg_file(content: bytes, name: str) -> JpegFile | None:
-    """Returns a file whose content was read, or None where that is no JPEG whose header can be read."""
-    if not content.startswith(BEGINS):
+    """Returns a file whose content was read, or None where that is no JPEG that others would decode."""
+    if not content.startswith(BEGINS) or content.count(_SCAN) > MAX_SCANS:
         return None
     try:
         size = shown_size(io.BytesIO(content), name, _FORMATS)
@@ -89,8 +108,11 @@ def decode_jpeg(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDAr
         uint8 array (height, width, 3), RGB.
 
     Raises:
-        MediaError: if it is none, damaged, or too large.
+        MediaError: if it is none, damaged, or too large, or has more than MAX_SCANS scans.
     """
+    scans = content.count(_SCAN)
+    if scans > MAX_SCANS:
+        raise MediaError(f"{name}: found {scans} scans, accepted: at most {MAX_SCANS}")
     return decode(io.BytesIO(content), name, _FORMATS, max_pixels)
 
 

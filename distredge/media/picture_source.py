@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from distredge.media.pictures import Picture, ReadAhead, find_pictures, lines_of, read_picture
+
+if TYPE_CHECKING:
+    from distredge.media.jpeg import FileLimits
 
 READERS: Final = 2
 """Pictures of a list that are decoded at once; Python leaves the processor to others meanwhile."""
@@ -33,7 +36,7 @@ class _Files:
 
     dropped = 0
 
-    def __init__(self, names: Iterator[str], count: int | None, keep_files: bool) -> None:
+    def __init__(self, names: Iterator[str], count: int | None, keep_files: FileLimits | None) -> None:
         self._names = names
         self._keep_files = keep_files
         self._ahead = None if count is None else ReadAhead(names, READERS, keep_files)
@@ -51,12 +54,12 @@ class _Files:
             self._ahead.close()
 
 
-def open_files(what: str, keep_files: bool = False) -> PictureSource:
+def open_files(what: str, keep_files: FileLimits | None = None) -> PictureSource:
     """Opens a folder, a pattern such as 'folder/*.jpg', or a file.
 
     Args:
         what: where they are.
-        keep_files: whether JPEG files are left as they are, for those who get them to decode.
+        keep_files: JPEG files within these limits are left as they are, for those who get them to decode.
 
     Raises:
         MediaError: if there are no pictures.
@@ -65,7 +68,7 @@ def open_files(what: str, keep_files: bool = False) -> PictureSource:
     return _Files(map(str, paths), len(paths), keep_files)
 
 
-def open_names(descriptor: int, keep_files: bool = False) -> PictureSource:
+def open_names(descriptor: int, keep_files: FileLimits | None = None) -> PictureSource:
     """Opens a list of names, one a line, that may go on growing.
 
     Args:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from distredge.errors import MediaError
 from distredge.media.images import decode, open_image, read_image
-from distredge.media.jpeg import BEGINS, JpegFile, jpeg_file
+from distredge.media.jpeg import BEGINS, FileLimits, JpegFile, jpeg_file
 from distredge.media.sources import find_images
 
 _BLOCK_BYTES = 4096
@@ -66,28 +67,37 @@ class Picture:
         return Picture(self.name, None, self.error, self.size)
 
 
-def read_picture(path: str | Path, keep_files: bool = False) -> Picture:
+def read_picture(path: str | Path, keep_files: FileLimits | None = None) -> Picture:
     """Reads a picture; what is wrong with it comes along instead of its pixels.
 
     Args:
         path: of its file.
-        keep_files: whether a JPEG file is left as it is, but for its header.
+        keep_files: JPEG files within these limits are left as they are, but for their headers; None: none are.
     """
     try:
-        return _read_file(path) if keep_files else Picture(str(path), read_image(path))
+        return _read_file(path, keep_files) if keep_files is not None else Picture(str(path), read_image(path))
     except MediaError as error:
         return Picture(str(path), None, error)
 
 
-def _read_file(path: str | Path) -> Picture:
+def _read_file(path: str | Path, limits: FileLimits) -> Picture:
     with open_image(path) as stream:
         try:
-            begins = stream.read(len(BEGINS))
-            file = jpeg_file(begins + stream.read(), str(path)) if begins == BEGINS else None
+            file = _kept(stream, str(path), limits)
             stream.seek(0)
         except OSError as error:
             raise MediaError(f"{path}: cannot be read: {error.strerror or error}") from None
         return Picture(str(path), decode(stream, str(path))) if file is None else Picture(file.name, None, file=file)
+
+
+def _kept(stream: BufferedReader, name: str, limits: FileLimits) -> JpegFile | None:
+    """The file, of which no more is read than may travel; None where it must be decoded."""
+    content = stream.read(len(BEGINS))
+    if content != BEGINS:
+        return None
+    content += stream.read(limits.size_bytes - len(content) + 1)
+    file = jpeg_file(content, name) if len(content) <= limits.size_bytes else None
+    return file if file is not None and file.n_pixels <= limits.pixels else None
 
 
 class ReadAhead:
@@ -99,7 +109,7 @@ class ReadAhead:
         keep_files: as for `read_picture`.
     """
 
-    def __init__(self, names: Iterable[str], threads: int, keep_files: bool = False) -> None:
+    def __init__(self, names: Iterable[str], threads: int, keep_files: FileLimits | None = None) -> None:
         self._keep_files = keep_files
         self._names = names
         self._threads = threads

@@ -32,6 +32,9 @@ def find_images(what: str | Path) -> list[Path]:
         MediaError: if there is no such path, or the folder holds no image.
     """
     path = Path(what)
+    if not str(what):
+        # An unset variable of a shell, and not the folder that one happens to be in.
+        raise MediaError("pictures: found an empty name, accepted: an image or a folder of images")
     try:
         if path.is_file():
             return [path]

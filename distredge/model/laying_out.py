@@ -26,7 +26,7 @@ from distredge.model.volumes import (
     volume_between,
     volume_share,
 )
-from distredge.model.wires import WIRE_BYTES, WIRES, is_file, is_packed
+from distredge.model.wires import WIRE_BYTES, WIRES, file_fits, is_file, is_packed
 from distredge.model.zero_shares import zero_shares
 
 
@@ -244,7 +244,7 @@ class _Builder:
             wire = chosen.name
             size_bytes = region.rows.size * chosen.row_bytes(elements // region.rows.size, share)
         elif is_file(wire):
-            size_bytes = min(elements, self.file_bytes)
+            size_bytes = self.file_bytes if file_fits(self.file_bytes, elements) else elements
         else:
             size_bytes = elements * WIRE_BYTES[wire]
         self.transfers.append(Transfer(stage, name, source, destination, region, produced, elements, wire, size_bytes))

@@ -138,6 +138,9 @@ VOLUME_WIRES = tuple(name for name, wire in WIRES.items() if wire.between_volume
 INPUT_DTYPES = tuple(name for name, wire in WIRES.items() if wire.as_input)
 """What a strategy file may name for the input."""
 
+MAX_FILE_BYTES = 1024 * 1024
+"""Of a picture's file that travels: one frame of a message."""
+
 PLANNABLE_INPUTS = tuple(name for name in INPUT_DTYPES if WIRES[name].plannable)
 """What planners may choose for the input."""
 
@@ -190,6 +193,11 @@ def dtype_of(wire: str) -> str:
 def is_packed(wire: str) -> bool:
     """Whether a wire leaves zeros out."""
     return wire in WIRES and WIRES[wire].packed
+
+
+def file_fits(size_bytes: int, rows_bytes: int) -> bool:
+    """Whether a picture's file may travel instead of rows of so many bytes."""
+    return size_bytes < rows_bytes and size_bytes <= MAX_FILE_BYTES
 
 
 def is_file(wire: str) -> bool:

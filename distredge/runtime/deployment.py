@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,17 +12,18 @@ import numpy as np
 
 from distredge.errors import ModelError, StrategyError
 from distredge.media.images import MAX_PIXELS
-from distredge.media.jpeg import JpegFile, decoder_mark
+from distredge.media.jpeg import FileLimits, JpegFile, decoder_mark
 from distredge.model.dynamic_segments import DynamicVolumes
 from distredge.model.laying_out import lay_out
 from distredge.model.layout import Layout, Transfer
 from distredge.model.messages_of_layout import messages_of_layout
 from distredge.model.operators import region_shape
+from distredge.model.preprocess import LARGER_FILES
 from distredge.model.rows import Region
 from distredge.model.segments import DeviceProgram, build, weight_store
 from distredge.model.strips import by_strips
 from distredge.model.sub_model import Port
-from distredge.model.wires import RUNNABLE_WIRES, dtype_of
+from distredge.model.wires import MAX_FILE_BYTES, RUNNABLE_WIRES, dtype_of, file_fits
 from distredge.runtime.buffers import whole
 from distredge.runtime.picture_files import FileInputs
 from distredge.runtime.protocol.addresses import PeerAddress
@@ -36,17 +38,12 @@ from distredge.runtime.protocol.device_plan import (
     SourceMessage,
     TensorBox,
 )
-from distredge.runtime.protocol.row_messages import file_fits
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
     from distredge.model.nodes import Tensor
     from distredge.runtime.buffers import Array, Outbox
     from distredge.strategy import Strategy
-
-
-LARGER_FILES = 2
-"""Times the pixels that a strategy was priced with: pictures with more travel as rows. Devices keep memory for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +105,14 @@ class Deployment:
             spec.layout,
             spec.channels,
             spec.interpolation,
-            min(MAX_PIXELS, LARGER_FILES * self.strategy.input.file_pixels),
+            _most_pixels(self.strategy),
             decoder_mark(),
         )
+
+    @functools.cached_property
+    def file_limits(self) -> FileLimits | None:
+        """Which pictures' files may travel; None where none may."""
+        return file_limits(self.graph, self.strategy)
 
     def takes_file(self, message: SourceMessage, file: JpegFile) -> bool:
         """Whether a picture's file travels instead of the rows of a message: where it is smaller, and may be decoded.
@@ -220,6 +222,8 @@ class Deployment:
             if not all(self.takes_file(message, inputs.file) for message in self.input_messages):
                 inputs[inputs.name]
             return inputs
+        if isinstance(inputs, FileInputs) and not self.strategy.input.pixels:
+            inputs = {name: inputs.preprocess.normalise(rows) for name, rows in inputs.items()}
         found: dict[str, Array] = {}
         unknown = sorted(set(inputs) - set(self.graph.input_names))
         if unknown:
@@ -276,6 +280,17 @@ def fill(outbox: Outbox, deployment: Deployment, inputs: Mapping[str, Array]) ->
         outbox.take_file(inputs.file.content)
     else:
         outbox.take_from([whole(inputs[box.tensor]) for box in outbox.message.boxes])
+
+
+def file_limits(graph: Graph, strategy: Strategy) -> FileLimits | None:
+    """Returns which pictures' files may travel to some device; None where none may."""
+    if graph.preprocess is None or not strategy.input.file:
+        return None
+    return FileLimits(min(MAX_FILE_BYTES, math.prod(graph.preprocess.shape) - 1), _most_pixels(strategy))
+
+
+def _most_pixels(strategy: Strategy) -> int:
+    return min(MAX_PIXELS, LARGER_FILES * strategy.input.file_pixels)
 
 
 def workers_of(deployments: Iterable[Deployment]) -> tuple[str, ...]:

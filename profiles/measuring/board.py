@@ -149,6 +149,7 @@ class Measuring:
                 copy=start.copy,
                 encrypt_s_per_byte=start.encrypt_s_per_byte,
                 messages=start.messages,
+                pictures=start.pictures,
                 power=start.power,
                 operators=start.operators,
             )
@@ -246,6 +247,8 @@ class Measuring:
             yield _Task(what, action)
         if first and not self._has_ends:
             yield _Task("copies and encryption", self._measure_ends)
+        if first and self.data.pictures is None:
+            yield _Task("a JPEG picture", self._measure_pictures)
         if first:
             self._segments = [
                 SegmentTimes(bench, self._cases(bench.graph), self.plan.effort) for bench in self.table.benches
@@ -284,19 +287,19 @@ class Measuring:
 
     def _measure_ends(self) -> None:
         copy = measure_copy(min(1.0, self.plan.budget_s / 40))
-        pictures = measure_pictures(min(1.0, self.plan.budget_s / 40))
         encrypt_s = measure_encryption(32 if self.plan.budget_s > 60 else 4) or 0.0
         self.data = msgspec.structs.replace(
             self.data,
             copy=Copy(fixed_s=rounded(copy.fixed_s), s_per_byte=rounded(copy.s_per_byte)),
             encrypt_s_per_byte=rounded(encrypt_s),
-            pictures=None
-            if pictures is None
-            else Pictures(
-                s_per_pixel=rounded(pictures.s_per_pixel), s_per_input_pixel=rounded(pictures.s_per_input_pixel)
-            ),
         )
         self._has_ends = True
+
+    def _measure_pictures(self) -> None:
+        found = measure_pictures(min(1.0, self.plan.budget_s / 40))
+        if found is not None:
+            costs = Pictures(s_per_pixel=rounded(found.s_per_pixel), s_per_input_pixel=rounded(found.s_per_input_pixel))
+            self.data = msgspec.structs.replace(self.data, pictures=costs)
 
     def _correct(self) -> None:
         """Finds the correction of segments, if all operators of those that were timed are known."""

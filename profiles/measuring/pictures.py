@@ -25,13 +25,15 @@ _FALL = 1.3
 
 
 def measure_pictures(seconds: float = 1.0) -> Pictures | None:
-    """Measures it on this process's cores; None where Pillow decodes no JPEG.
+    """Measures it on this process's cores; None where there is no Pillow, or it decodes no JPEG.
 
     Args:
         seconds: time to spend, roughly.
     """
-    from PIL import Image, features
-
+    try:
+        from PIL import Image, features
+    except ImportError:
+        return None
     if not features.check("jpg"):
         return None
     stream = io.BytesIO()

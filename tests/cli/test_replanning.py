@@ -14,7 +14,7 @@ from distredge.planners.annealing import loading
 from distredge.problem import Problem
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.requester.open_plans import Prepared
-from distredge.strategy import Strategy
+from distredge.strategy import InputSpec, Strategy
 
 
 @pytest.mark.parametrize(("method", "times"), [("auto", 1), ("search", 1), ("aofl", 0)])
@@ -38,6 +38,10 @@ class Running:
     in_flight: int = 1
     took: dict[Deployment, float] = field(default_factory=dict)
     dynamic_rows: bool = False
+    decoding: tuple[str, ...] = ()
+
+    def decodes_files(self, worker: str) -> bool:
+        return worker in self.decoding
 
     def takes_dynamic_rows(self, worker: str) -> bool:
         return self.dynamic_rows
@@ -159,3 +163,21 @@ def test_before_anything_runs_it_is_planned_from_scratch(problem: Problem) -> No
     (figures,) = replanner.figures()
     assert (figures["taken"], figures["predicted_swap_s"], figures["prepared_s"]) == ("planned", None, None)
     assert made.devices == tuple(name for name in running.deployment.devices if name != LOST)
+
+
+@pytest.mark.parametrize("model_s", [0.1, 120.0])
+@pytest.mark.parametrize("all_decode", [True, False])
+def test_files_go_only_to_workers_that_decode_them(all_decode: bool, model_s: float) -> None:
+    """Of those that are left any may get the input that did not before; one without Pillow would refuse the plan."""
+    graph = zoo.build("vgg16", (1, 3, 224, 224), width=0.25)
+    problem = Problem(graph, load_cluster("db-50", [graph]))
+    replanner, running = _replanner(problem, model_s)
+    files = running.deployment.strategy.replace(input=InputSpec("jpeg", 20_000, 100_000))
+    running.deployment = deploy(graph, files)
+    names = problem.cluster.names
+    running.decoding = tuple(name for name in names if name != LOST)[: None if all_decode else 1]
+    replanner = Replanner(problem, files, "aofl")
+    replanner.follow(running, lambda: 500)
+    made = replanner(frozenset({LOST}))
+    assert made.strategy.input == (files.input if all_decode else InputSpec("uint8"))
+    assert replanner.made[-1].taken == ("planned" if model_s < 1 else "dealt")

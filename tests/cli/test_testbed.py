@@ -11,7 +11,7 @@ from distredge.cli._common import run as run_command
 from distredge.cluster import load_cluster
 from distredge.model.capture import load_model
 from distredge.model.rows import even_cuts
-from distredge.strategy import Strategy
+from distredge.strategy import InputSpec, Strategy
 
 DOWN = """
 format = "distredge.cluster/1"
@@ -44,6 +44,22 @@ def strategy(tmp_path: Path) -> Path:
     path = tmp_path / "s.json"
     Strategy.make(graph, devices, [(cut.index, even_cuts(cut.height, 2))], head=devices[0]).save(path)
     return path
+
+
+def test_noise_is_predicted_as_the_rows_that_it_travels_in(
+    capsys: pytest.CaptureFixture[str], strategy: Path, tmp_path: Path
+) -> None:
+    predicted = []
+    for given in (InputSpec("uint8"), InputSpec("jpeg", 10_000, 100_000)):
+        path = tmp_path / f"{given.dtype}.json"
+        Strategy.load(strategy).replace(input=given).save(path)
+        code, out, err = run(
+            capsys, "run", "--cluster", "db-50", "--strategy", path, "--mode", "loopback", "--frames", 1, "--engine",
+            "sleep", "--dilation", 1, "--json",
+        )  # fmt: skip
+        assert (code, err) == (0, "")
+        predicted.append(json.loads(out)["predicted_latency_s"])
+    assert predicted[0] == predicted[1]
 
 
 def test_a_run_says_what_was_predicted_and_measured(

@@ -14,12 +14,12 @@ from distredge.media import jpeg
 from distredge.media.images import read_image
 from distredge.media.picture_source import open_files
 from distredge.media.pictures import read_picture
-from tests.runtime.photographs import as_jpeg, photograph, write_files
+from tests.runtime.photographs import KEPT, as_jpeg, photograph, write_files
 
 
 def test_a_file_is_left_as_it_is(tmp_path: Path) -> None:
     for path in write_files(tmp_path):
-        picture = read_picture(path, keep_files=True)
+        picture = read_picture(path, keep_files=KEPT)
         assert picture.error is None
         if path.suffix == ".png":
             assert picture.file is None
@@ -34,15 +34,30 @@ def test_a_file_is_left_as_it_is(tmp_path: Path) -> None:
             assert picture.size == read_image(path).shape[:2]
 
 
+def test_what_may_not_travel_is_decoded_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(as_jpeg(40, 50))
+    size_bytes, pixels = path.stat().st_size, 40 * 50
+    for limits, kept in (
+        (jpeg.FileLimits(size_bytes, pixels), True),
+        (jpeg.FileLimits(size_bytes - 1, pixels), False),
+        (jpeg.FileLimits(2, pixels), False),
+        (jpeg.FileLimits(size_bytes, pixels - 1), False),
+    ):
+        picture = read_picture(path, keep_files=limits)
+        assert (picture.file is not None, picture.pixels is None) == (kept, kept)
+        assert picture.size == (40, 50)
+
+
 def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "torn.jpg").write_bytes(as_jpeg()[:1500])
     (tmp_path / "cut.jpg").write_bytes(as_jpeg()[:8])
-    torn = read_picture(tmp_path / "torn.jpg", keep_files=True)
+    torn = read_picture(tmp_path / "torn.jpg", keep_files=KEPT)
     with pytest.raises(MediaError, match=r"torn\.jpg: a damaged image"):
         torn.taken()
     # Of this one not even the header can be read: found out at once.
-    assert read_picture(tmp_path / "cut.jpg", keep_files=True).error is not None
-    assert "no such file" in str(read_picture(tmp_path / "absent.jpg", keep_files=True).error)
+    assert read_picture(tmp_path / "cut.jpg", keep_files=KEPT).error is not None
+    assert "no such file" in str(read_picture(tmp_path / "absent.jpg", keep_files=KEPT).error)
 
 
 def test_nothing_but_jpeg_is_decoded() -> None:
@@ -51,6 +66,20 @@ def test_nothing_but_jpeg_is_decoded() -> None:
     with pytest.raises(MediaError, match="not an image, or of a kind"):
         jpeg.decode_jpeg(stream.getvalue(), "x")
     assert jpeg.jpeg_file(stream.getvalue(), "x") is None
+
+
+def test_a_file_of_endless_scans_is_decoded_by_nobody_else() -> None:
+    """A dozen bytes each cost a pass over the picture: a second for 60 kB."""
+    content = as_jpeg(80, 60, progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    for more, kept in ((0, True), (50, True), (100, False)):
+        file = content[:-2] + more * last + content[-2:]
+        assert (jpeg.jpeg_file(file, "x") is not None) == kept
+        if kept:
+            assert jpeg.decode_jpeg(file, "x").shape == (80, 60, 3)
+        else:
+            with pytest.raises(MediaError, match=r"found \d+ scans, accepted: at most 100"):
+                jpeg.decode_jpeg(file, "x")
 
 
 def test_more_pixels_than_allowed_are_refused() -> None:
@@ -62,7 +91,7 @@ def test_more_pixels_than_allowed_are_refused() -> None:
 
 def test_streams_leave_files_as_they_are(tmp_path: Path) -> None:
     write_files(tmp_path)
-    kept, decoded = (list(open_files(str(tmp_path), keep_files)) for keep_files in (True, False))
+    kept, decoded = (list(open_files(str(tmp_path), keep_files)) for keep_files in (KEPT, None))
     assert [one.name for one in kept] == [one.name for one in decoded]
     assert sum(one.file is not None for one in kept) == 5
     assert all(one.file is None for one in decoded)

@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from distredge.errors import ExecutionError
-from distredge.media.images import read_image
+from distredge.media.images import MAX_PIXELS, read_image
+from distredge.media.jpeg import FileLimits
 from distredge.model.capture import from_onnx
 from distredge.model.graph import Graph
 from distredge.model.preprocess import Preprocess
+from distredge.model.wires import MAX_FILE_BYTES
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.requester.picture_frames import inputs_of
 from distredge.strategy import InputSpec, Strategy
@@ -21,6 +23,8 @@ from tests.runtime.conftest import DEVICES, make_strategy, small_cnn
 from tests.runtime.requester.conftest import equal
 
 HEIGHT, WIDTH = 161, 121
+
+KEPT = FileLimits(MAX_FILE_BYTES, MAX_PIXELS)
 
 
 def takes_photographs() -> Graph:

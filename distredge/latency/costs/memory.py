@@ -9,6 +9,8 @@ import numpy as np
 
 from distredge.model.layout import Layout, Part
 from distredge.model.operators import region_size, whole
+from distredge.model.preprocess import LARGER_FILES
+from distredge.model.wires import is_file
 
 if TYPE_CHECKING:
     from distredge.model.graph import Graph
@@ -19,11 +21,14 @@ def peak_memory_bytes(graph: Graph, layout: Layout) -> dict[str, int]:
     """Returns the peak of each device, for one image.
 
     Counted: the constants of all operators that the device runs, the rows that it has received or keeps for a later
-    stage or a message, and in each part the largest sum of tensors that are alive between two of its operators. Not
-    counted: the engine's own workspace, which depends on engine and board.
+    stage or a message, in each part the largest sum of tensors that are alive between two of its operators, and what
+    decoding a picture takes where one may come in its file. Not counted: the engine's own workspace, which depends on
+    engine and board.
     """
     return {
-        name: weights_bytes(graph, layout, device) + _activations_bytes(graph, layout, device)
+        name: weights_bytes(graph, layout, device)
+        + _activations_bytes(graph, layout, device)
+        + _pictures_bytes(graph, layout, device)
         for device, name in enumerate(layout.devices)
     }
 
@@ -58,6 +63,13 @@ def _activations_bytes(graph: Graph, layout: Layout, device: int) -> int:
         )
         peak = max(peak, across + part_bytes(graph, layout, part))
     return peak
+
+
+def _pictures_bytes(graph: Graph, layout: Layout, device: int) -> int:
+    """What a worker reserves: there are larger files than the mean, and smaller ones where rows are expected."""
+    if graph.preprocess is None or not any(is_file(t.wire) and t.destination == device for t in layout.transfers):
+        return 0
+    return graph.preprocess.decoding_bytes(LARGER_FILES * layout.file_pixels) + graph.preprocess.kept_bytes
 
 
 def part_bytes(graph: Graph, layout: Layout, part: Part) -> int:

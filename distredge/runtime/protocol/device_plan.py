@@ -127,12 +127,6 @@ class SourceMessage(Struct, frozen=True, array_like=True):
 
 _Side: TypeAlias = Annotated[int, Meta(ge=1, lt=2**16)]
 
-_PIXEL_BYTES: Final = 16
-"""Memory that a pixel takes while a file is decoded and turned upright: 14 to 15 bytes were measured."""
-
-_PREPARED_PIXEL_BYTES: Final = 10
-"""Likewise of a pixel of what is made of it: resized, as an array, and in the model's layout."""
-
 
 class PicturePlan(Struct, frozen=True, array_like=True):
     """How a picture becomes the model's input, for a device that gets the file that it is in.
@@ -166,12 +160,12 @@ class PicturePlan(Struct, frozen=True, array_like=True):
     @property
     def decoding_bytes(self) -> int:
         """Memory that decoding one file takes at most."""
-        return _PIXEL_BYTES * self.max_pixels + _PREPARED_PIXEL_BYTES * math.prod(self.crop)
+        return self.preprocess().decoding_bytes(self.max_pixels)
 
     @property
     def kept_bytes(self) -> int:
         """Memory of one frame's file and what was made of it, for stages that read the input later."""
-        return PART_BYTES + math.prod(self.preprocess().shape)
+        return self.preprocess().kept_bytes
 
 
 class DevicePlan(Struct, frozen=True, array_like=True):

@@ -16,7 +16,7 @@ overlap. Where they are cut follows from the boxes (`rows_form`), at both ends a
 
 Where the plan lets a picture travel in its file (dtype "jpeg", of which a message has one box alone), the requester may
 send the file instead of the rows: one frame with the head alone, one with the file, which begins as such files do, is
-smaller than the rows that it stands for and no larger than PART_BYTES.
+smaller than the rows that it stands for and no larger than `model.wires.MAX_FILE_BYTES`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from distredge.errors import ProtocolError
 from distredge.media.jpeg import BEGINS
-from distredge.model.wires import dtype_of, is_file, is_packed
+from distredge.model.wires import dtype_of, file_fits, is_file, is_packed
 from distredge.runtime.protocol.device_plan import FORMS, PART_BYTES, TensorBox
 from distredge.runtime.protocol.fields import Bytes
 from distredge.runtime.protocol.packed_rows import PackedRows, read_packed
@@ -212,11 +212,6 @@ def _pieces(shape: tuple[int, ...], element_bytes: int) -> Iterator[_Piece]:
     for index in range(length):
         for corner, size in inner:
             yield (*(0 for _ in before), index, *corner), (*before, 1, *size)
-
-
-def file_fits(size_bytes: int, rows_bytes: int) -> bool:
-    """Whether a picture's file may stand for rows of so many bytes."""
-    return size_bytes < rows_bytes and size_bytes <= PART_BYTES
 
 
 def read_file(frames: Sequence[Bytes], boxes: Sequence[TensorBox], form: RowsForm) -> Bytes | None:

@@ -127,6 +127,11 @@ class Coordinator:
         """Whether a worker is given sub-models whose row axes are dynamic, as far as it has ever said; by its name."""
         return self._runner.workers[worker].dynamic_rows
 
+    def decodes_files(self, worker: str) -> bool:
+        """Whether a worker can be sent pictures in their files, as far as it has ever said; by its name."""
+        about = self._runner.workers[worker].about
+        return about is None or bool(about.pillow)
+
     @property
     def prepared_s(self) -> float | None:
         """Seconds that preparing the plan took that runs, its workers reached; None before there is one.

@@ -84,7 +84,7 @@ def _offered(
 ) -> Iterator[Offered]:
     for number, given in enumerate(pictures):
         deployment = current()
-        picture = given if isinstance(given, Picture) else read_picture(given, deployment.strategy.input.file)
+        picture = given if isinstance(given, Picture) else read_picture(given, deployment.file_limits)
         inputs = _inputs(deployment, picture)
         given_up = picture if keep_pixels else picture.without_pixels()
         del given, picture

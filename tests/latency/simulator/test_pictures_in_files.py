@@ -11,10 +11,13 @@ import pytest
 from distredge.cluster import Link, LinkModel
 from distredge.errors import Unsupported
 from distredge.latency import evaluate, simulate, throughput
+from distredge.latency.costs.memory import peak_memory_bytes
 from distredge.latency.kernel import kernel_of
 from distredge.latency.simulator.figures import measure
+from distredge.model import wires
 from distredge.model.graph import Graph
 from distredge.model.laying_out import lay_out
+from distredge.model.preprocess import LARGER_FILES, Preprocess
 from distredge.problem import Problem
 from distredge.profiles.compute import ComputeProfile
 from distredge.profiles.schema import Pictures
@@ -104,6 +107,35 @@ def test_large_files_cost_what_rows_cost(lab: Any, chain: Graph) -> None:
     volumes = [(1, (0, 4, 8))]
     rows, large = (made(lab, asked, volumes, given) for given in (InputSpec("uint8"), InputSpec("jpeg", 64, 100)))
     assert evaluate(asked, large) == evaluate(asked, rows)
+
+
+def test_files_that_never_travel_cost_what_rows_cost(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker takes none of more than 1 MiB, however many bytes of rows it saves."""
+    chain = lab.chain()
+    asked = problem(lab, chain)
+    volumes = [(1, (0, 4, 8))]
+    rows, small, large = (
+        made(lab, asked, volumes, given)
+        for given in (InputSpec("uint8"), FILE, InputSpec("jpeg", FILE.file_bytes + 1, FILE.file_pixels))
+    )
+    monkeypatch.setattr(wires, "MAX_FILE_BYTES", FILE.file_bytes)
+    assert evaluate(asked, small) != evaluate(asked, rows)
+    assert evaluate(asked, large) == evaluate(asked, rows)
+    assert not any(t.is_file for t in lay_out(chain, large).transfers)
+
+
+def test_decoding_takes_memory(lab: Any) -> None:
+    graph = lab.chain()
+    graph.preprocess = Preprocess((8, 4), None, (0.0,) * 3, (1.0,) * 3)
+    asked = problem(lab, graph)
+    volumes = [(1, (0, 8, 8))]
+    rows, files = (
+        peak_memory_bytes(graph, lay_out(graph, made(lab, asked, volumes, given)))
+        for given in (InputSpec("uint8"), FILE)
+    )
+    assert rows["b"] == files["b"] == 0
+    more = files["a"] - rows["a"]
+    assert more == graph.preprocess.decoding_bytes(LARGER_FILES * FILE.file_pixels) + graph.preprocess.kept_bytes
 
 
 def test_the_kernel_refuses_by_name(lab: Any, chain: Graph) -> None:

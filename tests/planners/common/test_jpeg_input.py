@@ -153,13 +153,18 @@ def test_the_command(tmp_path: Path, pictures: Path) -> None:
         (["--input-dtype", "jpeg"], "give --pictures"),
         (["--pictures", "{absent}"], "no such file or folder"),
         (["--pictures", "{pictures}/*.png"], "none of them a JPEG file"),
-        (["--pictures", "{pictures}", "--input-dtype", "float32"], "only where pixels may travel"),
+        (["--pictures", ""], "found an empty name"),
+        (["--pictures", "{cut}"], "cut.jpg: a damaged image: its header cannot be read"),
+        (["--pictures", "{pictures}", "--input-dtype", "float32"], "--input-dtype float32 rules them out"),
+        (["--pictures", "{pictures}", "--input-dtype", "uint8"], "--input-dtype uint8 rules them out"),
         (["--pictures", "{pictures}", "--as-published"], "only where pixels may travel"),
         (["--input-dtype", "jpeg", "--pictures", "{pictures}", "--as-published"], "--as-published means float32"),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, pictures: Path, arguments: list[str], said: str) -> None:
-    filled = [a.format(absent=tmp_path / "absent", pictures=pictures) for a in arguments]
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes((pictures / "a.jpg").read_bytes()[:4])
+    filled = [a.format(absent=tmp_path / "absent", pictures=pictures, cut=cut) for a in arguments]
     code, output = _plan(tmp_path, *filled)
     assert code == 2
     assert said in " ".join(output.split())

@@ -17,6 +17,7 @@ from distredge.model.operators import Kind
 from distredge.model.wires import FLOAT32_BYTES
 from distredge.processors import usable_cores
 from distredge.profiles.compute import ComputeProfile
+from distredge.profiles.measuring import board
 from distredge.profiles.measuring.bench import Bench, Effort
 from distredge.profiles.measuring.board import Measuring, MeasuringPlan, MeasuringProgress, check_same, warnings_of
 from distredge.profiles.measuring.engines import EngineSettings, ThisProcess
@@ -82,6 +83,21 @@ def test_a_profile_goes_on_where_it_stopped(graph: Graph, profile: ComputeProfil
     assert again.operators is not None
     assert sorted(again.operators) == keys
     assert all(again.operators[key] == entry for key, entry in kept.items())
+    assert again.pictures == profile.data.pictures
+    assert again.pictures is not None
+
+
+def test_what_pictures_cost_is_measured_where_an_older_profile_lacks_it(
+    graph: Graph, profile: ComputeProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = msgspec.structs.replace(profile.data, pictures=None)
+    again = Measuring([graph], EngineSettings(), PLAN, start=older).run()
+    assert again.pictures is not None
+    assert again.copy == older.copy
+    monkeypatch.setattr(board, "measure_pictures", lambda seconds: None)
+    rest = Measuring([graph], EngineSettings(), PLAN, start=older)
+    assert rest.run().pictures is None
+    assert rest.missing == ()
 
 
 def test_an_interruption_keeps_what_was_measured(graph: Graph, tmp_path: Path) -> None:

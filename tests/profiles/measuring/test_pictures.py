@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +30,11 @@ def test_the_picture_is_like_a_natural_one() -> None:
     assert 0.2 < len(stream.getvalue()) / (HEIGHT * WIDTH) < 0.5
     neighbours = np.corrcoef(picture[:, :-1, 0].ravel(), picture[:, 1:, 0].ravel())[0, 1]
     assert neighbours > 0.9
+
+
+def test_without_pillow_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert measure_pictures(0.1) is None
 
 
 def test_without_a_decoder_there_is_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:

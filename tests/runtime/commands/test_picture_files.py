@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from distredge.media.pictures import Picture
 from distredge.model import zoo
-from distredge.strategy import InputSpec
+from distredge.problem import Problem
+from distredge.runtime.hosting import session
+from distredge.strategy import InputSpec, Strategy
 from tests.runtime.commands.conftest import deploy, write_cluster
 from tests.runtime.conftest import make_strategy
 from tests.runtime.photographs import as_jpeg, photograph
@@ -68,3 +73,40 @@ def test_one_damaged_picture_is_the_users_error(folder: Path) -> None:
     done = deploy(folder, "s.json", "--cluster", "local.toml", "--image", "pics/1.jpg")
     assert done.returncode == 2
     assert "pics/1.jpg: a damaged image" in done.stderr
+
+
+@pytest.mark.parametrize("asked", [(), ("--image", "pics/3.png")])
+def test_what_is_in_no_file_is_predicted_as_rows(folder: Path, asked: tuple[str, ...]) -> None:
+    Strategy.load(folder / "s.json").with_rows().save(folder / "rows.json")
+    predicted = []
+    for name in ("s.json", "rows.json"):
+        done = deploy(folder, name, "--cluster", "local.toml", *asked, "--json")
+        assert done.returncode == 0, done.stderr
+        predicted.append(json.loads(done.stdout)["predicted_latency_s"])
+    assert predicted[0] == predicted[1]
+    done = deploy(folder, "s.json", "--cluster", "local.toml", "--image", "pics/0.jpg", "--json")
+    assert json.loads(done.stdout)["predicted_latency_s"] != predicted[0]
+
+
+def test_workers_of_a_video_need_not_decode(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = np.asarray(photograph(90, 120))
+    monkeypatch.setattr("distredge.media.video.open_video", lambda _: _Frames([Picture("0", frame)]))
+    deployed = []
+    as_it_is = session.open_session
+
+    def noted(problem: Problem, strategy: Strategy, *args: Any, **options: Any) -> Any:
+        deployed.append(strategy)
+        return as_it_is(problem, strategy, *args, **options)
+
+    monkeypatch.setattr(session, "open_session", noted)
+    done = deploy(folder, "s.json", "--cluster", "local.toml", "--video", "a.mp4", *WRITTEN)
+    assert done.returncode == 0, done.stderr
+    assert [strategy.input for strategy in deployed] == [InputSpec("uint8")]
+
+
+class _Frames(list[Picture]):
+    count = None
+    dropped = 0
+
+    def close(self) -> None:
+        """Holds nothing."""

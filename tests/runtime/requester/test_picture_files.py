@@ -15,11 +15,12 @@ from distredge.media import jpeg
 from distredge.media.images import read_image
 from distredge.media.pictures import Picture, read_picture
 from distredge.model.graph import Graph
-from distredge.runtime import deployment as deployments
+from distredge.model.preprocess import LARGER_FILES
 from distredge.runtime import picture_files
 from distredge.runtime.deployment import Deployment, deploy
 from distredge.runtime.in_process import run_in_process
 from distredge.runtime.picture_files import FileInputs
+from distredge.runtime.requester import picture_frames
 from distredge.runtime.requester.async_coordinator import AsyncCoordinator
 from distredge.runtime.requester.coordinator import Coordinator
 from distredge.runtime.requester.picture_frames import inputs_of, picture_inputs
@@ -27,6 +28,7 @@ from distredge.runtime.worker import control_plane
 from distredge.strategy import InputSpec, Strategy
 from tests.runtime.conftest import DEVICES, Cell
 from tests.runtime.photographs import (
+    KEPT,
     as_jpeg,
     check,
     expected,
@@ -63,6 +65,9 @@ def running(cell: Cell, photographic, strategy) -> Coordinator:
     return coordinator
 
 
+DECODED_HERE = {"other.png", "large.jpg"}
+
+
 def sent_files(coordinator: Coordinator) -> set[int]:
     """Sizes of what the requester has sent."""
     return {r.size_bytes for r in coordinator._runner.plans.active.records if r.kind == "send"}
@@ -93,7 +98,8 @@ def test_nothing_is_decoded_here_unless_it_must_be(running, files, monkeypatch) 
 
     monkeypatch.setattr(jpeg.JpegFile, "pixels", counted)
     found = list(running.stream_images(files, keep_pixels=True))
-    assert decoded == [str(files[4])]
+    assert decoded == []
+    assert [one.picture.pixels is None for one in found] == [path.name not in DECODED_HERE for path in files]
     assert found[0].picture.taken().shape == (200, 150, 3)
 
 
@@ -117,7 +123,7 @@ def test_arrays_and_pictures_run_as_well(running, photographic, strategy) -> Non
 def test_one_process_runs_them(files, photographic, strategy) -> None:
     deployment = deploy(photographic, strategy)
     for path in (files[0], files[2], files[4], files[5]):
-        inputs = picture_inputs(deployment, read_picture(path, keep_files=True))
+        inputs = picture_inputs(deployment, read_picture(path, keep_files=KEPT))
         assert isinstance(inputs, FileInputs)
         assert equal(run_in_process(photographic, strategy, inputs), expected(photographic, strategy, path))
 
@@ -152,6 +158,7 @@ def test_a_worker_without_pillow_is_refused_by_name(cell: Cell, photographic, st
     with pytest.raises(ExecutionError, match=r"worker 'beta' cannot decode JPEG files.*pip install pillow"):
         coordinator.deploy(deploy(photographic, strategy))
     coordinator.deploy(deploy(photographic, strategy.replace(input=InputSpec("uint8"))))
+    assert [coordinator.decodes_files(name) for name in DEVICES] == [True, False, True]
 
 
 def test_a_worker_that_decodes_otherwise_is_refused(cell: Cell, photographic, strategy, monkeypatch) -> None:
@@ -174,16 +181,39 @@ def test_a_damaged_picture_that_is_decoded_here_fails_in_its_place(running, tmp_
 
 def test_other_strategies_decode_files_here(files, photographic, strategy) -> None:
     plain = deploy(photographic, strategy.replace(input=InputSpec("uint8")))
-    file = read_picture(files[0], keep_files=True).file
+    file = read_picture(files[0], keep_files=KEPT).file
     given = FileInputs("image", file, photographic.preprocess)
     found = plain.check_inputs(given)
     assert isinstance(found, dict)
     assert np.array_equal(found["image"], photographic.preprocess.prepare(read_image(files[0])))
 
 
+def test_a_strategy_of_floats_normalises_what_is_in_a_file(files, photographic, strategy) -> None:
+    floats = deploy(photographic, strategy.replace(input=InputSpec()))
+    file = read_picture(files[0], keep_files=KEPT).file
+    found = floats.check_inputs(FileInputs("image", file, photographic.preprocess))
+    expected = inputs_of(photographic, floats.strategy, read_image(files[0]))
+    assert np.array_equal(found["image"], expected["image"])
+
+
+def test_a_stream_reads_files_that_may_travel_and_decodes_others(running, tmp_path, monkeypatch) -> None:
+    small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
+    small.write_bytes(as_jpeg())
+    large.write_bytes(as_jpeg(400, 500, quality=97))
+    limits = running.deployment.file_limits
+    assert limits == jpeg.FileLimits(3 * 161 * 121 - 1, LARGER_FILES * 30_000)
+    seen = []
+    as_it_is = picture_frames.picture_inputs
+    monkeypatch.setattr(
+        picture_frames, "picture_inputs", lambda on, one: seen.append(one.file is not None) or as_it_is(on, one)
+    )
+    assert [one.error for one in running.stream_images([small, large])] == [None, None]
+    assert seen == [True, False]
+
+
 def test_files_with_many_pixels_are_rows(photographic, strategy) -> None:
     deployment: Deployment = deploy(photographic, strategy)
-    most = deployments.LARGER_FILES * strategy.input.file_pixels
+    most = LARGER_FILES * strategy.input.file_pixels
     message = deployment.input_messages[0]
     assert deployment.takes_file(message, jpeg.JpegFile("a", bytes(100), (1, most)))
     assert not deployment.takes_file(message, jpeg.JpegFile("a", bytes(100), (1, most + 1)))
