@@ -23,7 +23,7 @@ LinkModel = Literal["independent", "shared"]
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
-PROGRAM = r"""^[^-\s"'\\][^\x00-\x1f"'\\]{0,299}$"""
+PROGRAM = r"""^[^-\s"'\\][^\x00-\x1f"'\\]{0,299}$(?!\n)"""
 """Path or name of a program, which a shell, TOML and a command line all take as it stands."""
 
 CONTROL_PORT = 5700
@@ -32,9 +32,9 @@ DATA_PORT = 5701
 _Rate = Annotated[float, Meta(ge=0, lt=1e15)]
 _Seconds = Annotated[float, Meta(ge=0, lt=1e6)]
 _Port = Annotated[int, Meta(ge=0, le=65535)]
-_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)")]
 _Program = Annotated[str, Meta(pattern=PROGRAM, max_length=300)]
-_Ssh = Annotated[str, Meta(pattern=r"""^[^-\s"'\\][^\s"'\\]*$""", max_length=300)]
+_Ssh = Annotated[str, Meta(pattern=r"""^[^-\s"'\\][^\s"'\\]*$(?!\n)""", max_length=300)]
 
 
 class LinkFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -171,6 +172,21 @@ def test_a_board_whose_engine_runs_under_an_older_python(
         assert ("new", "engine") not in found
     finally:
         distredge(tmp_path, "cluster", "stop", "c.toml")
+
+
+def test_two_workers_of_a_board_of_which_one_computes_itself(tmp_path: Path, installable: Make) -> None:  # noqa: F811
+    """Both run from one environment, which then has an ONNX Runtime whoever was set up last."""
+    home = installable("jetson")
+    told = ("a=pi@jetson", "b=pi@jetson", "--engine-python", f"b={sys.executable}", *_QUICK)
+    done = distredge(tmp_path, "cluster", "init", "c.toml", *told)
+    assert done.returncode == 0, done.stderr
+    asked = home / HOME / "venv" / "pip-asked"
+    assert "[engine]" in asked.read_text()
+    (home / HOME / "venv").unlink()
+    shutil.rmtree(home / HOME / "venvs")
+    done = distredge(tmp_path, "cluster", "upgrade", "c.toml")
+    assert done.returncode == 0, done.stderr
+    assert "[engine]" in asked.read_text()
 
 
 # Measures nothing; notes when it begins and ends, and waits for whom it is told to meet.
