@@ -259,6 +259,8 @@ def test_every_dry_run_has_an_object_for_machines(two: tuple[Path, dict[str, Pat
         (("c.toml",), "give boards"),
         (("c.toml", "pi@a", "--device", "a=b"), "and not both"),
         (("c.txt", "pi@a"), "a name that ends in .toml"),
+        (("c.toml", "--device", "a=b", "--engine-python", "a=/py"), "--engine-python is for boards by ssh"),
+        (("c.toml", "--device", "a=b", "--threads", "2"), "--threads is for boards by ssh"),
         (("c.toml", "pi@a", "pi@a"), "stands twice"),
         (("c.toml", "a b=pi@a"), "a name of letters"),
         (("c.toml", "pi@a", "--model", "mine.onnx"), "a model of the zoo"),
