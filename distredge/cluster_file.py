@@ -221,7 +221,8 @@ def place(entry: DeviceFile, where: str) -> tuple[str, int]:
         where: it stands, for messages.
 
     Raises:
-        ClusterError: if the address is none, names another port, or both planes have one.
+        ClusterError: if the address is none, names another port, both planes have one, or an engine of its own is asked
+            for of a worker process of this machine.
     """
     try:
         host, port = read_address(entry.address)
@@ -233,4 +234,10 @@ def place(entry: DeviceFile, where: str) -> tuple[str, int]:
     control_port = CONTROL_PORT if given is None else given
     if control_port == entry.data_port != 0:
         raise ClusterError(located(where, "data_port", entry.data_port, "another port than the control port"))
+    for key, found, plain in (("engine_python", entry.engine_python, None), ("provider", entry.provider, "cpu")):
+        if control_port == 0 and found != plain:
+            raise ClusterError(
+                f"{where}.{key}: found '{found}' beside control_port = 0: a worker process of this machine computes "
+                "with the command's own Python, on the CPU; give it a port, and start it with: distredge worker"
+            )
     return host, control_port
