@@ -156,9 +156,13 @@ def test_a_board_whose_engine_runs_under_an_older_python(
     assert text.count(f'engine_python = "{sys.executable}"') == 1
     asked = (home / HOME / "venv" / "pip-asked").read_text()
     assert asked.rstrip().endswith(".whl"), "no ONNX Runtime for the worker's own Python"
+    other_engine = distredge(tmp_path, *told, "--engine-python", "old=/usr/bin/python3.6", *_QUICK)
+    assert other_engine.returncode == 2
+    assert f"old: c.toml has it with engine_python {sys.executable} and provider cpu" in other_engine.stderr
     # Known boards keep it, and nothing is installed anew for want of an ONNX Runtime.
-    again = distredge(tmp_path, *told, *_QUICK)
-    assert (again.returncode, "installs" in again.stderr) == (0, False), again.stderr
+    for given in ((), other):
+        again = distredge(tmp_path, *told, *given, *_QUICK)
+        assert (again.returncode, "installs" in again.stderr) == (0, False), again.stderr
     had = json.loads(distredge(tmp_path, "cluster", "upgrade", "c.toml", "--json").stdout)
     assert [said["installed"] for said in had.values()] == [False, False]
     try:
