@@ -23,7 +23,7 @@ LinkModel = Literal["independent", "shared"]
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
-PROGRAM = r"""^[^-\s"'\\][^\x00-\x1f"'\\]{0,299}$"""
+PROGRAM = r"""^[^-\s"'\\][^\x00-\x1f"'\\]{0,299}$(?!\n)"""
 """Path or name of a program, which a shell, TOML and a command line all take as it stands."""
 
 CONTROL_PORT = 5700
@@ -32,9 +32,9 @@ DATA_PORT = 5701
 _Rate = Annotated[float, Meta(ge=0, lt=1e15)]
 _Seconds = Annotated[float, Meta(ge=0, lt=1e6)]
 _Port = Annotated[int, Meta(ge=0, le=65535)]
-_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)")]
 _Program = Annotated[str, Meta(pattern=PROGRAM, max_length=300)]
-_Ssh = Annotated[str, Meta(pattern=r"""^[^-\s"'\\][^\s"'\\]*$""", max_length=300)]
+_Ssh = Annotated[str, Meta(pattern=r"""^[^-\s"'\\][^\s"'\\]*$(?!\n)""", max_length=300)]
 
 
 class LinkFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -225,7 +225,8 @@ def place(entry: DeviceFile, where: str) -> tuple[str, int]:
         where: it stands, for messages.
 
     Raises:
-        ClusterError: if the address is none, names another port, or both planes have one.
+        ClusterError: if the address is none, names another port, both planes have one, or an engine of its own is asked
+            for of a worker process of this machine.
     """
     try:
         host, port = read_address(entry.address)
@@ -237,4 +238,10 @@ def place(entry: DeviceFile, where: str) -> tuple[str, int]:
     control_port = CONTROL_PORT if given is None else given
     if control_port == entry.data_port != 0:
         raise ClusterError(located(where, "data_port", entry.data_port, "another port than the control port"))
+    for key, found, plain in (("engine_python", entry.engine_python, None), ("provider", entry.provider, "cpu")):
+        if control_port == 0 and found != plain:
+            raise ClusterError(
+                f"{where}.{key}: found '{found}' beside control_port = 0: a worker process of this machine computes "
+                "with the command's own Python, on the CPU; give it a port, and start it with: distredge worker"
+            )
     return host, control_port

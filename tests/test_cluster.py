@@ -137,6 +137,17 @@ def test_a_profile_is_found_beside_the_cluster_file(tmp_path: Path) -> None:
         (HEAD + DEVICE + "uplink = { rate_bps = 1e6 }\n", r"device\[0\]: found 'link' beside 'uplink'"),
         (HEAD + '[requester]\ndevice = "b"\n' + DEVICE, r"requester\.device: no device 'b'"),
         ("format = ", r"c\.toml: not TOML"),
+        (
+            HEAD + DEVICE + 'control_port = 0\nprovider = "cuda"\n',
+            r"device\[0\]\.provider: found 'cuda' beside control_port",
+        ),
+        (
+            HEAD + DEVICE + 'control_port = 0\nengine_python = "/py"\n',
+            r"device\[0\]\.engine_python: found '/py' beside",
+        ),
+        (HEAD + DEVICE.replace('"a"', '"a\\n"'), r"device\[0\]\.name: found 'a"),
+        (HEAD + DEVICE + 'ssh = "pi@a\\n"\n', r"device\[0\]\.ssh: found 'pi@a"),
+        (HEAD + DEVICE + 'engine_python = "/py\\n"\n', r"device\[0\]\.engine_python: found '/py"),
     ],
 )
 def test_a_wrong_file_is_refused_by_field(tmp_path: Path, text: str, message: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,10 +78,12 @@ def set_up(wishes: Wishes) -> None:
             by_name = {board.name: board for board in named}
             # Workers of one computer would disturb each other's profiles.
             turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+            engines = _with_engine(board.wanted for board in named)
 
             def one(name: str, board: Board) -> BoardLines:
+                engine = board.destination.text in engines
                 with turns[by_name[name].found.boot or name]:
-                    return _set_up_one(wishes, by_name[name], board, wheel, tell, known)
+                    return _set_up_one(wishes, by_name[name], board, wheel, engine, tell, known)
 
             done = each(links, one)
         say_failed(done.failed)
@@ -109,7 +111,8 @@ def _ask(wishes: Wishes, named: list[Named], wheel: Wheel) -> None:
 
     for board in named:
         click.echo(f"{board.name} ({board.wanted.destination.text}): {board.found.in_words()}", err=True)
-    lacking = [board.name for board in named if not is_current(board.found, wheel, _has_engine(board.wanted))]
+    engines = _with_engine(board.wanted for board in named)
+    lacking = [b.name for b in named if not is_current(b.found, wheel, b.wanted.destination.text in engines)]
     if not lacking:
         return
     click.echo(
@@ -129,6 +132,7 @@ def _set_up_one(
     named: Named,
     board: Board,
     wheel: Wheel,
+    engine: bool,
     tell: Callable[[str, str], None],
     known: tuple[BoardLines, ...],
 ) -> BoardLines:
@@ -139,7 +143,7 @@ def _set_up_one(
     name = named.name
     tell(name, "sends distredge")
     wanted = named.wanted
-    install(board, named.found, wheel, lambda line: tell(name, f"pip: {line}"), _has_engine(wanted))
+    install(board, named.found, wheel, lambda line: tell(name, f"pip: {line}"), engine)
     there = next((lines for lines in known if lines.name == name), None)
     if there is not None:
         tell(name, "done")
@@ -168,9 +172,9 @@ def _set_up_one(
     )  # fmt: skip
 
 
-def _has_engine(wanted: Wanted) -> bool:
-    """Whether a board's worker computes itself; else an older Python beside it has the ONNX Runtime."""
-    return wanted.engine_python is None
+def _with_engine(boards: Iterable[Wanted]) -> set[str]:
+    """Where an ONNX Runtime is installed: where some worker computes itself; all there run from one environment."""
+    return {board.destination.text for board in boards if board.engine_python is None}
 
 
 def _check_replaceable(path: Path) -> None:
@@ -292,11 +296,12 @@ def _say_steps(wishes: Wishes, wheel: Wheel) -> None:
     from distredge.remote.look import LOOK
     from distredge.remote.measuring import profile_script
 
+    engines = _with_engine(wishes.boards)
     steps = []
     for board in wishes.boards:
         where = board.destination.text
         name = board.name or board_name(board.destination.host)
-        engine = _has_engine(board)
+        engine = where in engines
         steps += [
             Step(where, "looks at the board, changes nothing", LOOK),
             Step(where, f"is sent {wheel.name}, {len(wheel.content) / 1e6:.1f} MB, as ~/{wheel_path(wheel, engine)}"),

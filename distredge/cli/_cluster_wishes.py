@@ -118,7 +118,7 @@ def known_boards(path: Path) -> tuple[BoardLines, ...]:
 
 
 def check_names(wishes: Wishes, known: tuple[BoardLines, ...]) -> None:
-    """Refuses a name that stands for two boards.
+    """Refuses a name that stands for two boards, and another engine for a board than the file has.
 
     Raises:
         ConfigError: naming it.
@@ -130,6 +130,16 @@ def check_names(wishes: Wishes, known: tuple[BoardLines, ...]) -> None:
             raise ConfigError(
                 f"{board.name}={board.destination.text}: the name is {where}'s already; give the board another"
             )
+        if board.engine_python is None and board.provider == "cpu":
+            continue
+        for lines in known:
+            same = lines.ssh == board.destination.text and board.name in (None, lines.name)
+            if same and (lines.engine_python, lines.provider) != (board.engine_python, board.provider):
+                raise ConfigError(
+                    f"{lines.name}: {wishes.path} has it with engine_python {lines.engine_python or 'missing'} and "
+                    f"provider {lines.provider}, and this command leaves what is there: change it in the file, measure "
+                    "the board's profile anew, and start it again"
+                )
 
 
 def as_path(path: Path) -> str:

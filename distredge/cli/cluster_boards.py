@@ -229,7 +229,9 @@ def upgrade(cluster_name: str, ssh_option: tuple[str, ...], batch: bool, dry_run
     destinations = ssh_of(boards)
     places = _places(path, boards)
     wheel = own_wheel()
-    engines = {name: boards.device(name).engine_python is None for name in destinations}
+    # Workers at one place run from one environment.
+    with_engine = {where.text for name, where in destinations.items() if boards.device(name).engine_python is None}
+    engines = {name: where.text in with_engine for name, where in destinations.items()}
     if dry_run:
         does = f"installs distredge {wheel.version} where another is in use, and starts the worker again if it ran"
         scripts = {name: install_script("PYTHON", wheel, engines[name]) for name in destinations}

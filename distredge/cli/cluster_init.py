@@ -99,6 +99,11 @@ def init(
         )  # fmt: skip
         set_up(wishes)
         return
+    by_ssh = (("--address", addresses), ("--threads", threads), ("--profile", profiles),
+              ("--engine-python", engine_pythons), ("--provider", providers))  # fmt: skip
+    for option, given in by_ssh:
+        if given:
+            raise click.UsageError(f"{option} is for boards by ssh; of others write it into the file afterwards")
     if discover_s is not None:
         from distredge.remote.discovery import discover
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from distredge.cli._common import check_folder, check_writable, print_json
+from distredge.cli._interrupts import Interrupts
 from distredge.cli._options import Number, input_shape_option, json_option, seed_option, verbose_option
 from distredge.cli.worker import PROVIDERS
 from distredge.writing import as_text, is_file
@@ -103,7 +104,7 @@ def run(
     plan = plan if budget_s is None else replace(plan, budget_s=budget_s, stretch=1.0)
     start = load_profile(path).data if is_file(path) and path.is_file() and not restart else None
     names = name or (as_text(path.stem) if out is not None else THIS_MACHINE)
-    with _engine(engine_python, threads, provider) as engine:
+    with Interrupts(), _engine(engine_python, threads, provider) as engine:
         graphs = _load(models, input_shape)
         with _bar(quiet=as_json) as bar:
             # What is no file cannot be kept up to date on the way.

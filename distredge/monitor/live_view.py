@@ -162,7 +162,8 @@ def picture(snapshot: Snapshot, title: str) -> Text:
         title: what is run, on what.
     """
     text = Text(no_wrap=True, overflow="crop")
-    text.append(title, "bold")
+    # A file's name, or a model's: what is no text in it would move the cursor.
+    text.append("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in title), "bold")
     text.append(f"  {_frames(snapshot)}\n")
     text.append(f"{_latency(snapshot) or 'no frame has ended yet'}\n")
     rows = [[*_HEADINGS], *(_cells(state) for state in snapshot.devices)]

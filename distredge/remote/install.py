@@ -85,7 +85,8 @@ def install(
         found: what is on it.
         wheel: of this distredge.
         tell: told what pip says.
-        engine: whether an ONNX Runtime is installed with it; else the board has one under an older Python.
+        engine: whether an ONNX Runtime is installed with it; else the board has one under an older Python. Where the
+            environment in use has one it is installed again: another worker of the board may compute with it.
 
     Raises:
         SshError: if the connection is lost.
@@ -93,6 +94,7 @@ def install(
     """
     if is_current(found, wheel, engine):
         return False
+    engine = engine or (bool(found.installed) and found.installed.get("engine") != "no")
     fault, python = found.fault(), found.python
     if fault is not None or python is None:
         raise ExecutionError(f"{board.destination.text}: {fault}")

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -155,9 +156,13 @@ def test_a_board_whose_engine_runs_under_an_older_python(
     assert text.count(f'engine_python = "{sys.executable}"') == 1
     asked = (home / HOME / "venv" / "pip-asked").read_text()
     assert asked.rstrip().endswith(".whl"), "no ONNX Runtime for the worker's own Python"
+    other_engine = distredge(tmp_path, *told, "--engine-python", "old=/usr/bin/python3.6", *_QUICK)
+    assert other_engine.returncode == 2
+    assert f"old: c.toml has it with engine_python {sys.executable} and provider cpu" in other_engine.stderr
     # Known boards keep it, and nothing is installed anew for want of an ONNX Runtime.
-    again = distredge(tmp_path, *told, *_QUICK)
-    assert (again.returncode, "installs" in again.stderr) == (0, False), again.stderr
+    for given in ((), other):
+        again = distredge(tmp_path, *told, *given, *_QUICK)
+        assert (again.returncode, "installs" in again.stderr) == (0, False), again.stderr
     had = json.loads(distredge(tmp_path, "cluster", "upgrade", "c.toml", "--json").stdout)
     assert [said["installed"] for said in had.values()] == [False, False]
     try:
@@ -171,6 +176,21 @@ def test_a_board_whose_engine_runs_under_an_older_python(
         assert ("new", "engine") not in found
     finally:
         distredge(tmp_path, "cluster", "stop", "c.toml")
+
+
+def test_two_workers_of_a_board_of_which_one_computes_itself(tmp_path: Path, installable: Make) -> None:  # noqa: F811
+    """Both run from one environment, which then has an ONNX Runtime whoever was set up last."""
+    home = installable("jetson")
+    told = ("a=pi@jetson", "b=pi@jetson", "--engine-python", f"b={sys.executable}", *_QUICK)
+    done = distredge(tmp_path, "cluster", "init", "c.toml", *told)
+    assert done.returncode == 0, done.stderr
+    asked = home / HOME / "venv" / "pip-asked"
+    assert "[engine]" in asked.read_text()
+    (home / HOME / "venv").unlink()
+    shutil.rmtree(home / HOME / "venvs")
+    done = distredge(tmp_path, "cluster", "upgrade", "c.toml")
+    assert done.returncode == 0, done.stderr
+    assert "[engine]" in asked.read_text()
 
 
 # Measures nothing; notes when it begins and ends, and waits for whom it is told to meet.
@@ -243,6 +263,8 @@ def test_every_dry_run_has_an_object_for_machines(two: tuple[Path, dict[str, Pat
         (("c.toml",), "give boards"),
         (("c.toml", "pi@a", "--device", "a=b"), "and not both"),
         (("c.txt", "pi@a"), "a name that ends in .toml"),
+        (("c.toml", "--device", "a=b", "--engine-python", "a=/py"), "--engine-python is for boards by ssh"),
+        (("c.toml", "--device", "a=b", "--threads", "2"), "--threads is for boards by ssh"),
         (("c.toml", "pi@a", "pi@a"), "stands twice"),
         (("c.toml", "a b=pi@a"), "a name of letters"),
         (("c.toml", "pi@a", "--model", "mine.onnx"), "a model of the zoo"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import signal
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,6 +19,7 @@ from distredge.errors import ConfigError, FileError, MissingDependency, ModelErr
 from distredge.model.capture import load_model
 from distredge.profiles.compute import load_profile
 from distredge.profiles.measuring import board
+from distredge.runtime.old_python_engine import OldPythonEngine
 
 AMPLE_S = "3600"
 """More seconds than a test may take: measuring ends when there is nothing left to measure."""
@@ -103,6 +106,25 @@ def test_run_says_what_its_budget_did_not_suffice_for(
     assert "run the same command again" in result.stderr
     with pytest.raises(ProfileError, match="profile run"):
         call("verify", str(path))
+
+
+def test_what_ends_a_run_by_a_signal_is_an_interrupt(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the engine's process and what it wrote on the way go, too."""
+    closed: list[bool] = []
+    close = OldPythonEngine.close
+    monkeypatch.setattr(OldPythonEngine, "close", lambda self: closed.append(True) or close(self))
+    monkeypatch.setattr(board.Measuring, "run", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        result = call(
+            "run", "--model", str(small), "--engine-python", sys.executable, "--out", str(tmp_path / "p.json")
+        )
+    finally:
+        signal.signal(signal.SIGTERM, ignored)
+    assert (result.exit_code, closed) == (1, [True])
+    assert "Aborted" in result.stderr
 
 
 def test_verify_takes_the_models_from_the_profile(measured: Path) -> None:

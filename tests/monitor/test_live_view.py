@@ -38,6 +38,12 @@ def test_the_picture() -> None:
     ]
 
 
+def test_a_name_does_not_move_the_cursor() -> None:
+    first, *rest = picture(snapshot(), "2 variants of \x1b[31m\n\udc80.toml").plain.splitlines()
+    assert first.startswith("2 variants of \ufffd[31m\ufffd\ufffd.toml  01:12")
+    assert len(rest) == 4
+
+
 def test_before_the_first_frame_and_the_first_answer() -> None:
     empty = Snapshot(0.0, 0, 0, 0.0, None, None, 4, ())
     lines = picture(empty, "vgg16 on 2 devices").plain.splitlines()

@@ -155,3 +155,13 @@ def test_without_an_engine_pip_is_asked_for_none(
     assert install(board, found, wheel)
     assert "[engine]" in (home / HOME / "venv" / "pip-asked").read_text()
     assert is_current(look(board), wheel, engine=False), "one with more will do"
+
+
+def test_an_environment_with_an_engine_is_followed_by_one_with_an_engine(
+    installed: Callable[..., Path], at: Callable[[str], Board]
+) -> None:
+    """Another worker of the board may compute with it."""
+    home, board, wheel = installed("nano-0", "another"), at("nano-0"), own_wheel()
+    assert install(board, look(board), wheel, engine=False)
+    assert "[engine]" in (home / HOME / "venv" / "pip-asked").read_text()
+    assert is_current(look(board), wheel)

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +75,15 @@ def background_addresses(cluster: str, names: Iterable[str]) -> tuple[tuple[Work
     keys = read_keys(state_folder(cluster), REQUESTER_NAME)
     addresses = [WorkerAddress(n, running[n].control, running[n].data, keys.public[n]) for n in wanted]
     return tuple(addresses), keys
+
+
+def background_ended(cluster: str) -> Callable[[str], str | None]:
+    """Returns what says how one of the workers that run now has ended, for people; None while it runs.
+
+    Nobody starts it again where it listened: the next ones get ports and keys of their own.
+    """
+    running = background_workers(cluster)
+    return lambda name: None if name not in running or running[name].alive else "its process has ended"
 
 
 def start_background(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from distredge.errors import ConfigError
 from distredge.runtime.deployment import Deployment, deploy, workers_of
-from distredge.runtime.hosting.background import background_addresses
+from distredge.runtime.hosting.background import background_addresses, background_ended
 from distredge.runtime.hosting.boards import check_addresses, cluster_keys, is_local, keys_folder, worker_addresses
 from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.runtime.hosting.worker_process import START_S
@@ -114,8 +114,9 @@ def open_session(
     try:
         limit_s = START_S if connect_s is None else connect_s
         with Coordinator(
-            network, addresses, deadline_s=deadline_s, connect_s=limit_s, replan=replan, take_over=take_over
-        ) as coordinator:
+            network, addresses, deadline_s=deadline_s, connect_s=limit_s, replan=replan, take_over=take_over,
+            gone=None if running is None else background_ended(cluster.name),
+        ) as coordinator:  # fmt: skip
             with _telling(coordinator, say):
                 coordinator.deploy(deployment, in_flight)
                 for other in also:

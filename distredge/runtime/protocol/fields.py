@@ -12,7 +12,7 @@ Dtype: TypeAlias = Annotated[str, Meta(max_length=16)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**62)]
 Dimensions: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=8)]
 Corner: TypeAlias = Annotated[tuple[Annotated[int, Meta(ge=-(2**31), lt=2**31)], ...], Meta(max_length=8)]
-Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 Session: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=64)]
 
 Index: TypeAlias = Annotated[int, Meta(ge=-1, lt=4096)]

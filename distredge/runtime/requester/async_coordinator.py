@@ -1,10 +1,10 @@
 """The coordinator for asyncio: frames are awaited, and nothing blocks the event loop.
 
 async with AsyncCoordinator(Coordinator(network, addresses)) as coordinator:
-await coordinator.deploy(deployment, in_flight=2)
-outputs = await coordinator.infer({"image": image})
-async for frame in coordinator.stream(images()):
-print(frame.number, frame.latency_s, frame.error)
+    await coordinator.deploy(deployment, in_flight=2)
+    outputs = await coordinator.infer({"image": image})
+    async for frame in coordinator.stream(images()):
+        print(frame.number, frame.latency_s, frame.error)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distredge.runtime.buffers import Array
 from distredge.runtime.requester.coordinator import Coordinator
 from distredge.runtime.requester.pending import FrameResult, Given, Offered, Pending, RanAs, offered
 from distredge.runtime.requester.picture_frames import PictureResult, picture_result
-from distredge.runtime.requester.streaming import AHEAD
+from distredge.runtime.requester.streaming import AHEAD, LOOK_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,7 +133,7 @@ class AsyncCoordinator:
         feeder = asyncio.create_task(self._feed(frames, deadline_s, items))
         number = 0
         try:
-            while (item := await items.get()) is not None:
+            while (item := await self._next(items)) is not None:
                 frame, tag = item
                 if isinstance(frame, AsyncPending):
                     await frame.wait()
@@ -148,6 +148,15 @@ class AsyncCoordinator:
             feeder.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await feeder
+
+    async def _next(self, items: asyncio.Queue[_Started | None]) -> _Started | None:
+        """Waits for the next frame; raises why none can come through, also while the source gives none."""
+        while True:
+            try:
+                return await asyncio.wait_for(items.get(), LOOK_S)
+            except asyncio.TimeoutError:
+                if items.empty() and (over := self.coordinator.over()) is not None:
+                    raise over from None
 
     async def _feed(
         self,

@@ -14,6 +14,7 @@ from typing import Final
 
 from distredge.errors import ExecutionError
 from distredge.runtime.protocol.messages import Held
+from distredge.writing import as_text
 
 RENEW_S: Final = 2.0
 """Between two messages to a worker whose lease is held."""
@@ -62,7 +63,8 @@ def this_holder() -> str:
     except (KeyError, OSError):
         user = str(os.getuid())
     command = " ".join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
-    return f"{user}@{socket.gethostname()} (pid {os.getpid()}: {command})"[:MOST_CHARACTERS]
+    # A message to a worker is UTF-8; an argument may be a path whose bytes are none.
+    return as_text(f"{user}@{socket.gethostname()} (pid {os.getpid()}: {command})")[:MOST_CHARACTERS]
 
 
 def held_by(name: str, held: Held) -> WorkerHeld:

@@ -21,7 +21,7 @@ from distredge.model import zoo
 from distredge.model.graph import Graph
 from distredge.runtime.hosting.local_cluster import LocalCluster
 from distredge.runtime.requester.coordinator import Coordinator
-from tests.runtime.commands.conftest import Done, deploy, write_cluster
+from tests.runtime.commands.conftest import Done, deploy, distredge, write_cluster
 from tests.runtime.conftest import make_strategy
 
 MODEL = "mobilenet-v1-0.25-128"
@@ -252,6 +252,31 @@ def test_ended_from_outside_before_it_begins(folder: Path, monkeypatch) -> None:
     done = deploy(folder, *GIVEN, "--images", "pics", *WRITTEN)
     assert (done.returncode, done.stderr.strip()) == (130, "error: interrupted")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_background_worker_that_is_killed_ends_the_stream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        started = distredge(folder, "cluster", "start", "local.toml", "--json")
+        pid = json.loads(started.stdout)["beta"]["pid"]
+        add = Tally.add
+
+        def counted(self: Tally, frame: Any) -> None:
+            add(self, frame)
+            if frame.number == 1:
+                os.kill(pid, signal.SIGKILL)
+
+        monkeypatch.setattr(Tally, "add", counted)
+        for number in range(6, 40):
+            shutil.copy(folder / "pics" / "0.jpg", folder / "pics" / f"{number:02}.jpg")
+        done = deploy(folder, *GIVEN, "--images", "pics", *WRITTEN)
+    finally:
+        distredge(folder, "cluster", "stop", "local.toml")
+    assert done.returncode == 1
+    figures = report(folder)
+    assert figures["workers"] == "background"
+    assert "worker 'beta'" in figures["ended_early"]
+    assert "its process has ended" in figures["ended_early"]
+    assert figures["not_begun"] > 0
 
 
 @pytest.mark.parametrize("replans", [False, True])

@@ -144,3 +144,19 @@ def test_a_stream_ends_where_no_frame_can_come_through(cell: Cell, running, grap
             await rest()
 
     _run(running, work)
+
+
+def test_a_source_that_waits_does_not_keep_a_stream_that_is_over(cell: Cell, running, graph, strategy, image) -> None:
+    async def source() -> AsyncIterator[dict[str, np.ndarray]]:
+        yield image
+        await asyncio.Event().wait()
+
+    async def work(coordinator: AsyncCoordinator) -> None:
+        stream = coordinator.stream(source())
+        assert (await anext(stream)).result()
+        later = cell.coordinator(take_over=True, holder="eve@desk")
+        await asyncio.to_thread(later.deploy, deploy(graph, strategy))
+        with pytest.raises(ExecutionError, match="worker 'alpha' was taken over by 'eve@desk'"):
+            await anext(stream)
+
+    _run(running, work)

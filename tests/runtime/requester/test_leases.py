@@ -120,3 +120,8 @@ def test_a_worker_that_is_not_there_does_not_put_the_blame_on_others(cell: Cell,
 def test_who_holds_a_worker_can_be_read() -> None:
     assert f"(pid {os.getpid()}: " in leases.this_holder()
     assert len(leases.this_holder()) <= leases.MOST_CHARACTERS
+
+
+def test_who_holds_a_worker_may_have_been_given_a_path_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["deploy-strategy", "--images", os.fsdecode(b"pictures\x80")])
+    assert leases.this_holder().encode().endswith("--images pictures\ufffd)".encode())
