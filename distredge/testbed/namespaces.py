@@ -67,6 +67,8 @@ class Namespaces:
         self.names = ["" if i == outside else f"{self._switch}-{i}" for i in ends]
         self.addresses = [f"10.213.{self.number}.{i + 1}" for i in ends]
         self._segments: dict[tuple[int, str], int] = {}
+        # Of the buckets that stand: while links are shaped they only grow.
+        self._bursts: dict[tuple[int, str], int] = {}
         inside = [name for name in self.names if name]
         self._watchdog = _start_watchdog([*inside, self._switch])
         try:
@@ -115,10 +117,11 @@ class Namespaces:
     def _shape(self, index: int, namespace: str, device: str, rate_bps: float | None) -> None:
         where = ["-n", namespace] if namespace else []
         if rate_bps is None:
-            segments, discipline = 64, "pfifo limit 10000"
+            segments, discipline, burst_bytes = 64, "pfifo limit 10000", 0
         else:
-            shaped = bucket(rate_bps)
-            segments, discipline = shaped.segments, shaped.text
+            shaped = bucket(rate_bps, self._bursts.get((index, device), 0))
+            segments, discipline, burst_bytes = shaped.segments, shaped.text, shaped.burst_bytes
+        self._bursts[index, device] = burst_bytes
         if self._segments.get((index, device)) != segments:
             call(["ip", *where, "link", "set", "dev", device, "gso_max_segs", str(segments)])
             self._segments[index, device] = segments

@@ -48,11 +48,17 @@ class Bucket(NamedTuple):
         return f"tbf rate {self.rate_bps:.0f}bit burst {self.burst_bytes} limit {self.limit_bytes}"
 
 
-def bucket(rate_bps: float) -> Bucket:
-    """Returns the bucket that lets `rate_bps` of TCP payload through; a rate below `LEAST_BPS` counts as that."""
+def bucket(rate_bps: float, least_burst_bytes: int = 0) -> Bucket:
+    """Returns the bucket that lets `rate_bps` of TCP payload through; a rate below `LEAST_BPS` counts as that.
+
+    Args:
+        rate_bps: bits per second.
+        least_burst_bytes: size that it has at least: that of the bucket before it whose queue it takes over. A packet
+            that waits there and is larger than the new bucket would never leave, nor anything behind it.
+    """
     rate_bps = max(rate_bps, LEAST_BPS)
     wire_bps = rate_bps * FRAME_BYTES / SEGMENT_BYTES
     segments = max(1, min(LARGEST_PACKET_BYTES // FRAME_BYTES, int(GRAIN_S * wire_bps / 8 / FRAME_BYTES)))
-    burst_bytes = int(max((segments + 1) * FRAME_BYTES, BURST_S * wire_bps / 8))
+    burst_bytes = int(max((segments + 1) * FRAME_BYTES, BURST_S * wire_bps / 8, least_burst_bytes))
     limit_bytes = int(max(LEAST_QUEUE_BYTES, QUEUE_S * wire_bps / 8))
     return Bucket(wire_bps, burst_bytes, limit_bytes, segments)

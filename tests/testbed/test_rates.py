@@ -26,3 +26,12 @@ def test_an_outage_is_a_trickle() -> None:
 def test_text_is_what_tc_takes() -> None:
     made = bucket(10e6)
     assert made.text == f"tbf rate {made.rate_bps:.0f}bit burst {made.burst_bytes} limit {made.limit_bytes}"
+
+
+def test_what_waits_from_when_the_link_was_faster_fits_the_bucket() -> None:
+    """A packet larger than the bucket never leaves, and nothing behind it."""
+    fast = bucket(200e6)
+    slow = bucket(6e6, fast.burst_bytes)
+    assert slow.burst_bytes == fast.burst_bytes > bucket(6e6).burst_bytes
+    assert slow.rate_bps == bucket(6e6).rate_bps
+    assert bucket(400e6, fast.burst_bytes) == bucket(400e6)

@@ -72,7 +72,13 @@ RECONNECT_S, RECONNECT_MAX_S = 0.1, 2.0
 """Waited before the first try to connect again, and before each later one at the most."""
 
 SILENT_TCP_S: Final = 15.0
-"""After which a connection is lost whose bytes nobody acknowledges."""
+"""After which a connection is lost whose bytes, or whose probes while it is idle, nobody acknowledges."""
+
+PROBE_IDLE_S: Final = 5
+"""After which an idle connection is probed."""
+
+PROBE_AGAIN_S: Final = 2
+"""Between two probes: several must be lost before the connection counts as lost, not one alone."""
 
 NEXT_ADDRESS_S: Final = 1.0
 """After which the next address of a name is tried, where one gives no answer at all."""
@@ -249,9 +255,9 @@ class ZmqNetwork:
         socket.copy_threshold = COPY_BYTES
         socket.handshake_ivl = int(HANDSHAKE_S * 1000)
         socket.tcp_keepalive = 1
-        socket.tcp_keepalive_idle = 10
-        socket.tcp_keepalive_intvl = 5
-        socket.tcp_keepalive_cnt = 3
+        socket.tcp_keepalive_idle = PROBE_IDLE_S
+        socket.tcp_keepalive_intvl = PROBE_AGAIN_S
+        socket.tcp_keepalive_cnt = int(SILENT_TCP_S - PROBE_IDLE_S) // PROBE_AGAIN_S
         socket.setsockopt(zmq.TCP_MAXRT, int(SILENT_TCP_S * 1000))
         if plane == "control":
             # Not on the data plane: a heartbeat queued behind megabytes of rows on a slow link would end it.
