@@ -41,28 +41,18 @@ from tests.runtime.requester.conftest import equal
 
 
 @pytest.fixture(scope="module")
-def photographic() -> Graph:
+def graph() -> Graph:
     return takes_photographs()
 
 
 @pytest.fixture(scope="module")
-def strategy(photographic: Graph) -> Strategy:
-    return sends_files(photographic)
+def strategy(graph: Graph) -> Strategy:
+    return sends_files(graph)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     return write_files(tmp_path)
-
-
-@pytest.fixture
-def running(cell: Cell, photographic, strategy) -> Coordinator:
-    """Three workers and a coordinator that runs it, two frames at once."""
-    for name in DEVICES:
-        cell.start(name)
-    coordinator = cell.coordinator(deadline_s=20.0)
-    coordinator.deploy(deploy(photographic, strategy), in_flight=2)
-    return coordinator
 
 
 DECODED_HERE = {"other.png", "large.jpg"}
@@ -73,19 +63,19 @@ def sent_files(coordinator: Coordinator) -> set[int]:
     return {r.size_bytes for r in coordinator._runner.plans.active.records if r.kind == "send"}
 
 
-def test_a_mixed_stream(running, files, photographic, strategy) -> None:
-    check(list(running.stream_images(files)), files, photographic, strategy)
+def test_a_mixed_stream(running, files, graph, strategy) -> None:
+    check(list(running.stream_images(files)), files, graph, strategy)
     sizes = sent_files(running)
     assert {path.stat().st_size for path in files[:4:2]} <= sizes
     assert files[4].stat().st_size not in sizes
 
 
-def test_a_mixed_stream_with_asyncio(running, files, photographic, strategy) -> None:
+def test_a_mixed_stream_with_asyncio(running, files, graph, strategy) -> None:
     async def main() -> list:
         async with AsyncCoordinator(running) as coordinator:
             return [one async for one in coordinator.stream_images(files)]
 
-    check(asyncio.run(asyncio.wait_for(main(), 60)), files, photographic, strategy)
+    check(asyncio.run(asyncio.wait_for(main(), 60)), files, graph, strategy)
 
 
 def test_nothing_is_decoded_here_unless_it_must_be(running, files, monkeypatch) -> None:
@@ -103,29 +93,29 @@ def test_nothing_is_decoded_here_unless_it_must_be(running, files, monkeypatch) 
     assert found[0].picture.taken().shape == (200, 150, 3)
 
 
-def test_what_a_whole_model_gives(running, files, photographic, whole_model) -> None:
+def test_what_a_whole_model_gives(running, files, graph) -> None:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(photographic.proto.SerializeToString())
+    session = onnxruntime.InferenceSession(graph.proto.SerializeToString())
     for path in files[:3]:
         (one,) = running.stream_images([path])
-        (whole,) = session.run(None, {"image": photographic.preprocess.normalise(one.inputs["image"])})
+        (whole,) = session.run(None, {"image": graph.preprocess.normalise(one.inputs["image"])})
         assert np.abs(one.result()["scores"] - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
-def test_arrays_and_pictures_run_as_well(running, photographic, strategy) -> None:
+def test_arrays_and_pictures_run_as_well(running, graph, strategy) -> None:
     pixels = np.asarray(photograph(100, 90))
     (one,) = running.stream_images([Picture("array", pixels)])
-    inputs = inputs_of(photographic, strategy, pixels)
+    inputs = inputs_of(graph, strategy, pixels)
     assert equal(one.result(), running.infer(inputs))
 
 
-def test_one_process_runs_them(files, photographic, strategy) -> None:
-    deployment = deploy(photographic, strategy)
+def test_one_process_runs_them(files, graph, strategy) -> None:
+    deployment = deploy(graph, strategy)
     for path in (files[0], files[2], files[4], files[5]):
         inputs = picture_inputs(deployment, read_picture(path, keep_files=KEPT))
         assert isinstance(inputs, FileInputs)
-        assert equal(run_in_process(photographic, strategy, inputs), expected(photographic, strategy, path))
+        assert equal(run_in_process(graph, strategy, inputs), expected(graph, strategy, path))
 
 
 def with_size(content: bytes, height: int, width: int) -> bytes:
@@ -149,24 +139,24 @@ def test_a_header_that_announces_too_much_is_refused_before_decoding(running, mo
     assert after.error is None
 
 
-def test_a_worker_without_pillow_is_refused_by_name(cell: Cell, photographic, strategy, monkeypatch) -> None:
+def test_a_worker_without_pillow_is_refused_by_name(cell: Cell, graph, strategy, monkeypatch) -> None:
     cell.start("alpha")
     cell.start("gamma")
     monkeypatch.setattr(control_plane, "pillow_version", lambda: "")
     cell.start("beta")
     coordinator = cell.coordinator()
     with pytest.raises(ExecutionError, match=r"worker 'beta' cannot decode JPEG files.*pip install pillow"):
-        coordinator.deploy(deploy(photographic, strategy))
-    coordinator.deploy(deploy(photographic, strategy.replace(input=InputSpec("uint8"))))
+        coordinator.deploy(deploy(graph, strategy))
+    coordinator.deploy(deploy(graph, strategy.replace(input=InputSpec("uint8"))))
     assert [coordinator.decodes_files(name) for name in DEVICES] == [True, False, True]
 
 
-def test_a_worker_that_decodes_otherwise_is_refused(cell: Cell, photographic, strategy, monkeypatch) -> None:
+def test_a_worker_that_decodes_otherwise_is_refused(cell: Cell, graph, strategy, monkeypatch) -> None:
     for name in DEVICES:
         cell.start(name)
     monkeypatch.setattr(picture_files, "decoder_mark", lambda: "another")
     with pytest.raises(EngineError, match="decodes JPEG pictures otherwise than the requester's"):
-        cell.coordinator().deploy(deploy(photographic, strategy))
+        cell.coordinator().deploy(deploy(graph, strategy))
 
 
 def test_a_damaged_picture_that_is_decoded_here_fails_in_its_place(running, tmp_path) -> None:
@@ -179,20 +169,20 @@ def test_a_damaged_picture_that_is_decoded_here_fails_in_its_place(running, tmp_
     assert found[1].error is None
 
 
-def test_other_strategies_decode_files_here(files, photographic, strategy) -> None:
-    plain = deploy(photographic, strategy.replace(input=InputSpec("uint8")))
+def test_other_strategies_decode_files_here(files, graph, strategy) -> None:
+    plain = deploy(graph, strategy.replace(input=InputSpec("uint8")))
     file = read_picture(files[0], keep_files=KEPT).file
-    given = FileInputs("image", file, photographic.preprocess)
+    given = FileInputs("image", file, graph.preprocess)
     found = plain.check_inputs(given)
     assert isinstance(found, dict)
-    assert np.array_equal(found["image"], photographic.preprocess.prepare(read_image(files[0])))
+    assert np.array_equal(found["image"], graph.preprocess.prepare(read_image(files[0])))
 
 
-def test_a_strategy_of_floats_normalises_what_is_in_a_file(files, photographic, strategy) -> None:
-    floats = deploy(photographic, strategy.replace(input=InputSpec()))
+def test_a_strategy_of_floats_normalises_what_is_in_a_file(files, graph, strategy) -> None:
+    floats = deploy(graph, strategy.replace(input=InputSpec()))
     file = read_picture(files[0], keep_files=KEPT).file
-    found = floats.check_inputs(FileInputs("image", file, photographic.preprocess))
-    expected = inputs_of(photographic, floats.strategy, read_image(files[0]))
+    found = floats.check_inputs(FileInputs("image", file, graph.preprocess))
+    expected = inputs_of(graph, floats.strategy, read_image(files[0]))
     assert np.array_equal(found["image"], expected["image"])
 
 
@@ -211,8 +201,8 @@ def test_a_stream_reads_files_that_may_travel_and_decodes_others(running, tmp_pa
     assert seen == [True, False]
 
 
-def test_files_with_many_pixels_are_rows(photographic, strategy) -> None:
-    deployment: Deployment = deploy(photographic, strategy)
+def test_files_with_many_pixels_are_rows(graph, strategy) -> None:
+    deployment: Deployment = deploy(graph, strategy)
     most = LARGER_FILES * strategy.input.file_pixels
     message = deployment.input_messages[0]
     assert deployment.takes_file(message, jpeg.JpegFile("a", bytes(100), (1, most)))
@@ -220,8 +210,8 @@ def test_files_with_many_pixels_are_rows(photographic, strategy) -> None:
     assert not deployment.takes_file(message, jpeg.JpegFile("a", bytes(message.size_bytes), (1, 1)))
 
 
-def test_a_file_is_decoded_once_for_all_stages_that_read_it(photographic, strategy, monkeypatch) -> None:
-    deployment = deploy(photographic, strategy)
+def test_a_file_is_decoded_once_for_all_stages_that_read_it(graph, strategy, monkeypatch) -> None:
+    deployment = deploy(graph, strategy)
     counted = []
     as_it_is = picture_files.decode_jpeg
     monkeypatch.setattr(picture_files, "decode_jpeg", lambda *a: counted.append(a) or as_it_is(*a))
@@ -234,8 +224,8 @@ def test_a_file_is_decoded_once_for_all_stages_that_read_it(photographic, strate
         assert len(counted) == times
 
 
-def test_what_pillow_does_not_take_is_the_pictures_error(photographic, strategy, monkeypatch) -> None:
-    decoder = picture_files.PictureDecoder(deploy(photographic, strategy).picture, again=False)
+def test_what_pillow_does_not_take_is_the_pictures_error(graph, strategy, monkeypatch) -> None:
+    decoder = picture_files.PictureDecoder(deploy(graph, strategy).picture, again=False)
 
     def refuses(*_: object) -> None:
         raise ValueError("box can't exceed original image size")
